@@ -1,0 +1,1 @@
+"""The mapping tables: one TOML file a family, and what the families share."""

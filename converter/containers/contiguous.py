@@ -1,0 +1,130 @@
+"""A tensor whose C-order bytes lie in a file as they are, in one run or in a few."""
+
+from __future__ import annotations
+
+import math
+import sys
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+
+from converter.containers.base import Array, Segment, StoredTensor
+from converter.containers.files import FileHandle, damaged
+from converter.tensors import TensorSpec, itemsize, numpy_dtype
+
+__all__ = ["ContiguousTensor", "FileHandle", "byte_view", "check_target", "damaged", "swap_bytes"]
+
+_GAP = 16 << 10
+"""Up to this many unwanted bytes are read over: a read call costs about as much."""
+_SCRATCH = 1 << 20
+"""Bytes read at once where wanted and unwanted ones alternate."""
+
+
+class ContiguousTensor(StoredTensor):
+    """A tensor whose C-order bytes lie in a file in runs.
+
+    Args:
+        spec: name, dtype and shape.
+        handle: the file, open as long as the tensor is read.
+        segments: the runs by ascending `tensor_offset`, without gaps, ``spec.nbytes`` together.
+        byteorder: of the stored values, ``"little"`` or ``"big"``.
+
+    Raises:
+        ValueError: if the segments do not cover the tensor: the reader that made them is wrong.
+    """
+
+    def __init__(
+        self,
+        spec: TensorSpec,
+        handle: FileHandle,
+        segments: Sequence[Segment],
+        byteorder: str = "little",
+    ) -> None:
+        self.spec = spec
+        self.path = handle.path
+        self.segments = tuple(segments)
+        self.byteorder = byteorder
+        self._handle = handle
+        self._starts = [segment.tensor_offset for segment in self.segments]
+        ends = [0, *(segment.tensor_offset + segment.nbytes for segment in self.segments)]
+        if self._starts != ends[:-1] or ends[-1] != spec.nbytes:
+            raise ValueError(f"{spec.name}: segments do not cover {spec.nbytes} bytes")
+
+    @property
+    def location(self) -> tuple[object, ...]:
+        """File and offset, then all that makes two readings of the same bytes equal."""
+        first = self.segments[0].file_offset if self.segments else 0
+        rest = tuple((segment.file_offset, segment.nbytes) for segment in self.segments)
+        return (str(self.path), first, rest, self.byteorder, self.spec.dtype, self.spec.shape)
+
+    def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
+        """Read a part along `axis`; see `StoredTensor.read_into`."""
+        check_target(self.spec, out, axis, start)
+        if out.size == 0:
+            return
+        shape, item = self.spec.shape, itemsize(self.spec.dtype)
+        before = math.prod(shape[:axis])
+        below = math.prod(shape[axis + 1 :]) * item
+        stride = below * (shape[axis] if shape else 1)
+        run = below * (out.shape[axis] if shape else 1)
+        target = byte_view(out)
+        if run == stride:
+            self._fill(target, 0)
+        elif stride - run > _GAP:
+            for index in range(before):
+                piece = target[index * run : (index + 1) * run]
+                self._fill(piece, index * stride + start * below)
+        else:
+            self._fill_across(target.reshape(before, run), stride, start * below)
+        if self.byteorder != sys.byteorder:
+            swap_bytes(out)
+
+    def _fill_across(self, rows: Array, stride: int, first: int) -> None:
+        """Fill each row of bytes from `first + row * stride`, reading over the gaps between."""
+        count, run = rows.shape
+        step = max(1, _SCRATCH // stride)
+        scratch = np.empty(min(step, count) * stride, np.uint8)
+        for row in range(0, count, step):
+            here = min(step, count - row)
+            length = (here - 1) * stride + run  # stops at the last wanted byte
+            self._fill(scratch[:length], row * stride + first)
+            rows[row : row + here] = scratch[: here * stride].reshape(here, stride)[:, :run]
+
+    def _fill(self, target: Array, offset: int) -> None:
+        """Fill bytes from `offset` of the tensor, across the segments that hold them."""
+        view = memoryview(target)
+        index = bisect_right(self._starts, offset) - 1
+        while view:
+            segment = self.segments[index]
+            skipped = offset - segment.tensor_offset
+            part = view[: segment.nbytes - skipped]
+            self._handle.fill(part, segment.file_offset + skipped, self.spec.name)
+            view, offset, index = view[len(part) :], offset + len(part), index + 1
+
+
+def check_target(spec: TensorSpec, out: Array, axis: int, start: int) -> None:
+    """Raise `ValueError` unless `out` can take the part of the tensor that is asked for."""
+    wanted = list(spec.shape)
+    if wanted:
+        if not 0 <= axis < len(wanted) or out.ndim != len(wanted):
+            raise ValueError(f"{spec.name}: no axis {axis} of {wanted} for {list(out.shape)}")
+        wanted[axis] = out.shape[axis]
+        if not 0 <= start <= start + wanted[axis] <= spec.shape[axis]:
+            raise ValueError(f"{spec.name}: {start} + {wanted[axis]} is outside {list(spec.shape)}")
+    if list(out.shape) != wanted or out.dtype != numpy_dtype(spec.dtype):
+        raise ValueError(f"{spec.name}: {out.dtype} {list(out.shape)} for {spec.describe()}")
+    if not out.flags.c_contiguous:
+        raise ValueError(f"{spec.name}: target is not C-contiguous")
+
+
+def byte_view(array: Array) -> Array:
+    """The bytes of a C-contiguous array, one-dimensional, without a copy."""
+    return array.reshape(-1).view(np.uint8)
+
+
+def swap_bytes(array: Array) -> None:
+    """Reverse the bytes of each number in place; a complex number's two parts each by itself."""
+    unit = array.dtype.itemsize // (2 if array.dtype.kind == "c" else 1)
+    if unit > 1:
+        byte_view(array).view(f"u{unit}").byteswap(inplace=True)

@@ -16,7 +16,7 @@ from converter.tensors import TensorSpec, itemsize, numpy_dtype
 __all__ = ["ContiguousTensor", "FileHandle", "byte_view", "check_target", "damaged", "swap_bytes"]
 
 _GAP = 16 << 10
-"""Up to this many unwanted bytes are read over: a read call costs about as much."""
+"""Bytes that cost about a read call; gaps up to this between runs up to this are read over."""
 _SCRATCH = 1 << 20
 """Bytes read at once where wanted and unwanted ones alternate."""
 
@@ -69,9 +69,9 @@ class ContiguousTensor(StoredTensor):
         stride = below * (shape[axis] if shape else 1)
         run = below * (out.shape[axis] if shape else 1)
         target = byte_view(out)
-        if run == stride:
-            self._fill(target, 0)
-        elif stride - run > _GAP:
+        if run == stride or before == 1:
+            self._fill(target, start * below)
+        elif max(run, stride - run) > _GAP:
             for index in range(before):
                 piece = target[index * run : (index + 1) * run]
                 self._fill(piece, index * stride + start * below)

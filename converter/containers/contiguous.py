@@ -93,7 +93,7 @@ class ContiguousTensor(StoredTensor):
 
     def _fill(self, target: Array, offset: int) -> None:
         """Fill bytes from `offset` of the tensor, across the segments that hold them."""
-        view = memoryview(target)
+        view = target.data
         index = bisect_right(self._starts, offset) - 1
         while view:
             segment = self.segments[index]

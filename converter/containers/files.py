@@ -1,13 +1,21 @@
-"""An open checkpoint file, and the one way in which a bad one is reported."""
+"""What the formats share: opening, checking, reporting and creating a file."""
 
 from __future__ import annotations
 
+import math
 import os
 import stat
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from converter.containers.base import pread_exactly
+from converter.containers.base import Reader, StoredTensor, pread_exactly
 from converter.errors import CheckpointError, FormatError, Problem
+from converter.tensors import TensorSpec, itemsize
+
+MAX_RANK = 32
+"""The most axes that every numpy can hold; 64 since numpy 2."""
+MAX_TENSORS = 1 << 18
+"""More tensors in one file than any model has; bounds what a hostile header can take."""
 
 
 def damaged(
@@ -125,3 +133,77 @@ class FileHandle:
         buffer = bytearray(nbytes)
         self.fill(memoryview(buffer), offset, tensor)
         return bytes(buffer)
+
+
+class FileReader(Reader):
+    """A reader whose tensors all lie in one open file."""
+
+    def __init__(
+        self,
+        handle: FileHandle,
+        tensors: Mapping[str, StoredTensor],
+        metadata: Mapping[str, str],
+        duplicates: Mapping[str, Sequence[StoredTensor]] | None = None,
+    ) -> None:
+        self.path = handle.path
+        self.handle = handle
+        self.tensors = tensors
+        self.metadata = metadata
+        self.duplicates = duplicates or {}
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.handle.close()
+
+
+def checked_spec(path: Path, name: str, dtype: str, shape: Sequence[object]) -> TensorSpec:
+    """The specification of a stored tensor, if numpy can hold its shape.
+
+    Raises:
+        FormatError: if `shape` holds anything but lengths, or has too many or too large axes.
+    """
+    lengths = tuple(length for length in shape if type(length) is int and 0 <= length < 1 << 63)
+    # Of the axes of an empty array numpy multiplies those that are not zero, too.
+    nbytes = math.prod(length or 1 for length in lengths[:MAX_RANK]) * itemsize(dtype)
+    if len(lengths) != len(shape) or len(lengths) > MAX_RANK or nbytes >= 1 << 63:
+        raise damaged(
+            path,
+            "impossible shape",
+            tensor=name,
+            expected=f"up to {MAX_RANK} lengths and less than 2^63 bytes",
+            found=list(shape[: MAX_RANK + 1]),
+        )
+    return TensorSpec(name, dtype, lengths)
+
+
+def create_file(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> None:
+    """Create a file of `size` bytes that holds each piece at its offset, and holes elsewhere.
+
+    Raises:
+        OSError: if `path` exists or cannot be written; then nothing new is left behind.
+    """
+    with path.open("xb") as file:
+        try:
+            file.truncate(size)
+            for offset, data in pieces:
+                file.seek(offset)
+                file.write(data)
+            file.flush()
+        except BaseException:
+            path.unlink()
+            raise
+
+
+def check_request(
+    tensors: Sequence[TensorSpec], dtypes: frozenset[str], aliases: Mapping[str, str] | None
+) -> None:
+    """Raise `ValueError` for a dtype not in `dtypes`, a name twice, or an alias of nothing."""
+    names = {spec.name for spec in tensors}
+    wrong = [f"{spec.name}: dtype {spec.dtype}" for spec in tensors if spec.dtype not in dtypes]
+    wrong += [
+        f"{alias}: alias of {name}"
+        for alias, name in (aliases or {}).items()
+        if name not in names or alias in names
+    ]
+    if wrong or len(names) != len(tensors):
+        raise ValueError(f"cannot be written: {'; '.join(wrong) or 'a name stands twice'}")

@@ -1,0 +1,316 @@
+"""Tiny random models of every family, built and saved by transformers itself.
+
+Every parameter, biases and layer norms included, carries noise, and no two sizes of a model are
+equal where the architecture allows it, so that a wrong tensor, a forgotten transposition or a
+forgotten bias moves the output. transformers is imported on first use, never with this module.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STEMS = {
+    "bert": "Bert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+    "camembert": "Camembert",
+    "roberta-prelayernorm": "RobertaPreLayerNorm",
+    "gpt2": "GPT2",
+    "distilbert": "DistilBert",
+    "electra": "Electra",
+    "albert": "Albert",
+}
+"""Family → the stem of its class names in transformers."""
+
+DECODERS = tuple(family for family in STEMS if family not in ("distilbert", "albert"))
+"""Families with a causal head and cross-attention."""
+
+PREFIXES = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm")
+"""Families that count positions from ``pad_token_id + 1``."""
+
+NOISE = 0.1
+
+
+@dataclass(frozen=True)
+class Size:
+    """The measures of a tiny model, all different from one another."""
+
+    hidden: int
+    heads: int
+    intermediate: int
+    layers: int
+    vocab: int
+    positions: int
+    types: int
+    embedding: int
+
+
+LARGE = Size(48, 6, 76, 3, 149, 44, 3, 28)
+SMALL = Size(32, 4, 56, 2, 131, 40, 2, 20)
+EQUAL = Size(32, 2, 68, 3, 137, 42, 4, 24)
+"""As wide as `SMALL`, and different in everything else."""
+SIZES = {"large": LARGE, "small": SMALL, "equal": EQUAL}
+
+
+def configuration(family: str, size: Size, **changes: Any) -> Any:
+    """The transformers configuration of one tiny model; ``changes`` win over the size."""
+    import transformers
+
+    fields: dict[str, Any] = {
+        "vocab_size": size.vocab,
+        "hidden_size": size.hidden,
+        "num_attention_heads": size.heads,
+        "num_hidden_layers": size.layers,
+        "intermediate_size": size.intermediate,
+        "max_position_embeddings": size.positions,
+        "type_vocab_size": size.types,
+    }
+    if family == "gpt2":
+        fields = {
+            "vocab_size": size.vocab,
+            "n_embd": size.hidden,
+            "n_head": size.heads,
+            "n_layer": size.layers,
+            "n_inner": size.intermediate,
+            "n_positions": size.positions,
+            "bos_token_id": size.vocab - 2,
+            "eos_token_id": size.vocab - 1,
+        }
+    elif family == "distilbert":
+        fields = {
+            "vocab_size": size.vocab,
+            "dim": size.hidden,
+            "n_heads": size.heads,
+            "n_layers": size.layers,
+            "hidden_dim": size.intermediate,
+            "max_position_embeddings": size.positions,
+        }
+    elif family in ("electra", "albert"):
+        fields["embedding_size"] = size.embedding
+    if family == "albert":
+        fields |= {"num_hidden_groups": 1, "inner_group_num": 1}
+    return getattr(transformers, STEMS[family] + "Config")(**(fields | changes))
+
+
+def class_name(framework: str, family: str, head: str) -> str | None:
+    """Name of the class for ``head`` (``base``, ``mlm``, ``causal``, ``pretraining``), if any."""
+    import transformers
+
+    stem = STEMS[family]
+    suffix = {
+        "base": "Model",
+        "mlm": "ForMaskedLM",
+        "causal": "ForCausalLM",
+        "pretraining": "ForPreTraining",
+    }[head]
+    if head == "causal" and (family == "gpt2" or (family == "bert" and framework != "flax")):
+        suffix = "LMHeadModel"
+    name = PREFIXES[framework] + stem + suffix
+    return name if hasattr(transformers, name) else None
+
+
+def noise(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Normal noise that depends on the parameter's name, shape and the seed alone."""
+    stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return (stream.standard_normal(shape) * NOISE).astype(np.float32)
+
+
+def pytorch_model(
+    family: str, head: str = "base", size: Size = SMALL, seed: int = 0, **changes: Any
+) -> Any:
+    """A PyTorch model in eval mode with noise on every parameter.
+
+    ``pooler=False`` in ``changes`` builds the base model without its pooler.
+    """
+    import torch
+    import transformers
+
+    pooler = changes.pop("pooler", True)
+    if head == "causal":
+        changes.setdefault("is_decoder", True)
+    name = class_name("pytorch", family, head)
+    assert name, f"PyTorch has no {head} class for {family}"
+    torch.manual_seed(seed)
+    options = {} if pooler else {"add_pooling_layer": False}
+    model = getattr(transformers, name)(configuration(family, size, **changes), **options)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter += torch.from_numpy(noise(key, tuple(parameter.shape), seed))
+    return model.eval()
+
+
+def tensorflow_model(
+    family: str, head: str = "base", size: Size = SMALL, seed: int = 0, **changes: Any
+) -> Any:
+    """A TensorFlow model of its own random values, with noise on every weight."""
+    import transformers
+
+    if head == "causal":
+        changes.setdefault("is_decoder", True)
+    name = class_name("tensorflow", family, head)
+    assert name, f"TensorFlow has no {head} class for {family}"
+    model = getattr(transformers, name)(configuration(family, size, **changes))
+    model.build_in_name_scope()
+    add_tensorflow_noise(model, seed)
+    return model
+
+
+def add_tensorflow_noise(model: Any, seed: int) -> None:
+    """Add noise to every weight of a built TensorFlow model."""
+    for weight in model.weights:
+        key = weight.name.split("/", 1)[1]
+        weight.assign_add(noise(key, tuple(weight.shape), seed))
+
+
+def flax_model(
+    family: str, head: str = "base", size: Size = SMALL, seed: int = 0, **changes: Any
+) -> Any:
+    """A Flax model of its own random values, with noise on every parameter."""
+    import transformers
+
+    if head == "causal":
+        changes.setdefault("is_decoder", True)
+    name = class_name("flax", family, head)
+    assert name, f"Flax has no {head} class for {family}"
+    model = getattr(transformers, name)(configuration(family, size, **changes), seed=seed)
+    add_flax_noise(model, seed)
+    return model
+
+
+def add_flax_noise(model: Any, seed: int) -> None:
+    """Add noise to every parameter of a Flax model."""
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
+    flat = flatten_dict(model.params, sep="/")
+    model.params = unflatten_dict(
+        {key: np.asarray(value) + noise(key, value.shape, seed) for key, value in flat.items()},
+        sep="/",
+    )
+
+
+def translated(directory: Path, framework: str, name: str) -> Any:
+    """The peer's own TensorFlow or Flax model of a stand-alone PyTorch checkpoint.
+
+    Used for single models only, where the peer's translation is right; its translation of combined
+    models is not to be trusted.
+    """
+    import transformers
+
+    return getattr(transformers, name).from_pretrained(directory, from_pt=True)
+
+
+def weights(model: Any, framework: str) -> dict[str, np.ndarray]:
+    """Every weight of a native TensorFlow or Flax model by its path, without the instance name."""
+    if framework == "tensorflow":
+        return {weight.name.split("/", 1)[1]: weight.numpy() for weight in model.weights}
+    from flax.traverse_util import flatten_dict
+
+    return {
+        key: np.asarray(value) for key, value in flatten_dict(dict(model.params), sep="/").items()
+    }
+
+
+def combined_pytorch(encoder: Any, decoder: Any, seed: int = 0) -> Any:
+    """The peer's own PyTorch composition of two configurations, with noise on every parameter."""
+    import torch
+    import transformers
+
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
+        encoder, decoder, decoder_start_token_id=5, pad_token_id=0
+    )
+    torch.manual_seed(seed)
+    model = transformers.EncoderDecoderModel(config)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            parameter += torch.from_numpy(noise(key, tuple(parameter.shape), seed))
+    return model.eval()
+
+
+def combined_tensorflow(encoder: Any, decoder: Any, seed: int = 0) -> Any:
+    """The peer's own TensorFlow composition of two configurations, with noise on every weight."""
+    import transformers
+
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
+        encoder, decoder, decoder_start_token_id=5, pad_token_id=0
+    )
+    model = transformers.TFEncoderDecoderModel(config)
+    model.build_in_name_scope()
+    add_tensorflow_noise(model, seed)
+    return model
+
+
+def combined_flax(encoder: Any, decoder: Any, seed: int = 0) -> Any:
+    """The peer's own Flax composition of two configurations, with noise on every parameter."""
+    import transformers
+
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
+        encoder, decoder, decoder_start_token_id=5, pad_token_id=0
+    )
+    model = transformers.FlaxEncoderDecoderModel(config, seed=seed)
+    add_flax_noise(model, seed)
+    return model
+
+
+class Workshop:
+    """Builds peer-made checkpoints below one directory, each once a session."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._weights: dict[tuple[str, ...], dict[str, np.ndarray]] = {}
+
+    def source(
+        self,
+        family: str,
+        head: str = "base",
+        size: str = "small",
+        container: str = "safetensors",
+        dtype: str = "float32",
+        seed: int = 0,
+        **changes: Any,
+    ) -> Path:
+        """A stand-alone checkpoint in one container, all containers holding the same values.
+
+        The PyTorch model is the original; ``h5`` and ``msgpack`` are the peer's translation of it,
+        saved by the peer's own class.
+        """
+        import torch
+
+        details = "-".join(f"{key}={value}" for key, value in sorted(changes.items()))
+        name = "-".join(filter(None, (family, head, size, dtype, str(seed), details)))
+        path = self.root / name / container
+        if path.exists():
+            return path
+        if container in ("safetensors", "bin"):
+            model = pytorch_model(family, head, SIZES[size], seed, **changes)
+            model.to(getattr(torch, dtype))
+            model.save_pretrained(path, safe_serialization=container == "safetensors")
+            return path
+        framework = {"h5": "tensorflow", "msgpack": "flax"}[container]
+        # From the .bin: of two tied names safetensors keeps one, and TFAlbertForMaskedLM wants both.
+        original = self.source(family, head, size, "bin", dtype, seed, **changes)
+        target = class_name(framework, family, head)
+        assert target, f"{framework} has no {head} class for {family}"
+        translated(original, framework, target).save_pretrained(path)
+        return path
+
+    def peer_weights(
+        self, directory: Path, framework: str, family: str, head: str
+    ) -> dict[str, np.ndarray]:
+        """The peer's translation of a PyTorch checkpoint into one framework, weight by weight."""
+        key = (str(directory), framework, head)
+        if key not in self._weights:
+            name = class_name(framework, family, head)
+            assert name, f"{framework} has no {head} class for {family}"
+            self._weights[key] = weights(translated(directory, framework, name), framework)
+        return self._weights[key]
+
+
+def describe(size: Size) -> str:
+    """A size in one line, for messages."""
+    return ", ".join(f"{key} {value}" for key, value in asdict(size).items())

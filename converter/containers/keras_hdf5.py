@@ -1,0 +1,199 @@
+"""``tf_model.h5``: the weights of a Keras model by layer, as transformers' TF classes keep them.
+
+A root attribute ``layer_names`` lists groups; each group's ``weight_names`` lists its datasets by
+full variable name. Loading drops the first component of a variable's name, an instance name that
+means nothing (``tf_bert_model/bert/…/kernel:0`` is ``bert/…/kernel:0``), and so does this module.
+
+A shard of a larger model is flat: ``layer_names`` lists datasets, by names that have lost their
+first component already, except those with ``model.`` in them.
+
+Source: ``modeling_tf_utils.py`` of transformers 4.57.6, ``hdf5_format.py`` of tf-keras 2.20.1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from h5py import h5d
+
+from converter.containers.base import Container, OutputFile, Reader, Segment, StoredTensor
+from converter.containers.files import MAX_TENSORS, FileHandle, check_request, damaged
+from converter.containers.hdf5_layout import Hdf5Output, check_paths, new_file
+from converter.containers.hdf5_objects import DTYPES, Hdf5Objects
+from converter.containers.hdf5_superblock import SIGNATURE
+from converter.tensors import TensorSpec
+
+KERAS_VERSION = "2.20.1"
+"""The release of tf-keras whose layout is written."""
+MAX_NAME_BYTES = 64 << 20
+"""Bytes of all names together: a few stored bytes can claim to be many names."""
+
+
+class KerasReader(Reader):
+    """An opened ``tf_model.h5``, whole or a shard.
+
+    Its `metadata` are what `create` takes: ``scope``, the most frequent of the components dropped,
+    and ``layout``, which is ``layers`` or ``flat``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tensors: dict[str, StoredTensor] = {}
+        self.duplicates: dict[str, list[StoredTensor]] = {}
+        self.metadata: dict[str, str] = {}
+        self._handle = FileHandle(path)
+        self._objects: Hdf5Objects | None = None
+        try:
+            self._objects = Hdf5Objects(self._handle)
+            self._list(self._objects)
+            if not self._objects.needs_h5py:
+                self._objects.close()
+                self._objects = None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._handle.close()
+        objects, self._objects = self._objects, None
+        if objects is not None:
+            objects.close()
+
+    def _list(self, objects: Hdf5Objects) -> None:
+        scopes: Counter[str] = Counter()
+        flat, total, count = False, 0, 0
+        for path, variable, is_flat in self._variables(objects):
+            flat |= is_flat
+            total, count = total + len(path), count + 1
+            if count > MAX_TENSORS or total > MAX_NAME_BYTES:
+                raise damaged(self.path, "the file lists too many names", found=f"over {count}")
+            name = variable
+            if "/" in variable and (not is_flat or "model." in variable):
+                scope, _, name = variable.partition("/")
+                scopes[scope] += 1
+            tensor = objects.tensor(path, name)
+            if name in self.tensors:
+                self.duplicates.setdefault(name, []).append(tensor)
+            else:
+                self.tensors[name] = tensor
+        if scopes:
+            self.metadata["scope"] = scopes.most_common(1)[0][0]
+        self.metadata["layout"] = "flat" if flat else "layers"
+
+    def _variables(self, objects: Hdf5Objects) -> Iterator[tuple[str, str, bool]]:
+        """For each listed variable its path in the file, its name, and whether it lies flat."""
+        layers = objects.names("", "layer_names")
+        if layers is None:
+            raise damaged(
+                self.path,
+                "no Keras weights",
+                expected="an attribute 'layer_names' at the root",
+                remedy="save the model with save_pretrained or save_weights of Keras 2",
+            )
+        for layer in _unique(self.path, layers):
+            if isinstance(objects.open(layer), h5d.DatasetID):
+                yield layer, layer, True
+                continue
+            weights = objects.names(layer, "weight_names")
+            if weights is None:
+                raise damaged(self.path, "a layer does not list its weights", tensor=layer)
+            for weight in _unique(self.path, weights):
+                yield f"{layer}/{weight}", weight, False
+
+
+class KerasHdf5:
+    """The container of transformers' TensorFlow files."""
+
+    name = "keras-hdf5"
+    dtypes = DTYPES
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether the file starts with HDF5's signature."""
+        return head.startswith(SIGNATURE)
+
+    def open(self, path: Path) -> KerasReader:
+        """List the file without reading values; see `Container.open`."""
+        return KerasReader(path)
+
+    def create(
+        self,
+        path: Path,
+        tensors: Sequence[TensorSpec],
+        *,
+        metadata: Mapping[str, str] | None = None,
+        aliases: Mapping[str, str] | None = None,
+    ) -> OutputFile:
+        """Create the file; see `Container.create`.
+
+        Args:
+            path: the file to create.
+            tensors: named without the scope, such as ``encoder/bert/…/kernel:0``.
+            metadata: ``scope`` is put before each name (default ``model``); ``layout`` is
+                ``layers`` (default) or ``flat`` for a shard.
+            aliases: become hard links.
+        """
+        metadata, aliases = metadata or {}, aliases or {}
+        scope, layout = metadata.get("scope", "model"), metadata.get("layout", "layers")
+        check_request(tensors, self.dtypes, aliases)
+        if layout not in ("layers", "flat") or not scope:
+            raise ValueError(f"layout {layout!r} or scope {scope!r} cannot be written")
+        names = [*(spec.name for spec in tensors), *aliases]
+        place = _flat_place if layout == "flat" else _layer_place
+        places = {name: place(name, scope) for name in names}
+        paths = {name: f"{layer}/{weight}".strip("/") for name, (layer, weight) in places.items()}
+        check_paths(paths.values())
+        layers: dict[str, list[str]] = {}
+        for layer, weight in places.values():
+            layers.setdefault(layer, []).append(weight)
+        segments: dict[str, tuple[Segment, ...]] = {}
+        with new_file(path, len(names)) as file:
+            if layout == "flat":
+                file.names("/", "layer_names", layers.get("", []))
+            else:
+                file.names("/", "layer_names", list(layers))
+                file.text("backend", "tensorflow")
+                file.text("keras_version", KERAS_VERSION)
+            for spec in tensors:
+                segments[spec.name] = file.dataset(paths[spec.name], spec)
+            for alias, name in aliases.items():
+                file.link(paths[alias], paths[name])
+            if layout == "layers":
+                for layer, weights in layers.items():
+                    file.names(layer, "weight_names", weights)
+                file.group("top_level_model_weights")
+                file.names("top_level_model_weights", "weight_names", [])
+        return Hdf5Output(path, segments)
+
+
+def _layer_place(name: str, scope: str) -> tuple[str, str]:
+    """The layer's group and the variable's name.
+
+    A layer is called as the first component of its variables' names, but for BART's
+    ``model.shared/…``, which belongs to the layer ``model``. A variable without a layer, such as
+    ``final_logits_bias:0``, has no scope and is a layer by itself.
+    """
+    first, slash, _ = name.partition("/")
+    if not slash:
+        return name.removesuffix(":0"), name
+    return "model" if first.startswith("model.") else first, f"{scope}/{name}"
+
+
+def _flat_place(name: str, scope: str) -> tuple[str, str]:
+    """As `_layer_place` for a shard: no group, and a scope only where the loader keeps it."""
+    if "model." in name and "/" in name:
+        return "", f"{name.partition('/')[0]}/{name}"
+    return "", name
+
+
+def _unique(path: Path, names: list[str]) -> list[str]:
+    """`names`, if each stands there once."""
+    if len(set(names)) != len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise damaged(path, "listed twice", tensor=twice)
+    return names
+
+
+CONTAINER: Container = KerasHdf5()

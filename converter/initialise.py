@@ -151,7 +151,8 @@ def _symmetric(bits: Array, factor: np.float32, out: Array) -> Array:
     """(bits + ½) × factor: evenly spaced, never zero, symmetric about it."""
     np.copyto(out, bits, casting="unsafe")
     np.add(out, np.float32(0.5), out=out)
-    return np.multiply(out, factor, out=out)
+    np.multiply(out, factor, out=out)
+    return out
 
 
 def _normal(scale: float) -> _ToFloats:
@@ -232,7 +233,8 @@ def _polynomial(coefficients: tuple[float, ...], x: Array, out: Array) -> Array:
     for coefficient in coefficients[1:-1]:
         np.add(out, np.float32(coefficient), out=out)
         np.multiply(out, x, out=out)
-    return np.add(out, np.float32(coefficients[-1]), out=out)
+    np.add(out, np.float32(coefficients[-1]), out=out)
+    return out
 
 
 _RULES: dict[str, Callable[[float], _ToFloats]] = {

@@ -1,0 +1,7 @@
+"""Carrying out a plan: every source tensor is read once and written to every output by position."""
+
+from __future__ import annotations
+
+from converter.engine.execution import Execution, Progress, execute
+
+__all__ = ["Execution", "Progress", "execute"]

@@ -1,0 +1,202 @@
+"""The one pass over a plan: a small pool of threads, each taking one tensor after another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from converter.containers.registry import container_named
+from converter.engine.sink import Sink, output_error
+from converter.engine.worker import Output, Stopped, TensorResult, Worker
+from converter.errors import CheckpointError, MatchError, Problem
+from converter.plan import Plan, PlannedFile, PlannedTensor, Stored
+
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called from the main thread, at most ten times a second: bytes written, bytes in all, and the
+canonical name of a tensor being worked on."""
+
+_MAX_JOBS = 4
+"""More threads than this only wait for the disk and the interpreter."""
+
+_BUFFERS = 4
+"""Block-sized buffers that a thread usually needs: as stored, canonical, cast, as written."""
+
+_MIN_BLOCK, _MAX_BLOCK = 1 << 20, 16 << 20
+"""Bytes of a block. Larger ones gain nothing: see ``benchmarks/``."""
+
+_BIG = 1 / 16
+"""Share of all bytes from which on a tensor is taken first, lest one thread end with it alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What carrying out a plan found and did."""
+
+    sha256: Mapping[str, str]
+    """Canonical name → SHA-256 of the little-endian bytes in PyTorch layout and planned dtype."""
+    non_finite: Mapping[str, int]
+    """Canonical name → infinite or NaN elements in the source, where there are any."""
+    overflowed: Mapping[str, int]
+    """Canonical name → finite elements that the planned dtype cannot hold, where there are any."""
+    bytes_written: int
+    """Bytes of tensors in all files."""
+    seconds: float
+
+
+def execute(
+    plan: Plan,
+    directory: Path,
+    *,
+    jobs: int | None = None,
+    memory: int = 512 << 20,
+    progress: Progress | None = None,
+) -> Execution:
+    """Write everything that `plan` describes into `directory`.
+
+    The result is the same, byte for byte, for any `jobs` and `memory`.
+
+    Args:
+        plan: what to write.
+        directory: an existing directory that none of the plan's paths exists in.
+        jobs: threads; as many as processors, at most 4, unless given.
+        memory: bytes that working buffers may take together. One row of a tensor is the least
+            that is held at a time.
+        progress: told now and then how far the work is.
+
+    Raises:
+        CheckpointError: if a source cannot be read (`FormatError`: or decoded).
+        MatchError: if copies of a tensor differ.
+        OutputError: if the system refuses to write.
+    """
+    began = time.perf_counter()
+    jobs = max(1, jobs or min(os.cpu_count() or 1, _MAX_JOBS))
+    block = min(max(memory // (jobs * _BUFFERS), _MIN_BLOCK), _MAX_BLOCK)
+    _write_documents(plan, directory)
+    with ExitStack() as stack:
+        sinks = [stack.enter_context(_create(directory, file)) for file in plan.files]
+        outputs: dict[str, list[Output]] = {tensor.spec.name: [] for tensor in plan.tensors}
+        for sink, file in zip(sinks, plan.files, strict=True):
+            for entry in file.entries:
+                outputs[entry.tensor].append((sink, entry))
+        results, problems = _run(plan, outputs, jobs, block, progress)
+        if problems:
+            raise MatchError("The sources contradict themselves.", problems)
+        for sink in sinks:
+            sink.seal()
+    return Execution(
+        sha256={name: result.sha256 for name, result in results.items()},
+        non_finite={name: r.non_finite for name, r in results.items() if r.non_finite},
+        overflowed={name: r.overflowed for name, r in results.items() if r.overflowed},
+        bytes_written=plan.nbytes,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _create(directory: Path, file: PlannedFile) -> Sink:
+    path = directory / file.path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        output = container_named(file.container).create(
+            path,
+            [entry.spec for entry in file.entries],
+            metadata=file.metadata,
+            aliases=file.aliases,
+        )
+    except OSError as error:
+        raise output_error(path, file.nbytes, error) from error
+    return Sink(output, file.nbytes)
+
+
+def _run(
+    plan: Plan,
+    outputs: Mapping[str, Sequence[Output]],
+    jobs: int,
+    block: int,
+    progress: Progress | None,
+) -> tuple[dict[str, TensorResult], list[Problem]]:
+    """Let `jobs` threads work through the tensors.
+
+    Returns:
+        The tensors' results by canonical name, and the contradictions found, both in plan order.
+    """
+    stop = threading.Event()
+    queue = _Queue(_in_reading_order(plan.tensors))
+    workers = [Worker(number, outputs, block, stop) for number in range(jobs)]
+    with ThreadPoolExecutor(jobs, thread_name_prefix="converter") as pool:
+        try:
+            pending = {pool.submit(worker.run, queue) for worker in workers}
+            while pending:
+                done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
+                failures = [error for future in done if (error := future.exception())]
+                for error in failures:
+                    if not isinstance(error, Stopped):
+                        raise error
+                if progress is not None:
+                    progress(sum(w.bytes_done for w in workers), plan.nbytes, queue.current)
+        finally:
+            stop.set()
+    found = {name: result for worker in workers for name, result in worker.results.items()}
+    results = {t.spec.name: found[t.spec.name] for t in plan.tensors}
+    return results, [problem for result in results.values() for problem in result.problems]
+
+
+class _Queue(Iterator[PlannedTensor]):
+    """An iterator that several threads may share."""
+
+    def __init__(self, tensors: Sequence[PlannedTensor]) -> None:
+        self._tensors = iter(tensors)
+        self._lock = threading.Lock()
+        self.current = ""
+        """Canonical name of the tensor taken last."""
+
+    def __next__(self) -> PlannedTensor:
+        with self._lock:
+            tensor = next(self._tensors)
+        self.current = tensor.spec.name
+        return tensor
+
+
+def _in_reading_order(tensors: Sequence[PlannedTensor]) -> list[PlannedTensor]:
+    """Big tensors first, then as the source files lie on disk, then what is drawn anew."""
+    big = sum(tensor.spec.nbytes for tensor in tensors) * _BIG
+
+    def order(tensor: PlannedTensor) -> tuple[bool, bool, str, str]:
+        if isinstance(tensor.origin, Stored):
+            file, offset = tensor.origin.tensor.location[:2]
+            place = f"{offset:020d}" if isinstance(offset, int) else str(offset)
+            return tensor.spec.nbytes < big, False, str(file), place
+        return tensor.spec.nbytes < big, True, "", ""
+
+    return sorted(tensors, key=order)
+
+
+def _write_documents(plan: Plan, directory: Path) -> None:
+    """Write the plan's small files, and copy those that are copied unchanged."""
+    for name, content in plan.documents.items():
+        path = directory / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        except OSError as error:
+            raise output_error(path, len(content), error) from error
+    for name, origin in plan.copied_files.items():
+        path = directory / name
+        try:
+            source = origin.open("rb")
+        except OSError as error:
+            raise CheckpointError(f"{origin}: cannot be read: {error.strerror}") from error
+        with source:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+            except OSError as error:
+                raise output_error(path, os.fstat(source.fileno()).st_size, error) from error

@@ -1,0 +1,68 @@
+"""What the engine does with the numbers themselves: cast them, count what is not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from converter.containers.base import Array
+from converter.tensors.dtypes import FLOATING
+
+_EXPONENT_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80}
+"""All ones there means infinite or not a number."""
+
+_CHUNK = 1 << 16
+"""Elements looked at once, so that intermediate results stay in the cache."""
+
+
+def count_non_finite(values: Array) -> int:
+    """How many elements are infinite or not a number; 0 for dtypes that have no such.
+
+    The usual answer, none, costs one pass: a sum is finite only if all its terms are.
+    """
+    name = values.dtype.name
+    if name not in FLOATING or not values.size:
+        return 0
+    flat = values.reshape(-1)
+    if name in ("float32", "float64"):
+        with np.errstate(all="ignore"):
+            if np.isfinite(np.add.reduce(flat)):
+                return 0
+    bits = _EXPONENT_BITS.get(name)
+    count = 0
+    for start in range(0, flat.size, _CHUNK):
+        part = flat[start : start + _CHUNK]
+        if bits is None:
+            count += part.size - int(np.count_nonzero(np.isfinite(part)))
+        else:
+            count += int(np.count_nonzero((part.view(np.uint16) & bits) == bits))
+    return count
+
+
+def cast(values: Array, out: Array) -> None:
+    """Convert `values` into `out`, to the nearest number, ties to even; too large becomes infinite.
+
+    numpy and ml_dtypes round so themselves, but for float64 to the ml_dtypes types: those go by
+    way of float32 and round twice, unless the first rounding is to odd.
+    """
+    if values.dtype == np.float64 and out.dtype.kind == "V":
+        values = _round_to_odd(values)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        np.copyto(out, values, casting="unsafe")
+
+
+def _round_to_odd(values: Array) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """float64 to float32 such that a second rounding errs no more than a single one would.
+
+    What float32 cannot hold is truncated and its last bit set: a narrower type then sees on which
+    side of a tie the value lay (S. Boldo, G. Melquiond, "When double rounding is odd", 2005).
+    """
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        nearest = values.astype(np.float32)
+        back = nearest.astype(np.float64)
+    bits = nearest.view(np.uint32)
+    inexact = (back != values) & np.isfinite(values)
+    bits -= inexact & (np.abs(back) > np.abs(values))
+    bits |= inexact
+    return nearest

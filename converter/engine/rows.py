@@ -1,0 +1,152 @@
+"""Reading a planned tensor piece by piece, in canonical layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from converter.containers.base import Array, StoredTensor
+from converter.engine.geometry import Permutation, core, core_permutation, inverse
+from converter.engine.numbers import cast
+from converter.engine.scratch import Scratch
+from converter.errors import CheckpointError, Problem
+from converter.plan import Fresh, PlannedTensor, Stored
+from converter.tensors import numpy_dtype
+from converter.tensors.rearrange import permute
+
+
+class StoredRows:
+    """A stored tensor, read by canonical rows."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.stored = stored
+        tensor: StoredTensor = stored.tensor
+        way = stored.rearrangement
+        self.dtype = numpy_dtype(tensor.spec.dtype)
+        self.to_canonical: Permutation = core_permutation(way, tensor.spec.shape)
+        self.layout: Permutation = inverse(self.to_canonical)
+        """For each core axis as stored, its place among the canonical ones."""
+        sizes = dict(zip(way.source.order, tensor.spec.shape, strict=True))
+        long = [axis for axis in way.target.names if sizes[axis] != 1]
+        self._axis = way.source.order.index(long[0]) if long else 0
+
+    def read(self, start: int, stop: int, scratch: Scratch, slot: str) -> tuple[Array, Array]:
+        """The rows as they are stored, and the same in canonical layout.
+
+        Both are valid until `slot` is read again; where the layouts agree they are one array.
+
+        Raises:
+            CheckpointError: if the system cannot read the file.
+            FormatError: if the file ends early or its bytes cannot be decoded.
+        """
+        tensor = self.stored.tensor
+        shape = list(tensor.spec.shape)
+        if core(tensor.spec.shape):
+            shape[self._axis] = stop - start
+        raw = scratch.array(slot, self.dtype, tuple(shape))
+        try:
+            tensor.read_into(raw, self._axis, start)
+        except OSError as error:
+            raise CheckpointError(f"{tensor.path}: cannot be read: {error.strerror}") from error
+        lengths = [shape[axis] for axis, whole in enumerate(tensor.spec.shape) if whole != 1]
+        if self.to_canonical == tuple(range(len(lengths))):
+            return raw, raw
+        canonical = scratch.array(f"{slot} canonical", self.dtype, raw.shape)
+        permute(raw, lengths, self.to_canonical, canonical)
+        return raw, canonical
+
+
+class FreshRows:
+    """A tensor that is drawn anew, by canonical rows."""
+
+    def __init__(self, tensor: PlannedTensor, origin: Fresh) -> None:
+        self._initialiser = origin.initialiser
+        self.dtype = numpy_dtype(tensor.spec.dtype)
+        shape = core(tensor.spec.shape)
+        self.layout: Permutation = tuple(range(len(shape)))
+        self._tail = shape[1:]
+
+    def read(self, start: int, stop: int, scratch: Scratch, slot: str) -> tuple[Array, Array]:
+        """As `StoredRows.read`; the two arrays are one."""
+        rows = scratch.array(slot, self.dtype, (stop - start, *self._tail))
+        self._initialiser.fill(rows, start * (rows[0].size if len(rows) else 0))
+        return rows, rows
+
+
+Rows = StoredRows | FreshRows
+
+
+def rows_of(tensor: PlannedTensor) -> Rows:
+    """Where the rows of `tensor` come from."""
+    if isinstance(tensor.origin, Stored):
+        return StoredRows(tensor.origin)
+    return FreshRows(tensor, tensor.origin)
+
+
+class CopyCheck:
+    """Compares another stored copy of a tensor with the one that is written, bit for bit."""
+
+    def __init__(self, name: str, first: Stored, other: Stored) -> None:
+        self._name = name
+        self._first = first
+        self._rows = StoredRows(other)
+        self._differing = 0
+        self._largest = 0.0
+
+    def compare(
+        self, canonical: Array, start: int, stop: int, scratch: Scratch, check: Callable[[], None]
+    ) -> None:
+        """Compare the canonical rows ``start .. stop``.
+
+        Copies of unequal dtypes are compared by value, in float64 (or as they are, if integers).
+        """
+        check()
+        _, other = self._rows.read(start, stop, scratch, "copy")
+        mine, theirs = canonical.reshape(-1), other.reshape(-1)
+        if mine.dtype == theirs.dtype:
+            bits = np.dtype(f"V{mine.itemsize}") if mine.itemsize > 8 else f"u{mine.itemsize}"
+            unequal = mine.view(bits) != theirs.view(bits)
+        else:
+            mine, theirs = _as_float64(mine), _as_float64(theirs)
+            unequal = (mine != theirs) & ~(np.isnan(mine) & np.isnan(theirs))
+        count = int(np.count_nonzero(unequal))
+        if count:
+            self._differing += count
+            apart = np.abs(_as_float64(mine[unequal]) - _as_float64(theirs[unequal]))
+            self._largest = max(self._largest, float(np.max(apart)))
+
+    def problem(self) -> Problem | None:
+        """What is wrong, once every row has been compared."""
+        if not self._differing:
+            return None
+        first, other = self._first, self._rows.stored
+        return Problem(
+            "copies of one tensor differ",
+            file=str(other.tensor.path),
+            tensor=other.tensor.spec.name,
+            expected=f"the values of {first.tensor.spec.name} in {first.tensor.path}"
+            f" ({self._name})",
+            found=f"{self._differing:,} different elements, by up to {self._largest:.3g}",
+        )
+
+
+def _as_float64(values: Array) -> Array:
+    if values.dtype.kind == "c":
+        return np.abs(values)
+    wide = np.empty(values.shape, np.float64)
+    cast(values, wide)
+    return wide
+
+
+def copy_checks(tensor: PlannedTensor) -> list[CopyCheck]:
+    """The copies of `tensor` that need comparing: not those that are the very same bytes."""
+    origin = tensor.origin
+    if not isinstance(origin, Stored):
+        return []
+    place = (origin.tensor.location, origin.tensor.spec.dtype, StoredRows(origin).to_canonical)
+    return [
+        CopyCheck(tensor.spec.name, origin, copy)
+        for copy in tensor.copies
+        if (copy.tensor.location, copy.tensor.spec.dtype, StoredRows(copy).to_canonical) != place
+    ]

@@ -1,0 +1,185 @@
+"""A source: its configuration, its weight files and the small files beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from converter.containers.base import Reader, StoredTensor
+from converter.containers.registry import recognise
+from converter.errors import CheckpointError, FormatError, Problem
+from converter.jsonfile import read_json_object
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
+"""The names that transformers gives whole weight files, in the order of preference."""
+
+CONFIG = "config.json"
+_INDEX = ".index.json"
+
+
+@dataclass
+class Checkpoint:
+    """An opened source. Close it, or use it as a context manager."""
+
+    reference: str
+    """The source as the user named it."""
+    directory: Path
+    files: tuple[Path, ...]
+    """The weight files in use."""
+    container: str
+    """Name of the container that they are."""
+    config: Mapping[str, Any]
+    config_path: Path
+    tensors: Mapping[str, StoredTensor]
+    """Stored name → lazy tensor, over all shards."""
+    duplicates: Mapping[str, tuple[StoredTensor, ...]]
+    metadata: Mapping[str, str]
+    others: tuple[str, ...] = ()
+    """Further weight files in the directory that were left alone."""
+    _stack: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    @property
+    def family(self) -> str:
+        """The ``model_type`` of the configuration.
+
+        Raises:
+            CheckpointError: if it states none.
+        """
+        model_type = self.config.get("model_type")
+        if not isinstance(model_type, str) or not model_type:
+            raise CheckpointError(
+                f"{self.config_path}: states no model_type",
+                remedy='Add it, for example "model_type": "bert".',
+            )
+        return model_type
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._stack.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> Checkpoint:
+    """Open a directory or a single weight file, reading headers only.
+
+    Args:
+        reference: a directory with ``config.json`` and weight files, or one weight file.
+        config: the configuration, where none lies beside the weights.
+
+    Raises:
+        CheckpointError: if something is missing or cannot be read.
+        FormatError: if a file is damaged, truncated, lying or hostile.
+        ConfigError: if the configuration is no JSON object.
+    """
+    path = Path(reference)
+    if path.is_dir():
+        directory = path
+        files, others = _weight_files(path)
+    elif path.is_file():
+        directory, files, others = path.parent, (path,), ()
+        if path.name.endswith(_INDEX):
+            files = _shards(path)
+    else:
+        raise CheckpointError(
+            f"{reference}: there is no such file or directory",
+            remedy="Give a directory with config.json and weights, or one weight file.",
+        )
+    config_path = Path(config) if config is not None else directory / CONFIG
+    if not config_path.is_file():
+        raise CheckpointError(
+            f"{config_path}: there is no configuration",
+            remedy="Give one with --config FILE." if config is None else None,
+        )
+    raw = read_json_object(config_path)
+    with ExitStack() as stack:
+        readers, container = _open_all(files, stack)
+        tensors, duplicates = _gather(readers)
+        return Checkpoint(
+            reference=str(reference),
+            directory=directory,
+            files=files,
+            container=container,
+            config=raw,
+            config_path=config_path,
+            tensors=tensors,
+            duplicates=duplicates,
+            metadata=readers[0].metadata,
+            others=others,
+            _stack=stack.pop_all(),
+        )
+
+
+def _weight_files(directory: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """The preferred weight files of a directory, and the names of the others."""
+    present = [
+        name
+        for whole in WEIGHT_FILES
+        for name in (whole, whole + _INDEX)
+        if (directory / name).is_file()
+    ]
+    if not present:
+        raise CheckpointError(
+            f"{directory}: holds no weight file",
+            remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index); "
+            "a file of another name can be given itself.",
+        )
+    chosen = directory / present[0]
+    files = _shards(chosen) if chosen.name.endswith(_INDEX) else (chosen,)
+    return files, tuple(present[1:])
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """The shard files that an index names, in order of name."""
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(f"{index}: an index must hold a non-empty 'weight_map'")
+    names = set(weight_map.values())
+    problems = [
+        Problem("a shard must be a file in the index's own directory", str(index), found=repr(name))
+        for name in names
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", "..")
+    ]
+    if problems:
+        raise FormatError(f"{index}: names files it must not", problems)
+    problems = [
+        Problem("the shard is missing", str(index.parent / name))
+        for name in sorted(names)
+        if not (index.parent / name).is_file()
+    ]
+    if problems:
+        raise CheckpointError(f"{index}: {len(problems)} shard(s) are missing", problems)
+    return tuple(index.parent / name for name in sorted(names))
+
+
+def _open_all(files: tuple[Path, ...], stack: ExitStack) -> tuple[list[Reader], str]:
+    containers = {path: recognise(path) for path in files}
+    kinds = {container.name for container in containers.values()}
+    if len(kinds) != 1:
+        raise FormatError(f"{files[0].parent}: shards of different formats: {sorted(kinds)}")
+    readers = [stack.enter_context(containers[path].open(path)) for path in files]
+    return readers, kinds.pop()
+
+
+def _gather(
+    readers: list[Reader],
+) -> tuple[dict[str, StoredTensor], dict[str, tuple[StoredTensor, ...]]]:
+    """All tensors of all shards; a name that stands in several shards becomes a duplicate."""
+    tensors: dict[str, StoredTensor] = {}
+    duplicates: dict[str, tuple[StoredTensor, ...]] = {}
+    for reader in readers:
+        for name, tensor in reader.tensors.items():
+            if name in tensors:
+                duplicates[name] = (*duplicates.get(name, ()), tensor)
+            else:
+                tensors[name] = tensor
+        for name, copies in reader.duplicates.items():
+            duplicates[name] = (*duplicates.get(name, ()), *copies)
+    return tensors, duplicates

@@ -1,0 +1,47 @@
+"""Names folded over their numbers: ``encoder.layer.{0…11}.output`` instead of twelve lines."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
+_NUMBER = re.compile(r"(?<=[._/])\d+(?=[._/]|$)")
+
+
+def fold(names: Iterable[str]) -> list[str]:
+    """The names in order of first appearance, those that differ in one number folded into one.
+
+    Only the first number of a name is folded, and only runs of numbers are written with ``…``.
+    """
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for name in names:
+        found = _NUMBER.search(name)
+        if found is None:
+            groups[name, ""] = []
+        else:
+            groups[name[: found.start()], name[found.end() :]].append(int(found[0]))
+    return [
+        head + _runs(sorted(set(numbers))) + tail if numbers else head
+        for (head, tail), numbers in groups.items()
+    ]
+
+
+def _runs(numbers: list[int]) -> str:
+    if len(numbers) == 1:
+        return str(numbers[0])
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = [f"{run[0]}…{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs]
+    return "{" + ",".join(parts) + "}"
+
+
+def shorten(names: Iterable[str], limit: int = 12) -> str:
+    """The folded names in one line, the rest counted."""
+    folded = fold(names)
+    shown = ", ".join(folded[:limit])
+    return shown if len(folded) <= limit else f"{shown} and {len(folded) - limit} more"

@@ -1,0 +1,189 @@
+"""Which stored tensor is which of the model's, and everything that does not fit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from converter.checkpoint import Checkpoint
+from converter.errors import MatchError, Problem
+from converter.folding import fold, shorten
+from converter.plan import Stored
+from converter.tables.blueprint import Blueprint, Slot
+from converter.tables.schema import Dialect, Vocabulary
+from converter.tensors import Rearrangement, TensorSpec
+
+_FORMATS = {"pt": "pytorch", "tf": "tensorflow", "flax": "flax"}
+_DIALECTS = {"torch": "pytorch", "keras-hdf5": "tensorflow", "flax-msgpack": "flax"}
+
+
+@dataclass
+class MatchReport:
+    """How the tensors of a source relate to the slots of a blueprint; complete, never partial."""
+
+    source: str
+    files: str
+    dialect: str
+    matched: dict[str, Stored] = field(default_factory=dict)
+    """Canonical name → where its values lie."""
+    copies: dict[str, list[Stored]] = field(default_factory=lambda: defaultdict(list))
+    """Canonical name → further places that claim to hold the same values."""
+    missing: list[Slot] = field(default_factory=list)
+    """Slots that nothing was found for."""
+    unmatched: list[TensorSpec] = field(default_factory=list)
+    """Stored tensors that the table does not know."""
+    dropped: dict[str, str] = field(default_factory=dict)
+    """Stored tensors that are left out, with the reason."""
+    mismatched: list[tuple[TensorSpec, Slot, tuple[int, ...]]] = field(default_factory=list)
+    """Stored tensor, its slot, and the shape that the configuration asks for."""
+
+    def problems(self, required: Iterable[Slot]) -> list[Problem]:
+        """Everything wrong, given the slots that must be there."""
+        found = [
+            Problem(
+                "wrong shape",
+                self.files,
+                spec.name,
+                expected=f"{list(shape)} by the configuration",
+                found=str(list(spec.shape)),
+            )
+            for spec, _, shape in self.mismatched
+        ]
+        wrong = {slot.name for _, slot, _ in self.mismatched}
+        absent = [
+            slot.spellings[self.dialect].name
+            for slot in required
+            if slot.name not in self.matched and slot.name not in wrong
+        ]
+        found += [Problem("missing tensor", self.files, name) for name in fold(absent)]
+        found += [
+            Problem("the mapping table does not know this tensor", self.files, name)
+            for name in fold(spec.name for spec in self.unmatched)
+        ]
+        return found
+
+    def require(self, required: Iterable[Slot]) -> None:
+        """Make sure that everything fits and that all of `required` was found.
+
+        Raises:
+            MatchError: with every problem, layers folded.
+        """
+        problems = self.problems(required)
+        if problems:
+            raise MatchError(
+                f"{self.files}: the tensors do not fit the configuration and its mapping table",
+                problems,
+                remedy="`converter inspect` lists what was found. A model of another "
+                "architecture, or a head of your own, needs a table of its own: --mapping FILE.",
+            )
+
+
+def match(
+    checkpoint: Checkpoint, blueprint: Blueprint, vocabulary: Vocabulary, source: str
+) -> MatchReport:
+    """Relate the tensors of `checkpoint` to the slots of `blueprint`.
+
+    The dialect is told by the container where it can be, and else by which dialect knows most of
+    the names.
+
+    Args:
+        checkpoint: the opened source.
+        blueprint: what the tensors may be; a blueprint of all parts and heads of a family.
+        vocabulary: the dialects.
+        source: what the plan calls the source: ``encoder``, ``decoder`` or ``source``.
+    """
+    names = list(checkpoint.tensors)
+    best: tuple[int, str, str, dict[str, Slot]] = (-1, "", "", {})
+    for dialect in _candidates(checkpoint, vocabulary):
+        index = blueprint.index(dialect.name)
+        for wrapper in _wrappers(names, dialect):
+            known = sum(_unwrap(name, wrapper) in index for name in names)
+            if known > best[0]:
+                best = (known, dialect.name, wrapper, index)
+    _, chosen, wrapper, index = best
+    report = MatchReport(source, _files(checkpoint), chosen)
+    tied: list[tuple[Slot, Stored]] = []
+    for name, tensor in checkpoint.tensors.items():
+        bare = _unwrap(name, wrapper)
+        slot = index.get(bare)
+        if slot is None:
+            reason = blueprint.reason_to_drop(chosen, bare)
+            if reason is None:
+                report.unmatched.append(tensor.spec)
+            else:
+                report.dropped[name] = reason
+            continue
+        spelling = slot.spellings[chosen]
+        copies = (tensor, *checkpoint.duplicates.get(name, ()))
+        for number, copy in enumerate(copies):
+            if copy.spec.shape != spelling.shape:
+                report.mismatched.append((copy.spec, slot, spelling.shape))
+                continue
+            stored = Stored(source, copy, Rearrangement(spelling.axes, slot.canonical.axes))
+            if slot.tied_to:
+                tied.append((slot, stored))
+            elif number or slot.name in report.matched:
+                report.copies[slot.name].append(stored)
+            else:
+                report.matched[slot.name] = stored
+    _settle_ties(report, blueprint, tied)
+    report.missing = [
+        slot for slot in blueprint.slots if slot.name not in report.matched and not slot.tied_to
+    ]
+    return report
+
+
+def _settle_ties(
+    report: MatchReport, blueprint: Blueprint, tied: Sequence[tuple[Slot, Stored]]
+) -> None:
+    """Tied tensors prove the values of what they are tied to, or provide them."""
+    for slot, stored in tied:
+        target = slot.tied_to
+        while target and (next_slot := blueprint.by_name[target]).tied_to:
+            target = next_slot.tied_to
+        assert target is not None
+        if target in report.matched:
+            report.copies[target].append(stored)
+        else:
+            report.matched[target] = stored
+
+
+def _candidates(checkpoint: Checkpoint, vocabulary: Vocabulary) -> list[Dialect]:
+    """The dialects that the files may speak, likeliest first."""
+    if checkpoint.container in _DIALECTS:
+        return [vocabulary.dialects[_DIALECTS[checkpoint.container]]]
+    claimed = _FORMATS.get(checkpoint.metadata.get("format", ""))
+    return sorted(vocabulary.dialects.values(), key=lambda dialect: dialect.name != claimed)
+
+
+def _wrappers(names: Sequence[str], dialect: Dialect) -> Iterable[str]:
+    """What may stand before the names: nothing, or up to three of the dialect's wrappers."""
+    yield ""
+    layer = [""]
+    for _ in range(3):
+        layer = [
+            outer + wrapper
+            for outer in layer
+            for wrapper in dialect.wrappers
+            if any(name.startswith(outer + wrapper) for name in names)
+        ]
+        yield from layer
+
+
+def _unwrap(name: str, wrapper: str) -> str:
+    return name.removeprefix(wrapper)
+
+
+def _files(checkpoint: Checkpoint) -> str:
+    if len(checkpoint.files) == 1:
+        return str(checkpoint.files[0])
+    return str(checkpoint.directory / shorten(path.name for path in checkpoint.files))
+
+
+def dominant_dtype(stored: Mapping[str, Stored]) -> str:
+    """The floating-point dtype that most values have; ``float32`` if there are none."""
+    sizes: dict[str, int] = defaultdict(int)
+    for entry in stored.values():
+        sizes[entry.tensor.spec.dtype] += entry.tensor.spec.size
+    return max(sizes, key=lambda dtype: (sizes[dtype], dtype), default="float32")

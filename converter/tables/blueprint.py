@@ -1,0 +1,317 @@
+"""A table and a configuration combined: every tensor of a model, named in every dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+
+from converter.errors import ConfigError
+from converter.tables.config import FamilyConfig
+from converter.tables.expressions import Value
+from converter.tables.schema import (
+    CROSS_ATTENTION,
+    Composite,
+    Dialect,
+    Family,
+    Init,
+    Kind,
+    Leaf,
+    Row,
+    Tie,
+    Vocabulary,
+)
+from converter.tables.templates import Template
+from converter.tensors import Axes
+
+MAX_TENSORS = 1_000_000
+"""No model has more tensors; a configuration that asks for them is damaged or hostile."""
+
+BODY = ""
+"""The `Slot.part` of tensors that every model of the family has."""
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """A tensor in one dialect."""
+
+    name: str
+    """As it is written for this very model."""
+    axes: Axes
+    shape: tuple[int, ...]
+    also: tuple[str, ...] = ()
+    """Other names under which files hold it: with or without the base model's, older ones."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor that a model has."""
+
+    name: str
+    """Canonical: PyTorch's path below the base model, below the half in a composite."""
+    part: str
+    """`BODY`, or the table's name of the part or head it belongs to."""
+    spellings: Mapping[str, Spelling]
+    rule: str
+    """How it is drawn when fresh: a rule of `converter.initialise`."""
+    scale: float
+    tied_to: str | None = None
+    """Canonical name of the slot whose values it shares."""
+    stored: frozenset[str] = frozenset()
+    """Dialects whose files hold it although it is tied."""
+
+    @property
+    def canonical(self) -> Spelling:
+        """The PyTorch spelling, whose layout is the canonical one."""
+        return self.spellings["pytorch"]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """All tensors of a concrete model."""
+
+    slots: tuple[Slot, ...]
+    drops: Mapping[str, tuple[tuple[str, Template, str], ...]] = field(default_factory=dict)
+    """Dialect → (prefix, template, reason) of names that are left out on purpose."""
+
+    @cached_property
+    def by_name(self) -> dict[str, Slot]:
+        """The slots by canonical name."""
+        return {slot.name: slot for slot in self.slots}
+
+    def index(self, dialect: str) -> dict[str, Slot]:
+        """Every name that a file in `dialect` may use → the slot it means."""
+        found: dict[str, Slot] = {}
+        for slot in self.slots:
+            for name in slot.spellings[dialect].also:
+                found.setdefault(name, slot)
+        for slot in self.slots:  # the exact name of one slot beats another's alternative
+            found[slot.spellings[dialect].name] = slot
+        return found
+
+    def reason_to_drop(self, dialect: str, name: str) -> str | None:
+        """Why the table leaves `name` out, or ``None`` if it does not."""
+        for prefix, template, reason in self.drops.get(dialect, ()):
+            if name.startswith(prefix) and template.match(name[len(prefix) :]) is not None:
+                return reason
+        return None
+
+
+class Draftsman:
+    """Draws blueprints.
+
+    Args:
+        vocabulary: the dialects and kinds that the tables share.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    def model(
+        self,
+        config: FamilyConfig,
+        parts: Iterable[str] | None = None,
+        heads: Iterable[str] | None = None,
+        prefix: str = "",
+    ) -> Blueprint:
+        """The blueprint of a model of one family.
+
+        Args:
+            config: its configuration, read through the family's table.
+            parts: names of the table's parts that the model has; all of them by default.
+            heads: names of the table's heads that the model has; all of them by default.
+            prefix: name of the half that the model is in a composite.
+
+        Raises:
+            ConfigError: if a size cannot be worked out, or the model would be absurdly large.
+        """
+        family = config.family
+        parts = tuple(family.parts if parts is None else parts)
+        heads = tuple(family.heads if heads is None else heads)
+        ties = [(Template(name), tie) for name, tie in family.ties.items()]
+        groups = [(BODY, family.modules, True)]
+        groups += [(part, family.parts[part], True) for part in parts]
+        groups += [(head, family.heads[head], False) for head in heads]
+        slots: list[Slot] = []
+        for part, rows, in_base in groups:
+            namer = _Namer(self.vocabulary, family, prefix, in_base, bool(heads))
+            for row in rows:
+                if config.holds(row.when):
+                    slots += self._module(row, config, part, namer, ties)
+                if len(slots) > MAX_TENSORS:
+                    raise ConfigError(f"{config.file}: asks for more than {MAX_TENSORS} tensors")
+        return Blueprint(tuple(slots), self._drops(family, prefix))
+
+    def composite(
+        self,
+        composite: Composite,
+        halves: Mapping[str, FamilyConfig],
+        models: Mapping[str, Blueprint],
+    ) -> Blueprint:
+        """The blueprint of a composite, from those of its halves (drawn with their prefixes).
+
+        Raises:
+            ConfigError: if a size cannot be worked out.
+        """
+
+        def lookup(name: str) -> Value:
+            half, _, measure = name.partition(".")
+            return halves[half].measure(measure)
+
+        own: list[Slot] = []
+        namer = _Namer(self.vocabulary, None, "", in_base=False, beside_head=False)
+        for row in composite.modules:
+            if row.when is None or row.when.evaluate(lookup):
+                sizes = [int(size.number(lookup)) for size in row.sizes]
+                own += self._leaves(
+                    row,
+                    {},
+                    sizes,
+                    composite.name,
+                    namer,
+                    [],
+                    lambda init: float(init.scale.number(lookup)),
+                    row.init,
+                )
+        drops: dict[str, tuple[tuple[str, Template, str], ...]] = {}
+        for blueprint in models.values():
+            for dialect, entries in blueprint.drops.items():
+                drops[dialect] = (*drops.get(dialect, ()), *entries)
+        slots = [slot for blueprint in models.values() for slot in blueprint.slots]
+        return Blueprint((*slots, *own), drops)
+
+    def _module(
+        self,
+        row: Row,
+        config: FamilyConfig,
+        part: str,
+        namer: _Namer,
+        ties: list[tuple[Template, Tie]],
+    ) -> Iterator[Slot]:
+        """The tensors of one row, for every combination of the numbers in its path."""
+        counts = [range(config.count(config.family.layers[place])) for place in row.path.places]
+        sizes = [config.size(size) for size in row.sizes]
+        live = [(name, tie) for name, tie in ties if not (tie.unless and config.holds(tie.unless))]
+
+        def scale(init: Init) -> float:
+            return float(config.evaluate(init.scale))  # type: ignore[arg-type]
+
+        for numbers in product(*counts):
+            places = dict(zip(row.path.places, numbers, strict=True))
+            init = row.init or config.family.init
+            yield from self._leaves(row, places, sizes, part, namer, live, scale, init)
+
+    def _leaves(
+        self,
+        row: Row,
+        places: Mapping[str, int],
+        sizes: list[int],
+        part: str,
+        namer: _Namer,
+        ties: list[tuple[Template, Tie]],
+        scale: Callable[[Init], float],
+        init: Init | None,
+    ) -> Iterator[Slot]:
+        lengths = dict(zip(row.kind.sizes, sizes, strict=True))
+        path = row.path.format(places)
+        for leaf in row.kind.leaves:
+            if leaf.name in row.without:
+                continue
+            spellings = {
+                name: namer.spell(dialect, row, leaf, places, lengths)
+                for name, dialect in self.vocabulary.dialects.items()
+                if name in leaf.spellings
+            }
+            own = f"{path}.{leaf.name}" if leaf.name else path
+            tied_to, stored = _tied(own, ties)
+            rule, amount = _drawn(leaf, init, scale)
+            yield Slot(
+                name=namer.canonical(own),
+                part=part,
+                spellings=spellings,
+                rule=rule,
+                scale=amount,
+                tied_to=namer.canonical(tied_to) if tied_to else None,
+                stored=stored,
+            )
+
+    def _drops(
+        self, family: Family, prefix: str
+    ) -> dict[str, tuple[tuple[str, Template, str], ...]]:
+        """The table's names to leave out, behind every prefix that a file may put before them."""
+        drops = {}
+        for name, templates in family.drops.items():
+            dialect = self.vocabulary.dialects[name]
+            leads = {dialect.join(prefix, base) for base in ("", family.base)}
+            drops[name] = tuple(
+                (f"{lead}{dialect.separator}" if lead else "", template, reason)
+                for lead in sorted(leads)
+                for template, reason in templates.items()
+            )
+        return drops
+
+
+def _tied(name: str, ties: list[tuple[Template, Tie]]) -> tuple[str | None, frozenset[str]]:
+    for template, tie in ties:
+        numbers = template.match(name)
+        if numbers is not None:
+            return tie.to.format(numbers), tie.stored
+    return None, frozenset()
+
+
+def _drawn(leaf: Leaf, init: Init | None, scale: Callable[[Init], float]) -> tuple[str, float]:
+    if leaf.init != "normal" or init is None:
+        return "constant", 1.0 if leaf.init == "ones" else 0.0
+    return init.rule, scale(init)
+
+
+@dataclass(frozen=True)
+class _Namer:
+    """Spells the tensors of one group of rows."""
+
+    vocabulary: Vocabulary
+    family: Family | None
+    prefix: str
+    in_base: bool
+    beside_head: bool
+
+    def canonical(self, name: str) -> str:
+        return f"{self.prefix}.{name}" if self.prefix else name
+
+    def spell(
+        self,
+        dialect: Dialect,
+        row: Row,
+        leaf: Leaf,
+        places: Mapping[str, int],
+        lengths: dict[str, int],
+    ) -> Spelling:
+        spelled = leaf.spellings[dialect.name]
+        override = row.paths.get(dialect.name)
+        path = override.format(places) if override else dialect.path(row.path.format(places))
+        last = spelled.leaf
+        if dialect.name in row.leaves and leaf is row.kind.leaves[0]:
+            last = row.leaves[dialect.name]
+        bases = [""]
+        if self.in_base and self.family and self.family.base:
+            bases = ["", self.family.base]
+            if dialect.base_always or self.beside_head:
+                bases.reverse()
+        names = [
+            dialect.join(self.prefix, base, path, name) + dialect.suffix
+            for name in (last, *spelled.also)
+            for base in bases
+        ]
+        return Spelling(names[0], spelled.axes, spelled.axes.shape(lengths), tuple(names[1:]))
+
+
+__all__ = [
+    "BODY",
+    "CROSS_ATTENTION",
+    "Blueprint",
+    "Draftsman",
+    "Kind",
+    "Slot",
+    "Spelling",
+]

@@ -1,0 +1,169 @@
+"""Small expressions over configuration fields: sizes and conditions.
+
+They are parsed into Python's syntax tree, checked against an allow-list, and walked; nothing is
+ever evaluated by Python itself. Allowed: numbers, strings, ``true``, ``false``, ``null``, field
+names (``hidden_size``, ``encoder.width``), ``+ - * /``, comparisons, ``and or not``, ``sqrt(…)``.
+``/`` between whole numbers must come out whole.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+Value: TypeAlias = int | float | bool | str | None
+
+_CONSTANTS: Mapping[str, Value] = {"true": True, "false": False, "null": None}
+_MAX_LENGTH = 300
+_MAX_NUMBER = 2**53
+
+_ARITHMETIC: Mapping[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
+_ORDER: Mapping[type[ast.cmpop], Callable[[float, float], bool]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+
+
+class ExpressionError(ValueError):
+    """An expression that cannot be parsed, or not be worked out with the values given."""
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A parsed expression; equal when its text is equal."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        self.fields  # noqa: B018 - parses and checks now, not at the first use
+
+    @cached_property
+    def _tree(self) -> ast.expr:
+        if len(self.text) > _MAX_LENGTH:
+            raise ExpressionError(f"expression is longer than {_MAX_LENGTH} characters")
+        try:
+            return ast.parse(self.text.strip(), mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise ExpressionError(f"{self.text!r} is not an expression") from error
+
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """Names of the fields it refers to."""
+        return frozenset(_fields(self._tree, self.text))
+
+    def evaluate(self, lookup: Callable[[str], Value]) -> Value:
+        """The value, with fields looked up by `lookup`.
+
+        Raises:
+            ExpressionError: if values have the wrong type, or a division leaves a rest.
+        """
+        return _evaluate(self._tree, lookup, self.text)
+
+    def number(self, lookup: Callable[[str], Value]) -> float:
+        """The value as a number.
+
+        Raises:
+            ExpressionError: if it is none.
+        """
+        value = self.evaluate(lookup)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ExpressionError(f"{self.text!r} is {value!r}, not a number")
+        return value
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _fields(node: ast.expr, text: str) -> set[str]:
+    """The fields under `node`, refusing whatever the grammar does not know."""
+    match node:
+        case ast.Constant(value=int() | float() | str()):
+            return set()
+        case ast.Name(id=name):
+            return set() if name in _CONSTANTS else {name}
+        case ast.Attribute(value=ast.Name(id=owner), attr=name):
+            return {f"{owner}.{name}"}
+        case ast.BinOp(left=left, op=op, right=right) if isinstance(
+            op, ast.Div | ast.Add | ast.Sub | ast.Mult
+        ):
+            return _fields(left, text) | _fields(right, text)
+        case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
+            return _fields(operand, text)
+        case ast.BoolOp(values=values):
+            return set().union(*(_fields(value, text) for value in values))
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if isinstance(
+            op, ast.Eq | ast.NotEq | ast.Lt | ast.LtE | ast.Gt | ast.GtE
+        ):
+            return _fields(left, text) | _fields(right, text)
+        case ast.Call(func=ast.Name(id="sqrt"), args=[argument], keywords=[]):
+            return _fields(argument, text)
+        case _:
+            raise ExpressionError(
+                f"{text!r}: {ast.unparse(node)!r} is not allowed in an expression"
+            )
+
+
+def _evaluate(node: ast.expr, lookup: Callable[[str], Value], text: str) -> Value:
+    def number(part: ast.expr) -> float:
+        value = _evaluate(part, lookup, text)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ExpressionError(f"{text!r}: {ast.unparse(part)} is {value!r}, not a number")
+        if not abs(value) <= _MAX_NUMBER:
+            raise ExpressionError(f"{text!r}: {ast.unparse(part)} is out of range")
+        return value
+
+    match node:
+        case ast.Constant(value=int() | float() | str() as value):
+            return value
+        case ast.Name(id=name):
+            return _CONSTANTS[name] if name in _CONSTANTS else lookup(name)
+        case ast.Attribute(value=ast.Name(id=owner), attr=name):
+            return lookup(f"{owner}.{name}")
+        case ast.BinOp(left=left, op=ast.Div(), right=right):
+            return _divide(number(left), number(right), text)
+        case ast.BinOp(left=left, op=op, right=right):
+            return _ARITHMETIC[type(op)](number(left), number(right))
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return not _evaluate(operand, lookup, text)
+        case ast.UnaryOp(operand=operand):
+            return -number(operand)
+        case ast.BoolOp(op=op, values=values):
+            value = None
+            for part in values:
+                value = _evaluate(part, lookup, text)
+                if bool(value) == isinstance(op, ast.Or):
+                    break
+            return value
+        case ast.Compare(left=left, ops=[op], comparators=[right]):
+            if isinstance(op, ast.Eq | ast.NotEq):
+                same = _evaluate(left, lookup, text) == _evaluate(right, lookup, text)
+                return same == isinstance(op, ast.Eq)
+            return _ORDER[type(op)](number(left), number(right))
+        case ast.Call(args=[argument]):
+            value = number(argument)
+            if value < 0:
+                raise ExpressionError(f"{text!r}: square root of {value}")
+            return math.sqrt(value)
+    raise AssertionError(ast.dump(node))  # _fields refused everything else
+
+
+def _divide(left: float, right: float, text: str) -> float:
+    if right == 0:
+        raise ExpressionError(f"{text!r}: division by zero")
+    if isinstance(left, int) and isinstance(right, int):
+        quotient, rest = divmod(left, right)
+        if rest:
+            raise ExpressionError(f"{text!r}: {left} is not a multiple of {right}")
+        return quotient
+    return left / right

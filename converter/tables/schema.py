@@ -1,0 +1,196 @@
+"""What a table says, as plain frozen data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from converter.tables.expressions import Expression, Value
+from converter.tables.templates import Template
+from converter.tensors import Axes
+
+FRAMEWORKS = ("pytorch", "tensorflow", "flax")
+"""The frameworks that outputs are written for; each has a dialect of its name."""
+
+CROSS_ATTENTION = "cross_attention"
+"""The part that only a decoder with cross-attention has."""
+
+_BEFORE_NUMBER = re.compile(r"\.(?=\{|\d+(?:\.|$))")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a framework spells the names of tensors."""
+
+    name: str
+    separator: str
+    index: str
+    base_always: bool
+    suffix: str = ""
+    wrappers: tuple[str, ...] = ()
+    """Prefixes that training code puts before every name."""
+
+    def path(self, canonical: str) -> str:
+        """A canonical module path, possibly with places, in this dialect's spelling."""
+        marked = _BEFORE_NUMBER.sub("\0", canonical)
+        return marked.replace(".", self.separator).replace("\0", self.index)
+
+    def join(self, *parts: str) -> str:
+        """One name from its parts, leaving out empty ones."""
+        return self.separator.join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class LeafSpelling:
+    """A leaf of a module kind in one dialect."""
+
+    leaf: str
+    axes: Axes
+    also: tuple[str, ...] = ()
+    """Older names, read but never written."""
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A tensor of a module kind."""
+
+    name: str
+    init: str
+    """``normal`` (the family's own rule), ``zeros`` or ``ones``."""
+    spellings: Mapping[str, LeafSpelling]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of module: the axes that its sizes name, and its leaves."""
+
+    name: str
+    sizes: tuple[str, ...]
+    leaves: tuple[Leaf, ...]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What all families share: dialects and kinds."""
+
+    dialects: Mapping[str, Dialect]
+    kinds: Mapping[str, Kind]
+
+
+@dataclass(frozen=True)
+class Init:
+    """How fresh weights are drawn: a rule and its scale."""
+
+    rule: str
+    scale: Expression
+
+
+@dataclass(frozen=True)
+class Row:
+    """One module of a family."""
+
+    path: Template
+    kind: Kind
+    sizes: tuple[Expression, ...]
+    when: Expression | None = None
+    without: frozenset[str] = frozenset()
+    """Leaves that this module lacks."""
+    init: Init | None = None
+    paths: Mapping[str, Template] = field(default_factory=dict)
+    """The path in dialects where it does not follow from the rule."""
+    leaves: Mapping[str, str] = field(default_factory=dict)
+    """The name of the kind's first leaf in dialects where the kind's own does not hold."""
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A tensor that shares the values of another one."""
+
+    to: Template
+    unless: Expression | None = None
+    stored: frozenset[str] = frozenset()
+    """Dialects whose files hold it all the same."""
+
+
+@dataclass(frozen=True)
+class ModelClass:
+    """A class of the frameworks: which parts and heads its models have."""
+
+    name: str
+    parts: tuple[str, ...]
+    heads: tuple[str, ...]
+    classes: Mapping[str, str]
+    """Framework → name of the class there."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a family does in an encoder-decoder model."""
+
+    model: str
+    frameworks: tuple[str, ...]
+    why: str | None = None
+    """Why not every framework of the model."""
+    config: Mapping[str, Value] = field(default_factory=dict)
+    """Fields that the configuration must have in this role."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A special token: its role in tokenizers, and its id in the family's own vocabulary."""
+
+    token: str
+    id: int
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A configuration that some frameworks cannot hold."""
+
+    when: Expression
+    frameworks: tuple[str, ...]
+    reason: str
+    head: str | None = None
+    """The limit concerns only models with this head."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture's table."""
+
+    name: str
+    title: str
+    base: str
+    """Name of the base model inside a model with a head."""
+    layers: Mapping[str, str]
+    """Place in paths → configuration field that counts."""
+    init: Init
+    config: Mapping[str, Value]
+    """The fields that matter, with the defaults of the family's own configuration class."""
+    measures: Mapping[str, str]
+    models: Mapping[str, ModelClass]
+    roles: Mapping[str, Role]
+    modules: tuple[Row, ...]
+    parts: Mapping[str, tuple[Row, ...]]
+    heads: Mapping[str, tuple[Row, ...]]
+    ties: Mapping[str, Tie]
+    """Canonical template of the tied tensor → what it is tied to."""
+    drops: Mapping[str, Mapping[Template, str]]
+    """Dialect → template of a name that is left out → the reason."""
+    limits: tuple[Limit, ...] = ()
+    tokens: Mapping[str, Token] = field(default_factory=dict)
+    sha256: str = ""
+    """Of the table's file, for the manifest."""
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Two families joined into one model."""
+
+    name: str
+    title: str
+    halves: tuple[str, str]
+    classes: Mapping[str, str]
+    modules: tuple[Row, ...]
+    sha256: str = ""

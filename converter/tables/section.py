@@ -1,0 +1,86 @@
+"""Reading TOML strictly: every key is asked for, has a type, and none is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from converter.errors import Problem
+from converter.tables.expressions import Expression, ExpressionError
+
+T = TypeVar("T")
+
+_TYPES = {str: "a string", dict: "a table", list: "a list", bool: "true or false", int: "a number"}
+
+
+class Section:
+    """One table of a TOML file, from which keys are taken one by one.
+
+    Problems are collected in `problems`, which all sections of a file share; reading goes on, so
+    that an author sees everything at once.
+    """
+
+    def __init__(self, data: Mapping[str, Any], place: str, problems: list[Problem], file: str):
+        self._data = dict(data)
+        self._place = place
+        self.problems = problems
+        self._file = file
+
+    def complain(self, what: str, key: str = "", remedy: str | None = None) -> None:
+        """Record a problem with `key`, or with the section itself."""
+        place = ".".join(part for part in (self._place, key) if part)
+        self.problems.append(Problem(what, file=self._file, tensor=place or None, remedy=remedy))
+
+    def take(self, key: str, kind: type[T], default: T) -> T:
+        """Take `key` away; `default` if it is missing or of another type (then a problem)."""
+        if key not in self._data:
+            return default
+        value = self._data.pop(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            self.complain(f"must be {_TYPES[kind]}, not {value!r}", key)
+            return default
+        return value
+
+    def require(self, key: str, kind: type[T], default: T) -> T:
+        """Like `take`, but a missing key is a problem."""
+        if key not in self._data:
+            self.complain(f"lacks {key!r}")
+        return self.take(key, kind, default)
+
+    def names(self, key: str, allowed: Mapping[str, Any] | tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Take a list of names, each one of `allowed` if that is given."""
+        values = self.take(key, list, [])
+        for value in values:
+            if not isinstance(value, str) or (allowed and value not in allowed):
+                self.complain(f"{value!r} is none of {', '.join(allowed)}", key)
+        return tuple(value for value in values if isinstance(value, str))
+
+    def section(self, key: str) -> Section:
+        """Take a table, empty if it is missing."""
+        place = f"{self._place}.{key}" if self._place else key
+        return Section(self.take(key, dict, {}), place, self.problems, self._file)
+
+    def expression(self, key: str) -> Expression | None:
+        """Take an expression."""
+        text = self.take(key, str, "")
+        return self.parsed(key, Expression, text) if text else None
+
+    def parsed(self, key: str, parse: Callable[[str], T], text: str) -> T | None:
+        """What `parse` makes of `text`; its ValueError becomes a problem at `key`."""
+        try:
+            return parse(text)
+        except (ExpressionError, ValueError) as error:
+            self.complain(str(error), key)
+            return None
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._data
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys not yet taken."""
+        return iter(list(self._data))
+
+    def finish(self, known: str = "") -> None:
+        """Everything not taken is unknown."""
+        for key in self._data:
+            self.complain(f"unknown key {key!r}", remedy=f"known: {known}" if known else None)

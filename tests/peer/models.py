@@ -292,7 +292,7 @@ class Workshop:
             model.save_pretrained(path, safe_serialization=container == "safetensors")
             return path
         framework = {"h5": "tensorflow", "msgpack": "flax"}[container]
-        # From the .bin: of two tied names safetensors keeps one, and TFAlbertForMaskedLM wants both.
+        # From the .bin: safetensors keeps one of two tied names, TFAlbertForMaskedLM wants both.
         original = self.source(family, head, size, "bin", dtype, seed, **changes)
         target = class_name(framework, family, head)
         assert target, f"{framework} has no {head} class for {family}"

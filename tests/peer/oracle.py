@@ -373,7 +373,7 @@ def _flax(loaded: Loaded, place: Path, name: str, config: dict[str, Any]) -> Non
     for side, key, ids in sides:
         part = config[side] if side else config
         if part["model_type"] in OFFSET_POSITIONS:  # the Flax classes count from 0, which is wrong
-            start = (part.get("pad_token_id") or 0) + 1
+            start = part.get("pad_token_id", 1) + 1  # 1 is the default of all four
             shape = batch[ids].shape
             batch[key] = jnp.broadcast_to(jnp.arange(shape[1]) + start, shape)
     _keep_outputs(loaded, model(**batch))

@@ -11,7 +11,8 @@ from converter.containers.files import FileHandle, FileReader, checked_spec, dam
 from converter.containers.strided import StridedTensor, is_contiguous
 from converter.containers.torch_legacy import MAGIC_BYTES, locate_storages, read_objects
 from converter.containers.torch_objects import DTYPES, Storage, Tensor, TorchBuilder
-from converter.containers.torch_pickle import MAX_BYTES, ByteSource, unpickle
+from converter.containers.torch_pickle import unpickle
+from converter.containers.torch_source import MAX_BYTES, ByteSource
 from converter.containers.torch_tree import NamedTensors, name_tensors
 from converter.containers.torch_write import create_archive
 from converter.containers.torch_zip import STORED, Record, read_directory, read_record

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 from converter.containers.files import FileHandle, damaged
 from converter.containers.torch_objects import Storage, TorchBuilder
-from converter.containers.torch_pickle import ByteSource, unpickle
+from converter.containers.torch_pickle import unpickle
+from converter.containers.torch_source import ByteSource
 from converter.tensors import itemsize
 
 MAGIC_BYTES = bytes.fromhex("8a0a6cfc9c46f9206aa85019")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from converter.containers.torch_pickle import Global, Opaque, Pairs
+from converter.containers.torch_values import Global, Opaque, Pairs
 from converter.tensors.dtypes import NAMES
 
 _STORAGES = {

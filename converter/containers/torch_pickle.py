@@ -13,50 +13,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from converter.containers.files import damaged
+from converter.containers.torch_source import ByteSource
+from converter.containers.torch_values import Global, Opaque, Pairs
 
-MAX_BYTES = 64 << 20
-"""The longest pickle that is read; one of 100,000 tensors takes about 20 MB."""
 MAX_OPERATIONS = 1 << 22
 """The most operations in one pickle; a tensor takes about 25."""
 _MAX_INTEGER = 256
 """Bytes of the longest integer. torch's magic number has 10."""
-_MAX_LINE = 4096
-_CHUNK = 64 << 10
-
-
-class Global:
-    """A name that the pickle would import: a class or a function, never looked up."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, module: str, name: str) -> None:
-        self.name = f"{module}.{name}"
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-class Opaque:
-    """An object of an unknown kind, with all that it was made from."""
-
-    __slots__ = ("kind", "parts")
-
-    def __init__(self, kind: str, *parts: object) -> None:
-        self.kind = kind
-        self.parts = list(parts)
-
-
-class Pairs:
-    """A dictionary as the pickle fills it: key and value by turns, in order."""
-
-    __slots__ = ("items",)
-
-    def __init__(self) -> None:
-        self.items: list[tuple[object, object]] = []
 
 
 class Builder(Protocol):
@@ -75,72 +41,6 @@ class Builder(Protocol):
         Raises:
             ValueError: if there is no such object.
         """
-
-
-class ByteSource:
-    """Bytes ``start .. end`` of something, read in order and only as far as needed.
-
-    Args:
-        path: the file, for messages.
-        fetch: gives so many bytes from an offset.
-        start: the first byte's offset.
-        end: the offset behind the last byte; at most `MAX_BYTES` are read.
-    """
-
-    def __init__(
-        self, path: Path, fetch: Callable[[int, int], bytes], start: int, end: int
-    ) -> None:
-        self.path = path
-        self._fetch = fetch
-        self._buffer = b""
-        self._base = start
-        self._at = 0
-        self._end = min(end, start + MAX_BYTES)
-
-    @property
-    def position(self) -> int:
-        """Offset of the next byte."""
-        return self._base + self._at
-
-    def take(self, count: int) -> bytes:
-        """The next `count` bytes.
-
-        Raises:
-            FormatError: if there are fewer.
-        """
-        end = self._at + count
-        if end > len(self._buffer):
-            self._refill(count)
-            end = count
-        data = self._buffer[self._at : end]
-        self._at = end
-        return data
-
-    def line(self) -> bytes:
-        """The bytes up to the next line feed, which is read, too."""
-        end = self._buffer.find(b"\n", self._at, self._at + _MAX_LINE)
-        if end < 0:
-            self._refill(min(_MAX_LINE, self._end - self.position))
-            end = self._buffer.find(b"\n", 0, _MAX_LINE)
-        if end < 0:
-            raise damaged(self.path, f"malformed pickle at byte {self.position}: endless line")
-        line = self._buffer[self._at : end]
-        self._at = end + 1
-        return line
-
-    def _refill(self, count: int) -> None:
-        """Make at least `count` bytes available."""
-        start = self.position
-        if count > self._end - start:
-            raise damaged(
-                self.path,
-                "the pickle ends early",
-                expected=f"{count} bytes at {start}",
-                found=f"{self._end - start}",
-                remedy="fetch or write the file again",
-            )
-        size = min(max(count, _CHUNK), self._end - start)
-        self._buffer, self._base, self._at = self._fetch(start, size), start, 0
 
 
 def unpickle(source: ByteSource, builder: Builder) -> object:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from converter.containers.files import MAX_TENSORS, damaged, shortened
 from converter.containers.torch_objects import Storage, Tensor
-from converter.containers.torch_pickle import Opaque, Pairs
+from converter.containers.torch_values import Opaque, Pairs
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "params")
 """Keys under which training checkpoints keep the state dict, the most telling first."""

@@ -116,9 +116,12 @@ def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
 def _find_directory(handle: FileHandle) -> tuple[int, int, int]:
     """Offset, bytes and number of entries of the directory."""
     path, size = handle.path, handle.size
-    tail_start = max(0, size - _END.size - _MAX_COMMENT - _LOCATOR.size)
-    tail = handle.read(tail_start, size - tail_start)
-    at = tail.rfind(b"PK\x05\x06")
+    for comment in (0, _MAX_COMMENT):  # torch writes none
+        tail_start = max(0, size - _END.size - comment - _LOCATOR.size)
+        tail = handle.read(tail_start, size - tail_start)
+        at = tail.rfind(b"PK\x05\x06")
+        if at >= 0:
+            break
     if at < 0 or len(tail) - at < _END.size:
         raise damaged(
             path,

@@ -19,6 +19,7 @@ from converter.containers.contiguous import ContiguousTensor
 from converter.containers.files import FileHandle, checked_spec, damaged
 from converter.containers.hdf5_chunks import H5_ERRORS, DecodedTensor, check_chunks
 from converter.containers.hdf5_superblock import check_superblock
+from converter.containers.hdf5_texts import TextHeap
 from converter.errors import FormatError
 from converter.tensors import numpy_dtype
 
@@ -49,6 +50,7 @@ class Hdf5Objects:
         with self._guarded():
             self._file = h5py.File(str(handle.path), "r", locking=False)
             self._groups: dict[str, Any] = {"": h5g.open(self._file.id, b"/")}
+        self._heap = TextHeap(handle)
         self._dtypes: dict[bytes, tuple[str, str] | None] = {}
         self.needs_h5py = False
         """Whether a tensor handed out is read through h5py, so that the file must stay open."""
@@ -65,7 +67,7 @@ class Hdf5Objects:
         Keras splits a list above 64,512 bytes into ``attribute0``, ``attribute1``, … .
         """
         with self._guarded(group):
-            owner = self.open(group)
+            owner = self._open(group)
             if h5a.exists(owner, attribute.encode()):
                 return self._texts(owner, group, attribute)
             texts: list[str] | None = None
@@ -75,7 +77,44 @@ class Hdf5Objects:
                 index += 1
             return texts
 
-    def open(self, path: str) -> Any:
+    def is_dataset(self, path: str) -> bool:
+        """Whether a dataset lies at `path`, and not a group.
+
+        Raises:
+            FormatError: if nothing does, or a link on the way is not a hard one.
+        """
+        with self._guarded(path):
+            return isinstance(self._open(path), h5d.DatasetID)
+
+    def tensor(self, path: str, name: str) -> StoredTensor:
+        """The dataset at `path` as a tensor called `name`, its values unread.
+
+        Raises:
+            FormatError: if it is no dataset of numbers that lie in this file.
+        """
+        with self._guarded(path):
+            dataset = self._open(path)
+            if not isinstance(dataset, h5d.DatasetID):
+                raise self._wrong(path, "not a dataset")
+            layout = self._checked_layout(dataset, path)
+            dtype, byteorder = self._dtype(dataset, path)
+            space = dataset.get_space()
+            if space.get_simple_extent_type() == h5s.NULL:
+                raise self._wrong(path, "the dataset holds no values (null dataspace)")
+            shape = tuple(int(length) for length in space.get_simple_extent_dims())
+            spec = checked_spec(self.handle.path, name, dtype, shape)
+            if spec.nbytes == 0:
+                return ContiguousTensor(spec, self.handle, [], byteorder)
+            if layout == h5d.CONTIGUOUS:
+                segment = self._segment(dataset, path, spec.nbytes)
+                return ContiguousTensor(spec, self.handle, [segment], byteorder)
+            first = int(h5o.get_info(dataset).addr)
+            if layout == h5d.CHUNKED:
+                first = check_chunks(self.handle, dataset, path, spec)
+            self.needs_h5py = True
+            return DecodedTensor(spec, self.handle.path, dataset, first)
+
+    def _open(self, path: str) -> Any:
         """The group or dataset at `path`, by hard links alone.
 
         Raises:
@@ -97,38 +136,10 @@ class Hdf5Objects:
             node = child
         return node
 
-    def tensor(self, path: str, name: str) -> StoredTensor:
-        """The dataset at `path` as a tensor called `name`, its values unread.
-
-        Raises:
-            FormatError: if it is no dataset of numbers that lie in this file.
-        """
-        with self._guarded(path):
-            dataset = self.open(path)
-            if not isinstance(dataset, h5d.DatasetID):
-                raise self._wrong(path, "not a dataset")
-            layout = self._checked_layout(dataset, path)
-            dtype, byteorder = self._dtype(dataset, path)
-            space = dataset.get_space()
-            if space.get_simple_extent_type() == h5s.NULL:
-                raise self._wrong(path, "the dataset holds no values (null dataspace)")
-            shape = tuple(int(length) for length in space.get_simple_extent_dims())
-            spec = checked_spec(self.handle.path, name, dtype, shape)
-            if spec.nbytes == 0:
-                return ContiguousTensor(spec, self.handle, [], byteorder)
-            if layout == h5d.CONTIGUOUS:
-                segment = self._segment(dataset, path, spec.nbytes)
-                return ContiguousTensor(spec, self.handle, [segment], byteorder)
-            first = int(h5o.get_info(dataset).addr)
-            if layout == h5d.CHUNKED:
-                first = check_chunks(self.handle, dataset, path, spec)
-            self.needs_h5py = True
-            return DecodedTensor(spec, self.handle.path, dataset, first)
-
     def _child(self, group: Any, part: str, path: str) -> Any:
         link = part.encode()
         if not group.links.exists(link):
-            raise self._wrong(path, f"the file lists it but holds no '{part}'")
+            raise self._wrong(path, "listed, but not in the file", found=f"no '{part}'")
         if group.links.get_info(link).type != h5l.TYPE_HARD:
             raise self._wrong(
                 path,
@@ -203,9 +214,12 @@ class Hdf5Objects:
                 "a list of names is longer than the file",
                 found=f"{count} names of {size} bytes",
             )
+        if kind.is_variable_str():
+            header = int(h5o.get_info(owner).addr)
+            return self._heap.texts(header, attribute, count, group)
         values = np.empty(stored.shape, stored.dtype)
         stored.read(values)
-        return [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
+        return [value.decode() for value in values.tolist()]
 
     @contextmanager
     def _guarded(self, name: str | None = None) -> Iterator[None]:

@@ -16,8 +16,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from h5py import h5d
-
 from converter.containers.base import Container, OutputFile, Reader, Segment, StoredTensor
 from converter.containers.files import MAX_TENSORS, FileHandle, check_request, damaged
 from converter.containers.hdf5_layout import Hdf5Output, check_paths, new_file
@@ -65,10 +63,11 @@ class KerasReader(Reader):
     def _list(self, objects: Hdf5Objects) -> None:
         scopes: Counter[str] = Counter()
         flat, total, count = False, 0, 0
+        limit = min(MAX_TENSORS, self._handle.size // 64)
         for path, variable, is_flat in self._variables(objects):
             flat |= is_flat
             total, count = total + len(path), count + 1
-            if count > MAX_TENSORS or total > MAX_NAME_BYTES:
+            if count > limit or total > MAX_NAME_BYTES:
                 raise damaged(self.path, "the file lists too many names", found=f"over {count}")
             name = variable
             if "/" in variable and (not is_flat or "model." in variable):
@@ -94,7 +93,7 @@ class KerasReader(Reader):
                 remedy="save the model with save_pretrained or save_weights of Keras 2",
             )
         for layer in _unique(self.path, layers):
-            if isinstance(objects.open(layer), h5d.DatasetID):
+            if objects.is_dataset(layer):
                 yield layer, layer, True
                 continue
             weights = objects.names(layer, "weight_names")

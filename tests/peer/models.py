@@ -8,7 +8,7 @@ forgotten bias moves the output. transformers is imported on first use, never wi
 from __future__ import annotations
 
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,16 @@ STEMS = {
 
 DECODERS = tuple(family for family in STEMS if family not in ("distilbert", "albert"))
 """Families with a causal head and cross-attention."""
+
+SINGLES = tuple(
+    (family, head)
+    for family in STEMS
+    for head in ("base", "mlm", "causal", "pretraining")
+    if (head != "mlm" or family != "gpt2")
+    and (head != "causal" or family in DECODERS)
+    and (head != "pretraining" or family in ("bert", "electra", "albert"))
+)
+"""Family and head of every stand-alone architecture, as PyTorch has them."""
 
 PREFIXES = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm")
@@ -309,8 +319,3 @@ class Workshop:
             assert name, f"{framework} has no {head} class for {family}"
             self._weights[key] = weights(translated(directory, framework, name), framework)
         return self._weights[key]
-
-
-def describe(size: Size) -> str:
-    """A size in one line, for messages."""
-    return ", ".join(f"{key} {value}" for key, value in asdict(size).items())

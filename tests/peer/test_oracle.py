@@ -10,10 +10,9 @@ import pytest
 
 from .breakage import break_flax, break_pytorch, break_tensorflow
 from .models import (
-    DECODERS,
     EQUAL,
+    SINGLES,
     SMALL,
-    STEMS,
     Workshop,
     class_name,
     combined_flax,
@@ -25,19 +24,11 @@ from .oracle import FRAMEWORKS, Loaded, check, compare, load
 
 pytestmark = pytest.mark.peer
 
-HEADS = [
-    (family, head)
-    for family in STEMS
-    for head in ("base", "mlm", "causal", "pretraining")
-    if not (head == "mlm" and family == "gpt2")
-    and not (head == "causal" and family not in DECODERS)
-    and not (head == "pretraining" and family not in ("bert", "electra", "albert"))
-]
 QUERY = "encoder.layer.0.attention.self.query.weight"
 KEY = "encoder.layer.0.attention.self.key.weight"
 
 
-@pytest.mark.parametrize(("family", "head"), HEADS)
+@pytest.mark.parametrize(("family", "head"), SINGLES)
 def test_the_peer_translates_single_models_rightly(
     workshop: Workshop, family: str, head: str
 ) -> None:

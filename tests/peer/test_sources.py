@@ -9,7 +9,7 @@ import pytest
 
 import converter
 
-from .models import DECODERS, STEMS, Workshop, class_name
+from .models import DECODERS, SINGLES, STEMS, Workshop, class_name
 from .oracle import FRAMEWORKS, check, load
 
 pytestmark = pytest.mark.peer
@@ -63,14 +63,7 @@ def test_a_decoder_is_the_same_from_every_container(
         assert equal(first, other), container
 
 
-HEADS = [
-    (family, head)
-    for family in STEMS
-    for head in ("mlm", "causal", "pretraining")
-    if not (head == "mlm" and family == "gpt2")
-    and not (head == "causal" and family not in DECODERS)
-    and not (head == "pretraining" and family not in ("bert", "electra", "albert"))
-]
+HEADS = [(family, head) for family, head in SINGLES if head != "base"]
 
 
 @pytest.mark.parametrize("container", ["safetensors", "bin", "h5", "msgpack"])

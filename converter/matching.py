@@ -27,8 +27,9 @@ class MatchReport:
     dialect: str
     matched: dict[str, Stored] = field(default_factory=dict)
     """Canonical name → where its values lie."""
-    copies: dict[str, list[Stored]] = field(default_factory=lambda: defaultdict(list))
-    """Canonical name → further places that claim to hold the same values."""
+    copies: dict[str, list[tuple[str, Stored]]] = field(default_factory=lambda: defaultdict(list))
+    """Canonical name → further places that claim to hold the same values, each with the slot
+    (the same, or one tied to it) that claims so."""
     missing: list[Slot] = field(default_factory=list)
     """Slots that nothing was found for."""
     unmatched: list[TensorSpec] = field(default_factory=list)
@@ -124,7 +125,7 @@ def match(
             if slot.tied_to:
                 tied.append((slot, stored))
             elif number or slot.name in report.matched:
-                report.copies[slot.name].append(stored)
+                report.copies[slot.name].append((slot.name, stored))
             else:
                 report.matched[slot.name] = stored
     _settle_ties(report, blueprint, tied)
@@ -139,12 +140,9 @@ def _settle_ties(
 ) -> None:
     """Tied tensors prove the values of what they are tied to, or provide them."""
     for slot, stored in tied:
-        target = slot.tied_to
-        while target and (next_slot := blueprint.by_name[target]).tied_to:
-            target = next_slot.tied_to
-        assert target is not None
+        target = blueprint.resolve(slot).name
         if target in report.matched:
-            report.copies[target].append(stored)
+            report.copies[target].append((slot.name, stored))
         else:
             report.matched[target] = stored
 

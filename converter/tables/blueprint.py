@@ -80,6 +80,12 @@ class Blueprint:
         """The slots by canonical name."""
         return {slot.name: slot for slot in self.slots}
 
+    def resolve(self, slot: Slot) -> Slot:
+        """The slot whose values `slot` shares; itself if it is not tied."""
+        while slot.tied_to:
+            slot = self.by_name[slot.tied_to]
+        return slot
+
     def index(self, dialect: str) -> dict[str, Slot]:
         """Every name that a file in `dialect` may use → the slot it means."""
         found: dict[str, Slot] = {}

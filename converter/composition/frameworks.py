@@ -1,0 +1,77 @@
+"""Which frameworks an output can be written for, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from converter.errors import Problem, UnsupportedError
+from converter.tables.config import FamilyConfig
+from converter.tables.schema import FRAMEWORKS, ModelClass
+
+
+def obstacles(config: FamilyConfig, model: ModelClass) -> dict[str, str]:
+    """Framework → why it cannot hold a model of this class and configuration."""
+    found = {
+        framework: f"there is no {framework} class for {model.name}"
+        for framework in FRAMEWORKS
+        if framework not in model.classes
+    }
+    for limit in config.family.limits:
+        if (limit.head is None or limit.head in model.heads) and config.holds(limit.when):
+            for framework in limit.frameworks:
+                found.setdefault(framework, f"{limit.when}: {limit.reason}")
+    return found
+
+
+def role_obstacles(config: FamilyConfig, role: str) -> dict[str, str]:
+    """Framework → why its composite cannot take a model of this family in `role`.
+
+    Raises:
+        UnsupportedError: if the family does not have the role at all.
+    """
+    family = config.family
+    if role not in family.roles:
+        raise UnsupportedError(
+            f"{family.name} cannot be the {role} of an encoder-decoder model",
+            remedy=f"`converter families` lists the families that can be a {role}."
+            + (" A decoder needs cross-attention." if role == "decoder" else ""),
+        )
+    entry = family.roles[role]
+    found = obstacles(config, family.models[entry.model])
+    for framework in FRAMEWORKS:
+        if framework not in entry.frameworks:
+            found.setdefault(framework, entry.why or "not supported")
+    return found
+
+
+def choose(
+    asked: Sequence[str] | None, obstacles: Mapping[str, str]
+) -> tuple[tuple[str, ...], list[str]]:
+    """The frameworks to write, and what to tell the user of the others.
+
+    Raises:
+        UnsupportedError: if one was asked for that cannot be had, or none is left.
+    """
+    if asked is not None:
+        problems = [
+            Problem(f"cannot be written: {obstacles[framework]}", tensor=framework)
+            for framework in dict.fromkeys(asked)
+            if framework in obstacles
+        ]
+        if problems:
+            possible = [name for name in FRAMEWORKS if name not in obstacles]
+            raise UnsupportedError(
+                "a framework that was asked for has no class for this model",
+                problems,
+                remedy=f"Possible here: --to {','.join(possible)}." if possible else None,
+            )
+        return tuple(name for name in FRAMEWORKS if name in asked), []
+    chosen = tuple(name for name in FRAMEWORKS if name not in obstacles)
+    if not chosen:
+        raise UnsupportedError(
+            "no framework has a class for this model",
+            [Problem(reason, tensor=name) for name, reason in obstacles.items()],
+        )
+    return chosen, [
+        f"{name} is left out: {obstacles[name]}" for name in FRAMEWORKS if name in obstacles
+    ]

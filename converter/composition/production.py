@@ -1,0 +1,123 @@
+"""From a plan to a finished directory, and the report of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from converter.composition.options import OutputOptions
+from converter.composition.source import Source
+from converter.engine import execute
+from converter.manifest import MANIFEST, describe_origin, manifest
+from converter.plan import Fresh, Plan
+from converter.publish import require_space, staged
+from converter.tables.schema import Composite, Family
+
+_SLACK = 16 << 20
+"""Room beyond the tensors' own bytes: headers, directories, documents."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command wrote, or with ``dry_run`` would write."""
+
+    output: Path
+    plan: Plan
+    written: bool
+    seconds: float = 0.0
+    non_finite: Mapping[str, int] = field(default_factory=dict)
+    overflowed: Mapping[str, int] = field(default_factory=dict)
+    sources: Sequence[Source] = ()
+
+    @property
+    def frameworks(self) -> tuple[str, ...]:
+        """The frameworks that there are files for."""
+        return tuple(dict.fromkeys(file.framework for file in self.plan.files))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know."""
+        found = list(self.plan.warnings)
+        for name, count in self.non_finite.items():
+            found.append(f"{name}: {count} value(s) are infinite or not a number")
+        for name, count in self.overflowed.items():
+            found.append(
+                f"{name}: {count} value(s) are too large for the dtype and became infinite"
+            )
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as ``--json`` prints it."""
+        return {
+            "command": self.plan.command,
+            "output": str(self.output),
+            "written": self.written,
+            "seconds": round(self.seconds, 3),
+            "frameworks": list(self.frameworks),
+            "files": {
+                file.path: {
+                    "container": file.container,
+                    "tensors": len(file.entries),
+                    "bytes": file.nbytes,
+                }
+                for file in self.plan.files
+            },
+            "documents": sorted([*self.plan.documents, *self.plan.copied_files]),
+            "tensors": {
+                tensor.spec.name: {
+                    "shape": list(tensor.spec.shape),
+                    "dtype": tensor.spec.dtype,
+                    **describe_origin(tensor),
+                }
+                for tensor in self.plan.tensors
+            },
+            "dropped": {source.label: source.report.dropped for source in self.sources},
+            "fresh": [
+                tensor.spec.name for tensor in self.plan.tensors if isinstance(tensor.origin, Fresh)
+            ],
+            "warnings": list(self.warnings),
+        }
+
+
+def produce(
+    plan: Plan,
+    output: Path,
+    options: OutputOptions,
+    *,
+    sources: Sequence[Source],
+    tables: Sequence[Family | Composite],
+    settings: Mapping[str, Any],
+) -> Result:
+    """Carry out `plan` so that `output` appears whole, or not at all.
+
+    Raises:
+        OutputError: if it cannot be written.
+        CheckpointError: if a source cannot be read.
+        MatchError: if copies of a tensor in the sources differ.
+    """
+    if options.dry_run:
+        return Result(output, plan, written=False, sources=sources)
+    with staged(output, options.overwrite) as directory:
+        require_space(directory, plan.nbytes + _SLACK)
+        done = execute(
+            plan,
+            directory,
+            jobs=options.jobs,
+            memory=options.memory_bytes,
+            progress=options.progress,
+        )
+        result = Result(output, plan, True, done.seconds, done.non_finite, done.overflowed, sources)
+        text = manifest(
+            plan,
+            directory,
+            done.sha256,
+            sources=[(source.label, source.checkpoint) for source in sources],
+            tables=tables,
+            settings=settings,
+            warnings=result.warnings,
+            checksums=options.checksums,
+        )
+        (directory / MANIFEST).write_bytes(text)
+    return result

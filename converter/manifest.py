@@ -1,0 +1,106 @@
+"""``converter-manifest.json``: where every number of an output came from.
+
+The same inputs give the same manifest, byte for byte: no machine paths, no times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from converter._version import VERSION
+from converter.checkpoint import Checkpoint
+from converter.jsonfile import to_json
+from converter.plan import Plan, PlannedTensor, Stored
+from converter.tables.schema import Composite, Family
+
+MANIFEST = "converter-manifest.json"
+
+
+def describe_origin(tensor: PlannedTensor) -> dict[str, Any]:
+    """Where a tensor's values come from, as plain data."""
+    origin = tensor.origin
+    if isinstance(origin, Stored):
+        spec = origin.tensor.spec
+        how = "copied" if origin.rearrangement.keeps_bytes else "rearranged"
+        described: dict[str, Any] = {
+            "origin": how if spec.dtype == tensor.spec.dtype else f"{how}, cast from {spec.dtype}",
+            "source": origin.source,
+            "file": origin.tensor.path.name,
+            "key": spec.name,
+        }
+        if not origin.rearrangement.keeps_bytes:
+            described["axes"] = str(origin.rearrangement)
+        return described
+    initialiser = origin.initialiser
+    return {
+        "origin": "initialised",
+        "rule": initialiser.rule,
+        "scale": initialiser.scale,
+        "seed": initialiser.seed,
+        "reason": origin.reason,
+    }
+
+
+def manifest(
+    plan: Plan,
+    directory: Path,
+    sha256: Mapping[str, str],
+    *,
+    sources: Sequence[tuple[str, Checkpoint]],
+    tables: Sequence[Family | Composite],
+    settings: Mapping[str, Any],
+    warnings: Sequence[str],
+    checksums: bool,
+) -> bytes:
+    """The text of the manifest.
+
+    Args:
+        plan: what was written.
+        directory: where the finished files lie.
+        sha256: canonical name → SHA-256 of the tensor's bytes in PyTorch layout.
+        sources: label and opened checkpoint of each source.
+        tables: the mapping tables in use.
+        settings: the options that decide what is written.
+        warnings: what the user was told.
+        checksums: whether to hash whole files as well.
+    """
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return to_json(
+        {
+            "converter_version": VERSION,
+            "command": plan.command,
+            **settings,
+            "sources": {
+                label: {
+                    "reference": checkpoint.directory.resolve().name,
+                    "files": {path.name: _file(path, checksums) for path in checkpoint.files},
+                }
+                for label, checkpoint in sources
+            },
+            "mappings": {table.name: table.sha256 for table in tables},
+            "tensors": {
+                tensor.spec.name: {
+                    "dtype": tensor.spec.dtype,
+                    "shape": list(tensor.spec.shape),
+                    "sha256": sha256[tensor.spec.name],
+                    **describe_origin(tensor),
+                }
+                for tensor in plan.tensors
+            },
+            "files": {
+                path.relative_to(directory).as_posix(): _file(path, checksums) for path in files
+            },
+            "warnings": list(warnings),
+        }
+    )
+
+
+def _file(path: Path, checksums: bool) -> dict[str, Any]:
+    described: dict[str, Any] = {"bytes": path.stat().st_size}
+    if checksums:
+        with path.open("rb") as file:
+            described["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return described

@@ -1,0 +1,202 @@
+"""What every container must do, the same for all: a new one is tested by being registered."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fuzzing import CASES, examine, mutate
+from writing import same, values, write
+
+from converter.containers import CONTAINERS, Container, container_named, open_container, recognise
+from converter.containers.files import FileHandle
+from converter.errors import FormatError
+from converter.tensors import TensorSpec
+from converter.tensors.dtypes import NAMES
+
+
+@pytest.fixture(params=list(CONTAINERS))
+def container(request: pytest.FixtureRequest) -> Container:
+    return container_named(request.param)
+
+
+def model(container: Container) -> list[TensorSpec]:
+    """A tensor of every dtype that the container can hold, and every peculiar shape."""
+    specs = [TensorSpec(f"model/{name}/kernel:0", name, (3, 5)) for name in container.dtypes]
+    shapes = {"scalar": (), "row": (1, 7), "cube": (2, 3, 4), "empty": (0, 4), "deep": (1, 2) * 4}
+    specs += [TensorSpec(f"model/{key}/w:0", "float32", shape) for key, shape in shapes.items()]
+    return sorted(specs, key=lambda spec: spec.name)
+
+
+@pytest.fixture
+def arrays(container: Container) -> dict[TensorSpec, np.ndarray]:
+    return {spec: values(spec) for spec in model(container)}
+
+
+@pytest.fixture
+def path(container: Container, arrays: dict[TensorSpec, np.ndarray], tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    write(container, path, arrays)
+    return path
+
+
+def test_reads_what_it_writes(container, arrays, path):
+    assert recognise(path).name == container.name
+    with open_container(path) as reader:
+        assert {tensor.spec for tensor in reader.tensors.values()} == set(arrays)
+        assert not reader.duplicates
+        for spec, array in arrays.items():
+            assert same(reader.tensors[spec.name].read(), array), spec
+
+
+def test_reads_parts_along_every_axis(arrays, path):
+    with open_container(path) as reader:
+        for spec, array in arrays.items():
+            for axis, length in enumerate(spec.shape):
+                for start, stop in {(0, length), (length // 2, length), (0, length // 2)}:
+                    part = np.moveaxis(np.moveaxis(array, axis, 0)[start:stop], 0, axis)
+                    read = reader.tensors[spec.name].read(axis, start, stop)
+                    assert same(read, np.ascontiguousarray(part).reshape(read.shape)), spec
+
+
+def test_reads_parts_of_large_tensors(container, tmp_path):
+    specs = [
+        TensorSpec("m/a/w:0", "float32", (3, 70_000)),
+        TensorSpec("m/b/w:0", "int64", (900, 9)),
+    ]
+    arrays = {spec: values(spec) for spec in specs}
+    write(container, tmp_path / "file", arrays)
+    with open_container(tmp_path / "file") as reader:
+        for spec, array in arrays.items():
+            for axis in (0, 1):
+                stop = spec.shape[axis] - 1
+                expected = array[1:stop] if axis == 0 else array[:, 1:stop]
+                read = reader.tensors[spec.name].read(axis, 1, stop)
+                assert same(read, np.ascontiguousarray(expected))
+
+
+def test_segments_tile_each_tensor_and_share_no_byte(container, arrays, tmp_path):
+    output = container.create(tmp_path / "new", list(arrays))
+    runs = []
+    for spec in arrays:
+        offset = 0
+        for segment in output.segments[spec.name]:
+            assert segment.tensor_offset == offset
+            offset += segment.nbytes
+            runs.append((segment.file_offset, segment.file_offset + segment.nbytes))
+        assert offset == spec.nbytes
+    runs = sorted(run for run in runs if run[0] < run[1])
+    assert all(end <= start for (_, end), (start, _) in zip(runs, runs[1:], strict=False))
+
+
+def test_output_is_deterministic(container, arrays, path, tmp_path):
+    write(container, tmp_path / "again", arrays)
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_threads_read_at_once(arrays, path):
+    with open_container(path) as reader, ThreadPoolExecutor(8) as pool:
+        wanted = [spec for spec in arrays for _ in range(20)]
+        read = pool.map(lambda spec: reader.tensors[spec.name].read(), wanted)
+        for spec, array in zip(wanted, read, strict=True):
+            assert same(array, arrays[spec])
+
+
+def test_listing_reads_headers_only(container, tmp_path, monkeypatch):
+    spec = TensorSpec("model/large/w:0", "float32", (1024, 2048))
+    write(container, tmp_path / "file", {spec: values(spec)})
+    read = 0
+    fill = FileHandle.fill
+
+    def count(self: FileHandle, buffer: memoryview, *args: object) -> None:
+        nonlocal read
+        read += len(buffer)
+        fill(self, buffer, *args)
+
+    monkeypatch.setattr(FileHandle, "fill", count)
+    with open_container(tmp_path / "file") as reader:
+        assert read < 1 << 18
+        read = 0
+        reader.tensors[spec.name].read(0, 7, 9)
+        assert read < 1 << 18
+
+
+def test_equal_locations_mean_shared_bytes(container, tmp_path):
+    spec = TensorSpec("model/embeddings/w:0", "float32", (4, 3))
+    other = TensorSpec("model/other/w:0", "float32", (4, 3))
+    arrays = {spec: values(spec), other: values(other)}
+    aliases = {"model/head/w:0": spec.name}
+    try:
+        write(container, tmp_path / "file", arrays, aliases=aliases)
+    except ValueError:  # a format that cannot
+        write(container, (tmp_path / "plain"), arrays)
+        with open_container(tmp_path / "plain") as reader:
+            assert len({tensor.location for tensor in reader.tensors.values()}) == 2
+        return
+    with open_container(tmp_path / "file") as reader:
+        alias = reader.tensors["model/head/w:0"]
+        assert alias.location == reader.tensors[spec.name].location
+        assert alias.location != reader.tensors[other.name].location
+        assert same(alias.read(), arrays[spec])
+
+
+def test_refuses_what_it_cannot_write(container, tmp_path):
+    spec = TensorSpec("model/a/w:0", "float32", (2,))
+    with pytest.raises(ValueError):
+        container.create(tmp_path / "twice", [spec, spec])
+    for dtype in set(NAMES) - container.dtypes:
+        with pytest.raises(ValueError):
+            container.create(tmp_path / dtype, [TensorSpec("model/a/w:0", dtype, (2,))])
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "there").write_bytes(b"precious")
+    with pytest.raises(OSError):
+        container.create(tmp_path / "there", [spec])
+    assert (tmp_path / "there").read_bytes() == b"precious"
+
+
+def test_no_tensors_at_all(container, tmp_path):
+    write(container, tmp_path / "file", {})
+    with open_container(tmp_path / "file") as reader:
+        assert not reader.tensors
+
+
+def test_closed_reader_does_not_read(arrays, path):
+    with open_container(path) as reader:
+        tensor = next(t for t in reader.tensors.values() if t.spec.nbytes)
+    with pytest.raises((ValueError, FormatError)):
+        tensor.read()
+
+
+def test_targets_that_do_not_fit_are_refused(arrays, path):
+    with open_container(path) as reader:
+        tensor = reader.tensors["model/cube/w:0"]
+        for out in (
+            np.empty((2, 3, 5), np.float32),
+            np.empty((2, 3, 4), np.float64),
+            np.empty((2, 3, 8), np.float32)[..., ::2],
+            np.empty((2, 3), np.float32),
+        ):
+            with pytest.raises(ValueError):
+                tensor.read_into(out)
+        with pytest.raises(ValueError):
+            tensor.read_into(np.empty((2, 2, 4), np.float32), 1, 2)
+
+
+def test_every_truncation_is_an_error(container, path, tmp_path):
+    data = path.read_bytes()
+    cuts = {*range(0, min(len(data), 300), 7), *range(0, len(data), max(1, len(data) // 150))}
+    for cut in sorted(cuts | {len(data) - 1, len(data) - 2, len(data) - 22}):
+        assert not examine(container, tmp_path / "cut", data[:cut]), cut
+
+
+def test_mutated_files_are_refused_or_read(container, path, tmp_path):
+    data = path.read_bytes()
+    rng = random.Random(f"{container.name}")
+    outcomes = [
+        examine(container, tmp_path / "bad", mutate(data, rng, container.name))
+        for _ in range(CASES)
+    ]
+    assert not all(outcomes)

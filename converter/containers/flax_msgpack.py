@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from converter.containers.base import Container, OutputFile, Reader, Segment
 from converter.containers.contiguous import ContiguousTensor
-from converter.containers.files import FileHandle, damaged
-from converter.containers.msgpack_layout import CHUNKED, LayoutFile, lay_out, write_layout
-from converter.containers.msgpack_parse import ArrayLeaf, Node, Parser
+from converter.containers.files import FileHandle, check_request, checked_spec, create_file, damaged
+from converter.containers.msgpack_layout import CHUNKED, LayoutFile, lay_out
+from converter.containers.msgpack_parse import ArrayLeaf, Node, parse
 from converter.tensors import TensorSpec
 from converter.tensors.dtypes import NAMES
 
@@ -36,7 +36,7 @@ class FlaxReader(Reader):
         self.metadata: dict[str, str] = {}
         self._handle = FileHandle(path)
         try:
-            self._list(Parser(self._handle).document())
+            self._list(parse(self._handle))
         except BaseException:
             self.close()
             raise
@@ -66,7 +66,7 @@ class FlaxReader(Reader):
         """Join the chunks of an array that was too large for one msgpack object."""
         shape = _numbered(node.get("shape"), int)
         chunks = _numbered(node.get("chunks"), ArrayLeaf)
-        if shape is None or not chunks or min(shape, default=0) < 0:
+        if shape is None or not chunks:
             raise damaged(
                 self.path,
                 "a chunked array lacks its shape or its chunks",
@@ -75,7 +75,7 @@ class FlaxReader(Reader):
             )
         if len({chunk.dtype for chunk in chunks}) > 1:
             raise damaged(self.path, "the chunks of an array differ in dtype", tensor=name)
-        spec = TensorSpec(name, chunks[0].dtype, tuple(shape))
+        spec = checked_spec(self.path, name, chunks[0].dtype, shape)
         segments, done = [], 0
         for chunk in chunks:
             segments.append(Segment(done, chunk.offset, chunk.nbytes))
@@ -143,11 +143,9 @@ class FlaxMsgpack:
         """
         if aliases:
             raise ValueError("msgpack has no aliases")
-        for tensor in tensors:
-            if tensor.dtype not in self.dtypes:
-                raise ValueError(f"{tensor.name}: {tensor.dtype} cannot be stored in msgpack")
+        check_request(tensors, self.dtypes, None)
         layout = lay_out(tensors)
-        write_layout(path, layout)
+        create_file(path, layout.nbytes, layout.framing)
         return LayoutFile(path, layout.segments)
 
 

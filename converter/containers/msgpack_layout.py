@@ -7,11 +7,9 @@ transformers calls.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgpack
 
@@ -103,27 +101,6 @@ def lay_out(tensors: Sequence[TensorSpec]) -> Layout:
     layout = Layout()
     _put_tree(layout, nest(tensors))
     return layout
-
-
-def write_layout(path: Path, layout: Layout) -> None:
-    """Create the file at `path`, which must not exist, with holes for the values.
-
-    Raises:
-        OSError: if it cannot be created; nothing is left behind then.
-    """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            os.ftruncate(fd, layout.nbytes)
-            for offset, data in layout.framing:
-                done = 0
-                while done < len(data):
-                    done += os.pwrite(fd, data[done:], offset + done)
-        finally:
-            os.close(fd)
-    except BaseException:
-        path.unlink()
-        raise
 
 
 def _put_tree(layout: Layout, tree: Tree) -> None:

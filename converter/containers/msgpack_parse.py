@@ -1,61 +1,23 @@
-"""An incremental msgpack parser that steps over arrays instead of reading them.
+"""The tree in a Flax msgpack file, with arrays as places in the file instead of values.
 
-It understands what ``flax.serialization`` writes: maps, lists, plain values, and three extension
-types (``ndarray`` 1, ``native_complex`` 2, ``npscalar`` 3). Every length is checked against the
-bytes that are there before anything is read or allocated.
+Understood is what ``flax.serialization`` writes: maps, lists, plain values, and three extension
+types (``ndarray`` 1, ``native_complex`` 2, ``npscalar`` 3).
 """
 
 from __future__ import annotations
 
-import math
-import struct
 from dataclasses import dataclass
 
-from converter.containers.files import FileHandle, damaged, shortened
-from converter.errors import FormatError
-from converter.tensors import itemsize
+from converter.containers.files import MAX_RANK, FileHandle, checked_spec
+from converter.containers.msgpack_tokens import MAX_TEXT, Scalar, Token, Tokens
 from converter.tensors.dtypes import NAMES
 
 MAX_DEPTH = 64
 """Nested maps and lists; the deepest known model has 12."""
 MAX_ENTRIES = 1 << 17
-"""Map and list entries in a file; bounds time and memory where each costs the attacker 2 bytes."""
-MAX_TEXT = 4096
-"""Bytes of a key or of a text that is kept."""
-MAX_DIMENSIONS = 32
-_WINDOW = 4096
-"""Bytes read at once: what describes an array is short and its values are skipped."""
+"""Map and list entries in a file; each costs its author 2 bytes and us some hundred."""
 
 NDARRAY, NATIVE_COMPLEX, NPSCALAR = 1, 2, 3
-
-_FIXED = {
-    0xCA: ">f",
-    0xCB: ">d",
-    0xCC: ">B",
-    0xCD: ">H",
-    0xCE: ">I",
-    0xCF: ">Q",
-    0xD0: ">b",
-    0xD1: ">h",
-    0xD2: ">i",
-    0xD3: ">q",
-}
-_SIZED = {
-    0xC4: ("bin", ">B"),
-    0xC5: ("bin", ">H"),
-    0xC6: ("bin", ">I"),
-    0xC7: ("ext", ">B"),
-    0xC8: ("ext", ">H"),
-    0xC9: ("ext", ">I"),
-    0xD9: ("str", ">B"),
-    0xDA: ("str", ">H"),
-    0xDB: ("str", ">I"),
-    0xDC: ("array", ">H"),
-    0xDD: ("array", ">I"),
-    0xDE: ("map", ">H"),
-    0xDF: ("map", ">I"),
-}
-_CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,265 +30,139 @@ class ArrayLeaf:
     nbytes: int
 
 
-Scalar = None | bool | int | float | complex | str
-Node = ArrayLeaf | Scalar | dict[str, "Node"]
+Node = ArrayLeaf | Scalar | complex | str | dict[str, "Node"]
 
 
-class Parser:
-    """Reads one msgpack document from a file.
+def parse(handle: FileHandle) -> dict[str, Node]:
+    """The whole file as nested dicts; a list's items are called ``0``, ``1``, ….
 
-    Args:
-        handle: the file; only the few bytes around each array's description are read.
+    Texts too long to be kept are None. Only the few bytes around each array's description are
+    read.
+
+    Raises:
+        FormatError: if it is no msgpack map, ends early, goes on afterwards, or lies.
     """
+    tokens = Tokens(handle)
+    first = tokens.next("")
+    if first.kind != "map":
+        raise tokens.wrong("", "not a map of parameters", "a msgpack map", first)
+    root = _Tree(tokens).entries(first, "", 1)
+    if tokens.left:
+        raise tokens.wrong("", "bytes after the end of the document", found=tokens.left)
+    return root
 
-    def __init__(self, handle: FileHandle) -> None:
-        self._handle = handle
-        self._window = b""
-        self._start = 0
-        self._place = 0
+
+class _Tree:
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
         self._entries = 0
 
-    def document(self) -> dict[str, Node]:
-        """The whole file as nested dicts; a list's items are called ``0``, ``1``, ….
-
-        Raises:
-            FormatError: if it is no msgpack map, ends early, goes on afterwards, or lies.
-        """
-        kind, count = self._token("")
-        if kind != "map":
-            raise self._wrong("", "not a map of parameters", expected="a msgpack map", found=kind)
-        assert isinstance(count, int)
-        root = self._map(count, "", 1)
-        if self._place != self._handle.size:
-            raise self._wrong(
-                "",
-                "bytes after the end of the document",
-                expected=f"{self._place} bytes",
-                found=f"{self._handle.size} bytes",
-            )
-        return root
-
-    def _node(self, name: str, depth: int) -> Node:
-        kind, value = self._token(name)
-        if kind == "value":
-            assert not isinstance(value, tuple)
-            return value
-        if kind == "ext":
-            assert isinstance(value, tuple)
-            return self._extension(value[0], value[1], name)
-        assert isinstance(value, int)
-        if kind == "map":
-            return self._map(value, name, depth + 1)
-        if kind == "array":
-            return self._list(value, name, depth + 1)
-        if kind == "str" and value <= MAX_TEXT:
-            return self._text(value, name)
-        self._skip(value, name)
-        return None
-
-    def _map(self, count: int, name: str, depth: int) -> dict[str, Node]:
-        self._admit(2 * count, count, name, depth)
+    def entries(self, token: Token, name: str, depth: int) -> dict[str, Node]:
+        """The content of a map or a list."""
+        self._admit(token, name, depth)
         result: dict[str, Node] = {}
-        for _ in range(count):
-            key = self._key(name)
+        for index in range(token.size):
+            key = self._key(name) if token.kind == "map" else str(index)
             child = f"{name}/{key}" if name else key
             if key in result:
-                raise self._wrong(child, "a key stands twice")
+                raise self._tokens.wrong(child, "a key stands twice")
             if len(child) > MAX_TEXT:
-                raise self._wrong(child, "a name is too long", f"at most {MAX_TEXT} characters")
+                raise self._tokens.wrong(child, "a name is too long", f"{MAX_TEXT} characters")
             result[key] = self._node(child, depth)
         return result
 
-    def _list(self, count: int, name: str, depth: int) -> dict[str, Node]:
-        self._admit(count, count, name, depth)
-        return {str(index): self._node(f"{name}/{index}", depth) for index in range(count)}
-
-    def _admit(self, nbytes: int, entries: int, name: str, depth: int) -> None:
+    def _admit(self, token: Token, name: str, depth: int) -> None:
         """Raise unless a map or list of that many entries can be here."""
-        left = self._handle.size - self._place
-        if nbytes > left:
-            raise self._wrong(
+        least = token.size * (2 if token.kind == "map" else 1)
+        if least > self._tokens.left:
+            raise self._tokens.wrong(
                 name,
-                "a map or list claims more entries than the file holds",
-                expected=f"at most {left} bytes",
-                found=f"{entries} entries",
+                "more entries than the file can hold",
+                expected=f"at least {least} bytes",
+                found=f"{self._tokens.left} bytes",
             )
-        self._entries += entries
+        self._entries += token.size
         if self._entries > MAX_ENTRIES:
-            raise self._wrong(name, "too many entries", f"at most {MAX_ENTRIES}", self._entries)
+            raise self._tokens.wrong(name, "too many entries", f"up to {MAX_ENTRIES}")
         if depth > MAX_DEPTH:
-            raise self._wrong(name, "nested too deeply", f"at most {MAX_DEPTH} levels")
+            raise self._tokens.wrong(name, "nested too deeply", f"up to {MAX_DEPTH} levels")
 
     def _key(self, name: str) -> str:
-        kind, value = self._token(name)
-        if kind in ("str", "bin") and isinstance(value, int):
-            if value > MAX_TEXT:
-                raise self._wrong(name, "a key is too long", f"at most {MAX_TEXT} bytes", value)
-            return self._text(value, name)
-        if kind == "value" and isinstance(value, int):
-            return str(value)
-        raise self._wrong(name, "a key is neither text nor a number", found=kind)
+        token = self._tokens.next(name)
+        if token.kind == "value" and type(token.value) is int:
+            return str(token.value)
+        return self._tokens.text(token, name)
 
-    def _extension(self, code: int, nbytes: int, name: str) -> ArrayLeaf | complex:
-        end = self._place + nbytes
-        if code in (NDARRAY, NPSCALAR):
-            leaf = self._array(name, end)
-            self._place = leaf.offset + leaf.nbytes
-        elif code == NATIVE_COMPLEX:
-            if self._token(name) != ("array", 2):
-                raise self._wrong(name, "a complex number is not a pair")
-            parts = [self._token(name)[1] for _ in range(2)]
-            if not all(isinstance(part, int | float) for part in parts):
-                raise self._wrong(name, "a complex number is not a pair of numbers")
-            leaf = complex(*parts)  # type: ignore[arg-type]
+    def _node(self, name: str, depth: int) -> Node:
+        token = self._tokens.next(name)
+        if token.kind == "value":
+            return token.value
+        if token.kind in ("map", "array"):
+            return self.entries(token, name, depth + 1)
+        if token.kind == "ext":
+            return self._extension(token, name)
+        if token.kind == "str" and token.size <= MAX_TEXT:
+            return self._tokens.text(token, name)
+        self._tokens.place += token.size
+        return None
+
+    def _extension(self, token: Token, name: str) -> ArrayLeaf | complex:
+        end = self._tokens.place + token.size
+        leaf: ArrayLeaf | complex
+        if token.code in (NDARRAY, NPSCALAR):
+            leaf = self._array(name)
+            self._tokens.place = leaf.offset + leaf.nbytes
+        elif token.code == NATIVE_COMPLEX:
+            leaf = self._complex(name)
         else:
-            raise self._wrong(
-                name, "unknown msgpack extension type", expected="1, 2 or 3", found=code
-            )
-        if self._place != end:
-            raise self._wrong(
-                name,
-                "an array's length contradicts its envelope",
-                expected=f"its end at byte {end}",
-                found=f"byte {self._place}",
-            )
+            raise self._tokens.wrong(name, "unknown extension type", "1, 2 or 3", token.code)
+        if self._tokens.place != end:
+            raise self._tokens.wrong(name, "contradicts its envelope", f"end at byte {end}")
         return leaf
 
-    def _array(self, name: str, end: int) -> ArrayLeaf:
-        """Parse ``(shape, dtype name, C-order bytes)``, leaving the bytes unread."""
-        kind, count = self._token(name)
-        if (kind, count) != ("array", 3):
-            raise self._wrong(name, "not an array", "(shape, dtype, bytes)", f"{kind} of {count}")
-        kind, dimensions = self._token(name)
-        if kind != "array" or not isinstance(dimensions, int) or dimensions > MAX_DIMENSIONS:
-            raise self._wrong(
-                name, "bad shape", f"at most {MAX_DIMENSIONS} lengths", f"{kind} {dimensions}"
-            )
-        shape = tuple(self._length(name) for _ in range(dimensions))
+    def _complex(self, name: str) -> complex:
+        pair = self._tokens.next(name)
+        parts = [self._tokens.next(name).value for _ in range(2)]
+        real, imaginary = parts
+        if (
+            pair[:2] != ("array", 2)
+            or not isinstance(real, int | float)
+            or not isinstance(imaginary, int | float)
+        ):
+            raise self._tokens.wrong(name, "a complex number is not a pair of numbers")
+        return complex(real, imaginary)
+
+    def _array(self, name: str) -> ArrayLeaf:
+        """The packed triple (shape, dtype name, C-order bytes), whose bytes stay unread."""
+        triple = self._tokens.next(name)
+        if triple[:2] != ("array", 3):
+            raise self._tokens.wrong(name, "not an array", "(shape, dtype, bytes)", triple)
+        rank = self._tokens.next(name)
+        if rank.kind != "array" or rank.size > MAX_RANK:
+            raise self._tokens.wrong(name, "impossible shape", f"up to {MAX_RANK} lengths", rank)
+        shape = [self._tokens.next(name).value for _ in range(rank.size)]
         dtype = self._dtype(name)
-        kind, nbytes = self._token(name)
-        if kind not in ("bin", "str") or not isinstance(nbytes, int):
-            raise self._wrong(name, "the values are not bytes", "binary", kind)
-        needed = math.prod(shape) * itemsize(dtype)
-        if nbytes != needed:
-            raise self._wrong(
+        spec = checked_spec(self._tokens.handle.path, name, dtype, shape)
+        values = self._tokens.next(name)
+        if values.kind not in ("bin", "str") or values.size != spec.nbytes:
+            raise self._tokens.wrong(
                 name,
                 "shape and values disagree",
-                expected=f"{needed} bytes for {dtype} {list(shape)}",
-                found=f"{nbytes} bytes",
+                expected=f"{spec.nbytes} bytes for {spec.describe()}",
+                found=values,
             )
-        if self._place + nbytes > end:
-            raise self._wrong(name, "an array's values are longer than its envelope")
-        return ArrayLeaf(dtype, shape, self._place, nbytes)
-
-    def _length(self, name: str) -> int:
-        kind, value = self._token(name)
-        if kind == "value" and type(value) is int and value >= 0:
-            return value
-        raise self._wrong(name, "bad shape", "lengths of 0 or more", f"{kind} {value}")
+        return ArrayLeaf(dtype, spec.shape, self._tokens.place, values.size)
 
     def _dtype(self, name: str) -> str:
-        kind, nbytes = self._token(name)
-        if kind not in ("str", "bin") or not isinstance(nbytes, int) or nbytes > MAX_TEXT:
-            raise self._wrong(name, "an array names no dtype", found=kind)
-        dtype = self._text(nbytes, name)
+        dtype = self._tokens.text(self._tokens.next(name), name)
         if dtype not in NAMES:
-            raise self._wrong(
+            raise self._tokens.wrong(
                 name,
                 "unknown dtype",
                 expected="one of " + ", ".join(NAMES),
                 found=repr(dtype),
-                remedy="void types come from saving without ml_dtypes; save the model again"
-                if dtype.startswith("void") or dtype[:1] == "V"
+                remedy="'void' is what a dtype becomes that numpy did not know; save it again"
+                if dtype.startswith(("void", "V", "|V"))
                 else None,
             )
         return dtype
-
-    def _token(self, name: str) -> tuple[str, Scalar | tuple[int, int]]:
-        """Read one header.
-
-        Returns:
-            ``("value", value)``; or ``(kind, count)`` for ``map``, ``array``, ``str``, ``bin``,
-            whose content follows; or ``("ext", (code, nbytes))``.
-        """
-        first = self._bytes(1, name)[0]
-        if first < 0x80:
-            return "value", first
-        if first < 0x90:
-            return "map", first & 0x0F
-        if first < 0xA0:
-            return "array", first & 0x0F
-        if first < 0xC0:
-            return "str", self._present(first & 0x1F, name)
-        if first >= 0xE0:
-            return "value", first - 0x100
-        if first in _CONSTANTS:
-            return "value", _CONSTANTS[first]
-        if first in _FIXED:
-            return "value", self._number(_FIXED[first], name)
-        if 0xD4 <= first <= 0xD8:
-            code = self._bytes(1, name)[0]
-            return "ext", (code, self._present(1 << (first - 0xD4), name))
-        if first not in _SIZED:
-            raise self._wrong(name, "not msgpack", found=f"byte 0x{first:02x}")
-        kind, form = _SIZED[first]
-        size = int(self._number(form, name))
-        if kind == "ext":
-            code = self._bytes(1, name)[0]
-            return kind, (code, self._present(size, name))
-        return kind, size if kind in ("map", "array") else self._present(size, name)
-
-    def _number(self, form: str, name: str) -> int | float:
-        (value,) = struct.unpack(form, self._bytes(struct.calcsize(form), name))
-        assert isinstance(value, int | float)
-        return value
-
-    def _present(self, nbytes: int, name: str) -> int:
-        """`nbytes`, if the file holds as many from here."""
-        if nbytes > self._handle.size - self._place:
-            raise self._wrong(
-                name,
-                "the file ends early",
-                expected=f"{nbytes} bytes from byte {self._place}",
-                found=f"{self._handle.size - self._place} bytes",
-                remedy="fetch or write the file again",
-            )
-        return nbytes
-
-    def _bytes(self, nbytes: int, name: str) -> bytes:
-        start = self._place - self._start
-        if not 0 <= start <= len(self._window) - nbytes:
-            self._present(nbytes, name)
-            wanted = min(max(_WINDOW, nbytes), self._handle.size - self._place)
-            self._window = self._handle.read(self._place, wanted, name or None)
-            self._start, start = self._place, 0
-        self._place += nbytes
-        return self._window[start : start + nbytes]
-
-    def _text(self, nbytes: int, name: str) -> str:
-        raw = self._bytes(nbytes, name)
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            raise self._wrong(name, "text is not UTF-8", found=ascii(raw[:40])) from None
-
-    def _skip(self, nbytes: int, name: str) -> None:
-        self._place += self._present(nbytes, name)
-
-    def _wrong(
-        self,
-        name: str,
-        what: str,
-        expected: object = None,
-        found: object = None,
-        remedy: str | None = None,
-    ) -> FormatError:
-        place = f"{what} (at byte {self._place})"
-        return damaged(
-            self._handle.path,
-            place,
-            tensor=shortened(name) if name else None,
-            expected=expected,
-            found=found,
-            remedy=remedy,
-        )

@@ -166,6 +166,7 @@ def _read_listing(handle: FileHandle) -> Reader:
         raise damaged(
             path,
             "the file ends early" if data + position > handle.size else "bytes of no tensor at end",
+            tensor=next(reversed(tensors), None),
             expected=f"{data + position} bytes",
             found=f"{handle.size} bytes",
             remedy="fetch or write the file again",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_segments_tile_each_tensor_and_share_no_byte(container, arrays, tmp_path
             runs.append((segment.file_offset, segment.file_offset + segment.nbytes))
         assert offset == spec.nbytes
     runs = sorted(run for run in runs if run[0] < run[1])
-    assert all(end <= start for (_, end), (start, _) in zip(runs, runs[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(runs))
 
 
 def test_output_is_deterministic(container, arrays, path, tmp_path):

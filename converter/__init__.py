@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from converter._version import VERSION as __version__
+from converter._version import __version__
 
 if TYPE_CHECKING:
     from converter.checkpoint import open_checkpoint as open_checkpoint
@@ -40,7 +40,7 @@ _ERRORS = (
 ).split()
 _HOMES.update(dict.fromkeys(_ERRORS, "converter.errors"))
 
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 - names are strings
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from converter._version import VERSION
+from converter._version import __version__
 from converter.checkpoint import Checkpoint
 from converter.jsonfile import to_json
 from converter.plan import Plan, PlannedTensor, Stored
@@ -70,7 +70,7 @@ def manifest(
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return to_json(
         {
-            "converter_version": VERSION,
+            "converter_version": __version__,
             "command": plan.command,
             **settings,
             "sources": {

@@ -64,6 +64,12 @@ class MatchReport:
         ]
         return found
 
+    def leave_out(self, names: Iterable[str], reason: str) -> None:
+        """Give up what was found for some canonical names, for a reason."""
+        for name in names:
+            for stored in (self.matched.pop(name), *(s for _, s in self.copies.pop(name, ()))):
+                self.dropped[stored.tensor.spec.name] = reason
+
     def require(self, required: Iterable[Slot]) -> None:
         """Make sure that everything fits and that all of `required` was found.
 

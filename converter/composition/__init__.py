@@ -1,1 +1,1 @@
-"""The commands' own work: from opened sources to a plan, and from a plan to a finished directory."""
+"""The commands' own work: from opened sources to a plan, from a plan to a finished directory."""

@@ -93,7 +93,7 @@ def plan_files(
             entries, widened = _entries(target, dtypes, framework, container)
             if widened:
                 notes.append(
-                    f"{name}: {', '.join(sorted(widened))} is written as float32, which holds every value"
+                    f"{name}: {', '.join(sorted(widened))} is written as float32, without loss"
                 )
             metadata = {}
             if container == "safetensors":
@@ -152,7 +152,7 @@ def _entries(
 
 
 def _aliases(target: Blueprint) -> dict[str, str]:
-    """PyTorch names of tied tensors → those whose bytes they share, as ``torch.save`` keeps them."""
+    """PyTorch names of tied tensors → the names whose bytes they share, as in ``torch.save``."""
     return {
         slot.canonical.name: target.resolve(slot).canonical.name
         for slot in target.slots

@@ -23,11 +23,10 @@ from converter.composition.production import Result, produce
 from converter.composition.source import Source, required
 from converter.composition.tokens import resolve_tokens
 from converter.errors import UnsupportedError, UsageError
-from converter.folding import shorten
 from converter.jsonfile import to_json
 from converter.matching import dominant_dtype
 from converter.plan import Plan
-from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman, Slot
+from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman
 from converter.tables.library import Library
 
 INITIALISERS = ("normal", "truncated-normal")
@@ -124,7 +123,7 @@ def compose(
             sources["decoder"].config, sources["decoder"].checkpoint.directory, asked
         )
         dtypes = {half: dtypes[half] if wanted.dtype == "keep" else wanted.dtype for half in dtypes}
-        config = composed_config(
+        combined = composed_config(
             composite,
             {
                 half: in_role(source.config.raw, source.family.roles[half], dtypes[half])
@@ -139,7 +138,7 @@ def compose(
             tensors=tensors,
             files=files,
             documents={
-                "config.json": to_json(config),
+                "config.json": to_json(combined),
                 GENERATION_CONFIG: generation_config(tokens),
             },
             copied_files=_tokenizers(sources, tokenizer),
@@ -220,8 +219,7 @@ def _findings(
                 )
                 findings[slot.name] = Finding(matched[name], tuple(copies))
         unused = [name for name in matched if name not in own]
-        if unused:
-            notes.append(f"{half}: not part of {model.name} and left out: {shorten(unused)}")
+        source.report.leave_out(unused, f"not part of {model.name}")
         absent = {slot.part for slot in slots if slot.name not in findings and not slot.tied_to}
         for part in sorted(absent - {CROSS_ATTENTION}):
             notes.append(f"{half}: has no {part}, which is drawn anew")
@@ -250,6 +248,3 @@ def _tokenizers(sources: Mapping[str, Source], wanted: str) -> dict[str, Path]:
         return found["encoder"]
     below = tokenizer_files(sources["decoder"].checkpoint.directory, "decoder_tokenizer/")
     return {**found["encoder"], **below}
-
-
-__all__ = ["INITIALISERS", "TOKENIZERS", "Slot", "compose"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.composition.options import OutputOptions
-from converter.composition.source import Source
+from converter.composition.source import Matched
 from converter.engine import execute
 from converter.manifest import MANIFEST, describe_origin, manifest
 from converter.plan import Fresh, Plan
@@ -29,7 +29,7 @@ class Result:
     seconds: float = 0.0
     non_finite: Mapping[str, int] = field(default_factory=dict)
     overflowed: Mapping[str, int] = field(default_factory=dict)
-    sources: Sequence[Source] = ()
+    sources: Sequence[Matched] = ()
 
     @property
     def frameworks(self) -> tuple[str, ...]:
@@ -86,7 +86,7 @@ def produce(
     output: Path,
     options: OutputOptions,
     *,
-    sources: Sequence[Source],
+    sources: Sequence[Matched],
     tables: Sequence[Family | Composite],
     settings: Mapping[str, Any],
 ) -> Result:

@@ -1,4 +1,4 @@
-"""A source understood: its checkpoint, its family, and which of its tensors is which."""
+"""A stand-alone source understood: its family, its class, and which of its tensors is which."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from converter.tables.schema import Family, ModelClass
 
 
 @dataclass
-class Source:
-    """A stand-alone checkpoint of one family, matched against all that the family may have."""
+class Matched:
+    """A checkpoint, and how its tensors relate to a blueprint."""
 
     label: str
     """What the plan calls it: ``encoder``, ``decoder`` or ``source``."""
     checkpoint: Checkpoint
-    config: FamilyConfig
     report: MatchReport
+
+
+@dataclass
+class Source(Matched):
+    """A stand-alone checkpoint of one family, matched against all that the family may have."""
+
+    config: FamilyConfig
     known: Blueprint
     """Every tensor that the family may have with this configuration."""
 
@@ -41,7 +47,7 @@ class Source:
         config = FamilyConfig(family, raw, str(checkpoint.config_path))
         known = Draftsman(library.vocabulary).model(config)
         report = match(checkpoint, known, library.vocabulary, label)
-        return cls(label, checkpoint, config, report, known)
+        return cls(label, checkpoint, report, config, known)
 
     @property
     def family(self) -> Family:
@@ -50,42 +56,44 @@ class Source:
 
     def has(self, part: str) -> bool:
         """Whether any tensor of a part or head was found."""
-        return any(
-            slot.part == part and slot.name in self.report.matched for slot in self.known.slots
-        )
+        return part in self.parts_found
 
+    @property
+    def parts_found(self) -> set[str]:
+        """The parts and heads that any tensor was found of, the body left aside."""
+        found = self.report.matched
+        return {slot.part for slot in self.known.slots if slot.name in found} - {BODY}
+
+    @property
     def model(self) -> ModelClass:
         """The class that the checkpoint is of.
 
-        That which the configuration names, if it has every part and head that was found; else the
-        smallest class that has.
+        That which the configuration names, if it has every head that was found; else the smallest
+        class that has.
         """
-        named = self.checkpoint.config.get("architectures") or []
-        found = {slot.part for slot in self.known.slots if slot.name in self.report.matched}
-        found -= {BODY}
-        models = self.family.models.values()
+        named = self.checkpoint.config.get("architectures")
+        names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        models = sorted(
+            self.family.models.values(), key=lambda model: len(model.parts) + len(model.heads)
+        )
         stated = [
             model
             for model in models
-            if isinstance(named, list)
-            and any(name == model.name or name in model.classes.values() for name in named)
+            if model.name in names or not set(names).isdisjoint(model.classes.values())
         ]
-        fitting = [
-            model
-            for model in (*stated, *sorted(models, key=lambda m: len(m.parts) + len(m.heads)))
-            if found & set(self.family.heads) <= set(model.heads)
-        ]
+        heads = self.parts_found & set(self.family.heads)
+        fitting = [model for model in (*stated, *models) if heads <= set(model.heads)]
         return (*fitting, *stated, *models)[0]
 
 
 def required(
-    target: Iterable[Slot], found: Mapping[str, Stored], fresh: Iterable[str]
+    target: Iterable[Slot], found: Mapping[str, Stored], may_lack: Iterable[str]
 ) -> list[Slot]:
     """The slots of `target` that must have been found.
 
-    A part named in `fresh` may be absent as a whole, never in pieces.
+    A part named in `may_lack` may be absent as a whole, never in pieces.
     """
     slots = [slot for slot in target if not slot.tied_to]
     present = {slot.part for slot in slots if slot.name in found}
-    absent = set(fresh) - present
+    absent = set(may_lack) - present
     return [slot for slot in slots if slot.part not in absent]

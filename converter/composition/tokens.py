@@ -145,12 +145,13 @@ def _told(role: str, config: FamilyConfig, tokenizer: Tokenizer) -> int | None:
         value = config.raw.get(field)
         if isinstance(value, list) and value:
             value = value[0]  # several tokens may end a text; one is enough to begin training
-        if _plain(value) is not None:
-            return int(value)
+        number = _plain(value)
+        if number is not None:
+            return number
     if entry is None:
         return None
-    number = tokenizer.special(entry.token)
-    if number is not None:
-        return number
+    known = tokenizer.special(entry.token)
+    if known is not None:
+        return known
     vocabulary = config.measure("vocabulary")
     return entry.id if isinstance(vocabulary, int) and entry.id < vocabulary else None

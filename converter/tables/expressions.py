@@ -139,12 +139,12 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Value], text: str) -> Valu
         case ast.UnaryOp(operand=operand):
             return -number(operand)
         case ast.BoolOp(op=op, values=values):
-            value = None
+            outcome: Value = None
             for part in values:
-                value = _evaluate(part, lookup, text)
-                if bool(value) == isinstance(op, ast.Or):
+                outcome = _evaluate(part, lookup, text)
+                if bool(outcome) == isinstance(op, ast.Or):
                     break
-            return value
+            return outcome
         case ast.Compare(left=left, ops=[op], comparators=[right]):
             if isinstance(op, ast.Eq | ast.NotEq):
                 same = _evaluate(left, lookup, text) == _evaluate(right, lookup, text)

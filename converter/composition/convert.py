@@ -1,0 +1,97 @@
+"""The same model in other frameworks, containers or dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from converter.checkpoint import open_checkpoint
+from converter.composition.assemble import Finding, plan_files, plan_tensors
+from converter.composition.documents import GENERATION_CONFIG, tokenizer_files, with_dtype
+from converter.composition.frameworks import choose
+from converter.composition.model import understand
+from converter.composition.options import OutputOptions
+from converter.composition.production import Result, produce
+from converter.jsonfile import to_json
+from converter.matching import dominant_dtype
+from converter.plan import Plan
+from converter.tables.library import Library
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    *,
+    seed: int = 0,
+    set: Sequence[str] = (),
+    mapping: Sequence[str | Path] = (),
+    config: str | Path | None = None,
+    **options: Any,
+) -> Result:
+    """Write a checkpoint again, for other frameworks, in other containers or dtypes.
+
+    Args:
+        source: a stand-alone or a combined checkpoint: a directory or a weight file.
+        output: the directory to be made.
+        seed: of weights that the model's class has and the checkpoint lacks (a pooler).
+        set: configuration fields, ``KEY=VALUE``; in a combined model also ``encoder.KEY=VALUE``.
+        mapping: a user's own mapping tables.
+        config: the configuration, where none lies beside the weights.
+        options: see `OutputOptions`.
+
+    Returns:
+        What was written, or with ``dry_run`` what would be.
+
+    Raises:
+        ConverterError: see `converter.errors`; nothing is written then.
+    """
+    wanted = OutputOptions(**options)
+    library = Library(Path(path) for path in mapping)
+    with open_checkpoint(source, config) as checkpoint:
+        model = understand(checkpoint, library, set)
+        frameworks, warnings = choose(wanted.to, model.obstacles)
+        model.report.require(model.required)
+        findings = {
+            name: Finding(stored, tuple(copy for _, copy in model.report.copies.get(name, ())))
+            for name, stored in model.report.matched.items()
+            if name in model.target.by_name
+        }
+        kept = dominant_dtype(model.report.matched)
+        tensors = plan_tensors(
+            model.target,
+            findings,
+            model.reasons,
+            lambda slot: kept,
+            dtype=wanted.dtype,
+            seed=seed,
+        )
+        files, widened = plan_files(
+            model.target, tensors, model.classes, frameworks, wanted.pytorch_format
+        )
+        raw = model.raw
+        if wanted.dtype != "keep":
+            raw = {
+                key: with_dtype(value, wanted.dtype) if key in model.halves else value
+                for key, value in with_dtype(raw, wanted.dtype).items()
+            }
+        copied = tokenizer_files(checkpoint.directory)
+        generation = checkpoint.directory / GENERATION_CONFIG
+        if generation.is_file():
+            copied[GENERATION_CONFIG] = generation
+        plan = Plan(
+            command="convert",
+            tensors=tensors,
+            files=files,
+            documents={"config.json": to_json(raw)},
+            copied_files=copied,
+            warnings=(*warnings, *model.notes, *widened),
+        )
+        return produce(
+            plan,
+            Path(output),
+            wanted,
+            sources=[model],
+            tables=model.tables,
+            settings={"seed": seed},
+        )

@@ -1,0 +1,103 @@
+"""What a checkpoint is, told from its headers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.checkpoint import Checkpoint, open_checkpoint
+from converter.composition.model import Model, understand
+from converter.tables.library import Library
+from converter.tables.schema import FRAMEWORKS
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found."""
+
+    checkpoint: Checkpoint
+    model: Model
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that a stand-alone model can take in an encoder-decoder model."""
+        config = self.model.configs.get("")
+        return tuple(config.family.roles) if config else ()
+
+    @property
+    def frameworks(self) -> tuple[str, ...]:
+        """The frameworks that the model can be converted to."""
+        return tuple(name for name in FRAMEWORKS if name not in self.model.obstacles)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every tensor is accounted for."""
+        return not self.model.report.problems(self.model.required)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inspection as ``--json`` prints it."""
+        checkpoint, model, report = self.checkpoint, self.model, self.model.report
+        specs = [tensor.spec for tensor in checkpoint.tensors.values()]
+        missing = [slot.name for slot in model.required if slot.name not in report.matched]
+        return {
+            "source": checkpoint.reference,
+            "family": checkpoint.family,
+            "class": model.name,
+            "halves": {half: model.configs[half].family.name for half in model.halves},
+            "roles": list(self.roles),
+            "files": {path.name: path.stat().st_size for path in checkpoint.files},
+            "other_files": list(checkpoint.others),
+            "container": checkpoint.container,
+            "dialect": report.dialect,
+            "tensors": len(specs),
+            "parameters": sum(spec.size for spec in specs),
+            "bytes": sum(spec.nbytes for spec in specs),
+            "dtypes": dict(Counter(spec.dtype for spec in specs)),
+            "frameworks": list(self.frameworks),
+            "obstacles": dict(model.obstacles),
+            "matched": {
+                name: {
+                    "key": stored.tensor.spec.name,
+                    "dtype": stored.tensor.spec.dtype,
+                    "shape": list(stored.tensor.spec.shape),
+                }
+                for name, stored in report.matched.items()
+            },
+            "missing": missing,
+            "unmatched": [spec.name for spec in report.unmatched],
+            "dropped": dict(report.dropped),
+            "mismatched": {
+                spec.name: {"expected": list(shape), "found": list(spec.shape)}
+                for spec, _, shape in report.mismatched
+            },
+            "notes": list(model.notes),
+            "fits": self.fits,
+        }
+
+
+def inspect(
+    source: str | Path,
+    *,
+    config: str | Path | None = None,
+    mapping: Sequence[str | Path] = (),
+) -> Inspection:
+    """Tell what a checkpoint is, and how its tensors relate to the table of its family.
+
+    Only headers are read.
+
+    Args:
+        source: a directory or a weight file.
+        config: the configuration, where none lies beside the weights.
+        mapping: a user's own mapping tables.
+
+    Raises:
+        CheckpointError: if it cannot be opened.
+        ConfigError: if its configuration cannot be used.
+        UnsupportedError: if there is no table for it.
+    """
+    library = Library(Path(path) for path in mapping)
+    with open_checkpoint(source, config) as checkpoint:
+        return Inspection(checkpoint, understand(checkpoint, library))

@@ -242,9 +242,6 @@ LIES = {
     "unknown rebuild": tensor(function=b"_rebuild_anything"),
     "few arguments": b"\x80\2}" + KEY + b"ctorch._utils\n_rebuild_tensor_v2\n)Rs.",
     "storage in two forms": tensor()[:-1] + b"X\1\0\0\0x" + rebuilt(numel=b"K\3") + b"s.",
-    + b"X\1\0\0\0x"
-    + tensor(numel=b"K\3")[4 + 5 : -2]
-    + b"s.",
 }
 
 

@@ -1,0 +1,41 @@
+"""The names and shapes that transformers wrote: see ``names/README.md``."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NAMES = Path(__file__).parent / "names"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One weight file that transformers wrote."""
+
+    family: str
+    what: str
+    framework: str
+    container: str
+    config: dict[str, Any]
+    tensors: dict[str, tuple[int, ...]]
+
+    def __str__(self) -> str:
+        return f"{self.family}-{self.what}-{self.container}"
+
+    @property
+    def is_combined(self) -> bool:
+        return self.what.startswith("combined")
+
+
+def measured() -> Iterator[Measured]:
+    for path in sorted(NAMES.glob("*.json.gz")):
+        for case in json.loads(gzip.decompress(path.read_bytes())):
+            tensors = {
+                name.split("/", 1)[1] if case["container"] == "keras-hdf5" else name: tuple(shape)
+                for name, shape in case.pop("tensors").items()
+            }
+            yield Measured(path.name.removesuffix(".json.gz"), tensors=tensors, **case)

@@ -1,0 +1,89 @@
+"""Every name and shape that the tables give, against what transformers wrote."""
+
+from __future__ import annotations
+
+import pytest
+
+from converter.composition.assemble import plan_files, plan_tensors
+from converter.tables.blueprint import Blueprint, Draftsman
+from converter.tables.config import FamilyConfig
+from converter.tables.library import Library
+from converter.tables.schema import CROSS_ATTENTION, Family, ModelClass
+from .measured import Measured, measured
+
+LIBRARY = Library()
+DRAFTSMAN = Draftsman(LIBRARY.vocabulary)
+CASES = list(measured())
+
+
+def stated(family: Family, config: dict, framework: str) -> ModelClass:
+    """The class that a configuration names, which it does without the framework's prefix."""
+    prefix = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}[framework]
+    (name,) = config["architectures"]
+    (found,) = [
+        model
+        for model in family.models.values()
+        if model.name == name or model.classes.get(framework) == prefix + name
+    ]
+    return found
+
+
+def half(case: Measured, name: str) -> tuple[FamilyConfig, Blueprint]:
+    config = case.config[name]
+    family = LIBRARY.family(config["model_type"])
+    read = FamilyConfig(family, config)
+    model = family.models[family.roles[name].model]
+    parts = (*model.parts, CROSS_ATTENTION) if name == "decoder" else model.parts
+    return read, DRAFTSMAN.model(read, parts, model.heads, prefix=name)
+
+
+def blueprint(case: Measured) -> Blueprint:
+    if case.is_combined:
+        composite = LIBRARY.composite(case.config["model_type"])
+        halves = {name: half(case, name) for name in composite.halves}
+        return DRAFTSMAN.composite(
+            composite,
+            {name: config for name, (config, _) in halves.items()},
+            {name: drawn for name, (_, drawn) in halves.items()},
+        )
+    family = LIBRARY.family(case.family)
+    model = stated(family, case.config, case.framework)
+    assert case.framework in model.classes
+    return DRAFTSMAN.model(FamilyConfig(family, case.config), model.parts, model.heads)
+
+
+def written(target: Blueprint, case: Measured) -> dict[str, tuple[int, ...]]:
+    """What the planned file holds, names that share bytes included."""
+    reasons = {slot.part: "not there" for slot in target.slots}
+    tensors = plan_tensors(target, {}, reasons, lambda slot: "float32", dtype="keep", seed=0)
+    formats = "bin" if case.container == "torch" else "safetensors"
+    classes = {case.framework: "TFSomeModel"}
+    (file,), _ = plan_files(target, tensors, classes, [case.framework], formats)
+    assert file.container == case.container
+    shapes = {entry.spec.name: entry.spec.shape for entry in file.entries}
+    assert len(shapes) == len(file.entries), "a name is written twice"
+    return shapes | {name: shapes[of] for name, of in file.aliases.items()}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_name_and_shape_is_as_transformers_writes_it(case):
+    assert written(blueprint(case), case) == case.tensors
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_name_that_transformers_writes_is_understood(case):
+    """Matching knows all parts and heads of a family at once, so nothing may be ambiguous."""
+    if case.is_combined:
+        target = blueprint(case)
+    else:
+        target = DRAFTSMAN.model(FamilyConfig(LIBRARY.family(case.family), case.config))
+    index = target.index(case.framework)
+    found = {name: index[name] for name in case.tensors}
+    assert len({slot.name for slot in found.values()}) == len(found)
+    for name, slot in found.items():
+        assert slot.spellings[case.framework].shape == case.tensors[name]
+
+
+def test_every_family_was_measured():
+    families = {name for name in LIBRARY.names if not LIBRARY.is_composite(name)}
+    assert families == {case.family for case in CASES}

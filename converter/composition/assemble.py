@@ -145,7 +145,7 @@ def _entries(
             PlannedEntry(
                 tensor=origin.name,
                 spec=TensorSpec(spelling.name, dtype, spelling.shape),
-                rearrangement=Rearrangement(origin.canonical.axes, spelling.axes),
+                rearrangement=Rearrangement(slot.canonical.axes, spelling.axes),
             )
         )
     return entries, widened

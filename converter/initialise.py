@@ -148,7 +148,7 @@ def _uniform(scale: float) -> _ToFloats:
 
 
 def _symmetric(bits: Array, factor: np.float32, out: Array) -> Array:
-    """(bits + ½) × factor: evenly spaced, never zero, symmetric about it."""
+    """(bits + ½) × factor: evenly spaced and never zero."""
     np.copyto(out, bits, casting="unsafe")
     np.add(out, np.float32(0.5), out=out)
     np.multiply(out, factor, out=out)
@@ -161,7 +161,7 @@ def _normal(scale: float) -> _ToFloats:
     buffers = np.empty((5, _CHUNK), np.float32)
 
     def convert(bits: Array) -> Array:
-        x, w, b, c, d = buffers[:, : bits.size]
+        x, w, b, c, d = _rows(buffers, bits.size)
         # 1 - |x| from the bits themselves: exact where x is close to ±1, unlike the difference.
         folded = c.view(np.int32)
         np.right_shift(bits, np.int32(31), out=folded)
@@ -178,7 +178,8 @@ def _normal(scale: float) -> _ToFloats:
         np.subtract(far, _TAIL_SHIFT, out=far)
         b[tail] = _polynomial(_TAIL, far, np.empty_like(far))
         _symmetric(bits, factor, x)
-        return np.multiply(b, x, out=x)
+        np.multiply(b, x, out=x)
+        return x
 
     return convert
 
@@ -191,7 +192,7 @@ def _truncated_normal(scale: float) -> _ToFloats:
     buffers = np.empty((5, _CHUNK), np.float32)
 
     def convert(bits: Array) -> Array:
-        x, w, b, c, d = buffers[:, : bits.size]
+        x, w, b, c, d = _rows(buffers, bits.size)
         _symmetric(bits, factor, x)
         np.multiply(x, x, out=w)
         np.subtract(np.float32(1.0), w, out=w)
@@ -200,9 +201,15 @@ def _truncated_normal(scale: float) -> _ToFloats:
         _polynomial(_CENTRE, w, b)
         np.multiply(x, gain, out=x)
         np.multiply(b, x, out=x)
-        return np.clip(x, -bound, bound, out=x)
+        np.clip(x, -bound, bound, out=x)
+        return x
 
     return convert
+
+
+def _rows(buffers: Array, length: int) -> list[Array]:
+    """The first `length` elements of each scratch array."""
+    return [buffer[:length] for buffer in buffers]
 
 
 def _minus_log(t: Array, b: Array, c: Array, d: Array) -> None:

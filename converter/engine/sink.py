@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import shutil
 import zlib
@@ -26,9 +28,12 @@ class Sink:
         self._output = output
         self._nbytes = nbytes
         self._crc32: dict[str, int] = {}
+        self._fd = -1
         try:
             self._fd = os.open(output.path, os.O_RDWR | os.O_CLOEXEC)
+            _reserve(self._fd)
         except OSError as error:
+            self.close()
             raise output_error(output.path, nbytes, error) from error
 
     def write_rows(
@@ -121,6 +126,31 @@ class Sink:
 
 
 Check = Callable[[], None]
+
+
+def _reserve(fd: int) -> None:
+    """Take the disk space of the whole file at once, as far as the file system can.
+
+    A full disk shows before the work begins, and writing to ext4 costs about half as much. Not
+    ``os.posix_fallocate``: where the file system has no such thing, that writes to every block.
+
+    Raises:
+        OSError: if there is too little room.
+    """
+    try:
+        fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    except (OSError, AttributeError):
+        return
+    nbytes = os.fstat(fd).st_size
+    if not nbytes:
+        return
+    arguments = ctypes.c_int(fd), ctypes.c_int(0), ctypes.c_int64(0), ctypes.c_int64(nbytes)
+    while fallocate(*arguments) != 0:
+        number = ctypes.get_errno()
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(number, os.strerror(number))
+        if number != errno.EINTR:
+            return
 
 
 def _pwrite_all(fd: int, values: memoryview, offset: int) -> None:

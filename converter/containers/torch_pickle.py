@@ -19,7 +19,7 @@ from converter.containers.files import damaged
 from converter.containers.torch_source import ByteSource
 from converter.containers.torch_values import Global, Opaque, Pairs
 
-MAX_OPERATIONS = 3 << 20
+MAX_OPERATIONS = 2 << 20
 """The most operations in one pickle; torch spends about 55 on a tensor."""
 _MAX_INTEGER = 256
 """Bytes of the longest integer. torch's magic number has 10."""

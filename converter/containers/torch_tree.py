@@ -7,7 +7,7 @@ and even contain itself, so every walk visits an object once or is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,11 @@ from converter.containers.torch_values import Opaque, Pairs
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "params")
 """Keys under which training checkpoints keep the state dict, the most telling first."""
 _MAX_DEPTH = 64
+MAX_NAME_CHARACTERS = 32 << 20
+"""Characters of all names together: sharing multiplies what the file itself holds."""
 _MAX_SHOWN = 20
+_WALKED = (Pairs, list, tuple, Opaque, Tensor, Storage)
+"""Types of objects that may lead to a tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +72,19 @@ def _find_wrapper(root: Pairs, carrying: set[int]) -> tuple[str | None, Pairs]:
     return None, root
 
 
-def _children(value: object) -> Iterator[object]:
+def _children(value: object) -> Sequence[object]:
     """What an object holds."""
+    if isinstance(value, list | tuple):
+        return value
     if isinstance(value, Pairs):
-        for key, item in value.items:
-            yield key
-            yield item
-    elif isinstance(value, list | tuple):
-        yield from value
-    elif isinstance(value, Opaque):
-        yield from value.parts
+        return [part for pair in value.items for part in pair]
+    return value.parts if isinstance(value, Opaque) else ()
 
 
 def _carriers(root: object) -> set[int]:
     """The ids of all objects from which a tensor can be reached; each is visited once."""
-    holders: dict[int, list[int]] = {}
+    holders: list[int] = []
+    held: list[int] = []
     found: list[int] = []
     seen = {id(root)}
     waiting = [root]
@@ -91,18 +93,23 @@ def _carriers(root: object) -> set[int]:
         if isinstance(value, Tensor | Storage) or _rebuilds(value):
             found.append(id(value))
         for child in _children(value):
-            if not isinstance(child, Tensor | Storage | Pairs | list | tuple | Opaque):
-                continue
-            holders.setdefault(id(child), []).append(id(value))
-            if id(child) not in seen:
-                seen.add(id(child))
-                waiting.append(child)
-    carrying: set[int] = set()
+            if isinstance(child, _WALKED):
+                holders.append(id(value))
+                held.append(id(child))
+                if id(child) not in seen:
+                    seen.add(id(child))
+                    waiting.append(child)
+    carrying = set(found)
+    if not found:
+        return carrying
+    above: dict[int, list[int]] = {}
+    for holder, child_id in zip(holders, held, strict=True):
+        above.setdefault(child_id, []).append(holder)
     while found:
-        identity = found.pop()
-        if identity not in carrying:
-            carrying.add(identity)
-            found.extend(holders.get(identity, ()))
+        for holder in above.pop(found.pop(), ()):
+            if holder not in carrying:
+                carrying.add(holder)
+                found.append(holder)
     return carrying
 
 
@@ -114,6 +121,7 @@ def _rebuilds(value: object) -> bool:
 def _flatten(path: Path, root: Pairs, carrying: set[int]) -> dict[str, Tensor]:
     """All tensors below `root` by their path, joined by dots, in stored order."""
     tensors: dict[str, Tensor] = {}
+    characters = 0
     levels: list[tuple[str, Iterator[tuple[object, object]]]] = [("", iter(root.items))]
     while levels:
         prefix, items = levels[-1]
@@ -121,6 +129,9 @@ def _flatten(path: Path, root: Pairs, carrying: set[int]) -> dict[str, Tensor]:
             if id(value) not in carrying:
                 continue
             name = prefix + _key(path, prefix, key)
+            characters += len(name)
+            if characters > MAX_NAME_CHARACTERS:
+                raise damaged(path, "the names are too long", tensor=name)
             if isinstance(value, Tensor):
                 if name in tensors:
                     raise damaged(path, "a name stands twice", tensor=name)

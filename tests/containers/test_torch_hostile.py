@@ -260,6 +260,13 @@ BOMBS = {
     "marks": b"\x80\2" + b"(" * 5_000_000 + b".",
     "doubling": b"\x80\2]q\0" + b"(h\0h\0lq\0" * 200_000 + b"0" + state()[2:],
     "doubled tensors": b"\x80\2" + TENSOR + b"q\0" + b"0(h\0h\0lq\0" * 64 + b"0}" + KEY + b"h\0s.",
+    "doubled names": b"\x80\2"
+    + TENSOR
+    + b"q\0"
+    + b"0(h\0h\0lq\0" * 50
+    + b"0}"
+    + (b"X" + struct.pack("<I", 1 << 20) + b"n" * (1 << 20))
+    + b"h\0s.",
     "tuples as keys": b"\x80\2)q\0" + b"0h\0h\0\x86q\0" * 100 + b"0}h\0Ns.",
     "deep key": b"\x80\2)" + b"\x85" * 1_000_000 + b"q\0}h\0Ns.",
     "cycle": b"\x80\2}q\0" + KEY + b"h\0s" + b"X\1\0\0\0x" + TENSOR + b"s.",

@@ -94,4 +94,5 @@ def convert(
             sources=[model],
             tables=model.tables,
             settings={"seed": seed},
+            classes=model.classes,
         )

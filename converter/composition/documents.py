@@ -36,7 +36,6 @@ def composed_config(
     composite: Composite,
     halves: Mapping[str, Mapping[str, Any]],
     tokens: Mapping[str, int],
-    dtype: str,
     changes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The ``config.json`` of a composite, as the frameworks' classes read it.
@@ -45,13 +44,12 @@ def composed_config(
         composite: its table.
         halves: half → its whole configuration, in its role.
         tokens: role → id, see `converter.composition.tokens`.
-        dtype: of most weights.
         changes: fields that the user set.
     """
     return {
         "architectures": [composite.classes["pytorch"]],
         "decoder_start_token_id": tokens["start"],
-        "dtype": dtype,
+        "dtype": halves["decoder"]["dtype"],
         "eos_token_id": tokens["end"],
         "is_encoder_decoder": True,
         "model_type": composite.name,

@@ -30,6 +30,8 @@ class Result:
     non_finite: Mapping[str, int] = field(default_factory=dict)
     overflowed: Mapping[str, int] = field(default_factory=dict)
     sources: Sequence[Matched] = ()
+    classes: Mapping[str, str] = field(default_factory=dict)
+    """Framework → the class that loads its files."""
 
     @property
     def frameworks(self) -> tuple[str, ...]:
@@ -56,6 +58,7 @@ class Result:
             "written": self.written,
             "seconds": round(self.seconds, 3),
             "frameworks": list(self.frameworks),
+            "classes": {name: self.classes[name] for name in self.frameworks},
             "files": {
                 file.path: {
                     "container": file.container,
@@ -89,6 +92,7 @@ def produce(
     sources: Sequence[Matched],
     tables: Sequence[Family | Composite],
     settings: Mapping[str, Any],
+    classes: Mapping[str, str],
 ) -> Result:
     """Carry out `plan` so that `output` appears whole, or not at all.
 
@@ -98,7 +102,7 @@ def produce(
         MatchError: if copies of a tensor in the sources differ.
     """
     if options.dry_run:
-        return Result(output, plan, written=False, sources=sources)
+        return Result(output, plan, written=False, sources=sources, classes=classes)
     with staged(output, options.overwrite) as directory:
         require_space(directory, plan.nbytes + _SLACK)
         done = execute(
@@ -108,7 +112,16 @@ def produce(
             memory=options.memory_bytes,
             progress=options.progress,
         )
-        result = Result(output, plan, True, done.seconds, done.non_finite, done.overflowed, sources)
+        result = Result(
+            output,
+            plan,
+            True,
+            done.seconds,
+            done.non_finite,
+            done.overflowed,
+            sources,
+            classes,
+        )
         text = manifest(
             plan,
             directory,

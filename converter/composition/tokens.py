@@ -121,7 +121,7 @@ def resolve_tokens(
                 Problem(
                     f"the {role} token lies outside the vocabulary",
                     file=config.file,
-                    expected=f"an id from 0 to {int(vocabulary or 0) - 1}",
+                    expected=f"an id below {vocabulary}",
                     found=str(number),
                     remedy=f"give another: {options[role]} ID",
                 )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
 
 from converter.errors import ConfigError
-from converter.tables.config import FamilyConfig
+from converter.tables.config import FamilyConfig, Places
 from converter.tables.expressions import Value
 from converter.tables.schema import (
     CROSS_ATTENTION,
@@ -143,8 +142,7 @@ class Draftsman:
         for part, rows, in_base in groups:
             namer = _Namer(self.vocabulary, family, prefix, in_base, bool(heads))
             for row in rows:
-                if config.holds(row.when):
-                    slots += self._module(row, config, part, namer, ties)
+                slots += self._module(row, config, part, namer, ties)
                 if len(slots) > MAX_TENSORS:
                     raise ConfigError(f"{config.file}: asks for more than {MAX_TENSORS} tensors")
         return Blueprint(tuple(slots), self._drops(family, prefix))
@@ -196,22 +194,21 @@ class Draftsman:
         ties: list[tuple[Template, Tie]],
     ) -> Iterator[Slot]:
         """The tensors of one row, for every combination of the numbers in its path."""
-        counts = [range(config.count(config.family.layers[place])) for place in row.path.places]
-        sizes = [config.size(size) for size in row.sizes]
         live = [(name, tie) for name, tie in ties if not (tie.unless and config.holds(tie.unless))]
 
         def scale(init: Init) -> float:
             return float(config.evaluate(init.scale))  # type: ignore[arg-type]
 
-        for numbers in product(*counts):
-            places = dict(zip(row.path.places, numbers, strict=True))
-            init = row.init or config.family.init
-            yield from self._leaves(row, places, sizes, part, namer, live, scale, init)
+        for places in _combinations(row.path.places, config):
+            if config.holds(row.when, places):
+                sizes = [config.size(size, places) for size in row.sizes]
+                init = row.init or config.family.init
+                yield from self._leaves(row, places, sizes, part, namer, live, scale, init)
 
     def _leaves(
         self,
         row: Row,
-        places: Mapping[str, int],
+        places: Places,
         sizes: list[int],
         part: str,
         namer: _Namer,
@@ -231,7 +228,7 @@ class Draftsman:
             }
             own = f"{path}.{leaf.name}" if leaf.name else path
             tied_to, stored = _tied(own, ties)
-            rule, amount = _drawn(leaf, init, scale)
+            rule, amount = _drawn(row, leaf, init, scale)
             yield Slot(
                 name=namer.canonical(own),
                 part=part,
@@ -249,7 +246,7 @@ class Draftsman:
         drops = {}
         for name, templates in family.drops.items():
             dialect = self.vocabulary.dialects[name]
-            leads = {dialect.join(prefix, base) for base in ("", family.base)}
+            leads = {dialect.join(prefix, base) for base in ("", family.base.get(name, ""))}
             drops[name] = tuple(
                 (f"{lead}{dialect.separator}" if lead else "", template, reason)
                 for lead in sorted(leads)
@@ -266,8 +263,27 @@ def _tied(name: str, ties: list[tuple[Template, Tie]]) -> tuple[str | None, froz
     return None, frozenset()
 
 
-def _drawn(leaf: Leaf, init: Init | None, scale: Callable[[Init], float]) -> tuple[str, float]:
-    if leaf.init != "normal" or init is None:
+def _combinations(names: tuple[str, ...], config: FamilyConfig) -> Iterator[Places]:
+    """Every choice of numbers for the places of a path; later places may depend on earlier ones."""
+    choices: list[dict[str, int | str]] = [{}]
+    for name in names:
+        expression = config.family.layers[name]
+        choices = [
+            {**chosen, name: step}
+            for chosen in choices
+            for step in config.steps(expression, chosen)
+        ]
+        if len(choices) > MAX_TENSORS:
+            raise ConfigError(f"{config.file}: asks for more than {MAX_TENSORS} modules")
+    yield from choices
+
+
+def _drawn(
+    row: Row, leaf: Leaf, init: Init | None, scale: Callable[[Init], float]
+) -> tuple[str, float]:
+    """The rule and scale of a leaf: its row's own rule is for the first leaf, whatever its kind
+    says; the family's rule is for the leaves that are drawn at all."""
+    if init is None or (leaf.init != "normal" and not (row.init and leaf is row.kind.leaves[0])):
         return "constant", 1.0 if leaf.init == "ones" else 0.0
     return init.rule, scale(init)
 
@@ -290,7 +306,7 @@ class _Namer:
         dialect: Dialect,
         row: Row,
         leaf: Leaf,
-        places: Mapping[str, int],
+        places: Places,
         lengths: dict[str, int],
     ) -> Spelling:
         spelled = leaf.spellings[dialect.name]
@@ -300,12 +316,13 @@ class _Namer:
         if dialect.name in row.leaves and leaf is row.kind.leaves[0]:
             last = row.leaves[dialect.name]
         bases = [""]
-        if self.in_base and self.family and self.family.base:
-            bases = ["", self.family.base]
-            if dialect.base_always or self.beside_head:
-                bases.reverse()
+        base = self.family.base.get(dialect.name) if self.family else None
+        if self.in_base and base:
+            bases = [base, ""] if dialect.base_always or self.beside_head else ["", base]
+        paths = [path, *(other.format(places) for other in row.also.get(dialect.name, ()))]
         names = [
             dialect.join(self.prefix, base, path, name) + dialect.suffix
+            for path in paths
             for name in (last, *spelled.also)
             for base in bases
         ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 from converter.errors import ConfigError, Problem
 from converter.tables.expressions import Expression, ExpressionError, Value
 from converter.tables.schema import Family
+
+Places: TypeAlias = Mapping[str, int | str]
+"""What the places in a path stand for."""
 
 MAX_LAYERS = 10_000
 """No model has more layers; a configuration that claims so is damaged or hostile."""
@@ -42,8 +46,11 @@ class FamilyConfig:
         value = self.raw.get(field, known[field])
         if value is None and known[field] is not None:
             value = known[field]
-        if value is not None and not isinstance(value, int | float | bool | str):
-            raise self._error(field, type(known[field]).__name__, repr(value)[:80])
+        if isinstance(value, list) and len(value) <= MAX_LAYERS:
+            value = tuple(value)
+        for item in value if isinstance(value, tuple) else (value,):
+            if item is not None and not isinstance(item, int | float | bool | str):
+                raise self._error(field, "plain values", repr(value)[:80])
         if known[field] is not None and value is not None:
             wanted = type(known[field])
             fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
@@ -52,46 +59,50 @@ class FamilyConfig:
         return value  # type: ignore[no-any-return]  # narrowed to Value above
 
     def measure(self, name: str) -> Value:
-        """The field that the table calls `name` (``width``, ``vocabulary`` …)."""
-        return self[self.family.measures[name]]
+        """What the table measures as `name` (``width``, ``vocabulary`` …); ``None`` if nothing."""
+        expression = self.family.measures.get(name)
+        return None if expression is None else self.evaluate(expression)
 
-    def count(self, field: str) -> int:
-        """A number of layers.
+    def steps(self, expression: Expression, places: Places) -> Sequence[int | str]:
+        """The numbers or names that a place in a path takes.
 
         Raises:
-            ConfigError: if it is no whole number from 0 to `MAX_LAYERS`.
+            ConfigError: if `expression` gives neither a whole number from 0 to `MAX_LAYERS` nor a
+                list of names and numbers.
         """
-        value = self[field]
-        if not isinstance(value, int) or not 0 <= value <= MAX_LAYERS:
-            raise self._error(field, f"a whole number from 0 to {MAX_LAYERS}", repr(value)[:80])
-        return value
+        value = self.evaluate(expression, places)
+        if isinstance(value, tuple) and all(isinstance(item, int | str) for item in value):
+            return [item for item in value if isinstance(item, int | str)]
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LAYERS:
+            expected = f"a whole number from 0 to {MAX_LAYERS}"
+            raise self._error(str(expression), expected, repr(value)[:80])
+        return range(value)
 
-    def size(self, expression: Expression) -> int:
+    def size(self, expression: Expression, places: Places = MappingProxyType({})) -> int:
         """The length of an axis.
 
         Raises:
             ConfigError: if it comes out as no whole number from 1 to `MAX_SIZE`.
         """
-        try:
-            value = expression.number(self.__getitem__)
-        except ExpressionError as error:
-            raise ConfigError(f"{self.file}: {error}") from error
+        value = self.evaluate(expression, places)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            raise self._error(str(expression), "a number", repr(value)[:80])
         if value != int(value) or not 1 <= value <= MAX_SIZE:
             raise self._error(str(expression), "a whole number of at least 1", repr(value))
         return int(value)
 
-    def holds(self, condition: Expression | None) -> bool:
+    def holds(self, condition: Expression | None, places: Places = MappingProxyType({})) -> bool:
         """Whether `condition` is true; no condition always is."""
-        return condition is None or bool(self.evaluate(condition))
+        return condition is None or bool(self.evaluate(condition, places))
 
-    def evaluate(self, expression: Expression) -> Value:
-        """The value of `expression`.
+    def evaluate(self, expression: Expression, places: Places = MappingProxyType({})) -> Value:
+        """The value of `expression`, in which places in a path may stand beside fields.
 
         Raises:
             ConfigError: if it cannot be worked out.
         """
         try:
-            return expression.evaluate(self.__getitem__)
+            return expression.evaluate(lambda name: places[name] if name in places else self[name])
         except ExpressionError as error:
             raise ConfigError(f"{self.file}: {error}") from error
 

@@ -2,8 +2,9 @@
 
 They are parsed into Python's syntax tree, checked against an allow-list, and walked; nothing is
 ever evaluated by Python itself. Allowed: numbers, strings, ``true``, ``false``, ``null``, field
-names (``hidden_size``, ``encoder.width``), ``+ - * /``, comparisons, ``and or not``, ``sqrt(…)``.
-``/`` between whole numbers must come out whole.
+names (``hidden_size``, ``encoder.width``), ``+ - * / ** %``, comparisons, ``in``, ``and or not``,
+``sqrt(…)``, and of lists ``depths[stage]`` and ``len(depths)``. ``/`` between whole numbers must
+come out whole.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
-Value: TypeAlias = int | float | bool | str | None
+Scalar: TypeAlias = int | float | bool | str | None
+Value: TypeAlias = Scalar | tuple[Scalar, ...]
 
 _CONSTANTS: Mapping[str, Value] = {"true": True, "false": False, "null": None}
 _MAX_LENGTH = 300
 _MAX_NUMBER = 2**53
+_MAX_EXPONENT = 64
 
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -95,7 +98,7 @@ def _fields(node: ast.expr, text: str) -> set[str]:
         case ast.Attribute(value=ast.Name(id=owner), attr=name):
             return {f"{owner}.{name}"}
         case ast.BinOp(left=left, op=op, right=right) if isinstance(
-            op, ast.Div | ast.Add | ast.Sub | ast.Mult
+            op, ast.Div | ast.Add | ast.Sub | ast.Mult | ast.Pow | ast.Mod
         ):
             return _fields(left, text) | _fields(right, text)
         case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
@@ -103,11 +106,13 @@ def _fields(node: ast.expr, text: str) -> set[str]:
         case ast.BoolOp(values=values):
             return set().union(*(_fields(value, text) for value in values))
         case ast.Compare(left=left, ops=[op], comparators=[right]) if isinstance(
-            op, ast.Eq | ast.NotEq | ast.Lt | ast.LtE | ast.Gt | ast.GtE
+            op, ast.Eq | ast.NotEq | ast.Lt | ast.LtE | ast.Gt | ast.GtE | ast.In | ast.NotIn
         ):
             return _fields(left, text) | _fields(right, text)
-        case ast.Call(func=ast.Name(id="sqrt"), args=[argument], keywords=[]):
+        case ast.Call(func=ast.Name(id="sqrt" | "len"), args=[argument], keywords=[]):
             return _fields(argument, text)
+        case ast.Subscript(value=ast.Name(id=name), slice=index):
+            return {name} | _fields(index, text)
         case _:
             raise ExpressionError(
                 f"{text!r}: {ast.unparse(node)!r} is not allowed in an expression"
@@ -123,6 +128,12 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Value], text: str) -> Valu
             raise ExpressionError(f"{text!r}: {ast.unparse(part)} is out of range")
         return value
 
+    def sequence(part: ast.expr) -> tuple[Scalar, ...]:
+        value = _evaluate(part, lookup, text)
+        if not isinstance(value, tuple):
+            raise ExpressionError(f"{text!r}: {ast.unparse(part)} is {value!r}, not a list")
+        return value
+
     match node:
         case ast.Constant(value=int() | float() | str() as value):
             return value
@@ -132,6 +143,16 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Value], text: str) -> Valu
             return lookup(f"{owner}.{name}")
         case ast.BinOp(left=left, op=ast.Div(), right=right):
             return _divide(number(left), number(right), text)
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            exponent = number(right)
+            if not isinstance(exponent, int) or not 0 <= exponent <= _MAX_EXPONENT:
+                raise ExpressionError(f"{text!r}: exponent {exponent} is not allowed")
+            return number(left) ** exponent
+        case ast.BinOp(left=left, op=ast.Mod(), right=right):
+            divisor = number(right)
+            if divisor == 0:
+                raise ExpressionError(f"{text!r}: division by zero")
+            return number(left) % divisor
         case ast.BinOp(left=left, op=op, right=right):
             return _ARITHMETIC[type(op)](number(left), number(right))
         case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -149,7 +170,17 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Value], text: str) -> Valu
             if isinstance(op, ast.Eq | ast.NotEq):
                 same = _evaluate(left, lookup, text) == _evaluate(right, lookup, text)
                 return same == isinstance(op, ast.Eq)
+            if isinstance(op, ast.In | ast.NotIn):
+                choices = sequence(right)
+                return (_evaluate(left, lookup, text) in choices) == isinstance(op, ast.In)
             return _ORDER[type(op)](number(left), number(right))
+        case ast.Subscript(value=owner, slice=index):
+            items, place = sequence(owner), number(index)
+            if not isinstance(place, int) or not 0 <= place < len(items):
+                raise ExpressionError(f"{text!r}: {ast.unparse(owner)} has no item {place}")
+            return items[place]
+        case ast.Call(func=ast.Name(id="len"), args=[argument]):
+            return len(sequence(argument))
         case ast.Call(args=[argument]):
             value = number(argument)
             if value < 0:

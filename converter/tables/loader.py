@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from converter.errors import Problem, TableError
-from converter.tables.expressions import Expression
+from converter.tables.expressions import Expression, Value
 from converter.tables.schema import (
     FRAMEWORKS,
     Composite,
@@ -33,8 +33,8 @@ from converter.tensors import Axes
 T = TypeVar("T")
 
 _MAX_BYTES = 1 << 20
-_INIT = re.compile(r"(normal|truncated-normal|uniform)\((.+)\)")
-_ROW_KEYS = ("when", "without", "init", "path", "leaf")
+_INIT = re.compile(r"(normal|truncated-normal|uniform|constant)\((.+)\)")
+_ROW_KEYS = ("when", "without", "init", "path", "leaf", "also")
 _BASE = {"always": True, "beside a head": False}
 _CLASS_PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 
@@ -120,16 +120,19 @@ def load_family(
     root = Section(data, "", problems, file)
     frameworks = root.names("frameworks", FRAMEWORKS) or FRAMEWORKS
     nullable = root.names("nullable")
-    config = {**root.take("config", dict, {}), **dict.fromkeys(nullable)}
+    config = {
+        **{key: _value(value) for key, value in root.take("config", dict, {}).items()},
+        **dict.fromkeys(nullable),
+    }
     parts, heads = root.section("parts"), root.section("heads")
     family = Family(
         name=root.require("family", str, ""),
         title=root.require("title", str, ""),
-        base=root.take("base", str, ""),
-        layers=root.take("layers", dict, {}),
+        base=_base(root, vocabulary),
+        layers=_expressions(root.section("layers")),
         init=_init(root, "init", root.take("init", str, "normal(0.02)")),
         config=config,
-        measures=root.take("measures", dict, {}),
+        measures=_expressions(root.section("measures")),
         modules=_rows(root.section("modules"), vocabulary),
         parts={name: _rows(parts.section(name), vocabulary) for name in parts},
         heads={name: _rows(heads.section(name), vocabulary) for name in heads},
@@ -187,7 +190,9 @@ def _split_sizes(text: str) -> list[str]:
 def _init(section: Section, key: str, text: str) -> Init:
     found = _INIT.fullmatch(text)
     if not found:
-        section.complain(f"{text!r} is not normal(…), truncated-normal(…) or uniform(…)", key)
+        section.complain(
+            f"{text!r} is none of normal(…), truncated-normal(…), uniform(…), constant(…)", key
+        )
         return Init("normal", Expression("0.02"))
     scale = section.parsed(key, Expression, found[2])
     return Init(found[1], scale or Expression("0.02"))
@@ -229,6 +234,7 @@ def _rows(section: Section, vocabulary: Vocabulary) -> tuple[Row, ...]:
                 init=_init(entry, "init", init) if init else None,
                 paths={dialect: other for dialect, other in paths.items() if other},
                 leaves=_by_dialect(entry, "leaf", vocabulary),
+                also=_also(entry, vocabulary),
             )
         )
         entry.finish(", ".join((*_ROW_KEYS, "or one kind of module")))
@@ -240,6 +246,34 @@ def _by_dialect(section: Section, key: str, vocabulary: Vocabulary) -> dict[str,
     found = {name: spelled.take(name, str, "") for name in spelled if name in vocabulary.dialects}
     spelled.finish(", ".join(vocabulary.dialects))
     return found
+
+
+def _also(section: Section, vocabulary: Vocabulary) -> dict[str, tuple[Template, ...]]:
+    listed = section.section("also")
+    found = {}
+    for dialect in listed:
+        if dialect in vocabulary.dialects:
+            templates = [listed.parsed(dialect, Template, name) for name in listed.names(dialect)]
+            found[dialect] = tuple(template for template in templates if template)
+    listed.finish(", ".join(vocabulary.dialects))
+    return found
+
+
+def _base(root: Section, vocabulary: Vocabulary) -> dict[str, str]:
+    """One name for all dialects, or a table of one for each."""
+    if root.holds("base", dict):
+        return _by_dialect(root, "base", vocabulary)
+    return dict.fromkeys(vocabulary.dialects, root.take("base", str, ""))
+
+
+def _expressions(section: Section) -> dict[str, Expression]:
+    found = {key: section.expression(key) for key in section}
+    return {key: expression for key, expression in found.items() if expression}
+
+
+def _value(value: Any) -> Value:
+    """A configuration field's default as expressions see it."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _models(section: Section, family_frameworks: tuple[str, ...]) -> dict[str, ModelClass]:
@@ -265,10 +299,11 @@ def _roles(section: Section) -> dict[str, Role]:
             frameworks=entry.names("frameworks", FRAMEWORKS) or FRAMEWORKS,
             why=entry.take("why", str, "") or None,
             config=entry.take("config", dict, {}),
+            composite=entry.take("composite", str, Role.composite),
         )
         if roles[name].frameworks != FRAMEWORKS and not roles[name].why:
             entry.complain("leaves out a framework and must say why", "frameworks")
-        entry.finish("model, frameworks, why, config")
+        entry.finish("model, frameworks, why, config, composite")
     return roles
 
 

@@ -101,6 +101,8 @@ class Row:
     """The path in dialects where it does not follow from the rule."""
     leaves: Mapping[str, str] = field(default_factory=dict)
     """The name of the kind's first leaf in dialects where the kind's own does not hold."""
+    also: Mapping[str, tuple[Template, ...]] = field(default_factory=dict)
+    """Dialect → other paths under which files hold the module, read but never written."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ class Role:
     """Why not every framework of the model."""
     config: Mapping[str, Value] = field(default_factory=dict)
     """Fields that the configuration must have in this role."""
+    composite: str = "encoder-decoder"
+    """The composite that an encoder calls for; of a decoder it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -161,14 +165,16 @@ class Family:
 
     name: str
     title: str
-    base: str
-    """Name of the base model inside a model with a head."""
-    layers: Mapping[str, str]
-    """Place in paths → configuration field that counts."""
+    base: Mapping[str, str]
+    """Dialect → name of the base model inside a model with a head."""
+    layers: Mapping[str, Expression]
+    """Place in paths → how many there are, or which (a list). A place may depend on earlier ones
+    of the same path, and sizes and conditions may depend on places."""
     init: Init
     config: Mapping[str, Value]
     """The fields that matter, with the defaults of the family's own configuration class."""
-    measures: Mapping[str, str]
+    measures: Mapping[str, Expression]
+    """What composites and checks ask for: width, vocabulary, positions, heads, init_range."""
     models: Mapping[str, ModelClass]
     roles: Mapping[str, Role]
     modules: tuple[Row, ...]

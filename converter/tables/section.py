@@ -73,6 +73,10 @@ class Section:
             self.complain(str(error), key)
             return None
 
+    def holds(self, key: str, kind: type) -> bool:
+        """Whether `key` is there with a value of type `kind`."""
+        return isinstance(self._data.get(key), kind)
+
     def __contains__(self, key: str) -> bool:
         return key in self._data
 

@@ -1,7 +1,8 @@
 """Names with places for numbers, such as ``encoder.layer.{layer}.output``.
 
 A place matches one whole number without leading zeros, the whole name must match, and formatting
-inverts matching exactly. There are no regular expressions for authors to get wrong.
+inverts matching exactly. A template that ends in ``*`` matches whatever follows; it can only be
+matched. There are no regular expressions for authors to get wrong.
 """
 
 from __future__ import annotations
@@ -39,10 +40,15 @@ class Template:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        literals = [re.escape(part) for part in _PLACE.split(self.text)[::2]]
-        return re.compile(_NUMBER.join(literals))
+        literals = [re.escape(part) for part in _PLACE.split(self.text.removesuffix("*"))[::2]]
+        return re.compile(_NUMBER.join(literals) + (".+" if self.open_ended else ""), re.DOTALL)
 
-    def format(self, numbers: Mapping[str, int]) -> str:
+    @property
+    def open_ended(self) -> bool:
+        """Whether it matches whatever follows."""
+        return self.text.endswith("*")
+
+    def format(self, numbers: Mapping[str, int | str]) -> str:
         """The name with its places filled."""
         return _PLACE.sub(lambda place: str(numbers[place[1]]), self.text)
 

@@ -1,0 +1,164 @@
+"""Two sources joined: the composite's tensors, and where the values of each lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from converter.composition.assemble import Finding
+from converter.composition.frameworks import role_obstacles
+from converter.composition.source import Source, required
+from converter.errors import UnsupportedError
+from converter.matching import dominant_dtype
+from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman, Slot
+from converter.tables.library import Library
+from converter.tables.schema import FRAMEWORKS, Composite, ModelClass, Role
+
+
+@dataclass(frozen=True)
+class Half:
+    """A source in its role."""
+
+    name: str
+    """``encoder`` or ``decoder``: the role, the prefix of names, the field of the configuration."""
+    source: Source
+    takes_cross_attention: bool
+
+    @property
+    def role(self) -> Role:
+        """What the table says of the role.
+
+        Raises:
+            UnsupportedError: if the family does not have it.
+        """
+        role_obstacles(self.source.config, self.name)
+        return self.source.family.roles[self.name]
+
+    @property
+    def model(self) -> ModelClass:
+        """The class of the half."""
+        return self.source.family.models[self.role.model]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that the half has."""
+        return (*self.model.parts, *([CROSS_ATTENTION] if self.takes_cross_attention else []))
+
+    @cached_property
+    def dtype(self) -> str:
+        """The floating-point dtype that most of its values have."""
+        return dominant_dtype(self.source.report.matched)
+
+    def blueprint(self, draftsman: Draftsman) -> Blueprint:
+        """All tensors of the half, under its prefix."""
+        return draftsman.model(self.source.config, self.parts, self.model.heads, self.name)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """An encoder and a decoder on their way to one model."""
+
+    composite: Composite
+    halves: tuple[Half, Half]
+    target: Blueprint
+
+    @classmethod
+    def of(cls, encoder: Source, decoder: Source, library: Library) -> Joined:
+        """Join two sources by the composite that the encoder's family calls for.
+
+        Raises:
+            UnsupportedError: if a family does not have the role, or the decoder's configuration
+                forbids that its states be widened.
+        """
+        halves = (Half("encoder", encoder, False), Half("decoder", decoder, True))
+        composite = library.composite(halves[0].role.composite)
+        _refuse_other_width(decoder)
+        draftsman = Draftsman(library.vocabulary)
+        target = draftsman.composite(
+            composite,
+            {half.name: half.source.config for half in halves},
+            {half.name: half.blueprint(draftsman) for half in halves},
+        )
+        return cls(composite, halves, target)
+
+    @property
+    def obstacles(self) -> dict[str, str]:
+        """Framework → why it cannot hold the composite."""
+        found = {
+            framework: f"as {half.name}, {reason}"
+            for half in self.halves
+            for framework, reason in role_obstacles(half.source.config, half.name).items()
+        }
+        for framework in set(FRAMEWORKS) - set(self.composite.classes):
+            found.setdefault(framework, f"there is no {framework} class for {self.composite.name}")
+        return found
+
+    def dtype(self, slot: Slot) -> str:
+        """The dtype in which a tensor that no source has is drawn: that of its half."""
+        encoder, decoder = self.halves
+        return encoder.dtype if slot.name.startswith(f"{encoder.name}.") else decoder.dtype
+
+    @cached_property
+    def findings(self) -> Mapping[str, Finding]:
+        """Where the values of the target's tensors lie; what is not used is given its reason.
+
+        Raises:
+            MatchError: if a source does not fit its table and configuration.
+        """
+        findings: dict[str, Finding] = {}
+        for half in self.halves:
+            report, own = half.source.report, self._own(half)
+            may_lack = (*half.parts, *half.model.heads)
+            known = [slot for slot in half.source.known.slots if slot.name in own]
+            report.require(required(known, report.matched, may_lack))
+            unused = [name for name in report.matched if name not in own]
+            report.leave_out(unused, f"not part of {half.model.name}")
+            for name, stored in report.matched.items():
+                copies = [
+                    copy for claimed_by, copy in report.copies.get(name, ()) if claimed_by in own
+                ]
+                findings[own[name].name] = Finding(stored, tuple(copies))
+        return findings
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Part of the target → why its tensors are drawn anew."""
+        reasons = {
+            CROSS_ATTENTION: "connects the decoder with the encoder; no source has it",
+            self.composite.name: "leads from the encoder's width to the decoder's",
+        }
+        for half in self.halves:
+            for part in (*half.parts, *half.model.heads):
+                reasons.setdefault(part, f"the {half.name}'s checkpoint has no {part}")
+        return reasons
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know: parts that a model of the class has and the source lacks."""
+        return [
+            f"{half.name}: the checkpoint has no {part}, which is drawn anew"
+            for half in self.halves
+            for part in (*half.model.parts, *half.model.heads)
+            if not half.source.has(part)
+        ]
+
+    def _own(self, half: Half) -> dict[str, Slot]:
+        """The target's slots of one half by their names in the half."""
+        lead = f"{half.name}."
+        return {
+            slot.name.removeprefix(lead): slot
+            for slot in self.target.slots
+            if slot.name.startswith(lead)
+        }
+
+
+def _refuse_other_width(decoder: Source) -> None:
+    """The frameworks accept this field and fail at the first forward pass."""
+    width = decoder.config.raw.get("cross_attention_hidden_size")
+    if width is not None:
+        raise UnsupportedError(
+            f"{decoder.config.file}: cross_attention_hidden_size is {width!r}, which keeps the "
+            "frameworks from joining the two widths",
+            remedy="Clear it: --set decoder.cross_attention_hidden_size=null.",
+        )

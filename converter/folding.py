@@ -16,15 +16,22 @@ def fold(names: Iterable[str]) -> list[str]:
     """
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for name in names:
-        found = _NUMBER.search(name)
-        if found is None:
-            groups[name, ""] = []
-        else:
-            groups[name[: found.start()], name[found.end() :]].append(int(found[0]))
+        head, number, tail = numbered(name)
+        group = groups[head, tail]
+        if number is not None:
+            group.append(number)
     return [
         head + _runs(sorted(set(numbers))) + tail if numbers else head
         for (head, tail), numbers in groups.items()
     ]
+
+
+def numbered(name: str) -> tuple[str, int | None, str]:
+    """What stands before the first number of a name, that number, and what stands behind it."""
+    found = _NUMBER.search(name)
+    if found is None:
+        return name, None, ""
+    return name[: found.start()], int(found[0]), name[found.end() :]
 
 
 def _runs(numbers: list[int]) -> str:

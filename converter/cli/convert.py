@@ -1,0 +1,46 @@
+"""``converter convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from converter.cli import options
+from converter.cli.console import progress_bar
+from converter.cli.finish import finish
+
+_EPILOG = """\b
+Examples:
+  converter convert fixtures/bert-tiny-tf bert --to pytorch,flax
+  converter convert fixtures/gpt2-tiny gpt2 --pytorch-format both --dtype bfloat16
+  converter convert fixtures/bert-gpt2-tiny-tf/tf_model.h5 combined --to pytorch"""
+
+
+@click.command("convert", epilog=_EPILOG)
+@click.argument("source")
+@click.argument("output", type=options.OUTPUT)
+@options.add(
+    (
+        *options.TARGET,
+        options.SEED,
+        options.SET,
+        options.MAPPING,
+        options.CONFIG,
+        *options.RUN,
+    )
+)
+def command(
+    source: str, output: Path, settings: tuple[str, ...], json: bool, quiet: bool, **wanted: Any
+) -> None:
+    """Write a checkpoint again for other frameworks.
+
+    SOURCE is a stand-alone or a combined model; OUTPUT becomes a directory with the same model in
+    other frameworks, file formats or dtypes.
+    """
+    from converter.composition.convert import convert
+
+    with progress_bar(quiet) as progress:
+        result = convert(source, output, set=settings, progress=progress, **wanted)
+    finish(result, json=json, quiet=quiet)

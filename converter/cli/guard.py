@@ -1,0 +1,120 @@
+"""Whatever happens, the user gets a message and the right exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from converter.cli.console import emit_json, say
+
+if TYPE_CHECKING:
+    from converter.errors import ConverterError
+
+INTERRUPTED = 130
+MAX_PROBLEMS = 40
+"""Problems that are printed; ``--json`` has all."""
+
+_TRACEBACK = "CONVERTER_TRACEBACK"
+
+
+def guarded(call: Callable[[], object], json: bool) -> int:
+    """Run `call` and tell how it ended.
+
+    Args:
+        call: what to run; it returns an exit code, or anything else for success.
+        json: whether standard output must hold a JSON document, also when `call` fails.
+
+    Returns:
+        0 done, 1 failed, 2 wrong usage, 130 interrupted; or what `call` returned.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop us
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = call()
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        return _hang_up()
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException as error:
+        if os.environ.get(_TRACEBACK):
+            traceback.print_exc()
+        try:
+            return _tell(error, json)
+        except BrokenPipeError:
+            return _hang_up()
+
+
+def _tell(error: BaseException, json: bool) -> int:
+    """Print what went wrong, and give the exit code."""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        say("Interrupted: nothing was changed.", style="bold")
+        if json:
+            emit_json(_document("interrupted", "interrupted; nothing was changed"))
+        return INTERRUPTED
+    from converter.errors import ConverterError
+
+    if isinstance(error, click.ClickException):
+        error = _usage(error)
+    if isinstance(error, ConverterError):
+        explain(error)
+        if json:
+            emit_json(error.to_dict())
+        return error.exit_code
+    kind, message, remedy = _unexpected(error)
+    explain(ConverterError(message, remedy=remedy))
+    if json:
+        emit_json(_document(kind, message, remedy))
+    return 1
+
+
+def explain(error: ConverterError) -> None:
+    """Print an error for people: the message, each problem, and what to do."""
+    say(f"Error: {error.message}", style="error")
+    for problem in error.problems[:MAX_PROBLEMS]:
+        say(f"  - {problem}")
+    more = len(error.problems) - MAX_PROBLEMS
+    if more > 0:
+        say(f"  … and {more} more; --json lists all")
+    if error.remedy:
+        say(error.remedy)
+
+
+def _usage(error: click.ClickException) -> ConverterError:
+    """An error of the command line's parser as one of ours."""
+    from converter.errors import UsageError
+
+    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
+    remedy = f"`{path or 'converter'} --help` tells what there is."
+    return UsageError(error.format_message(), remedy=remedy)
+
+
+def _unexpected(error: BaseException) -> tuple[str, str, str]:
+    """Kind, message and remedy of an error that nobody raised on purpose."""
+    name = type(error).__name__
+    if isinstance(error, MemoryError):
+        return "memory", "there is not enough memory", "Try a smaller --memory or fewer --jobs."
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return "system", f"{place}{error.strerror}", f"{_TRACEBACK}=1 shows where ({name})."
+    text = " ".join(str(error).split())[:300]
+    message = f"this is a bug in converter: {name}{': ' + text if text else ''}"
+    return "bug", message, f"{_TRACEBACK}=1 shows the traceback; please report it with that."
+
+
+def _document(kind: str, message: str, remedy: str | None = None) -> dict[str, Any]:
+    body: dict[str, Any] = {"kind": kind, "message": message, "problems": []}
+    return {"error": {**body, "remedy": remedy} if remedy else body}
+
+
+def _hang_up() -> int:
+    """The reader of our output has gone (``| head``): be quiet, also when Python flushes."""
+    sys.stdout = sys.stderr = None
+    return 1

@@ -1,0 +1,45 @@
+"""``converter inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from converter.cli import options
+from converter.cli.console import emit, emit_json
+
+_EPILOG = """\b
+Examples:
+  converter inspect fixtures/bert-tiny
+  converter inspect fixtures/gpt2-tiny --tensors
+  converter inspect fixtures/bert-tiny-tf/tf_model.h5 --json"""
+
+
+@click.command("inspect", epilog=_EPILOG)
+@click.argument("source")
+@options.add(
+    (
+        click.option("--tensors", is_flag=True, help="List the tensors, layers folded."),
+        options.CONFIG,
+        options.MAPPING,
+        options.JSON,
+    )
+)
+def command(
+    source: str, tensors: bool, config: Path | None, mapping: tuple[Path, ...], json: bool
+) -> None:
+    """Tell what a checkpoint is; read headers only.
+
+    Shows the family, the file format, and how the tensors relate to the family's mapping table:
+    matched, missing, unknown, of the wrong shape, or left out for a reason.
+    """
+    from converter.inspection import inspect
+
+    inspection = inspect(source, config=config, mapping=mapping)
+    if json:
+        emit_json(inspection.to_dict())
+        return
+    from converter.report.inspection import describe_inspection
+
+    emit(describe_inspection(inspection, tensors=tensors))

@@ -1,0 +1,126 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator = Callable[[Any], Any]
+
+# The literals below are those of `converter.composition` and `converter.tables`, which would bring
+# numpy along; a test compares them.
+FRAMEWORKS = ("pytorch", "tensorflow", "flax")
+PYTORCH_FORMATS = ("safetensors", "bin", "both")
+DTYPES = ("keep", "float32", "float16", "bfloat16")
+INITIALISERS = ("normal", "truncated-normal")
+TOKENIZERS = ("encoder", "decoder", "both", "none")
+
+FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+OUTPUT = click.Path(path_type=Path)
+
+
+def _frameworks(
+    ctx: click.Context, param: click.Parameter, values: Sequence[str]
+) -> tuple[str, ...] | None:
+    """Names of frameworks with commas between them, from all uses; ``None`` if there is none."""
+    names = [name.strip() for value in values for name in value.split(",")]
+    for name in names:
+        if name not in FRAMEWORKS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(FRAMEWORKS)}.", ctx, param)
+    return tuple(dict.fromkeys(names)) or None
+
+
+def _size(ctx: click.Context, param: click.Parameter, value: str) -> int:
+    """A number of bytes such as ``512MB``."""
+    from converter.composition.options import parse_size
+    from converter.errors import UsageError
+
+    try:
+        return parse_size(value)
+    except UsageError as error:
+        message = f"{error.message}; write it like 512MB or 2GiB."
+        raise click.BadParameter(message, ctx, param) from error
+
+
+def add(options: Sequence[Decorator]) -> Callable[[Function], Function]:
+    """Decorate with `options`, listed in help in the given order."""
+
+    def decorate(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+MAPPING = click.option(
+    "--mapping",
+    type=FILE,
+    multiple=True,
+    help="A mapping table of your own; may repeat.",
+)
+JSON = click.option("--json", is_flag=True, help="Print one JSON document instead of text.")
+CONFIG = click.option(
+    "--config", type=FILE, help="config.json, where none lies beside the weights."
+)
+SEED = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of weights that are drawn anew."
+)
+SET = click.option(
+    "--set",
+    "settings",
+    metavar="[HALF.]KEY=VALUE",
+    multiple=True,
+    help="Set a field of config.json; HALF is encoder or decoder. May repeat.",
+)
+
+TARGET = (
+    click.option(
+        "--to",
+        multiple=True,
+        callback=_frameworks,
+        metavar="FRAMEWORK[,…]",
+        help=f"Frameworks to write for: {', '.join(FRAMEWORKS)}.  [default: all that can]",
+    ),
+    click.option(
+        "--pytorch-format",
+        type=click.Choice(PYTORCH_FORMATS),
+        default="safetensors",
+        show_default=True,
+        help="File format for PyTorch; bin is pytorch_model.bin.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(DTYPES),
+        default="keep",
+        show_default=True,
+        help="Cast floating-point weights.",
+    ),
+)
+"""What is written."""
+
+RUN = (
+    click.option("--overwrite", is_flag=True, help="Replace a checkpoint that lies at OUTPUT."),
+    click.option("--dry-run", is_flag=True, help="Print the complete plan and write nothing."),
+    JSON,
+    click.option("--quiet", "-q", is_flag=True, help="No progress and no summary."),
+    click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        help="Threads.  [default: one a processor, at most 4]",
+    ),
+    click.option(
+        "--memory",
+        metavar="SIZE",
+        callback=_size,
+        default="512MB",
+        show_default=True,
+        help="Bytes that working buffers may take.",
+    ),
+    click.option("--checksums", is_flag=True, help="Put SHA-256 of whole files in the manifest."),
+)
+"""How it is written."""

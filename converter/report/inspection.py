@@ -1,0 +1,93 @@
+"""What a checkpoint is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from converter.folding import fold
+from converter.report.names import by_reason
+from converter.report.text import count, heading, indented, line, render, shape, size, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from converter.inspection import Inspection
+
+
+def describe_inspection(inspection: Inspection, *, tensors: bool = False) -> str:
+    """The report of ``converter inspect``; with `tensors`, every tensor, layers folded."""
+    return render(_parts(inspection, tensors))
+
+
+def _parts(inspection: Inspection, tensors: bool) -> Iterator[RenderableType]:
+    checkpoint, model = inspection.checkpoint, inspection.model
+    specs = [tensor.spec for tensor in checkpoint.tensors.values()]
+    yield line(f"{checkpoint.reference}: {model.name}", "bold")
+    yield indented(table(_facts(inspection)))
+    yield line(
+        f"\n{count(len(specs), 'tensor')}, {count(sum(spec.size for spec in specs), 'parameter')}, "
+        f"{size(sum(spec.nbytes for spec in specs))}: "
+        + ", ".join(f"{number:,} {dtype}" for dtype, number in _dtypes(inspection).items())
+    )
+    yield from _faults(inspection)
+    dropped = by_reason(model.report.dropped.items())
+    if dropped:
+        yield heading("Left out")
+        yield indented(table((", ".join(names), reason) for reason, names in dropped.items()))
+    if tensors:
+        yield heading("Tensors")
+        yield indented(
+            table(_tensor_rows(inspection), header=("tensor", "shape", "dtype", "stored as"))
+        )
+
+
+def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
+    checkpoint, model = inspection.checkpoint, inspection.model
+    yield "family", checkpoint.family
+    for half in model.halves:
+        yield half, model.configs[half].family.name
+    if inspection.roles:
+        yield "can be", " or ".join(inspection.roles)
+    for path in checkpoint.files:
+        yield "file", f"{path.name}, {size(path.stat().st_size)}"
+    if checkpoint.others:
+        yield "not looked at", ", ".join(checkpoint.others)
+    yield "format", f"{checkpoint.container}, {model.report.dialect} names"
+    yield "converts to", ", ".join(inspection.frameworks)
+    for framework, reason in model.obstacles.items():
+        yield f"not {framework}", reason
+    for note in model.notes:
+        yield "note", note
+
+
+def _dtypes(inspection: Inspection) -> Counter[str]:
+    return Counter(tensor.spec.dtype for tensor in inspection.checkpoint.tensors.values())
+
+
+def _faults(inspection: Inspection) -> Iterator[RenderableType]:
+    problems = inspection.model.report.problems(inspection.model.required)
+    if not problems:
+        yield line("Every tensor is accounted for.", "green")
+        return
+    yield heading("It does not fit its configuration and mapping table")
+    rows = [
+        (
+            problem.what,
+            problem.tensor or "",
+            f"expected {problem.expected}, found {problem.found}" if problem.expected else "",
+        )
+        for problem in problems
+    ]
+    yield indented(table(rows))
+
+
+def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, str, str, str]]:
+    groups: dict[tuple[str, ...], dict[str, str]] = {}
+    for name, stored in inspection.model.report.matched.items():
+        spec = stored.tensor.spec
+        template = fold([name])[0]
+        groups.setdefault((template, shape(spec.shape), spec.dtype), {})[name] = spec.name
+    for (_, lengths, dtype), names in groups.items():
+        yield ", ".join(fold(names)), lengths, dtype, ", ".join(fold(names.values()))

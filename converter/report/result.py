@@ -1,0 +1,116 @@
+"""What a command wrote, and what to do with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from converter.manifest import MANIFEST
+from converter.plan import Fresh, PlannedTensor
+from converter.report.names import by_reason, modules
+from converter.report.text import count, heading, indented, line, render, size, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from converter.composition.production import Result
+
+_TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
+_SAFETENSORS = "model.safetensors"
+
+
+def describe_result(result: Result) -> str:
+    """The summary of a finished run."""
+    return render(_parts(result))
+
+
+def _parts(result: Result) -> Iterator[RenderableType]:
+    made = result.classes.get("pytorch") or next(iter(result.classes.values()), "checkpoint")
+    yield line(f"{result.output}: {made} for {_listed(result.frameworks)}", "bold")
+    files = [
+        (file.path, size((result.output / file.path).stat().st_size), _TITLES[file.framework])
+        for file in result.plan.files
+    ]
+    yield indented(table(files, right=[1]))
+    yield indented(line(_documents(result)))
+    yield line(f"\n{tally(result.plan.tensors)}; {result.seconds:.1f} s")
+    yield from fresh_parts(result)
+    yield from dropped_parts(result)
+    yield heading("Load it")
+    yield indented(table(_loading(result)))
+
+
+def _documents(result: Result) -> str:
+    """The small files, those in a directory of their own counted."""
+    names = [*result.plan.documents, *result.plan.copied_files, MANIFEST]
+    below = Counter(name.rpartition("/")[0] for name in names if "/" in name)
+    shown = [name for name in names if "/" not in name]
+    shown += [f"{directory}/ ({count(number, 'file')})" for directory, number in below.items()]
+    return ", ".join(shown)
+
+
+def tally(tensors: Iterable[PlannedTensor]) -> str:
+    """How many tensors came from where: ``85 tensors: 60 copied, 12 rearranged, 13 fresh``."""
+    copied = rearranged = cast = fresh = 0
+    for tensor in tensors:
+        if isinstance(tensor.origin, Fresh):
+            fresh += 1
+            continue
+        if tensor.origin.rearrangement.keeps_bytes:
+            copied += 1
+        else:
+            rearranged += 1
+        cast += tensor.origin.tensor.spec.dtype != tensor.spec.dtype
+    found = [
+        f"{number:,} {what}"
+        for number, what in (
+            (copied, "copied"),
+            (rearranged, "rearranged"),
+            (fresh, "initialised"),
+        )
+        if number
+    ]
+    total = copied + rearranged + fresh
+    return f"{count(total, 'tensor')}: {', '.join(found)}" + (f"; {cast:,} cast" if cast else "")
+
+
+def fresh_parts(result: Result) -> Iterator[RenderableType]:
+    """Which tensors were drawn anew and why, folded."""
+    reasons: dict[str, list[str]] = {}
+    for tensor in result.plan.tensors:
+        if isinstance(tensor.origin, Fresh):
+            reasons.setdefault(tensor.origin.reason, []).append(tensor.spec.name)
+    if reasons:
+        yield heading("Fresh weights, which need training")
+    for reason, names in reasons.items():
+        yield indented(line(f"{reason}:"))
+        yield indented(indented(line("\n".join(modules(names)))))
+
+
+def dropped_parts(result: Result) -> Iterator[RenderableType]:
+    """Which tensors of the sources were left out and why, folded."""
+    rows = [
+        (source.label, ", ".join(names), reason)
+        for source in result.sources
+        for reason, names in by_reason(source.report.dropped.items()).items()
+    ]
+    if rows:
+        yield heading("Left out")
+        yield indented(table(rows))
+
+
+def _loading(result: Result) -> Iterator[tuple[str, str]]:
+    """For each framework the call that loads its file."""
+    present = {file.path for file in result.plan.files}
+    for framework in result.frameworks:
+        arguments = repr(str(result.output))
+        if framework == "tensorflow" and _SAFETENSORS in present:
+            # transformers 4 prefers the safetensors file, and fails on it
+            arguments += ", use_safetensors=False"
+        yield _TITLES[framework], f"{result.classes[framework]}.from_pretrained({arguments})"
+
+
+def _listed(frameworks: tuple[str, ...]) -> str:
+    titles = [_TITLES[framework] for framework in frameworks]
+    return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"

@@ -29,7 +29,7 @@ FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 """The filters that h5py brings along; others would load plug-ins."""
 MAX_RATIO = 1100
 """Deflate cannot shrink by more than 1032."""
-LARGE, MAX_LARGE_RATIO = 64 << 20, 50
+LARGE, MAX_LARGE_RATIO = 8 << 20, 50
 """Weights hardly compress; a large dataset that shrinks further than this is a bomb."""
 
 _LOCK = threading.Lock()

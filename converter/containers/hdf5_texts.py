@@ -66,7 +66,9 @@ class TextHeap:
         if address not in self._collections:
             self._collections[address] = self._collection(address, place)
         stored = self._collections[address].get(index)
-        if stored is None or not length <= min(len(stored), MAX_TEXT):
+        if length > MAX_TEXT:
+            raise self._wrong(place, "a name is too long", found=f"{length} bytes")
+        if stored is None or length > len(stored):
             raise self._wrong(place, "a text is not in the heap", found=f"{length} bytes")
         try:
             return stored[:length].decode()

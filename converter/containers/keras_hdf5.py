@@ -12,6 +12,7 @@ Source: ``modeling_tf_utils.py`` of transformers 4.57.6, ``hdf5_format.py`` of t
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,8 @@ class KerasReader(Reader):
     """An opened ``tf_model.h5``, whole or a shard.
 
     Its `metadata` are what `create` takes: ``scope``, the most frequent of the components dropped,
-    and ``layout``, which is ``layers`` or ``flat``.
+    ``layout``, which is ``layers`` or ``flat``, and ``shared``, where a layer lists a weight that
+    another one has listed before.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,6 +64,7 @@ class KerasReader(Reader):
 
     def _list(self, objects: Hdf5Objects) -> None:
         scopes: Counter[str] = Counter()
+        shared: dict[str, list[str]] = {}
         flat, total, count = False, 0, 0
         limit = min(MAX_TENSORS, self._handle.size // 64)
         for path, variable, is_flat in self._variables(objects):
@@ -76,11 +79,14 @@ class KerasReader(Reader):
             tensor = objects.tensor(path, name)
             if name in self.tensors:
                 self.duplicates.setdefault(name, []).append(tensor)
+                shared.setdefault(path.partition("/")[0], []).append(name)
             else:
                 self.tensors[name] = tensor
         if scopes:
             self.metadata["scope"] = scopes.most_common(1)[0][0]
         self.metadata["layout"] = "flat" if flat else "layers"
+        if shared and not flat:
+            self.metadata["shared"] = json.dumps(shared)
 
     def _variables(self, objects: Hdf5Objects) -> Iterator[tuple[str, str, bool]]:
         """For each listed variable its path in the file, its name, and whether it lies flat."""
@@ -131,7 +137,9 @@ class KerasHdf5:
             path: the file to create.
             tensors: named without the scope, such as ``encoder/bert/…/kernel:0``.
             metadata: ``scope`` is put before each name (default ``model``); ``layout`` is
-                ``layers`` (default) or ``flat`` for a shard.
+                ``layers`` (default) or ``flat`` for a shard; ``shared`` is a JSON object of layers
+                to the names that they list, too (as hard links). A stand-alone TF model with a
+                head reports embeddings as missing that its head's layer does not list.
             aliases: become hard links.
         """
         metadata, aliases = metadata or {}, aliases or {}
@@ -142,13 +150,18 @@ class KerasHdf5:
         names = [*(spec.name for spec in tensors), *aliases]
         place = _flat_place if layout == "flat" else _layer_place
         places = {name: place(name, scope) for name in names}
-        paths = {name: f"{layer}/{weight}".strip("/") for name, (layer, weight) in places.items()}
-        check_paths(paths.values())
+        paths = {name: "/".join(filter(None, place)) for name, place in places.items()}
+        links = {paths[alias]: paths[name] for alias, name in aliases.items()}
         layers: dict[str, list[str]] = {}
         for layer, weight in places.values():
             layers.setdefault(layer, []).append(weight)
+        for layer, name in _shared(metadata):
+            weight = places[name][1]
+            layers.setdefault(layer, []).append(weight)
+            links[f"{layer}/{weight}"] = paths[name]
+        check_paths([*(paths[spec.name] for spec in tensors), *links])
         segments: dict[str, tuple[Segment, ...]] = {}
-        with new_file(path, len(names)) as file:
+        with new_file(path, len(names) + len(links)) as file:
             if layout == "flat":
                 file.names("/", "layer_names", layers.get("", []))
             else:
@@ -157,8 +170,8 @@ class KerasHdf5:
                 file.text("keras_version", KERAS_VERSION)
             for spec in tensors:
                 segments[spec.name] = file.dataset(paths[spec.name], spec)
-            for alias, name in aliases.items():
-                file.link(paths[alias], paths[name])
+            for link, target in links.items():
+                file.link(link, target)
             if layout == "layers":
                 for layer, weights in layers.items():
                     file.names(layer, "weight_names", weights)
@@ -185,6 +198,12 @@ def _flat_place(name: str, scope: str) -> tuple[str, str]:
     if "model." in name and "/" in name:
         return "", f"{name.partition('/')[0]}/{name}"
     return "", name
+
+
+def _shared(metadata: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What ``shared`` says: pairs of a layer and a name that it lists, too."""
+    shared = json.loads(metadata.get("shared", "{}"))
+    return [(layer, name) for layer, names in shared.items() for name in names]
 
 
 def _unique(path: Path, names: list[str]) -> list[str]:

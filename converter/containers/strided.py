@@ -13,8 +13,8 @@ from converter.containers.contiguous import byte_view, check_target, swap_bytes
 from converter.containers.files import FileHandle
 from converter.tensors import TensorSpec, itemsize, numpy_dtype
 
-_SCRATCH = 4 << 20
-"""Bytes that are read at once and then gathered from."""
+_SCRATCH = 256 << 10
+"""Bytes that are read at once and then gathered from, while they are in the cache."""
 _GAP = 16 << 10
 """Unwanted bytes that cost about as much to read as a read call."""
 

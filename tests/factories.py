@@ -1,0 +1,191 @@
+"""Tiny random checkpoints of any family, made from its table without any framework.
+
+The names and layouts come from the very tables that the package reads, so these checkpoints test
+the code around the tables; the tables themselves are tested against transformers (`peer`).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from converter.containers.registry import container_named
+from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman
+from converter.tables.config import FamilyConfig
+from converter.tables.library import Library
+from converter.tensors import Rearrangement, TensorSpec, numpy_dtype
+from converter.tensors.rearrange import rearrange
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+TINY: Mapping[str, int] = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "embedding_size": 20,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "max_position_embeddings": 32,
+    "type_vocab_size": 2,
+    "n_embd": 28,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 30,
+    "n_inner": 44,
+    "dim": 36,
+    "hidden_dim": 52,
+    "n_layers": 2,
+    "n_heads": 4,
+}
+"""Sizes that differ from each other, for the fields that a family has."""
+
+TOKENS = {
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 3,
+    "cls_token_id": 4,
+    "sep_token_id": 5,
+    "decoder_start_token_id": 4,
+}
+
+_CONTAINERS = {"pytorch": "safetensors", "tensorflow": "keras-hdf5", "flax": "flax-msgpack"}
+_FILES = {
+    "safetensors": "model.safetensors",
+    "torch": "pytorch_model.bin",
+    "keras-hdf5": "tf_model.h5",
+    "flax-msgpack": "flax_model.msgpack",
+}
+
+
+@dataclass
+class Made:
+    """A checkpoint on disk, and what it holds."""
+
+    directory: Path
+    file: Path
+    config: dict[str, Any]
+    values: dict[str, Array]
+    """Canonical name → values in PyTorch's layout."""
+
+
+def tiny_config(family: str, **changes: Any) -> dict[str, Any]:
+    """The content of a ``config.json`` for a tiny model of `family`."""
+    fields = Library().family(family).config
+    sizes = {field: value for field, value in TINY.items() if field in fields}
+    return {"model_type": family, **sizes, **TOKENS, **changes}
+
+
+def blueprint(
+    config: Mapping[str, Any], model: str | None = None, *, cross_attention: bool = False
+) -> Blueprint:
+    """The blueprint of class `model` of a stand-alone family, by default that of its encoder.
+
+    Args:
+        config: with a ``model_type``.
+        model: the PyTorch class.
+        cross_attention: whether the model has it too.
+    """
+    library = Library()
+    family = library.family(config["model_type"])
+    role = family.roles.get("encoder") or family.roles["decoder"]
+    chosen = family.models[model or role.model]
+    parts = [*chosen.parts, *([CROSS_ATTENTION] if cross_attention else [])]
+    return Draftsman(library.vocabulary).model(FamilyConfig(family, config), parts, chosen.heads)
+
+
+def noise(name: str, shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> Array:
+    """Normal noise of deviation 0.1 that depends on the name and the seed alone."""
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return (generator.standard_normal(shape) * 0.1).astype(numpy_dtype(dtype))
+
+
+def stored(
+    drawn: Blueprint, dialect: str = "pytorch", *, dtype: str = "float32", seed: int = 0
+) -> dict[str, Array]:
+    """Every tensor that a file in `dialect` holds, by its name there and in its layout."""
+    tensors = {}
+    for slot in drawn.slots:
+        if slot.tied_to and dialect not in slot.stored:
+            continue
+        origin = drawn.resolve(slot)
+        values = noise(origin.name, origin.canonical.shape, dtype, seed)
+        spelling = slot.spellings[dialect]
+        way = Rearrangement(slot.canonical.axes, spelling.axes)
+        out = np.empty(spelling.shape, values.dtype)
+        tensors[spelling.name] = rearrange(values, way, out)
+    return tensors
+
+
+def write(
+    directory: Path,
+    config: Mapping[str, Any] | None,
+    tensors: Mapping[str, Array],
+    container: str = "safetensors",
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write ``config.json`` (if there is one) and a weight file; the path of the latter."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if config is not None:
+        (directory / "config.json").write_text(json.dumps(config))
+    path = directory / _FILES[container]
+    if container == "safetensors":
+        save_file(dict(tensors), path, metadata={"format": "pt", **(metadata or {})})
+        return path
+    specs = [TensorSpec(name, str(array.dtype), array.shape) for name, array in tensors.items()]
+    output = container_named(container).create(path, specs, metadata=metadata or {})
+    crc32 = {}
+    with path.open("r+b") as file:
+        for name, array in tensors.items():
+            raw = np.ascontiguousarray(array).tobytes()
+            crc32[name] = zlib.crc32(raw)
+            for part in output.segments[name]:
+                file.seek(part.file_offset)
+                file.write(raw[part.tensor_offset : part.tensor_offset + part.nbytes])
+    output.seal(crc32)
+    return path
+
+
+def make(
+    directory: Path,
+    family: str,
+    model: str | None = None,
+    *,
+    dialect: str = "pytorch",
+    container: str | None = None,
+    dtype: str = "float32",
+    seed: int = 0,
+    cross_attention: bool = False,
+    **changes: Any,
+) -> Made:
+    """Write a tiny checkpoint.
+
+    Args:
+        directory: where.
+        family: its table's name.
+        model: the PyTorch class; by default that of the family as encoder.
+        dialect: whose names and layouts.
+        container: the file format; by default that of the dialect.
+        dtype: of all tensors.
+        seed: of the values.
+        cross_attention: whether the model has it too.
+        changes: fields of the configuration.
+    """
+    config = tiny_config(family, **changes)
+    drawn = blueprint(config, model, cross_attention=cross_attention)
+    tensors = stored(drawn, dialect, dtype=dtype, seed=seed)
+    container = container or _CONTAINERS[dialect]
+    scope = {"scope": "tf_model"} if container == "keras-hdf5" else {}
+    file = write(directory, config, tensors, container, scope)
+    values = {
+        slot.name: noise(slot.name, slot.canonical.shape, dtype, seed)
+        for slot in drawn.slots
+        if not slot.tied_to
+    }
+    return Made(directory, file, config, values)

@@ -18,16 +18,11 @@ from converter.containers.base import Segment, StoredTensor
 from converter.containers.contiguous import ContiguousTensor
 from converter.containers.files import FileHandle, checked_spec, damaged
 from converter.containers.hdf5_chunks import H5_ERRORS, DecodedTensor, check_chunks
-from converter.containers.hdf5_superblock import check_superblock
+from converter.containers.hdf5_format import DTYPES, check_superblock
 from converter.containers.hdf5_texts import TextHeap
 from converter.errors import FormatError
 from converter.tensors import numpy_dtype
 
-DTYPES: frozenset[str] = frozenset(
-    "float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool "
-    "complex64 complex128".split()
-)
-"""What HDF5 holds by h5py's conventions; bfloat16 is not among them."""
 MAX_PATH = 4096
 """Characters of a path inside the file."""
 MAX_NAMES = 1 << 18

@@ -1,4 +1,4 @@
-"""The first bytes of an HDF5 file, checked before its library sees them.
+"""What is known of HDF5 without loading its library, and the check before it sees a file.
 
 Layout: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, section II.A.
 """
@@ -10,6 +10,11 @@ import struct
 from converter.containers.files import FileHandle, damaged
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+DTYPES: frozenset[str] = frozenset(
+    "float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool "
+    "complex64 complex128".split()
+)
+"""What HDF5 holds by h5py's conventions; bfloat16 is not among them."""
 _UNDEFINED = (1 << 64) - 1
 
 

@@ -1,0 +1,102 @@
+"""Reading of ``tf_model.h5``, whole or a shard; its layout is told in `keras_hdf5`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from converter.containers.base import Reader, StoredTensor
+from converter.containers.files import MAX_TENSORS, FileHandle, damaged
+from converter.containers.hdf5_objects import Hdf5Objects
+
+MAX_NAME_BYTES = 64 << 20
+"""Bytes of all names together: a few stored bytes can claim to be many names."""
+
+
+class KerasReader(Reader):
+    """An opened ``tf_model.h5``, whole or a shard.
+
+    Its `metadata` are what `create` takes: ``scope``, the most frequent of the components dropped,
+    ``layout``, which is ``layers`` or ``flat``, and ``shared``, where a layer lists a weight that
+    another one has listed before.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tensors: dict[str, StoredTensor] = {}
+        self.duplicates: dict[str, list[StoredTensor]] = {}
+        self.metadata: dict[str, str] = {}
+        self._handle = FileHandle(path)
+        self._objects: Hdf5Objects | None = None
+        try:
+            self._objects = Hdf5Objects(self._handle)
+            self._list(self._objects)
+            if not self._objects.needs_h5py:
+                self._objects.close()
+                self._objects = None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._handle.close()
+        objects, self._objects = self._objects, None
+        if objects is not None:
+            objects.close()
+
+    def _list(self, objects: Hdf5Objects) -> None:
+        scopes: Counter[str] = Counter()
+        shared: dict[str, list[str]] = {}
+        flat, total, count = False, 0, 0
+        limit = min(MAX_TENSORS, self._handle.size // 64)
+        for path, variable, is_flat in self._variables(objects):
+            flat |= is_flat
+            total, count = total + len(path), count + 1
+            if count > limit or total > MAX_NAME_BYTES:
+                raise damaged(self.path, "the file lists too many names", found=f"over {count}")
+            name = variable
+            if "/" in variable and (not is_flat or "model." in variable):
+                scope, _, name = variable.partition("/")
+                scopes[scope] += 1
+            tensor = objects.tensor(path, name)
+            if name in self.tensors:
+                self.duplicates.setdefault(name, []).append(tensor)
+                shared.setdefault(path.partition("/")[0], []).append(name)
+            else:
+                self.tensors[name] = tensor
+        if scopes:
+            self.metadata["scope"] = scopes.most_common(1)[0][0]
+        self.metadata["layout"] = "flat" if flat else "layers"
+        if shared and not flat:
+            self.metadata["shared"] = json.dumps(shared)
+
+    def _variables(self, objects: Hdf5Objects) -> Iterator[tuple[str, str, bool]]:
+        """For each listed variable its path in the file, its name, and whether it lies flat."""
+        layers = objects.names("", "layer_names")
+        if layers is None:
+            raise damaged(
+                self.path,
+                "no Keras weights",
+                expected="an attribute 'layer_names' at the root",
+                remedy="save the model with save_pretrained or save_weights of Keras 2",
+            )
+        for layer in _unique(self.path, layers):
+            if objects.is_dataset(layer):
+                yield layer, layer, True
+                continue
+            weights = objects.names(layer, "weight_names")
+            if weights is None:
+                raise damaged(self.path, "a layer does not list its weights", tensor=layer)
+            for weight in _unique(self.path, weights):
+                yield f"{layer}/{weight}", weight, False
+
+
+def _unique(path: Path, names: list[str]) -> list[str]:
+    """`names`, if each stands there once."""
+    if len(set(names)) != len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise damaged(path, "listed twice", tensor=twice)
+    return names

@@ -53,7 +53,10 @@ class Inspection:
             "container": checkpoint.container,
             "dialect": report.dialect,
             "tensors": len(specs),
-            "parameters": sum(spec.size for spec in specs),
+            "parameters": sum(
+                spec.size
+                for spec in {t.location: t.spec for t in checkpoint.tensors.values()}.values()
+            ),
             "bytes": sum(spec.nbytes for spec in specs),
             "dtypes": dict(Counter(spec.dtype for spec in specs)),
             "frameworks": list(self.frameworks),

@@ -136,12 +136,19 @@ class Joined:
     @property
     def notes(self) -> list[str]:
         """What the user should know: parts that a model of the class has and the source lacks."""
-        return [
-            f"{half.name}: the checkpoint has no {part}, which is drawn anew"
-            for half in self.halves
-            for part in (*half.model.parts, *half.model.heads)
-            if not half.source.has(part)
-        ]
+        notes = []
+        for half in self.halves:
+            drawn = {
+                slot.part
+                for slot in self._own(half).values()
+                if slot.name not in self.findings and not slot.tied_to
+            }
+            notes += [
+                f"{half.name}: the checkpoint has no {part}, which is drawn anew"
+                for part in (*half.model.parts, *half.model.heads)
+                if part in drawn
+            ]
+        return notes
 
     def _own(self, half: Half) -> dict[str, Slot]:
         """The target's slots of one half by their names in the half."""

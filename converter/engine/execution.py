@@ -30,7 +30,10 @@ _BUFFERS = 4
 """Block-sized buffers that a thread usually needs: as stored, canonical, cast, as written."""
 
 _MIN_BLOCK, _MAX_BLOCK = 1 << 20, 16 << 20
-"""Bytes of a block. Larger ones gain nothing: see ``benchmarks/``."""
+"""Bytes of a block. Most tensors fit the larger and are written in one piece; more gains nothing."""
+
+_WORKING = 160 << 20
+"""Bytes of buffers beyond which a larger budget brings no speed, only a larger process."""
 
 _BIG = 1 / 16
 """Share of all bytes from which on a tensor is taken first, lest one thread end with it alone."""
@@ -67,8 +70,8 @@ def execute(
         plan: what to write.
         directory: an existing directory that none of the plan's paths exists in.
         jobs: threads; as many as processors, at most 4, unless given.
-        memory: bytes that working buffers may take together. One row of a tensor is the least
-            that is held at a time.
+        memory: bytes that working buffers may take together; no more than 160 MB are used. One
+            row of a tensor is the least that is held at a time.
         progress: told now and then how far the work is.
 
     Raises:
@@ -78,7 +81,7 @@ def execute(
     """
     began = time.perf_counter()
     jobs = max(1, jobs or min(os.cpu_count() or 1, _MAX_JOBS))
-    block = min(max(memory // (jobs * _BUFFERS), _MIN_BLOCK), _MAX_BLOCK)
+    block = min(max(min(memory, _WORKING) // (jobs * _BUFFERS), _MIN_BLOCK), _MAX_BLOCK)
     _write_documents(plan, directory)
     with ExitStack() as stack:
         sinks = [stack.enter_context(_create(directory, file)) for file in plan.files]

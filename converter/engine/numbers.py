@@ -47,7 +47,12 @@ def cast(values: Array, out: Array) -> None:
     way of float32 and round twice, unless the first rounding is to odd.
     """
     if values.dtype == np.float64 and out.dtype.kind == "V":
-        values = _round_to_odd(values)
+        wide, narrow = values.reshape(-1), out.reshape(-1)
+        for start in range(0, wide.size, _CHUNK):
+            odd = _round_to_odd(wide[start : start + _CHUNK])
+            with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+                np.copyto(narrow[start : start + _CHUNK], odd, casting="unsafe")
+        return
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         np.copyto(out, values, casting="unsafe")
 

@@ -15,6 +15,9 @@ from converter.plan import Fresh, PlannedTensor, Stored
 from converter.tensors import numpy_dtype
 from converter.tensors.rearrange import permute
 
+_CHUNK = 1 << 16
+"""Elements compared at once, so that intermediate results stay in the cache."""
+
 
 class StoredRows:
     """A stored tensor, read by canonical rows."""
@@ -99,13 +102,17 @@ class CopyCheck:
     ) -> None:
         """Compare the canonical rows ``start .. stop``.
 
-        Copies of unequal dtypes are compared by value, in float64 (or as they are, if integers).
+        Copies of unequal dtypes are compared by value, in float64.
         """
         check()
         _, other = self._rows.read(start, stop, scratch, "copy")
         mine, theirs = canonical.reshape(-1), other.reshape(-1)
+        for first in range(0, mine.size, _CHUNK):
+            self._compare(mine[first : first + _CHUNK], theirs[first : first + _CHUNK])
+
+    def _compare(self, mine: Array, theirs: Array) -> None:
         if mine.dtype == theirs.dtype:
-            bits = np.dtype(f"V{mine.itemsize}") if mine.itemsize > 8 else f"u{mine.itemsize}"
+            bits = np.dtype(f"V{mine.itemsize}" if mine.itemsize > 8 else f"u{mine.itemsize}")
             unequal = mine.view(bits) != theirs.view(bits)
         else:
             mine, theirs = _as_float64(mine), _as_float64(theirs)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from converter.containers.base import Array, StoredTensor
-from converter.containers.contiguous import byte_view, check_target, swap_bytes
+from converter.containers.contiguous import check_target, swap_bytes
 from converter.containers.files import FileHandle
 from converter.tensors import TensorSpec, itemsize, numpy_dtype
 
@@ -98,6 +98,3 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
         return True
     expected = contiguous_strides(shape)
     return all(n == 1 or a == b for n, a, b in zip(shape, strides, expected, strict=True))
-
-
-__all__ = ["StridedTensor", "byte_view", "contiguous_strides", "is_contiguous"]

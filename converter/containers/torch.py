@@ -21,7 +21,7 @@ from converter.tensors import TensorSpec, itemsize
 
 _TAR_RECORDS = (b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0")
 _SMALL = 1 << 20
-"""Bytes that a tensor may take beyond the file's own, by repeating elements."""
+"""Bytes that a tensor may always take, even if it repeats the elements of a smaller file."""
 
 
 class TorchContainer:

@@ -30,7 +30,7 @@ _BUFFERS = 4
 """Block-sized buffers that a thread usually needs: as stored, canonical, cast, as written."""
 
 _MIN_BLOCK, _MAX_BLOCK = 1 << 20, 16 << 20
-"""Bytes of a block. Most tensors fit the larger and are written in one piece; more gains nothing."""
+"""Bytes of a block. Most tensors fit the larger and are written in one piece."""
 
 _WORKING = 160 << 20
 """Bytes of buffers beyond which a larger budget brings no speed, only a larger process."""

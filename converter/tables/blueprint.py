@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from converter.errors import ConfigError
+from converter.errors import ConfigError, TableError
 from converter.tables.config import FamilyConfig, Places
 from converter.tables.expressions import Value
 from converter.tables.schema import (
@@ -22,6 +22,7 @@ from converter.tables.schema import (
     Vocabulary,
 )
 from converter.tables.templates import Template
+from converter.tables.ties import broken_ties
 from converter.tensors import Axes
 
 MAX_TENSORS = 1_000_000
@@ -130,6 +131,7 @@ class Draftsman:
 
         Raises:
             ConfigError: if a size cannot be worked out, or the model would be absurdly large.
+            TableError: if a tensor is tied to none, to one of another shape, or in a circle.
         """
         family = config.family
         parts = tuple(family.parts if parts is None else parts)
@@ -145,7 +147,11 @@ class Draftsman:
                 slots += self._module(row, config, part, namer, ties)
                 if len(slots) > MAX_TENSORS:
                     raise ConfigError(f"{config.file}: asks for more than {MAX_TENSORS} tensors")
-        return Blueprint(tuple(slots), self._drops(family, prefix))
+        blueprint = Blueprint(tuple(slots), self._drops(family, prefix))
+        problems = broken_ties(blueprint.by_name, f"mappings/{family.name}.toml")
+        if problems:
+            raise TableError(f"{family.name}: {len(problems)} tied tensor(s) cannot be", problems)
+        return blueprint
 
     def composite(
         self,

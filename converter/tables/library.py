@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import Problem, TableError, UnsupportedError
-from converter.tables.loader import load_composite, load_family, load_vocabulary, parse_toml
+from converter.tables.loader import load_composite, load_family
+from converter.tables.reading import parse_toml, read_table
 from converter.tables.schema import Composite, Family, Vocabulary
+from converter.tables.vocabulary import load_vocabulary
 
-_DIALECTS = "_dialects"
-_MERGED = ("config", "measures", "tokens", "modules")
-_MERGED_DEEPLY = ("parts", "drop")
+DIALECTS = "_dialects"
+"""The table that holds what all others share."""
+
+MERGED = ("config", "measures", "tokens", "modules")
+"""Keys that a table which extends another changes entry by entry."""
+
+MERGED_DEEPLY = ("parts", "drop")
+"""Keys whose tables it changes entry by entry."""
 
 
 class Library:
@@ -40,13 +47,36 @@ class Library:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The dialects and kinds that all tables share."""
-        data, file, _ = self._read(_DIALECTS)
+        data, file, _ = self._read(DIALECTS)
         return load_vocabulary(data, file)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all tables: families and composites."""
-        return tuple(name for name in self._sources if name != _DIALECTS)
+        return tuple(name for name in self._sources if name != DIALECTS)
+
+    def with_table(self, path: Path) -> tuple[Library, str]:
+        """These tables and a further one, which takes precedence; and the name of that one.
+
+        Raises:
+            TableError: if the file cannot be read or names neither a family nor a composite.
+        """
+        name, text = _read_own(path)
+        library = Library()
+        library._sources = {**self._sources, name: (str(path), text)}
+        return library, name
+
+    def contents(self, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+        """What a table's file says, and what the table that it extends says, ``None`` without one.
+
+        Raises:
+            UnsupportedError: if there is no such table.
+            TableError: if one of the files breaks a rule.
+        """
+        data, _, _ = self._read(name)
+        if "extends" not in data:
+            return data, None
+        return data, self._read(str(data["extends"]), (name,))[0]
 
     def is_composite(self, name: str) -> bool:
         """Whether `name` is a composite's table."""
@@ -94,6 +124,20 @@ class Library:
         if chain is None or "extends" not in data:
             return data, file, digest
         parent = str(data.pop("extends"))
+        if parent not in self._sources:
+            raise TableError(
+                f"{file}: extends {parent!r}, which there is no table for",
+                [
+                    Problem(
+                        "there is no such table",
+                        file,
+                        "extends",
+                        expected=", ".join(self.names),
+                        found=parent,
+                        remedy="Correct the name.",
+                    )
+                ],
+            )
         if parent in (*chain, name):
             raise TableError(f"{file}: extends itself by way of {' → '.join((*chain, name))}")
         inherited, _, parent_digest = self._read(parent, (*chain, name))
@@ -105,10 +149,7 @@ class Library:
 
 
 def _read_own(path: Path) -> tuple[str, bytes]:
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise TableError(f"{path}: cannot be read: {error.strerror}") from error
+    text = read_table(path)
     data = parse_toml(text, str(path))
     name = data.get("family", data.get("composite"))
     if not isinstance(name, str) or not name:
@@ -125,10 +166,10 @@ def _extend(
     every other key of `child` replaces the parent's as a whole.
     """
     merged = {**parent, **child}
-    for key in (*_MERGED, *_MERGED_DEEPLY):
+    for key in (*MERGED, *MERGED_DEEPLY):
         if isinstance(child.get(key), dict) and isinstance(parent.get(key), dict):
             merged[key] = _merge(
-                parent[key], child[key], key in _MERGED_DEEPLY, f"{file}: [{key}]", problems
+                parent[key], child[key], key in MERGED_DEEPLY, f"{file}: [{key}]", problems
             )
     return merged
 

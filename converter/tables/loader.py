@@ -1,23 +1,19 @@
-"""From the text of a table to `Family`, `Composite` or `Vocabulary`, refusing every slip."""
+"""From the content of a table to `Family` or `Composite`, refusing every slip."""
 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from converter.errors import Problem, TableError
+from converter.errors import Problem
 from converter.tables.expressions import Expression, Value
+from converter.tables.references import references
 from converter.tables.schema import (
     FRAMEWORKS,
     Composite,
-    Dialect,
     Family,
     Init,
-    Kind,
-    Leaf,
-    LeafSpelling,
     Limit,
     ModelClass,
     Role,
@@ -26,86 +22,14 @@ from converter.tables.schema import (
     Token,
     Vocabulary,
 )
-from converter.tables.section import Section
+from converter.tables.section import Section, checked, split_sizes
 from converter.tables.templates import Template
-from converter.tensors import Axes
 
 T = TypeVar("T")
 
-_MAX_BYTES = 1 << 20
 _INIT = re.compile(r"(normal|truncated-normal|uniform|constant)\((.+)\)")
 _ROW_KEYS = ("when", "without", "init", "path", "leaf", "also")
-_BASE = {"always": True, "beside a head": False}
 _CLASS_PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
-
-
-def parse_toml(text: bytes, file: str) -> dict[str, Any]:
-    """The tables of a TOML file.
-
-    Raises:
-        TableError: if it is too large, not UTF-8, or not TOML (duplicate keys included).
-    """
-    if len(text) > _MAX_BYTES:
-        raise TableError(f"{file}: a mapping table of {len(text)} bytes; at most {_MAX_BYTES}")
-    try:
-        return tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise TableError(f"{file}: not a TOML file: {error}") from error
-
-
-def load_vocabulary(data: Mapping[str, Any], file: str) -> Vocabulary:
-    """What families share, from the content of ``_dialects.toml``.
-
-    Raises:
-        TableError: with every problem found.
-    """
-    problems: list[Problem] = []
-    root = Section(data, "", problems, file)
-    dialects = {}
-    listed = root.section("dialects")
-    for name in listed:
-        entry = listed.section(name)
-        base = entry.require("base", str, "always")
-        if base not in _BASE:
-            entry.complain(f"{base!r} is none of {', '.join(_BASE)}", "base")
-        dialects[name] = Dialect(
-            name,
-            separator=entry.require("separator", str, "."),
-            index=entry.require("index", str, "."),
-            base_always=_BASE.get(base, True),
-            suffix=entry.take("suffix", str, ""),
-            wrappers=entry.names("wrappers"),
-        )
-        entry.finish("separator, index, base, suffix, wrappers")
-    kinds = {name: _kind(name, root.section(name), dialects) for name in root}
-    return _checked(Vocabulary(dialects, kinds), problems, file)
-
-
-def _kind(name: str, section: Section, dialects: Mapping[str, Dialect]) -> Kind:
-    sizes = tuple(_split_sizes(section.require("sizes", str, "")))
-    leaves = []
-    for leaf_name in section:
-        entry = section.section(leaf_name)
-        init = entry.require("init", str, "normal")
-        if init not in ("normal", "zeros", "ones"):
-            entry.complain(f"{init!r} is none of normal, zeros, ones", "init")
-        spellings = {}
-        for dialect in entry:
-            if dialect not in dialects:
-                entry.complain(f"{dialect!r} is no dialect")
-                entry.take(dialect, dict, {})
-                continue
-            spelled = entry.section(dialect)
-            axes = spelled.parsed("axes", Axes.parse, spelled.require("axes", str, ""))
-            if axes and not set(axes.names) <= set(sizes):
-                spelled.complain(f"'{axes}' names axes that are not among the sizes", "axes")
-            leaf = spelled.require("leaf", str, "")
-            spellings[dialect] = LeafSpelling(leaf, axes or Axes(()), spelled.names("also"))
-            spelled.finish("leaf, axes, also")
-        if len({frozenset(spelling.axes.names) for spelling in spellings.values()}) > 1:
-            entry.complain("its dialects name different axes")
-        leaves.append(Leaf(leaf_name, init, spellings))
-    return Kind(name, sizes, tuple(leaves))
 
 
 def load_family(
@@ -145,7 +69,7 @@ def load_family(
         sha256=sha256,
     )
     root.finish()
-    return _checked(family, problems, file)
+    return checked(family, [*problems, *references(family, file)], file)
 
 
 def load_composite(
@@ -174,17 +98,7 @@ def load_composite(
         sha256=sha256,
     )
     root.finish("composite, title, halves, classes, modules")
-    return _checked(composite, problems, file)
-
-
-def _checked(table: T, problems: list[Problem], file: str) -> T:
-    if problems:
-        raise TableError(f"{file}: the mapping table breaks {len(problems)} rule(s)", problems)
-    return table
-
-
-def _split_sizes(text: str) -> list[str]:
-    return [part.strip() for part in re.split(r"->|,", text)]
+    return checked(composite, problems, file)
 
 
 def _init(section: Section, key: str, text: str) -> Init:
@@ -210,7 +124,7 @@ def _rows(section: Section, vocabulary: Vocabulary) -> tuple[Row, ...]:
             )
             continue
         kind = vocabulary.kinds[kinds[0]]
-        texts = _split_sizes(entry.take(kind.name, str, ""))
+        texts = split_sizes(entry.take(kind.name, str, ""))
         if len(texts) != len(kind.sizes):
             entry.complain(f"{kind.name} takes sizes '{' -> '.join(kind.sizes)}'", kind.name)
         sizes = [entry.parsed(kind.name, Expression, text) for text in texts]
@@ -344,8 +258,9 @@ def _limits(root: Section, file: str, problems: list[Problem]) -> tuple[Limit, .
         entry = Section(data, f"limits[{number}]", problems, file)
         limits.append(
             Limit(
-                when=entry.expression("when") or Expression("false"),
-                frameworks=entry.names("frameworks", FRAMEWORKS),
+                when=entry.parsed("when", Expression, entry.require("when", str, "false"))
+                or Expression("false"),
+                frameworks=entry.names("frameworks", FRAMEWORKS) or FRAMEWORKS,
                 reason=entry.require("reason", str, ""),
                 head=entry.take("head", str, "") or None,
             )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from converter.errors import Problem
+from converter.errors import Problem, TableError
 from converter.tables.expressions import Expression, ExpressionError
 
 T = TypeVar("T")
@@ -88,3 +89,15 @@ class Section:
         """Everything not taken is unknown."""
         for key in self._data:
             self.complain(f"unknown key {key!r}", remedy=f"known: {known}" if known else None)
+
+
+def checked(table: T, problems: list[Problem], file: str) -> T:
+    """`table`, or a TableError with `problems` if there are any."""
+    if problems:
+        raise TableError(f"{file}: the mapping table breaks {len(problems)} rule(s)", problems)
+    return table
+
+
+def split_sizes(text: str) -> list[str]:
+    """The sizes in ``"in -> out"``."""
+    return [part.strip() for part in re.split(r"->|,", text)]

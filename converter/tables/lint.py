@@ -1,0 +1,229 @@
+"""Checking a mapping table as a whole, beyond what loading it shows.
+
+A family's table is drawn with small configurations that bring out every row (`probes`), and the
+models are looked at (`soundness`); a table that extends another must change it (`inheritance`); a
+composite's table must fit the families that can be its halves. Nothing is raised: every finding
+is a `Problem` that says where it is and how to mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from converter.errors import ConverterError, Problem
+from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman
+from converter.tables.config import FamilyConfig
+from converter.tables.inheritance import idle_overrides
+from converter.tables.library import DIALECTS, Library
+from converter.tables.probes import probes
+from converter.tables.reading import parse_toml, read_table
+from converter.tables.schema import FRAMEWORKS, Composite, Family, Vocabulary
+from converter.tables.soundness import (
+    claimed_twice,
+    unsound_kind,
+    unsound_models,
+    unsound_rows,
+)
+from converter.tables.vocabulary import load_vocabulary
+
+
+def lint(path: Path, library: Library | None = None) -> list[Problem]:
+    """Everything that is wrong with a mapping table.
+
+    Args:
+        path: the table's file: a family's, a composite's, or ``_dialects.toml``.
+        library: the tables that it may extend; the bundled ones by default.
+
+    Returns:
+        The findings, none twice; none at all for a good table.
+    """
+    library = library or Library()
+    try:
+        found = list(_findings(path, library))
+    except ConverterError as error:
+        found = list(error.problems) or [Problem(error.message, str(path), remedy=error.remedy)]
+    return list(dict.fromkeys(found))
+
+
+def _findings(path: Path, library: Library) -> Iterator[Problem]:
+    file = str(path)
+    if path.stem == DIALECTS:
+        yield from _vocabulary(load_vocabulary(parse_toml(read_table(path), file), file), file)
+        return
+    library, name = library.with_table(path)
+    if library.is_composite(name):
+        yield from _composite(library.composite(name), library, file)
+        return
+    child, parent = library.contents(name)
+    if parent is not None:
+        yield from idle_overrides(parent, child, file)
+    yield from _family(library.family(name), library, file)
+
+
+def _family(family: Family, library: Library, file: str) -> Iterator[Problem]:
+    yield from _halves(family, library, file)
+    yield from unsound_rows(family, library.vocabulary, file)
+    configs, problems = probes(family, file)
+    yield from problems
+    yield from unsound_models(family, library.vocabulary, configs, file)
+
+
+def _halves(family: Family, library: Library, file: str) -> Iterator[Problem]:
+    """Whether composites find in the family what they ask its halves for."""
+    composites = [library.composite(name) for name in library.names if library.is_composite(name)]
+    known = {half for composite in composites for half in composite.halves}
+    for role in family.roles:
+        if role not in known:
+            yield Problem(
+                "is the half of no composite",
+                file,
+                f"roles.{role}",
+                expected=", ".join(sorted(known)),
+                found=role,
+                remedy="Correct the name.",
+            )
+    for composite in composites:
+        for place, name in _measures(composite):
+            half, _, measure = name.partition(".")
+            if half in family.roles and measure not in family.measures:
+                yield Problem(
+                    f"lacks {measure!r}",
+                    file,
+                    "measures",
+                    expected=f"what {composite.name} asks its {half} for in {place}",
+                    found=", ".join(family.measures),
+                    remedy=f'Name the field: {measure} = "…".',
+                )
+
+
+def _measures(composite: Composite) -> Iterator[tuple[str, str]]:
+    """Where a composite asks for a measure of a half, and for which."""
+    for row in composite.modules:
+        place = f"modules.{row.path}"
+        asked = [(row.kind.name, size) for size in row.sizes]
+        asked += [("when", row.when)] if row.when else []
+        asked += [("init", row.init.scale)] if row.init else []
+        for key, expression in asked:
+            yield from ((f"{place}.{key}", name) for name in sorted(expression.fields))
+
+
+def _composite(composite: Composite, library: Library, file: str) -> Iterator[Problem]:
+    def problem(place: str, what: str, expected: str, found: str, remedy: str) -> Problem:
+        return Problem(what, file, place, expected, found, remedy)
+
+    if len(set(composite.halves)) != len(composite.halves):
+        yield problem("halves", "are one", "two names", composite.halves[0], "Rename one.")
+    if not composite.classes:
+        yield problem("classes", "is empty", ", ".join(FRAMEWORKS), "none", "Name the classes.")
+    families = _families(library)
+    measures = {measure for family in families for measure in family.measures}
+    broken = False
+    for place, name in _measures(composite):
+        half, _, measure = name.partition(".")
+        if half not in composite.halves or measure not in measures:
+            broken = True
+            known = f"{' or '.join(composite.halves)}, a dot, and one of {', '.join(measures)}"
+            yield problem(place, "asks for no measure of a half", known, name, "Correct the name.")
+    for row in composite.modules:
+        place = f"modules.{row.path}"
+        if row.path.places:
+            broken = True
+            yield problem(place, "has places", "none", ", ".join(row.path.places), "Fill them.")
+        draws = any(
+            leaf.init == "normal" and leaf.name not in row.without for leaf in row.kind.leaves
+        )
+        if row.init is None and draws:
+            yield problem(
+                place,
+                "does not say how fresh weights are drawn, and there is no family that does",
+                'such as init = "normal(decoder.init_range)"',
+                "no init",
+                "Write it.",
+            )
+    if not broken:
+        yield from _joined(composite, families, library.vocabulary, file)
+
+
+def _families(library: Library) -> list[Family]:
+    return [library.family(name) for name in library.names if not library.is_composite(name)]
+
+
+def _joined(
+    composite: Composite, families: Iterable[Family], vocabulary: Vocabulary, file: str
+) -> Iterator[Problem]:
+    """Draws the composite with halves of equal and of unequal measures."""
+    draftsman = Draftsman(vocabulary)
+    first, second = composite.halves
+    encoders = [family for family in families if first in family.roles]
+    decoders = [family for family in families if second in family.roles]
+    met: set[str] = set()
+    drawn = 0
+    for one in encoders[:1]:
+        for other in decoders:
+            halves = {
+                half: FamilyConfig(family, config.raw)
+                for half, family in ((first, one), (second, other))
+                for config in probes(family, file)[0][:1]
+            }
+            if len(halves) < 2:
+                continue
+            models = {half: _half(draftsman, half, config) for half, config in halves.items()}
+            whole = draftsman.composite(composite, halves, models)
+            drawn += 1
+            met |= {slot.name for slot in whole.slots}
+            yield from claimed_twice(whole, vocabulary, file)
+    for row in composite.modules:
+        if drawn and not any(name.startswith(row.path.text) for name in met):
+            yield Problem(
+                "the row is dead: no two halves bring it out",
+                file,
+                f"modules.{row.path}",
+                expected="a condition that some halves meet",
+                found=str(row.when),
+                remedy="Correct the condition, or take the row out.",
+            )
+
+
+def _half(draftsman: Draftsman, half: str, config: FamilyConfig) -> Blueprint:
+    role = config.family.roles[half]
+    model = config.family.models[role.model]
+    has = CROSS_ATTENTION in config.family.parts and half == "decoder"
+    parts = (*model.parts, CROSS_ATTENTION) if has else model.parts
+    return draftsman.model(config, parts, model.heads, prefix=half)
+
+
+def _vocabulary(vocabulary: Vocabulary, file: str) -> Iterator[Problem]:
+    for kind in vocabulary.kinds.values():
+        yield from unsound_kind(kind, file)
+        named = {
+            axis
+            for leaf in kind.leaves
+            for spelled in leaf.spellings.values()
+            for axis in spelled.axes.names
+        }
+        for size in sorted(set(kind.sizes) - named):
+            yield Problem(
+                f"no tensor has the size {size!r}",
+                file,
+                f"{kind.name}.sizes",
+                expected="sizes that some tensor's axes name",
+                found=", ".join(kind.sizes),
+                remedy="Take it out, or name it in axes.",
+            )
+        for dialect in vocabulary.dialects:
+            names = [
+                name
+                for leaf in kind.leaves
+                if dialect in leaf.spellings
+                for name in (leaf.spellings[dialect].leaf, *leaf.spellings[dialect].also)
+            ]
+            for name in sorted({name for name in names if names.count(name) > 1}):
+                yield Problem(
+                    f"two tensors of the kind are called {name!r}",
+                    file,
+                    f"{kind.name}",
+                    expected=f"distinct names in {dialect}",
+                    found=", ".join(names),
+                    remedy="Rename one.",
+                )

@@ -1,0 +1,220 @@
+"""What a family's table refers to must be there, and what it declares must be of use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from converter.errors import Problem
+from converter.tables.expressions import Expression
+from converter.tables.schema import CROSS_ATTENTION, Family, Row
+from converter.tables.templates import Template
+
+TOKENS = ("start", "end", "pad")
+"""What special tokens do in generation."""
+
+DECODER = "decoder"
+"""The role that needs cross-attention."""
+
+Complain = Callable[..., None]
+
+
+def references(family: Family, file: str) -> list[Problem]:
+    """Every name in the table that leads nowhere, and every declaration that nothing uses.
+
+    Args:
+        family: the table, as far as it could be read.
+        file: what messages call it.
+    """
+    problems: list[Problem] = []
+
+    def complain(place: str, what: str, expected: str | None, remedy: str) -> None:
+        problems.append(Problem(what, file, place, expected=expected, remedy=remedy))
+
+    _expressions(family, complain)
+    _places(family, complain)
+    _groups(family, complain)
+    _roles(family, complain)
+    _ties(family, complain)
+    return problems
+
+
+def groups(family: Family) -> Iterator[tuple[str, tuple[Row, ...]]]:
+    """The places of the table that hold rows, with the rows."""
+    yield "modules", family.modules
+    for name, rows in family.parts.items():
+        yield f"parts.{name}", rows
+    for name, rows in family.heads.items():
+        yield f"heads.{name}", rows
+
+
+def expressions(family: Family) -> Iterator[tuple[str, Expression, tuple[str, ...]]]:
+    """Place, expression, and the places in paths that it may name beside fields."""
+    for name, expression in family.layers.items():
+        others = tuple(other for other in family.layers if other != name)
+        yield f"layers.{name}", expression, others
+    yield "init", family.init.scale, ()
+    for name, expression in family.measures.items():
+        yield f"measures.{name}", expression, ()
+    for group, rows in groups(family):
+        for row in rows:
+            place = f"{group}.{row.path}"
+            for size in row.sizes:
+                yield f"{place}.{row.kind.name}", size, row.path.places
+            if row.when:
+                yield f"{place}.when", row.when, row.path.places
+            if row.init:
+                yield f"{place}.init", row.init.scale, ()
+    for name, tie in family.ties.items():
+        if tie.unless:
+            yield f"tied.{name}.unless", tie.unless, ()
+    for number, limit in enumerate(family.limits):
+        yield f"limits[{number}].when", limit.when, ()
+
+
+def _expressions(family: Family, complain: Complain) -> None:
+    used: set[str] = set()
+    for place, expression, beside in expressions(family):
+        used |= expression.fields
+        for name in sorted(expression.fields - set(family.config) - set(beside)):
+            complain(
+                place,
+                f"{str(expression)!r} names {name!r}, which is no field",
+                f"a field under [config]: {_listed(family.config)}",
+                f"Correct the name, or list {name!r} with its default under [config].",
+            )
+    for name in family.config:
+        if name not in used:
+            complain(
+                f"config.{name}",
+                "the field is used nowhere",
+                "a size, condition, measure or place that depends on it",
+                "Take it out.",
+            )
+
+
+def _places(family: Family, complain: Complain) -> None:
+    used: set[str] = set()
+    for group, rows in groups(family):
+        for row in rows:
+            used |= set(row.path.places)
+            if not row.path.text or row.path.open_ended:
+                complain(
+                    f"{group}.{row.path}",
+                    "the row's path names no module",
+                    "a path such as encoder.layer.{layer}.output",
+                    "Write the module's whole path.",
+                )
+            for name in row.path.places:
+                if name not in family.layers:
+                    complain(
+                        f"{group}.{row.path}",
+                        f"nothing says how many {{{name}}} there are",
+                        f"a place under layers: {_listed(family.layers)}",
+                        f"Correct the place, or declare it: layers = {{ {name} = … }}.",
+                    )
+            if len(row.without) == len(row.kind.leaves):
+                complain(
+                    f"{group}.{row.path}.without",
+                    "the row is dead: it leaves out every tensor of its kind",
+                    f"some of {_listed(leaf.name for leaf in row.kind.leaves)} to stay",
+                    "Take the row out.",
+                )
+    for name in family.layers:
+        if name not in used:
+            complain(
+                f"layers.{name}",
+                f"no path holds the place {{{name}}}",
+                "a row that uses it",
+                "Take it out.",
+            )
+
+
+def _groups(family: Family, complain: Complain) -> None:
+    """Parts and heads against the models that have them."""
+    for name in sorted({*family.parts} & {*family.heads}):
+        complain(f"heads.{name}", "a part has the same name", "distinct names", "Rename one.")
+    used = {CROSS_ATTENTION} if DECODER in family.roles else set()
+    for model in family.models.values():
+        used |= {*model.parts, *model.heads}
+        for kind, named, known in (
+            ("parts", model.parts, family.parts),
+            ("heads", model.heads, family.heads),
+        ):
+            for name in named:
+                if name not in known:
+                    complain(
+                        f"models.{model.name}.{kind}",
+                        f"there is no [{kind}.{name}]",
+                        f"one of {_listed(known)}",
+                        "Correct the name, or write the rows.",
+                    )
+    for group, rows in groups(family):
+        name = group.partition(".")[2]
+        if name and name not in used:
+            complain(group, "no model has it", "a model under [models] that names it", "Name it.")
+        if not rows:
+            complain(group, "holds no rows", "at least one module", "Write them or take it out.")
+    for number, limit in enumerate(family.limits):
+        if limit.head is not None and limit.head not in family.heads:
+            complain(
+                f"limits[{number}].head",
+                f"there is no [heads.{limit.head}]",
+                f"one of {_listed(family.heads)}",
+                "Correct the name.",
+            )
+
+
+def _roles(family: Family, complain: Complain) -> None:
+    for name, role in family.roles.items():
+        if role.model not in family.models:
+            complain(
+                f"roles.{name}.model",
+                f"there is no model {role.model!r}",
+                f"one of {_listed(family.models)}",
+                "Correct the name, or list the model under [models].",
+            )
+    if (CROSS_ATTENTION in family.parts) != (DECODER in family.roles):
+        there = CROSS_ATTENTION in family.parts
+        complain(
+            f"parts.{CROSS_ATTENTION}" if there else f"roles.{DECODER}",
+            f"there is cross-attention, but no role {DECODER!r}"
+            if there
+            else f"there is a {DECODER}, but no cross-attention",
+            f"[parts.{CROSS_ATTENTION}] in a family that can be a {DECODER}, and only there",
+            f"Write [roles] {DECODER} = …, or take the part out: {CROSS_ATTENTION} = false."
+            if there
+            else f"Write [parts.{CROSS_ATTENTION}], or take the role out.",
+        )
+    needed = {"width"} if family.roles else set()
+    if DECODER in family.roles or family.tokens:
+        needed.add("vocabulary")
+    for name in sorted(needed - set(family.measures)):
+        complain(
+            "measures",
+            f"lacks {name!r}",
+            "width in a family with roles, vocabulary in one of texts",
+            f'Name the field: {name} = "…".',
+        )
+    for name in family.tokens:
+        if name not in TOKENS:
+            complain(
+                f"tokens.{name}",
+                "is no role of a token",
+                f"one of {_listed(TOKENS)}",
+                "Correct the name.",
+            )
+
+
+def _ties(family: Family, complain: Complain) -> None:
+    for name, tie in family.ties.items():
+        for place in sorted(set(tie.to.places) - set(Template(name).places)):
+            complain(
+                f"tied.{name}.to",
+                f"nothing says which {{{place}}} is meant",
+                "places of the tied name only",
+                "Use the same places on both sides.",
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "(there are none)"

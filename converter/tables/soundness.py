@@ -1,0 +1,172 @@
+"""What only drawn models show: names that clash or do not invert, drops that hit, dead ties."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import permutations, product
+
+import numpy as np
+
+from converter.errors import ConverterError, Problem
+from converter.tables.blueprint import Blueprint, Draftsman, Slot
+from converter.tables.config import FamilyConfig
+from converter.tables.references import groups
+from converter.tables.schema import CROSS_ATTENTION, Family, Kind, Row, Vocabulary
+from converter.tables.templates import Template
+from converter.tensors import Rearrangement
+from converter.tensors.rearrange import rearrange
+
+_NUMBERS = (0, 1, 10, 23)
+"""Numbers of one and two digits, which run into each other where places touch."""
+
+
+def unsound_rows(family: Family, vocabulary: Vocabulary, file: str) -> Iterator[Problem]:
+    """Rows whose names do not invert, or that say what holds anyway."""
+    for group, rows in groups(family):
+        for row in rows:
+            yield from _inverts(row, vocabulary, file, f"{group}.{row.path}")
+            yield from _idle(row, vocabulary, file, f"{group}.{row.path}")
+
+
+def unsound_kind(kind: Kind, file: str) -> Iterator[Problem]:
+    """Layouts of a kind of module that do not lead to one another and back."""
+    for leaf in kind.leaves:
+        for one, other in permutations(leaf.spellings, 2):
+            axes = leaf.spellings[one].axes, leaf.spellings[other].axes
+            try:
+                way = Rearrangement(*axes)
+                shape = axes[0].shape({size: 2 + n for n, size in enumerate(kind.sizes)})
+                values = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+                there = rearrange(values, way, np.empty(way.shape(shape), values.dtype))
+                back = rearrange(there, way.inverse, np.empty_like(values))
+                if np.array_equal(values, back):
+                    continue
+                found = "other values"
+            except (ValueError, KeyError) as error:
+                found = str(error)
+            yield Problem(
+                f"its layout does not lead to that of {other} and back",
+                file,
+                f"{kind.name}.{leaf.name}.{one}",
+                expected="the same named axes in both",
+                found=found,
+                remedy="Correct the axes.",
+            )
+
+
+def unsound_models(
+    family: Family, vocabulary: Vocabulary, configs: Sequence[FamilyConfig], file: str
+) -> Iterator[Problem]:
+    """What is wrong with the models that the table gives for some configurations."""
+    draftsman = Draftsman(vocabulary)
+    met: set[str] = set()
+    for config in configs:
+        try:
+            whole = draftsman.model(config)
+            for model in family.models.values():
+                draftsman.model(config, model.parts, model.heads)
+                if CROSS_ATTENTION in family.parts:
+                    draftsman.model(config, (*model.parts, CROSS_ATTENTION), model.heads)
+        except ConverterError as error:
+            yield from error.problems or [Problem(error.message, file)]
+            continue
+        yield from claimed_twice(whole, vocabulary, file)
+        yield from _hitting_drops(whole, file)
+        met |= {slot.name for slot in whole.slots}
+    for name in family.ties if met else ():
+        if not any(Template(name).match(slot) is not None for slot in met):
+            yield Problem(
+                "ties a tensor that no model has",
+                file,
+                f"tied.{name}",
+                expected="the canonical name of a tensor of some row",
+                found="none of that name",
+                remedy="Correct the name, or take the tie out.",
+            )
+
+
+def claimed_twice(blueprint: Blueprint, vocabulary: Vocabulary, file: str) -> Iterator[Problem]:
+    """Names that two tensors claim in one dialect, be it to write or to read them."""
+    for dialect in vocabulary.dialects:
+        owners: dict[str, Slot] = {}
+        for slot in blueprint.slots:
+            spelling = slot.spellings.get(dialect)
+            for name in (spelling.name, *spelling.also) if spelling else ():
+                owner = owners.setdefault(name, slot)
+                if owner is not slot:
+                    yield Problem(
+                        f"{dialect} name {_folded(name)!r} is claimed twice",
+                        file,
+                        _folded(slot.name),
+                        expected="names that mean one tensor each",
+                        found=f"{_folded(owner.name)} claims it as well",
+                        remedy="Rename one of the two rows, or take one out.",
+                    )
+
+
+def _hitting_drops(blueprint: Blueprint, file: str) -> Iterator[Problem]:
+    for dialect, entries in blueprint.drops.items():
+        for name in blueprint.index(dialect):
+            for prefix, template, _ in entries:
+                if name.startswith(prefix) and template.match(name[len(prefix) :]) is not None:
+                    yield Problem(
+                        "drops a tensor that the model has",
+                        file,
+                        f"drop.{dialect}.{template}",
+                        expected="names that no row claims",
+                        found=_folded(name),
+                        remedy="Take out the drop, or the row.",
+                    )
+
+
+def _inverts(row: Row, vocabulary: Vocabulary, file: str, place: str) -> Iterator[Problem]:
+    """Whether the numbers in a name can be told from the name in every dialect."""
+    places = row.path.places
+    for dialect in vocabulary.dialects.values():
+        spelled = row.paths.get(dialect.name)
+        template = spelled or Template(dialect.path(row.path.text))
+        for numbers in product(_NUMBERS, repeat=len(places)):
+            wanted = dict(zip(places, numbers, strict=True))
+            name = (
+                spelled.format(wanted) if spelled else dialect.path(row.path.format(dict(wanted)))
+            )
+            if template.match(name) != wanted:
+                yield Problem(
+                    f"the {dialect.name} name does not invert",
+                    file,
+                    place,
+                    expected=f"{wanted} from {name!r}",
+                    found=str(template.match(name)),
+                    remedy="Put a letter or a separator between the places.",
+                )
+                break
+
+
+def _idle(row: Row, vocabulary: Vocabulary, file: str, place: str) -> Iterator[Problem]:
+    """Spellings that say what follows from the dialect's rule anyway."""
+    first = row.kind.leaves[0]
+    for name, dialect in vocabulary.dialects.items():
+        path = row.paths.get(name)
+        if path and path.text == dialect.path(row.path.text):
+            yield _changes_nothing(file, f"{place}.path.{name}", path.text)
+        if name in row.leaves and (
+            first.name in row.without or row.leaves[name] == first.spellings[name].leaf
+        ):
+            yield _changes_nothing(file, f"{place}.leaf.{name}", row.leaves[name])
+
+
+def _changes_nothing(file: str, place: str, text: str) -> Problem:
+    return Problem(
+        "changes nothing",
+        file,
+        place,
+        expected="a spelling that differs from the dialect's own",
+        found=repr(text),
+        remedy="Take it out.",
+    )
+
+
+def _folded(name: str) -> str:
+    """A name with its numbers left open: a finding in every layer is one finding."""
+    return re.sub(r"\d+", "{…}", name)

@@ -1,0 +1,71 @@
+"""From the content of ``_dialects.toml`` to `Vocabulary`, refusing every slip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from converter.errors import Problem
+from converter.tables.schema import FRAMEWORKS, Dialect, Kind, Leaf, LeafSpelling, Vocabulary
+from converter.tables.section import Section, checked, split_sizes
+from converter.tensors import Axes
+
+_BASE = {"always": True, "beside a head": False}
+
+
+def load_vocabulary(data: Mapping[str, Any], file: str) -> Vocabulary:
+    """What families share, from the content of ``_dialects.toml``.
+
+    Raises:
+        TableError: with every problem found.
+    """
+    problems: list[Problem] = []
+    root = Section(data, "", problems, file)
+    dialects = {}
+    listed = root.section("dialects")
+    for name in listed:
+        entry = listed.section(name)
+        base = entry.require("base", str, "always")
+        if base not in _BASE:
+            entry.complain(f"{base!r} is none of {', '.join(_BASE)}", "base")
+        dialects[name] = Dialect(
+            name,
+            separator=entry.require("separator", str, "."),
+            index=entry.require("index", str, "."),
+            base_always=_BASE.get(base, True),
+            suffix=entry.take("suffix", str, ""),
+            wrappers=entry.names("wrappers"),
+        )
+        entry.finish("separator, index, base, suffix, wrappers")
+    kinds = {name: _kind(name, root.section(name), dialects) for name in root}
+    return checked(Vocabulary(dialects, kinds), problems, file)
+
+
+def _kind(name: str, section: Section, dialects: Mapping[str, Dialect]) -> Kind:
+    sizes = tuple(split_sizes(section.require("sizes", str, "")))
+    leaves = []
+    for leaf_name in section:
+        entry = section.section(leaf_name)
+        init = entry.require("init", str, "normal")
+        if init not in ("normal", "zeros", "ones"):
+            entry.complain(f"{init!r} is none of normal, zeros, ones", "init")
+        spellings = {}
+        for dialect in entry:
+            if dialect not in dialects:
+                entry.complain(f"{dialect!r} is no dialect")
+                entry.take(dialect, dict, {})
+                continue
+            spelled = entry.section(dialect)
+            axes = spelled.parsed("axes", Axes.parse, spelled.require("axes", str, ""))
+            if axes and not set(axes.names) <= set(sizes):
+                spelled.complain(f"'{axes}' names axes that are not among the sizes", "axes")
+            leaf = spelled.require("leaf", str, "")
+            spellings[dialect] = LeafSpelling(leaf, axes or Axes(()), spelled.names("also"))
+            spelled.finish("leaf, axes, also")
+        for framework in FRAMEWORKS:
+            if framework in dialects and framework not in spellings:
+                entry.complain(f"lacks {framework!r}")
+        if len({frozenset(spelling.axes.names) for spelling in spellings.values()}) > 1:
+            entry.complain("its dialects name different axes")
+        leaves.append(Leaf(leaf_name, init, spellings))
+    return Kind(name, sizes, tuple(leaves))

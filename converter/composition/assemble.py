@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,8 @@ def plan_files(
                 metadata = {"format": "pt"}
             elif container == "keras-hdf5":
                 metadata = {"scope": _snake_case(classes[framework])}
+                if target.relisted.get(framework):
+                    metadata["shared"] = json.dumps(target.relisted[framework])
             files.append(
                 PlannedFile(
                     path=name,

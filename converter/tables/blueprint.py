@@ -74,6 +74,8 @@ class Blueprint:
     slots: tuple[Slot, ...]
     drops: Mapping[str, tuple[tuple[str, Template, str], ...]] = field(default_factory=dict)
     """Dialect → (prefix, template, reason) of names that are left out on purpose."""
+    relisted: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Dialect → layer → names of other layers' tensors that files list there again."""
 
     @cached_property
     def by_name(self) -> dict[str, Slot]:
@@ -147,7 +149,8 @@ class Draftsman:
                 slots += self._module(row, config, part, namer, ties)
                 if len(slots) > MAX_TENSORS:
                     raise ConfigError(f"{config.file}: asks for more than {MAX_TENSORS} tensors")
-        blueprint = Blueprint(tuple(slots), self._drops(family, prefix))
+        relisted = {} if prefix else _relisted(family, slots)
+        blueprint = Blueprint(tuple(slots), self._drops(family, prefix), relisted)
         problems = broken_ties(blueprint.by_name, f"mappings/{family.name}.toml")
         if problems:
             raise TableError(f"{family.name}: {len(problems)} tied tensor(s) cannot be", problems)
@@ -282,6 +285,20 @@ def _combinations(names: tuple[str, ...], config: FamilyConfig) -> Iterator[Plac
         if len(choices) > MAX_TENSORS:
             raise ConfigError(f"{config.file}: asks for more than {MAX_TENSORS} modules")
     yield from choices
+
+
+def _relisted(family: Family, slots: list[Slot]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The names that a head's layers list again; combined files do without."""
+    relisted: dict[str, dict[str, tuple[str, ...]]] = {}
+    for dialect, layers in family.relisted.items():
+        for layer, templates in layers.items():
+            if any(slot.spellings[dialect].name.startswith(f"{layer}/") for slot in slots):
+                relisted.setdefault(dialect, {})[layer] = tuple(
+                    slot.spellings[dialect].name
+                    for slot in slots
+                    if any(template.match(slot.name) is not None for template in templates)
+                )
+    return relisted
 
 
 def _drawn(

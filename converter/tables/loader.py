@@ -64,6 +64,7 @@ def load_family(
         roles=_roles(root.section("roles")),
         ties=_ties(root.section("tied"), vocabulary),
         drops=_drops(root.section("drop"), vocabulary),
+        relisted=_relisted(root.section("relisted"), vocabulary),
         limits=_limits(root, file, problems),
         tokens=_tokens(root.section("tokens")),
         sha256=sha256,
@@ -247,6 +248,21 @@ def _drops(section: Section, vocabulary: Vocabulary) -> dict[str, dict[Template,
             if template:
                 drops[dialect][template] = reason
     return drops
+
+
+def _relisted(
+    section: Section, vocabulary: Vocabulary
+) -> dict[str, dict[str, tuple[Template, ...]]]:
+    relisted: dict[str, dict[str, tuple[Template, ...]]] = {}
+    for dialect in section:
+        entry = section.section(dialect)
+        if dialect not in vocabulary.dialects:
+            section.complain(f"{dialect!r} is no dialect")
+        relisted[dialect] = {}
+        for layer in entry:
+            templates = [entry.parsed(layer, Template, name) for name in entry.names(layer)]
+            relisted[dialect][layer] = tuple(template for template in templates if template)
+    return relisted
 
 
 def _limits(root: Section, file: str, problems: list[Problem]) -> tuple[Limit, ...]:

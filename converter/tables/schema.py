@@ -184,6 +184,8 @@ class Family:
     """Canonical template of the tied tensor → what it is tied to."""
     drops: Mapping[str, Mapping[Template, str]]
     """Dialect → template of a name that is left out → the reason."""
+    relisted: Mapping[str, Mapping[str, tuple[Template, ...]]] = field(default_factory=dict)
+    """Dialect → layer of a head → tensors of the body that a stand-alone file lists there again."""
     limits: tuple[Limit, ...] = ()
     tokens: Mapping[str, Token] = field(default_factory=dict)
     sha256: str = ""

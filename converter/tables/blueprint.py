@@ -8,11 +8,10 @@ from functools import cached_property
 
 from converter.errors import ConfigError, TableError
 from converter.tables.config import FamilyConfig, Places
-from converter.tables.expressions import Value
+from converter.tables.expressions import Expression, ExpressionError, Value
 from converter.tables.schema import (
     CROSS_ATTENTION,
     Composite,
-    Dialect,
     Family,
     Init,
     Kind,
@@ -21,27 +20,15 @@ from converter.tables.schema import (
     Tie,
     Vocabulary,
 )
+from converter.tables.spelling import Namer, Spelling
 from converter.tables.templates import Template
 from converter.tables.ties import broken_ties
-from converter.tensors import Axes
 
-MAX_TENSORS = 1_000_000
+MAX_TENSORS = 100_000
 """No model has more tensors; a configuration that asks for them is damaged or hostile."""
 
 BODY = ""
 """The `Slot.part` of tensors that every model of the family has."""
-
-
-@dataclass(frozen=True)
-class Spelling:
-    """A tensor in one dialect."""
-
-    name: str
-    """As it is written for this very model."""
-    axes: Axes
-    shape: tuple[int, ...]
-    also: tuple[str, ...] = ()
-    """Other names under which files hold it: with or without the base model's, older ones."""
 
 
 @dataclass(frozen=True)
@@ -142,13 +129,18 @@ class Draftsman:
         groups = [(BODY, family.modules, True)]
         groups += [(part, family.parts[part], True) for part in parts]
         groups += [(head, family.heads[head], False) for head in heads]
+        asked = sum(
+            len(config.combinations(row.path.places, MAX_TENSORS)) * len(row.kind.leaves)
+            for _, rows, _ in groups
+            for row in rows
+        )
+        if asked > MAX_TENSORS:
+            raise ConfigError(f"{config.file}: asks for up to {asked} tensors")
         slots: list[Slot] = []
         for part, rows, in_base in groups:
-            namer = _Namer(self.vocabulary, family, prefix, in_base, bool(heads))
+            namer = Namer(self.vocabulary, family, prefix, in_base, bool(heads))
             for row in rows:
                 slots += self._module(row, config, part, namer, ties)
-                if len(slots) > MAX_TENSORS:
-                    raise ConfigError(f"{config.file}: asks for more than {MAX_TENSORS} tensors")
         relisted = {} if prefix else _relisted(family, slots)
         blueprint = Blueprint(tuple(slots), self._drops(family, prefix), relisted)
         problems = broken_ties(blueprint.by_name, f"mappings/{family.name}.toml")
@@ -170,13 +162,19 @@ class Draftsman:
 
         def lookup(name: str) -> Value:
             half, _, measure = name.partition(".")
-            return halves[half].measure(measure)
+            return halves[half].measure(measure) if half in halves else None
+
+        def number(expression: Expression) -> float:
+            try:
+                return expression.number(lookup)
+            except ExpressionError as error:
+                raise ConfigError(f"{composite.name}: {error}") from error
 
         own: list[Slot] = []
-        namer = _Namer(self.vocabulary, None, "", in_base=False, beside_head=False)
+        namer = Namer(self.vocabulary, None, "", in_base=False, beside_head=False)
         for row in composite.modules:
             if row.when is None or row.when.evaluate(lookup):
-                sizes = [int(size.number(lookup)) for size in row.sizes]
+                sizes = [int(number(size)) for size in row.sizes]
                 own += self._leaves(
                     row,
                     {},
@@ -184,7 +182,7 @@ class Draftsman:
                     composite.name,
                     namer,
                     [],
-                    lambda init: float(init.scale.number(lookup)),
+                    lambda init: number(init.scale),
                     row.init,
                 )
         drops: dict[str, tuple[tuple[str, Template, str], ...]] = {}
@@ -199,16 +197,16 @@ class Draftsman:
         row: Row,
         config: FamilyConfig,
         part: str,
-        namer: _Namer,
+        namer: Namer,
         ties: list[tuple[Template, Tie]],
     ) -> Iterator[Slot]:
         """The tensors of one row, for every combination of the numbers in its path."""
         live = [(name, tie) for name, tie in ties if not (tie.unless and config.holds(tie.unless))]
 
         def scale(init: Init) -> float:
-            return float(config.evaluate(init.scale))  # type: ignore[arg-type]
+            return float(config.number(init.scale))
 
-        for places in _combinations(row.path.places, config):
+        for places in config.combinations(row.path.places, MAX_TENSORS):
             if config.holds(row.when, places):
                 sizes = [config.size(size, places) for size in row.sizes]
                 init = row.init or config.family.init
@@ -220,7 +218,7 @@ class Draftsman:
         places: Places,
         sizes: list[int],
         part: str,
-        namer: _Namer,
+        namer: Namer,
         ties: list[tuple[Template, Tie]],
         scale: Callable[[Init], float],
         init: Init | None,
@@ -272,21 +270,6 @@ def _tied(name: str, ties: list[tuple[Template, Tie]]) -> tuple[str | None, froz
     return None, frozenset()
 
 
-def _combinations(names: tuple[str, ...], config: FamilyConfig) -> Iterator[Places]:
-    """Every choice of numbers for the places of a path; later places may depend on earlier ones."""
-    choices: list[dict[str, int | str]] = [{}]
-    for name in names:
-        expression = config.family.layers[name]
-        choices = [
-            {**chosen, name: step}
-            for chosen in choices
-            for step in config.steps(expression, chosen)
-        ]
-        if len(choices) > MAX_TENSORS:
-            raise ConfigError(f"{config.file}: asks for more than {MAX_TENSORS} modules")
-    yield from choices
-
-
 def _relisted(family: Family, slots: list[Slot]) -> dict[str, dict[str, tuple[str, ...]]]:
     """The names that a head's layers list again; combined files do without."""
     relisted: dict[str, dict[str, tuple[str, ...]]] = {}
@@ -309,47 +292,6 @@ def _drawn(
     if init is None or (leaf.init != "normal" and not (row.init and leaf is row.kind.leaves[0])):
         return "constant", 1.0 if leaf.init == "ones" else 0.0
     return init.rule, scale(init)
-
-
-@dataclass(frozen=True)
-class _Namer:
-    """Spells the tensors of one group of rows."""
-
-    vocabulary: Vocabulary
-    family: Family | None
-    prefix: str
-    in_base: bool
-    beside_head: bool
-
-    def canonical(self, name: str) -> str:
-        return f"{self.prefix}.{name}" if self.prefix else name
-
-    def spell(
-        self,
-        dialect: Dialect,
-        row: Row,
-        leaf: Leaf,
-        places: Places,
-        lengths: dict[str, int],
-    ) -> Spelling:
-        spelled = leaf.spellings[dialect.name]
-        override = row.paths.get(dialect.name)
-        path = override.format(places) if override else dialect.path(row.path.format(places))
-        last = spelled.leaf
-        if dialect.name in row.leaves and leaf is row.kind.leaves[0]:
-            last = row.leaves[dialect.name]
-        bases = [""]
-        base = self.family.base.get(dialect.name) if self.family else None
-        if self.in_base and base:
-            bases = [base, ""] if dialect.base_always or self.beside_head else ["", base]
-        paths = [path, *(other.format(places) for other in row.also.get(dialect.name, ()))]
-        names = [
-            dialect.join(self.prefix, base, path, name) + dialect.suffix
-            for path in paths
-            for name in (last, *spelled.also)
-            for base in bases
-        ]
-        return Spelling(names[0], spelled.axes, spelled.axes.shape(lengths), tuple(names[1:]))
 
 
 __all__ = [

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from converter.errors import ConfigError, Problem
-from converter.tables.expressions import Expression, ExpressionError, Value
+from converter.tables.expressions import Expression, ExpressionError, Value, is_finite
 from converter.tables.schema import Family
 
 Places: TypeAlias = Mapping[str, int | str]
@@ -50,12 +50,12 @@ class FamilyConfig:
             value = tuple(value)
         for item in value if isinstance(value, tuple) else (value,):
             if item is not None and not isinstance(item, int | float | bool | str):
-                raise self._error(field, "plain values", repr(value)[:80])
+                raise self._error(field, "plain values", value)
         if known[field] is not None and value is not None:
             wanted = type(known[field])
             fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
             if not fits or (isinstance(value, bool) and wanted is not bool):
-                raise self._error(field, wanted.__name__, repr(value)[:80])
+                raise self._error(field, wanted.__name__, value)
         return value  # type: ignore[no-any-return]  # narrowed to Value above
 
     def measure(self, name: str) -> Value:
@@ -75,8 +75,37 @@ class FamilyConfig:
             return [item for item in value if isinstance(item, int | str)]
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LAYERS:
             expected = f"a whole number from 0 to {MAX_LAYERS}"
-            raise self._error(str(expression), expected, repr(value)[:80])
+            raise self._error(str(expression), expected, value)
         return range(value)
+
+    def combinations(self, names: Sequence[str], most: int) -> list[Places]:
+        """Every choice for the places of a path; later places may depend on earlier ones.
+
+        Raises:
+            ConfigError: if there are more than `most`, or a place's number cannot be worked out.
+        """
+        choices: list[dict[str, int | str]] = [{}]
+        for name in names:
+            steps = [self.steps(self.family.layers[name], chosen) for chosen in choices]
+            if sum(map(len, steps)) > most:
+                raise ConfigError(f"{self.file}: asks for more than {most} modules of one kind")
+            choices = [
+                {**chosen, name: step}
+                for chosen, taken in zip(choices, steps, strict=True)
+                for step in taken
+            ]
+        return list(choices)
+
+    def number(self, expression: Expression, places: Places = MappingProxyType({})) -> float:
+        """The value of `expression`, which must be a finite number.
+
+        Raises:
+            ConfigError: if it is not.
+        """
+        value = self.evaluate(expression, places)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
+            raise self._error(str(expression), "a number", value)
+        return value
 
     def size(self, expression: Expression, places: Places = MappingProxyType({})) -> int:
         """The length of an axis.
@@ -84,11 +113,9 @@ class FamilyConfig:
         Raises:
             ConfigError: if it comes out as no whole number from 1 to `MAX_SIZE`.
         """
-        value = self.evaluate(expression, places)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-            raise self._error(str(expression), "a number", repr(value)[:80])
+        value = self.number(expression, places)
         if value != int(value) or not 1 <= value <= MAX_SIZE:
-            raise self._error(str(expression), "a whole number of at least 1", repr(value))
+            raise self._error(str(expression), f"a whole number from 1 to {MAX_SIZE}", value)
         return int(value)
 
     def holds(self, condition: Expression | None, places: Places = MappingProxyType({})) -> bool:
@@ -106,7 +133,11 @@ class FamilyConfig:
         except ExpressionError as error:
             raise ConfigError(f"{self.file}: {error}") from error
 
-    def _error(self, field: str, expected: str, found: str) -> ConfigError:
+    def _error(self, field: str, expected: str, value: Any) -> ConfigError:
+        try:
+            found = repr(value)[:80]
+        except (ValueError, RecursionError):  # thousands of digits, thousands of levels
+            found = f"a {type(value).__name__} too large to print"
         problem = Problem(
             f"field {field!r} is not usable", file=self.file, expected=expected, found=found
         )

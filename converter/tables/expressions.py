@@ -24,6 +24,7 @@ _CONSTANTS: Mapping[str, Value] = {"true": True, "false": False, "null": None}
 _MAX_LENGTH = 300
 _MAX_NUMBER = 2**53
 _MAX_EXPONENT = 64
+_MAX_DEPTH = 64
 
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -36,6 +37,11 @@ _ORDER: Mapping[type[ast.cmpop], Callable[[float, float], bool]] = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is one to compute with: neither infinite, nor NaN, nor beyond `2**53`."""
+    return abs(value) <= _MAX_NUMBER
 
 
 class ExpressionError(ValueError):
@@ -56,9 +62,15 @@ class Expression:
         if len(self.text) > _MAX_LENGTH:
             raise ExpressionError(f"expression is longer than {_MAX_LENGTH} characters")
         try:
-            return ast.parse(self.text.strip(), mode="eval").body
+            tree = ast.parse(self.text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise ExpressionError(f"{self.text!r} is not an expression") from error
+        level: list[ast.AST] = [tree]
+        for _ in range(_MAX_DEPTH):
+            level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if level:
+            raise ExpressionError(f"{self.text!r} is nested more than {_MAX_DEPTH} deep")
+        return tree
 
     @cached_property
     def fields(self) -> frozenset[str]:
@@ -80,7 +92,7 @@ class Expression:
             ExpressionError: if it is none.
         """
         value = self.evaluate(lookup)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
             raise ExpressionError(f"{self.text!r} is {value!r}, not a number")
         return value
 
@@ -91,11 +103,13 @@ class Expression:
 def _fields(node: ast.expr, text: str) -> set[str]:
     """The fields under `node`, refusing whatever the grammar does not know."""
     match node:
-        case ast.Constant(value=int() | float() | str()):
+        case ast.Constant(value=int() | float() | str() as value) if not isinstance(value, bool):
             return set()
-        case ast.Name(id=name):
+        case ast.Name(id=name) if not name.startswith("_"):
             return set() if name in _CONSTANTS else {name}
-        case ast.Attribute(value=ast.Name(id=owner), attr=name):
+        case ast.Attribute(value=ast.Name(id=owner), attr=name) if (
+            owner not in _CONSTANTS and not owner.startswith("_") and not name.startswith("_")
+        ):
             return {f"{owner}.{name}"}
         case ast.BinOp(left=left, op=op, right=right) if isinstance(
             op, ast.Div | ast.Add | ast.Sub | ast.Mult | ast.Pow | ast.Mod
@@ -111,7 +125,9 @@ def _fields(node: ast.expr, text: str) -> set[str]:
             return _fields(left, text) | _fields(right, text)
         case ast.Call(func=ast.Name(id="sqrt" | "len"), args=[argument], keywords=[]):
             return _fields(argument, text)
-        case ast.Subscript(value=ast.Name(id=name), slice=index):
+        case ast.Subscript(value=ast.Name(id=name), slice=index) if (
+            name not in _CONSTANTS and not name.startswith("_")
+        ):
             return {name} | _fields(index, text)
         case _:
             raise ExpressionError(
@@ -124,7 +140,7 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Value], text: str) -> Valu
         value = _evaluate(part, lookup, text)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ExpressionError(f"{text!r}: {ast.unparse(part)} is {value!r}, not a number")
-        if not abs(value) <= _MAX_NUMBER:
+        if not is_finite(value):
             raise ExpressionError(f"{text!r}: {ast.unparse(part)} is out of range")
         return value
 
@@ -147,7 +163,7 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Value], text: str) -> Valu
             exponent = number(right)
             if not isinstance(exponent, int) or not 0 <= exponent <= _MAX_EXPONENT:
                 raise ExpressionError(f"{text!r}: exponent {exponent} is not allowed")
-            return number(left) ** exponent
+            return _power(number(left), exponent, text)
         case ast.BinOp(left=left, op=ast.Mod(), right=right):
             divisor = number(right)
             if divisor == 0:
@@ -187,6 +203,13 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Value], text: str) -> Valu
                 raise ExpressionError(f"{text!r}: square root of {value}")
             return math.sqrt(value)
     raise AssertionError(ast.dump(node))  # _fields refused everything else
+
+
+def _power(base: float, exponent: int, text: str) -> float:
+    try:
+        return base**exponent
+    except OverflowError as error:
+        raise ExpressionError(f"{text!r} is out of range") from error
 
 
 def _divide(left: float, right: float, text: str) -> float:

@@ -12,7 +12,7 @@ from converter.errors import ConfigError, Problem
 from converter.tables.config import FamilyConfig, Places
 from converter.tables.expressions import Expression, ExpressionError, Scalar, Value
 from converter.tables.references import expressions, groups
-from converter.tables.schema import Family, Row
+from converter.tables.schema import Family
 
 _MAX_TRIALS = 5_000
 _MAX_PROBES = 150
@@ -80,18 +80,6 @@ def probes(family: Family, file: str) -> tuple[list[FamilyConfig], list[Problem]
             found.append(solution)
     distinct = {repr(sorted(fields.items())): fields for fields in found}
     return [FamilyConfig(family, fields, "a probe") for fields in distinct.values()], problems
-
-
-def places_of(row: Row, config: FamilyConfig) -> Iterator[Places]:
-    """Every choice of numbers for the places of a row's path."""
-    choices: list[Places] = [{}]
-    for name in row.path.places:
-        choices = [
-            {**chosen, name: step}
-            for chosen in choices
-            for step in config.steps(config.family.layers[name], chosen)
-        ]
-    return iter(choices)
 
 
 def _conditions(family: Family) -> list[Condition]:
@@ -195,7 +183,7 @@ class _Finder:
         try:
             if depends:
                 row = next(row for row in rows if row.when == condition.expression)
-                choices = places_of(row, config)
+                choices = iter(config.combinations(row.path.places, _MAX_TRIALS))
             return any(config.holds(condition.expression, places) == wanted for places in choices)
         except (ConfigError, ExpressionError):
             return False
@@ -206,7 +194,7 @@ class _Finder:
         try:
             for _, rows in groups(self._family):
                 for row in rows:
-                    for places in places_of(row, config):
+                    for places in config.combinations(row.path.places, _MAX_TRIALS):
                         if config.holds(row.when, places):
                             for size in row.sizes:
                                 config.size(size, places)

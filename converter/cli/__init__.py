@@ -21,6 +21,8 @@ COMMANDS = {
     "compose": "Join an encoder and a decoder into one checkpoint.",
     "convert": "Write a checkpoint again for other frameworks.",
     "inspect": "Tell what a checkpoint is; read headers only.",
+    "families": "List the supported models, or describe one.",
+    "check-table": "Check mapping tables of your own.",
 }
 """Every command, with the first line of its help: what ``converter --help`` shows."""
 

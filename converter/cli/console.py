@@ -79,12 +79,12 @@ def progress_bar(quiet: bool) -> Iterator[Progress | None]:
         console=console,
         transient=True,
     )
-    task = bar.add_task("", total=None, start=True)
+    task = bar.add_task("", total=None)
 
     def update(done: int, total: int, name: str) -> None:
+        bar.update(task, completed=done, total=total)
         if not bar.live.is_started:
             bar.start()
-        bar.update(task, completed=done, total=total)
 
     try:
         yield update

@@ -55,9 +55,9 @@ def guarded(call: Callable[[], object], json: bool) -> int:
 def _tell(error: BaseException, json: bool) -> int:
     """Print what went wrong, and give the exit code."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        say("Interrupted: nothing was changed.", style="bold")
+        say("Interrupted: nothing is left half-written.", style="bold")
         if json:
-            emit_json(_document("interrupted", "interrupted; nothing was changed"))
+            emit_json(_document("interrupted", "nothing is left half-written"))
         return INTERRUPTED
     from converter.errors import ConverterError
 

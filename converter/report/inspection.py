@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from converter.folding import fold
+from converter.folding import fold, numbered
 from converter.report.names import by_reason
 from converter.report.text import count, heading, indented, line, render, shape, size, table
 
@@ -84,10 +84,19 @@ def _faults(inspection: Inspection) -> Iterator[RenderableType]:
 
 
 def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, str, str, str]]:
-    groups: dict[tuple[str, ...], dict[str, str]] = {}
-    for name, stored in inspection.model.report.matched.items():
-        spec = stored.tensor.spec
-        template = fold([name])[0]
-        groups.setdefault((template, shape(spec.shape), spec.dtype), {})[name] = spec.name
-    for (_, lengths, dtype), names in groups.items():
-        yield ", ".join(fold(names)), lengths, dtype, ", ".join(fold(names.values()))
+    """The matched tensors in the order of the model, those of like layers in one row."""
+    matched = inspection.model.report.matched
+    ordered = dict.fromkeys((*inspection.model.target.by_name, *matched))
+    groups: dict[tuple[object, ...], dict[str, str]] = {}
+    for name in ordered:
+        if name in matched:
+            spec = matched[name].tensor.spec
+            head, _, tail = numbered(name)
+            groups.setdefault((head, tail, spec.shape, spec.dtype), {})[name] = spec.name
+    for (_, _, lengths, dtype), names in groups.items():
+        yield (
+            ", ".join(fold(names)),
+            shape(lengths),  # type: ignore[arg-type]  # as put in above
+            str(dtype),
+            ", ".join(fold(names.values())),
+        )

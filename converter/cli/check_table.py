@@ -1,0 +1,64 @@
+"""``converter check-table``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from converter.cli import options
+from converter.cli.console import emit, emit_json
+
+if TYPE_CHECKING:
+    from converter.tables.library import Library
+
+_EPILOG = """\b
+Examples:
+  converter check-table mappings/bert.toml
+  converter check-table mappings/gpt2.toml mappings/electra.toml --json"""
+
+
+@click.command("check-table", epilog=_EPILOG)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=options.FILE)
+@options.add((options.JSON,))
+def command(files: tuple[Path, ...], json: bool) -> int:
+    """Check mapping tables of your own.
+
+    Looks for names claimed twice, sizes of unknown fields, rows that are never used, and rules
+    that cannot be turned round. The exit code is 1 if there is any problem.
+    """
+    from converter.report.text import count, printable
+    from converter.tables.lint import lint
+
+    library = _together(files)
+    found = {str(file): lint(file, library) for file in files}
+    if json:
+        emit_json(
+            {
+                "tables": {
+                    file: {"problems": [problem.to_dict() for problem in problems]}
+                    for file, problems in found.items()
+                }
+            }
+        )
+    else:
+        for file, problems in found.items():
+            emit(f"{printable(file)}: {count(len(problems), 'problem') if problems else 'good'}")
+            for problem in problems:
+                emit(f"  - {printable(str(problem))}")
+    return int(any(found.values()))
+
+
+def _together(files: tuple[Path, ...]) -> Library:
+    """The bundled tables and all of `files`, which may extend each other.
+
+    If one of them cannot even be parsed, the bundled ones alone: each file is then told apart.
+    """
+    from converter.errors import ConverterError
+    from converter.tables.library import Library
+
+    try:
+        return Library(files)
+    except ConverterError:
+        return Library()

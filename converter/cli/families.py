@@ -1,0 +1,35 @@
+"""``converter families``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from converter.cli import options
+from converter.cli.console import emit, emit_json
+
+_EPILOG = """\b
+Examples:
+  converter families
+  converter families gpt2
+  converter families encoder-decoder --json"""
+
+
+@click.command("families", epilog=_EPILOG)
+@click.argument("name", required=False)
+@options.add((options.MAPPING, options.JSON))
+def command(name: str | None, mapping: tuple[Path, ...], json: bool) -> None:
+    """List the supported models, or describe one.
+
+    NAME is a family (a model_type of config.json) or a composite.
+    """
+    from converter.report.families import catalogue, describe_catalogue, describe_details, details
+    from converter.tables.library import Library
+
+    library = Library(mapping)
+    found = details(library, name) if name else catalogue(library)
+    if json:
+        emit_json(found)
+    else:
+        emit(describe_details(found) if name else describe_catalogue(found))

@@ -71,6 +71,11 @@ class Reader(ABC):
     metadata: Mapping[str, str]
     """What else the file says of itself."""
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the values come from, `path` first."""
+        return (self.path,)
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the file; its tensors cannot be read any more."""
@@ -114,7 +119,7 @@ class Container(Protocol):
     """A file format, as `converter.containers` registers it."""
 
     name: str
-    """What users call it: ``safetensors``, ``torch``, ``keras-hdf5``, ``flax-msgpack``."""
+    """What users call it: ``safetensors``, ``torch``, ``keras-hdf5``, ``flax-msgpack`` …"""
     dtypes: frozenset[str]
     """The dtype names that the format can hold."""
 

@@ -17,7 +17,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "tf_model.h5", "flax_m
 """The names that transformers gives whole weight files, in the order of preference."""
 
 CONFIG = "config.json"
-_INDEX = ".index.json"
+INDEX = ".index.json"
 
 
 @dataclass
@@ -85,7 +85,7 @@ def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> 
         files, others = _weight_files(path)
     elif path.is_file():
         directory, files, others = path.parent, (path,), ()
-        if path.name.endswith(_INDEX):
+        if path.name.endswith(INDEX):
             files = _shards(path)
     else:
         raise CheckpointError(
@@ -122,7 +122,7 @@ def _weight_files(directory: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     present = [
         name
         for whole in WEIGHT_FILES
-        for name in (whole, whole + _INDEX)
+        for name in (whole, whole + INDEX)
         if (directory / name).is_file()
     ]
     if not present:
@@ -132,7 +132,7 @@ def _weight_files(directory: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
             "a file of another name can be given itself.",
         )
     chosen = directory / present[0]
-    files = _shards(chosen) if chosen.name.endswith(_INDEX) else (chosen,)
+    files = _shards(chosen) if chosen.name.endswith(INDEX) else (chosen,)
     return files, tuple(present[1:])
 
 

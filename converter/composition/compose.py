@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.checkpoint import Checkpoint, open_checkpoint
-from converter.composition.assemble import plan_files, plan_tensors
+from converter.composition.assemble import plan_tensors
 from converter.composition.documents import (
     GENERATION_CONFIG,
     composed_config,
@@ -17,6 +17,7 @@ from converter.composition.documents import (
     same_files,
     tokenizer_files,
 )
+from converter.composition.files import plan_files
 from converter.composition.frameworks import choose
 from converter.composition.joining import Joined
 from converter.composition.options import OutputOptions, parse_settings, updated
@@ -102,8 +103,13 @@ def compose(
             seed=seed,
             rule=lambda slot: init if slot.part == CROSS_ATTENTION else slot.rule,
         )
-        files, widened = plan_files(
-            joined.target, tensors, joined.composite.classes, frameworks, wanted.pytorch_format
+        weights = plan_files(
+            joined.target,
+            tensors,
+            joined.composite.classes,
+            frameworks,
+            wanted.pytorch_format,
+            wanted.shard_bytes,
         )
         tokens = resolve_tokens(
             decoder_source.config,
@@ -113,15 +119,16 @@ def compose(
         plan = Plan(
             command="compose",
             tensors=tensors,
-            files=files,
+            files=weights.files,
             documents={
                 "config.json": to_json(
                     composed_config(joined.composite, _configs(joined, wanted), tokens, changes[""])
                 ),
                 GENERATION_CONFIG: generation_config(tokens),
+                **weights.indexes,
             },
             copied_files=_tokenizers(joined, tokenizer),
-            warnings=(*warnings, *joined.notes, *widened),
+            warnings=(*warnings, *joined.notes, *weights.notes),
         )
         return produce(
             plan,

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from converter.checkpoint import open_checkpoint
-from converter.composition.assemble import Finding, plan_files, plan_tensors
+from converter.composition.assemble import Finding, plan_tensors
 from converter.composition.documents import GENERATION_CONFIG, tokenizer_files, with_dtype
+from converter.composition.files import plan_files
 from converter.composition.frameworks import choose
 from converter.composition.model import understand
 from converter.composition.options import OutputOptions
@@ -66,8 +67,13 @@ def convert(
             dtype=wanted.dtype,
             seed=seed,
         )
-        files, widened = plan_files(
-            model.target, tensors, model.classes, frameworks, wanted.pytorch_format
+        weights = plan_files(
+            model.target,
+            tensors,
+            model.classes,
+            frameworks,
+            wanted.pytorch_format,
+            wanted.shard_bytes,
         )
         raw = model.raw
         if wanted.dtype != "keep":
@@ -82,10 +88,10 @@ def convert(
         plan = Plan(
             command="convert",
             tensors=tensors,
-            files=files,
-            documents={"config.json": to_json(raw)},
+            files=weights.files,
+            documents={"config.json": to_json(raw), **weights.indexes},
             copied_files=copied,
-            warnings=(*warnings, *model.notes, *widened),
+            warnings=(*warnings, *model.notes, *weights.notes),
         )
         return produce(
             plan,

@@ -34,6 +34,8 @@ class OutputOptions:
     overwrite: bool = False
     dry_run: bool = False
     jobs: int | None = None
+    max_shard_size: int | str | None = None
+    """Bytes, or a size such as ``5GB``, from which on a format is written in shards."""
     memory: int | str = 512 << 20
     """Bytes, or a size such as ``512MB``, that the engine's buffers may take."""
     checksums: bool = False
@@ -49,11 +51,18 @@ class OutputOptions:
         if self.jobs is not None and self.jobs < 1:
             raise UsageError(f"jobs: must be at least 1, not {self.jobs}")
         parse_size(self.memory)
+        if self.max_shard_size is not None:
+            parse_size(self.max_shard_size)
 
     @property
     def memory_bytes(self) -> int:
         """The memory budget in bytes."""
         return parse_size(self.memory)
+
+    @property
+    def shard_bytes(self) -> int | None:
+        """The largest shard in bytes."""
+        return None if self.max_shard_size is None else parse_size(self.max_shard_size)
 
 
 def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:

@@ -1,0 +1,112 @@
+"""One weight file loaded by its own framework, with any class and any inputs.
+
+`oracle` says what can be wrong; here the class and the inputs are given, so that models of any
+modality can be judged, also those that load but cannot run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import oracle
+from .oracle import FILES, FRAMEWORKS, Loaded
+
+Batch = Mapping[str, np.ndarray]
+
+
+def load(directory: Path, kind: str, name: str, batch: Batch | None) -> Loaded:
+    """Load one weight file with class ``name``; run it on ``batch`` unless that is ``None``."""
+    loaded = Loaded(kind)
+    reader = {"pytorch": _pytorch, "tensorflow": _tensorflow, "flax": _flax}[FRAMEWORKS[kind]]
+    with oracle.isolated(directory, kind) as place, oracle.captured() as messages:
+        try:
+            reader(loaded, place, name, batch)
+        except Exception as error:  # whatever the peer raises is a finding
+            loaded.problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+    loaded.problems += [
+        f"warning: {text[:300]}"
+        for text in messages
+        if "newly initialized" in text or ("were not used when" in text and "All " not in text[:5])
+    ]
+    for group in (loaded.outputs, loaded.stored):
+        for key, value in group.items():
+            if not np.isfinite(value).all():
+                loaded.problems.append(f"{key} is not finite")
+    if batch is not None and not loaded.outputs and not loaded.problems:
+        loaded.problems.append("no floating output")
+    return loaded
+
+
+def _pytorch(loaded: Loaded, place: Path, name: str, batch: Batch | None) -> None:
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    model, info = getattr(transformers, name).from_pretrained(
+        place, output_loading_info=True, use_safetensors=True
+    )
+    oracle._report(loaded, info)
+    stored = load_file(place / FILES["safetensors"])
+    loaded.stored = {
+        key: value.float().numpy() for key, value in stored.items() if value.is_floating_point()
+    }
+    native = model.state_dict(keep_vars=True)
+    covered = {oracle._place(native[key]) for key in stored if key in native}
+    oracle._compare(
+        loaded,
+        {
+            key: value.detach().float().numpy()
+            for key, value in native.items()
+            if value.is_floating_point()
+            and (key in stored or oracle._place(value) not in covered)  # a tied name may be absent
+        },
+    )
+    loaded.model = model.eval()
+    if batch is not None:
+        with torch.no_grad():
+            tensors = {key: torch.from_numpy(value) for key, value in batch.items()}
+            oracle._keep_outputs(loaded, model(**tensors))
+
+
+def _tensorflow(loaded: Loaded, place: Path, name: str, batch: Batch | None) -> None:
+    import tensorflow as tf
+    import transformers
+
+    model, info = getattr(transformers, name).from_pretrained(
+        place, output_loading_info=True, use_safetensors=False
+    )
+    oracle._report(loaded, info)
+    stored, _ = oracle.read_h5(place / FILES["h5"])
+    loaded.stored = {key: value.astype(np.float32) for key, value in stored.items()}
+    oracle._compare(loaded, {w.name.split("/", 1)[1]: w.numpy() for w in model.weights})
+    loaded.model = model
+    if batch is not None:
+        tensors = {
+            key: tf.constant(value, tf.float32 if value.dtype.kind == "f" else tf.int32)
+            for key, value in batch.items()
+        }
+        oracle._keep_outputs(loaded, model(**tensors, training=False))
+
+
+def _flax(loaded: Loaded, place: Path, name: str, batch: Batch | None) -> None:
+    import jax.numpy as jnp
+    import transformers
+    from flax.traverse_util import flatten_dict
+
+    model = getattr(transformers, name).from_pretrained(place)
+    stored = oracle.read_msgpack(place / FILES["msgpack"])
+    loaded.stored = {key: np.asarray(value, np.float32) for key, value in stored.items()}
+    native = {key: np.asarray(value) for key, value in flatten_dict(model.params, sep="/").items()}
+    required = {"/".join(key) for key in model.required_params}
+    oracle._compare(loaded, {key: value for key, value in native.items() if key in required})
+    loaded.model = model
+    if batch is not None:
+        tensors = {
+            key: jnp.asarray(value, jnp.float32 if value.dtype.kind == "f" else jnp.int32)
+            for key, value in batch.items()
+        }
+        oracle._keep_outputs(loaded, model(**tensors))

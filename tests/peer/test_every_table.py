@@ -1,0 +1,240 @@
+"""Every family table, judged by transformers: tiny models of all classes in all their roles.
+
+A family needs one file, ``tiny/<model_type>.json``:
+
+``config``
+    fields of the family's transformers configuration: tiny, no two sizes equal where the
+    architecture allows it (hidden size other than the partner's 32; at least two layers).
+``variants`` (optional)
+    name → changes of ``config``; one for every switch that changes the set of tensors. A row of
+    the table that neither ``config`` nor a variant exercises fails
+    ``tests/tables/test_tiny_models.py``.
+``inputs`` (optional)
+    name → array, besides or instead of the random ``input_ids`` of shape [2, 9]::
+
+        {"ids": [2, 9], "from": 5, "below": 90}   random integers
+        {"floats": [2, 3, 24, 24]}                standard normal
+        {"range": [2, 9], "from": 2}              2, 3, 4 … along the last axis
+        {"fill": [2, 9], "value": 0}              constant
+        null                                      not given, whatever ``inputs`` says
+
+    ``pixel_values``, ``input_values`` and ``input_features`` take the place of ``input_ids``.
+    As a decoder, every name gets ``decoder_`` before it.
+``tensorflow_inputs``, ``flax_inputs`` (optional)
+    the same for one framework only, on top of ``inputs`` (such as Flax' ``position_ids``).
+``cannot_run`` (optional)
+    role or class name of a framework → why the class loads but cannot be called; then only what it
+    loads is compared.
+``keep`` (optional)
+    texts; parameters that have one in their name get no noise (constants that a framework computes).
+``tolerance`` (optional)
+    largest relative difference of outputs across frameworks, where 1e-5 is too strict.
+
+One family only: ``pytest tests/peer/test_every_table.py -k "ernie-"``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import converter
+from converter.tables.schema import FRAMEWORKS
+
+from . import judge, oracle
+from .oracle import Loaded
+from .tiny import (
+    LIBRARY,
+    add_noise,
+    build,
+    described,
+    role_of,
+    roles,
+    single_models,
+    source_fields,
+    tiny,
+)
+
+pytestmark = pytest.mark.peer
+
+KINDS = {"pytorch": "safetensors", "tensorflow": "h5", "flax": "msgpack"}
+PREFIXES = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
+PARTNER = {
+    "vocab_size": 151,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 1,
+    "intermediate_size": 56,
+    "max_position_embeddings": 70,
+}
+TOKENS = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
+
+
+def names(table: list[tuple[str, str, str]]) -> list[str]:
+    return ["-".join(filter(None, item)) for item in table]
+
+
+@pytest.fixture(scope="session")
+def partners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    """Role → the BERT that plays it beside every family: its directory and the model."""
+    found = {}
+    for role, name in (("encoder", "BertModel"), ("decoder", "BertLMHeadModel")):
+        fields = {**PARTNER, "is_decoder": role == "decoder"}
+        model = build(tiny("bert"), name, fields, seed=9)
+        directory = tmp_path_factory.mktemp("partners") / role
+        model.save_pretrained(directory)
+        found[role] = (directory, model)
+    return found
+
+
+def written(directory: Path) -> list[str]:
+    """The frameworks of which a directory holds the weights."""
+    return [name for name in FRAMEWORKS if (directory / oracle.FILES[KINDS[name]]).is_file()]
+
+
+def same(first: Loaded, second: Loaded) -> None:
+    """Two PyTorch files hold the same names and the same bits."""
+    assert first.stored.keys() == second.stored.keys()
+    for key, value in first.stored.items():
+        assert np.array_equal(value, second.stored[key]), key
+
+
+def faultless(loaded: list[Loaded], tolerance: float) -> None:
+    """No framework found anything wrong, and all found the same values and outputs."""
+    problems = [f"{item.kind}: {text}" for item in loaded for text in item.problems]
+    for other in loaded[1:]:
+        problems += oracle.compare(loaded[0], other, tolerance)
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize(("family", "name", "variant"), single_models(), ids=names(single_models()))
+def test_a_model_survives_the_circle(tmp_path: Path, family: str, name: str, variant: str) -> None:
+    """PyTorch → TensorFlow → Flax → PyTorch, each step loaded natively, bit-equal at the end."""
+    spec = tiny(family)
+    model = spec.table.models[name]
+    source = tmp_path / "source"
+    build(spec, model.classes["pytorch"], source_fields(family, model, variant)).save_pretrained(
+        source
+    )
+    plan = converter.convert(source, tmp_path / "unused", dry_run=True).plan
+    possible = [framework for framework in FRAMEWORKS if framework in plan_frameworks(plan)]
+    assert possible[0] == "pytorch"
+    steps = [_judge(source, "pytorch", model.classes["pytorch"], spec)]
+    directory = source
+    for framework in [*possible[1:], "pytorch"]:
+        out = tmp_path / framework
+        converter.convert(directory, out, to=[framework])
+        assert written(out) == [framework]
+        steps.append(
+            _judge(out, framework, model.classes[framework], spec, run=framework != "pytorch")
+        )
+        directory = out
+    faultless(steps, spec.tolerance)
+    same(steps[0], steps[-1])
+
+
+def plan_frameworks(plan: Any) -> set[str]:
+    """The frameworks that a plan writes for."""
+    found = {path: framework for framework, kind in KINDS.items() for path in [oracle.FILES[kind]]}
+    return {found[file.path] for file in plan.files if file.path in found}
+
+
+def _judge(directory: Path, framework: str, name: str, spec: Any, run: bool = True) -> Loaded:
+    batch = None if name in spec.cannot_run or not run else spec.batch(framework)
+    return judge.load(directory, KINDS[framework], name, batch)
+
+
+@pytest.mark.parametrize(("family", "role", "variant"), roles(), ids=names(roles()))
+def test_a_family_plays_its_role(
+    tmp_path: Path, partners: dict[str, tuple[Path, Any]], family: str, role: str, variant: str
+) -> None:
+    """Composed with BERT: every value its source's, complete in every framework, the same outputs.
+
+    Outputs are compared with noise on every parameter, fresh cross-attention included; each
+    framework's file leads back to the same PyTorch file.
+    """
+    spec = tiny(family)
+    played, model = role_of(family, role)
+    own = build(spec, model.classes["pytorch"], source_fields(family, model, variant), seed=1)
+    own.save_pretrained(tmp_path / "own")
+    other = "decoder" if role == "encoder" else "encoder"
+    halves = {role: (tmp_path / "own", own), other: partners[other]}
+    out = tmp_path / "composed"
+    converter.compose(halves["encoder"][0], halves["decoder"][0], out, seed=3, **TOKENS)
+
+    config = json.loads((out / "config.json").read_text())
+    composite = LIBRARY.composite(config["model_type"])
+    possible = written(out)
+    assert possible[0] == "pytorch"
+    composed = judge.load(out, "safetensors", composite.classes["pytorch"], None)
+    faultless([composed], spec.tolerance)
+    _halves_are_sources(composed, {name: half for name, (_, half) in halves.items()}, out)
+    for framework in possible[1:]:
+        same(composed, _back(out, framework, tmp_path / f"composed-{framework}"))
+
+    noisy = tmp_path / "noisy"
+    add_noise(composed.model, seed=4, keep=spec.keep)
+    composed.model.save_pretrained(noisy)
+    converter.convert(noisy, tmp_path / "all")
+    assert written(tmp_path / "all") == possible
+    runs = role not in spec.cannot_run
+    results = []
+    for framework in possible:
+        batch = {
+            **(spec if role == "encoder" else tiny("bert")).batch(framework),
+            **(spec if role == "decoder" else tiny("bert")).batch(framework, "decoder_", seed=1),
+        }
+        name = composite.classes[framework]
+        results.append(
+            judge.load(tmp_path / "all", KINDS[framework], name, batch if runs else None)
+        )
+    faultless(results, spec.tolerance)
+    original = judge.load(noisy, "safetensors", composite.classes["pytorch"], None)
+    same(original, results[0])
+    for framework in possible[1:]:
+        same(original, _back(tmp_path / "all", framework, tmp_path / f"all-{framework}"))
+
+
+def _back(directory: Path, framework: str, place: Path) -> Loaded:
+    """The PyTorch file that one framework's file of a directory leads to, values only."""
+    from safetensors.numpy import load_file
+
+    kind = KINDS[framework]
+    with oracle.isolated(directory, kind) as alone:
+        converter.convert(alone, place, to=["pytorch"])
+    loaded = Loaded("safetensors")
+    loaded.stored = load_file(place / oracle.FILES["safetensors"])
+    return loaded
+
+
+def _halves_are_sources(loaded: Loaded, halves: dict[str, Any], out: Path) -> None:
+    """Every source value is in its half bit for bit, and exactly the rest is drawn anew."""
+    manifest = json.loads((out / "converter-manifest.json").read_text())
+    drawn = [
+        name for name, entry in manifest["tensors"].items() if entry["origin"] == "initialised"
+    ]
+    native = loaded.model.state_dict()
+    left = set(native)
+    for half, source in halves.items():
+        for key, value in source.state_dict().items():
+            assert native[f"{half}.{key}"].equal(value), f"{half}.{key} is not its source's"
+            left.discard(f"{half}.{key}")
+    assert len(left) == len(drawn), (sorted(left), sorted(drawn))
+
+
+@pytest.mark.parametrize("family", described())
+def test_the_table_knows_the_classes_that_there_are(family: str) -> None:
+    """The classes it names exist, and a class it does not name in some framework does not."""
+    import transformers
+
+    for model in tiny(family).table.models.values():
+        for framework in FRAMEWORKS:
+            name = model.classes.get(framework)
+            if name:
+                assert getattr(transformers, name, None) is not None, name
+            else:
+                assert not hasattr(transformers, PREFIXES[framework] + model.name), model.name

@@ -1,0 +1,185 @@
+"""Tiny models of every family table: built by transformers from ``tiny/*.json``, judged by it.
+
+The form of the files is documented at the top of ``test_every_table.py``. This module imports no
+framework by itself, so that what needs none can use it.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.tables.library import Library
+from converter.tables.schema import Family, ModelClass, Role
+
+DIRECTORY = Path(__file__).parent / "tiny"
+LIBRARY = Library()
+FAMILIES = tuple(name for name in LIBRARY.names if not LIBRARY.is_composite(name))
+NOISE = 0.1
+MAIN_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
+_KEYS = {
+    "config",
+    "variants",
+    "inputs",
+    "tensorflow_inputs",
+    "flax_inputs",
+    "cannot_run",
+    "keep",
+    "tolerance",
+}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """One file of ``tiny/``."""
+
+    family: str
+    config: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    framework_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cannot_run: Mapping[str, str] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+    tolerance: float = 1e-5
+
+    @property
+    def table(self) -> Family:
+        """The family's table."""
+        return LIBRARY.family(self.family)
+
+    def fields(self, variant: str = "") -> dict[str, Any]:
+        """Every field of one variant; ``""`` is the configuration itself."""
+        return {**self.config, **(self.variants[variant] if variant else {})}
+
+    def batch(self, framework: str, prefix: str = "", seed: int = 0) -> dict[str, np.ndarray]:
+        """The inputs of one forward pass, as numpy arrays, each name behind ``prefix``."""
+        wanted = {**self.inputs, **self.framework_inputs.get(framework, {})}
+        if not any(name in wanted for name in MAIN_INPUTS):
+            below = self.config["vocab_size"]
+            wanted = {"input_ids": {"ids": [2, 9], "from": 5, "below": below}, **wanted}
+        return {
+            prefix + name: _array(spec, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+            for name, spec in wanted.items()
+            if spec is not None
+        }
+
+
+def _array(spec: Mapping[str, Any], stream: np.random.Generator) -> np.ndarray:
+    if "ids" in spec:
+        return stream.integers(spec.get("from", 0), spec["below"], spec["ids"])
+    if "floats" in spec:
+        return stream.standard_normal(spec["floats"]).astype(np.float32)
+    if "range" in spec:
+        row = np.arange(spec["range"][-1]) + spec.get("from", 0)
+        return np.broadcast_to(row, spec["range"]).copy()
+    return np.full(spec["fill"], spec["value"])
+
+
+@cache
+def tiny(family: str) -> Tiny:
+    """The tiny model of a family."""
+    data = json.loads((DIRECTORY / f"{family}.json").read_text())
+    unknown = data.keys() - _KEYS
+    assert not unknown, f"{family}.json: unknown {sorted(unknown)}"
+    return Tiny(
+        family,
+        config=data["config"],
+        variants=data.get("variants", {}),
+        inputs=data.get("inputs", {}),
+        framework_inputs={
+            framework: data[f"{framework}_inputs"]
+            for framework in ("tensorflow", "flax")
+            if f"{framework}_inputs" in data
+        },
+        cannot_run=data.get("cannot_run", {}),
+        keep=tuple(data.get("keep", ())),
+        tolerance=data.get("tolerance", 1e-5),
+    )
+
+
+def described() -> tuple[str, ...]:
+    """The families that have both a table and a tiny model."""
+    return tuple(name for name in FAMILIES if (DIRECTORY / f"{name}.json").is_file())
+
+
+def roles() -> list[tuple[str, str, str]]:
+    """Family, role and variant of every composition."""
+    return [
+        (family, role, variant)
+        for family in described()
+        for role in tiny(family).table.roles
+        for variant in ("", *tiny(family).variants)
+    ]
+
+
+def single_models() -> list[tuple[str, str, str]]:
+    """Family, model class and variant of every stand-alone conversion.
+
+    Every class with the configuration itself; with a variant only the one that has most tensors of
+    each role, because a variant changes the tensors of the base model.
+    """
+    found = []
+    for family in described():
+        table = tiny(family).table
+        leading = {role.model for role in table.roles.values()} or set(list(table.models)[:1])
+        found += [(family, model, "") for model in table.models]
+        found += [
+            (family, model, variant)
+            for variant in tiny(family).variants
+            for model in table.models
+            if model in leading
+        ]
+    return found
+
+
+def source_fields(family: str, model: ModelClass, variant: str) -> dict[str, Any]:
+    """The configuration of a stand-alone model; one that only decodes says so."""
+    spec = tiny(family)
+    decoder = spec.table.roles.get("decoder")
+    fields = spec.fields(variant)
+    if decoder and decoder.model == model.name:
+        own = {key: value for key, value in decoder.config.items() if key != "add_cross_attention"}
+        fields = {**own, **fields}
+    return fields
+
+
+def build(spec: Tiny, name: str, fields: Mapping[str, Any], seed: int = 0) -> Any:
+    """A PyTorch model of class ``name`` in eval mode with noise on every parameter."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    config = transformers.AutoConfig.for_model(spec.family, **fields)
+    model = getattr(transformers, name)(config).eval()
+    add_noise(model, seed, spec.keep)
+    return model
+
+
+def add_noise(model: Any, seed: int, keep: Iterable[str] = ()) -> None:
+    """Noise on every parameter and running statistic that no text of ``keep`` occurs in.
+
+    The noise of a name depends on the name and the seed alone. Variances stay positive.
+    """
+    import torch
+
+    tensors = dict(model.named_parameters())
+    tensors |= {key: value for key, value in model.named_buffers() if ".running_" in key}
+    with torch.no_grad():
+        for key, value in tensors.items():
+            if value.is_floating_point() and not any(text in key for text in keep):
+                stream = np.random.default_rng([seed, zlib.crc32(key.encode())])
+                drawn = torch.from_numpy(stream.standard_normal(tuple(value.shape)) * NOISE)
+                value += (drawn.abs() if ".running_" in key else drawn).to(value.dtype)
+
+
+def role_of(family: str, role: str) -> tuple[Role, ModelClass]:
+    """A family's role and the class it plays it with."""
+    table = tiny(family).table
+    return table.roles[role], table.models[table.roles[role].model]

@@ -10,14 +10,14 @@ from typing import Any
 
 from converter.containers.base import Reader, StoredTensor
 from converter.containers.registry import recognise
-from converter.errors import CheckpointError, FormatError, Problem
+from converter.errors import CheckpointError, FormatError
 from converter.jsonfile import read_json_object
+from converter.shards import INDEX, ShardIndex
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
 """The names that transformers gives whole weight files, in the order of preference."""
 
 CONFIG = "config.json"
-INDEX = ".index.json"
 
 
 @dataclass
@@ -82,11 +82,9 @@ def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> 
     path = Path(reference)
     if path.is_dir():
         directory = path
-        files, others = _weight_files(path)
+        chosen, others = _weight_file(path)
     elif path.is_file():
-        directory, files, others = path.parent, (path,), ()
-        if path.name.endswith(INDEX):
-            files = _shards(path)
+        directory, chosen, others = path.parent, path, ()
     else:
         raise CheckpointError(
             f"{reference}: there is no such file or directory",
@@ -99,8 +97,12 @@ def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> 
             remedy="Give one with --config FILE." if config is None else None,
         )
     raw = read_json_object(config_path)
+    index = ShardIndex.read(chosen) if chosen.name.endswith(INDEX) else None
+    files = index.shards if index else (chosen,)
     with ExitStack() as stack:
         readers, container = _open_all(files, stack)
+        if index:
+            index.check(readers)
         tensors, duplicates = _gather(readers)
         return Checkpoint(
             reference=str(reference),
@@ -117,8 +119,8 @@ def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> 
         )
 
 
-def _weight_files(directory: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """The preferred weight files of a directory, and the names of the others."""
+def _weight_file(directory: Path) -> tuple[Path, tuple[str, ...]]:
+    """The preferred weight file or index of a directory, and the names of the others."""
     present = [
         name
         for whole in WEIGHT_FILES
@@ -131,32 +133,7 @@ def _weight_files(directory: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
             remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index); "
             "a file of another name can be given itself.",
         )
-    chosen = directory / present[0]
-    files = _shards(chosen) if chosen.name.endswith(INDEX) else (chosen,)
-    return files, tuple(present[1:])
-
-
-def _shards(index: Path) -> tuple[Path, ...]:
-    """The shard files that an index names, in order of name."""
-    weight_map = read_json_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise FormatError(f"{index}: an index must hold a non-empty 'weight_map'")
-    names = set(weight_map.values())
-    problems = [
-        Problem("a shard must be a file in the index's own directory", str(index), found=repr(name))
-        for name in names
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", "..")
-    ]
-    if problems:
-        raise FormatError(f"{index}: names files it must not", problems)
-    problems = [
-        Problem("the shard is missing", str(index.parent / name))
-        for name in sorted(names)
-        if not (index.parent / name).is_file()
-    ]
-    if problems:
-        raise CheckpointError(f"{index}: {len(problems)} shard(s) are missing", problems)
-    return tuple(index.parent / name for name in sorted(names))
+    return directory / present[0], tuple(present[1:])
 
 
 def _open_all(files: tuple[Path, ...], stack: ExitStack) -> tuple[list[Reader], str]:

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from converter.checkpoint import INDEX, WEIGHT_FILES
+from converter.checkpoint import WEIGHT_FILES
 from converter.containers.registry import container_named
 from converter.jsonfile import to_json
 from converter.plan import PlannedEntry, PlannedFile, PlannedTensor
+from converter.shards import INDEX
 from converter.tables.blueprint import Blueprint
 from converter.tensors import Rearrangement, TensorSpec
 

@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from converter.engine import Progress
 from converter.errors import UsageError
 from converter.tables.schema import FRAMEWORKS
+
+if TYPE_CHECKING:
+    from converter.engine import Progress
 
 PYTORCH_FORMATS = ("safetensors", "bin", "both")
 DTYPES = ("keep", "float32", "float16", "bfloat16")

@@ -31,7 +31,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     if name in _ML_DTYPES:
         import ml_dtypes  # registers itself with numpy; 10 ms that float32 files need not pay
 
-        return np.dtype(getattr(ml_dtypes, name))
+        extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return extended
     if name not in _NUMPY:
         raise KeyError(name)
     return np.dtype(name)

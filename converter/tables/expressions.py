@@ -187,8 +187,10 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Value], text: str) -> Valu
                 same = _evaluate(left, lookup, text) == _evaluate(right, lookup, text)
                 return same == isinstance(op, ast.Eq)
             if isinstance(op, ast.In | ast.NotIn):
-                choices = sequence(right)
-                return (_evaluate(left, lookup, text) in choices) == isinstance(op, ast.In)
+                one, many = _evaluate(left, lookup, text), _evaluate(right, lookup, text)
+                if isinstance(one, str) and isinstance(many, str):
+                    return (one in many) == isinstance(op, ast.In)
+                return (one in sequence(right)) == isinstance(op, ast.In)
             return _ORDER[type(op)](number(left), number(right))
         case ast.Subscript(value=owner, slice=index):
             items, place = sequence(owner), number(index)

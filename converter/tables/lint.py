@@ -55,10 +55,11 @@ def _findings(path: Path, library: Library) -> Iterator[Problem]:
     if library.is_composite(name):
         yield from _composite(library.composite(name), library, file)
         return
+    family = library.family(name)
     child, parent = library.contents(name)
     if parent is not None:
         yield from idle_overrides(parent, child, file)
-    yield from _family(library.family(name), library, file)
+    yield from _family(family, library, file)
 
 
 def _family(family: Family, library: Library, file: str) -> Iterator[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 from converter.errors import Problem
@@ -94,8 +95,22 @@ def _expressions(family: Family, complain: Complain) -> None:
 
 def _places(family: Family, complain: Complain) -> None:
     used: set[str] = set()
+    numbered = {
+        row.path.text[: found.start()]
+        for _, rows in groups(family)
+        for row in rows
+        for found in re.finditer(r"\.\{", row.path.text)
+    }
     for group, rows in groups(family):
         for row in rows:
+            for lead in sorted(numbered):
+                if re.match(re.escape(lead) + r"\.[^\d{]", row.path.text):
+                    complain(
+                        f"{group}.{row.path}",
+                        f"lacks the place that follows {lead!r} in other rows",
+                        f"{lead}.{{…}}, as lists of modules have it",
+                        "Put the place in.",
+                    )
             used |= set(row.path.places)
             if not row.path.text or row.path.open_ended:
                 complain(

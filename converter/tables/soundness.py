@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
@@ -69,12 +70,35 @@ def unsound_models(
                 if CROSS_ATTENTION in family.parts:
                     draftsman.model(config, (*model.parts, CROSS_ATTENTION), model.heads)
         except ConverterError as error:
-            yield from error.problems or [Problem(error.message, file)]
+            for problem in error.problems or [Problem(error.message)]:
+                yield replace(problem, file=file, tensor=_folded(problem.tensor or "") or None)
             continue
         yield from claimed_twice(whole, vocabulary, file)
         yield from _hitting_drops(whole, file)
         met |= {slot.name for slot in whole.slots}
-    for name in family.ties if met else ():
+    if met:
+        yield from _dead(family, met, file)
+
+
+def _dead(family: Family, met: set[str], file: str) -> Iterator[Problem]:
+    """Entries that concern no tensor of any model."""
+    relisted = [
+        (f"relisted.{dialect}.{layer}", template)
+        for dialect, layers in family.relisted.items()
+        for layer, templates in layers.items()
+        for template in templates
+    ]
+    for place, template in relisted:
+        if not any(template.match(slot) is not None for slot in met):
+            yield Problem(
+                f"lists {str(template)!r}, which no model has",
+                file,
+                place,
+                expected="the canonical name of a tensor of some row",
+                found="none of that name",
+                remedy="Correct the name, or take it out.",
+            )
+    for name in family.ties:
         if not any(Template(name).match(slot) is not None for slot in met):
             yield Problem(
                 "ties a tensor that no model has",
@@ -106,10 +130,16 @@ def claimed_twice(blueprint: Blueprint, vocabulary: Vocabulary, file: str) -> It
 
 
 def _hitting_drops(blueprint: Blueprint, file: str) -> Iterator[Problem]:
+    hit: set[tuple[str, Template]] = set()
     for dialect, entries in blueprint.drops.items():
         for name in blueprint.index(dialect):
             for prefix, template, _ in entries:
-                if name.startswith(prefix) and template.match(name[len(prefix) :]) is not None:
+                if (
+                    (dialect, template) not in hit
+                    and name.startswith(prefix)
+                    and template.match(name[len(prefix) :]) is not None
+                ):
+                    hit.add((dialect, template))
                     yield Problem(
                         "drops a tensor that the model has",
                         file,
@@ -148,10 +178,12 @@ def _idle(row: Row, vocabulary: Vocabulary, file: str, place: str) -> Iterator[P
     first = row.kind.leaves[0]
     for name, dialect in vocabulary.dialects.items():
         path = row.paths.get(name)
-        if path and path.text == dialect.path(row.path.text):
+        if path and (name in row.not_in or path.text == dialect.path(row.path.text)):
             yield _changes_nothing(file, f"{place}.path.{name}", path.text)
         if name in row.leaves and (
-            first.name in row.without or row.leaves[name] == first.spellings[name].leaf
+            first.name in row.without
+            or name not in first.spellings
+            or row.leaves[name] == first.spellings[name].leaf
         ):
             yield _changes_nothing(file, f"{place}.leaf.{name}", row.leaves[name])
 

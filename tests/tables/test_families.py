@@ -1,0 +1,61 @@
+"""Every bundled table: a new one is tested by being there."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from converter.tables.blueprint import Draftsman
+from converter.tables.library import Library
+from converter.tables.lint import lint
+from converter.tables.probes import probes
+
+LIBRARY = Library()
+TABLES = sorted(Path(str(files("converter.mappings"))).glob("*.toml"))
+FAMILIES = [name for name in LIBRARY.names if not LIBRARY.is_composite(name)]
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_lint_finds_nothing(path):
+    assert [str(problem) for problem in lint(path)] == []
+
+
+@pytest.mark.parametrize("name", LIBRARY.names)
+def test_file_is_named_after_what_is_in_it(name):
+    table = LIBRARY.composite(name) if LIBRARY.is_composite(name) else LIBRARY.family(name)
+    assert table.name == name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
+    family = LIBRARY.family(name)
+    configs, problems = probes(family, name)
+    assert not problems
+    drawn = [{*Draftsman(LIBRARY.vocabulary).model(config).by_name} for config in configs]
+    rows = [*family.modules]
+    for group in (*family.parts.values(), *family.heads.values()):
+        rows += group
+    for row in rows:
+        leaf = next(leaf for leaf in row.kind.leaves if leaf.name not in row.without)
+        first = row.path.format(dict.fromkeys(row.path.places, 0))
+        met = [(f"{first}.{leaf.name}" if leaf.name else first) in names for names in drawn]
+        assert any(met), row.path
+        if row.when is None:
+            assert all(met), row.path
+        elif not row.when.fields & set(row.path.places):
+            assert not all(met), row.path
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_index_gives_every_slot_back_by_all_its_names(name):
+    family = LIBRARY.family(name)
+    for config in probes(family, name)[0]:
+        blueprint = Draftsman(LIBRARY.vocabulary).model(config)
+        for dialect in LIBRARY.vocabulary.dialects:
+            index = blueprint.index(dialect)
+            for slot in blueprint.slots:
+                spelling = slot.spellings[dialect]
+                for other in (spelling.name, *spelling.also):
+                    assert index[other] is slot

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import factories
 import pytest
 from click.testing import CliRunner, Result
 
@@ -25,6 +24,7 @@ from converter.cli import COMMANDS, commands, options
 from converter.composition import compose as composing
 from converter.composition import options as composition_options
 from converter.tables.schema import FRAMEWORKS
+from tests import factories
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import factories
 import pytest
 from click.testing import CliRunner, Result
 
 from converter.cli import commands
+from tests import factories
 
 
 class Shell:

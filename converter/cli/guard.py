@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +44,8 @@ def guarded(call: Callable[[], object], json: bool) -> int:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except BaseException as error:
         if os.environ.get(_TRACEBACK):
+            import traceback
+
             traceback.print_exc()
         try:
             return _tell(error, json)

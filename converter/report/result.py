@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from converter.manifest import MANIFEST
 from converter.plan import Fresh, PlannedTensor
 from converter.report.names import by_reason, modules
-from converter.report.text import count, heading, indented, line, render, size, table
+from converter.report.text import count, heading, indented, line, render, size, table, whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,7 +38,7 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     yield from fresh_parts(result)
     yield from dropped_parts(result)
     yield heading("Load it")
-    yield indented(table(_loading(result)))
+    yield from _loading(result)
 
 
 def _documents(result: Result) -> str:
@@ -100,7 +100,7 @@ def dropped_parts(result: Result) -> Iterator[RenderableType]:
         yield indented(table(rows))
 
 
-def _loading(result: Result) -> Iterator[tuple[str, str]]:
+def _loading(result: Result) -> Iterator[RenderableType]:
     """For each framework the call that loads its file."""
     present = {file.path for file in result.plan.files}
     for framework in result.frameworks:
@@ -108,7 +108,8 @@ def _loading(result: Result) -> Iterator[tuple[str, str]]:
         if framework == "tensorflow" and _SAFETENSORS in present:
             # transformers 4 prefers the safetensors file, and fails on it
             arguments += ", use_safetensors=False"
-        yield _TITLES[framework], f"{result.classes[framework]}.from_pretrained({arguments})"
+        call = f"{result.classes[framework]}.from_pretrained({arguments})"
+        yield whole(f"  {_TITLES[framework]:<12}{call}")
 
 
 def _listed(frameworks: tuple[str, ...]) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
     from rich.text import Text
+
+_GAP = 2
+"""Columns between columns."""
 
 _UNBOUNDED = 10_000
 """Columns where there is no terminal: whoever reads a pipe wants whole lines."""
@@ -57,29 +62,64 @@ def heading(text: str) -> Text:
     return line(f"\n{text}", "bold")
 
 
+def whole(text: str) -> Text:
+    """A line that is never wrapped here, so that it can be copied from any terminal."""
+    from rich.text import Text
+
+    return Text(printable(text), no_wrap=True, overflow="ignore")
+
+
 def table(
     rows: Iterable[Sequence[str]], header: Sequence[str] = (), right: Sequence[int] = ()
-) -> Table:
-    """Rows in columns, indented, without lines around them.
+) -> Listing:
+    """Rows in columns, or stacked where there is no room for columns, without lines around.
 
     Args:
         rows: the cells.
         header: titles of the columns.
         right: numbers of the columns that are flush right.
     """
-    from rich.table import Table
+    return Listing([tuple(row) for row in rows], tuple(header), tuple(right))
 
-    built = Table(box=None, show_header=bool(header), padding=(0, 2, 0, 0), header_style="dim")
-    lines = [tuple(row) for row in rows]
-    for number in range(len(header) or max(map(len, lines), default=0)):
-        built.add_column(
-            line(header[number]) if header else "",
-            justify="right" if number in right else "left",
-            overflow="fold",
+
+@dataclass(frozen=True)
+class Listing:
+    """What `table` makes; decides when it is printed."""
+
+    rows: Sequence[tuple[str, ...]]
+    header: tuple[str, ...]
+    right: tuple[int, ...]
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        """A table; if that is too wide and its first column to blame, two lines a row."""
+        columns = list(zip_longest(*([self.header] if self.header else []), *self.rows))
+        widths = [max(len(cell or "") for cell in column) + _GAP for column in columns]
+        if sum(widths) <= options.max_width or not widths or 2 * widths[0] <= options.max_width:
+            yield self._columns()
+            return
+        for first, *rest in self.rows:
+            yield line(first)
+            yield indented(line("  ".join(cell for cell in rest if cell)))
+
+    def _columns(self) -> Table:
+        from rich.table import Table
+
+        count = len(self.header) or max(map(len, self.rows), default=0)
+        built = Table(
+            box=None, show_header=bool(self.header), padding=(0, _GAP, 0, 0), header_style="dim"
         )
-    for cells in lines:
-        built.add_row(*(line(cell) for cell in cells))
-    return built
+        for number in range(count):
+            built.add_column(
+                line(self.header[number]) if self.header else "",
+                justify="right" if number in self.right else "left",
+                overflow="fold",
+                no_wrap=number == 0,  # it takes at most half of the room: see above
+            )
+        for cells in self.rows:
+            built.add_row(*(line(cell) for cell in cells))
+        return built
 
 
 def indented(part: RenderableType) -> RenderableType:
@@ -92,6 +132,7 @@ def indented(part: RenderableType) -> RenderableType:
 def render(parts: Iterable[RenderableType], stream: Any = None) -> str:
     """The text of `parts` for `stream` (standard output): its width and colours if a terminal."""
     from rich.console import Console
+    from rich.text import Text
 
     stream = sys.stdout if stream is None else stream
     terminal = bool(stream.isatty())
@@ -106,5 +147,6 @@ def render(parts: Iterable[RenderableType], stream: Any = None) -> str:
     )
     with console.capture() as captured:
         for part in parts:
-            console.print(part)
+            unbroken = isinstance(part, Text) and part.no_wrap
+            console.print(part, crop=False, soft_wrap=bool(unbroken))
     return "\n".join(text.rstrip() for text in captured.get().splitlines()) + "\n"

@@ -138,6 +138,17 @@ def test_tensorflow_beside_a_bin_file_needs_no_argument(bert: Path, tmp_path: Pa
     assert "use_safetensors" not in text
 
 
+def test_shards_are_listed_and_loaded(bert: Path, tmp_path: Path) -> None:
+    args = ("convert", bert, tmp_path / "out", "--max-shard-size", "20kB")
+    text = run(*args).stdout
+    shards = sorted(path.name for path in (tmp_path / "out").glob("*-of-*"))
+    assert len(shards) > 6
+    assert all(shard in text for shard in shards)
+    assert "model.safetensors.index.json" in text
+    assert "use_safetensors=False" in text
+    assert "Every tensor is accounted for." in run("inspect", tmp_path / "out").stdout
+
+
 def test_quiet_leaves_only_warnings(bert: Path, gpt2: Path, tmp_path: Path) -> None:
     result = run("compose", bert, gpt2, tmp_path / "out", "--quiet", "--dtype", "bfloat16")
     assert result.stdout == ""

@@ -265,6 +265,7 @@ def test_an_output_that_cannot_be_made(shell: Shell) -> None:
         (["convert", "a", "c", "--jobs", "0"], "0 is not in the range x>=1"),
         (["convert", "a", "c", "--memory", "lots"], "'lots' is no size"),
         (["convert", "a", "c", "--memory", "0"], "no size above zero"),
+        (["convert", "a", "c", "--max-shard-size", "5XB"], "'5XB' is no size"),
         (["convert", "a", "c", "--mapping", "no.toml"], "'no.toml' does not exist"),
         (["convert", "a", "c", "--config", "no.json"], "'no.json' does not exist"),
         (["convert", "a", "c", "--frobnicate"], "--frobnicate"),

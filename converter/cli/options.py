@@ -34,13 +34,13 @@ def _frameworks(
     return tuple(dict.fromkeys(names)) or None
 
 
-def _size(ctx: click.Context, param: click.Parameter, value: str) -> int:
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """A number of bytes such as ``512MB``."""
     from converter.composition.options import parse_size
     from converter.errors import UsageError
 
     try:
-        return parse_size(value)
+        return None if value is None else parse_size(value)
     except UsageError as error:
         message = f"{error.message}; write it like 512MB or 2GiB."
         raise click.BadParameter(message, ctx, param) from error
@@ -99,6 +99,12 @@ TARGET = (
         default="keep",
         show_default=True,
         help="Cast floating-point weights.",
+    ),
+    click.option(
+        "--max-shard-size",
+        metavar="SIZE",
+        callback=_size,
+        help="Split larger weight files, at this size.  [default: whole files]",
     ),
 )
 """What is written."""

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from converter.composition.production import Result
 
 _TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
-_SAFETENSORS = "model.safetensors"
 
 
 def describe_result(result: Result) -> str:
@@ -102,11 +101,11 @@ def dropped_parts(result: Result) -> Iterator[RenderableType]:
 
 def _loading(result: Result) -> Iterator[RenderableType]:
     """For each framework the call that loads its file."""
-    present = {file.path for file in result.plan.files}
+    containers = {file.container for file in result.plan.files}
     for framework in result.frameworks:
         arguments = repr(str(result.output))
-        if framework == "tensorflow" and _SAFETENSORS in present:
-            # transformers 4 prefers the safetensors file, and fails on it
+        if framework == "tensorflow" and "safetensors" in containers:
+            # transformers 4 prefers safetensors to h5, and fails on them
             arguments += ", use_safetensors=False"
         call = f"{result.classes[framework]}.from_pretrained({arguments})"
         yield whole(f"  {_TITLES[framework]:<12}{call}")

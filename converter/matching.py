@@ -15,7 +15,12 @@ from converter.tables.schema import Dialect, Vocabulary
 from converter.tensors import Rearrangement, TensorSpec
 
 _FORMATS = {"pt": "pytorch", "tf": "tensorflow", "flax": "flax"}
-_DIALECTS = {"torch": "pytorch", "keras-hdf5": "tensorflow", "flax-msgpack": "flax"}
+_DIALECTS = {
+    "torch": "pytorch",
+    "keras-hdf5": "tensorflow",
+    "flax-msgpack": "flax",
+    "tf-bundle": "google",
+}
 
 
 @dataclass
@@ -53,7 +58,7 @@ class MatchReport:
         ]
         wrong = {slot.name for _, slot, _ in self.mismatched}
         absent = [
-            slot.spellings[self.dialect].name
+            slot.spellings.get(self.dialect, slot.canonical).name
             for slot in required
             if slot.name not in self.matched and slot.name not in wrong
         ]

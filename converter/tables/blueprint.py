@@ -78,10 +78,11 @@ class Blueprint:
     def index(self, dialect: str) -> dict[str, Slot]:
         """Every name that a file in `dialect` may use → the slot it means."""
         found: dict[str, Slot] = {}
-        for slot in self.slots:
+        spelled = [slot for slot in self.slots if dialect in slot.spellings]
+        for slot in spelled:
             for name in slot.spellings[dialect].also:
                 found.setdefault(name, slot)
-        for slot in self.slots:  # the exact name of one slot beats another's alternative
+        for slot in spelled:  # the exact name of one slot beats another's alternative
             found[slot.spellings[dialect].name] = slot
         return found
 
@@ -125,7 +126,11 @@ class Draftsman:
         family = config.family
         parts = tuple(family.parts if parts is None else parts)
         heads = tuple(family.heads if heads is None else heads)
-        ties = [(Template(name), tie) for name, tie in family.ties.items()]
+        ties = [
+            (Template(name), tie)
+            for name, tie in family.ties.items()
+            if tie.beside is None or tie.beside in (*parts, *heads)
+        ]
         groups = [(BODY, family.modules, True)]
         groups += [(part, family.parts[part], True) for part in parts]
         groups += [(head, family.heads[head], False) for head in heads]
@@ -231,7 +236,7 @@ class Draftsman:
             spellings = {
                 name: namer.spell(dialect, row, leaf, places, lengths)
                 for name, dialect in self.vocabulary.dialects.items()
-                if name in leaf.spellings
+                if name in leaf.spellings and name not in row.not_in
             }
             own = f"{path}.{leaf.name}" if leaf.name else path
             tied_to, stored = _tied(own, ties)
@@ -251,13 +256,16 @@ class Draftsman:
     ) -> dict[str, tuple[tuple[str, Template, str], ...]]:
         """The table's names to leave out, behind every prefix that a file may put before them."""
         drops = {}
-        for name, templates in family.drops.items():
-            dialect = self.vocabulary.dialects[name]
+        for name, dialect in self.vocabulary.dialects.items():
+            templates = family.drops.get(name, {})
             leads = {dialect.join(prefix, base) for base in ("", family.base.get(name, ""))}
-            drops[name] = tuple(
-                (f"{lead}{dialect.separator}" if lead else "", template, reason)
-                for lead in sorted(leads)
-                for template, reason in templates.items()
+            drops[name] = (
+                *(("", template, reason) for template, reason in dialect.drops.items()),
+                *(
+                    (f"{lead}{dialect.separator}" if lead else "", template, reason)
+                    for lead in sorted(leads)
+                    for template, reason in templates.items()
+                ),
             )
         return drops
 

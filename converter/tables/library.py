@@ -24,6 +24,9 @@ MERGED = ("config", "measures", "tokens", "modules")
 MERGED_DEEPLY = ("parts", "drop")
 """Keys whose tables it changes entry by entry."""
 
+OWN = ("original",)
+"""Keys that it does not inherit: another family's releases are no sign of this one."""
+
 
 class Library:
     """All mapping tables, each loaded when it is first asked for.
@@ -165,7 +168,7 @@ def _extend(
     Rows, configuration fields and reasons are changed one by one, ``false`` taking one away;
     every other key of `child` replaces the parent's as a whole.
     """
-    merged = {**parent, **child}
+    merged = {**{key: value for key, value in parent.items() if key not in OWN}, **child}
     for key in (*MERGED, *MERGED_DEEPLY):
         if isinstance(child.get(key), dict) and isinstance(parent.get(key), dict):
             merged[key] = _merge(

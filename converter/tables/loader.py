@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from converter.errors import Problem
 from converter.tables.expressions import Expression, Value
+from converter.tables.original import load_original
 from converter.tables.references import references
 from converter.tables.schema import (
     FRAMEWORKS,
@@ -28,7 +29,7 @@ from converter.tables.templates import Template
 T = TypeVar("T")
 
 _INIT = re.compile(r"(normal|truncated-normal|uniform|constant)\((.+)\)")
-_ROW_KEYS = ("when", "without", "init", "path", "leaf", "also")
+_ROW_KEYS = ("when", "without", "init", "path", "leaf", "also", "not_in")
 _CLASS_PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 
 
@@ -49,6 +50,7 @@ def load_family(
         **dict.fromkeys(nullable),
     }
     parts, heads = root.section("parts"), root.section("heads")
+    models = _models(root.section("models"), frameworks)
     family = Family(
         name=root.require("family", str, ""),
         title=root.require("title", str, ""),
@@ -60,13 +62,15 @@ def load_family(
         modules=_rows(root.section("modules"), vocabulary),
         parts={name: _rows(parts.section(name), vocabulary) for name in parts},
         heads={name: _rows(heads.section(name), vocabulary) for name in heads},
-        models=_models(root.section("models"), frameworks),
+        models=models,
         roles=_roles(root.section("roles")),
         ties=_ties(root.section("tied"), vocabulary),
         drops=_drops(root.section("drop"), vocabulary),
         relisted=_relisted(root.section("relisted"), vocabulary),
         limits=_limits(root, file, problems),
         tokens=_tokens(root.section("tokens")),
+        index=_by_dialect(root, "index", vocabulary),
+        original=load_original(root.section("original"), config, models),
         sha256=sha256,
     )
     root.finish()
@@ -115,8 +119,7 @@ def _init(section: Section, key: str, text: str) -> Init:
 
 def _rows(section: Section, vocabulary: Vocabulary) -> tuple[Row, ...]:
     rows = []
-    for path in section:
-        entry = section.section(path)
+    for path, entry in [(path, each) for path in section for each in section.alternatives(path)]:
         kinds = [key for key in entry if key in vocabulary.kinds]
         if len(kinds) != 1:
             entry.complain(
@@ -150,10 +153,16 @@ def _rows(section: Section, vocabulary: Vocabulary) -> tuple[Row, ...]:
                 paths={dialect: other for dialect, other in paths.items() if other},
                 leaves=_by_dialect(entry, "leaf", vocabulary),
                 also=_also(entry, vocabulary),
+                not_in=frozenset(entry.names("not_in", _read_only(vocabulary))),
             )
         )
         entry.finish(", ".join((*_ROW_KEYS, "or one kind of module")))
     return tuple(rows)
+
+
+def _read_only(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The dialects that nothing is written in, which may lack names."""
+    return tuple(name for name in vocabulary.dialects if name not in FRAMEWORKS)
 
 
 def _by_dialect(section: Section, key: str, vocabulary: Vocabulary) -> dict[str, str]:
@@ -228,8 +237,9 @@ def _ties(section: Section, vocabulary: Vocabulary) -> dict[str, Tie]:
         entry = section.section(name)
         to = entry.parsed("to", Template, entry.require("to", str, ""))
         stored = entry.names("stored", tuple(vocabulary.dialects))
-        ties[name] = Tie(to or Template("?"), entry.expression("unless"), frozenset(stored))
-        entry.finish("to, unless, stored")
+        beside = entry.take("beside", str, "") or None
+        ties[name] = Tie(to or Template("?"), entry.expression("unless"), frozenset(stored), beside)
+        entry.finish("to, unless, stored, beside")
     return ties
 
 
@@ -239,14 +249,7 @@ def _drops(section: Section, vocabulary: Vocabulary) -> dict[str, dict[Template,
         entry = section.section(dialect)
         if dialect not in vocabulary.dialects:
             section.complain(f"{dialect!r} is no dialect")
-        drops[dialect] = {}
-        for name in entry:
-            template = entry.parsed(name, Template, name)
-            reason = entry.take(name, str, "")
-            if not reason:
-                entry.complain("must give the reason", name)
-            if template:
-                drops[dialect][template] = reason
+        drops[dialect] = entry.reasons()
     return drops
 
 

@@ -30,11 +30,20 @@ class Dialect:
     suffix: str = ""
     wrappers: tuple[str, ...] = ()
     """Prefixes that training code puts before every name."""
+    configs: tuple[str, ...] = ()
+    """What the configurations beside its files are called, if not ``config.json``."""
+    drops: Mapping[Template, str] = field(default_factory=dict)
+    """Template of a name that is left out in every family → the reason."""
 
-    def path(self, canonical: str) -> str:
-        """A canonical module path, possibly with places, in this dialect's spelling."""
+    def path(self, canonical: str, index: str | None = None) -> str:
+        """A canonical module path, possibly with places, in this dialect's spelling.
+
+        Args:
+            canonical: the path.
+            index: what joins a number to the part before it, where a family has its own way.
+        """
         marked = _BEFORE_NUMBER.sub("\0", canonical)
-        return marked.replace(".", self.separator).replace("\0", self.index)
+        return marked.replace(".", self.separator).replace("\0", index or self.index)
 
     def join(self, *parts: str) -> str:
         """One name from its parts, leaving out empty ones."""
@@ -103,6 +112,8 @@ class Row:
     """The name of the kind's first leaf in dialects where the kind's own does not hold."""
     also: Mapping[str, tuple[Template, ...]] = field(default_factory=dict)
     """Dialect → other paths under which files hold the module, read but never written."""
+    not_in: frozenset[str] = frozenset()
+    """Dialects that have no name for the module."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,8 @@ class Tie:
     unless: Expression | None = None
     stored: frozenset[str] = frozenset()
     """Dialects whose files hold it all the same."""
+    beside: str | None = None
+    """The tie holds only in models that have this part or head."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +173,22 @@ class Limit:
 
 
 @dataclass(frozen=True)
+class Original:
+    """How a family's first releases are told, whose configurations state no ``model_type``."""
+
+    fields: frozenset[str]
+    """A configuration that has all of these fields,"""
+    without: frozenset[str]
+    """has none of these,"""
+    tensors: tuple[Template, ...]
+    """and lies beside a tensor of one of these names is the family's."""
+    rename: Mapping[str, str]
+    """Field there → field in transformers' configuration."""
+    model: str | None = None
+    """The class of the released models, where their tensors do not tell."""
+
+
+@dataclass(frozen=True)
 class Family:
     """One architecture's table."""
 
@@ -188,6 +217,9 @@ class Family:
     """Dialect → layer of a head → tensors of the body that a stand-alone file lists there again."""
     limits: tuple[Limit, ...] = ()
     tokens: Mapping[str, Token] = field(default_factory=dict)
+    index: Mapping[str, str] = field(default_factory=dict)
+    """Dialect → what joins a number to the part before it, where not as the dialect says."""
+    original: Original | None = None
     sha256: str = ""
     """Of the table's file, for the manifest."""
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from converter.errors import Problem, TableError
 from converter.tables.expressions import Expression, ExpressionError
+from converter.tables.templates import Template
 
 T = TypeVar("T")
 
@@ -61,6 +62,18 @@ class Section:
         place = f"{self._place}.{key}" if self._place else key
         return Section(self.take(key, dict, {}), place, self.problems, self._file)
 
+    def alternatives(self, key: str) -> list[Section]:
+        """Take a table, or a list of tables of which conditions choose one."""
+        if not self.holds(key, list):
+            return [self.section(key)]
+        found = []
+        for data in self.take(key, list, []):
+            if isinstance(data, dict):
+                found.append(Section(data, self.section(key)._place, self.problems, self._file))
+            else:
+                self.complain(f"must be tables, not {data!r}", key)
+        return found
+
     def expression(self, key: str) -> Expression | None:
         """Take an expression."""
         text = self.take(key, str, "")
@@ -73,6 +86,18 @@ class Section:
         except (ExpressionError, ValueError) as error:
             self.complain(str(error), key)
             return None
+
+    def reasons(self) -> dict[Template, str]:
+        """Take everything: templates of names that are left out, each with the reason."""
+        found = {}
+        for name in self:
+            template = self.parsed(name, Template, name)
+            reason = self.take(name, str, "")
+            if not reason:
+                self.complain("must give the reason", name)
+            if template:
+                found[template] = reason
+        return found
 
     def holds(self, key: str, kind: type) -> bool:
         """Whether `key` is there with a value of type `kind`."""

@@ -26,8 +26,8 @@ def unsound_rows(family: Family, vocabulary: Vocabulary, file: str) -> Iterator[
     """Rows whose names do not invert, or that say what holds anyway."""
     for group, rows in groups(family):
         for row in rows:
-            yield from _inverts(row, vocabulary, file, f"{group}.{row.path}")
-            yield from _idle(row, vocabulary, file, f"{group}.{row.path}")
+            yield from _inverts(family, row, vocabulary, file, f"{group}.{row.path}")
+            yield from _idle(family, row, vocabulary, file, f"{group}.{row.path}")
 
 
 def unsound_kind(kind: Kind, file: str) -> Iterator[Problem]:
@@ -150,16 +150,21 @@ def _hitting_drops(blueprint: Blueprint, file: str) -> Iterator[Problem]:
                     )
 
 
-def _inverts(row: Row, vocabulary: Vocabulary, file: str, place: str) -> Iterator[Problem]:
+def _inverts(
+    family: Family, row: Row, vocabulary: Vocabulary, file: str, place: str
+) -> Iterator[Problem]:
     """Whether the numbers in a name can be told from the name in every dialect."""
     places = row.path.places
     for dialect in vocabulary.dialects.values():
         spelled = row.paths.get(dialect.name)
-        template = spelled or Template(dialect.path(row.path.text))
+        index = family.index.get(dialect.name)
+        template = spelled or Template(dialect.path(row.path.text, index))
         for numbers in product(_NUMBERS, repeat=len(places)):
             wanted = dict(zip(places, numbers, strict=True))
             name = (
-                spelled.format(wanted) if spelled else dialect.path(row.path.format(dict(wanted)))
+                spelled.format(wanted)
+                if spelled
+                else dialect.path(row.path.format(dict(wanted)), index)
             )
             if template.match(name) != wanted:
                 yield Problem(
@@ -173,7 +178,9 @@ def _inverts(row: Row, vocabulary: Vocabulary, file: str, place: str) -> Iterato
                 break
 
 
-def _idle(row: Row, vocabulary: Vocabulary, file: str, place: str) -> Iterator[Problem]:
+def _idle(
+    family: Family, row: Row, vocabulary: Vocabulary, file: str, place: str
+) -> Iterator[Problem]:
     """Spellings that say what follows from the dialect's rule anyway."""
     first = row.kind.leaves[0]
     for name, dialect in vocabulary.dialects.items():

@@ -9,6 +9,10 @@ from converter.tables.schema import Dialect, Family, Leaf, Row, Vocabulary
 from converter.tensors import Axes
 
 
+OUTSIDE = "/"
+"""Begins the path of a module that a dialect keeps beside the base model, not inside."""
+
+
 @dataclass(frozen=True)
 class Spelling:
     """A tensor in one dialect."""
@@ -54,7 +58,8 @@ class Namer:
         """
         spelled = leaf.spellings[dialect.name]
         override = row.paths.get(dialect.name)
-        path = override.format(places) if override else dialect.path(row.path.format(places))
+        index = self.family.index.get(dialect.name) if self.family else None
+        path = override.format(places) if override else dialect.path(row.path.format(places), index)
         last = spelled.leaf
         if dialect.name in row.leaves and leaf is row.kind.leaves[0]:
             last = row.leaves[dialect.name]
@@ -64,9 +69,9 @@ class Namer:
             bases = [base, ""] if dialect.base_always or self.beside_head else ["", base]
         paths = [path, *(other.format(places) for other in row.also.get(dialect.name, ()))]
         names = [
-            dialect.join(self.prefix, base, path, name) + dialect.suffix
+            dialect.join(self.prefix, base, path.removeprefix(OUTSIDE), name) + dialect.suffix
             for path in paths
             for name in (last, *spelled.also)
-            for base in bases
+            for base in ([""] if path.startswith(OUTSIDE) else bases)
         ]
         return Spelling(names[0], spelled.axes, spelled.axes.shape(lengths), tuple(names[1:]))

@@ -1,8 +1,8 @@
 """Names with places for numbers, such as ``encoder.layer.{layer}.output``.
 
 A place matches one whole number without leading zeros, the whole name must match, and formatting
-inverts matching exactly. A template that ends in ``*`` matches whatever follows; it can only be
-matched. There are no regular expressions for authors to get wrong.
+inverts matching exactly. A template that begins or ends in ``*`` matches whatever is there; it can
+only be matched. There are no regular expressions for authors to get wrong.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cached_property
 
 _PLACE = re.compile(r"\{([^{}]*)\}")
 _NUMBER = "(0|[1-9][0-9]{0,8})"
+_TOUCHING = re.compile(r"\}[{0-9]")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Template:
     """A name with places.
 
     Raises:
-        ValueError: if a place's name is no identifier or stands twice, or braces do not pair.
+        ValueError: if a place's name is no identifier or stands twice, braces do not pair, or it
+            could not be told from a name where a number ends.
     """
 
     text: str
@@ -32,6 +34,8 @@ class Template:
             raise ValueError(f"{self.text!r}: places must have distinct names")
         if set(_PLACE.sub("", self.text)) & {"{", "}"}:
             raise ValueError(f"{self.text!r}: braces do not pair")
+        if _TOUCHING.search(self.text):
+            raise ValueError(f"{self.text!r}: places must not touch one another or a digit")
 
     @cached_property
     def places(self) -> tuple[str, ...]:
@@ -40,13 +44,16 @@ class Template:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        literals = [re.escape(part) for part in _PLACE.split(self.text.removesuffix("*"))[::2]]
-        return re.compile(_NUMBER.join(literals) + (".+" if self.open_ended else ""), re.DOTALL)
+        text = self.text.removesuffix("*").removeprefix("*")
+        before = ".+" if self.text.startswith("*") else ""
+        after = ".+" if self.text.endswith("*") else ""
+        literals = [re.escape(part) for part in _PLACE.split(text)[::2]]
+        return re.compile(before + _NUMBER.join(literals) + after, re.DOTALL)
 
     @property
     def open_ended(self) -> bool:
-        """Whether it matches whatever follows."""
-        return self.text.endswith("*")
+        """Whether it matches whatever stands before or behind it."""
+        return self.text.startswith("*") or self.text.endswith("*")
 
     def format(self, numbers: Mapping[str, int | str]) -> str:
         """The name with its places filled."""

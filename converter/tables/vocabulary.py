@@ -35,8 +35,10 @@ def load_vocabulary(data: Mapping[str, Any], file: str) -> Vocabulary:
             base_always=_BASE.get(base, True),
             suffix=entry.take("suffix", str, ""),
             wrappers=entry.names("wrappers"),
+            configs=entry.names("configs"),
+            drops=entry.section("drop").reasons(),
         )
-        entry.finish("separator, index, base, suffix, wrappers")
+        entry.finish("separator, index, base, suffix, wrappers, configs, drop")
     kinds = {name: _kind(name, root.section(name), dialects) for name in root}
     return checked(Vocabulary(dialects, kinds), problems, file)
 

@@ -11,6 +11,7 @@ from converter.tables.blueprint import Draftsman
 from converter.tables.library import Library
 from converter.tables.lint import lint
 from converter.tables.probes import probes
+from converter.tables.schema import FRAMEWORKS
 
 LIBRARY = Library()
 TABLES = sorted(Path(str(files("converter.mappings"))).glob("*.toml"))
@@ -56,6 +57,9 @@ def test_index_gives_every_slot_back_by_all_its_names(name):
         for dialect in LIBRARY.vocabulary.dialects:
             index = blueprint.index(dialect)
             for slot in blueprint.slots:
+                if dialect not in slot.spellings:  # one that is only read may lack names
+                    assert dialect not in FRAMEWORKS
+                    continue
                 spelling = slot.spellings[dialect]
                 for other in (spelling.name, *spelling.also):
                     assert index[other] is slot

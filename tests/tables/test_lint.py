@@ -185,8 +185,8 @@ PLANTED = {
         "gpt2",
         [
             (
-                '"h.{layer}.ln_1"          = { layer_norm = "n_embd" }',
-                '"h.{layer}.ln_1" = { layer_norm = "n_embd", path.flax = "h/ln_1" }',
+                '"h.{layer}.ln_1"          = { layer_norm = "n_embd", ',
+                '"h.{layer}.ln_1" = { layer_norm = "n_embd", path.flax = "h/ln_1", ',
             )
         ],
         ["modules.h.{layer}.ln_1.path", "other places"],

@@ -12,12 +12,11 @@ from converter.containers.base import Reader, StoredTensor
 from converter.containers.registry import recognise
 from converter.errors import CheckpointError, FormatError
 from converter.jsonfile import read_json_object
+from converter.locating import bundle_index, configuration, only_bundle
 from converter.shards import INDEX, ShardIndex
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
 """The names that transformers gives whole weight files, in the order of preference."""
-
-CONFIG = "config.json"
 
 
 @dataclass
@@ -84,30 +83,28 @@ def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> 
         directory = path
         chosen, others = _weight_file(path)
     elif path.is_file():
-        directory, chosen, others = path.parent, path, ()
+        directory, chosen, others = path.parent, bundle_index(path) or path, ()
+    elif index_path := bundle_index(path):
+        directory, chosen, others = path.parent, index_path, ()
     else:
         raise CheckpointError(
             f"{reference}: there is no such file or directory",
             remedy="Give a directory with config.json and weights, or one weight file.",
         )
-    config_path = Path(config) if config is not None else directory / CONFIG
+    config_path = Path(config) if config is not None else configuration(directory)
     if not config_path.is_file():
-        raise CheckpointError(
-            f"{config_path}: there is no configuration",
-            remedy="Give one with --config FILE." if config is None else None,
-        )
+        raise CheckpointError(f"{config_path}: there is no configuration")
     raw = read_json_object(config_path)
     index = ShardIndex.read(chosen) if chosen.name.endswith(INDEX) else None
-    files = index.shards if index else (chosen,)
     with ExitStack() as stack:
-        readers, container = _open_all(files, stack)
+        readers, container = _open_all(index.shards if index else (chosen,), stack)
         if index:
             index.check(readers)
         tensors, duplicates = _gather(readers)
         return Checkpoint(
             reference=str(reference),
             directory=directory,
-            files=files,
+            files=tuple(file for reader in readers for file in reader.files),
             container=container,
             config=raw,
             config_path=config_path,
@@ -128,9 +125,12 @@ def _weight_file(directory: Path) -> tuple[Path, tuple[str, ...]]:
         if (directory / name).is_file()
     ]
     if not present:
+        if bundle := only_bundle(directory):
+            return bundle, ()
         raise CheckpointError(
             f"{directory}: holds no weight file",
-            remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index); "
+            remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), or a "
+            "TensorFlow checkpoint; "
             "a file of another name can be given itself.",
         )
     return directory / present[0], tuple(present[1:])

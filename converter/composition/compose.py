@@ -25,6 +25,7 @@ from converter.composition.production import Result, produce
 from converter.composition.source import Source
 from converter.composition.tokens import resolve_tokens
 from converter.errors import UnsupportedError, UsageError
+from converter.identification import identify
 from converter.jsonfile import to_json
 from converter.plan import Plan
 from converter.tables.blueprint import CROSS_ATTENTION
@@ -144,6 +145,7 @@ def compose(
 def _source(
     half: str, checkpoint: Checkpoint, library: Library, changes: Mapping[str, Mapping[str, Any]]
 ) -> Source:
+    identify(checkpoint, library)
     if library.is_composite(checkpoint.family):
         raise UnsupportedError(f"{checkpoint.reference}: is an encoder-decoder model itself")
     raw = updated(checkpoint.config, changes[half])

@@ -31,6 +31,13 @@ TOKENIZER_FILES = (
 )
 """The files that transformers' tokenizers are saved in."""
 
+_ORIGINALLY = {
+    "vocab.json": "encoder.json",
+    "merges.txt": "vocab.bpe",
+    "spiece.model": "30k-clean.model",
+}
+"""Name of a tokenizer file → what original releases call it."""
+
 
 def composed_config(
     composite: Composite,
@@ -89,9 +96,10 @@ def generation_config(tokens: Mapping[str, int]) -> bytes:
 def tokenizer_files(directory: Path, below: str = "") -> dict[str, Path]:
     """The tokenizer files in `directory`: target path below `below` → source path."""
     return {
-        f"{below}{name}": directory / name
+        f"{below}{name}": directory / stored
         for name in TOKENIZER_FILES
-        if (directory / name).is_file()
+        for stored in (_ORIGINALLY.get(name, name), name)  # transformers' own name wins
+        if (directory / stored).is_file()
     }
 
 

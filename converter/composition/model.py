@@ -11,6 +11,7 @@ from converter.composition.frameworks import obstacles, role_obstacles
 from converter.composition.options import parse_settings, updated
 from converter.composition.source import Matched, Source, required
 from converter.errors import ConfigError
+from converter.identification import identify
 from converter.matching import match
 from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman, Slot
 from converter.tables.config import FamilyConfig
@@ -60,9 +61,11 @@ def understand(
 
     Raises:
         UnsupportedError: if there is no table for it.
+        CheckpointError: if nothing tells its family.
         ConfigError: if its configuration cannot be used.
         UsageError: if `settings` are not of their form.
     """
+    identify(checkpoint, library)
     if library.is_composite(checkpoint.family):
         return _combined(checkpoint, library, settings, label)
     return _stand_alone(checkpoint, library, settings, label)
@@ -75,9 +78,10 @@ def _stand_alone(
     source = Source.understand(label, checkpoint, library, raw)
     model, family = source.model, source.family
     parts = [*model.parts]
-    if source.has(CROSS_ATTENTION):
+    if source.has(CROSS_ATTENTION) and CROSS_ATTENTION not in parts:
         parts.append(CROSS_ATTENTION)
     target = Draftsman(library.vocabulary).model(source.config, parts, model.heads)
+    source.hand_over(target.by_name)
     unused = [name for name in source.report.matched if name not in target.by_name]
     source.report.leave_out(unused, f"not part of {model.name}")
     absent = [part for part in model.parts if not source.has(part)]
@@ -119,9 +123,9 @@ def _combined(
         for framework, reason in role_obstacles(config, half).items():
             hindrances[framework] = f"as {half}, {reason}"
         model = config.family.models[config.family.roles[half].model]
-        extra = [CROSS_ATTENTION] if half == "decoder" else []
+        parts = dict.fromkeys((*model.parts, *([CROSS_ATTENTION] if half == "decoder" else [])))
         configs[half] = config
-        models[half] = draftsman.model(config, [*model.parts, *extra], model.heads, prefix=half)
+        models[half] = draftsman.model(config, parts, model.heads, prefix=half)
     target = draftsman.composite(composite, configs, models)
     report = match(checkpoint, target, library.vocabulary, label)
     poolers = {part for config in configs.values() for part in config.family.parts}

@@ -54,6 +54,7 @@ class Tokenizer:
             self._json("added_tokens.json"),
             model.get("vocab") if isinstance(model, dict) else None,
             self._json("vocab.json"),
+            self._json("encoder.json"),  # GPT-2's own name for it
         ):
             if isinstance(vocabulary, dict) and _plain(vocabulary.get(token)) is not None:
                 return _plain(vocabulary[token])

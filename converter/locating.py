@@ -1,0 +1,61 @@
+"""Finding what a reference means: a weight file, the bundle of a name, and the configuration."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from converter.errors import CheckpointError
+
+CONFIG = "config.json"
+
+_BUNDLE_INDEX = ".index"
+_BUNDLE_DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
+
+
+def bundle_index(path: Path) -> Path | None:
+    """The index of the TensorFlow bundle that `path` names, if there is one.
+
+    Args:
+        path: one of its data files, or what all its files begin with: ``DIR/bert_model.ckpt``.
+    """
+    stem, is_data = _BUNDLE_DATA.subn("", path.name)
+    index = path.parent / (stem + _BUNDLE_INDEX)
+    return index if index.is_file() and (is_data or not path.is_file()) else None
+
+
+def only_bundle(directory: Path) -> Path | None:
+    """The index of the TensorFlow bundle in `directory`, ``None`` if it holds none.
+
+    Raises:
+        CheckpointError: if it holds several.
+    """
+    found = sorted(path for path in directory.glob(f"*{_BUNDLE_INDEX}") if path.is_file())
+    if len(found) > 1:
+        names = [path.name.removesuffix(_BUNDLE_INDEX) for path in found]
+        raise CheckpointError(
+            f"{directory}: holds {len(found)} TensorFlow checkpoints",
+            remedy=f"Give one of them: {', '.join(names[:10])}.",
+        )
+    return found[0] if found else None
+
+
+def configuration(directory: Path) -> Path:
+    """The configuration in `directory`: ``config.json``, or what original releases call theirs.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    if (directory / CONFIG).is_file():
+        return directory / CONFIG
+    from converter.tables.library import Library  # few checkpoints need it
+
+    dialects = Library().vocabulary.dialects.values()
+    names = [name for dialect in dialects for name in dialect.configs]
+    found = [directory / name for name in names if (directory / name).is_file()]
+    if not found:
+        raise CheckpointError(
+            f"{directory / CONFIG}: there is no configuration",
+            remedy=f"Give one with --config FILE (looked for {', '.join([CONFIG, *names])}).",
+        )
+    return found[0]

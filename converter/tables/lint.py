@@ -18,6 +18,7 @@ from converter.tables.inheritance import idle_overrides
 from converter.tables.library import DIALECTS, Library
 from converter.tables.probes import probes
 from converter.tables.reading import parse_toml, read_table
+from converter.tables.references import unused_fields
 from converter.tables.schema import FRAMEWORKS, Composite, Family, Vocabulary
 from converter.tables.soundness import (
     claimed_twice,
@@ -59,6 +60,7 @@ def _findings(path: Path, library: Library) -> Iterator[Problem]:
     child, parent = library.contents(name)
     if parent is not None:
         yield from idle_overrides(parent, child, file)
+    yield from unused_fields(family, child.get("config", {}), file)
     yield from _family(family, library, file)
 
 

@@ -72,10 +72,22 @@ def expressions(family: Family) -> Iterator[tuple[str, Expression, tuple[str, ..
         yield f"limits[{number}].when", limit.when, ()
 
 
+def unused_fields(family: Family, own: Iterable[str], file: str) -> Iterator[Problem]:
+    """The fields among `own`, those that the table itself lists, that nothing depends on."""
+    used = {name for _, expression, _ in expressions(family) for name in expression.fields}
+    for name in own:
+        if name not in used:
+            yield Problem(
+                "the field is used nowhere",
+                file,
+                f"config.{name}",
+                expected="a size, condition, measure or place that depends on it",
+                remedy="Take it out.",
+            )
+
+
 def _expressions(family: Family, complain: Complain) -> None:
-    used: set[str] = set()
     for place, expression, beside in expressions(family):
-        used |= expression.fields
         for name in sorted(expression.fields - set(family.config) - set(beside)):
             complain(
                 place,
@@ -83,13 +95,14 @@ def _expressions(family: Family, complain: Complain) -> None:
                 f"a field under [config]: {_listed(family.config)}",
                 f"Correct the name, or list {name!r} with its default under [config].",
             )
-    for name in family.config:
-        if name not in used:
+    for name, default in family.config.items():
+        items = default if isinstance(default, tuple) else (default,)
+        if not all(item is None or isinstance(item, int | float | str) for item in items):
             complain(
                 f"config.{name}",
-                "the field is used nowhere",
-                "a size, condition, measure or place that depends on it",
-                "Take it out.",
+                f"{default!r} is nothing to compute with",
+                "a number, a string, true, false, or a list of such",
+                "Leave the field out, or list it under nullable.",
             )
 
 
@@ -222,6 +235,13 @@ def _roles(family: Family, complain: Complain) -> None:
 
 def _ties(family: Family, complain: Complain) -> None:
     for name, tie in family.ties.items():
+        if tie.beside is not None and tie.beside not in {*family.parts, *family.heads}:
+            complain(
+                f"tied.{name}.beside",
+                f"there is no part or head {tie.beside!r}",
+                f"one of {_listed({*family.parts, *family.heads})}",
+                "Correct the name.",
+            )
         for place in sorted(set(tie.to.places) - set(Template(name).places)):
             complain(
                 f"tied.{name}.to",

@@ -316,6 +316,15 @@ def test_a_reader_that_goes_away_is_no_error(bert: Path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_error(closed: str, bert: Path, tmp_path: Path) -> None:
+    for command in (f"inspect '{bert}'", f"convert '{bert}' '{tmp_path / 'out'}' --overwrite"):
+        line = f"exec '{sys.executable}' -m converter {command} {closed}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == b""
+
+
 def on_a_terminal(columns: int, *args: object, **environment: str) -> str:
     """What a command prints on a terminal of a width."""
     leader, follower = pty.openpty()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from itertools import takewhile
 from typing import Any, NoReturn
@@ -89,10 +89,6 @@ def commands() -> None:
 
 def main() -> NoReturn:
     """The console script."""
-    _set_environment(os.environ)
+    # Nothing here uses OpenBLAS, whose threads would only cost time and memory at the start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     commands.main()
-
-
-def _set_environment(environment: MutableMapping[str, str]) -> None:
-    """Keep numerical libraries from starting threads that nothing here uses."""
-    environment.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -51,8 +51,11 @@ def colours(stream: Any) -> bool:
 
 
 def interactive(stream: Any) -> bool:
-    """Whether somebody is watching `stream` on a terminal that can do more than type."""
-    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+    """Whether somebody is watching `stream` on a terminal that can do more than type.
+
+    A stream that was closed before we started is ``None``.
+    """
+    return stream is not None and bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
 @contextmanager

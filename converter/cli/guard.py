@@ -36,7 +36,8 @@ def guarded(call: Callable[[], object], json: bool) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = call()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
         return _hang_up()
@@ -58,7 +59,7 @@ def _tell(error: BaseException, json: bool) -> int:
     if isinstance(error, KeyboardInterrupt | click.Abort):
         say("Interrupted: nothing is left half-written.", style="bold")
         if json:
-            emit_json(_document("interrupted", "nothing is left half-written"))
+            emit_json(_document("interrupted", "interrupted; nothing is left half-written"))
         return INTERRUPTED
     from converter.errors import ConverterError
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,7 @@ def render(parts: Iterable[RenderableType], stream: Any = None) -> str:
     from rich.console import Console
     from rich.text import Text
 
-    stream = sys.stdout if stream is None else stream
+    stream = stream or sys.stdout or StringIO()
     terminal = bool(stream.isatty())
     console = Console(
         file=stream,

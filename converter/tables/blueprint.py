@@ -124,7 +124,7 @@ class Draftsman:
             TableError: if a tensor is tied to none, to one of another shape, or in a circle.
         """
         family = config.family
-        parts = tuple(family.parts if parts is None else parts)
+        parts = tuple(dict.fromkeys(family.parts if parts is None else parts))
         heads = tuple(family.heads if heads is None else heads)
         ties = [
             (Template(name), tie)
@@ -283,10 +283,11 @@ def _relisted(family: Family, slots: list[Slot]) -> dict[str, dict[str, tuple[st
     relisted: dict[str, dict[str, tuple[str, ...]]] = {}
     for dialect, layers in family.relisted.items():
         for layer, templates in layers.items():
-            if any(slot.spellings[dialect].name.startswith(f"{layer}/") for slot in slots):
+            spelled = [slot for slot in slots if dialect in slot.spellings]
+            if any(slot.spellings[dialect].name.startswith(f"{layer}/") for slot in spelled):
                 relisted.setdefault(dialect, {})[layer] = tuple(
                     slot.spellings[dialect].name
-                    for slot in slots
+                    for slot in spelled
                     if any(template.match(slot.name) is not None for template in templates)
                 )
     return relisted

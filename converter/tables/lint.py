@@ -9,16 +9,17 @@ is a `Problem` that says where it is and how to mend it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from converter.errors import ConverterError, Problem
+from converter.errors import ConverterError, Problem, TableError
 from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman
 from converter.tables.config import FamilyConfig
 from converter.tables.inheritance import idle_overrides
 from converter.tables.library import DIALECTS, Library
 from converter.tables.probes import probes
 from converter.tables.reading import parse_toml, read_table
-from converter.tables.references import unused_fields
+from converter.tables.references import unused_fields, unused_groups
 from converter.tables.schema import FRAMEWORKS, Composite, Family, Vocabulary
 from converter.tables.soundness import (
     claimed_twice,
@@ -61,6 +62,7 @@ def _findings(path: Path, library: Library) -> Iterator[Problem]:
     if parent is not None:
         yield from idle_overrides(parent, child, file)
     yield from unused_fields(family, child.get("config", {}), file)
+    yield from unused_groups(family, {*child.get("parts", {}), *child.get("heads", {})}, file)
     yield from _family(family, library, file)
 
 
@@ -149,7 +151,13 @@ def _composite(composite: Composite, library: Library, file: str) -> Iterator[Pr
 
 
 def _families(library: Library) -> list[Family]:
-    return [library.family(name) for name in library.names if not library.is_composite(name)]
+    """All families whose tables can be read; what is wrong with another is not of this table."""
+    found = []
+    for name in library.names:
+        with suppress(TableError):
+            if not library.is_composite(name):
+                found.append(library.family(name))
+    return found
 
 
 def _joined(
@@ -171,7 +179,10 @@ def _joined(
             }
             if len(halves) < 2:
                 continue
-            models = {half: _half(draftsman, half, config) for half, config in halves.items()}
+            try:
+                models = {half: _half(draftsman, half, config) for half, config in halves.items()}
+            except TableError:  # a family's own mistake, found in its own table
+                continue
             whole = draftsman.composite(composite, halves, models)
             drawn += 1
             met |= {slot.name for slot in whole.slots}

@@ -86,6 +86,23 @@ def unused_fields(family: Family, own: Iterable[str], file: str) -> Iterator[Pro
             )
 
 
+def unused_groups(family: Family, own: Iterable[str], file: str) -> Iterator[Problem]:
+    """The parts and heads among `own`, those that the table itself holds, that no model has."""
+    used = {CROSS_ATTENTION} if DECODER in family.roles else set()
+    for model in family.models.values():
+        used |= {*model.parts, *model.heads}
+    for group, _ in groups(family):
+        kind, _, name = group.partition(".")
+        if name in own and name not in used:
+            yield Problem(
+                "no model has it",
+                file,
+                group,
+                expected=f"a model under [models] that names it among its {kind}",
+                remedy="Name it there, or take it out.",
+            )
+
+
 def _expressions(family: Family, complain: Complain) -> None:
     for place, expression, beside in expressions(family):
         for name in sorted(expression.fields - set(family.config) - set(beside)):
@@ -161,9 +178,7 @@ def _groups(family: Family, complain: Complain) -> None:
     """Parts and heads against the models that have them."""
     for name in sorted({*family.parts} & {*family.heads}):
         complain(f"heads.{name}", "a part has the same name", "distinct names", "Rename one.")
-    used = {CROSS_ATTENTION} if DECODER in family.roles else set()
     for model in family.models.values():
-        used |= {*model.parts, *model.heads}
         for kind, named, known in (
             ("parts", model.parts, family.parts),
             ("heads", model.heads, family.heads),
@@ -177,9 +192,6 @@ def _groups(family: Family, complain: Complain) -> None:
                         "Correct the name, or write the rows.",
                     )
     for group, rows in groups(family):
-        name = group.partition(".")[2]
-        if name and name not in used:
-            complain(group, "no model has it", "a model under [models] that names it", "Name it.")
         if not rows:
             complain(group, "holds no rows", "at least one module", "Write them or take it out.")
     for number, limit in enumerate(family.limits):

@@ -1,0 +1,183 @@
+"""What holds the house together: who may import whom, how long files are, where knowledge lies."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from converter.tables.library import Library
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "converter"
+
+LAYERS = (
+    {"errors", "_version"},
+    {"folding", "jsonfile"},
+    {"tensors"},
+    {"mappings"},
+    {"tables"},
+    {"containers"},
+    {"initialise"},
+    {"shards", "locating"},
+    {"checkpoint"},
+    {"identification"},
+    {"plan"},
+    {"matching"},
+    {"engine", "publish", "manifest", "hub"},
+    {"composition"},
+    {"inspection", "verify", "diff", "recipes"},
+    {"report"},
+    {""},
+    {"cli"},
+    {"__main__"},
+)
+"""Rooms from the ground up; a room may import from those below it, and from itself."""
+
+CORE = {"click", "numpy", "ml_dtypes", "safetensors", "h5py", "msgpack", "huggingface_hub", "rich"}
+"""What is installed with the package."""
+
+MAX_LINES = 350
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(module: str) -> str:
+    """``converter.tables.loader`` → ``tables``; the package itself is the public interface."""
+    return [*module.split("."), ""][1]
+
+
+NAMES = {name_of(path) for path in MODULES}
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Every module that a file imports anywhere in it, with the line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports relatively"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield (inner if inner in NAMES else str(node.module)), node.lineno
+
+
+def at_start(path: Path) -> Iterator[str]:
+    """The modules that importing a file imports at once."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+
+
+def test_every_room_has_its_place():
+    rooms = {room(name) for name in NAMES}
+    assert rooms <= set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_downwards(path):
+    level = {name: height for height, names in enumerate(LAYERS) for name in names}
+    own = room(name_of(path))
+    upward = [
+        f"{path.relative_to(ROOT)}:{line}: {module}"
+        for module, line in imports(path)
+        if module.split(".")[0] == "converter"
+        and room(module) != own
+        and level[room(module)] >= level[own]
+        and room(module) != "_version"
+    ]
+    assert not upward
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_start_needs_only_what_is_installed(path):
+    foreign = {module.split(".")[0] for module in at_start(path)} - CORE - {"converter"}
+    assert foreign <= set(sys.stdlib_module_names)
+
+
+def test_no_module_imports_itself_in_a_circle():
+    graph = {
+        name_of(path): {module for module, _ in imports(path)} & NAMES - {name_of(path)}
+        for path in MODULES
+        if name_of(path) != "converter"
+    }
+    typing_only = {("converter.tables.ties", "converter.tables.blueprint")}
+    done: set[str] = set()
+
+    def visit(module: str, chain: tuple[str, ...]) -> None:
+        assert module not in chain, " → ".join((*chain, module))
+        if module not in done:
+            for other in graph.get(module, set()):
+                if (module, other) not in typing_only:
+                    visit(other, (*chain, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_files_stay_short(path):
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+@cache
+def names_of_models() -> set[str]:
+    """Names of families, of their classes and of their base models, but for plain words."""
+    library = Library()
+    found = set(library.names)
+    for name in library.names:
+        if library.is_composite(name):
+            found |= set(library.composite(name).classes.values())
+            continue
+        family = library.family(name)
+        found |= {*family.base.values()}
+        for model in family.models.values():
+            found |= {model.name, *model.classes.values()}
+    return found - {"", "transformer", "model"}
+
+
+MAY_NAME = {
+    ("tables/schema.py", "encoder-decoder"),  # the composite of a role that names none
+    ("report/template.py", "encoder-decoder"),
+}
+"""Where a name may stand all the same: file and name."""
+
+
+def constants(path: Path) -> Iterator[tuple[str, int]]:
+    """The strings of a file, its docstrings left out."""
+    tree = ast.parse(path.read_text())
+    documented = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ]
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node not in documented
+        ):
+            yield node.value, node.lineno
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_code_knows_no_models_name(path):
+    file = str(path.relative_to(PACKAGE))
+    named = [
+        f"{file}:{line}: {text!r}"
+        for text, line in constants(path)
+        if text in names_of_models() and (file, text) not in MAY_NAME
+    ]
+    assert not named

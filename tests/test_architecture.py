@@ -150,7 +150,6 @@ def names_of_models() -> set[str]:
 
 MAY_NAME = {
     ("tables/schema.py", "encoder-decoder"),  # the composite of a role that names none
-    ("report/template.py", "encoder-decoder"),
 }
 """Where a name may stand all the same: file and name."""
 

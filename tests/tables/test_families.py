@@ -34,14 +34,18 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
     family = LIBRARY.family(name)
     configs, problems = probes(family, name)
     assert not problems
-    drawn = [{*Draftsman(LIBRARY.vocabulary).model(config).by_name} for config in configs]
+    drawn = {config: {*Draftsman(LIBRARY.vocabulary).model(config).by_name} for config in configs}
     rows = [*family.modules]
     for group in (*family.parts.values(), *family.heads.values()):
         rows += group
     for row in rows:
         leaf = next(leaf for leaf in row.kind.leaves if leaf.name not in row.without)
-        first = row.path.format(dict.fromkeys(row.path.places, 0))
-        met = [(f"{first}.{leaf.name}" if leaf.name else first) in names for names in drawn]
+        met = []
+        for config, names in drawn.items():
+            paths = [row.path.format(places) for places in config.combinations(row.path.places, 99)]
+            met.append(
+                any((f"{path}.{leaf.name}" if leaf.name else path) in names for path in paths)
+            )
         assert any(met), row.path
         if row.when is None:
             assert all(met), row.path

@@ -54,8 +54,12 @@ class Section:
         values = self.take(key, list, [])
         for value in values:
             if not isinstance(value, str) or (allowed and value not in allowed):
-                self.complain(f"{value!r} is none of {', '.join(allowed)}", key)
-        return tuple(value for value in values if isinstance(value, str))
+                self.complain(f"{value!r} is none of {', '.join(allowed) or 'the names'}", key)
+        return tuple(
+            value
+            for value in values
+            if isinstance(value, str) and (not allowed or value in allowed)
+        )
 
     def section(self, key: str) -> Section:
         """Take a table, empty if it is missing."""

@@ -30,10 +30,9 @@ def identify(checkpoint: Checkpoint, library: Library) -> None:
     names = {
         name.removeprefix(wrapper) for name in checkpoint.tensors for wrapper in ("", *wrappers)
     }
-    families = (library.family(name) for name in library.names if not library.is_composite(name))
     found = [
         (family, family.original)
-        for family in families
+        for family in library.originals()
         if family.original and _fits(family.original, checkpoint.config, names)
     ]
     if len(found) > 1:

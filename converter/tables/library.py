@@ -85,6 +85,14 @@ class Library:
         """Whether `name` is a composite's table."""
         return name in self._sources and "composite" in self._read(name)[0]
 
+    def originals(self) -> list[Family]:
+        """The families whose tables tell how their first releases are known.
+
+        Raises:
+            TableError: if one of their tables breaks a rule.
+        """
+        return [self.family(name) for name in self.names if "original" in self._read(name)[0]]
+
     def family(self, name: str) -> Family:
         """The family called `name`, which is the ``model_type`` of its configurations.
 

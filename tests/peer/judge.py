@@ -18,13 +18,23 @@ from .oracle import FILES, FRAMEWORKS, Loaded
 Batch = Mapping[str, np.ndarray]
 
 
-def load(directory: Path, kind: str, name: str, batch: Batch | None) -> Loaded:
-    """Load one weight file with class ``name``; run it on ``batch`` unless that is ``None``."""
+def without(values: Mapping[str, Any], texts: tuple[str, ...]) -> dict[str, Any]:
+    """The values whose names hold none of some texts."""
+    return {key: value for key, value in values.items() if not any(text in key for text in texts)}
+
+
+def load(
+    directory: Path, kind: str, name: str, batch: Batch | None, computed: tuple[str, ...] = ()
+) -> Loaded:
+    """Load one weight file with class ``name``; run it on ``batch`` unless that is ``None``.
+
+    A file may lack tensors with a text of ``computed`` in their name, and they are not listed.
+    """
     loaded = Loaded(kind)
     reader = {"pytorch": _pytorch, "tensorflow": _tensorflow, "flax": _flax}[FRAMEWORKS[kind]]
     with oracle.isolated(directory, kind) as place, oracle.captured() as messages:
         try:
-            reader(loaded, place, name, batch)
+            reader(loaded, place, name, batch, computed)
         except Exception as error:  # whatever the peer raises is a finding
             loaded.problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     loaded.problems += [
@@ -32,6 +42,7 @@ def load(directory: Path, kind: str, name: str, batch: Batch | None) -> Loaded:
         for text in messages
         if "newly initialized" in text or ("were not used when" in text and "All " not in text[:5])
     ]
+    loaded.stored = without(loaded.stored, computed)
     for group in (loaded.outputs, loaded.stored):
         for key, value in group.items():
             if not np.isfinite(value).all():
@@ -41,7 +52,9 @@ def load(directory: Path, kind: str, name: str, batch: Batch | None) -> Loaded:
     return loaded
 
 
-def _pytorch(loaded: Loaded, place: Path, name: str, batch: Batch | None) -> None:
+def _pytorch(
+    loaded: Loaded, place: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
+) -> None:
     import torch
     import transformers
     from safetensors.torch import load_file
@@ -63,6 +76,7 @@ def _pytorch(loaded: Loaded, place: Path, name: str, batch: Batch | None) -> Non
             for key, value in native.items()
             if value.is_floating_point()
             and (key in stored or oracle._place(value) not in covered)  # a tied name may be absent
+            and (key in stored or without({key: value}, computed))
         },
     )
     loaded.model = model.eval()
@@ -72,7 +86,9 @@ def _pytorch(loaded: Loaded, place: Path, name: str, batch: Batch | None) -> Non
             oracle._keep_outputs(loaded, model(**tensors))
 
 
-def _tensorflow(loaded: Loaded, place: Path, name: str, batch: Batch | None) -> None:
+def _tensorflow(
+    loaded: Loaded, place: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
+) -> None:
     import tensorflow as tf
     import transformers
 
@@ -82,7 +98,7 @@ def _tensorflow(loaded: Loaded, place: Path, name: str, batch: Batch | None) -> 
     oracle._report(loaded, info)
     stored, _ = oracle.read_h5(place / FILES["h5"])
     loaded.stored = {key: value.astype(np.float32) for key, value in stored.items()}
-    oracle._compare(loaded, {w.name.split("/", 1)[1]: w.numpy() for w in model.weights})
+    oracle._compare(loaded, {w.name.split("/", 1)[-1]: w.numpy() for w in model.weights})
     loaded.model = model
     if batch is not None:
         tensors = {
@@ -92,7 +108,9 @@ def _tensorflow(loaded: Loaded, place: Path, name: str, batch: Batch | None) -> 
         oracle._keep_outputs(loaded, model(**tensors, training=False))
 
 
-def _flax(loaded: Loaded, place: Path, name: str, batch: Batch | None) -> None:
+def _flax(
+    loaded: Loaded, place: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
+) -> None:
     import jax.numpy as jnp
     import transformers
     from flax.traverse_util import flatten_dict

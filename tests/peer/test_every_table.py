@@ -22,11 +22,14 @@ A family needs one file, ``tiny/<model_type>.json``:
     As a decoder, every name gets ``decoder_`` before it.
 ``tensorflow_inputs``, ``flax_inputs`` (optional)
     the same for one framework only, on top of ``inputs`` (such as Flax' ``position_ids``).
+``class_inputs`` (optional)
+    PyTorch class → its inputs, on top of ``inputs`` (such as ``decoder_input_ids``).
 ``cannot_run`` (optional)
     role or class name of a framework → why the class loads but cannot be called; then only what it
     loads is compared.
 ``keep`` (optional)
-    texts; parameters that have one in their name get no noise (constants that a framework computes).
+    texts; parameters with one in their name get no noise, and files may lack them (constants that
+    a framework computes).
 ``tolerance`` (optional)
     largest relative difference of outputs across frameworks, where 1e-5 is too strict.
 
@@ -52,7 +55,7 @@ from .tiny import (
     add_noise,
     build,
     described,
-    role_of,
+    model_of,
     roles,
     single_models,
     source_fields,
@@ -123,15 +126,13 @@ def test_a_model_survives_the_circle(tmp_path: Path, family: str, name: str, var
     plan = converter.convert(source, tmp_path / "unused", dry_run=True).plan
     possible = [framework for framework in FRAMEWORKS if framework in plan_frameworks(plan)]
     assert possible[0] == "pytorch"
-    steps = [_judge(source, "pytorch", model.classes["pytorch"], spec)]
+    steps = [_judge(source, "pytorch", model, spec)]
     directory = source
     for framework in [*possible[1:], "pytorch"]:
         out = tmp_path / framework
         converter.convert(directory, out, to=[framework])
         assert written(out) == [framework]
-        steps.append(
-            _judge(out, framework, model.classes[framework], spec, run=framework != "pytorch")
-        )
+        steps.append(_judge(out, framework, model, spec, run=framework != "pytorch"))
         directory = out
     faultless(steps, spec.tolerance)
     same(steps[0], steps[-1])
@@ -143,9 +144,11 @@ def plan_frameworks(plan: Any) -> set[str]:
     return {found[file.path] for file in plan.files if file.path in found}
 
 
-def _judge(directory: Path, framework: str, name: str, spec: Any, run: bool = True) -> Loaded:
-    batch = None if name in spec.cannot_run or not run else spec.batch(framework)
-    return judge.load(directory, KINDS[framework], name, batch)
+def _judge(directory: Path, framework: str, model: Any, spec: Any, run: bool = True) -> Loaded:
+    name = model.classes[framework]
+    runs = run and name not in spec.cannot_run
+    batch = spec.batch(framework, model=model.name) if runs else None
+    return judge.load(directory, KINDS[framework], name, batch, spec.keep)
 
 
 @pytest.mark.parametrize(("family", "role", "variant"), roles(), ids=names(roles()))
@@ -158,7 +161,7 @@ def test_a_family_plays_its_role(
     framework's file leads back to the same PyTorch file.
     """
     spec = tiny(family)
-    played, model = role_of(family, role)
+    model = model_of(family, role)
     own = build(spec, model.classes["pytorch"], source_fields(family, model, variant), seed=1)
     own.save_pretrained(tmp_path / "own")
     other = "decoder" if role == "encoder" else "encoder"
@@ -170,11 +173,11 @@ def test_a_family_plays_its_role(
     composite = LIBRARY.composite(config["model_type"])
     possible = written(out)
     assert possible[0] == "pytorch"
-    composed = judge.load(out, "safetensors", composite.classes["pytorch"], None)
+    composed = judge.load(out, "safetensors", composite.classes["pytorch"], None, spec.keep)
     faultless([composed], spec.tolerance)
     _halves_are_sources(composed, {name: half for name, (_, half) in halves.items()}, out)
     for framework in possible[1:]:
-        same(composed, _back(out, framework, tmp_path / f"composed-{framework}"))
+        same(composed, _back(out, framework, tmp_path / f"composed-{framework}", spec.keep))
 
     noisy = tmp_path / "noisy"
     add_noise(composed.model, seed=4, keep=spec.keep)
@@ -190,16 +193,16 @@ def test_a_family_plays_its_role(
         }
         name = composite.classes[framework]
         results.append(
-            judge.load(tmp_path / "all", KINDS[framework], name, batch if runs else None)
+            judge.load(tmp_path / "all", KINDS[framework], name, batch if runs else None, spec.keep)
         )
     faultless(results, spec.tolerance)
-    original = judge.load(noisy, "safetensors", composite.classes["pytorch"], None)
+    original = judge.load(noisy, "safetensors", composite.classes["pytorch"], None, spec.keep)
     same(original, results[0])
     for framework in possible[1:]:
-        same(original, _back(tmp_path / "all", framework, tmp_path / f"all-{framework}"))
+        same(original, _back(tmp_path / "all", framework, tmp_path / f"all-{framework}", spec.keep))
 
 
-def _back(directory: Path, framework: str, place: Path) -> Loaded:
+def _back(directory: Path, framework: str, place: Path, keep: tuple[str, ...]) -> Loaded:
     """The PyTorch file that one framework's file of a directory leads to, values only."""
     from safetensors.numpy import load_file
 
@@ -207,7 +210,7 @@ def _back(directory: Path, framework: str, place: Path) -> Loaded:
     with oracle.isolated(directory, kind) as alone:
         converter.convert(alone, place, to=["pytorch"])
     loaded = Loaded("safetensors")
-    loaded.stored = load_file(place / oracle.FILES["safetensors"])
+    loaded.stored = judge.without(load_file(place / oracle.FILES["safetensors"]), keep)
     return loaded
 
 

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from converter.errors import TableError
 from converter.tables.library import Library
-from converter.tables.schema import Family, ModelClass, Role
+from converter.tables.schema import Family, ModelClass
 
 DIRECTORY = Path(__file__).parent / "tiny"
 LIBRARY = Library()
@@ -30,6 +31,7 @@ _KEYS = {
     "inputs",
     "tensorflow_inputs",
     "flax_inputs",
+    "class_inputs",
     "cannot_run",
     "keep",
     "tolerance",
@@ -45,6 +47,7 @@ class Tiny:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
     framework_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    class_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cannot_run: Mapping[str, str] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     tolerance: float = 1e-5
@@ -58,9 +61,15 @@ class Tiny:
         """Every field of one variant; ``""`` is the configuration itself."""
         return {**self.config, **(self.variants[variant] if variant else {})}
 
-    def batch(self, framework: str, prefix: str = "", seed: int = 0) -> dict[str, np.ndarray]:
+    def batch(
+        self, framework: str, prefix: str = "", seed: int = 0, model: str = ""
+    ) -> dict[str, np.ndarray]:
         """The inputs of one forward pass, as numpy arrays, each name behind ``prefix``."""
-        wanted = {**self.inputs, **self.framework_inputs.get(framework, {})}
+        wanted = {
+            **self.inputs,
+            **self.class_inputs.get(model, {}),
+            **self.framework_inputs.get(framework, {}),
+        }
         if not any(name in wanted for name in MAIN_INPUTS):
             below = self.config["vocab_size"]
             wanted = {"input_ids": {"ids": [2, 9], "from": 5, "below": below}, **wanted}
@@ -98,15 +107,31 @@ def tiny(family: str) -> Tiny:
             for framework in ("tensorflow", "flax")
             if f"{framework}_inputs" in data
         },
+        class_inputs=data.get("class_inputs", {}),
         cannot_run=data.get("cannot_run", {}),
         keep=tuple(data.get("keep", ())),
         tolerance=data.get("tolerance", 1e-5),
     )
 
 
+@cache
 def described() -> tuple[str, ...]:
-    """The families that have both a table and a tiny model."""
-    return tuple(name for name in FAMILIES if (DIRECTORY / f"{name}.json").is_file())
+    """The families that have both a sound table and a tiny model.
+
+    One that lacks either fails ``tests/tables/test_tiny_models.py`` and must not hide the others.
+    """
+    return tuple(
+        name for name in FAMILIES if (DIRECTORY / f"{name}.json").is_file() and _loads(name)
+    )
+
+
+def _loads(family: str) -> bool:
+    LIBRARY.vocabulary  # noqa: B018  # what is wrong with all tables is told at once
+    try:
+        LIBRARY.family(family)
+    except TableError:
+        return False
+    return True
 
 
 def roles() -> list[tuple[str, str, str]]:
@@ -179,7 +204,7 @@ def add_noise(model: Any, seed: int, keep: Iterable[str] = ()) -> None:
                 value += (drawn.abs() if ".running_" in key else drawn).to(value.dtype)
 
 
-def role_of(family: str, role: str) -> tuple[Role, ModelClass]:
-    """A family's role and the class it plays it with."""
+def model_of(family: str, role: str) -> ModelClass:
+    """The class that a family plays a role with."""
     table = tiny(family).table
-    return table.roles[role], table.models[table.roles[role].model]
+    return table.models[table.roles[role].model]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .models import Workshop
+from .workshop import Workshop
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -21,8 +21,11 @@ def _frameworks() -> None:
     """Import all frameworks once, or skip everything here with the reason."""
     for name in ("torch", "tensorflow", "flax", "transformers"):
         pytest.importorskip(name)
+    import jax
     import torch
     import transformers
+
+    jax.config.update("jax_disable_most_optimizations", True)  # most of the time goes to compiling
 
     torch.set_num_threads(2)
     transformers.logging.set_verbosity_error()

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .models import STEMS, Workshop, class_name, weights
-from .oracle import FRAMEWORKS, Loaded, difference, inputs
+from .files import FRAMEWORKS
+from .models import STEMS, class_name, weights
+from .oracle import Loaded, difference, inputs
+from .workshop import Workshop
 
 ENCODER_KINDS = {
     family: ("safetensors", "h5")

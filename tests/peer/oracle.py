@@ -7,28 +7,26 @@ tensor) is a problem here, and so is any loaded value that differs from the file
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import logging
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .files import (
+    COMBINED,
+    FILES,
+    FRAMEWORKS,
+    captured,
+    configuration,
+    isolated,
+    kinds,
+    read_h5,
+    read_msgpack,
+)
 from .models import OFFSET_POSITIONS, PREFIXES
 
-FILES = {
-    "safetensors": "model.safetensors",
-    "bin": "pytorch_model.bin",
-    "h5": "tf_model.h5",
-    "msgpack": "flax_model.msgpack",
-}
-FRAMEWORKS = {"safetensors": "pytorch", "bin": "pytorch", "h5": "tensorflow", "msgpack": "flax"}
-COMBINED = "encoder-decoder"
 TOLERANCE = 1e-5
 """Largest difference of two frameworks' outputs, relative to the largest output."""
 
@@ -55,56 +53,9 @@ class Loaded:
         }
 
 
-class _Capture(logging.Handler):
-    """Keeps what the peer logs and prints none of it."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(" ".join(record.getMessage().split()))
-
-
-@contextlib.contextmanager
-def captured() -> Iterator[list[str]]:
-    """The peer's warnings during the block."""
-    logger = logging.getLogger("transformers")
-    handler = _Capture()
-    before = (logger.handlers, logger.level, logger.propagate)
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.WARNING)
-    try:
-        yield handler.messages
-    finally:
-        logger.handlers, logger.propagate = before[0], before[2]
-        logger.setLevel(before[1])
-
-
-@contextlib.contextmanager
-def isolated(directory: Path, kind: str) -> Iterator[Path]:
-    """A directory that shows the loader one weight file and the configuration, nothing else."""
-    with tempfile.TemporaryDirectory(prefix="oracle-") as place:
-        for name in ("config.json", "generation_config.json", FILES[kind]):
-            if (directory / name).exists():
-                (Path(place) / name).symlink_to((directory / name).resolve())
-        yield Path(place)
-
-
-def kinds(directory: Path) -> tuple[str, ...]:
-    """The weight files of a directory."""
-    return tuple(kind for kind, name in FILES.items() if (directory / name).is_file())
-
-
-def configuration(directory: Path) -> dict[str, Any]:
-    """``config.json`` as it lies there."""
-    config: dict[str, Any] = json.loads((directory / "config.json").read_text())
-    return config
-
-
 def native_class(config: dict[str, Any], framework: str) -> str:
     """The class of the checkpoint's architecture in one framework."""
-    name = config["architectures"][0]
+    name = str(config["architectures"][0])
     for prefix in ("TF", "Flax"):
         name = name.removeprefix(prefix)
     if framework == "flax" and name == "BertLMHeadModel":
@@ -301,47 +252,10 @@ def _tensorflow(loaded: Loaded, place: Path, name: str, config: dict[str, Any]) 
         loaded.problems.append(f"stored twice: {repeated[:6]} ({len(repeated)})")
     loaded.dtypes = {str(value.dtype) for value in stored.values()}
     loaded.stored = {key: value.astype(np.float32) for key, value in stored.items()}
-    _compare(loaded, {w.name.split("/", 1)[1]: w.numpy() for w in model.weights})
+    _compare(loaded, {w.name.split("/", 1)[-1]: w.numpy() for w in model.weights})
     loaded.model = model
     batch = {key: tf.constant(value, tf.int32) for key, value in inputs(config).items()}
     _keep_outputs(loaded, model(**batch, training=False))
-
-
-def read_h5(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Weights by path without the instance name, and the names that are stored more than once."""
-    import h5py
-
-    def names(group: Any, key: str) -> list[str]:
-        chunks = [group.attrs[key]] if key in group.attrs else []
-        while not chunks or f"{key}{len(chunks)}" in group.attrs:  # Keras splits long attributes
-            if f"{key}{len(chunks)}" not in group.attrs:
-                break
-            chunks.append(group.attrs[f"{key}{len(chunks)}"])
-        return [
-            item.decode() if isinstance(item, bytes) else str(item)
-            for chunk in chunks
-            for item in chunk
-        ]
-
-    stored: dict[str, np.ndarray] = {}
-    repeated = []
-    with h5py.File(path, "r") as file:
-        for layer in names(file, "layer_names"):
-            for name in names(file[layer], "weight_names"):
-                key = name.split("/", 1)[1]
-                if key in stored:
-                    repeated.append(key)
-                stored[key] = np.asarray(file[layer][name])
-    return stored, repeated
-
-
-def read_msgpack(path: Path) -> dict[str, np.ndarray]:
-    """Parameters by path."""
-    from flax.serialization import msgpack_restore
-    from flax.traverse_util import flatten_dict
-
-    flat: dict[str, np.ndarray] = flatten_dict(msgpack_restore(path.read_bytes()), sep="/")
-    return flat
 
 
 def _flax(loaded: Loaded, place: Path, name: str, config: dict[str, Any]) -> None:

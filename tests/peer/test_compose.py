@@ -11,6 +11,7 @@ import pytest
 import converter
 from converter.errors import UnsupportedError
 
+from .files import configuration
 from .halves import (
     DECODER_KINDS,
     ENCODER_KINDS,
@@ -22,8 +23,9 @@ from .halves import (
     fresh,
     source_model,
 )
-from .models import DECODERS, STEMS, Workshop
-from .oracle import check, configuration, inputs, load
+from .models import DECODERS, STEMS
+from .oracle import check, inputs, load
+from .workshop import Workshop
 
 pytestmark = pytest.mark.peer
 

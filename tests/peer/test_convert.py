@@ -9,6 +9,7 @@ import pytest
 
 import converter
 
+from .files import FRAMEWORKS
 from .halves import DECODER_KINDS, ENCODER_KINDS
 from .models import (
     DECODERS,
@@ -17,13 +18,13 @@ from .models import (
     SINGLES,
     SMALL,
     STEMS,
-    Workshop,
-    class_name,
     combined_pytorch,
     configuration,
+    has_class,
     weights,
 )
-from .oracle import FRAMEWORKS, Loaded, check, compare, load
+from .oracle import Loaded, check, compare, load
+from .workshop import Workshop
 
 pytestmark = pytest.mark.peer
 
@@ -39,7 +40,7 @@ def same_bits(first: Loaded, second: Loaded) -> None:
 
 def around(source: Path, place: Path, frameworks: list[str]) -> list[Loaded]:
     """Convert step by step, each from the step before; returns each step, loaded and faultless."""
-    steps = []
+    steps: list[Loaded] = []
     for framework in frameworks:
         out = place / framework
         while out.exists():
@@ -59,7 +60,7 @@ def test_single_models_survive_the_circle(
     circle = [
         framework
         for framework in ("tensorflow", "flax", "pytorch")
-        if class_name(framework, family, head)
+        if has_class(framework, family, head)
     ]
     steps = around(source, tmp_path, circle)
     for step in steps:
@@ -81,7 +82,7 @@ def test_by_default_every_framework_with_a_class_is_written(
     workshop: Workshop, tmp_path: Path, family: str, head: str
 ) -> None:
     converter.convert(workshop.source(family, head, container="bin"), tmp_path / "out")
-    kinds = tuple(kind for framework, kind in KINDS.items() if class_name(framework, family, head))
+    kinds = tuple(kind for framework, kind in KINDS.items() if has_class(framework, family, head))
     proof = check(tmp_path / "out", only=kinds)
     same_bits(load(workshop.source(family, head), "safetensors"), proof["safetensors"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 import converter
 from converter.errors import UnsupportedError
 
+from .files import configuration as config_of
 from .halves import check_decoder, check_encoder, check_pytorch_values, fresh, source_model
-from .models import Size, Workshop, combined_pytorch, configuration, pytorch_model
+from .models import Size, combined_pytorch, configuration, pytorch_model
 from .oracle import Loaded, check, compare, load
-from .oracle import configuration as config_of
+from .workshop import Workshop
 
 pytestmark = pytest.mark.peer
 
@@ -68,7 +70,7 @@ def test_relative_positions_are_never_dropped(
     workshop: Workshop, tmp_path: Path, kind: str, role: str
 ) -> None:
     """TensorFlow's and Flax's BERT have no ``distance_embedding``: left out, said, or refused."""
-    special = {"position_embedding_type": kind}
+    special: dict[str, Any] = {"position_embedding_type": kind}
     encoder = workshop.source("bert", size="large", **(special if role == "encoder" else {}))
     decoder = workshop.source("bert", "causal", **(special if role == "decoder" else {}))
     report = converter.compose(encoder, decoder, tmp_path / "out")

@@ -9,23 +9,31 @@ import numpy as np
 import pytest
 
 from .breakage import break_flax, break_pytorch, break_tensorflow
+from .files import FRAMEWORKS
 from .models import (
     EQUAL,
     SINGLES,
     SMALL,
-    Workshop,
     class_name,
     combined_flax,
     combined_pytorch,
     combined_tensorflow,
     configuration,
+    has_class,
 )
-from .oracle import FRAMEWORKS, Loaded, check, compare, load
+from .oracle import Loaded, check, compare, load
+from .workshop import Workshop
 
 pytestmark = pytest.mark.peer
 
 QUERY = "encoder.layer.0.attention.self.query.weight"
 KEY = "encoder.layer.0.attention.self.key.weight"
+
+
+@pytest.mark.parametrize(("family", "head"), SINGLES)
+def test_the_known_classes_are_the_peers(family: str, head: str) -> None:
+    for framework in ("pytorch", "tensorflow", "flax"):
+        assert has_class(framework, family, head) == bool(class_name(framework, family, head))
 
 
 @pytest.mark.parametrize(("family", "head"), SINGLES)
@@ -35,7 +43,7 @@ def test_the_peer_translates_single_models_rightly(
     """Ground truth for everything else: one model, each container, equal outputs and values."""
     loaded: list[Loaded] = []
     for container, framework in FRAMEWORKS.items():
-        if class_name(framework, family, head):
+        if has_class(framework, family, head):
             loaded += check(workshop.source(family, head, container=container)).values()
     first, *others = loaded
     assert first.outputs

@@ -12,8 +12,10 @@ import pytest
 import converter
 from converter.errors import ConverterError, MatchError
 
-from .models import EQUAL, LARGE, SMALL, Workshop, combined_pytorch, configuration
-from .oracle import check, compare, load, read_msgpack
+from .files import read_msgpack
+from .models import EQUAL, LARGE, SMALL, combined_pytorch, configuration
+from .oracle import check, compare, load
+from .workshop import Workshop
 
 pytestmark = pytest.mark.peer
 

@@ -12,8 +12,9 @@ import pytest
 
 import converter
 
+from .files import configuration
 from .halves import check_decoder, check_encoder, check_pytorch_values, fresh, source_model
-from .oracle import check, configuration
+from .oracle import check
 
 pytestmark = pytest.mark.peer
 

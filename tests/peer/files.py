@@ -1,0 +1,106 @@
+"""The files of a checkpoint: shown to a loader one at a time, and read without one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FILES = {
+    "safetensors": "model.safetensors",
+    "bin": "pytorch_model.bin",
+    "h5": "tf_model.h5",
+    "msgpack": "flax_model.msgpack",
+}
+FRAMEWORKS = {"safetensors": "pytorch", "bin": "pytorch", "h5": "tensorflow", "msgpack": "flax"}
+COMBINED = "encoder-decoder"
+
+
+class _Capture(logging.Handler):
+    """Keeps what the peer logs and prints none of it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(" ".join(record.getMessage().split()))
+
+
+@contextlib.contextmanager
+def captured() -> Iterator[list[str]]:
+    """The peer's warnings during the block."""
+    logger = logging.getLogger("transformers")
+    handler = _Capture()
+    before = (logger.handlers, logger.level, logger.propagate)
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.WARNING)
+    try:
+        yield handler.messages
+    finally:
+        logger.handlers, logger.propagate = before[0], before[2]
+        logger.setLevel(before[1])
+
+
+@contextlib.contextmanager
+def isolated(directory: Path, kind: str) -> Iterator[Path]:
+    """A directory that shows the loader one weight file and the configuration, nothing else."""
+    with tempfile.TemporaryDirectory(prefix="oracle-") as place:
+        for name in ("config.json", "generation_config.json", FILES[kind]):
+            if (directory / name).exists():
+                (Path(place) / name).symlink_to((directory / name).resolve())
+        yield Path(place)
+
+
+def kinds(directory: Path) -> tuple[str, ...]:
+    """The weight files of a directory."""
+    return tuple(kind for kind, name in FILES.items() if (directory / name).is_file())
+
+
+def configuration(directory: Path) -> dict[str, Any]:
+    """``config.json`` as it lies there."""
+    config: dict[str, Any] = json.loads((directory / "config.json").read_text())
+    return config
+
+
+def read_h5(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Weights by path without the instance name, and the names that are stored more than once."""
+    import h5py
+
+    def names(group: Any, key: str) -> list[str]:
+        chunks = [group.attrs[key]] if key in group.attrs else []
+        while not chunks or f"{key}{len(chunks)}" in group.attrs:  # Keras splits long attributes
+            if f"{key}{len(chunks)}" not in group.attrs:
+                break
+            chunks.append(group.attrs[f"{key}{len(chunks)}"])
+        return [
+            item.decode() if isinstance(item, bytes) else str(item)
+            for chunk in chunks
+            for item in chunk
+        ]
+
+    stored: dict[str, np.ndarray] = {}
+    repeated = []
+    with h5py.File(path, "r") as file:
+        for layer in names(file, "layer_names"):
+            for name in names(file[layer], "weight_names"):
+                key = name.split("/", 1)[-1]
+                if key in stored:
+                    repeated.append(key)
+                stored[key] = np.asarray(file[layer][name])
+    return stored, repeated
+
+
+def read_msgpack(path: Path) -> dict[str, np.ndarray]:
+    """Parameters by path."""
+    from flax.serialization import msgpack_restore
+    from flax.traverse_util import flatten_dict
+
+    flat: dict[str, np.ndarray] = flatten_dict(msgpack_restore(path.read_bytes()), sep="/")
+    return flat

@@ -20,7 +20,10 @@ import numpy as np
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-RULES = ("normal", "truncated-normal", "uniform", "constant")
+RULES = ("normal", "truncated-normal", "uniform", "constant", "sinusoidal")
+
+COMPUTED = ("sinusoidal",)
+"""Rules that draw nothing: a tensor with one is known without any file."""
 
 _STREAM = "converter-stream-1"
 """Goes into every key. A change to anything that changes values needs a new tag."""
@@ -76,10 +79,10 @@ class Initialiser:
     """How one tensor is drawn; a pure function of its fields and the element's index."""
 
     rule: str
-    """``normal``, ``truncated-normal``, ``uniform`` or ``constant``."""
+    """``normal``, ``truncated-normal``, ``uniform``, ``constant`` or ``sinusoidal``."""
     scale: float
     """Standard deviation (of the normal before truncation, as TensorFlow counts it); half width
-    of the interval for ``uniform``; value for ``constant``."""
+    of the interval for ``uniform``; value for ``constant``; width of a row for ``sinusoidal``."""
     seed: int
     name: str
     """Canonical name of the tensor, which keys its random stream together with the seed."""
@@ -112,12 +115,31 @@ class Initialiser:
         if self.rule == "constant" or self.scale == 0:
             flat[...] = np.float32(self.scale)
             return
+        if self.rule == "sinusoidal":
+            for done in range(0, flat.size, _CHUNK):
+                piece = flat[done : done + _CHUNK]
+                indices = np.arange(start + done, start + done + piece.size)
+                np.copyto(piece, _sinusoids(indices, int(self.scale)), casting="unsafe")
+            return
         to_floats = _RULES[self.rule](self.scale)
         done = 0
         for bits in _bits(self.key, start, flat.size):
             values = to_floats(bits)
             np.copyto(flat[done : done + bits.size], values, casting="unsafe")
             done += bits.size
+
+
+def _sinusoids(indices: Array, width: int) -> Array:
+    """Elements of a table of sinusoidal positions, sines in the first half of each row.
+
+    Worked out in float64 and rounded once, as ``MarianSinusoidalPositionalEmbedding`` and its like
+    do in every framework of transformers 4.57 (``create_weight``, ``_init_weight``).
+    """
+    position, column = np.divmod(indices, width)
+    sines = (width + 1) // 2
+    frequency = np.where(column < sines, column, column - sines)
+    angle = position / np.power(10000.0, 2.0 * frequency / width)
+    return np.where(column < sines, np.sin(angle), np.cos(angle)).astype(np.float32)
 
 
 def _bits(key: int, start: int, count: int) -> Iterator[Array]:

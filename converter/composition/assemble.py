@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from converter.initialise import Initialiser
+from converter.initialise import COMPUTED, RULES, Initialiser
 from converter.plan import Fresh, PlannedTensor, Stored
 from converter.tables.blueprint import Blueprint, Slot
 from converter.tensors import TensorSpec
 from converter.tensors.dtypes import FLOATING
 
+DRAWN = tuple(rule for rule in RULES if rule not in ("constant", *COMPUTED))
+
+COMPUTED_REASON = "a fixed table, which is computed"
 
 @dataclass(frozen=True)
 class Finding:
@@ -56,7 +59,8 @@ def plan_tensors(
             planned.append(PlannedTensor(spec, finding.stored, finding.copies))
         else:
             initialiser = Initialiser(
-                slot.rule if slot.rule == "constant" else rule(slot), slot.scale, seed, slot.name
+                rule(slot) if slot.rule in DRAWN else slot.rule, slot.scale, seed, slot.name
             )
-            planned.append(PlannedTensor(spec, Fresh(initialiser, reasons[slot.part])))
+            reason = COMPUTED_REASON if slot.rule in COMPUTED else reasons[slot.part]
+            planned.append(PlannedTensor(spec, Fresh(initialiser, reason)))
     return planned

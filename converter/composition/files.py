@@ -151,7 +151,7 @@ def _entries(
     holds = container_named(container).dtypes
     entries, widened = [], set()
     for slot in target.slots:
-        if slot.tied_to and dialect not in slot.stored:
+        if (slot.tied_to and dialect not in slot.stored) or dialect not in slot.spellings:
             continue
         origin = target.resolve(slot)
         dtype = dtypes[origin.name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from converter.composition.assemble import Finding
@@ -43,7 +43,8 @@ class Half:
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts that the half has."""
-        return (*self.model.parts, *([CROSS_ATTENTION] if self.takes_cross_attention else []))
+        extra = [CROSS_ATTENTION] if self.takes_cross_attention else []
+        return tuple(dict.fromkeys((*self.model.parts, *extra)))
 
     @cached_property
     def dtype(self) -> str:
@@ -110,7 +111,12 @@ class Joined:
         for half in self.halves:
             report, own = half.source.report, self._own(half)
             may_lack = (*half.parts, *half.model.heads)
-            known = [slot for slot in half.source.known.slots if slot.name in own]
+            half.source.hand_over(own)
+            known = [
+                replace(slot, tied_to=own[slot.name].tied_to)
+                for slot in half.source.known.slots
+                if slot.name in own
+            ]
             report.require(required(known, report.matched, may_lack))
             unused = [name for name in report.matched if name not in own]
             report.leave_out(unused, f"not part of {half.model.name}")

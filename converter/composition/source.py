@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converter.checkpoint import Checkpoint
+from converter.initialise import COMPUTED
 from converter.matching import MatchReport, match
 from converter.plan import Stored
 from converter.tables.blueprint import BODY, Blueprint, Draftsman, Slot
@@ -64,6 +65,28 @@ class Source(Matched):
         found = self.report.matched
         return {slot.part for slot in self.known.slots if slot.name in found} - {BODY}
 
+    def hand_over(self, target: Mapping[str, Slot]) -> None:
+        """Let tensors that a model lacks leave their values to those that are tied to them.
+
+        A decoder taken out of a sequence-to-sequence model has its own embeddings, whose values
+        lie in the embeddings that the whole model shares.
+
+        Args:
+            target: the model's slots by the names of this source.
+        """
+        report, left = self.report, set()
+        for name, slot in target.items():
+            if slot.tied_to or name in report.matched or name not in self.known.by_name:
+                continue
+            root = self.known.resolve(self.known.by_name[name]).name
+            if root in report.matched and root not in target:
+                report.matched[name] = report.matched[root]
+                report.copies[name] = [(name, copy) for _, copy in report.copies.get(root, ())]
+                left.add(root)
+        for root in left:
+            del report.matched[root]
+            report.copies.pop(root, None)
+
     @property
     def model(self) -> ModelClass:
         """The class that the checkpoint is of.
@@ -91,9 +114,10 @@ def required(
 ) -> list[Slot]:
     """The slots of `target` that must have been found.
 
-    A part named in `may_lack` may be absent as a whole, never in pieces.
+    A part named in `may_lack` may be absent as a whole, never in pieces; what is computed may be
+    absent anyway.
     """
-    slots = [slot for slot in target if not slot.tied_to]
+    slots = [slot for slot in target if not slot.tied_to and slot.rule not in COMPUTED]
     present = {slot.part for slot in slots if slot.name in found}
     absent = set(may_lack) - present
     return [slot for slot in slots if slot.part not in absent]

@@ -28,7 +28,7 @@ from converter.tables.templates import Template
 
 T = TypeVar("T")
 
-_INIT = re.compile(r"(normal|truncated-normal|uniform|constant)\((.+)\)")
+_INIT = re.compile(r"(normal|truncated-normal|uniform|constant|sinusoidal)\((.+)\)")
 _ROW_KEYS = ("when", "without", "init", "path", "leaf", "also", "not_in")
 _CLASS_PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 
@@ -110,7 +110,9 @@ def _init(section: Section, key: str, text: str) -> Init:
     found = _INIT.fullmatch(text)
     if not found:
         section.complain(
-            f"{text!r} is none of normal(…), truncated-normal(…), uniform(…), constant(…)", key
+            f"{text!r} is none of normal(…), truncated-normal(…), uniform(…), constant(…), "
+            "sinusoidal(…)",
+            key,
         )
         return Init("normal", Expression("0.02"))
     scale = section.parsed(key, Expression, found[2])
@@ -153,16 +155,16 @@ def _rows(section: Section, vocabulary: Vocabulary) -> tuple[Row, ...]:
                 paths={dialect: other for dialect, other in paths.items() if other},
                 leaves=_by_dialect(entry, "leaf", vocabulary),
                 also=_also(entry, vocabulary),
-                not_in=frozenset(entry.names("not_in", _read_only(vocabulary))),
+                not_in=frozenset(entry.names("not_in", _may_lack(vocabulary))),
             )
         )
         entry.finish(", ".join((*_ROW_KEYS, "or one kind of module")))
     return tuple(rows)
 
 
-def _read_only(vocabulary: Vocabulary) -> tuple[str, ...]:
-    """The dialects that nothing is written in, which may lack names."""
-    return tuple(name for name in vocabulary.dialects if name not in FRAMEWORKS)
+def _may_lack(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The dialects that may lack a module: all but that of the canonical names."""
+    return tuple(name for name in vocabulary.dialects if name != FRAMEWORKS[0])
 
 
 def _by_dialect(section: Section, key: str, vocabulary: Vocabulary) -> dict[str, str]:

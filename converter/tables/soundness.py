@@ -185,7 +185,8 @@ def _idle(
     first = row.kind.leaves[0]
     for name, dialect in vocabulary.dialects.items():
         path = row.paths.get(name)
-        if path and (name in row.not_in or path.text == dialect.path(row.path.text)):
+        usual = dialect.path(row.path.text, family.index.get(name))
+        if path and (name in row.not_in or path.text == usual):
             yield _changes_nothing(file, f"{place}.path.{name}", path.text)
         if name in row.leaves and (
             first.name in row.without

@@ -8,7 +8,6 @@ from converter.tables.config import Places
 from converter.tables.schema import Dialect, Family, Leaf, Row, Vocabulary
 from converter.tensors import Axes
 
-
 OUTSIDE = "/"
 """Begins the path of a module that a dialect keeps beside the base model, not inside."""
 

@@ -13,6 +13,7 @@ from converter.plan import Stored
 from converter.tables.blueprint import Blueprint, Slot
 from converter.tables.schema import Dialect, Vocabulary
 from converter.tensors import Rearrangement, TensorSpec
+from converter.wrapping import Reading, best_reading
 
 _FORMATS = {"pt": "pytorch", "tf": "tensorflow", "flax": "flax"}
 _DIALECTS = {
@@ -30,6 +31,8 @@ class MatchReport:
     source: str
     files: str
     dialect: str
+    reading: Reading = field(default_factory=Reading)
+    """How the stored names were read as the dialect's."""
     matched: dict[str, Stored] = field(default_factory=dict)
     """Canonical name → where its values lie."""
     copies: dict[str, list[tuple[str, Stored]]] = field(default_factory=lambda: defaultdict(list))
@@ -92,7 +95,11 @@ class MatchReport:
 
 
 def match(
-    checkpoint: Checkpoint, blueprint: Blueprint, vocabulary: Vocabulary, source: str
+    checkpoint: Checkpoint,
+    blueprint: Blueprint,
+    vocabulary: Vocabulary,
+    source: str,
+    halves: Sequence[str] = (),
 ) -> MatchReport:
     """Relate the tensors of `checkpoint` to the slots of `blueprint`.
 
@@ -104,20 +111,19 @@ def match(
         blueprint: what the tensors may be; a blueprint of all parts and heads of a family.
         vocabulary: the dialects.
         source: what the plan calls the source: ``encoder``, ``decoder`` or ``source``.
+        halves: of a combined model, the names of its halves.
     """
     names = list(checkpoint.tensors)
-    best: tuple[int, str, str, dict[str, Slot]] = (-1, "", "", {})
+    reading, chosen, index = Reading(), "", dict[str, Slot]()
     for dialect in _candidates(checkpoint, vocabulary):
-        index = blueprint.index(dialect.name)
-        for wrapper in _wrappers(names, dialect):
-            known = sum(_unwrap(name, wrapper) in index for name in names)
-            if known > best[0]:
-                best = (known, dialect.name, wrapper, index)
-    _, chosen, wrapper, index = best
-    report = MatchReport(source, _files(checkpoint), chosen)
+        known = blueprint.index(dialect.name)
+        found = best_reading(names, dialect, known, halves)
+        if found.known > reading.known:
+            reading, chosen, index = found, dialect.name, known
+    report = MatchReport(source, _files(checkpoint), chosen, reading)
     tied: list[tuple[Slot, Stored]] = []
     for name, tensor in checkpoint.tensors.items():
-        bare = _unwrap(name, wrapper)
+        bare = reading.bare(name)
         slot = index.get(bare)
         if slot is None:
             reason = blueprint.reason_to_drop(chosen, bare)
@@ -164,24 +170,6 @@ def _candidates(checkpoint: Checkpoint, vocabulary: Vocabulary) -> list[Dialect]
         return [vocabulary.dialects[_DIALECTS[checkpoint.container]]]
     claimed = _FORMATS.get(checkpoint.metadata.get("format", ""))
     return sorted(vocabulary.dialects.values(), key=lambda dialect: dialect.name != claimed)
-
-
-def _wrappers(names: Sequence[str], dialect: Dialect) -> Iterable[str]:
-    """What may stand before the names: nothing, or up to three of the dialect's wrappers."""
-    yield ""
-    layer = [""]
-    for _ in range(3):
-        layer = [
-            outer + wrapper
-            for outer in layer
-            for wrapper in dialect.wrappers
-            if any(name.startswith(outer + wrapper) for name in names)
-        ]
-        yield from layer
-
-
-def _unwrap(name: str, wrapper: str) -> str:
-    return name.removeprefix(wrapper)
 
 
 def _files(checkpoint: Checkpoint) -> str:

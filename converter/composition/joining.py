@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from converter.composition.assemble import Finding
+from converter.composition.foreign import leave_out_foreign_heads
 from converter.composition.frameworks import role_obstacles
 from converter.composition.source import Source, required
 from converter.errors import UnsupportedError
@@ -73,6 +74,8 @@ class Joined:
                 forbids that its states be widened.
         """
         halves = (Half("encoder", encoder, False), Half("decoder", decoder, True))
+        for half in halves:
+            leave_out_foreign_heads(half.source, library.vocabulary)
         composite = library.composite(halves[0].role.composite)
         _refuse_other_width(decoder)
         draftsman = Draftsman(library.vocabulary)

@@ -9,6 +9,7 @@ from typing import Any
 from converter.checkpoint import Checkpoint
 from converter.composition.frameworks import obstacles, role_obstacles
 from converter.composition.options import parse_settings, updated
+from converter.composition.sharing import materialise
 from converter.composition.source import Matched, Source, required
 from converter.errors import ConfigError
 from converter.identification import identify
@@ -17,6 +18,8 @@ from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman, Sl
 from converter.tables.config import FamilyConfig
 from converter.tables.library import Library
 from converter.tables.schema import Composite, Family
+
+_UNSHARED = "by {}, {} tensors of one half are those of the other; each half is given its own copy"
 
 
 @dataclass
@@ -127,7 +130,8 @@ def _combined(
         configs[half] = config
         models[half] = draftsman.model(config, parts, model.heads, prefix=half)
     target = draftsman.composite(composite, configs, models)
-    report = match(checkpoint, target, library.vocabulary, label)
+    report = match(checkpoint, target, library.vocabulary, label, composite.halves)
+    shared = raw.get(composite.shared) is True and materialise(report, target, composite.halves)
     poolers = {part for config in configs.values() for part in config.family.parts}
     poolers -= {CROSS_ATTENTION}
     found = {slot.part for slot in target.slots if slot.name in report.matched}
@@ -145,5 +149,8 @@ def _combined(
         classes=composite.classes,
         obstacles=hindrances,
         tables=(*(config.family for config in configs.values()), composite),
-        notes=[f"has no {part}, which the model has; it is drawn anew" for part in lacking],
+        notes=[
+            *(f"has no {part}, which the model has; it is drawn anew" for part in lacking),
+            *([_UNSHARED.format(composite.shared, shared)] if shared else []),
+        ],
     )

@@ -58,7 +58,7 @@ class KerasReader(Reader):
             if count > limit or total > MAX_NAME_BYTES:
                 raise damaged(self.path, "the file lists too many names", found=f"over {count}")
             name = variable
-            if "/" in variable and (not is_flat or "model." in variable):
+            if _has_scope(path, variable, is_flat):
                 scope, _, name = variable.partition("/")
                 scopes[scope] += 1
             tensor = objects.tensor(path, name)
@@ -81,7 +81,8 @@ class KerasReader(Reader):
                 self.path,
                 "no Keras weights",
                 expected="an attribute 'layer_names' at the root",
-                remedy="save the model with save_pretrained or save_weights of Keras 2",
+                remedy="a '.weights.h5' of Keras 3 numbers the weights of each layer and names "
+                "none: read it into its model with load_weights, and use save_pretrained",
             )
         for layer in _unique(self.path, layers):
             if objects.is_dataset(layer):
@@ -92,6 +93,18 @@ class KerasReader(Reader):
                 raise damaged(self.path, "a layer does not list its weights", tensor=layer)
             for weight in _unique(self.path, weights):
                 yield f"{layer}/{weight}", weight, False
+
+
+def _has_scope(path: str, variable: str, flat: bool) -> bool:
+    """Whether a variable's first component means nothing.
+
+    It does where it is the layer's: a model that is made of two others lists them as its layers,
+    ``tf_bert_model`` and ``tf_bert_lm_head_model``, and the variables of each begin so.
+    """
+    first, slash, _ = variable.partition("/")
+    if flat:
+        return bool(slash) and "model." in variable
+    return bool(slash) and path.partition("/")[0] != first
 
 
 def _unique(path: Path, names: list[str]) -> list[str]:

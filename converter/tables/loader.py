@@ -100,9 +100,10 @@ def load_composite(
         halves=(halves[0], halves[1]),
         classes=classes,
         modules=_rows(root.section("modules"), vocabulary),
+        shared=root.take("shared", str, ""),
         sha256=sha256,
     )
-    root.finish("composite, title, halves, classes, modules")
+    root.finish("composite, title, halves, shared, classes, modules")
     return checked(composite, problems, file)
 
 

@@ -30,6 +30,10 @@ class Dialect:
     suffix: str = ""
     wrappers: tuple[str, ...] = ()
     """Prefixes that training code puts before every name."""
+    inside: tuple[str, ...] = ()
+    """Parts of names that wrappers of single modules add anywhere."""
+    flat: str = ""
+    """What stands for the separator in files that do not nest, if not the separator."""
     configs: tuple[str, ...] = ()
     """What the configurations beside its files are called, if not ``config.json``."""
     drops: Mapping[Template, str] = field(default_factory=dict)
@@ -233,4 +237,6 @@ class Composite:
     halves: tuple[str, str]
     classes: Mapping[str, str]
     modules: tuple[Row, ...]
+    shared: str = ""
+    """The field that, where true, makes tensors of the same path in both halves one."""
     sha256: str = ""

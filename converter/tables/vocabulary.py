@@ -35,10 +35,12 @@ def load_vocabulary(data: Mapping[str, Any], file: str) -> Vocabulary:
             base_always=_BASE.get(base, True),
             suffix=entry.take("suffix", str, ""),
             wrappers=entry.names("wrappers"),
+            inside=entry.names("inside"),
+            flat=entry.take("flat", str, ""),
             configs=entry.names("configs"),
             drops=entry.section("drop").reasons(),
         )
-        entry.finish("separator, index, base, suffix, wrappers, configs, drop")
+        entry.finish("separator, index, base, suffix, wrappers, inside, flat, configs, drop")
     kinds = {name: _kind(name, root.section(name), dialects) for name in root}
     return checked(Vocabulary(dialects, kinds), problems, file)
 

@@ -2,9 +2,9 @@
 
 They are parsed into Python's syntax tree, checked against an allow-list, and walked; nothing is
 ever evaluated by Python itself. Allowed: numbers, strings, ``true``, ``false``, ``null``, field
-names (``hidden_size``, ``encoder.width``), ``+ - * / ** %``, comparisons, ``in``, ``and or not``,
-``sqrt(…)``, and of lists ``depths[stage]`` and ``len(depths)``. ``/`` between whole numbers must
-come out whole.
+names (``hidden_size``, ``encoder.width``), ``+ - * / // ** %``, comparisons, ``in``,
+``and or not``, ``sqrt(…)``, and of lists ``depths[stage]`` and ``len(depths)``. ``/`` between
+whole numbers must come out whole.
 """
 
 from __future__ import annotations
@@ -105,14 +105,14 @@ def _fields(node: ast.expr, text: str) -> set[str]:
     match node:
         case ast.Constant(value=int() | float() | str() as value) if not isinstance(value, bool):
             return set()
-        case ast.Name(id=name) if not name.startswith("_"):
+        case ast.Name(id=name) if not name.startswith("__"):
             return set() if name in _CONSTANTS else {name}
         case ast.Attribute(value=ast.Name(id=owner), attr=name) if (
             owner not in _CONSTANTS and not owner.startswith("_") and not name.startswith("_")
         ):
             return {f"{owner}.{name}"}
         case ast.BinOp(left=left, op=op, right=right) if isinstance(
-            op, ast.Div | ast.Add | ast.Sub | ast.Mult | ast.Pow | ast.Mod
+            op, ast.Div | ast.FloorDiv | ast.Add | ast.Sub | ast.Mult | ast.Pow | ast.Mod
         ):
             return _fields(left, text) | _fields(right, text)
         case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
@@ -164,11 +164,11 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Value], text: str) -> Valu
             if not isinstance(exponent, int) or not 0 <= exponent <= _MAX_EXPONENT:
                 raise ExpressionError(f"{text!r}: exponent {exponent} is not allowed")
             return _power(number(left), exponent, text)
-        case ast.BinOp(left=left, op=ast.Mod(), right=right):
+        case ast.BinOp(left=left, op=ast.Mod() | ast.FloorDiv() as op, right=right):
             divisor = number(right)
             if divisor == 0:
                 raise ExpressionError(f"{text!r}: division by zero")
-            return number(left) % divisor
+            return number(left) % divisor if isinstance(op, ast.Mod) else number(left) // divisor
         case ast.BinOp(left=left, op=op, right=right):
             return _ARITHMETIC[type(op)](number(left), number(right))
         case ast.UnaryOp(op=ast.Not(), operand=operand):

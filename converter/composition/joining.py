@@ -77,7 +77,7 @@ class Joined:
         for half in halves:
             leave_out_foreign_heads(half.source, library.vocabulary)
         composite = library.composite(halves[0].role.composite)
-        _refuse_other_width(decoder)
+        _refuse_other_width(encoder, decoder)
         draftsman = Draftsman(library.vocabulary)
         target = draftsman.composite(
             composite,
@@ -169,10 +169,13 @@ class Joined:
         }
 
 
-def _refuse_other_width(decoder: Source) -> None:
-    """The frameworks accept this field and fail at the first forward pass."""
-    width = decoder.config.raw.get("cross_attention_hidden_size")
-    if width is not None:
+def _refuse_other_width(encoder: Source, decoder: Source) -> None:
+    """The frameworks accept this field and fail at the first forward pass, unless the decoder is
+    of a family that makes its cross-attention as wide."""
+    field = "cross_attention_hidden_size"
+    width = decoder.config.raw.get(field)
+    heeded = field in decoder.family.config and width == encoder.config.measure("width")
+    if width is not None and not heeded:
         raise UnsupportedError(
             f"{decoder.config.file}: cross_attention_hidden_size is {width!r}, which keeps the "
             "frameworks from joining the two widths",

@@ -101,9 +101,10 @@ def load_composite(
         classes=classes,
         modules=_rows(root.section("modules"), vocabulary),
         shared=root.take("shared", str, ""),
+        limits=_limits(root, file, problems),
         sha256=sha256,
     )
-    root.finish("composite, title, halves, shared, classes, modules")
+    root.finish("composite, title, halves, shared, classes, modules, limits")
     return checked(composite, problems, file)
 
 
@@ -122,7 +123,7 @@ def _init(section: Section, key: str, text: str) -> Init:
 
 def _rows(section: Section, vocabulary: Vocabulary) -> tuple[Row, ...]:
     rows = []
-    for path, entry in [(path, each) for path in section for each in section.alternatives(path)]:
+    for path, entry in [(key, each) for key in section for each in section.alternatives(key)]:
         kinds = [key for key in entry if key in vocabulary.kinds]
         if len(kinds) != 1:
             entry.complain(

@@ -107,6 +107,7 @@ class _Finder:
         small = {name: next(primes) for name in sorted({*counts, *divisors} & {*family.config})}
         self._unit = math.prod([*(small[name] for name in divisors if name in small), *numbers])
         self._counts, self._small = counts, small
+        self._holders = _holders(self._texts)
         self._tiny = {
             name: self._shrunk(name, default, primes) for name, default in family.config.items()
         }
@@ -121,6 +122,8 @@ class _Finder:
                 return default
             steps = range(1, 1 + len(default))
             return tuple(1 + n % 2 if name in self._counts else number() * n for n in steps)
+        if default is None and name in self._holders:
+            return None
         if default is None or (isinstance(default, int) and not isinstance(default, bool)):
             return number()
         return default
@@ -225,6 +228,17 @@ def _divisors(texts: Sequence[Expression]) -> tuple[set[str], set[int]]:
                     elif isinstance(part, ast.Constant) and isinstance(part.value, int):
                         numbers.add(part.value or 1)
     return fields, numbers
+
+
+def _holders(texts: Sequence[Expression]) -> set[str]:
+    """The fields that are asked whether they hold something: lists and texts, no numbers."""
+    return {
+        node.comparators[0].id
+        for text in texts
+        for node in ast.walk(ast.parse(text.text.strip(), mode="eval"))
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn)
+        if isinstance(node.comparators[0], ast.Name)
+    }
 
 
 def _literals(text: Expression) -> list[Scalar]:

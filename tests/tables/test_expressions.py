@@ -152,6 +152,8 @@ def test_is_not_a_number_to_compute_with(text):
         ("depths[a / 6]", 3),
         ("len(depths)", 3),
         ("'conv' in kinds", True),
+        ("'b' in name", True),
+        ("'c2p' not in name", True),
         ("kinds[0] not in kinds", False),
     ],
 )

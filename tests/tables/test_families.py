@@ -38,6 +38,8 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
     rows = [*family.modules]
     for group in (*family.parts.values(), *family.heads.values()):
         rows += group
+    paths = [row.path for row in rows]
+    alternatives = {path for path in paths if paths.count(path) > 1}
     for row in rows:
         leaf = next(leaf for leaf in row.kind.leaves if leaf.name not in row.without)
         met = []
@@ -49,7 +51,7 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
         assert any(met), row.path
         if row.when is None:
             assert all(met), row.path
-        elif not row.when.fields & set(row.path.places):
+        elif not row.when.fields & set(row.path.places) and row.path not in alternatives:
             assert not all(met), row.path
 
 
@@ -61,8 +63,8 @@ def test_index_gives_every_slot_back_by_all_its_names(name):
         for dialect in LIBRARY.vocabulary.dialects:
             index = blueprint.index(dialect)
             for slot in blueprint.slots:
-                if dialect not in slot.spellings:  # one that is only read may lack names
-                    assert dialect not in FRAMEWORKS
+                if dialect not in slot.spellings:  # all but the canonical one may lack names
+                    assert dialect != FRAMEWORKS[0]
                     continue
                 spelling = slot.spellings[dialect]
                 for other in (spelling.name, *spelling.also):

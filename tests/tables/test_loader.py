@@ -7,6 +7,8 @@ import tomllib
 import pytest
 
 from converter.errors import TableError
+from converter.tables.blueprint import Draftsman
+from converter.tables.config import FamilyConfig
 from converter.tables.library import Library
 from converter.tables.loader import load_composite, load_family
 from converter.tables.reading import parse_toml
@@ -202,6 +204,26 @@ def test_a_key_that_must_be_there(name, place):
         inner = inner[key]
     del inner[place[-1]]
     assert load(name, data)
+
+
+def test_conditions_choose_among_the_alternatives_of_a_row():
+    data = table("gpt2")
+    data["modules"]["ln_f"] = [
+        {"layer_norm": "n_embd", "when": "n_layer > 3"},
+        {"vector": "n_embd", "when": "n_layer <= 3"},
+    ]
+    family = load_family(data, "gpt2.toml", VOCABULARY)
+    for layers, found in ((4, {"ln_f.weight", "ln_f.bias"}), (3, {"ln_f"})):
+        config = FamilyConfig(family, {"n_layer": layers})
+        names = Draftsman(VOCABULARY).model(config).by_name
+        assert {name for name in names if name.startswith("ln_f")} == found
+
+
+def test_an_alternative_that_is_no_table_is_refused():
+    data = table("gpt2")
+    data["modules"]["ln_f"] = [{"layer_norm": "n_embd"}, "layer_norm"]
+    (problem,) = load("gpt2", data)
+    assert "modules.ln_f" in problem and "must be tables" in problem
 
 
 def test_all_slips_are_reported_at_once():

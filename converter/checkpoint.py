@@ -12,7 +12,7 @@ from converter.containers.base import Reader, StoredTensor
 from converter.containers.registry import recognise
 from converter.errors import CheckpointError, FormatError
 from converter.jsonfile import read_json_object
-from converter.locating import bundle_index, configuration, only_bundle
+from converter.locating import bundle_index, configuration, only_bundle, only_orbax
 from converter.shards import INDEX, ShardIndex
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
@@ -125,13 +125,12 @@ def _weight_file(directory: Path) -> tuple[Path, tuple[str, ...]]:
         if (directory / name).is_file()
     ]
     if not present:
-        if bundle := only_bundle(directory):
-            return bundle, ()
+        if single := only_bundle(directory) or only_orbax(directory):
+            return single, ()
         raise CheckpointError(
             f"{directory}: holds no weight file",
-            remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), or a "
-            "TensorFlow checkpoint; "
-            "a file of another name can be given itself.",
+            remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), "
+            "a TensorFlow or an Orbax checkpoint; a file of another name can be given itself.",
         )
     return directory / present[0], tuple(present[1:])
 

@@ -12,6 +12,8 @@ CONFIG = "config.json"
 _BUNDLE_INDEX = ".index"
 _BUNDLE_DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
 
+_ORBAX = ("_METADATA", "default/_METADATA", "*/_METADATA", "*/default/_METADATA")
+
 
 def bundle_index(path: Path) -> Path | None:
     """The index of the TensorFlow bundle that `path` names, if there is one.
@@ -38,6 +40,29 @@ def only_bundle(directory: Path) -> Path | None:
             remedy=f"Give one of them: {', '.join(names[:10])}.",
         )
     return found[0] if found else None
+
+
+def only_orbax(directory: Path) -> Path | None:
+    """The listing of the Orbax checkpoint in `directory`, ``None`` if it holds none.
+
+    A manager of checkpoints keeps each in a directory called by its step, and there, if it holds
+    several items, each in one of its own, of which the state is called ``default``.
+
+    Raises:
+        CheckpointError: if it holds several.
+    """
+    for pattern in _ORBAX:
+        found = sorted(path for path in directory.glob(pattern) if path.is_file())
+        if len(found) > 1:
+            names = [str(path.parent.relative_to(directory)) for path in found]
+            raise CheckpointError(
+                f"{directory}: holds {len(found)} Orbax checkpoints",
+                remedy=f"Give one of its directories: {', '.join(names[:10])}; the configuration "
+                "with --config FILE.",
+            )
+        if found:
+            return found[0]
+    return None
 
 
 def configuration(directory: Path) -> Path:

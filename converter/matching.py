@@ -21,6 +21,7 @@ _DIALECTS = {
     "keras-hdf5": "tensorflow",
     "flax-msgpack": "flax",
     "tf-bundle": "google",
+    "orbax": "flax",
 }
 
 
@@ -145,6 +146,8 @@ def match(
                 report.copies[slot.name].append((slot.name, stored))
             else:
                 report.matched[slot.name] = stored
+    for key in filter(None, checkpoint.metadata.get("ignored", "").split(", ")):
+        report.dropped.setdefault(key, "stands beside the model in a training checkpoint")
     _settle_ties(report, blueprint, tied)
     report.missing = [
         slot for slot in blueprint.slots if slot.name not in report.matched and not slot.tied_to

@@ -15,6 +15,7 @@ CONTAINERS: dict[str, str] = {
     "keras-hdf5": "converter.containers.keras_hdf5",
     "flax-msgpack": "converter.containers.flax_msgpack",
     "tf-bundle": "converter.containers.tf_bundle",
+    "orbax": "converter.containers.orbax",
 }
 """Container name → the module that implements it as its ``CONTAINER``, in the order of asking."""
 

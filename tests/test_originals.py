@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from converter import convert, inspect
 from converter.checkpoint import open_checkpoint
+from converter.containers.tf_slices import slice_key
 from converter.errors import CheckpointError, MatchError, TableError
 from converter.identification import identify
 from converter.tables.library import Library
@@ -89,6 +90,35 @@ def test_a_release_becomes_a_whole_checkpoint(family, tmp_path):
     manifest = json.loads((tmp_path / "out" / "converter-manifest.json").read_text())
     files = manifest["sources"]["source"]["files"]
     assert set(files) == {"model.ckpt.index", "model.ckpt.data-00000-of-00001"}
+
+
+def test_partitioned_variables_become_whole(tmp_path):
+    """Each variable cut in two along its longest axis, the halves in different data files."""
+    values = release(tmp_path / "in", "bert")
+    entries, data = [(b"", bundles.number(1, 2))], [bytearray(), bytearray()]
+    with open_checkpoint(tmp_path / "in") as checkpoint:
+        arrays = {
+            name: tensor.read() for name, tensor in checkpoint.tensors.items() if tensor.spec.shape
+        }
+    for name, array in arrays.items():
+        axis = int(np.argmax(array.shape))
+        whole, cut = array.shape[axis], array.shape[axis] // 3
+        pieces = [[(0, -1)] * array.ndim for _ in range(2)]
+        pieces[0][axis], pieces[1][axis] = (0, cut), (cut, whole - cut)
+        listed = bundles.slices(pieces)
+        entries.append((name.encode(), bundles.entry(1, array.shape, more=listed)))
+        for shard, (part, piece) in enumerate(
+            zip(np.split(array, [cut], axis), pieces, strict=True)
+        ):
+            place = (shard, len(data[shard]), part.nbytes)
+            entries.append((slice_key(name, piece), bundles.entry(1, part.shape, *place)))
+            data[shard] += part.tobytes()
+    bundles.write_parts(tmp_path / "in" / "model.ckpt.index", sorted(entries), data)
+    convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])
+    read = load_file(tmp_path / "out" / "model.safetensors")
+    assert read.keys() == values.keys()
+    for name, array in values.items():
+        assert np.array_equal(read[name], array), name
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from converter.containers.tf_proto import (
     WireError,
     parse_entry,
     parse_header,
+    parse_slice,
 )
 from converter.containers.tf_slices import PIECE, JoinedTensor, partition, slice_key
 from converter.containers.tf_table import MAGIC, read_table
@@ -173,6 +174,7 @@ class _Listing:
 
     def _parse(self, handle: FileHandle) -> None:
         """Fill header and entries."""
+        listed = 0
         for number, (key, value) in enumerate(read_table(handle)):
             if (number == 0) != (key == b""):
                 raise damaged(self.path, "does not begin with the bundle's header", found=key[:80])
@@ -184,6 +186,9 @@ class _Listing:
                     self._header = parse_header(value)
                 elif name:
                     entry = parse_entry(value)
+                    listed += len(entry.slices)
+                    if listed > MAX_TENSORS:
+                        raise WireError(f"more than {MAX_TENSORS} pieces in all")
                     if entry.dtype not in _NO_NUMBERS:
                         self._entries[name] = self._with_sound_fields(name, entry)
                 else:
@@ -232,7 +237,8 @@ class _Listing:
         if not entry.slices:
             return self._stored(spec, entry)
         try:
-            axis, order = partition(spec.shape, entry.slices)
+            slices = [parse_slice(piece) for piece in entry.slices]
+            axis, order = partition(spec.shape, slices)
         except ValueError as error:
             raise damaged(
                 self.path,
@@ -243,7 +249,7 @@ class _Listing:
             ) from None
         pieces = []
         for number in order:
-            extents = entry.slices[number]
+            extents = slices[number]
             piece = self._pieces.pop(slice_key(name, extents), None)
             shape = [
                 whole if length == -1 else length

@@ -9,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from converter.containers.files import MAX_RANK
+
+MAX_SLICES = 10_000
+"""Pieces of one variable; TensorFlow's own partitioners make one for each parameter server."""
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -16,7 +21,7 @@ class WireError(ValueError):
     """Bytes that break the encoding; readers turn it into a `FormatError` that names the file."""
 
 
-@dataclass
+@dataclass(slots=True)
 class BundleHeader:
     """What the entry without a name says of the whole bundle."""
 
@@ -26,7 +31,7 @@ class BundleHeader:
     """The oldest version of the format's readers that may read it."""
 
 
-@dataclass
+@dataclass(slots=True)
 class BundleEntry:
     """A tensor: what it is, and where its bytes lie."""
 
@@ -37,8 +42,8 @@ class BundleEntry:
     shard: int = 0
     offset: int = 0
     size: int = 0
-    slices: list[list[tuple[int, int]]] = field(default_factory=list)
-    """Of a partitioned variable, for each piece and axis its start and length; -1 is all of it."""
+    slices: list[bytes] = field(default_factory=list)
+    """Of a partitioned variable, the pieces, each to be read with `parse_slice`."""
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
@@ -47,6 +52,8 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
     Raises:
         WireError: if `data` ends first or the number takes more than 64 bits.
     """
+    if at < len(data) and data[at] < 0x80:  # most are short
+        return data[at], at + 1
     number = shift = 0
     while True:
         if at >= len(data):
@@ -105,9 +112,25 @@ def parse_entry(data: bytes) -> BundleEntry:
         elif number == 5:
             entry.size = _integer(value)
         elif number == 7:
-            extents = [part for inner, part in _fields(_message(value)) if inner == 1]
-            entry.slices.append([_extent(_message(extent)) for extent in extents])
+            entry.slices.append(_message(value))
+        if len(entry.shape) > MAX_RANK or len(entry.slices) > MAX_SLICES:
+            raise WireError(f"more than {MAX_RANK} axes or {MAX_SLICES} pieces")
     return entry
+
+
+def parse_slice(data: bytes) -> list[tuple[int, int]]:
+    """Read a ``TensorSliceProto``: for each axis start and length, -1 being the whole axis.
+
+    Raises:
+        WireError: if it is none.
+    """
+    extents = []
+    for number, value in _fields(data):
+        if number == 1:
+            extents.append(_extent(_message(value)))
+        if len(extents) > MAX_RANK:
+            raise WireError(f"a piece of more than {MAX_RANK} axes")
+    return extents
 
 
 def _length(data: bytes) -> int:

@@ -79,6 +79,18 @@ def entry(
     )
 
 
+def slices(pieces: Sequence[Sequence[tuple[int, int]]]) -> bytes:
+    """The field of a ``BundleEntryProto`` that lists pieces by start and length of each axis."""
+
+    def extent(start: int, length: int) -> bytes:
+        first = number(1, start) if start else b""
+        return first + (number(2, length) if length >= 0 else b"")
+
+    return b"".join(
+        message(7, b"".join(message(1, extent(*axis)) for axis in piece)) for piece in pieces
+    )
+
+
 def crc32c(data: bytes) -> int:
     crc = 0xFFFFFFFF
     for byte in data:

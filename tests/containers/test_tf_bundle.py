@@ -134,13 +134,7 @@ def pieces(path: Path, *cuts: int, axis: int = 0, leave_out: int = -1) -> Path:
     """`W` in pieces along an axis, each in a data file of its own."""
     edges = list(zip((0, *cuts), (*cuts, W.shape[axis]), strict=True))
     extents = [[(a, b - a) if own == axis else (0, -1) for own in range(2)] for a, b in edges]
-    slices = b"".join(
-        message(7, b"".join(message(1, b"".join(
-            (number(1, start) if start else b"", number(2, length) if length >= 0 else b"")
-        )) for start, length in extent))
-        for extent in extents
-    )  # fmt: skip
-    entries, data = [(b"w", entry(FLOAT, W.shape, more=slices))], []
+    entries, data = [(b"w", entry(FLOAT, W.shape, more=bundles.slices(extents)))], []
     for shard, (extent, (a, b)) in enumerate(zip(extents, edges, strict=True)):
         part = W.take(range(a, b), axis=axis)
         data.append(part.tobytes())
@@ -185,7 +179,15 @@ LIES = {
     ),
     "negative length": ([(b"", HEADER), one((-3, 4))], "impossible shape"),
     "huge shape": ([(b"", HEADER), one((1 << 40, 1 << 40))], "impossible shape"),
-    "many axes": ([(b"", HEADER), one((1,) * 99)], "impossible shape"),
+    "many axes": ([(b"", HEADER), one((1,) * 99)], "more than 32 axes"),
+    "many pieces": (
+        [(b"", HEADER), (b"w", entry(1, (3,), more=message(7, b"") * 20_000))],
+        "10000 pieces",
+    ),
+    "pieces of many axes": (
+        [(b"", HEADER), (b"w", entry(1, (3,), more=message(7, message(1, b"") * 99)))],
+        "more than 32 axes",
+    ),
     "too few bytes": ([(b"", HEADER), one(size=44)], "size and shape disagree"),
     "negative size": ([(b"", HEADER), one(size=-48)], "size and shape disagree"),
     "beyond the end": ([(b"", HEADER), one(offset=4)], "the data file ends early"),

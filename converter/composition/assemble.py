@@ -15,6 +15,7 @@ DRAWN = tuple(rule for rule in RULES if rule not in ("constant", *COMPUTED))
 
 COMPUTED_REASON = "a fixed table, which is computed"
 
+
 @dataclass(frozen=True)
 class Finding:
     """What is known of the values of one target tensor."""

@@ -14,12 +14,14 @@ from converter.composition.documents import (
     composed_config,
     generation_config,
     in_role,
+    processor_files,
     same_files,
     tokenizer_files,
 )
 from converter.composition.files import plan_files
 from converter.composition.frameworks import choose
 from converter.composition.joining import Joined
+from converter.composition.joint import joint_findings, joint_of
 from converter.composition.options import OutputOptions, parse_settings, updated
 from converter.composition.production import Result, produce
 from converter.composition.source import Source
@@ -95,9 +97,15 @@ def compose(
         )
         joined = Joined.of(encoder_source, decoder_source, library)
         frameworks, warnings = choose(wanted.to, joined.obstacles)
+        findings = dict(joined.findings)
+        notes = list(joined.notes)
+        places = (encoder_source.checkpoint.directory, decoder_source.checkpoint.directory)
+        if joined.own_slots and (joint := joint_of(*places)):
+            findings |= joint_findings(joint, joined.own_slots, stack)
+            notes.append(f"{joint.name}: taken from beside the two halves that split made")
         tensors = plan_tensors(
             joined.target,
-            joined.findings,
+            findings,
             joined.reasons,
             joined.dtype,
             dtype=wanted.dtype,
@@ -128,8 +136,8 @@ def compose(
                 GENERATION_CONFIG: generation_config(tokens),
                 **weights.indexes,
             },
-            copied_files=_tokenizers(joined, tokenizer),
-            warnings=(*warnings, *joined.notes, *weights.notes),
+            copied_files=_travelling(joined, tokenizer),
+            warnings=(*warnings, *notes, *weights.notes),
         )
         return produce(
             plan,
@@ -164,14 +172,26 @@ def _configs(joined: Joined, wanted: OutputOptions) -> dict[str, dict[str, Any]]
     }
 
 
-def _tokenizers(joined: Joined, wanted: str) -> dict[str, Path]:
-    """The tokenizer files to copy."""
-    places = {half.name: half.source.checkpoint.directory for half in joined.halves}
+def _travelling(joined: Joined, wanted: str) -> dict[str, Path]:
+    """The files to copy: the encoder's processors, and the tokenizers."""
+    encoder, decoder = (half.source for half in joined.halves)
+    processors = processor_files(encoder.checkpoint.directory)
+    return {**processors, **_tokenizers(encoder, decoder, wanted)}
+
+
+def _tokenizers(encoder: Source, decoder: Source, wanted: str) -> dict[str, Path]:
+    """The tokenizer files to copy. An encoder of images or sound has none: what lies beside it
+    was for the head that it had."""
+    places = {"encoder": encoder.checkpoint.directory, "decoder": decoder.checkpoint.directory}
     found = {name: tokenizer_files(directory) for name, directory in places.items()}
+    if encoder.config.measure("vocabulary") is None:
+        found["encoder"] = {}
     if wanted in found:
         return found[wanted]
     if wanted == "none":
         return {}
+    if not found["encoder"]:
+        return found["decoder"]
     if not found["decoder"] or same_files(found["encoder"], found["decoder"]):
         return found["encoder"]
     return {**found["encoder"], **tokenizer_files(places["decoder"], "decoder_tokenizer/")}

@@ -8,7 +8,12 @@ from typing import Any
 
 from converter.checkpoint import open_checkpoint
 from converter.composition.assemble import Finding, plan_tensors
-from converter.composition.documents import GENERATION_CONFIG, tokenizer_files, with_dtype
+from converter.composition.documents import (
+    GENERATION_CONFIG,
+    processor_files,
+    tokenizer_files,
+    with_dtype,
+)
 from converter.composition.files import plan_files
 from converter.composition.frameworks import choose
 from converter.composition.model import understand
@@ -81,7 +86,10 @@ def convert(
                 key: with_dtype(value, wanted.dtype) if key in model.halves else value
                 for key, value in with_dtype(raw, wanted.dtype).items()
             }
-        copied = tokenizer_files(checkpoint.directory)
+        copied = {
+            **processor_files(checkpoint.directory),
+            **tokenizer_files(checkpoint.directory),
+        }
         generation = checkpoint.directory / GENERATION_CONFIG
         if generation.is_file():
             copied[GENERATION_CONFIG] = generation

@@ -31,6 +31,14 @@ TOKENIZER_FILES = (
 )
 """The files that transformers' tokenizers are saved in."""
 
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "feature_extractor_config.json",
+    "video_preprocessor_config.json",
+)
+"""The files that say how images or sound become the encoder's input."""
+
 _ORIGINALLY = {
     "vocab.json": "encoder.json",
     "merges.txt": "vocab.bpe",
@@ -101,6 +109,11 @@ def tokenizer_files(directory: Path, below: str = "") -> dict[str, Path]:
         for stored in (_ORIGINALLY.get(name, name), name)  # transformers' own name wins
         if (directory / stored).is_file()
     }
+
+
+def processor_files(directory: Path) -> dict[str, Path]:
+    """The files of image processors and feature extractors in `directory`: name → path."""
+    return {name: directory / name for name in PROCESSOR_FILES if (directory / name).is_file()}
 
 
 def same_files(first: Mapping[str, Path], second: Mapping[str, Path]) -> bool:

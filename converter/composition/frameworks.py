@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from converter.errors import Problem, UnsupportedError
 from converter.tables.config import FamilyConfig
-from converter.tables.schema import FRAMEWORKS, ModelClass
+from converter.tables.expressions import Value
+from converter.tables.schema import FRAMEWORKS, Composite, ModelClass
 
 
 def obstacles(config: FamilyConfig, model: ModelClass) -> dict[str, str]:
@@ -41,6 +42,32 @@ def role_obstacles(config: FamilyConfig, role: str) -> dict[str, str]:
     for framework in FRAMEWORKS:
         if framework not in entry.frameworks:
             found.setdefault(framework, entry.why or "not supported")
+    return found
+
+
+def composite_obstacles(composite: Composite, halves: Mapping[str, FamilyConfig]) -> dict[str, str]:
+    """Framework → why its class cannot join these two halves.
+
+    Args:
+        composite: the composite's table.
+        halves: half → its configuration.
+    """
+
+    def measure(name: str) -> Value:
+        half, _, wanted = name.partition(".")
+        return halves[half].measure(wanted)
+
+    found = {}
+    for half, config in halves.items():
+        for framework, reason in role_obstacles(config, half).items():
+            found[framework] = f"as {half}, {reason}"
+    for framework in FRAMEWORKS:
+        if framework not in composite.classes:
+            found.setdefault(framework, f"there is no {framework} class for {composite.name}")
+    for limit in composite.limits:
+        if limit.when.evaluate(measure):
+            for framework in limit.frameworks:
+                found.setdefault(framework, f"{limit.when}: {limit.reason}")
     return found
 
 

@@ -8,13 +8,13 @@ from functools import cached_property
 
 from converter.composition.assemble import Finding
 from converter.composition.foreign import leave_out_foreign_heads
-from converter.composition.frameworks import role_obstacles
+from converter.composition.frameworks import composite_obstacles, role_obstacles
 from converter.composition.source import Source, required
 from converter.errors import UnsupportedError
 from converter.matching import dominant_dtype
 from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman, Slot
 from converter.tables.library import Library
-from converter.tables.schema import FRAMEWORKS, Composite, ModelClass, Role
+from converter.tables.schema import Composite, ModelClass, Role
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,8 @@ class Joined:
     @property
     def obstacles(self) -> dict[str, str]:
         """Framework → why it cannot hold the composite."""
-        found = {
-            framework: f"as {half.name}, {reason}"
-            for half in self.halves
-            for framework, reason in role_obstacles(half.source.config, half.name).items()
-        }
-        for framework in set(FRAMEWORKS) - set(self.composite.classes):
-            found.setdefault(framework, f"there is no {framework} class for {self.composite.name}")
-        return found
+        configs = {half.name: half.source.config for half in self.halves}
+        return composite_obstacles(self.composite, configs)
 
     def dtype(self, slot: Slot) -> str:
         """The dtype in which a tensor that no source has is drawn: that of its half."""
@@ -158,6 +152,12 @@ class Joined:
                 if part in drawn
             ]
         return notes
+
+    @property
+    def own_slots(self) -> list[Slot]:
+        """The target's slots that belong to neither half."""
+        leads = tuple(f"{half.name}." for half in self.halves)
+        return [slot for slot in self.target.slots if not slot.name.startswith(leads)]
 
     def _own(self, half: Half) -> dict[str, Slot]:
         """The target's slots of one half by their names in the half."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converter.checkpoint import Checkpoint
-from converter.composition.frameworks import obstacles, role_obstacles
+from converter.composition.frameworks import composite_obstacles, obstacles, role_obstacles
 from converter.composition.options import parse_settings, updated
 from converter.composition.sharing import materialise
 from converter.composition.source import Matched, Source, required
@@ -112,7 +112,7 @@ def _combined(
     changes = parse_settings(settings, composite.halves)
     raw = updated(checkpoint.config, changes[""])
     draftsman = Draftsman(library.vocabulary)
-    configs, models, hindrances = {}, {}, {}
+    configs, models = {}, {}
     for half in composite.halves:
         nested = raw.get(half)
         if not isinstance(nested, dict) or not isinstance(nested.get("model_type"), str):
@@ -123,8 +123,7 @@ def _combined(
         config = FamilyConfig(
             library.family(nested["model_type"]), nested, f"{checkpoint.config_path}: {half}"
         )
-        for framework, reason in role_obstacles(config, half).items():
-            hindrances[framework] = f"as {half}, {reason}"
+        role_obstacles(config, half)  # refuses a family that cannot be this half
         model = config.family.models[config.family.roles[half].model]
         parts = dict.fromkeys((*model.parts, *([CROSS_ATTENTION] if half == "decoder" else [])))
         configs[half] = config
@@ -147,7 +146,7 @@ def _combined(
         required=required(target.slots, report.matched, poolers),
         reasons={part: f"the checkpoint has no {part}" for part in poolers},
         classes=composite.classes,
-        obstacles=hindrances,
+        obstacles=composite_obstacles(composite, configs),
         tables=(*(config.family for config in configs.values()), composite),
         notes=[
             *(f"has no {part}, which the model has; it is drawn anew" for part in lacking),

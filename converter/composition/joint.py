@@ -1,0 +1,64 @@
+"""What belongs to neither half of a combined model: the projection between two widths.
+
+`split` keeps it beside the two halves, and `compose` of these two takes it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from converter.composition.assemble import Finding
+from converter.containers.registry import open_container
+from converter.errors import ConverterError, FormatError, Problem
+from converter.jsonfile import read_json_object
+from converter.manifest import MANIFEST
+from converter.plan import Stored
+from converter.tables.blueprint import Slot
+from converter.tensors import Rearrangement
+
+JOINT = "joint.safetensors"
+"""Name of the file, beside the directories of the halves."""
+
+
+def joint_of(encoder: Path, decoder: Path) -> Path | None:
+    """The file that `split` left beside these two directories, if it made them both."""
+    home = encoder.resolve().parent
+    path = home / JOINT
+    if home != decoder.resolve().parent or not path.is_file():
+        return None
+    try:
+        made = read_json_object(home / MANIFEST).get("command") == "split"
+    except ConverterError:
+        return None
+    return path if made else None
+
+
+def joint_findings(path: Path, slots: Sequence[Slot], stack: ExitStack) -> dict[str, Finding]:
+    """Where the values of `slots` lie in the file at `path`, which stays open until `stack` ends.
+
+    Raises:
+        FormatError: if a tensor is missing or has another shape.
+    """
+    reader = stack.enter_context(open_container(path))
+    findings, problems = {}, []
+    for slot in slots:
+        spelling = slot.canonical
+        tensor = reader.tensors.get(spelling.name)
+        if tensor is None or tensor.spec.shape != spelling.shape:
+            problems.append(
+                Problem(
+                    "does not fit the two halves",
+                    str(path),
+                    spelling.name,
+                    expected=str(list(spelling.shape)),
+                    found=str(list(tensor.spec.shape)) if tensor else "nothing",
+                )
+            )
+            continue
+        stored = Stored("joint", tensor, Rearrangement(spelling.axes, spelling.axes))
+        findings[slot.name] = Finding(stored)
+    if problems:
+        raise FormatError(f"{path}: is not what split left there", problems)
+    return findings

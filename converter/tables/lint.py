@@ -91,7 +91,7 @@ def _halves(family: Family, library: Library, file: str) -> Iterator[Problem]:
     for composite in composites:
         for place, name in _measures(composite):
             half, _, measure = name.partition(".")
-            if half in family.roles and measure not in family.measures:
+            if _may_be(family, half, composite) and measure not in family.measures:
                 yield Problem(
                     f"lacks {measure!r}",
                     file,
@@ -100,6 +100,13 @@ def _halves(family: Family, library: Library, file: str) -> Iterator[Problem]:
                     found=", ".join(family.measures),
                     remedy=f'Name the field: {measure} = "…".',
                 )
+
+
+def _may_be(family: Family, half: str, composite: Composite) -> bool:
+    """Whether the family can be a half of the composite; the first half decides which it is."""
+    if half not in family.roles:
+        return False
+    return half != composite.halves[0] or family.roles[half].composite == composite.name
 
 
 def _measures(composite: Composite) -> Iterator[tuple[str, str]]:
@@ -111,6 +118,9 @@ def _measures(composite: Composite) -> Iterator[tuple[str, str]]:
         asked += [("init", row.init.scale)] if row.init else []
         for key, expression in asked:
             yield from ((f"{place}.{key}", name) for name in sorted(expression.fields))
+    for number, limit in enumerate(composite.limits):
+        place = f"limits[{number}].when"
+        yield from ((place, name) for name in sorted(limit.when.fields))
 
 
 def _composite(composite: Composite, library: Library, file: str) -> Iterator[Problem]:
@@ -166,7 +176,7 @@ def _joined(
     """Draws the composite with halves of equal and of unequal measures."""
     draftsman = Draftsman(vocabulary)
     first, second = composite.halves
-    encoders = [family for family in families if first in family.roles]
+    encoders = [family for family in families if _may_be(family, first, composite)]
     decoders = [family for family in families if second in family.roles]
     met: set[str] = set()
     drawn = 0

@@ -239,4 +239,6 @@ class Composite:
     modules: tuple[Row, ...]
     shared: str = ""
     """The field that, where true, makes tensors of the same path in both halves one."""
+    limits: tuple[Limit, ...] = ()
+    """Halves that some frameworks' classes cannot join."""
     sha256: str = ""

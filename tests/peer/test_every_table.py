@@ -25,8 +25,8 @@ A family needs one file, ``tiny/<model_type>.json``:
 ``class_inputs`` (optional)
     PyTorch class → its inputs, on top of ``inputs`` (such as ``decoder_input_ids``).
 ``cannot_run`` (optional)
-    role or class name of a framework → why the class loads but cannot be called; then only what it
-    loads is compared.
+    role, or class name of a framework, or either of them with ``-`` and a variant → why the class
+    loads but cannot be called; then only what it loads is compared.
 ``keep`` (optional)
     texts; parameters with one in their name get no noise, and files may lack them (constants that
     a framework computes).
@@ -46,12 +46,13 @@ import numpy as np
 import pytest
 
 import converter
-from converter.tables.schema import FRAMEWORKS
+from converter.tables.schema import FRAMEWORKS, ModelClass
 
 from . import judge, oracle
 from .oracle import Loaded
 from .tiny import (
     LIBRARY,
+    Tiny,
     add_noise,
     build,
     described,
@@ -126,13 +127,13 @@ def test_a_model_survives_the_circle(tmp_path: Path, family: str, name: str, var
     plan = converter.convert(source, tmp_path / "unused", dry_run=True).plan
     possible = [framework for framework in FRAMEWORKS if framework in plan_frameworks(plan)]
     assert possible[0] == "pytorch"
-    steps = [_judge(source, "pytorch", model, spec)]
+    steps = [_judge(source, "pytorch", model, spec, variant)]
     directory = source
     for framework in [*possible[1:], "pytorch"]:
         out = tmp_path / framework
         converter.convert(directory, out, to=[framework])
         assert written(out) == [framework]
-        steps.append(_judge(out, framework, model, spec, run=framework != "pytorch"))
+        steps.append(_judge(out, framework, model, spec, variant, run=framework != "pytorch"))
         directory = out
     faultless(steps, spec.tolerance)
     same(steps[0], steps[-1])
@@ -144,9 +145,16 @@ def plan_frameworks(plan: Any) -> set[str]:
     return {found[file.path] for file in plan.files if file.path in found}
 
 
-def _judge(directory: Path, framework: str, model: Any, spec: Any, run: bool = True) -> Loaded:
+def _judge(
+    directory: Path,
+    framework: str,
+    model: ModelClass,
+    spec: Tiny,
+    variant: str,
+    run: bool = True,
+) -> Loaded:
     name = model.classes[framework]
-    runs = run and name not in spec.cannot_run
+    runs = run and spec.can_run(name, variant)
     batch = spec.batch(framework, model=model.name) if runs else None
     return judge.load(directory, KINDS[framework], name, batch, spec.keep)
 
@@ -184,7 +192,7 @@ def test_a_family_plays_its_role(
     composed.model.save_pretrained(noisy)
     converter.convert(noisy, tmp_path / "all")
     assert written(tmp_path / "all") == possible
-    runs = role not in spec.cannot_run
+    runs = spec.can_run(role, variant)
     results = []
     for framework in possible:
         batch = {

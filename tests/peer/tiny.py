@@ -61,6 +61,10 @@ class Tiny:
         """Every field of one variant; ``""`` is the configuration itself."""
         return {**self.config, **(self.variants[variant] if variant else {})}
 
+    def can_run(self, what: str, variant: str) -> bool:
+        """Whether a role or a class of a framework can be called."""
+        return self.cannot_run.keys().isdisjoint({what, f"{what}-{variant}"})
+
     def batch(
         self, framework: str, prefix: str = "", seed: int = 0, model: str = ""
     ) -> dict[str, np.ndarray]:

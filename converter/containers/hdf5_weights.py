@@ -14,6 +14,9 @@ from converter.containers.hdf5_objects import Hdf5Objects
 MAX_NAME_BYTES = 64 << 20
 """Bytes of all names together: a few stored bytes can claim to be many names."""
 
+Variable = tuple[str, str, bool]
+"""A variable's path in the file, its name, and whether it lies flat."""
+
 
 class KerasReader(Reader):
     """An opened ``tf_model.h5``, whole or a shard.
@@ -50,17 +53,16 @@ class KerasReader(Reader):
     def _list(self, objects: Hdf5Objects) -> None:
         scopes: Counter[str] = Counter()
         shared: dict[str, list[str]] = {}
-        flat, total, count = False, 0, 0
-        limit = min(MAX_TENSORS, self._handle.size // 64)
-        for path, variable, is_flat in self._variables(objects):
+        flat = False
+        variables = self._bounded(self._variables(objects))
+        models = _models(variables)
+        for path, variable, is_flat in variables:
             flat |= is_flat
-            total, count = total + len(path), count + 1
-            if count > limit or total > MAX_NAME_BYTES:
-                raise damaged(self.path, "the file lists too many names", found=f"over {count}")
             name = variable
-            if _has_scope(path, variable, is_flat):
-                scope, _, name = variable.partition("/")
+            if "/" in variable and (not is_flat or "model." in variable):
+                scope, _, below = variable.partition("/")
                 scopes[scope] += 1
+                name = variable if scope in models else below
             tensor = objects.tensor(path, name)
             if name in self.tensors:
                 self.duplicates.setdefault(name, []).append(tensor)
@@ -73,8 +75,20 @@ class KerasReader(Reader):
         if shared and not flat:
             self.metadata["shared"] = json.dumps(shared)
 
-    def _variables(self, objects: Hdf5Objects) -> Iterator[tuple[str, str, bool]]:
-        """For each listed variable its path in the file, its name, and whether it lies flat."""
+    def _bounded(self, variables: Iterator[Variable]) -> list[Variable]:
+        """All of `variables`, if they are not too many for the file."""
+        total, found = 0, []
+        limit = min(MAX_TENSORS, self._handle.size // 64)
+        for variable in variables:
+            found.append(variable)
+            total += len(variable[0])
+            if len(found) > limit or total > MAX_NAME_BYTES:
+                count = f"over {len(found)}"
+                raise damaged(self.path, "the file lists too many names", found=count)
+        return found
+
+    def _variables(self, objects: Hdf5Objects) -> Iterator[Variable]:
+        """Each variable that is listed."""
         layers = objects.names("", "layer_names")
         if layers is None:
             raise damaged(
@@ -95,16 +109,20 @@ class KerasReader(Reader):
                 yield f"{layer}/{weight}", weight, False
 
 
-def _has_scope(path: str, variable: str, flat: bool) -> bool:
-    """Whether a variable's first component means nothing.
+def _models(variables: list[Variable]) -> set[str]:
+    """The layers that are models of their own.
 
-    It does where it is the layer's: a model that is made of two others lists them as its layers,
-    ``tf_bert_model`` and ``tf_bert_lm_head_model``, and the variables of each begin so.
+    A model that is made of two others lists them as layers, ``tf_bert_model`` and
+    ``tf_bert_lm_head_model``. The variables of one that was in use before begin with its own name,
+    not with that of the whole, and it alone tells them apart.
     """
-    first, slash, _ = variable.partition("/")
-    if flat:
-        return bool(slash) and "model." in variable
-    return bool(slash) and path.partition("/")[0] != first
+    scopes = {
+        (path.partition("/")[0], variable.partition("/")[0])
+        for path, variable, is_flat in variables
+        if not is_flat and "/" in variable
+    }
+    several = len({scope for _, scope in scopes}) > 1
+    return {scope for layer, scope in scopes if several and layer == scope}
 
 
 def _unique(path: Path, names: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from converter.checkpoint import open_checkpoint as open_checkpoint
     from converter.composition.compose import compose as compose
     from converter.composition.convert import convert as convert
+    from converter.composition.split import split as split
     from converter.errors import CheckpointError as CheckpointError
     from converter.errors import ConfigError as ConfigError
     from converter.errors import ConverterError as ConverterError
@@ -33,6 +34,7 @@ _HOMES = {
     "convert": "converter.composition.convert",
     "inspect": "converter.inspection",
     "open_checkpoint": "converter.checkpoint",
+    "split": "converter.composition.split",
 }
 _ERRORS = (
     "CheckpointError ConfigError ConverterError FormatError MatchError OutputError Problem "

@@ -173,7 +173,7 @@ def test_json_is_one_document(bert: Path, gpt2: Path, tmp_path: Path) -> None:
     ):
         assert isinstance(json.loads(run(*args, "--json").stdout), dict)
     report = json.loads(run("convert", bert, tmp_path / "2", "--to", "flax", "--json").stdout)
-    assert report["classes"] == {"flax": "FlaxBertModel"}
+    assert report["classes"] == {"": {"flax": "FlaxBertModel"}}
     assert report["written"] is True
 
 

@@ -20,6 +20,7 @@ from converter._version import __version__
 COMMANDS = {
     "compose": "Join an encoder and a decoder into one checkpoint.",
     "convert": "Write a checkpoint again for other frameworks.",
+    "split": "Take a combined checkpoint apart.",
     "inspect": "Tell what a checkpoint is; read headers only.",
     "families": "List the supported models, or describe one.",
     "check-table": "Check mapping tables of your own.",

@@ -146,7 +146,7 @@ def compose(
             sources=(encoder_source, decoder_source),
             tables=(encoder_source.family, decoder_source.family, joined.composite),
             settings={"init": init, "seed": seed, "tokenizer": tokenizer},
-            classes=joined.composite.classes,
+            classes={"": joined.composite.classes},
         )
 
 

@@ -108,5 +108,5 @@ def convert(
             sources=[model],
             tables=model.tables,
             settings={"seed": seed},
-            classes=model.classes,
+            classes={"": model.classes},
         )

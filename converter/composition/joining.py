@@ -115,8 +115,7 @@ class Joined:
                 if slot.name in own
             ]
             report.require(required(known, report.matched, may_lack))
-            unused = [name for name in report.matched if name not in own]
-            report.leave_out(unused, f"not part of {half.model.name}")
+            half.source.leave_out(own, half.model.name)
             for name, stored in report.matched.items():
                 copies = [
                     copy for claimed_by, copy in report.copies.get(name, ()) if claimed_by in own
@@ -138,9 +137,12 @@ class Joined:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know: parts that a model of the class has and the source lacks."""
+        """What the user should know: parts that a model of the class has and the source lacks,
+        and cross-attention that a decoder brings along."""
         notes = []
         for half in self.halves:
+            if half.takes_cross_attention and half.source.has(CROSS_ATTENTION):
+                notes.append(f"{half.name}: its own cross-attention is kept")
             drawn = {
                 slot.part
                 for slot in self._own(half).values()

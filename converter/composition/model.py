@@ -85,8 +85,7 @@ def _stand_alone(
         parts.append(CROSS_ATTENTION)
     target = Draftsman(library.vocabulary).model(source.config, parts, model.heads)
     source.hand_over(target.by_name)
-    unused = [name for name in source.report.matched if name not in target.by_name]
-    source.report.leave_out(unused, f"not part of {model.name}")
+    source.leave_out(target.by_name, model.name)
     absent = [part for part in model.parts if not source.has(part)]
     return Model(
         label=label,

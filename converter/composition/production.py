@@ -30,8 +30,8 @@ class Result:
     non_finite: Mapping[str, int] = field(default_factory=dict)
     overflowed: Mapping[str, int] = field(default_factory=dict)
     sources: Sequence[Matched] = ()
-    classes: Mapping[str, str] = field(default_factory=dict)
-    """Framework → the class that loads its files."""
+    classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Directory below `output` (``""`` for itself) → framework → the class that loads its file."""
 
     @property
     def frameworks(self) -> tuple[str, ...]:
@@ -58,7 +58,10 @@ class Result:
             "written": self.written,
             "seconds": round(self.seconds, 3),
             "frameworks": list(self.frameworks),
-            "classes": {name: self.classes[name] for name in self.frameworks},
+            "classes": {
+                directory: {name: classes[name] for name in self.frameworks if name in classes}
+                for directory, classes in self.classes.items()
+            },
             "files": {
                 file.path: {
                     "container": file.container,
@@ -92,7 +95,7 @@ def produce(
     sources: Sequence[Matched],
     tables: Sequence[Family | Composite],
     settings: Mapping[str, Any],
-    classes: Mapping[str, str],
+    classes: Mapping[str, Mapping[str, str]],
 ) -> Result:
     """Carry out `plan` so that `output` appears whole, or not at all.
 

@@ -87,6 +87,17 @@ class Source(Matched):
             del report.matched[root]
             report.copies.pop(root, None)
 
+    def leave_out(self, target: Mapping[str, Slot], model: str) -> None:
+        """Give up what was found and is not in `target`, which is a `model`."""
+        report, reasons = self.report, {}
+        for name in report.matched:
+            if name not in target:
+                part = self.known.by_name[name].part
+                lacks = f", which has no {part}" if part else ""
+                reasons[name] = f"not part of {model}{lacks}"
+        for name, reason in reasons.items():
+            report.leave_out([name], reason)
+
     @property
     def model(self) -> ModelClass:
         """The class that the checkpoint is of.

@@ -115,7 +115,7 @@ def split(
             sources=[model],
             tables=model.tables,
             settings={},
-            classes={},
+            classes={half: part.classes for half, part in parts.items()},
         )
 
 

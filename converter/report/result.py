@@ -25,7 +25,10 @@ def describe_result(result: Result) -> str:
 
 
 def _parts(result: Result) -> Iterator[RenderableType]:
-    made = result.classes.get("pytorch") or next(iter(result.classes.values()), "checkpoint")
+    made = " and ".join(
+        classes.get("pytorch") or next(iter(classes.values()), "checkpoint")
+        for classes in result.classes.values()
+    )
     yield line(f"{result.output}: {made} for {_listed(result.frameworks)}", "bold")
     files = [
         (file.path, size((result.output / file.path).stat().st_size), _TITLES[file.framework])
@@ -102,13 +105,14 @@ def dropped_parts(result: Result) -> Iterator[RenderableType]:
 def _loading(result: Result) -> Iterator[RenderableType]:
     """For each framework the call that loads its file."""
     containers = {file.container for file in result.plan.files}
-    for framework in result.frameworks:
-        arguments = repr(str(result.output))
-        if framework == "tensorflow" and "safetensors" in containers:
-            # transformers 4 prefers safetensors to h5, and fails on them
-            arguments += ", use_safetensors=False"
-        call = f"{result.classes[framework]}.from_pretrained({arguments})"
-        yield whole(f"  {_TITLES[framework]:<12}{call}")
+    for directory, classes in result.classes.items():
+        for framework in (name for name in result.frameworks if name in classes):
+            arguments = repr(str(result.output / directory))
+            if framework == "tensorflow" and "safetensors" in containers:
+                # transformers 4 prefers safetensors to h5, and fails on them
+                arguments += ", use_safetensors=False"
+            call = f"{classes[framework]}.from_pretrained({arguments})"
+            yield whole(f"  {_TITLES[framework]:<12}{call}")
 
 
 def _listed(frameworks: tuple[str, ...]) -> str:

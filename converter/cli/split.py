@@ -1,0 +1,36 @@
+"""``converter split``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from converter.cli import options
+from converter.cli.console import progress_bar
+from converter.cli.finish import finish
+
+_EPILOG = """\b
+Examples:
+  converter split fixtures/bert-gpt2-tiny-tf halves
+  converter split fixtures/bert-gpt2-tiny-tf halves --to pytorch --dtype float16"""
+
+
+@click.command("split", epilog=_EPILOG)
+@click.argument("source")
+@click.argument("output", type=options.OUTPUT)
+@options.add((*options.TARGET, options.SET, options.MAPPING, options.CONFIG, *options.RUN))
+def command(
+    source: str, output: Path, settings: tuple[str, ...], json: bool, quiet: bool, **wanted: Any
+) -> None:
+    """Take a combined checkpoint apart.
+
+    SOURCE is a combined model; OUTPUT/encoder and OUTPUT/decoder become checkpoints that load by
+    themselves. `converter compose` of the two gives back SOURCE bit for bit.
+    """
+    from converter.composition.split import split
+
+    with progress_bar(quiet) as progress:
+        result = split(source, output, set=settings, progress=progress, **wanted)
+    finish(result, json=json, quiet=quiet)

@@ -1,0 +1,102 @@
+"""A combined checkpoint taken apart, and put together again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from converter import UnsupportedError, compose, convert, inspect, split
+from tests.factories import make
+
+FILES = ("model.safetensors", "tf_model.h5", "flax_model.msgpack")
+
+
+def _composed(home: Path, encoder: str, decoder: str, model: str, **changes: object) -> Path:
+    make(home / "encoder", encoder)
+    make(home / "decoder", decoder, model, seed=1, **changes)
+    compose(home / "encoder", home / "decoder", home / "out", seed=7)
+    return home / "out"
+
+
+@pytest.fixture(params=["projected", "equal"])
+def combined(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param == "projected":
+        return _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
+    return _composed(tmp_path, "roberta", "bert", "BertLMHeadModel")
+
+
+def test_compose_of_the_halves_is_the_whole_again(combined: Path, tmp_path: Path) -> None:
+    halves = tmp_path / "halves"
+    split(combined, halves)
+    compose(halves / "encoder", halves / "decoder", tmp_path / "again", seed=99)
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (combined / name).read_bytes(), name
+    old, new = (json.loads((d / "config.json").read_text()) for d in (combined, tmp_path / "again"))
+    for field in ("decoder_start_token_id", "eos_token_id", "pad_token_id"):
+        assert old[field] == new[field]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_format_is_split_alike(combined: Path, tmp_path: Path, name: str) -> None:
+    split(combined / name, tmp_path / "one", to=["pytorch"])
+    split(combined, tmp_path / "two", to=["pytorch"])
+    for half in ("encoder", "decoder"):
+        one = load_file(tmp_path / "one" / half / "model.safetensors")
+        two = load_file(tmp_path / "two" / half / "model.safetensors")
+        assert one.keys() == two.keys()
+        assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
+def test_halves_are_whole_checkpoints_with_the_right_values(tmp_path: Path) -> None:
+    combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
+    split(combined, tmp_path / "halves")
+    encoder, decoder = (inspect(tmp_path / "halves" / half) for half in ("encoder", "decoder"))
+    assert encoder.fits and encoder.model.name == "BertModel"
+    assert decoder.fits and decoder.model.name == "GPT2LMHeadModel"
+    whole = load_file(combined / "model.safetensors")
+    parts = {
+        **{
+            f"encoder.{name}": value
+            for name, value in load_file(tmp_path / "halves/encoder/model.safetensors").items()
+        },
+        **{
+            f"decoder.{name}": value
+            for name, value in load_file(tmp_path / "halves/decoder/model.safetensors").items()
+        },
+        **load_file(tmp_path / "halves/joint.safetensors"),
+    }
+    assert parts.keys() == whole.keys()
+    assert all(np.array_equal(parts[name], whole[name]) for name in whole)
+    config = json.loads((tmp_path / "halves/decoder/config.json").read_text())
+    assert config["add_cross_attention"] and config["is_decoder"]
+
+
+def test_a_projection_of_other_halves_is_not_taken(tmp_path: Path) -> None:
+    combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
+    split(combined, tmp_path / "halves")
+    make(tmp_path / "elsewhere", "bert")
+    result = compose(tmp_path / "elsewhere", tmp_path / "halves/decoder", tmp_path / "again")
+    assert "enc_to_dec_proj.weight" in result.to_dict()["fresh"]
+    assert not any("split" in warning for warning in result.warnings)
+
+
+def test_what_is_not_combined_cannot_be_split(tmp_path: Path) -> None:
+    make(tmp_path / "encoder", "bert")
+    with pytest.raises(UnsupportedError, match="no combined model"):
+        split(tmp_path / "encoder", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_and_dtype_reach_both_halves(tmp_path: Path) -> None:
+    combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
+    split(combined, tmp_path / "halves", to=["pytorch"], dtype="float16", max_shard_size="40kB")
+    convert(tmp_path / "halves/decoder", tmp_path / "whole", to=["pytorch"])
+    whole = load_file(combined / "model.safetensors")
+    for name, value in load_file(tmp_path / "whole/model.safetensors").items():
+        assert np.array_equal(value, whole[f"decoder.{name}"].astype("float16"))
+    config = json.loads((tmp_path / "halves/encoder/config.json").read_text())
+    assert config["dtype"] == "float16"

@@ -3,8 +3,8 @@
 They are parsed into Python's syntax tree, checked against an allow-list, and walked; nothing is
 ever evaluated by Python itself. Allowed: numbers, strings, ``true``, ``false``, ``null``, field
 names (``hidden_size``, ``encoder.width``), ``+ - * / // ** %``, comparisons, ``in``,
-``and or not``, ``sqrt(…)``, and of lists ``depths[stage]`` and ``len(depths)``. ``/`` between
-whole numbers must come out whole.
+``and or not``, ``sqrt(…)``, and of lists ``depths[stage]``, ``len(depths)``, ``min(depths)``,
+``max(depths)``. ``/`` between whole numbers must come out whole.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _fields(node: ast.expr, text: str) -> set[str]:
             op, ast.Eq | ast.NotEq | ast.Lt | ast.LtE | ast.Gt | ast.GtE | ast.In | ast.NotIn
         ):
             return _fields(left, text) | _fields(right, text)
-        case ast.Call(func=ast.Name(id="sqrt" | "len"), args=[argument], keywords=[]):
+        case ast.Call(func=ast.Name(id="sqrt" | "len" | "min" | "max"), args=[argument], keywords=[]):
             return _fields(argument, text)
         case ast.Subscript(value=ast.Name(id=name), slice=index) if (
             name not in _CONSTANTS and not name.startswith("_")
@@ -199,6 +199,12 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Value], text: str) -> Valu
             return items[place]
         case ast.Call(func=ast.Name(id="len"), args=[argument]):
             return len(sequence(argument))
+        case ast.Call(func=ast.Name(id="min" | "max" as name), args=[argument]):
+            items = sequence(argument)
+            numbers = [item for item in items if isinstance(item, int | float)]
+            if not numbers or len(numbers) != len(items):
+                raise ExpressionError(f"{text!r}: {ast.unparse(argument)} is no list of numbers")
+            return min(numbers) if name == "min" else max(numbers)
         case ast.Call(args=[argument]):
             value = number(argument)
             if value < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from converter.errors import ConfigError, TableError
@@ -206,7 +206,11 @@ class Draftsman:
         ties: list[tuple[Template, Tie]],
     ) -> Iterator[Slot]:
         """The tensors of one row, for every combination of the numbers in its path."""
-        live = [(name, tie) for name, tie in ties if not (tie.unless and config.holds(tie.unless))]
+        live = [
+            (name, tie if config.holds(tie.stored_when) else replace(tie, stored=frozenset()))
+            for name, tie in ties
+            if not (tie.unless and config.holds(tie.unless))
+        ]
 
         def scale(init: Init) -> float:
             return float(config.number(init.scale))

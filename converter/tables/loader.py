@@ -242,8 +242,14 @@ def _ties(section: Section, vocabulary: Vocabulary) -> dict[str, Tie]:
         to = entry.parsed("to", Template, entry.require("to", str, ""))
         stored = entry.names("stored", tuple(vocabulary.dialects))
         beside = entry.take("beside", str, "") or None
-        ties[name] = Tie(to or Template("?"), entry.expression("unless"), frozenset(stored), beside)
-        entry.finish("to, unless, stored, beside")
+        ties[name] = Tie(
+            to or Template("?"),
+            entry.expression("unless"),
+            frozenset(stored),
+            entry.expression("stored_when"),
+            beside,
+        )
+        entry.finish("to, unless, stored, stored_when, beside")
     return ties
 
 

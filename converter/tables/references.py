@@ -68,6 +68,8 @@ def expressions(family: Family) -> Iterator[tuple[str, Expression, tuple[str, ..
     for name, tie in family.ties.items():
         if tie.unless:
             yield f"tied.{name}.unless", tie.unless, ()
+        if tie.stored_when:
+            yield f"tied.{name}.stored_when", tie.stored_when, ()
     for number, limit in enumerate(family.limits):
         yield f"limits[{number}].when", limit.when, ()
 

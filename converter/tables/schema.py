@@ -128,6 +128,8 @@ class Tie:
     unless: Expression | None = None
     stored: frozenset[str] = frozenset()
     """Dialects whose files hold it all the same."""
+    stored_when: Expression | None = None
+    """They do so only under this condition."""
     beside: str | None = None
     """The tie holds only in models that have this part or head."""
 

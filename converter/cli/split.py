@@ -14,7 +14,7 @@ from converter.cli.finish import finish
 _EPILOG = """\b
 Examples:
   converter split fixtures/bert-gpt2-tiny-tf halves
-  converter split fixtures/bert-gpt2-tiny-tf halves --to pytorch --dtype float16"""
+  converter split fixtures/bert-gpt2-tiny-tf halves16 --to pytorch --dtype float16"""
 
 
 @click.command("split", epilog=_EPILOG)

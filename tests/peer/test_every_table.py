@@ -6,9 +6,9 @@ A family needs one file, ``tiny/<model_type>.json``:
     fields of the family's transformers configuration: tiny, no two sizes equal where the
     architecture allows it (hidden size other than the partner's 32; at least two layers).
 ``variants`` (optional)
-    name → changes of ``config``; one for every switch that changes the set of tensors. A row of
-    the table that neither ``config`` nor a variant exercises fails
-    ``tests/tables/test_tiny_models.py``.
+    name → changes of ``config``; one for every switch that changes the set of tensors. It is tried
+    with the classes whose tensors it changes. A row of the table that neither ``config`` nor a
+    variant exercises fails ``tests/tables/test_tiny_models.py``.
 ``inputs`` (optional)
     name → array, besides or instead of the random ``input_ids`` of shape [2, 9]::
 

@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from converter.errors import TableError
+from converter.composition.frameworks import obstacles
+from converter.errors import ConverterError, TableError
+from converter.tables.blueprint import Draftsman
+from converter.tables.config import FamilyConfig
 from converter.tables.library import Library
-from converter.tables.schema import Family, ModelClass
+from converter.tables.schema import CROSS_ATTENTION, Family, ModelClass
 
 DIRECTORY = Path(__file__).parent / "tiny"
 LIBRARY = Library()
@@ -139,20 +142,21 @@ def _loads(family: str) -> bool:
 
 
 def roles() -> list[tuple[str, str, str]]:
-    """Family, role and variant of every composition."""
+    """Family, role and variant of every composition, where the variant changes what plays."""
     return [
         (family, role, variant)
         for family in described()
-        for role in tiny(family).table.roles
+        for role, played in tiny(family).table.roles.items()
         for variant in ("", *tiny(family).variants)
+        if not variant or _changes(family, played.model, variant)
     ]
 
 
 def single_models() -> list[tuple[str, str, str]]:
     """Family, model class and variant of every stand-alone conversion.
 
-    Every class with the configuration itself; with a variant only the one that has most tensors of
-    each role, because a variant changes the tensors of the base model.
+    Every class with the configuration itself; with a variant only those that play a role, because
+    a variant changes the tensors of the base model, and only where it changes them.
     """
     found = []
     for family in described():
@@ -163,9 +167,28 @@ def single_models() -> list[tuple[str, str, str]]:
             (family, model, variant)
             for variant in tiny(family).variants
             for model in table.models
-            if model in leading
+            if model in leading and _changes(family, model, variant)
         ]
     return found
+
+
+def _changes(family: str, model: str, variant: str) -> bool:
+    """Whether a variant changes the tensors or the frameworks of a model."""
+    return _nature(family, model, "") != _nature(family, model, variant)
+
+
+@cache
+def _nature(family: str, name: str, variant: str) -> Any:
+    spec = tiny(family)
+    model = spec.table.models[name]
+    parts = (*model.parts, *({CROSS_ATTENTION} & set(spec.table.parts)))
+    config = FamilyConfig(spec.table, spec.fields(variant), family)
+    try:
+        drawn = Draftsman(LIBRARY.vocabulary).model(config, parts, model.heads)
+    except ConverterError as error:
+        return str(error)  # the test of this variant tells it
+    slots = [(slot.name, slot.spellings, slot.tied_to, slot.stored) for slot in drawn.slots]
+    return slots, set(obstacles(config, model))
 
 
 def source_fields(family: str, model: ModelClass, variant: str) -> dict[str, Any]:

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
     from converter.errors import UsageError as UsageError
     from converter.errors import VerificationError as VerificationError
     from converter.inspection import inspect as inspect
+    from converter.proof.diff import diff as diff
+    from converter.proof.verify import verify as verify
 
 _HOMES = {
     "compose": "converter.composition.compose",
     "convert": "converter.composition.convert",
+    "diff": "converter.proof.diff",
     "inspect": "converter.inspection",
     "open_checkpoint": "converter.checkpoint",
     "split": "converter.composition.split",
+    "verify": "converter.proof.verify",
 }
 _ERRORS = (
     "CheckpointError ConfigError ConverterError FormatError MatchError OutputError Problem "

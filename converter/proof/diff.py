@@ -1,0 +1,133 @@
+"""Two checkpoints compared tensor by tensor, across containers, dialects and dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.checkpoint import open_checkpoint
+from converter.composition.model import Model, understand
+from converter.errors import UsageError
+from converter.plan import Stored
+from converter.proof.comparison import Difference, canonical_shape, compare, in_threads
+from converter.tables.library import Library
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `diff` found."""
+
+    first: str
+    second: str
+    tolerance: float
+    differences: Mapping[str, Difference]
+    """Canonical name → how the tensors that both have differ."""
+    only_first: Sequence[str]
+    only_second: Sequence[str]
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    """Canonical name → the two shapes, where they are not the same."""
+    unknown: Mapping[str, Sequence[str]]
+    """Reference → stored tensors that its table does not know, which were not compared."""
+
+    @property
+    def differing(self) -> dict[str, Difference]:
+        """Those that differ by more than the tolerance."""
+        return {
+            name: difference
+            for name, difference in self.differences.items()
+            if not difference.exact and not difference.max_abs <= self.tolerance
+        }
+
+    @property
+    def equal(self) -> bool:
+        """Whether both hold the same tensors with the same values, within the tolerance."""
+        return not (
+            self.differing
+            or self.only_first
+            or self.only_second
+            or self.shapes
+            or any(self.unknown.values())
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "tolerance": self.tolerance,
+            "equal": self.equal,
+            "compared": len(self.differences),
+            "exact": sum(difference.exact for difference in self.differences.values()),
+            "differing": {name: found.to_dict() for name, found in self.differing.items()},
+            "only_first": list(self.only_first),
+            "only_second": list(self.only_second),
+            "shapes": {name: [list(a), list(b)] for name, (a, b) in self.shapes.items()},
+            "unknown": {name: list(names) for name, names in self.unknown.items()},
+        }
+
+
+def diff(
+    first: str | Path,
+    second: str | Path,
+    *,
+    tolerance: float = 0.0,
+    mapping: Sequence[str | Path] = (),
+    first_config: str | Path | None = None,
+    second_config: str | Path | None = None,
+    jobs: int | None = None,
+) -> Comparison:
+    """Compare two checkpoints by the canonical names of their tensors.
+
+    Args:
+        first: a directory or a weight file.
+        second: another.
+        tolerance: the largest absolute difference that still counts as equal.
+        mapping: a user's own mapping tables.
+        first_config: configuration of the first, where none lies beside it.
+        second_config: configuration of the second.
+        jobs: threads.
+
+    Raises:
+        UsageError: if the tolerance is no number of at least 0.
+        ConverterError: if one cannot be opened or understood.
+    """
+    if not tolerance >= 0:
+        raise UsageError(f"tolerance: must be at least 0, not {tolerance}")
+    library = Library(Path(path) for path in mapping)
+    with (
+        open_checkpoint(first, first_config) as one,
+        open_checkpoint(second, second_config) as two,
+    ):
+        models = (understand(one, library, label="first"), understand(two, library, label="second"))
+        found = tuple(model.report.matched for model in models)
+        shared = [name for name in found[0] if name in found[1]]
+        shapes = {
+            name: (canonical_shape(found[0][name]), canonical_shape(found[1][name]))
+            for name in shared
+        }
+        unequal = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+        pairs = [(name, found[0][name], found[1][name]) for name in shared if name not in unequal]
+        return Comparison(
+            first=str(first),
+            second=str(second),
+            tolerance=tolerance,
+            differences={d.name: d for d in in_threads(_compare, pairs, jobs)},
+            only_first=[name for name in found[0] if name not in found[1]],
+            only_second=[name for name in found[1] if name not in found[0]],
+            shapes=unequal,
+            unknown={
+                str(reference): _unknown(model)
+                for reference, model in zip((first, second), models, strict=True)
+            },
+        )
+
+
+def _compare(pair: tuple[str, Stored, Stored]) -> Difference:
+    return compare(*pair)
+
+
+def _unknown(model: Model) -> list[str]:
+    odd = [spec.name for spec, _, _ in model.report.mismatched]
+    return [*odd, *(spec.name for spec in model.report.unmatched)]

@@ -1,0 +1,127 @@
+"""Proving a finished checkpoint, from the files' form up to their values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from converter.checkpoint import WEIGHT_FILES, open_checkpoint
+from converter.composition.model import Model, understand
+from converter.errors import CheckpointError, ConverterError, Problem
+from converter.jsonfile import read_json_object
+from converter.locating import CONFIG
+from converter.manifest import MANIFEST
+from converter.proof.against import Origin, trace
+from converter.proof.documents import check_documents, check_manifest_files
+from converter.proof.values import check_values
+from converter.shards import INDEX
+from converter.tables.library import Library
+
+
+@dataclass
+class Verification:
+    """What `verify` found."""
+
+    directory: str
+    formats: Sequence[str]
+    """The weight files and indexes that were verified."""
+    checks: dict[str, str] = field(default_factory=dict)
+    """What was checked → how much of it."""
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is no fault, but worth knowing."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """With ``against``: canonical name → where its values come from."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        return {
+            "directory": self.directory,
+            "verified": self.verified,
+            "formats": list(self.formats),
+            "checks": dict(self.checks),
+            "problems": [problem.to_dict() for problem in self.problems],
+            "notes": list(self.notes),
+            "origins": {name: origin.to_dict() for name, origin in self.origins.items()},
+        }
+
+
+def verify(
+    directory: str | Path,
+    *,
+    against: Sequence[str | Path] = (),
+    mapping: Sequence[str | Path] = (),
+    jobs: int | None = None,
+) -> Verification:
+    """Prove that a checkpoint directory is what it should be, without any framework.
+
+    Its files are well-formed and agree with their indexes; every tensor of the tables is there,
+    none besides, each of the shape that the configuration asks for; all files hold the same values
+    bit for bit, tied tensors included; token ids lie inside the vocabularies; the manifest holds.
+
+    Args:
+        directory: the finished checkpoint.
+        against: the checkpoints that it was made from; every tensor that came from one of them
+            must equal it, and what is wrong is named.
+        mapping: a user's own mapping tables.
+        jobs: threads.
+
+    Raises:
+        CheckpointError: if there is no checkpoint to be verified.
+        ConverterError: if a source cannot be opened or understood.
+    """
+    home = Path(directory)
+    names = [
+        name for whole in WEIGHT_FILES for name in (whole, whole + INDEX) if (home / name).is_file()
+    ]
+    if not names:
+        raise CheckpointError(
+            f"{directory}: holds no weight file to verify",
+            remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " or its index.",
+        )
+    library = Library(Path(path) for path in mapping)
+    found = Verification(str(directory), names)
+    with ExitStack() as stack:
+        models: dict[str, Model] = {}
+        for name in names:
+            try:
+                checkpoint = stack.enter_context(open_checkpoint(home / name, home / CONFIG))
+                model = understand(checkpoint, library, label=name)
+            except ConverterError as error:
+                found.problems += error.problems or [Problem(error.message)]
+                continue
+            found.problems += model.report.problems(model.required)
+            found.notes += [f"{name}: {note}" for note in model.notes]
+            models[name] = model
+        found.checks["files that are well-formed"] = f"{len(models)} of {len(names)}"
+        manifest = _manifest(home, found)
+        if models:
+            found.problems += check_values(models, manifest, found, jobs)
+            found.problems += check_documents(home, next(iter(models.values())))
+            if against:
+                found.origins = trace(next(iter(models.values())), against, library, stack, found)
+    return found
+
+
+def _manifest(home: Path, found: Verification) -> Mapping[str, Any] | None:
+    """The content of the manifest, its list of files checked."""
+    if not (home / MANIFEST).is_file():
+        found.notes.append(f"there is no {MANIFEST}: the checkpoint was made by another tool")
+        return None
+    try:
+        manifest = read_json_object(home / MANIFEST)
+    except ConverterError as error:
+        found.problems.append(Problem(error.message))
+        return None
+    problems, count = check_manifest_files(home, manifest)
+    found.problems += problems
+    found.checks["files that the manifest lists"] = str(count)
+    return manifest

@@ -14,6 +14,7 @@ from converter.errors import CheckpointError, FormatError
 from converter.jsonfile import read_json_object
 from converter.locating import bundle_index, configuration, only_bundle, only_orbax
 from converter.shards import INDEX, ShardIndex
+from converter.stamps import Stamp, stamps
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
 """The names that transformers gives whole weight files, in the order of preference."""
@@ -36,6 +37,8 @@ class Checkpoint:
     """Stored name → lazy tensor, over all shards."""
     duplicates: Mapping[str, tuple[StoredTensor, ...]]
     metadata: Mapping[str, str]
+    stamps: Mapping[Path, Stamp]
+    """Every file that was opened → what tells later whether it was changed since."""
     others: tuple[str, ...] = ()
     """Further weight files in the directory that were left alone."""
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
@@ -94,23 +97,28 @@ def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> 
     config_path = Path(config) if config is not None else configuration(directory)
     if not config_path.is_file():
         raise CheckpointError(f"{config_path}: there is no configuration")
+    opened = stamps({config_path, chosen})
     raw = read_json_object(config_path)
     index = ShardIndex.read(chosen) if chosen.name.endswith(INDEX) else None
+    weights = index.shards if index else (chosen,)
+    opened |= stamps(weights)
     with ExitStack() as stack:
-        readers, container = _open_all(index.shards if index else (chosen,), stack)
+        readers, container = _open_all(weights, stack)
         if index:
             index.check(readers)
         tensors, duplicates = _gather(readers)
+        files = tuple(file for reader in readers for file in reader.files)
         return Checkpoint(
             reference=str(reference),
             directory=directory,
-            files=tuple(file for reader in readers for file in reader.files),
+            files=files,
             container=container,
             config=raw,
             config_path=config_path,
             tensors=tensors,
             duplicates=duplicates,
             metadata=readers[0].metadata,
+            stamps=stamps(files) | opened,  # what was taken before opening goes first
             others=others,
             _stack=stack.pop_all(),
         )

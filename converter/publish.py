@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,13 +30,15 @@ _RENAME_EXCHANGE = 2
 
 
 @contextmanager
-def staged(output: Path, overwrite: bool = False) -> Iterator[Path]:
+def staged(output: Path, overwrite: bool = False, resume: str | None = None) -> Iterator[Path]:
     """A temporary directory that becomes `output` when the block ends well.
 
     Args:
         output: where the finished directory is to appear; its parents are created. A symbolic link
             to a directory stays, and what it points to is replaced.
         overwrite: whether a checkpoint that is already there may be replaced.
+        resume: what the directory is known by. It is kept when the block fails, together with the
+            file that `journal_of` names, and the next run that resumes by the same finds both.
 
     Raises:
         OutputError: if there is something else at `output`, something that may not be replaced, if
@@ -46,25 +49,40 @@ def staged(output: Path, overwrite: bool = False) -> Iterator[Path]:
         output.parent.mkdir(parents=True, exist_ok=True)
     with _lock(output, shown) as alone:
         with _refusals(shown):
+            # Without a lock, two runs might work in one directory.
+            keep = resume is not None and alone
+            partial = output.with_name(
+                f".{output.name}.partial-{resume[:16] if resume and keep else secrets.token_hex(4)}"
+            )
             if alone:
-                _clear_leftovers(output)
+                _clear_leftovers(output, {partial, journal_of(partial)} if keep else set())
             _check_replaceable(output, shown, overwrite)
-            partial = output.with_name(f".{output.name}.partial-{secrets.token_hex(4)}")
-            partial.mkdir()
+            partial.mkdir(exist_ok=keep)
         try:
             yield partial
             with _refusals(shown):
                 _check_replaceable(output, shown, overwrite)
+                # First, for what is called `partial` afterwards may be the old output.
+                journal_of(partial).unlink(missing_ok=True)
                 _put_in_place(partial, output)
+            keep = False
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if not keep:
+                _remove(partial)
+                _remove(journal_of(partial))
+
+
+def journal_of(partial: Path) -> Path:
+    """Where the journal of the work in a temporary directory lies: beside it, not in it."""
+    return partial.with_name(f"{partial.name}.journal")
 
 
 def require_space(directory: Path, nbytes: int) -> None:
     """Refuse early what cannot fit.
 
     Args:
-        directory: where `nbytes` are to be written; it need not exist yet.
+        directory: where `nbytes` are to be written; it need not exist yet. What lies in it is to
+            be written over.
         nbytes: bytes of all files to come.
 
     Raises:
@@ -74,7 +92,7 @@ def require_space(directory: Path, nbytes: int) -> None:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     try:
-        free = shutil.disk_usage(existing).free
+        free = shutil.disk_usage(existing).free + _taken(directory)
     except OSError:
         return
     if free < nbytes:
@@ -90,6 +108,11 @@ def require_space(directory: Path, nbytes: int) -> None:
             ],
             remedy=f"Free {nbytes - free:,} bytes, or choose another place for the output.",
         )
+
+
+def _taken(directory: Path) -> int:
+    """Bytes that the files in a directory take on the disk."""
+    return sum(512 * path.lstat().st_blocks for path in directory.rglob("*") if path.is_file())
 
 
 @contextmanager
@@ -167,19 +190,42 @@ def _is_same(fd: int, path: Path) -> bool:
         return False
 
 
-def _clear_leftovers(output: Path) -> None:
-    """Undo what a killed run left; the lock proves that none is alive."""
-    replaced = list(_siblings(output, "previous"))
+def _clear_leftovers(output: Path, kept: set[Path]) -> None:
+    """Undo what a killed run left, `kept` excepted; the lock proves that none is alive.
+
+    Of a directory and its journal both stay or none.
+    """
+    replaced = [path for path in _siblings(output, "previous") if path.is_dir()]
     if replaced and not os.path.lexists(output):
         replaced.pop().rename(output)  # it was killed between two renames
-    for leftover in (*replaced, *_siblings(output, "partial")):
-        shutil.rmtree(leftover, ignore_errors=True)
+    partial = _siblings(output, "partial")
+    if not all(path in partial and _is_ours(path) for path in kept):
+        kept = set()
+    for leftover in (*replaced, *partial):
+        if leftover not in kept:
+            _remove(leftover)
 
 
 def _siblings(output: Path, kind: str) -> list[Path]:
     prefix = f".{output.name}.{kind}-"
-    found = (Path(entry.path) for entry in os.scandir(output.parent) if entry.is_dir())
-    return [path for path in found if path.name.startswith(prefix)]
+    return [
+        Path(entry.path) for entry in os.scandir(output.parent) if entry.name.startswith(prefix)
+    ]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether `path` is ours and no link: in a shared directory others might prepare one."""
+    status = path.lstat()
+    return not stat.S_ISLNK(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _remove(path: Path) -> None:
+    """Remove a directory or a file, as far as the system lets us."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _put_in_place(partial: Path, output: Path) -> None:

@@ -23,7 +23,7 @@ LAYERS = (
     {"tables"},
     {"containers"},
     {"initialise"},
-    {"shards", "locating"},
+    {"shards", "locating", "stamps"},
     {"checkpoint"},
     {"identification"},
     {"plan"},

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from converter.containers import OutputFile, Segment, StoredTensor, container_named, open_container
-from converter.engine import execute, execution, sink, worker
+from converter.engine import execute, execution, geometry, sink
 from converter.engine.numbers import cast, count_non_finite
 from converter.errors import CheckpointError, FormatError, MatchError, OutputError
 from converter.initialise import Initialiser
@@ -404,11 +404,11 @@ def test_documents_and_copied_files(tmp_path, raw):
 
 def test_blocks_cover_all_rows_evenly():
     for shape in ((), (1,), (0, 4), (10, 3), (1000, 7), (17, 100_000)):
-        blocks = list(worker._blocks(shape, 4, 4096))
+        blocks = list(geometry.blocks(shape, 4, 4096))
         assert blocks[0][0] == 0
         assert blocks[-1][1] == (shape[0] if shape else 1)
         assert all(a[1] == b[0] for a, b in itertools.pairwise(blocks))
-    assert list(worker._blocks((1024, 4096), 4, 1 << 24)) == [(0, 1024)]
+    assert list(geometry.blocks((1024, 4096), 4, 1 << 24)) == [(0, 1024)]
 
 
 @pytest.mark.parametrize("container", ["safetensors", "flax-msgpack"])

@@ -128,5 +128,10 @@ RUN = (
         help="Bytes that working buffers may take.",
     ),
     click.option("--checksums", is_flag=True, help="Put SHA-256 of whole files in the manifest."),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Keep what is written when interrupted; go on from what such a run has kept.",
+    ),
 )
 """How it is written."""

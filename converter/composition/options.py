@@ -41,6 +41,8 @@ class OutputOptions:
     memory: int | str = 512 << 20
     """Bytes, or a size such as ``512MB``, that the engine's buffers may take."""
     checksums: bool = False
+    resume: bool = False
+    """Whether to keep what an interrupted run has written, and to go on from what one has kept."""
     progress: Progress | None = None
 
     def __post_init__(self) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from converter.composition.options import OutputOptions
 from converter.composition.source import Matched
-from converter.engine import execute
+from converter.engine import Journal, execute, fingerprint
+from converter.engine.sink import output_error
+from converter.errors import OutputError, Problem
 from converter.manifest import MANIFEST, describe_origin, manifest
 from converter.plan import Fresh, Plan
-from converter.publish import require_space, staged
+from converter.publish import journal_of, require_space, staged
+from converter.stamps import require_unchanged, stamps
 from converter.tables.schema import Composite, Family
 
 _SLACK = 16 << 20
@@ -101,12 +106,17 @@ def produce(
 
     Raises:
         OutputError: if it cannot be written.
-        CheckpointError: if a source cannot be read.
+        CheckpointError: if a source cannot be read, or was changed meanwhile.
         MatchError: if copies of a tensor in the sources differ.
     """
     if options.dry_run:
         return Result(output, plan, written=False, sources=sources, classes=classes)
-    with staged(output, options.overwrite) as directory:
+    files = stamps(plan.copied_files.values())
+    for source in sources:
+        files |= source.checkpoint.stamps
+    _require_apart(output, files)
+    known = fingerprint(plan, files) if options.resume else None
+    with staged(output, options.overwrite, known) as directory, ExitStack() as stack:
         require_space(directory, plan.nbytes + _SLACK)
         done = execute(
             plan,
@@ -114,6 +124,7 @@ def produce(
             jobs=options.jobs,
             memory=options.memory_bytes,
             progress=options.progress,
+            journal=stack.enter_context(Journal(journal_of(directory), known)) if known else None,
         )
         result = Result(
             output,
@@ -125,6 +136,7 @@ def produce(
             sources,
             classes,
         )
+        require_unchanged(files)
         text = manifest(
             plan,
             directory,
@@ -135,5 +147,29 @@ def produce(
             warnings=result.warnings,
             checksums=options.checksums,
         )
-        (directory / MANIFEST).write_bytes(text)
+        try:
+            (directory / MANIFEST).write_bytes(text)
+        except OSError as error:
+            raise output_error(directory / MANIFEST, len(text), error) from error
     return result
+
+
+def _require_apart(output: Path, sources: Iterable[Path]) -> None:
+    """Refuse to replace what is being read, ``--overwrite`` or not.
+
+    Writing into a source's directory, below or beside it, harms nothing.
+
+    Raises:
+        OutputError: if a source lies at `output` or in it.
+    """
+    place = Path(os.path.realpath(output))
+    if not place.is_dir():
+        return
+    for source in sources:
+        link = Path(os.path.realpath(source.parent)) / source.name
+        if any(path.is_relative_to(place) for path in (link, Path(os.path.realpath(source)))):
+            raise OutputError(
+                f"{output} holds a source, which the output would replace",
+                [Problem("is read from there", file=str(source))],
+                remedy="Choose another place for the output.",
+            )

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from converter.engine.execution import Execution, Progress, execute
+from converter.engine.journal import Journal, fingerprint
 
-__all__ = ["Execution", "Progress", "execute"]
+__all__ = ["Execution", "Journal", "Progress", "execute", "fingerprint"]

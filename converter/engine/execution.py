@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from converter.containers.base import OutputFile
 from converter.containers.registry import container_named
+from converter.engine.graft import graft, unwanted
+from converter.engine.journal import Journal
+from converter.engine.result import TensorResult
 from converter.engine.sink import Sink, output_error
-from converter.engine.worker import Output, Stopped, TensorResult, Worker
+from converter.engine.worker import Output, Stopped, Worker
 from converter.errors import CheckpointError, MatchError, Problem
 from converter.plan import Plan, PlannedFile, PlannedTensor, Stored
 
@@ -61,18 +65,22 @@ def execute(
     jobs: int | None = None,
     memory: int = 512 << 20,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> Execution:
     """Write everything that `plan` describes into `directory`.
 
-    The result is the same, byte for byte, for any `jobs` and `memory`.
+    The result is the same, byte for byte, for any `jobs` and `memory`, and whether or not an
+    earlier run has done a part.
 
     Args:
         plan: what to write.
-        directory: an existing directory that none of the plan's paths exists in.
+        directory: an existing directory that none of the plan's paths exists in; with a journal,
+            that which the earlier run has worked in.
         jobs: threads; as many as processors, at most 4, unless given.
         memory: bytes that working buffers may take together; no more than 160 MB are used. One
             row of a tensor is the least that is held at a time.
         progress: told now and then how far the work is.
+        journal: is told of every tensor that is done, and says what an earlier run has done.
 
     Raises:
         CheckpointError: if a source cannot be read (`FormatError`: or decoded).
@@ -82,14 +90,19 @@ def execute(
     began = time.perf_counter()
     jobs = max(1, jobs or min(os.cpu_count() or 1, _MAX_JOBS))
     block = min(max(min(memory, _WORKING) // (jobs * _BUFFERS), _MIN_BLOCK), _MAX_BLOCK)
+    if journal is not None:
+        _clear(plan, directory)
     _write_documents(plan, directory)
     with ExitStack() as stack:
-        sinks = [stack.enter_context(_create(directory, file)) for file in plan.files]
+        sinks = [
+            stack.enter_context(_create(directory, file, journal is not None))
+            for file in plan.files
+        ]
         outputs: dict[str, list[Output]] = {tensor.spec.name: [] for tensor in plan.tensors}
         for sink, file in zip(sinks, plan.files, strict=True):
             for entry in file.entries:
                 outputs[entry.tensor].append((sink, entry))
-        results, problems = _run(plan, outputs, jobs, block, progress)
+        results, problems = _run(plan, outputs, jobs, block, progress, journal)
         if problems:
             raise MatchError("The sources contradict themselves.", problems)
         for sink in sinks:
@@ -103,16 +116,29 @@ def execute(
     )
 
 
-def _create(directory: Path, file: PlannedFile) -> Sink:
-    path = directory / file.path
+def _clear(plan: Plan, directory: Path) -> None:
+    """Remove what an earlier run has left, but for the weight files."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        output = container_named(file.container).create(
+        unwanted(directory, {directory / file.path for file in plan.files})
+    except OSError as error:
+        raise output_error(directory, plan.nbytes, error) from error
+
+
+def _create(directory: Path, file: PlannedFile, resuming: bool) -> Sink:
+    """Lay out a file, or take over the one that an earlier run has left."""
+    path = directory / file.path
+
+    def create(path: Path) -> OutputFile:
+        return container_named(file.container).create(
             path,
             [entry.spec for entry in file.entries],
             metadata=file.metadata,
             aliases=file.aliases,
         )
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        output = graft(path, create) if resuming and path.is_file() else create(path)
     except OSError as error:
         raise output_error(path, file.nbytes, error) from error
     return Sink(output, file.nbytes)
@@ -124,6 +150,7 @@ def _run(
     jobs: int,
     block: int,
     progress: Progress | None,
+    journal: Journal | None,
 ) -> tuple[dict[str, TensorResult], list[Problem]]:
     """Let `jobs` threads work through the tensors.
 
@@ -132,7 +159,7 @@ def _run(
     """
     stop = threading.Event()
     queue = _Queue(_in_reading_order(plan.tensors))
-    workers = [Worker(number, outputs, block, stop) for number in range(jobs)]
+    workers = [Worker(number, outputs, block, stop, journal) for number in range(jobs)]
     with ThreadPoolExecutor(jobs, thread_name_prefix="converter") as pool:
         try:
             pending = {pool.submit(worker.run, queue) for worker in workers}

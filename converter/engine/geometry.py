@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from converter.tensors import Rearrangement
@@ -56,3 +57,13 @@ class Runs:
     def is_contiguous(self, start: int, stop: int) -> bool:
         """Whether the rows ``start .. stop`` lie in one piece."""
         return self.outer == 1 or stop - start == self.rows
+
+
+def blocks(shape: tuple[int, ...], width: int, limit: int) -> Iterator[tuple[int, int]]:
+    """Even ranges of rows, each at most `limit` bytes (or one row) at `width` bytes an element."""
+    rows = shape[0] if shape else 1
+    most = max(1, limit // max(1, math.prod(shape[1:]) * width))
+    count = max(1, -(-rows // most))
+    step = -(-rows // count)
+    for start in range(0, max(rows, 1), max(step, 1)):
+        yield start, min(start + step, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -71,3 +72,10 @@ def _round_to_odd(values: Array) -> np.ndarray[Any, np.dtype[np.float32]]:
     bits -= inexact & (np.abs(back) > np.abs(values))
     bits |= inexact
     return nearest
+
+
+def little_endian(values: Array) -> memoryview:
+    """The bytes of `values`, which must be C-contiguous, as they lie in files."""
+    if sys.byteorder == "big":
+        values = values.byteswap()
+    return values.reshape(-1).view(np.uint8).data

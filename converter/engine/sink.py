@@ -76,6 +76,28 @@ class Sink:
         except OSError as error:
             raise output_error(self._output.path, self._nbytes, error) from error
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._output.path
+
+    def segments(self, name: str) -> tuple[Segment, ...]:
+        """Where the bytes of the tensor called `name` in the file lie."""
+        return self._output.segments[name]
+
+    def keep(self, name: str, check: Check) -> None:
+        """Leave a tensor as it already lies in the file.
+
+        Raises:
+            OutputError: if the system refuses to read it.
+        """
+        if not self._output.needs_crc32:
+            return
+        try:
+            self._crc32[name] = self._crc32_in_file(self._output.segments[name], check)
+        except OSError as error:
+            raise output_error(self._output.path, self._nbytes, error) from error
+
     def seal(self) -> None:
         """Finish the file: see `OutputFile.seal`.
 

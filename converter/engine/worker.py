@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import numpy as np
-
 from converter.containers.base import Array
-from converter.engine.geometry import Permutation, Runs, core, core_permutation
-from converter.engine.numbers import cast, count_non_finite
+from converter.engine.geometry import Permutation, Runs, blocks, core, core_permutation
+from converter.engine.journal import Journal
+from converter.engine.numbers import cast, count_non_finite, little_endian
+from converter.engine.proof import is_written
+from converter.engine.result import TensorResult
 from converter.engine.rows import copy_checks, rows_of
 from converter.engine.scratch import Scratch
 from converter.engine.sink import Sink
-from converter.errors import Problem
 from converter.plan import PlannedEntry, PlannedTensor
 from converter.tensors import itemsize, numpy_dtype
 from converter.tensors.rearrange import permute
@@ -29,16 +27,6 @@ Output: TypeAlias = tuple[Sink, PlannedEntry]
 
 class Stopped(Exception):  # noqa: N818 - no error: the work ends because another thread failed
     """The work is to end, for a reason that lies elsewhere."""
-
-
-@dataclass(slots=True)
-class TensorResult:
-    """What was found while one tensor was carried over."""
-
-    sha256: str = ""
-    non_finite: int = 0
-    overflowed: int = 0
-    problems: list[Problem] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -60,6 +48,7 @@ class Worker:
         outputs: Mapping[str, Sequence[Output]],
         block: int,
         stop: threading.Event,
+        journal: Journal | None = None,
     ) -> None:
         self.results: dict[str, TensorResult] = {}
         self.bytes_done = 0
@@ -67,6 +56,7 @@ class Worker:
         self._outputs = outputs
         self._block = block
         self._stop = stop
+        self._journal = journal
         self._scratch = Scratch(block)
 
     def run(self, tensors: Iterator[PlannedTensor]) -> None:
@@ -77,7 +67,7 @@ class Worker:
         """
         try:
             for tensor in tensors:
-                self.results[tensor.spec.name] = self._carry(tensor)
+                self.results[tensor.spec.name] = self._recovered(tensor) or self._carry(tensor)
         except BaseException:
             self._stop.set()
             raise
@@ -85,6 +75,20 @@ class Worker:
     def _check(self) -> None:
         if self._stop.is_set():
             raise Stopped
+
+    def _recovered(self, tensor: PlannedTensor) -> TensorResult | None:
+        """What an earlier run found, if that has written the tensor, which is proven."""
+        name = tensor.spec.name
+        result = self._journal.finished.get(name) if self._journal else None
+        outputs = self._outputs[name]
+        if result is None or not is_written(
+            tensor, outputs, result.sha256, self._block, self._scratch, self._check
+        ):
+            return None
+        for sink, entry in outputs:
+            sink.keep(entry.spec.name, self._check)
+            self.bytes_done += entry.spec.nbytes
+        return result
 
     def _carry(self, tensor: PlannedTensor) -> TensorResult:
         """Read, prove, hash and write one tensor, block by block."""
@@ -96,7 +100,7 @@ class Worker:
         checks = copy_checks(tensor)
         digest = hashlib.sha256()
         widest = max([source.dtype.itemsize, *(itemsize(group.dtype) for group in groups)])
-        for start, stop in _blocks(shape, widest, self._block):
+        for start, stop in blocks(shape, widest, self._block):
             self._check()
             raw, stored = source.read(start, stop, self._scratch, "raw")
             for check in checks:
@@ -108,7 +112,7 @@ class Worker:
                 values = self._scratch.array("cast", planned, stored.shape)
                 cast(stored, values)
                 result.overflowed += count_non_finite(values) - infinite
-            digest.update(_little_endian(values))
+            digest.update(little_endian(values))
             part = (stop - start, *shape[1:]) if shape else ()
             for group in groups:
                 laid_out = values
@@ -120,6 +124,8 @@ class Worker:
                 self._write(group, laid_out, start, stop)
         result.sha256 = digest.hexdigest()
         result.problems = [found for check in checks if (found := check.problem())]
+        if self._journal:
+            self._journal.record(tensor.spec.name, result)
         return result
 
     def _groups(self, tensor: PlannedTensor, shape: tuple[int, ...]) -> list[_Group]:
@@ -144,24 +150,7 @@ class Worker:
         if wanted != values.dtype:
             narrow, values = values, self._scratch.array("entry", wanted, values.shape)
             cast(narrow, values)
-        content = _little_endian(values)
+        content = little_endian(values)
         for sink, entry in group.outputs:
             sink.write_rows(entry.spec.name, content, group.runs, start, stop, self._check)
             self.bytes_done += len(content)
-
-
-def _blocks(shape: tuple[int, ...], width: int, limit: int) -> Iterator[tuple[int, int]]:
-    """Even ranges of rows, each at most `limit` bytes (or one row) at `width` bytes an element."""
-    rows = shape[0] if shape else 1
-    most = max(1, limit // max(1, math.prod(shape[1:]) * width))
-    count = max(1, -(-rows // most))
-    step = -(-rows // count)
-    for start in range(0, max(rows, 1), max(step, 1)):
-        yield start, min(start + step, rows)
-
-
-def _little_endian(values: Array) -> memoryview:
-    """The bytes of `values`, which must be C-contiguous, as they lie in files."""
-    if sys.byteorder == "big":
-        values = values.byteswap()
-    return values.reshape(-1).view(np.uint8).data

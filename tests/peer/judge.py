@@ -7,6 +7,7 @@ modality can be judged, also those that load but cannot run.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,7 @@ def _pytorch(
     )
     oracle._report(loaded, info)
     stored = load_file(place / FILES["safetensors"])
-    loaded.stored = {
-        key: value.float().numpy() for key, value in stored.items() if value.is_floating_point()
-    }
+    loaded.stored = {key: value.float().numpy() for key, value in stored.items()}
     native = model.state_dict(keep_vars=True)
     covered = {oracle._place(native[key]) for key in stored if key in native}
     oracle._compare(
@@ -74,8 +73,7 @@ def _pytorch(
         {
             key: value.detach().float().numpy()
             for key, value in native.items()
-            if value.is_floating_point()
-            and (key in stored or oracle._place(value) not in covered)  # a tied name may be absent
+            if (key in stored or oracle._place(value) not in covered)  # a tied name may be absent
             and (key in stored or without({key: value}, computed))
         },
     )
@@ -123,8 +121,12 @@ def _flax(
     oracle._compare(loaded, {key: value for key, value in native.items() if key in required})
     loaded.model = model
     if batch is not None:
+        speech = "inputs" in signature(type(model).__call__).parameters
+        other = "inputs" if speech else "input_values"  # what FlaxSpeechEncoderDecoderModel says
         tensors = {
-            key: jnp.asarray(value, jnp.float32 if value.dtype.kind == "f" else jnp.int32)
+            other if key == "input_values" else key: jnp.asarray(
+                value, jnp.float32 if value.dtype.kind == "f" else jnp.int32
+            )
             for key, value in batch.items()
         }
         oracle._keep_outputs(loaded, model(**tensors))

@@ -225,3 +225,20 @@ def test_old_buffers_are_dropped(tmp_path: Path) -> None:
         model.save_pretrained(tmp_path / family, state_dict=state, safe_serialization=False)
     converter.compose(tmp_path / "bert", tmp_path / "gpt2", tmp_path / "out")
     check(tmp_path / "out", only=ALL)
+
+
+@pytest.mark.parametrize("old", ["encoder", "decoder", "both"])
+def test_old_configurations_say_torch_dtype(workshop: Workshop, tmp_path: Path, old: str) -> None:
+    """The field was renamed ``dtype`` in transformers 4.56; older files must compose as well."""
+    parts = {"encoder": workshop.source("bert"), "decoder": workshop.source("gpt2", "causal")}
+    for role, source in parts.items():
+        if old in (role, "both"):
+            parts[role] = tmp_path / role
+            parts[role].mkdir()
+            for file in source.iterdir():
+                text = file.read_bytes()
+                if file.name == "config.json":
+                    text = text.replace(b'"dtype"', b'"torch_dtype"')
+                (parts[role] / file.name).write_bytes(text)
+    converter.compose(parts["encoder"], parts["decoder"], tmp_path / "out")
+    check(tmp_path / "out", only=ALL)

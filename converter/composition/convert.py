@@ -80,6 +80,12 @@ def convert(
             wanted.pytorch_format,
             wanted.shard_bytes,
         )
+        written = {entry.tensor for file in weights.files for entry in file.entries}
+        unused = [tensor.spec.name for tensor in tensors if tensor.spec.name not in written]
+        model.report.leave_out(
+            [name for name in unused if name in findings], "no class that is written for has it"
+        )
+        tensors = [tensor for tensor in tensors if tensor.spec.name in written]
         raw = model.raw
         if wanted.dtype != "keep":
             raw = {

@@ -153,6 +153,8 @@ def _entries(
     for slot in target.slots:
         if (slot.tied_to and dialect not in slot.stored) or dialect not in slot.spellings:
             continue
+        if slot.part in target.without.get(dialect, ()):
+            continue
         origin = target.resolve(slot)
         dtype = dtypes[origin.name]
         if dtype not in holds:

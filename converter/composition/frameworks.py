@@ -10,15 +10,16 @@ from converter.tables.expressions import Value
 from converter.tables.schema import FRAMEWORKS, Composite, ModelClass
 
 
-def obstacles(config: FamilyConfig, model: ModelClass) -> dict[str, str]:
-    """Framework → why it cannot hold a model of this class and configuration."""
+def obstacles(config: FamilyConfig, model: ModelClass, role: str | None = None) -> dict[str, str]:
+    """Framework → why it cannot hold a model of this class and configuration, in a role or not."""
     found = {
         framework: f"there is no {framework} class for {model.name}"
         for framework in FRAMEWORKS
         if framework not in model.classes
     }
     for limit in config.family.limits:
-        if (limit.head is None or limit.head in model.heads) and config.holds(limit.when):
+        concerns = limit.head is None or limit.head in model.heads
+        if concerns and limit.role in (None, role) and config.holds(limit.when):
             for framework in limit.frameworks:
                 found.setdefault(framework, f"{limit.when}: {limit.reason}")
     return found
@@ -38,7 +39,7 @@ def role_obstacles(config: FamilyConfig, role: str) -> dict[str, str]:
             + (" A decoder needs cross-attention." if role == "decoder" else ""),
         )
     entry = family.roles[role]
-    found = obstacles(config, family.models[entry.model])
+    found = obstacles(config, family.models[entry.model], role)
     for framework in FRAMEWORKS:
         if framework not in entry.frameworks:
             found.setdefault(framework, entry.why or "not supported")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from converter.checkpoint import Checkpoint
@@ -84,9 +84,11 @@ def _stand_alone(
     if source.has(CROSS_ATTENTION) and CROSS_ATTENTION not in parts:
         parts.append(CROSS_ATTENTION)
     target = Draftsman(library.vocabulary).model(source.config, parts, model.heads)
+    target = replace(target, without=model.without)
     source.hand_over(target.by_name)
     source.leave_out(target.by_name, model.name)
-    absent = [part for part in model.parts if not source.has(part)]
+    usual = model.without.get(source.report.dialect, ())
+    absent = [part for part in model.parts if not source.has(part) and part not in usual]
     return Model(
         label=label,
         checkpoint=checkpoint,

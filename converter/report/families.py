@@ -58,6 +58,7 @@ def details(library: Library, name: str) -> dict[str, Any]:
                 "when": str(limit.when),
                 "frameworks": list(limit.frameworks),
                 "head": limit.head,
+                "role": limit.role,
                 "reason": limit.reason,
             }
             for limit in family.limits
@@ -179,4 +180,5 @@ def _role_rows(roles: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _limit_rows(limits: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
     for limit in limits:
         head = f" (with {limit['head']})" if limit["head"] else ""
+        head += f" (as {limit['role']})" if limit["role"] else ""
         yield f"{limit['when']}{head}", f"not {', '.join(limit['frameworks'])}", limit["reason"]

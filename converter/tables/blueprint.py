@@ -63,6 +63,8 @@ class Blueprint:
     """Dialect → (prefix, template, reason) of names that are left out on purpose."""
     relisted: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     """Dialect → layer → names of other layers' tensors that files list there again."""
+    without: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Dialect → parts whose tensors its files do not hold."""
 
     @cached_property
     def by_name(self) -> dict[str, Slot]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -10,26 +9,23 @@ from converter.errors import Problem
 from converter.tables.expressions import Expression, Value
 from converter.tables.original import load_original
 from converter.tables.references import references
+from converter.tables.rows import by_dialect, load_init, load_rows
 from converter.tables.schema import (
     FRAMEWORKS,
     Composite,
     Family,
-    Init,
     Limit,
     ModelClass,
     Role,
-    Row,
     Tie,
     Token,
     Vocabulary,
 )
-from converter.tables.section import Section, checked, split_sizes
+from converter.tables.section import Section, checked
 from converter.tables.templates import Template
 
 T = TypeVar("T")
 
-_INIT = re.compile(r"(normal|truncated-normal|uniform|constant|sinusoidal)\((.+)\)")
-_ROW_KEYS = ("when", "without", "init", "path", "leaf", "also", "not_in")
 _CLASS_PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 
 
@@ -56,12 +52,12 @@ def load_family(
         title=root.require("title", str, ""),
         base=_base(root, vocabulary),
         layers=_expressions(root.section("layers")),
-        init=_init(root, "init", root.take("init", str, "normal(0.02)")),
+        init=load_init(root, "init", root.take("init", str, "normal(0.02)")),
         config=config,
         measures=_expressions(root.section("measures")),
-        modules=_rows(root.section("modules"), vocabulary),
-        parts={name: _rows(parts.section(name), vocabulary) for name in parts},
-        heads={name: _rows(heads.section(name), vocabulary) for name in heads},
+        modules=load_rows(root.section("modules"), vocabulary),
+        parts={name: load_rows(parts.section(name), vocabulary) for name in parts},
+        heads={name: load_rows(heads.section(name), vocabulary) for name in heads},
         models=models,
         roles=_roles(root.section("roles")),
         ties=_ties(root.section("tied"), vocabulary),
@@ -69,7 +65,7 @@ def load_family(
         relisted=_relisted(root.section("relisted"), vocabulary),
         limits=_limits(root, file, problems),
         tokens=_tokens(root.section("tokens")),
-        index=_by_dialect(root, "index", vocabulary),
+        index=by_dialect(root, "index", vocabulary),
         original=load_original(root.section("original"), config, models),
         sha256=sha256,
     )
@@ -99,7 +95,7 @@ def load_composite(
         title=root.require("title", str, ""),
         halves=(halves[0], halves[1]),
         classes=classes,
-        modules=_rows(root.section("modules"), vocabulary),
+        modules=load_rows(root.section("modules"), vocabulary),
         shared=root.take("shared", str, ""),
         limits=_limits(root, file, problems),
         sha256=sha256,
@@ -108,89 +104,10 @@ def load_composite(
     return checked(composite, problems, file)
 
 
-def _init(section: Section, key: str, text: str) -> Init:
-    found = _INIT.fullmatch(text)
-    if not found:
-        section.complain(
-            f"{text!r} is none of normal(…), truncated-normal(…), uniform(…), constant(…), "
-            "sinusoidal(…)",
-            key,
-        )
-        return Init("normal", Expression("0.02"))
-    scale = section.parsed(key, Expression, found[2])
-    return Init(found[1], scale or Expression("0.02"))
-
-
-def _rows(section: Section, vocabulary: Vocabulary) -> tuple[Row, ...]:
-    rows = []
-    for path, entry in [(key, each) for key in section for each in section.alternatives(key)]:
-        kinds = [key for key in entry if key in vocabulary.kinds]
-        if len(kinds) != 1:
-            entry.complain(
-                f"must name one kind of module, not {len(kinds)}",
-                remedy="kinds: " + ", ".join(vocabulary.kinds),
-            )
-            continue
-        kind = vocabulary.kinds[kinds[0]]
-        texts = split_sizes(entry.take(kind.name, str, ""))
-        if len(texts) != len(kind.sizes):
-            entry.complain(f"{kind.name} takes sizes '{' -> '.join(kind.sizes)}'", kind.name)
-        sizes = [entry.parsed(kind.name, Expression, text) for text in texts]
-        init = entry.take("init", str, "")
-        without = entry.names("without", tuple(leaf.name for leaf in kind.leaves))
-        template = entry.parsed("", Template, path)
-        paths = {
-            dialect: entry.parsed("path", Template, str(text))
-            for dialect, text in _by_dialect(entry, "path", vocabulary).items()
-        }
-        for dialect, other in paths.items():
-            if other and template and set(other.places) != set(template.places):
-                entry.complain(f"the {dialect} path has other places than the row", "path")
-        rows.append(
-            Row(
-                path=template or Template("?"),
-                kind=kind,
-                sizes=tuple(size for size in sizes if size),
-                when=entry.expression("when"),
-                without=frozenset(without),
-                init=_init(entry, "init", init) if init else None,
-                paths={dialect: other for dialect, other in paths.items() if other},
-                leaves=_by_dialect(entry, "leaf", vocabulary),
-                also=_also(entry, vocabulary),
-                not_in=frozenset(entry.names("not_in", _may_lack(vocabulary))),
-            )
-        )
-        entry.finish(", ".join((*_ROW_KEYS, "or one kind of module")))
-    return tuple(rows)
-
-
-def _may_lack(vocabulary: Vocabulary) -> tuple[str, ...]:
-    """The dialects that may lack a module: all but that of the canonical names."""
-    return tuple(name for name in vocabulary.dialects if name != FRAMEWORKS[0])
-
-
-def _by_dialect(section: Section, key: str, vocabulary: Vocabulary) -> dict[str, str]:
-    spelled = section.section(key)
-    found = {name: spelled.take(name, str, "") for name in spelled if name in vocabulary.dialects}
-    spelled.finish(", ".join(vocabulary.dialects))
-    return found
-
-
-def _also(section: Section, vocabulary: Vocabulary) -> dict[str, tuple[Template, ...]]:
-    listed = section.section("also")
-    found = {}
-    for dialect in listed:
-        if dialect in vocabulary.dialects:
-            templates = [listed.parsed(dialect, Template, name) for name in listed.names(dialect)]
-            found[dialect] = tuple(template for template in templates if template)
-    listed.finish(", ".join(vocabulary.dialects))
-    return found
-
-
 def _base(root: Section, vocabulary: Vocabulary) -> dict[str, str]:
     """One name for all dialects, or a table of one for each."""
     if root.holds("base", dict):
-        return _by_dialect(root, "base", vocabulary)
+        return by_dialect(root, "base", vocabulary)
     return dict.fromkeys(vocabulary.dialects, root.take("base", str, ""))
 
 
@@ -213,8 +130,17 @@ def _models(section: Section, family_frameworks: tuple[str, ...]) -> dict[str, M
             framework: entry.take(framework, str, _CLASS_PREFIX[framework] + name)
             for framework in frameworks
         }
-        models[name] = ModelClass(name, entry.names("parts"), entry.names("heads"), classes)
-        entry.finish("parts, heads, frameworks, " + ", ".join(FRAMEWORKS))
+        parts, lacking = entry.names("parts"), entry.section("without")
+        without = {name: frozenset(lacking.names(name, parts)) for name in classes}
+        lacking.finish(", ".join(classes))
+        models[name] = ModelClass(
+            name,
+            parts,
+            entry.names("heads"),
+            classes,
+            {framework: lacks for framework, lacks in without.items() if lacks},
+        )
+        entry.finish("parts, heads, without, frameworks, " + ", ".join(FRAMEWORKS))
     return models
 
 
@@ -292,9 +218,10 @@ def _limits(root: Section, file: str, problems: list[Problem]) -> tuple[Limit, .
                 frameworks=entry.names("frameworks", FRAMEWORKS) or FRAMEWORKS,
                 reason=entry.require("reason", str, ""),
                 head=entry.take("head", str, "") or None,
+                role=entry.take("role", str, "") or None,
             )
         )
-        entry.finish("when, frameworks, reason, head")
+        entry.finish("when, frameworks, reason, head, role")
     return tuple(limits)
 
 

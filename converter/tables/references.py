@@ -197,6 +197,13 @@ def _groups(family: Family, complain: Complain) -> None:
         if not rows:
             complain(group, "holds no rows", "at least one module", "Write them or take it out.")
     for number, limit in enumerate(family.limits):
+        if limit.role is not None and limit.role not in family.roles:
+            complain(
+                f"limits[{number}].role",
+                f"there is no role {limit.role!r}",
+                f"one of {_listed(family.roles)}",
+                "Correct the name.",
+            )
         if limit.head is not None and limit.head not in family.heads:
             complain(
                 f"limits[{number}].head",

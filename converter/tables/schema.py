@@ -143,6 +143,8 @@ class ModelClass:
     heads: tuple[str, ...]
     classes: Mapping[str, str]
     """Framework → name of the class there."""
+    without: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Framework → parts that its class lacks although another framework's has them."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,8 @@ class Limit:
     reason: str
     head: str | None = None
     """The limit concerns only models with this head."""
+    role: str | None = None
+    """It concerns models in this role only, not stand-alone ones."""
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from converter.composition.frameworks import obstacles
+from converter.composition.frameworks import obstacles, role_obstacles
 from converter.errors import ConverterError, TableError
 from converter.tables.blueprint import Draftsman
 from converter.tables.config import FamilyConfig
 from converter.tables.library import Library
-from converter.tables.schema import CROSS_ATTENTION, Family, ModelClass
+from converter.tables.schema import CROSS_ATTENTION, FRAMEWORKS, Family, ModelClass
 
 DIRECTORY = Path(__file__).parent / "tiny"
 LIBRARY = Library()
@@ -149,7 +149,15 @@ def roles() -> list[tuple[str, str, str]]:
         for role, played in tiny(family).table.roles.items()
         for variant in ("", *tiny(family).variants)
         if not variant or _changes(family, played.model, variant)
+        if not _refused(family, role, variant)
     ]
+
+
+def _refused(family: str, role: str, variant: str) -> bool:
+    """Whether no framework takes this configuration in this role."""
+    spec = tiny(family)
+    config = FamilyConfig(spec.table, spec.fields(variant), family)
+    return role_obstacles(config, role).keys() >= {*FRAMEWORKS}
 
 
 def single_models() -> list[tuple[str, str, str]]:

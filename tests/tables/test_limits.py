@@ -1,0 +1,47 @@
+"""What frameworks lack: configurations in one role only, and parts of one class only."""
+
+from __future__ import annotations
+
+import pytest
+
+from converter.composition.frameworks import obstacles, role_obstacles
+from converter.errors import TableError
+from converter.tables.config import FamilyConfig
+from converter.tables.library import Library
+from converter.tables.loader import load_family
+from converter.tables.schema import FRAMEWORKS
+
+from .test_loader import VOCABULARY, load, table
+
+
+def test_a_limit_of_a_role_concerns_no_model_by_itself():
+    data = table("gpt2")
+    limit = {"when": "n_layer > 3", "reason": "too deep", "role": "encoder"}
+    data["limits"] = [{**limit, "frameworks": list(FRAMEWORKS)}]
+    family = load_family(data, "gpt2.toml", VOCABULARY)
+    deep, flat = (FamilyConfig(family, {"n_layer": layers}) for layers in (4, 3))
+    model = family.models["GPT2Model"]
+    assert obstacles(deep, model) == {}
+    assert role_obstacles(deep, "decoder") == {}
+    assert role_obstacles(flat, "encoder") == {}
+    found = role_obstacles(deep, "encoder")
+    assert set(found) == set(FRAMEWORKS) and all("too deep" in why for why in found.values())
+
+
+def test_a_limit_of_an_unknown_role_is_refused():
+    data = table("gpt2")
+    data["limits"] = [{"when": "n_layer > 3", "reason": "no", "role": "author"}]
+    assert any("author" in problem for problem in load("gpt2", data))
+
+
+def test_a_class_may_lack_a_part_in_one_framework():
+    model = Library().family("mpnet").models["MPNetForMaskedLM"]
+    assert model.without == {"pytorch": frozenset({"pooler"})}
+
+
+@pytest.mark.parametrize("without", [{"pytorch": ["lm"]}, {"mxnet": ["pooler"]}])
+def test_only_a_part_of_the_model_can_be_lacking(without):
+    data = table("bert")
+    data["models"]["BertModel"]["without"] = without
+    with pytest.raises(TableError, match=r"models\.BertModel\.without"):
+        load_family(data, "bert.toml", VOCABULARY)

@@ -1,0 +1,148 @@
+"""Encoders of images and of sound: what differs from encoders of text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import converter
+from converter.errors import UnsupportedError
+
+from . import judge
+from .tiny import build, tiny
+
+pytestmark = pytest.mark.peer
+
+TOKENS = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
+
+
+def encoder(place: Path, family: str, variant: str = "", **changes: Any) -> Any:
+    """A tiny encoder saved in `place`."""
+    spec = tiny(family)
+    name = spec.table.models[spec.table.roles["encoder"].model].classes["pytorch"]
+    model = build(spec, name, {**spec.fields(variant), **changes})
+    model.save_pretrained(place)
+    return model
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT that decodes, 48 wide, with the files of a tokenizer beside it."""
+    place = tmp_path_factory.mktemp("decoder")
+    spec = tiny("bert")
+    build(spec, "BertLMHeadModel", {**spec.config, "is_decoder": True}).save_pretrained(place)
+    (place / "vocab.txt").write_text("\n".join(f"word{number}" for number in range(149)))
+    (place / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    return place
+
+
+def stored(directory: Path) -> dict[str, np.ndarray]:
+    """The tensors of the PyTorch file."""
+    from safetensors.numpy import load_file
+
+    return load_file(directory / "model.safetensors")
+
+
+def equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    """Same names, same bits."""
+    return first.keys() == second.keys() and all(
+        np.array_equal(value, second[key]) for key, value in first.items()
+    )
+
+
+def test_processors_travel_along(tmp_path: Path, decoder: Path) -> None:
+    """The encoder's processor and the decoder's tokenizer, not the letters that sound was spelt
+    with; a conversion keeps them."""
+    encoder(tmp_path / "speech", "wav2vec2")
+    (tmp_path / "speech" / "preprocessor_config.json").write_text('{"sampling_rate": 16000}')
+    (tmp_path / "speech" / "vocab.json").write_text('{"A": 0}')
+    (tmp_path / "speech" / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    converter.compose(tmp_path / "speech", decoder, tmp_path / "out", to=["pytorch"], **TOKENS)
+    converter.convert(tmp_path / "out", tmp_path / "again", to=["pytorch"])
+    for place in (tmp_path / "out", tmp_path / "again"):
+        assert json.loads((place / "preprocessor_config.json").read_text()) == {
+            "sampling_rate": 16000
+        }
+        assert (place / "vocab.txt").read_text() == (decoder / "vocab.txt").read_text()
+        assert not (place / "vocab.json").exists()
+        assert not (place / "decoder_tokenizer").exists()
+        assert "BertTokenizer" in (place / "tokenizer_config.json").read_text()
+
+
+def test_weight_norm_is_read_in_both_spellings(tmp_path: Path, decoder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    encoder(tmp_path / "new", "wav2vec2")
+    old = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): value
+        for name, value in stored(tmp_path / "new").items()
+    }
+    assert sum(name.endswith(("weight_g", "weight_v")) for name in old) == 2
+    (tmp_path / "old").mkdir()
+    save_file(old, tmp_path / "old" / "model.safetensors", metadata={"format": "pt"})
+    config = (tmp_path / "new" / "config.json").read_text()
+    (tmp_path / "old" / "config.json").write_text(config)
+    for name in ("new", "old"):
+        converter.compose(tmp_path / name, decoder, tmp_path / f"{name}-out", **TOKENS)
+    assert equal(stored(tmp_path / "new-out"), stored(tmp_path / "old-out"))
+    loaded = judge.load(tmp_path / "old-out", "safetensors", "SpeechEncoderDecoderModel", None)
+    assert not loaded.problems
+
+
+def test_an_adapter_of_another_width_is_refused_where_a_class_cannot_join_it(
+    tmp_path: Path, decoder: Path
+) -> None:
+    """PyTorch's projection takes ``hidden_size``, here 24; the adapter gives 32, BERT takes 48."""
+    encoder(tmp_path / "speech", "wav2vec2", "narrowing-adapter", hidden_size=24)
+    with pytest.raises(UnsupportedError, match=r"(?s)adapter"):
+        converter.compose(tmp_path / "speech", decoder, tmp_path / "out", to=["pytorch"], **TOKENS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tensorflow_has_no_class_for_speech(tmp_path: Path, decoder: Path) -> None:
+    encoder(tmp_path / "speech", "hubert")
+    with pytest.raises(UnsupportedError, match=r"(?s)no tensorflow class"):
+        converter.compose(
+            tmp_path / "speech", decoder, tmp_path / "out", to=["tensorflow"], **TOKENS
+        )
+
+
+def test_the_image_side_of_a_whole_clip_encodes(tmp_path: Path, decoder: Path) -> None:
+    import torch
+    import transformers
+
+    side = tiny("clip_vision_model").config
+    config = transformers.CLIPConfig(
+        text_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+        vision_config=dict(side),
+        projection_dim=12,
+    )
+    torch.manual_seed(0)
+    whole = transformers.CLIPModel(config)
+    whole.save_pretrained(tmp_path / "whole")
+    result = converter.compose(tmp_path / "whole", decoder, tmp_path / "out", **TOKENS)
+    loaded = judge.load(tmp_path / "out", "safetensors", "VisionEncoderDecoderModel", None)
+    assert not loaded.problems
+    native = loaded.model.encoder.state_dict()
+    for name, value in native.items():
+        assert value.equal(whole.state_dict()[name]), name
+    dropped = result.to_dict()["dropped"]["encoder"]
+    assert any(name.startswith("text_model.") for name in dropped)
+
+
+def test_an_image_classifier_leaves_its_head_behind(tmp_path: Path, decoder: Path) -> None:
+    spec = tiny("vit")
+    model = build(spec, "ViTForImageClassification", spec.config)
+    model.save_pretrained(tmp_path / "classifier")
+    result = converter.compose(tmp_path / "classifier", decoder, tmp_path / "out", **TOKENS)
+    assert set(result.frameworks) == {"pytorch", "tensorflow", "flax"}
+    assert any("pooler" in text for text in result.warnings)
+    tensors = stored(tmp_path / "out")
+    for name, value in model.vit.state_dict().items():
+        assert np.array_equal(tensors[f"encoder.{name}"], value.numpy()), name

@@ -45,6 +45,21 @@ def identify(checkpoint: Checkpoint, library: Library) -> None:
         checkpoint.config = _translated(checkpoint.config, family, original)
 
 
+def enter(checkpoint: Checkpoint, library: Library, role: str) -> None:
+    """Read a larger model as the one within it that can play `role`: CLIP as its image side.
+
+    Nothing happens where `checkpoint` is of a family itself, or no table tells what it holds.
+    """
+    whole = checkpoint.config.get("model_type")
+    if not isinstance(whole, str) or whole in library.names:
+        return
+    for family in library.parts_of(whole):
+        own = checkpoint.config.get(family.within[whole])
+        if role in family.roles and isinstance(own, dict):
+            checkpoint.config = {**own, "model_type": family.name}
+            return
+
+
 def _fits(original: Original, config: Mapping[str, Any], names: Iterable[str]) -> bool:
     return (
         original.fields <= config.keys()

@@ -27,7 +27,7 @@ from converter.composition.production import Result, produce
 from converter.composition.source import Source
 from converter.composition.tokens import resolve_tokens
 from converter.errors import UnsupportedError, UsageError
-from converter.identification import identify
+from converter.identification import enter, identify
 from converter.jsonfile import to_json
 from converter.plan import Plan
 from converter.tables.blueprint import CROSS_ATTENTION
@@ -154,6 +154,7 @@ def _source(
     half: str, checkpoint: Checkpoint, library: Library, changes: Mapping[str, Mapping[str, Any]]
 ) -> Source:
     identify(checkpoint, library)
+    enter(checkpoint, library, half)
     if library.is_composite(checkpoint.family):
         raise UnsupportedError(f"{checkpoint.reference}: is an encoder-decoder model itself")
     raw = updated(checkpoint.config, changes[half])

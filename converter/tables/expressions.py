@@ -21,6 +21,7 @@ Scalar: TypeAlias = int | float | bool | str | None
 Value: TypeAlias = Scalar | tuple[Scalar, ...]
 
 _CONSTANTS: Mapping[str, Value] = {"true": True, "false": False, "null": None}
+_FUNCTIONS = ("sqrt", "len", "min", "max")
 _MAX_LENGTH = 300
 _MAX_NUMBER = 2**53
 _MAX_EXPONENT = 64
@@ -123,7 +124,7 @@ def _fields(node: ast.expr, text: str) -> set[str]:
             op, ast.Eq | ast.NotEq | ast.Lt | ast.LtE | ast.Gt | ast.GtE | ast.In | ast.NotIn
         ):
             return _fields(left, text) | _fields(right, text)
-        case ast.Call(func=ast.Name(id="sqrt" | "len" | "min" | "max"), args=[argument], keywords=[]):
+        case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _FUNCTIONS:
             return _fields(argument, text)
         case ast.Subscript(value=ast.Name(id=name), slice=index) if (
             name not in _CONSTANTS and not name.startswith("_")

@@ -24,8 +24,8 @@ MERGED = ("config", "measures", "tokens", "modules")
 MERGED_DEEPLY = ("parts", "drop")
 """Keys whose tables it changes entry by entry."""
 
-OWN = ("original",)
-"""Keys that it does not inherit: another family's releases are no sign of this one."""
+OWN = ("original", "within")
+"""Keys that it does not inherit: where another family is found is no sign of this one."""
 
 
 class Library:
@@ -56,7 +56,7 @@ class Library:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all tables: families and composites."""
-        return tuple(name for name in self._sources if name != DIALECTS)
+        return tuple(name for name in self._sources if not name.startswith("_"))
 
     def with_table(self, path: Path) -> tuple[Library, str]:
         """These tables and a further one, which takes precedence; and the name of that one.
@@ -92,6 +92,15 @@ class Library:
             TableError: if one of their tables breaks a rule.
         """
         return [self.family(name) for name in self.names if "original" in self._read(name)[0]]
+
+    def parts_of(self, whole: str) -> list[Family]:
+        """The families whose models stand within larger ones of ``model_type`` `whole`.
+
+        Raises:
+            TableError: if one of their tables breaks a rule.
+        """
+        found = [self.family(name) for name in self.names if "within" in self._read(name)[0]]
+        return [family for family in found if whole in family.within]
 
     def family(self, name: str) -> Family:
         """The family called `name`, which is the ``model_type`` of its configurations.

@@ -66,6 +66,7 @@ def load_family(
         limits=_limits(root, file, problems),
         tokens=_tokens(root.section("tokens")),
         index=by_dialect(root, "index", vocabulary),
+        within=root.section("within").texts(),
         original=load_original(root.section("original"), config, models),
         sha256=sha256,
     )

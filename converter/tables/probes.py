@@ -173,9 +173,11 @@ class _Finder:
                 if isinstance(literal, int | float) and not isinstance(literal, bool):
                     near = literal // self._unit * self._unit
                     options += [near + self._unit, near, literal, literal + 1, literal - 1]
+        others = [base[other] for other in names if other != name]
         if numeric or default is None:
-            others = (base[other] for other in names if other != name)
             options += [item for item in others if isinstance(item, int | float)]
+        elif isinstance(default, tuple) and all(isinstance(item, int) for item in default):
+            options += [(item,) * len(default) for item in others if isinstance(item, int)]
         options = [item for item in options if _fits(item, default)]
         return list({repr(item): item for item in options}.values())[:_MAX_CHOICES]
 

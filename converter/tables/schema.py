@@ -230,6 +230,9 @@ class Family:
     index: Mapping[str, str] = field(default_factory=dict)
     """Dialect → what joins a number to the part before it, where not as the dialect says."""
     original: Original | None = None
+    within: Mapping[str, str] = field(default_factory=dict)
+    """``model_type`` of larger models that hold one of this family → the field of their
+    configuration that holds its own."""
     sha256: str = ""
     """Of the table's file, for the manifest."""
 

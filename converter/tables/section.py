@@ -30,7 +30,8 @@ class Section:
 
     def complain(self, what: str, key: str = "", remedy: str | None = None) -> None:
         """Record a problem with `key`, or with the section itself."""
-        place = ".".join(part for part in (self._place, key) if part)
+        place = _short(".".join(part for part in (self._place, key) if part))
+        what = _short(what)
         self.problems.append(Problem(what, file=self._file, tensor=place or None, remedy=remedy))
 
     def take(self, key: str, kind: type[T], default: T) -> T:
@@ -103,6 +104,10 @@ class Section:
                 found[template] = reason
         return found
 
+    def texts(self) -> dict[str, str]:
+        """Everything in this section, which must all be text."""
+        return {name: self.take(name, str, "") for name in self}
+
     def holds(self, key: str, kind: type) -> bool:
         """Whether `key` is there with a value of type `kind`."""
         return isinstance(self._data.get(key), kind)
@@ -118,6 +123,11 @@ class Section:
         """Everything not taken is unknown."""
         for key in self._data:
             self.complain(f"unknown key {key!r}", remedy=f"known: {known}" if known else None)
+
+
+def _short(text: str, limit: int = 1000) -> str:
+    """`text` fit for a message, whatever a hostile table put into it."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def checked(table: T, problems: list[Problem], file: str) -> T:

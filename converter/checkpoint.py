@@ -11,7 +11,7 @@ from typing import Any
 from converter.containers.base import Reader, StoredTensor
 from converter.containers.registry import recognise
 from converter.errors import CheckpointError, FormatError
-from converter.jsonfile import read_json_object
+from converter.jsonfile import read_config
 from converter.locating import bundle_index, configuration, only_bundle, only_orbax
 from converter.shards import INDEX, ShardIndex
 from converter.stamps import Stamp, stamps
@@ -69,6 +69,37 @@ class Checkpoint:
         self.close()
 
 
+def open_configuration(reference: str | Path, config: str | Path | None = None) -> Checkpoint:
+    """Open a checkpoint for its configuration and tokenizer alone; it holds no tensors then.
+
+    Args:
+        reference: a directory with ``config.json``, or that file, or a weight file beside it.
+        config: the configuration, where it lies elsewhere.
+
+    Raises:
+        CheckpointError: if there is no configuration.
+        ConfigError: if the configuration is no JSON object.
+    """
+    path = Path(reference)
+    directory = path if path.is_dir() else path.parent
+    if not path.exists():
+        raise CheckpointError(f"{reference}: there is no such file or directory")
+    beside = path if path.suffix == ".json" else configuration(directory)
+    config_path = Path(config) if config is not None else beside
+    return Checkpoint(
+        reference=str(reference),
+        directory=directory,
+        files=(),
+        container="none",
+        config=read_config(config_path),
+        config_path=config_path,
+        tensors={},
+        duplicates={},
+        metadata={},
+        stamps=stamps({config_path}),
+    )
+
+
 def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> Checkpoint:
     """Open a directory or a single weight file, reading headers only.
 
@@ -98,7 +129,7 @@ def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> 
     if not config_path.is_file():
         raise CheckpointError(f"{config_path}: there is no configuration")
     opened = stamps({config_path, chosen})
-    raw = read_json_object(config_path)
+    raw = read_config(config_path)
     index = ShardIndex.read(chosen) if chosen.name.endswith(INDEX) else None
     weights = index.shards if index else (chosen,)
     opened |= stamps(weights)

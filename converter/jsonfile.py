@@ -11,19 +11,23 @@ from converter.errors import CheckpointError, ConfigError
 MAX_BYTES = 64 << 20
 """Larger than any real configuration, index or tokenizer file that is parsed here."""
 
+MAX_CONFIG_BYTES = 4 << 20
+"""Larger than any real configuration, those with names of 21,000 classes included."""
+_MAX_CONFIG_DEPTH = 50
 
-def read_json_object(path: Path) -> dict[str, Any]:
+
+def read_json_object(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
     """The JSON object in the file at `path`.
 
     Raises:
         CheckpointError: if the file cannot be read.
-        ConfigError: if it is too large or no JSON object.
+        ConfigError: if it has over `limit` bytes, is no JSON object, or gives a key two values.
     """
     try:
         size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ConfigError(f"{path}: {size} bytes, at most {MAX_BYTES} are read")
-        value = json.loads(path.read_bytes())
+        if size > limit:
+            raise ConfigError(f"{path}: {size} bytes, at most {limit} are read")
+        value = json.loads(path.read_bytes(), object_pairs_hook=_object)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -33,6 +37,41 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration in the file at `path`, which can be written again.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+        ConfigError: if it is too large or too deep, no JSON object, or gives a key two values.
+    """
+    value = read_json_object(path, MAX_CONFIG_BYTES)
+    level: list[Any] = [value]
+    for _ in range(_MAX_CONFIG_DEPTH):
+        level = [
+            child
+            for each in level
+            for child in (each.values() if isinstance(each, dict) else each)
+            if isinstance(child, dict | list)
+        ]
+    if level:
+        raise ConfigError(f"{path}: nested more than {_MAX_CONFIG_DEPTH} levels deep")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of `pairs`, in which a key may stand twice only with the same value."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        for key, value in pairs:
+            if found[key] != value:
+                raise ValueError(f"{key[:80]!r} stands twice, with different values")
+    return found
+
+
 def to_json(value: Any) -> bytes:
     """`value` as the JSON text that all documents are written in: stable, readable, UTF-8."""
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can stand for
+        return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,52 @@
+"""Whether every value of a checkpoint comes through a conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+import converter
+from converter.composition.production import Result
+from converter.containers.registry import open_container
+from tests.factories import blueprint, tiny_config
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+CONFIG = tiny_config("bert", tie_word_embeddings=True)
+"""The model that every file of the corpus holds, as far as nothing else is said."""
+HEAD = "BertForMaskedLM"
+
+
+def names_of(model: str = HEAD) -> dict[str, str]:
+    """Canonical name → PyTorch's name in a model of the class."""
+    return {slot.name: slot.canonical.name for slot in blueprint(CONFIG, model).slots}
+
+
+def converted(
+    source: Path, config: Path, expected: Mapping[str, Array], out: Path, **options: Any
+) -> Result:
+    """Convert `source` to PyTorch, and compare with the values by PyTorch's names."""
+    result = converter.convert(source, out, config=config, to=["pytorch"], **options)
+    found = load_file(out / "model.safetensors")
+    assert found.keys() <= expected.keys()
+    missing = expected.keys() - found.keys()
+    assert all("decoder" in name for name in missing), missing  # the tied output layer
+    for name, values in found.items():
+        assert values.dtype == expected[name].dtype, name
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+    return result
+
+
+def same_as_library(path: Path, theirs: Mapping[str, Array]) -> None:
+    """The container reads what the format's own library read, bit for bit."""
+    with open_container(path) as reader:
+        assert reader.tensors.keys() == theirs.keys()
+        for name, tensor in reader.tensors.items():
+            values, expected = tensor.read(), theirs[name]
+            assert values.dtype == expected.dtype, name
+            assert values.shape == expected.shape, name
+            assert values.tobytes() == np.ascontiguousarray(expected).tobytes(), name

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from converter.checkpoint import Checkpoint, open_checkpoint
+from converter.checkpoint import Checkpoint, open_checkpoint, open_configuration
 from converter.composition.assemble import plan_tensors
 from converter.composition.documents import (
     GENERATION_CONFIG,
@@ -32,6 +32,7 @@ from converter.jsonfile import to_json
 from converter.plan import Plan
 from converter.tables.blueprint import CROSS_ATTENTION
 from converter.tables.library import Library
+from converter.tables.recipes import Recipe, recipe_named
 
 HALVES = ("encoder", "decoder")
 INITIALISERS = ("normal", "truncated-normal")
@@ -43,6 +44,9 @@ def compose(
     decoder: str | Path,
     output: str | Path,
     *,
+    like: str | None = None,
+    random: Sequence[str] = (),
+    share: bool = False,
     seed: int = 0,
     init: str = "normal",
     tokenizer: str = "both",
@@ -61,6 +65,10 @@ def compose(
         encoder: checkpoint whose model encodes: a directory or a weight file.
         decoder: checkpoint whose model decodes.
         output: the directory to be made.
+        like: a configuration of the literature by name, see `converter.tables.recipes`; it decides
+            `random`, `share` and fields, which may be set besides.
+        random: halves whose weights are all drawn anew, from their configuration alone.
+        share: whether the halves share their weights; both must be the same checkpoint then.
         seed: of the fresh weights.
         init: how fresh cross-attention is drawn: ``normal`` (the family's own rule, as PyTorch
             transformers has it) or ``truncated-normal`` (the same scale, cut at two sigma).
@@ -86,19 +94,32 @@ def compose(
         raise UsageError(f"init: {init!r} is none of {', '.join(INITIALISERS)}")
     if tokenizer not in TOKENIZERS:
         raise UsageError(f"tokenizer: {tokenizer!r} is none of {', '.join(TOKENIZERS)}")
+    recipe = recipe_named(like) if like else None
+    drawn = {*random, *(recipe.random if recipe else ())}
+    share = share or bool(recipe and recipe.share)
+    _check_halves(drawn, share, encoder, decoder)
     library = Library(Path(path) for path in mapping)
-    changes = parse_settings(set, HALVES)
+    changes = parse_settings((*(recipe.settings if recipe else ()), *set), HALVES)
     with ExitStack() as stack:
         encoder_source, decoder_source = (
-            _source(half, stack.enter_context(open_checkpoint(reference, own)), library, changes)
+            _source(
+                half,
+                stack.enter_context(
+                    (open_configuration if half in drawn else open_checkpoint)(reference, own)
+                ),
+                library,
+                changes,
+            )
             for half, reference, own in zip(
                 HALVES, (encoder, decoder), (encoder_config, decoder_config), strict=True
             )
         )
-        joined = Joined.of(encoder_source, decoder_source, library)
+        joined = Joined.of(encoder_source, decoder_source, library, drawn)
+        if share:
+            changes[""] = {joined.composite.shared: True, **changes[""]}
         frameworks, warnings = choose(wanted.to, joined.obstacles)
         findings = dict(joined.findings)
-        notes = list(joined.notes)
+        notes = [*_other_families(recipe, joined), *joined.notes]
         places = (encoder_source.checkpoint.directory, decoder_source.checkpoint.directory)
         if joined.own_slots and (joint := joint_of(*places)):
             findings |= joint_findings(joint, joined.own_slots, stack)
@@ -145,9 +166,44 @@ def compose(
             wanted,
             sources=(encoder_source, decoder_source),
             tables=(encoder_source.family, decoder_source.family, joined.composite),
-            settings={"init": init, "seed": seed, "tokenizer": tokenizer},
+            settings={
+                "init": init,
+                "like": like,
+                "random": sorted(drawn),
+                "seed": seed,
+                "share": share,
+                "tokenizer": tokenizer,
+            },
             classes={"": joined.composite.classes},
         )
+
+
+def _check_halves(
+    drawn: Collection[str], share: bool, encoder: str | Path, decoder: str | Path
+) -> None:
+    for half in drawn:
+        if half not in HALVES:
+            raise UsageError(f"random: {half!r} is none of {', '.join(HALVES)}")
+    if share and drawn:
+        raise UsageError("share: weights that are drawn anew are not shared")
+    if share and Path(encoder).resolve() != Path(decoder).resolve():
+        raise UsageError(
+            "share: the halves can share their weights only if both are one checkpoint",
+            remedy="Give the same checkpoint twice.",
+        )
+
+
+def _other_families(recipe: Recipe | None, joined: Joined) -> list[str]:
+    """What to say where a recipe is followed with other families than the paper's."""
+    if recipe is None:
+        return []
+    wanted = {"encoder": recipe.encoder, "decoder": recipe.decoder}
+    return [
+        f"{recipe.name} of {recipe.paper} has {wanted[half.name]} as {half.name};"
+        f" this is {half.source.family.name}"
+        for half in joined.halves
+        if half.source.family.name != wanted[half.name]
+    ]
 
 
 def _source(

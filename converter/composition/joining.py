@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from converter.composition.frameworks import composite_obstacles, role_obstacles
 from converter.composition.source import Source, required
 from converter.errors import UnsupportedError
 from converter.matching import dominant_dtype
-from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman, Slot
+from converter.tables.blueprint import BODY, CROSS_ATTENTION, Blueprint, Draftsman, Slot
 from converter.tables.library import Library
 from converter.tables.schema import Composite, ModelClass, Role
 
@@ -25,6 +25,8 @@ class Half:
     """``encoder`` or ``decoder``: the role, the prefix of names, the field of the configuration."""
     source: Source
     takes_cross_attention: bool
+    random: bool = False
+    """Whether all its weights are drawn anew."""
 
     @property
     def role(self) -> Role:
@@ -66,14 +68,25 @@ class Joined:
     target: Blueprint
 
     @classmethod
-    def of(cls, encoder: Source, decoder: Source, library: Library) -> Joined:
+    def of(
+        cls, encoder: Source, decoder: Source, library: Library, random: Collection[str] = ()
+    ) -> Joined:
         """Join two sources by the composite that the encoder's family calls for.
+
+        Args:
+            encoder: the source of the encoder.
+            decoder: the source of the decoder.
+            library: the mapping tables.
+            random: the halves whose weights are all drawn anew.
 
         Raises:
             UnsupportedError: if a family does not have the role, or the decoder's configuration
                 forbids that its states be widened.
         """
-        halves = (Half("encoder", encoder, False), Half("decoder", decoder, True))
+        halves = (
+            Half("encoder", encoder, False, "encoder" in random),
+            Half("decoder", decoder, True, "decoder" in random),
+        )
         for half in halves:
             leave_out_foreign_heads(half.source, library.vocabulary)
         composite = library.composite(halves[0].role.composite)
@@ -106,6 +119,8 @@ class Joined:
         """
         findings: dict[str, Finding] = {}
         for half in self.halves:
+            if half.random:
+                continue
             report, own = half.source.report, self._own(half)
             may_lack = (*half.parts, *half.model.heads)
             half.source.hand_over(own)
@@ -131,6 +146,8 @@ class Joined:
             self.composite.name: "leads from the encoder's width to the decoder's",
         }
         for half in self.halves:
+            if half.random:
+                reasons[BODY] = "is drawn anew, as asked for"
             for part in (*half.parts, *half.model.heads):
                 reasons.setdefault(part, f"the {half.name}'s checkpoint has no {part}")
         return reasons
@@ -141,6 +158,9 @@ class Joined:
         and cross-attention that a decoder brings along."""
         notes = []
         for half in self.halves:
+            if half.random:
+                notes.append(f"{half.name}: all weights are drawn anew, as asked for")
+                continue
             if half.takes_cross_attention and half.source.has(CROSS_ATTENTION):
                 notes.append(f"{half.name}: its own cross-attention is kept")
             drawn = {

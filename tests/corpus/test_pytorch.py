@@ -260,6 +260,14 @@ def test_other_unknown_tensors_stay_an_error(
     assert name in str(caught.value)
 
 
+def test_to_convert_a_model_with_a_foreign_head_stays_an_error(
+    state: State, config: Path, tmp_path: Path
+) -> None:
+    torch.save({**state, "classifier.weight": torch.ones(3, 24)}, tmp_path / "model.pt")
+    with pytest.raises(MatchError, match=r"classifier\.weight"):
+        converter.convert(tmp_path / "model.pt", tmp_path / "out", config=config)
+
+
 def test_a_head_without_a_base_prefix_stays_an_error(
     arrays: dict[str, np.ndarray], config: Path, tmp_path: Path
 ) -> None:

@@ -12,8 +12,8 @@ import pytest
 import converter
 from converter.errors import UnsupportedError
 
-from . import judge
-from .tiny import build, tiny
+from . import judge, oracle
+from .tiny import LIBRARY, add_noise, build, tiny
 
 pytestmark = pytest.mark.peer
 
@@ -146,3 +146,103 @@ def test_an_image_classifier_leaves_its_head_behind(tmp_path: Path, decoder: Pat
     tensors = stored(tmp_path / "out")
     for name, value in model.vit.state_dict().items():
         assert np.array_equal(tensors[f"encoder.{name}"], value.numpy()), name
+
+
+NATIVE = [
+    ("tensorflow", "vit", ""),
+    ("tensorflow", "swin", ""),
+    ("tensorflow", "wav2vec2", ""),
+    ("flax", "beit", "relative"),
+    ("flax", "wav2vec2", "stable"),
+]
+
+
+@pytest.mark.parametrize(("framework", "family", "variant"), NATIVE)
+def test_what_another_framework_saved_comes_home(
+    tmp_path: Path, framework: str, family: str, variant: str
+) -> None:
+    """A checkpoint that TensorFlow or Flax made and wrote by itself, read as PyTorch."""
+    import transformers
+
+    from .models import add_flax_noise, add_tensorflow_noise
+
+    spec = tiny(family)
+    classes = spec.table.models[spec.table.roles["encoder"].model].classes
+    config = transformers.AutoConfig.for_model(family, **spec.fields(variant))
+    model = getattr(transformers, classes[framework])(config)
+    if framework == "tensorflow":
+        model.build_in_name_scope()
+        trainable = {id(weight) for weight in model.trainable_weights}
+        whole = [weight for weight in model.weights if id(weight) not in trainable]
+        before = [weight.numpy() for weight in whole]
+        add_tensorflow_noise(model, 0)
+        for weight, value in zip(whole, before, strict=True):  # tables of whole numbers
+            weight.assign(value)
+    else:
+        add_flax_noise(model, 0)
+    model.save_pretrained(tmp_path / "native")
+    kind = {"tensorflow": "h5", "flax": "msgpack"}[framework]
+    first = judge.load(tmp_path / "native", kind, classes[framework], spec.batch(framework))
+    converter.convert(tmp_path / "native", tmp_path / "out", to=["pytorch"])
+    second = judge.load(tmp_path / "out", "safetensors", classes["pytorch"], spec.batch("pytorch"))
+    assert not [*first.problems, *second.problems, *oracle.compare(second, first)]
+
+
+PAIRS = [
+    ("vit", "no-bias", "trocr", ""),
+    ("donut-swin", "", "mbart", ""),
+    ("vit", "", "gpt2", ""),
+    ("swinv2", "", "bart", ""),
+    ("wav2vec2", "narrowing-adapter", "mbart", ""),
+    ("hubert", "", "gpt2", ""),
+    ("wav2vec2-conformer", "", "roberta", ""),
+]
+
+
+@pytest.mark.parametrize(("family", "variant", "other", "other_variant"), PAIRS)
+def test_combined_models_that_people_have(
+    tmp_path: Path, family: str, variant: str, other: str, other_variant: str
+) -> None:
+    """The peer's own combined model, converted to every framework: complete, the same outputs."""
+    import transformers
+
+    composite = tiny(family).table.roles["encoder"].composite
+    fields = tiny(family).fields(variant)
+    decoder_fields = tiny(other).fields(other_variant)
+    if "output_hidden_size" in fields:  # PyTorch's class can only join it as it is
+        decoder_fields["d_model"] = fields["output_hidden_size"]
+        decoder_fields["decoder_attention_heads"] = 4
+        decoder_fields["encoder_attention_heads"] = 4
+    table = LIBRARY.composite(composite)
+    halves = (
+        transformers.AutoConfig.for_model(family, **fields),
+        transformers.AutoConfig.for_model(other, **decoder_fields),
+    )
+    name = table.classes["pytorch"]
+    config_class = getattr(transformers, name.removesuffix("Model") + "Config")
+    config = config_class.from_encoder_decoder_configs(
+        *halves, decoder_start_token_id=5, pad_token_id=7
+    )
+    model = getattr(transformers, name)(config).eval()
+    add_noise(model, 2)
+    model.save_pretrained(tmp_path / "source")
+    converter.convert(tmp_path / "source", tmp_path / "out", pytorch_format="both")
+    results = []
+    for framework, kind in (("pytorch", "safetensors"), ("tensorflow", "h5"), ("flax", "msgpack")):
+        if not (tmp_path / "out" / oracle.FILES[kind]).exists():
+            continue
+        batch = {
+            **tiny(family).batch(framework),
+            **tiny(other).batch(framework, "decoder_", seed=1),
+        }
+        results.append(judge.load(tmp_path / "out", kind, table.classes[framework], batch))
+    problems = [text for result in results for text in result.problems]
+    for result in results[1:]:
+        problems += oracle.compare(results[0], result)
+    assert not problems
+    assert len(results) == (3 if (family, other) == ("vit", "gpt2") else 1), results
+    first = stored(tmp_path / "source")
+    assert equal(first, stored(tmp_path / "out"))
+    (tmp_path / "out" / "model.safetensors").unlink()
+    whole = getattr(transformers, name).from_pretrained(tmp_path / "out", use_safetensors=False)
+    assert all(whole.state_dict()[key].numpy().tobytes() == first[key].tobytes() for key in first)

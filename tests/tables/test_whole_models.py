@@ -43,6 +43,7 @@ def test_a_path_may_lie_beside_the_base_model() -> None:
     assert names["pytorch"] == "model.shared.weight"
     assert names["tensorflow"] == "model.shared/embeddings:0"
     assert names["flax"] == "model/shared/embedding"
+    assert "model.shared/weight:0" in shared.spellings["tensorflow"].also  # an older name
     assert {bias.spellings[name].name for name in ("pytorch", "flax")} == {"final_logits_bias"}
     assert bias.spellings["tensorflow"].name == "final_logits_bias:0"
     assert bias.canonical.shape == (1, 50265)

@@ -22,6 +22,8 @@ COMMANDS = {
     "convert": "Write a checkpoint again for other frameworks.",
     "split": "Take a combined checkpoint apart.",
     "inspect": "Tell what a checkpoint is; read headers only.",
+    "verify": "Prove that a checkpoint is what it should be.",
+    "diff": "Compare two checkpoints, tensor by tensor.",
     "families": "List the supported models, or describe one.",
     "check-table": "Check mapping tables of your own.",
 }

@@ -17,6 +17,8 @@ FRAMEWORKS = ("pytorch", "tensorflow", "flax")
 PYTORCH_FORMATS = ("safetensors", "bin", "both")
 DTYPES = ("keep", "float32", "float16", "bfloat16")
 INITIALISERS = ("normal", "truncated-normal")
+HALVES = ("encoder", "decoder")
+RANDOM = (*HALVES, "both")
 TOKENIZERS = ("encoder", "decoder", "both", "none")
 
 FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
@@ -64,6 +66,11 @@ MAPPING = click.option(
     help="A mapping table of your own; may repeat.",
 )
 JSON = click.option("--json", is_flag=True, help="Print one JSON document instead of text.")
+JOBS = click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Threads.  [default: one a processor, at most 4]",
+)
 CONFIG = click.option(
     "--config", type=FILE, help="config.json, where none lies beside the weights."
 )
@@ -114,11 +121,7 @@ RUN = (
     click.option("--dry-run", is_flag=True, help="Print the complete plan and write nothing."),
     JSON,
     click.option("--quiet", "-q", is_flag=True, help="No progress and no summary."),
-    click.option(
-        "--jobs",
-        type=click.IntRange(min=1),
-        help="Threads.  [default: one a processor, at most 4]",
-    ),
+    JOBS,
     click.option(
         "--memory",
         metavar="SIZE",

@@ -3,19 +3,52 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
 
 from converter.composition.model import Model
 from converter.engine.numbers import cast, count_non_finite
+from converter.engine.rows import StoredRows
 from converter.engine.scratch import Scratch
 from converter.errors import ConverterError, Problem
 from converter.plan import Stored
-from converter.proof.comparison import BLOCK, blocks, compare, in_threads
+from converter.proof.comparison import (
+    canonical_shape,
+    compare,
+    in_threads,
+    ranges,
+    same_bits,
+)
+from converter.proof.diagnosis import Diagnosis, fingerprint
+from converter.proof.verification import Verification
 from converter.tensors import numpy_dtype
 
-if TYPE_CHECKING:
-    from converter.proof.verify import Verification
+
+@dataclass(frozen=True)
+class Task:
+    """One tensor, everywhere it lies, and what the manifest states of it."""
+
+    name: str
+    places: Sequence[Stored]
+    """The first is what the others are compared with."""
+    stated: Mapping[str, Any] | None
+    hashed: bool
+    """Whether there is a manifest to compare hashes with."""
+
+
+@dataclass
+class Outcome:
+    """What was found of one tensor."""
+
+    broken: int = 0
+    """Values that are infinite or not a number."""
+    wrong: list[tuple[Stored, Stored]] = field(default_factory=list)
+    """A place that is wrong, and one that is right."""
+    problems: list[Problem] = field(default_factory=list)
 
 
 def check_values(
@@ -23,85 +56,260 @@ def check_values(
     manifest: Mapping[str, Any] | None,
     found: Verification,
     jobs: int | None,
-) -> list[Problem]:
-    """Every file against the first, tied and repeated tensors against each other, the first
-    against the manifest's hashes."""
-    reference, *others = models
-    first = models[reference].report
-    stated = manifest.get("tensors") if manifest else None
+) -> None:
+    """Every place of every tensor against the first, and that against the manifest's hash.
+
+    Each file is read once. What is wrong goes to the problems of `found`.
+
+    Args:
+        models: weight file → the model that it holds, not empty.
+        manifest: its content, if there is one.
+        found: the verification in progress.
+        jobs: threads.
+    """
+    stated = manifest.get("tensors") if manifest is not None else None
     hashes = stated if isinstance(stated, dict) else {}
-    tasks: list[tuple[str, Stored, str, Stored]] = []
-    for other in others:
-        for name, stored in models[other].report.matched.items():
-            if name in first.matched:
-                tasks.append((name, first.matched[name], other, stored))
-    for label, model in models.items():
-        for name, copies in model.report.copies.items():
-            tasks += [(name, model.report.matched[name], label, copy) for _, copy in copies]
-    problems = [p for result in in_threads(_same, tasks, jobs) for p in result]
-    found.checks["values equal in all files"] = f"{len(tasks)} tensors compared"
-    own = list(first.matched.items())
-    proven = in_threads(lambda item: _as_stated(*item, hashes), own, jobs)
-    problems += [p for result, _ in proven for p in result]
-    broken = [(name, bad) for (name, _), (_, bad) in zip(own, proven, strict=True) if bad]
-    found.notes += [f"{name}: {bad} value(s) are infinite or not a number" for name, bad in broken]
+    if manifest is not None and not hashes:
+        found.problems.append(Problem("the manifest states no tensors"))
+    places = _places(models)
+    tasks = [
+        Task(name, stored, _entry(hashes, name), bool(hashes)) for name, stored in places.items()
+    ]
+    outcomes = in_threads(_prove, tasks, jobs)
+    truth = {task.name: task.places[0] for task in tasks}
+    truth |= {
+        task.name: outcome.wrong[0][1]
+        for task, outcome in zip(tasks, outcomes, strict=True)
+        if outcome.wrong
+    }
+    diagnosis = Diagnosis(truth)
+    for task, outcome in zip(tasks, outcomes, strict=True):
+        found.problems += outcome.problems
+        for bad, good in outcome.wrong:
+            found.problems.append(_differs(task.name, bad, good, diagnosis))
+        if outcome.broken:
+            found.notes.append(
+                f"{task.name}: {outcome.broken:,} value(s) are infinite or not a number"
+            )
+    compared = sum(len(task.places) - 1 for task in tasks)
+    if len(models) > 1 or compared:
+        found.checks["values equal in all files"] = f"{compared} tensors compared"
     if hashes:
         found.checks["tensors with the hash that the manifest states"] = str(len(hashes))
-        for name in hashes:
-            if name not in first.matched:
-                problems.append(Problem("the manifest knows it, but it is missing", tensor=name))
-    return problems
+        found.problems += [
+            Problem("the manifest knows it, but it is missing", tensor=name)
+            for name in hashes
+            if name not in places
+        ]
+    _only_in_some(models, found)
+    _precision(models, found)
 
 
-def _same(task: tuple[str, Stored, str, Stored]) -> list[Problem]:
-    """Whether two places hold the same values."""
-    name, first, _, second = task
+def _entry(hashes: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    entry = hashes.get(name)
+    return entry if isinstance(entry, dict) else None
+
+
+def _places(models: Mapping[str, Model]) -> dict[str, list[Stored]]:
+    """Canonical name → all places of it that are not the very same bytes."""
+    places: dict[str, list[Stored]] = {}
+    for model in models.values():
+        for name, stored in model.report.matched.items():
+            held = places.setdefault(name, [])
+            for each in (stored, *(copy for _, copy in model.report.copies.get(name, ()))):
+                known = {(one.tensor.location, one.rearrangement) for one in held}
+                if (each.tensor.location, each.rearrangement) not in known:
+                    held.append(each)
+    return places
+
+
+def _prove(task: Task) -> Outcome:
+    """Read each place once; look closer only if anything is wrong."""
+    outcome = Outcome()
+    first, *others = task.places
     try:
-        difference = compare(name, first, second)
+        others = _of_one_shape(task, outcome)
+        agree, digest = _read(first, others, task, outcome)
     except ConverterError as error:
-        return list(error.problems) or [Problem(error.message)]
-    if difference.exact:
+        outcome.problems += list(error.problems) or [Problem(error.message)]
+        return outcome
+    outcome.problems += _dtypes(task)
+    expected = task.stated.get("sha256") if task.stated else None
+    if task.hashed and task.stated is None:
+        outcome.problems.append(
+            Problem("the manifest does not know it", str(first.tensor.path), first.tensor.spec.name)
+        )
+    if not agree or (task.stated is not None and digest != expected):
+        _close_look(replace(task, places=[first, *others]), outcome)
+    return outcome
+
+
+def _of_one_shape(task: Task, outcome: Outcome) -> list[Stored]:
+    """The further places that have the first one's canonical shape."""
+    first, *others = task.places
+    same = []
+    for other in others:
+        if canonical_shape(other) == canonical_shape(first):
+            same.append(other)
+            continue
+        outcome.problems.append(
+            Problem(
+                "its shape differs",
+                str(other.tensor.path),
+                other.tensor.spec.name,
+                expected=f"{list(canonical_shape(first))} as in {first.tensor.path.name}",
+                found=str(list(canonical_shape(other))),
+            )
+        )
+    return same
+
+
+def _read(
+    first: Stored, others: Sequence[Stored], task: Task, outcome: Outcome
+) -> tuple[bool, str | None]:
+    """Whether all places hold the same values, and the hash if there is one to compare with."""
+    scratch = Scratch(0)
+    rows, further = StoredRows(first), [StoredRows(other) for other in others]
+    dtype = _stated_dtype(task)
+    digest = hashlib.sha256() if dtype is not None else None
+    agree = True
+    for start, stop in ranges(first):
+        block = rows.read(start, stop, scratch, "first")[1].reshape(-1)
+        outcome.broken += count_non_finite(block)
+        for other in further:
+            theirs = other.read(start, stop, scratch, "other")[1].reshape(-1)
+            if theirs.dtype == block.dtype:
+                agree = agree and same_bits(block, theirs)
+            else:
+                agree = agree and _same_numbers(block, theirs)
+        if digest is not None and dtype is not None:
+            if block.dtype != dtype:
+                narrow = scratch.array("narrow", dtype, block.shape)
+                cast(block, narrow)
+                block = narrow
+            digest.update(block.view(np.uint8).data)
+    return agree, digest.hexdigest() if digest else None
+
+
+def _stated_dtype(task: Task) -> np.dtype[Any] | None:
+    """The dtype whose bytes the manifest hashed; ``None`` if it states none that there is."""
+    try:
+        return numpy_dtype(str(task.stated.get("dtype"))) if task.stated else None
+    except KeyError:
+        return None
+
+
+def _same_numbers(mine: Any, theirs: Any) -> bool:
+    wide = [np.empty(array.shape, np.float64) for array in (mine, theirs)]
+    for array, out in zip((mine, theirs), wide, strict=True):
+        cast(array, out)
+    return bool(np.array_equal(wide[0], wide[1], equal_nan=True))
+
+
+def _dtypes(task: Task) -> list[Problem]:
+    """Places whose dtype cannot hold what was written."""
+    if task.stated is None:
         return []
+    stated = _stated_dtype(task)
+    if stated is None:
+        finding = f"the manifest states the dtype {task.stated.get('dtype')!r}, which there is not"
+        return [Problem(finding, tensor=task.name)]
     return [
         Problem(
-            "its values differ",
-            str(second.tensor.path),
-            second.tensor.spec.name,
-            expected=f"those of {first.tensor.spec.name} in {first.tensor.path.name}",
-            found=f"{difference.differing:,} of {difference.elements:,} different,"
-            f" by up to {difference.max_abs:.3g}",
+            "was cast to a narrower dtype",
+            str(place.tensor.path),
+            place.tensor.spec.name,
+            expected=f"{stated.name} by the manifest",
+            found=place.tensor.spec.dtype,
         )
+        for place in task.places
+        if not np.can_cast(stated, numpy_dtype(place.tensor.spec.dtype), "safe")
     ]
 
 
-def _as_stated(name: str, stored: Stored, hashes: Mapping[str, Any]) -> tuple[list[Problem], int]:
-    """Whether a tensor has the hash that the manifest states; how many values are no numbers."""
-    entry = hashes.get(name)
-    stated = entry if isinstance(entry, dict) else {}
-    dtype = stated.get("dtype", stored.tensor.spec.dtype)
-    digest = hashlib.sha256()
-    broken = 0
-    scratch = Scratch(BLOCK)
+def _close_look(task: Task, outcome: Outcome) -> None:
+    """Tell which places are right: those of the stated hash, or of most, or else the first."""
+    stated = _stated_dtype(task)
+    dtype = stated.name if stated is not None else "float64"
+    prints = [fingerprint(place, dtype) for place in task.places]
+    expected = str(task.stated.get("sha256", "")) if task.stated else ""
+    right = next((i for i, each in enumerate(prints) if each.hex() == expected), None)
+    if task.stated is not None and right is None:
+        outcome.problems += [
+            Problem(
+                "its values are not those that were written",
+                str(place.tensor.path),
+                place.tensor.spec.name,
+                expected=f"SHA-256 {expected or 'in the manifest'}",
+                found=each.hex(),
+            )
+            for place, each in zip(task.places, prints, strict=True)
+        ]
+        return
+    if right is None:
+        (most, votes), *_ = Counter(prints).most_common()
+        right = prints.index(most) if votes > 1 else 0
+    good = task.places[right]
+    outcome.wrong += [
+        (place, good)
+        for place, each in zip(task.places, prints, strict=True)
+        if each != prints[right]
+    ]
+
+
+def _differs(name: str, bad: Stored, good: Stored, diagnosis: Diagnosis) -> Problem:
     try:
-        target = numpy_dtype(dtype)
-        for block in blocks(stored, scratch, "block"):
-            broken += count_non_finite(block)
-            if block.dtype != target:
-                narrow = scratch.array("narrow", target, block.shape)
-                cast(block, narrow)
-                block = narrow
-            digest.update(block.reshape(-1).view("u1").data)
-    except KeyError:
-        return [Problem(f"the manifest states an unknown dtype {dtype!r}", tensor=name)], 0
+        difference = compare(name, bad, good)
+        verdict = diagnosis.verdict(name, bad, difference)
     except ConverterError as error:
-        return list(error.problems) or [Problem(error.message)], 0
-    if hashes and stated.get("sha256") != digest.hexdigest():
-        problem = Problem(
-            "its values are not those that were written",
-            str(stored.tensor.path),
-            stored.tensor.spec.name,
-            expected=f"SHA-256 {stated.get('sha256', 'in the manifest')}",
-            found=digest.hexdigest(),
+        return error.problems[0] if error.problems else Problem(error.message)
+    return Problem(
+        verdict,
+        str(bad.tensor.path),
+        bad.tensor.spec.name,
+        expected=f"the values of {good.tensor.spec.name} in {good.tensor.path.name}",
+        found=f"{difference.differing:,} of {difference.elements:,} different,"
+        f" by up to {difference.max_abs:.3g}",
+    )
+
+
+def _only_in_some(models: Mapping[str, Model], found: Verification) -> None:
+    """Parts that a model may lack must be lacking in all files alike."""
+    for label, model in models.items():
+        mine, dialect = model.report.matched, model.report.dialect
+        needed = {slot.name for slot in model.required}
+        usual = model.target.without.get(dialect, frozenset())
+        for name, slot in model.target.by_name.items():
+            holder = next((at for at in models if name in models[at].report.matched), None)
+            if name in mine or name in needed or holder is None or slot.part in usual:
+                continue
+            if dialect in slot.spellings and not slot.tied_to:
+                found.problems.append(
+                    Problem(
+                        f"missing, although {holder} has it",
+                        str(model.checkpoint.directory / label),
+                        slot.spellings[dialect].name,
+                    )
+                )
+
+
+def _precision(models: Mapping[str, Model], found: Verification) -> None:
+    """Note where a file keeps numbers in another dtype than the first file does."""
+    reference, *others = models
+    first = models[reference].report.matched
+    for label in others:
+        pairs = Counter(
+            (stored.tensor.spec.dtype, first[name].tensor.spec.dtype)
+            for name, stored in models[label].report.matched.items()
+            if name in first
         )
-        return [problem], broken
-    return [], broken
+        found.notes += [
+            f"{label} holds {count:,} tensor(s) as {mine} that {reference} holds as {theirs}"
+            for (mine, theirs), count in pairs.items()
+            if mine != theirs
+        ]
+    for label, model in models.items():
+        kinds = Counter(s.tensor.spec.dtype for s in model.report.matched.values())
+        if len(kinds) > 1:
+            told = ", ".join(f"{count:,} {dtype}" for dtype, count in kinds.most_common())
+            found.notes.append(f"{label} mixes dtypes: {told}")

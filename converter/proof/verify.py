@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +13,12 @@ from converter.errors import CheckpointError, ConverterError, Problem
 from converter.jsonfile import read_json_object
 from converter.locating import CONFIG
 from converter.manifest import MANIFEST
-from converter.proof.against import Origin, trace
+from converter.proof.against import trace
 from converter.proof.documents import check_documents, check_manifest_files
 from converter.proof.values import check_values
+from converter.proof.verification import Verification
 from converter.shards import INDEX
 from converter.tables.library import Library
-
-
-@dataclass
-class Verification:
-    """What `verify` found."""
-
-    directory: str
-    formats: Sequence[str]
-    """The weight files and indexes that were verified."""
-    checks: dict[str, str] = field(default_factory=dict)
-    """What was checked → how much of it."""
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """What is no fault, but worth knowing."""
-    origins: Mapping[str, Origin] = field(default_factory=dict)
-    """With ``against``: canonical name → where its values come from."""
-
-    @property
-    def verified(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.problems
-
-    def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
-        return {
-            "directory": self.directory,
-            "verified": self.verified,
-            "formats": list(self.formats),
-            "checks": dict(self.checks),
-            "problems": [problem.to_dict() for problem in self.problems],
-            "notes": list(self.notes),
-            "origins": {name: origin.to_dict() for name, origin in self.origins.items()},
-        }
 
 
 def verify(
@@ -104,7 +71,7 @@ def verify(
         found.checks["files that are well-formed"] = f"{len(models)} of {len(names)}"
         manifest = _manifest(home, found)
         if models:
-            found.problems += check_values(models, manifest, found, jobs)
+            check_values(models, manifest, found, jobs)
             found.problems += check_documents(home, next(iter(models.values())))
             if against:
                 found.origins = trace(next(iter(models.values())), against, library, stack, found)

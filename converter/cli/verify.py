@@ -1,0 +1,59 @@
+"""``converter verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from converter.cli import options
+from converter.cli.console import emit, emit_json
+
+_EPILOG = """\b
+Examples:
+  converter verify fixtures/bert-gpt2-tiny-tf
+  converter verify bert2gpt2 --against fixtures/bert-tiny --against fixtures/gpt2-tiny
+  converter verify bert2bert --json
+
+Of two sources of one family, give the encoder first."""
+
+
+@click.command("verify", epilog=_EPILOG)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@options.add(
+    (
+        click.option(
+            "--against",
+            metavar="SOURCE",
+            multiple=True,
+            help="What it was made from; may repeat. What came from there must equal it.",
+        ),
+        options.MAPPING,
+        options.JSON,
+        options.JOBS,
+    )
+)
+def command(
+    directory: Path,
+    against: tuple[str, ...],
+    mapping: tuple[Path, ...],
+    json: bool,
+    jobs: int | None,
+) -> int:
+    """Prove that a checkpoint is what it should be.
+
+    Its files are whole and hold the same values bit for bit, every tensor is there and none
+    besides, tied weights agree, token ids lie inside the vocabularies, and the manifest holds.
+    Checkpoints that other tools made have no manifest; all else is proven of them, too. The exit
+    code is 1 if anything is wrong.
+    """
+    from converter.proof.verify import verify
+
+    found = verify(directory, against=against, mapping=mapping, jobs=jobs)
+    if json:
+        emit_json(found.to_dict())
+    else:
+        from converter.report.verification import describe_verification
+
+        emit(describe_verification(found))
+    return int(not found.verified)

@@ -1,0 +1,61 @@
+"""What proving a checkpoint brings to light."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from converter.errors import Problem
+from converter.proof.comparison import Difference
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the values of one tensor come from."""
+
+    source: str | None
+    """The source, or ``None`` of a fresh tensor."""
+    verdict: str
+    """``equal``, ``fresh``, or what is wrong."""
+    difference: Difference | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        described: dict[str, Any] = {"source": self.source, "verdict": self.verdict}
+        if self.difference and not self.difference.exact:
+            described["difference"] = self.difference.to_dict()
+        return described
+
+
+@dataclass
+class Verification:
+    """What `verify` found."""
+
+    directory: str
+    formats: Sequence[str]
+    """The weight files and indexes that were verified."""
+    checks: dict[str, str] = field(default_factory=dict)
+    """What was checked → how much of it."""
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is no fault, but worth knowing."""
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    """With ``against`` or a manifest: canonical name → where its values come from."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        return {
+            "directory": self.directory,
+            "verified": self.verified,
+            "formats": list(self.formats),
+            "checks": dict(self.checks),
+            "problems": [problem.to_dict() for problem in self.problems],
+            "notes": list(self.notes),
+            "origins": {name: origin.to_dict() for name, origin in self.origins.items()},
+        }

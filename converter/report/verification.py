@@ -1,0 +1,83 @@
+"""What was proven of a checkpoint, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from converter.errors import Problem
+from converter.folding import fold, numbered
+from converter.report.names import modules
+from converter.report.text import count, heading, indented, line, render, table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from converter.proof.verification import Verification
+
+MAX_PROBLEMS = 60
+"""Problems that are printed, once folded; ``--json`` has all."""
+
+
+def describe_verification(found: Verification) -> str:
+    """The page of ``converter verify``."""
+    return render(_parts(found))
+
+
+def _parts(found: Verification) -> Iterator[RenderableType]:
+    if found.verified:
+        yield line(f"{found.directory}: verified", "bold green")
+    else:
+        number = count(len(found.problems), "problem")
+        yield line(f"{found.directory}: NOT verified, {number}", "bold red")
+    yield indented(table(found.checks.items()))
+    problems = folded(found.problems)
+    if problems:
+        yield heading("What is wrong")
+        for text in problems[:MAX_PROBLEMS]:
+            yield indented(line(f"- {text}"))
+        if len(problems) > MAX_PROBLEMS:
+            yield indented(line(f"… and {len(problems) - MAX_PROBLEMS} more; --json lists all"))
+    if found.origins:
+        yield heading("Where the values come from")
+        yield indented(table(_origins(found)))
+    if found.notes:
+        yield heading("Notes")
+        for note in found.notes:
+            yield indented(line(f"- {note}"))
+
+
+def _origins(found: Verification) -> Iterator[tuple[str, str]]:
+    """Source and verdict, and the folded names that they are true of."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, origin in found.origins.items():
+        verdict = f"{origin.verdict} to {origin.source}"
+        if origin.verdict != "equal":
+            verdict = "fresh" if origin.source is None else f"not as in {origin.source}"
+        half, _, _ = name.partition(".")
+        groups.setdefault((verdict, half), []).append(name)
+    few = 4
+    for (verdict, _), names in groups.items():
+        shown = modules(names)
+        if verdict.startswith("equal") and len(shown) > few:
+            yield verdict, f"{count(len(names), 'tensor')}: {', '.join(shown[:few])} …"
+        else:
+            yield verdict, f"{count(len(names), 'tensor')}: {', '.join(shown)}"
+
+
+def folded(problems: Sequence[Problem]) -> list[str]:
+    """One line for problems that differ in nothing but the number of the layer."""
+    groups: dict[tuple[object, ...], list[Problem]] = {}
+    for problem in problems:
+        head, _, tail = numbered(problem.tensor or "")
+        key = (problem.file, problem.what, head, tail, problem.remedy)
+        groups.setdefault(key, []).append(problem)
+    texts = []
+    for group in groups.values():
+        first = group[0]
+        if len(group) == 1:
+            texts.append(str(first))
+            continue
+        (name, *_) = fold(problem.tensor or "" for problem in group)
+        texts.append(str(Problem(first.what, first.file, name, remedy=first.remedy)))
+    return texts

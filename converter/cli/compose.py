@@ -17,9 +17,16 @@ Examples:
   converter compose fixtures/bert-tiny fixtures/bert-tiny bert2bert --to pytorch,flax
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny half --dtype float16 --seed 7
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny planned --dry-run
+  converter compose fixtures/bert-tiny fixtures/bert-tiny shared --like bertshare
+  converter compose fixtures/bert-tiny fixtures/gpt2-tiny rnd2gpt --random encoder
 
-The decoder's cross-attention is fresh, as is the projection between halves of different width:
+`converter families` lists the configurations of the literature that --like knows. The decoder's cross-attention is fresh, as is the projection between halves of different width:
 train the result before you use it."""
+
+
+def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The halves that are named, ``both`` standing for each of them."""
+    return options.HALVES if "both" in values else tuple(dict.fromkeys(values))
 
 
 @click.command("compose", epilog=_EPILOG)
@@ -29,6 +36,23 @@ train the result before you use it."""
 @options.add(
     (
         *options.TARGET,
+        click.option(
+            "--like",
+            metavar="NAME",
+            help="A configuration of the literature, such as bertshare or bert2rnd.",
+        ),
+        click.option(
+            "--random",
+            type=click.Choice(options.RANDOM),
+            multiple=True,
+            callback=_halves,
+            help="Draw all weights of a half anew, from its configuration alone.",
+        ),
+        click.option(
+            "--share",
+            is_flag=True,
+            help="Let the halves share their weights; both must be one checkpoint.",
+        ),
         options.SEED,
         click.option(
             "--init",

@@ -22,7 +22,8 @@ Examples:
 def command(name: str | None, mapping: tuple[Path, ...], json: bool) -> None:
     """List the supported models, or describe one.
 
-    NAME is a family (a model_type of config.json) or a composite.
+    NAME is a family (a model_type of config.json) or a composite. The list ends with the recipes
+    that `converter compose --like` knows.
     """
     from converter.report.families import catalogue, describe_catalogue, describe_details, details
     from converter.tables.library import Library

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.report.text import heading, indented, line, render, table
 from converter.tables.library import Library
+from converter.tables.recipes import Recipe, recipes
 from converter.tables.schema import FRAMEWORKS, Composite, Family, Role
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def catalogue(library: Library) -> dict[str, Any]:
             for name in library.names
             if name in composites
         },
+        "recipes": {name: _recipe(recipe) for name, recipe in recipes().items()},
     }
 
 
@@ -93,6 +95,17 @@ def _role(family: Family, role: Role) -> dict[str, Any]:
     }
 
 
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "paper": recipe.paper,
+        "encoder": recipe.encoder,
+        "decoder": recipe.decoder,
+        "random": list(recipe.random),
+        "share": recipe.share,
+        "set": list(recipe.settings),
+    }
+
+
 def _composite(composite: Composite) -> dict[str, Any]:
     return {
         "title": composite.title,
@@ -129,6 +142,23 @@ def _catalogue_parts(found: Mapping[str, Any]) -> Iterator[RenderableType]:
             for name, composite in found["composites"].items()
         )
     )
+    yield heading("Recipes: converter compose --like NAME ENCODER DECODER OUTPUT")
+    yield indented(
+        table(
+            (
+                name,
+                *(_half(recipe, half) for half in ("encoder", "decoder")),
+                "shared" if recipe["share"] else "",
+                recipe["paper"],
+            )
+            for name, recipe in found["recipes"].items()
+        )
+    )
+
+
+def _half(recipe: Mapping[str, Any], half: str) -> str:
+    """The family that the paper used for a half."""
+    return f"random {recipe[half]}" if half in recipe["random"] else str(recipe[half])
 
 
 def _frameworks(family: Mapping[str, Any], role: str) -> str:

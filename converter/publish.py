@@ -37,8 +37,8 @@ def staged(output: Path, overwrite: bool = False, resume: str | None = None) -> 
         output: where the finished directory is to appear; its parents are created. A symbolic link
             to a directory stays, and what it points to is replaced.
         overwrite: whether a checkpoint that is already there may be replaced.
-        resume: what the directory is known by. It is kept when the block fails, together with the
-            file that `journal_of` names, and the next run that resumes by the same finds both.
+        resume: what the directory is known by. When the block fails and the file that `journal_of`
+            names is there, both are kept, and the next run that resumes by the same finds them.
 
     Raises:
         OutputError: if there is something else at `output`, something that may not be replaced, if
@@ -65,9 +65,8 @@ def staged(output: Path, overwrite: bool = False, resume: str | None = None) -> 
                 # First, for what is called `partial` afterwards may be the old output.
                 journal_of(partial).unlink(missing_ok=True)
                 _put_in_place(partial, output)
-            keep = False
         finally:
-            if not keep:
+            if not (keep and journal_of(partial).exists()):
                 _remove(partial)
                 _remove(journal_of(partial))
 

@@ -31,7 +31,7 @@ LAYERS = (
     {"engine", "publish", "manifest", "hub"},
     {"composition"},
     {"proof"},
-    {"inspection", "recipes"},
+    {"inspection", "recipes", "drafting"},
     {"report"},
     {""},
     {"cli"},

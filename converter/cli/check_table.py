@@ -16,18 +16,30 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Examples:
   converter check-table mappings/bert.toml
-  converter check-table mappings/gpt2.toml mappings/electra.toml --json"""
+  converter check-table mappings/gpt2.toml mappings/electra.toml --json
+  converter check-table --draft fixtures/bert-tiny"""
+
+
+DRAFT = click.option(
+    "--draft",
+    metavar="CHECKPOINT",
+    help="Print a first draft of a table for this checkpoint, with what is to be decided.",
+)
 
 
 @click.command("check-table", epilog=_EPILOG)
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=options.FILE)
-@options.add((options.JSON,))
-def command(files: tuple[Path, ...], json: bool) -> int:
+@click.argument("files", metavar="FILE...", nargs=-1, type=options.FILE)
+@options.add((DRAFT, options.CONFIG, options.JSON))
+def command(files: tuple[Path, ...], draft: str | None, config: Path | None, json: bool) -> int:
     """Check mapping tables of your own.
 
     Looks for names claimed twice, sizes of unknown fields, rows that are never used, and rules
     that cannot be turned round. The exit code is 1 if there is any problem.
     """
+    if draft is not None:
+        return _draft(draft, config, files, json)
+    if not files:
+        raise click.UsageError("Give a table, or --draft CHECKPOINT.")
     from converter.report.text import count, printable
     from converter.tables.lint import lint
 
@@ -48,6 +60,20 @@ def command(files: tuple[Path, ...], json: bool) -> int:
             for problem in problems:
                 emit(f"  - {printable(str(problem))}")
     return int(any(found.values()))
+
+
+def _draft(source: str, config: Path | None, files: tuple[Path, ...], json: bool) -> int:
+    """Print the draft of a table."""
+    from converter.drafting import draft
+
+    if files:
+        raise click.UsageError("--draft takes no tables to check.")
+    text = draft(source, config)
+    if json:
+        emit_json({"draft": text})
+    else:
+        emit(text.rstrip())
+    return 0
 
 
 def _together(files: tuple[Path, ...]) -> Library:

@@ -74,7 +74,7 @@ def unsound_models(
                 yield replace(problem, file=file, tensor=_folded(problem.tensor or "") or None)
             continue
         yield from claimed_twice(whole, vocabulary, file)
-        yield from _hitting_drops(whole, file)
+        yield from _hitting_drops(whole, family, file)
         met |= {slot.name for slot in whole.slots}
     if met:
         yield from _dead(family, met, file)
@@ -129,15 +129,18 @@ def claimed_twice(blueprint: Blueprint, vocabulary: Vocabulary, file: str) -> It
                     )
 
 
-def _hitting_drops(blueprint: Blueprint, file: str) -> Iterator[Problem]:
+def _hitting_drops(blueprint: Blueprint, family: Family, file: str) -> Iterator[Problem]:
+    """Drops of tensors that every model has; where a condition takes a row away, files may still
+    hold its tensors."""
     hit: set[tuple[str, Template]] = set()
     for dialect, entries in blueprint.drops.items():
-        for name in blueprint.index(dialect):
+        for name, slot in blueprint.index(dialect).items():
             for prefix, template, _ in entries:
                 if (
                     (dialect, template) not in hit
                     and name.startswith(prefix)
                     and template.match(name[len(prefix) :]) is not None
+                    and not _conditional(family, slot.name)
                 ):
                     hit.add((dialect, template))
                     yield Problem(
@@ -148,6 +151,18 @@ def _hitting_drops(blueprint: Blueprint, file: str) -> Iterator[Problem]:
                         found=_folded(name),
                         remedy="Take out the drop, or the row.",
                     )
+
+
+def _conditional(family: Family, name: str) -> bool:
+    """Whether the tensor of this canonical name is one that models may lack."""
+    paths = [
+        f"{row.path}.{leaf.name}" if leaf.name else str(row.path)
+        for _, rows in groups(family)
+        for row in rows
+        for leaf in row.kind.leaves
+        if row.when
+    ]
+    return any(Template(path).match(name) is not None for path in paths)
 
 
 def _inverts(

@@ -65,9 +65,10 @@ def manifest(
         tables: the mapping tables in use.
         settings: the options that decide what is written.
         warnings: what the user was told.
-        checksums: whether to hash whole files as well.
+        checksums: whether to hash whole weight files as well; the small files always are.
     """
     files = sorted(path for path in directory.rglob("*") if path.is_file())
+    weights = {directory / file.path for file in plan.files}
     return to_json(
         {
             "converter_version": __version__,
@@ -91,7 +92,10 @@ def manifest(
                 for tensor in plan.tensors
             },
             "files": {
-                path.relative_to(directory).as_posix(): _file(path, checksums) for path in files
+                path.relative_to(directory).as_posix(): _file(
+                    path, checksums or path not in weights
+                )
+                for path in files
             },
             "warnings": list(warnings),
         }

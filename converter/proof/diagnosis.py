@@ -124,7 +124,10 @@ def _recognised(mine: Array, theirs: Array) -> str | None:
         return f"lost {-bad:,} value(s) that were infinite or not a number"
     if mine.ndim == 2 and mine.shape[0] == mine.shape[1] and _same(mine, theirs.T):
         return "is transposed"
-    if mine.ndim == 2 and _same(mine, np.ascontiguousarray(theirs.T).reshape(mine.shape)):
+    if mine.ndim == 2 and (
+        _same(mine, np.ascontiguousarray(theirs.T).reshape(mine.shape))
+        or _same(mine.T, theirs.reshape(mine.T.shape))  # in a file that keeps it the other way
+    ):
         return "is transposed, its shape kept"
     if step := _shift(mine, theirs):
         return step

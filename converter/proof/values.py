@@ -133,7 +133,7 @@ def _prove(task: Task) -> Outcome:
     except ConverterError as error:
         outcome.problems += list(error.problems) or [Problem(error.message)]
         return outcome
-    outcome.problems += _dtypes(task)
+    outcome.problems += _as_stated(task)
     expected = task.stated.get("sha256") if task.stated else None
     if task.hashed and task.stated is None:
         outcome.problems.append(
@@ -206,15 +206,20 @@ def _same_numbers(mine: Any, theirs: Any) -> bool:
     return bool(np.array_equal(wide[0], wide[1], equal_nan=True))
 
 
-def _dtypes(task: Task) -> list[Problem]:
-    """Places whose dtype cannot hold what was written."""
+def _as_stated(task: Task) -> list[Problem]:
+    """Another shape than stated, and places whose dtype cannot hold what was written."""
     if task.stated is None:
         return []
     stated = _stated_dtype(task)
     if stated is None:
         finding = f"the manifest states the dtype {task.stated.get('dtype')!r}, which there is not"
         return [Problem(finding, tensor=task.name)]
-    return [
+    shape = list(canonical_shape(task.places[0]))
+    problems = []
+    if task.stated.get("shape") != shape:
+        expected = f"{task.stated.get('shape')} by the manifest"
+        problems = [Problem("has another shape", None, task.name, expected, str(shape))]
+    return problems + [
         Problem(
             "was cast to a narrower dtype",
             str(place.tensor.path),

@@ -1,0 +1,35 @@
+"""One sound checkpoint with a file of every container, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import converter
+from tests import factories
+
+
+@pytest.fixture(scope="package")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An encoder and a decoder."""
+    root = tmp_path_factory.mktemp("proof")
+    bert = factories.make(root / "bert", "bert").directory
+    gpt2 = factories.make(root / "gpt2", "gpt2", "GPT2LMHeadModel").directory
+    return bert, gpt2
+
+
+@pytest.fixture(scope="package")
+def sound(sources: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The two composed, in all four files."""
+    out = tmp_path_factory.mktemp("sound") / "both"
+    converter.compose(*sources, out, pytorch_format="both")
+    return out
+
+
+@pytest.fixture(scope="package")
+def sharded(sources: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The two composed, every file in shards."""
+    out = tmp_path_factory.mktemp("sharded") / "both"
+    converter.compose(*sources, out, pytorch_format="both", max_shard_size=40_000)
+    return out

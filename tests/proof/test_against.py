@@ -1,0 +1,114 @@
+"""Against what a checkpoint was made from: what arrived, what is fresh, what broke."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import converter
+from converter.errors import UnsupportedError
+from converter.proof.verify import verify
+from tests import factories
+
+from . import damage
+from .damage import FILES, KEY, QUERY, alter, copy_of, key_of, update
+from .test_damage import SINGLE
+
+
+def alone(sound: Path, directory: Path, name: str) -> Path:
+    """A checkpoint of one file, as if another tool had made it."""
+    copy_of(sound, directory)
+    for other in (*FILES, "converter-manifest.json"):
+        if other != name:
+            (directory / other).unlink()
+    return directory
+
+
+def test_fresh_tensors_are_listed_exactly(sound: Path, sources: tuple[Path, Path]) -> None:
+    found = verify(sound, against=sources)
+    planned = converter.compose(*sources, sound.parent / "never", dry_run=True)
+    fresh = {name for name, origin in found.origins.items() if origin.verdict == "fresh"}
+    assert fresh == set(planned.to_dict()["fresh"])
+    equal = {origin.source for name, origin in found.origins.items() if name not in fresh}
+    assert equal == set(map(str, sources))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("change", SINGLE, ids=lambda change: change.__name__)
+def test_damage_is_diagnosed(
+    sound: Path,
+    sources: tuple[Path, Path],
+    tmp_path: Path,
+    name: str,
+    change: Callable[..., None],
+) -> None:
+    directory = alone(sound, tmp_path / "it", name)
+    key = key_of(directory / name, QUERY)
+    alter(directory / name, [key], change)
+    assert verify(directory).verified
+    found = verify(directory, against=sources)
+    assert [(p.tensor, SINGLE[change] in p.what) for p in found.problems] == [(key, True)]
+    assert found.origins[f"encoder.{QUERY}.weight"].verdict == found.problems[0].what
+
+
+def test_mixed_up_tensors_name_each_other(
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    directory = alone(sound, tmp_path / "it", FILES[0])
+    keys = [key_of(directory / FILES[0], module) for module in (QUERY, KEY)]
+    alter(directory / FILES[0], keys, damage.swapped)
+    said = {p.tensor: p.what for p in verify(directory, against=sources).problems}
+    assert said == {
+        keys[0]: f"holds the values of encoder.{KEY}.weight",
+        keys[1]: f"holds the values of encoder.{QUERY}.weight",
+    }
+
+
+def test_other_weights_are_no_source(
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = factories.make(tmp_path / "other", "bert", seed=5).directory
+    found = verify(sound, against=[other, sources[1]])
+    wrong = {p.what for p in found.problems}
+    assert wrong == {"has nothing to do with it: drawn anew, or from another checkpoint"}
+    assert all(o.verdict != "equal" for n, o in found.origins.items() if n.startswith("encoder."))
+    assert found.checks["tensors equal to their source"].startswith("28 of ")
+
+
+def test_added_rows_are_told_from_another_tensor(
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    larger = factories.make(tmp_path / "larger", "bert", vocab_size=70).directory
+    problems = verify(sound, against=[larger, sources[1]]).problems
+    shaped = [p for p in problems if "shape" in p.what]
+    assert [p.tensor for p in shaped] == ["encoder.embeddings.word_embeddings.weight"]
+
+
+def test_two_of_one_family_are_taken_in_order(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    second = factories.make(tmp_path / "b", "bert", "BertForMaskedLM", seed=4).directory
+    converter.compose(sources[0], second, tmp_path / "out")
+    assert verify(tmp_path / "out", against=[sources[0], second]).verified
+    assert not verify(tmp_path / "out", against=[second, sources[0]]).verified
+    with pytest.raises(UnsupportedError, match="no half"):
+        verify(tmp_path / "out", against=[sources[0], second, second])
+
+
+def test_a_converted_model_equals_its_source(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    converter.convert(sources[1], tmp_path / "out")
+    found = verify(tmp_path / "out", against=[sources[1]])
+    assert found.verified
+    assert {origin.verdict for origin in found.origins.values()} == {"equal"}
+    converter.convert(sources[1], tmp_path / "half", dtype="float16")
+    found = verify(tmp_path / "half", against=[sources[1]])
+    assert {p.what for p in found.problems} == {"was rounded to float16"}
+
+
+def test_special_tokens_that_are_not_set(sound: Path, tmp_path: Path) -> None:
+    directory = alone(sound, tmp_path / "it", FILES[0])
+    for name in ("config.json", "generation_config.json"):
+        update(directory / name, pad_token_id=None)
+    [problem] = verify(directory).problems
+    assert problem.tensor == "pad_token_id"
+    assert "generate()" in problem.what

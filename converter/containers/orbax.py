@@ -16,7 +16,7 @@ from typing import Any
 
 from converter.containers.base import Array, Container, OutputFile, Reader, StoredTensor
 from converter.containers.files import MAX_TENSORS, checked_spec, damaged
-from converter.errors import UnsupportedError
+from converter.errors import ConfigError, UnsupportedError
 from converter.jsonfile import read_json_object
 from converter.tensors import TensorSpec
 
@@ -66,7 +66,10 @@ class OrbaxReader(Reader):
         self.tensors: dict[str, OrbaxTensor] = {}
         self.duplicates: Mapping[str, Sequence[OrbaxTensor]] = {}
         self.metadata: dict[str, str] = {}
-        listing = read_json_object(path)
+        try:
+            listing = read_json_object(path)
+        except ConfigError as error:
+            raise damaged(path, "is no listing of a tree", found=error.message) from error
         self._ocdbt = listing.get("use_ocdbt", False) is True
         self._driver = "zarr3" if listing.get("use_zarr3", False) is True else "zarr"
         sizes = [(file, file.lstat().st_size) for file in _files(path.parent)]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import io
-import random
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzzing import CASES, examine, mutate
+from fuzzing import examine
 from writing import values, write
 
 from converter.containers import recognise
@@ -266,22 +265,11 @@ def test_many_tensors_need_a_zip64_directory(tmp_path: Path):
         assert len(archive.namelist()) == 66_003
 
 
-def test_mutated_legacy_files(tmp_path: Path):
+def test_every_truncation_of_a_legacy_file(tmp_path: Path):
     base = torch.randn(4, 6)
     state = {"a": base, "b": base.T, "c": torch.ones(3, dtype=torch.bfloat16)}
     packed = io.BytesIO()
     torch.save(state, packed, _use_new_zipfile_serialization=False)
-    data, rng = packed.getvalue(), random.Random("legacy")
-    for _ in range(CASES):
-        examine(CONTAINER, tmp_path / "bad", mutate(data, rng))
+    data = packed.getvalue()
     for cut in range(0, len(data), 3):
         assert not examine(CONTAINER, tmp_path / "bad", data[:cut]), cut
-
-
-def test_mutated_archives_of_torch(tmp_path: Path):
-    base = torch.randn(4, 6)
-    packed = io.BytesIO()
-    torch.save({"model": {"a": base, "b": base.T}, "args": argparse.Namespace(x=1)}, packed)
-    rng = random.Random("zip")
-    for _ in range(CASES):
-        examine(CONTAINER, tmp_path / "bad", mutate(packed.getvalue(), rng, "torch"))

@@ -25,6 +25,14 @@ def bring_along(path: Path, other: Path) -> None:
         shutil.copy(file, other.with_name(other.name + file.name.removeprefix(path.name)))
 
 
+def model(container: Container) -> list[TensorSpec]:
+    """A tensor of every dtype that the container can hold, and every peculiar shape."""
+    specs = [TensorSpec(f"model/{name}/kernel:0", name, (3, 5)) for name in container.dtypes]
+    shapes = {"scalar": (), "row": (1, 7), "cube": (2, 3, 4), "empty": (0, 4), "deep": (1, 2) * 4}
+    specs += [TensorSpec(f"model/{key}/w:0", "float32", shape) for key, shape in shapes.items()]
+    return sorted(specs, key=lambda spec: spec.name)
+
+
 def values(spec: TensorSpec, seed: int = 0) -> Array:
     """Values that differ from element to element and from tensor to tensor."""
     from converter.tensors import numpy_dtype

@@ -61,10 +61,11 @@ def composed_config(
         tokens: role → id, see `converter.composition.tokens`.
         changes: fields that the user set.
     """
+    decoder = halves["decoder"]
     return {
         "architectures": [composite.classes["pytorch"]],
         "decoder_start_token_id": tokens["start"],
-        "dtype": halves["decoder"]["dtype"],
+        "dtype": decoder.get("dtype", decoder.get("torch_dtype")),
         "eos_token_id": tokens["end"],
         "is_encoder_decoder": True,
         "model_type": composite.name,

@@ -20,10 +20,10 @@ import numpy as np
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-RULES = ("normal", "truncated-normal", "uniform", "constant", "sinusoidal")
-
-COMPUTED = ("sinusoidal",)
+COMPUTED = ("sinusoidal", "frequencies", "window-distances")
 """Rules that draw nothing: a tensor with one is known without any file."""
+
+RULES = ("normal", "truncated-normal", "uniform", "constant", *COMPUTED)
 
 _STREAM = "converter-stream-1"
 """Goes into every key. A change to anything that changes values needs a new tag."""
@@ -79,10 +79,11 @@ class Initialiser:
     """How one tensor is drawn; a pure function of its fields and the element's index."""
 
     rule: str
-    """``normal``, ``truncated-normal``, ``uniform``, ``constant`` or ``sinusoidal``."""
+    """One of `RULES`."""
     scale: float
     """Standard deviation (of the normal before truncation, as TensorFlow counts it); half width
-    of the interval for ``uniform``; value for ``constant``; width of a row for ``sinusoidal``."""
+    of the interval for ``uniform``; value for ``constant``; width of a row for ``sinusoidal``,
+    of a head for ``frequencies``, of the window for ``window-distances``."""
     seed: int
     name: str
     """Canonical name of the tensor, which keys its random stream together with the seed."""
@@ -115,11 +116,12 @@ class Initialiser:
         if self.rule == "constant" or self.scale == 0:
             flat[...] = np.float32(self.scale)
             return
-        if self.rule == "sinusoidal":
+        if self.rule in COMPUTED:
             for done in range(0, flat.size, _CHUNK):
                 piece = flat[done : done + _CHUNK]
                 indices = np.arange(start + done, start + done + piece.size)
-                np.copyto(piece, _sinusoids(indices, int(self.scale)), casting="unsafe")
+                values = _COMPUTED[self.rule](indices, int(self.scale))
+                np.copyto(piece, values, casting="unsafe")
             return
         to_floats = _RULES[self.rule](self.scale)
         done = 0
@@ -140,6 +142,28 @@ def _sinusoids(indices: Array, width: int) -> Array:
     frequency = np.where(column < sines, column, column - sines)
     angle = position / np.power(10000.0, 2.0 * frequency / width)
     return np.where(column < sines, np.sin(angle), np.cos(angle)).astype(np.float32)
+
+
+def _frequencies(indices: Array, width: int) -> Array:
+    """The inverse frequencies of rotary positions, of base 10000 (Su et al. 2021)."""
+    return np.power(10000.0, -2.0 * indices / width)
+
+
+def _window_distances(indices: Array, window: int) -> Array:
+    """For each two cells of a square window, the row of its table of relative positions.
+
+    From the cell of the column to that of the row, counted along height, then along width, as
+    ``SwinSelfAttention.create_relative_position_index`` of transformers does.
+    """
+    one, other = np.divmod(indices, window * window)
+    down, right = (
+        first - second + window - 1
+        for first, second in zip(np.divmod(one, window), np.divmod(other, window), strict=True)
+    )
+    return np.asarray(down * (2 * window - 1) + right)
+
+
+_COMPUTED = dict(zip(COMPUTED, (_sinusoids, _frequencies, _window_distances), strict=True))
 
 
 def _bits(key: int, start: int, count: int) -> Iterator[Array]:

@@ -50,7 +50,7 @@ def plan_tensors(
         if slot.tied_to:
             continue
         finding = findings.get(slot.name)
-        kept = finding.stored.tensor.spec.dtype if finding else fresh_dtype(slot)
+        kept = finding.stored.tensor.spec.dtype if finding else slot.dtype or fresh_dtype(slot)
         spec = TensorSpec(
             slot.name,
             kept if dtype == "keep" or kept not in FLOATING else dtype,

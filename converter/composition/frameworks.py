@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from converter.errors import Problem, UnsupportedError
+from converter.errors import ConfigError, Problem, UnsupportedError
 from converter.tables.config import FamilyConfig
-from converter.tables.expressions import Value
+from converter.tables.expressions import ExpressionError, Value
 from converter.tables.schema import FRAMEWORKS, Composite, ModelClass
 
 
@@ -66,7 +66,11 @@ def composite_obstacles(composite: Composite, halves: Mapping[str, FamilyConfig]
         if framework not in composite.classes:
             found.setdefault(framework, f"there is no {framework} class for {composite.name}")
     for limit in composite.limits:
-        if limit.when.evaluate(measure):
+        try:
+            concerns = limit.when.evaluate(measure)
+        except ExpressionError as error:
+            raise ConfigError(f"{composite.name}: {error}") from error
+        if concerns:
             for framework in limit.frameworks:
                 found.setdefault(framework, f"{limit.when}: {limit.reason}")
     return found

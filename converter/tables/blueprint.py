@@ -47,6 +47,8 @@ class Slot:
     """Canonical name of the slot whose values it shares."""
     stored: frozenset[str] = frozenset()
     """Dialects whose files hold it although it is tied."""
+    dtype: str = ""
+    """The dtype when fresh, if not that of the model."""
 
     @property
     def canonical(self) -> Spelling:
@@ -255,6 +257,7 @@ class Draftsman:
                 scale=amount,
                 tied_to=namer.canonical(tied_to) if tied_to else None,
                 stored=stored,
+                dtype=leaf.dtype,
             )
 
     def _drops(

@@ -9,7 +9,9 @@ from converter.tables.schema import FRAMEWORKS, Init, Row, Vocabulary
 from converter.tables.section import Section, split_sizes
 from converter.tables.templates import Template
 
-_INIT = re.compile(r"(normal|truncated-normal|uniform|constant|sinusoidal)\((.+)\)")
+_INIT = re.compile(
+    r"(normal|truncated-normal|uniform|constant|sinusoidal|frequencies|window-distances)\((.+)\)"
+)
 _ROW_KEYS = ("when", "without", "init", "path", "leaf", "also", "not_in")
 
 
@@ -63,7 +65,7 @@ def load_init(section: Section, key: str, text: str) -> Init:
     if not found:
         section.complain(
             f"{text!r} is none of normal(…), truncated-normal(…), uniform(…), constant(…), "
-            "sinusoidal(…)",
+            "sinusoidal(…), frequencies(…), window-distances(…)",
             key,
         )
         return Init("normal", Expression("0.02"))

@@ -72,6 +72,8 @@ class Leaf:
     init: str
     """``normal`` (the family's own rule), ``zeros`` or ``ones``."""
     spellings: Mapping[str, LeafSpelling]
+    dtype: str = ""
+    """The dtype when fresh, if not that of the model: of whole numbers."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,9 @@ def _kind(name: str, section: Section, dialects: Mapping[str, Dialect]) -> Kind:
         init = entry.require("init", str, "normal")
         if init not in ("normal", "zeros", "ones"):
             entry.complain(f"{init!r} is none of normal, zeros, ones", "init")
+        dtype = entry.take("dtype", str, "")
+        if dtype not in ("", "int64"):
+            entry.complain(f"{dtype!r} is not int64", "dtype")
         spellings = {}
         for dialect in entry:
             if dialect not in dialects:
@@ -71,5 +74,5 @@ def _kind(name: str, section: Section, dialects: Mapping[str, Dialect]) -> Kind:
                 entry.complain(f"lacks {framework!r}")
         if len({frozenset(spelling.axes.names) for spelling in spellings.values()}) > 1:
             entry.complain("its dialects name different axes")
-        leaves.append(Leaf(leaf_name, init, spellings))
+        leaves.append(Leaf(leaf_name, init, spellings, dtype))
     return Kind(name, sizes, tuple(leaves))

@@ -246,3 +246,26 @@ def test_combined_models_that_people_have(
     (tmp_path / "out" / "model.safetensors").unlink()
     whole = getattr(transformers, name).from_pretrained(tmp_path / "out", use_safetensors=False)
     assert all(whole.state_dict()[key].numpy().tobytes() == first[key].tobytes() for key in first)
+
+
+@pytest.mark.parametrize(
+    ("family", "variant"), [("swin", ""), ("wav2vec2-conformer", "rotary"), ("vit", "")]
+)
+def test_a_fresh_encoder_has_its_tables_computed(
+    tmp_path: Path, decoder: Path, family: str, variant: str
+) -> None:
+    """What the peer keeps beside the parameters is the same in a model that is drawn anew."""
+    model = encoder(tmp_path / "own", family, variant)
+    composite = LIBRARY.composite(tiny(family).table.roles["encoder"].composite)
+    converter.compose(tmp_path / "own", decoder, tmp_path / "out", random=["encoder"], **TOKENS)
+    loaded = judge.load(tmp_path / "out", "safetensors", composite.classes["pytorch"], None)
+    assert not loaded.problems
+    buffers = dict(model.named_buffers())
+    for name, value in loaded.model.encoder.state_dict().items():
+        if ".running_" in name:
+            continue
+        if name in buffers:
+            assert value.dtype == buffers[name].dtype, name
+            assert np.allclose(value.numpy(), buffers[name].numpy(), rtol=1e-6, atol=0), name
+        else:
+            assert not value.equal(model.state_dict()[name]), name

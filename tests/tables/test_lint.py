@@ -38,7 +38,7 @@ PLANTED = {
     ),
     "an axis that is no size": (
         "_dialects",
-        [('sizes = "rows -> width"', 'sizes = "rows -> breadth"')],
+        [('[embedding]\nsizes = "rows -> width"', '[embedding]\nsizes = "rows -> breadth"')],
         ["embedding.weight.pytorch.axes", "not among the sizes"],
     ),
     "a size that no axis has": (
@@ -327,6 +327,16 @@ PLANTED = {
         "encoder-decoder",
         [('when = "encoder.width != decoder.width"', 'when = "encoder.width != decoder.depth"')],
         ["modules.enc_to_dec_proj.when", "decoder.depth"],
+    ),
+    "a composite whose limit asks for no measure": (
+        "speech-encoder-decoder",
+        [("encoder.width != encoder.hidden_width", "encoder.width != encoder.depth")],
+        ["limits[1].when", "encoder.depth"],
+    ),
+    "an encoder without a measure that its own composite asks for": (
+        "unispeech",
+        [('hidden_size"\nstated_width', 'hidden_size"\n#')],
+        ["measures", "stated_width"],
     ),
     "a composite that asks no half": (
         "encoder-decoder",

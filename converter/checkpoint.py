@@ -11,13 +11,13 @@ from typing import Any
 from converter.containers.base import Reader, StoredTensor
 from converter.containers.registry import recognise
 from converter.errors import CheckpointError, FormatError
+from converter.hub.choice import INDEX
+from converter.hub.choice import WEIGHT_FILES as WEIGHT_FILES
+from converter.hub.fetch import Fetched, fetched
 from converter.jsonfile import read_config
 from converter.locating import bundle_index, configuration, only_bundle, only_orbax
-from converter.shards import INDEX, ShardIndex
+from converter.shards import ShardIndex
 from converter.stamps import Stamp, stamps
-
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
-"""The names that transformers gives whole weight files, in the order of preference."""
 
 
 @dataclass
@@ -41,6 +41,8 @@ class Checkpoint:
     """Every file that was opened → what tells later whether it was changed since."""
     others: tuple[str, ...] = ()
     """Further weight files in the directory that were left alone."""
+    hub: Fetched | None = None
+    """What was fetched from the Hub, if it came from there."""
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @property
@@ -73,14 +75,16 @@ def open_configuration(reference: str | Path, config: str | Path | None = None) 
     """Open a checkpoint for its configuration and tokenizer alone; it holds no tensors then.
 
     Args:
-        reference: a directory with ``config.json``, or that file, or a weight file beside it.
+        reference: a directory with ``config.json``, that file, a weight file beside it, or an id
+            of the Hub.
         config: the configuration, where it lies elsewhere.
 
     Raises:
         CheckpointError: if there is no configuration.
         ConfigError: if the configuration is no JSON object.
     """
-    path = Path(reference)
+    origin = fetched(reference, weights="none")
+    path = origin.directory if origin else Path(reference)
     directory = path if path.is_dir() else path.parent
     if not path.exists():
         raise CheckpointError(f"{reference}: there is no such file or directory")
@@ -97,6 +101,7 @@ def open_configuration(reference: str | Path, config: str | Path | None = None) 
         duplicates={},
         metadata={},
         stamps=stamps({config_path}),
+        hub=origin,
     )
 
 
@@ -104,7 +109,8 @@ def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> 
     """Open a directory or a single weight file, reading headers only.
 
     Args:
-        reference: a directory with ``config.json`` and weight files, or one weight file.
+        reference: a directory with ``config.json`` and weight files, one weight file, or an id of
+            the Hub, ``org/name[@revision]``. A path that exists wins.
         config: the configuration, where none lies beside the weights.
 
     Raises:
@@ -113,6 +119,9 @@ def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> 
         ConfigError: if the configuration is no JSON object.
     """
     path = Path(reference)
+    origin = None if bundle_index(path) else fetched(reference)
+    if origin:
+        path = origin.directory
     if path.is_dir():
         directory = path
         chosen, others = _weight_file(path)
@@ -123,7 +132,8 @@ def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> 
     else:
         raise CheckpointError(
             f"{reference}: there is no such file or directory",
-            remedy="Give a directory with config.json and weights, or one weight file.",
+            remedy="Give a directory with config.json and weights, one weight file, or a Hub id "
+            "such as org/name.",
         )
     config_path = Path(config) if config is not None else configuration(directory)
     if not config_path.is_file():
@@ -151,6 +161,7 @@ def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> 
             metadata=readers[0].metadata,
             stamps=stamps(files) | opened,  # what was taken before opening goes first
             others=others,
+            hub=origin,
             _stack=stack.pop_all(),
         )
 

@@ -76,7 +76,7 @@ def manifest(
             **settings,
             "sources": {
                 label: {
-                    "reference": checkpoint.directory.resolve().name,
+                    **_reference(checkpoint),
                     "files": {path.name: _file(path, checksums) for path in checkpoint.files},
                 }
                 for label, checkpoint in sources
@@ -100,6 +100,13 @@ def manifest(
             "warnings": list(warnings),
         }
     )
+
+
+def _reference(checkpoint: Checkpoint) -> dict[str, str]:
+    """What a source is called: its id and commit on the Hub, or the name of its directory."""
+    if checkpoint.hub:
+        return {"reference": checkpoint.hub.id.repo_id, "revision": checkpoint.hub.commit}
+    return {"reference": checkpoint.directory.resolve().name}
 
 
 def _file(path: Path, checksums: bool) -> dict[str, Any]:

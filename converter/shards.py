@@ -9,10 +9,8 @@ from pathlib import Path
 from converter.containers.base import Reader
 from converter.errors import CheckpointError, FormatError, Problem
 from converter.folding import fold
+from converter.hub.choice import INDEX as INDEX
 from converter.jsonfile import read_json_object
-
-INDEX = ".index.json"
-"""What the name of an index ends in, behind the name of the whole file."""
 
 
 def _stays(shard: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from converter.checkpoint import WEIGHT_FILES, open_checkpoint
 from converter.composition.model import Model, understand
 from converter.errors import CheckpointError, ConverterError, Problem
+from converter.hub.fetch import fetched
 from converter.jsonfile import read_json_object
 from converter.locating import CONFIG
 from converter.manifest import MANIFEST
@@ -25,6 +26,9 @@ def verify(
     directory: str | Path,
     *,
     against: Sequence[str | Path] = (),
+    native: bool = False,
+    run: bool = False,
+    python: str | Path | None = None,
     mapping: Sequence[str | Path] = (),
     jobs: int | None = None,
 ) -> Verification:
@@ -35,17 +39,22 @@ def verify(
     bit for bit, tied tensors included; token ids lie inside the vocabularies; the manifest holds.
 
     Args:
-        directory: the finished checkpoint.
+        directory: the finished checkpoint, or its id on the Hub.
         against: the checkpoints that it was made from; every tensor that came from one of them
             must equal it, and what is wrong is named.
+        native: whether to read each file again with its framework's own library as well.
+        run: whether to load and run it with transformers as well.
+        python: the interpreter that does so, by default this one.
         mapping: a user's own mapping tables.
         jobs: threads.
 
     Raises:
         CheckpointError: if there is no checkpoint to be verified.
+        UnsupportedError: if a framework that is asked for is not installed.
         ConverterError: if a source cannot be opened or understood.
     """
-    home = Path(directory)
+    origin = fetched(directory, weights="all")
+    home = origin.directory if origin else Path(directory)
     names = [
         name for whole in WEIGHT_FILES for name in (whole, whole + INDEX) if (home / name).is_file()
     ]
@@ -75,6 +84,14 @@ def verify(
             found.problems += check_documents(home, next(iter(models.values())))
             if against:
                 found.origins = trace(next(iter(models.values())), against, library, stack, found)
+        if native and models:
+            from converter.proof.native import check_native
+
+            check_native(models, found)
+        if (run or python) and models:
+            from converter.proof.running import check_running
+
+            check_running(home, models, python, found)
     return found
 
 

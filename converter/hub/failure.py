@@ -1,0 +1,112 @@
+"""What went wrong with the Hub, in words that say what to do.
+
+The client raises what its HTTP library raises, and that is another one in each of its major
+versions: requests in 0.36, httpx in 1.x, httpx2 in 2.x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from converter.errors import ConverterError
+
+_TRANSPORT = frozenset({"requests", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3"})
+_LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN"
+
+
+@contextmanager
+def telling(
+    kind: type[ConverterError], what: str, repo_id: str, *, writing: bool = False
+) -> Iterator[None]:
+    """Turn what the client raises within the block into one error of `kind`.
+
+    Args:
+        kind: the class of the error.
+        what: what could not be done, such as ``"org/name: cannot be fetched"``.
+        repo_id: the repository.
+        writing: whether it was to be written to, which needs other rights.
+
+    Raises:
+        ConverterError: of `kind`. Errors of this package pass as they are.
+    """
+    try:
+        yield
+    except ConverterError:
+        raise
+    except Exception as error:
+        found = _reason(error, repo_id, writing)
+        if found is None:
+            raise
+        reason, remedy = found
+        raise kind(f"{what}: {reason}", remedy=remedy) from error
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same request may well succeed a moment later: no answer, or one of 5xx or 429."""
+    status = _status(error)
+    if status is not None:
+        return status >= 500 or status == 429
+    return isinstance(error, ConnectionError | TimeoutError) or _is_transport(error)
+
+
+def _reason(error: Exception, repo_id: str, writing: bool) -> tuple[str, str | None] | None:
+    """What `error` means and what to do, ``None`` if it has nothing to do with the Hub."""
+    from huggingface_hub import constants, errors
+
+    url = f"{constants.ENDPOINT}/{repo_id}"
+    if isinstance(error, errors.GatedRepoError):
+        return "access to the repository is restricted", (
+            f"Accept its licence at {url}, then log in with `hf auth login` or set HF_TOKEN."
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "there is no such repository, or it is private", (
+            f"Look at {url}. If it is private: {_LOG_IN} to that of someone who may see it."
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "there is no such revision", f"Its branches and tags: {url}/tree/main"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "the Hub may not be asked in offline mode", "Unset HF_HUB_OFFLINE."
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return "nobody is logged in", f"{_LOG_IN}, or give --token."
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return "it is not in the cache", "Fetch it once with a connection to the Hub."
+    if isinstance(error, errors.HFValidationError):
+        return f"not an id of the Hub: {error}", "Write it as org/name."
+    status = _status(error)
+    if status == 401:
+        return "the Hub does not know the token", f"{_LOG_IN} to a token that is valid."
+    if status == 403:
+        needed = "write to" if writing else "read"
+        return f"the token may not {needed} {repo_id}", (
+            f"Use a token whose scope lets it {needed} this repository: "
+            "https://huggingface.co/settings/tokens"
+            + (", or propose the change with --create-pr." if writing else "")
+        )
+    if status is not None:
+        return f"the Hub answers with status {status}: {_short(error)}", (
+            "Try again later; what has arrived is not sent again." if status >= 500 else None
+        )
+    if isinstance(error, ConnectionError | TimeoutError) or _is_transport(error):
+        return f"no connection to {constants.ENDPOINT}: {_short(error)}", (
+            "Try again; what has arrived is kept."
+            if writing
+            else "Try again, or set HF_HUB_OFFLINE=1 to use what is in the cache."
+        )
+    if isinstance(error, OSError | ValueError | RuntimeError):  # hf_xet raises RuntimeError
+        return _short(error), None
+    return None
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of the answer that `error` is about."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _is_transport(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in _TRANSPORT
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,102 @@
+"""A repository of the Hub as a directory of the cache, holding the files that are needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from converter.errors import CheckpointError
+from converter.hub.choice import INDEX, WEIGHT_FILES, small_files, weight_files
+from converter.hub.failure import telling
+from converter.hub.reference import HubId, hub_id
+from converter.jsonfile import read_json_object
+
+_AT_ONCE = 4
+"""Files that are fetched at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What was fetched."""
+
+    id: HubId
+    commit: str
+    """The commit that the revision means now: 40 hexadecimal digits."""
+    directory: Path
+    """A snapshot of the Hub's cache."""
+
+
+def fetched(reference: str | Path, weights: str = "one") -> Fetched | None:
+    """The files of the repository that `reference` means, ``None`` if it can only be a path.
+
+    Args:
+        reference: ``org/name[@revision]``, or a path; a path that exists wins.
+        weights: which weight files to fetch beside the small ones: those of ``one`` format
+            (safetensors before PyTorch's, TensorFlow's and Flax's), of ``all``, or ``none``.
+
+    Raises:
+        CheckpointError: if there is no such repository, if it is private, restricted or empty, if
+            the Hub cannot be reached, or if offline what is needed is not in the cache.
+    """
+    wanted = hub_id(reference)
+    if wanted is None:
+        return None
+    from huggingface_hub import constants
+
+    what = f"{reference}: is no path here, and cannot be fetched from the Hub"
+    with telling(CheckpointError, what, wanted.repo_id):
+        return _cached(wanted) if constants.HF_HUB_OFFLINE else _fetch(wanted, weights)
+
+
+def _cached(wanted: HubId) -> Fetched:
+    """What the cache holds of a repository."""
+    from huggingface_hub import snapshot_download
+
+    place = snapshot_download(wanted.repo_id, revision=wanted.revision, local_files_only=True)
+    return Fetched(wanted, Path(place).name, Path(place))
+
+
+def _fetch(wanted: HubId, weights: str) -> Fetched:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    info = HfApi().model_info(wanted.repo_id, revision=wanted.revision)
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    commit = str(info.sha)
+    chosen = small_files(names)
+    if weights != "none":
+        begun = weight_files(names, every=weights == "all")
+        if not begun:
+            raise CheckpointError(
+                f"{wanted}: holds no weight file",
+                remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), or a "
+                "TensorFlow checkpoint.",
+            )
+        chosen += begun
+    if not chosen:
+        raise CheckpointError(f"{wanted}: holds no configuration")
+    if not wanted.is_pinned:  # lets the cache remember, for offline use, what the revision means
+        hf_hub_download(wanted.repo_id, chosen[0], revision=wanted.revision)
+
+    def get(name: str) -> Path:
+        return Path(hf_hub_download(wanted.repo_id, name, revision=commit))
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        places = dict(zip(chosen, threads.map(get, chosen), strict=True))
+        shards = _shards((path for name, path in places.items() if name.endswith(INDEX)), names)
+        list(threads.map(get, shards))
+    name = chosen[0]
+    return Fetched(wanted, commit, Path(str(places[name]).removesuffix(os.sep + name)))
+
+
+def _shards(indexes: Iterable[Path], names: Iterable[str]) -> list[str]:
+    """The files of the repository that indexes name; what else they name is told on opening."""
+    held = set(names)
+    found: dict[str, None] = {}
+    for index in indexes:
+        weight_map = read_json_object(index).get("weight_map")
+        if isinstance(weight_map, dict):
+            found |= {str(name): None for name in weight_map.values() if str(name) in held}
+    return list(found)

@@ -25,6 +25,9 @@ METADATA = "_METADATA"
 
 MAX_RATIO = 1000
 """Bytes that a byte of the directory may expand to; trained weights hardly compress at all."""
+_CODECS = frozenset({"zstd", "gzip", "zlib", "bytes", "transpose", "crc32c", "sharding_indexed"})
+"""What Orbax has ever written. Not blosc: TensorStore takes as much memory as the head of a chunk
+says, and ends the process if there is none (measured with 0.1.86)."""
 _CACHE_BYTES = 128 << 20
 """Of decoded chunks: an array is mostly one chunk, of which rows are asked for in turn."""
 
@@ -107,6 +110,15 @@ class OrbaxReader(Reader):
                 raise damaged(
                     self.path, "an array cannot be opened", tensor=name, found=_short(error)
                 ) from error
+            unknown = sorted(_codecs(store.spec().to_json().get("metadata")) - _CODECS)
+            if unknown:
+                raise damaged(
+                    self.path,
+                    "a compression that is not decoded",
+                    tensor=name,
+                    expected=f"one of {', '.join(sorted(_CODECS))}",
+                    found=", ".join(unknown),
+                )
             spec = checked_spec(self.path, name, store.dtype.name, store.shape)
             chunk = spec.nbytes // max(spec.size, 1)
             for length in store.chunk_layout.read_chunk.shape or ():
@@ -131,7 +143,8 @@ class OrbaxReader(Reader):
             parts = [key.get("key") if isinstance(key, dict) else None for key in keys]
             texts = [str(part) for part in parts if isinstance(part, str | int)]
             stored = ".".join(texts)
-            if len(texts) != len(parts) or {"/", "\0"} & set(stored) or not stored.strip("."):
+            plain = stored.isprintable() and "/" not in stored and stored.strip(".")
+            if len(texts) != len(parts) or not plain:
                 raise damaged(self.path, "an array's keys are no plain names", tensor=stored[:80])
             if value.get("value_type") not in ("None", "string") and not value.get(
                 "skip_deserialize"
@@ -144,7 +157,13 @@ class OrbaxReader(Reader):
         if self._ocdbt:
             return {"driver": "ocdbt", "base": f"file://{directory}/", "path": f"{stored}/"}
         place = directory / stored
-        if place.is_symlink():
+        try:
+            linked = place.is_symlink()
+        except OSError as error:  # the name is too long
+            raise damaged(
+                self.path, "an array cannot be opened", tensor=name, found=error.strerror
+            ) from error
+        if linked:
             raise damaged(self.path, "an array is a link", tensor=name)
         return {"driver": "file", "path": f"{place}/"}
 
@@ -164,6 +183,21 @@ def _files(directory: Path) -> list[Path]:
         if path.is_file():
             found.append(path)
     return sorted(found)
+
+
+def _codecs(metadata: object) -> set[str]:
+    """The names of all codecs in a Zarr array's metadata, those within shards too."""
+    if isinstance(metadata, list):
+        return {name for item in metadata for name in _codecs(item)}
+    if not isinstance(metadata, dict):
+        return set()
+    found = set()
+    for key, value in metadata.items():
+        if key in ("compressor", "codecs", "index_codecs", "filters", "configuration"):
+            found |= _codecs(value)
+        elif key in ("id", "name"):
+            found.add(str(value))
+    return found
 
 
 def _tensorstore(path: Path) -> Any:

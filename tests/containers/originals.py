@@ -117,7 +117,8 @@ def _orbax(directory: Path) -> Files:
             form = {"driver": "ocdbt", "base": f"file://{place}/", "path": f"params.{name}/"}
             if not ocdbt:
                 form = {"driver": "file", "path": f"{place}/params.{name}/"}
-            layout = {"dtype": "<f4", "shape": [5, 4], "chunks": [3, 4]}
+            compressor = {"id": "zstd", "level": 1} if name == "a" else None
+            layout = {"dtype": "<f4", "shape": [5, 4], "chunks": [3, 4], "compressor": compressor}
             wanted = {"driver": "zarr", "kvstore": form, "metadata": layout}
             tensorstore.open(wanted, create=True).result().write(array).result()
             keys = [{"key": key, "key_type": 2} for key in ("params", name)]

@@ -28,6 +28,19 @@ Of two sources of one family, give the encoder first."""
             multiple=True,
             help="What it was made from; may repeat. What came from there must equal it.",
         ),
+        click.option(
+            "--native",
+            is_flag=True,
+            help="Read each file with its framework's own library, too.",
+        ),
+        click.option(
+            "--run", is_flag=True, help="Load and run it with transformers' own classes, too."
+        ),
+        click.option(
+            "--python",
+            metavar="INTERPRETER",
+            help="Who does so: an interpreter that has transformers.  [default: this one]",
+        ),
         options.MAPPING,
         options.JSON,
         options.JOBS,
@@ -36,6 +49,9 @@ Of two sources of one family, give the encoder first."""
 def command(
     directory: Path,
     against: tuple[str, ...],
+    native: bool,
+    run: bool,
+    python: str | None,
     mapping: tuple[Path, ...],
     json: bool,
     jobs: int | None,
@@ -49,7 +65,15 @@ def command(
     """
     from converter.proof.verify import verify
 
-    found = verify(directory, against=against, mapping=mapping, jobs=jobs)
+    found = verify(
+        directory,
+        against=against,
+        native=native,
+        run=run,
+        python=python,
+        mapping=mapping,
+        jobs=jobs,
+    )
     if json:
         emit_json(found.to_dict())
     else:

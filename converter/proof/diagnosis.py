@@ -23,6 +23,9 @@ _FEW_ULP = 8
 _UNRELATED = 0.3
 """Vectors with a smaller cosine have nothing to do with each other."""
 
+_CHANCE = 4.0
+"""Standard deviations, 1/sqrt(n) each, by which the cosine of unrelated vectors may be off."""
+
 _LARGE = 1 << 26
 """Elements above which a tensor is judged by its sums alone, to bound the memory."""
 
@@ -92,7 +95,9 @@ class Diagnosis:
             if found := _recognised(values(stored), values(truth)):
                 return found
         cosine, count = difference.cosine, difference.differing
-        if math.isfinite(difference.max_abs) and not cosine > _UNRELATED:
+        if math.isfinite(difference.max_abs) and not cosine > max(
+            _UNRELATED, min(0.9, _CHANCE / math.sqrt(difference.elements))
+        ):
             return "has nothing to do with it: drawn anew, or from another checkpoint"
         share = count / difference.elements
         return (

@@ -12,6 +12,16 @@ from converter.folding import fold
 from converter.hub.choice import INDEX as INDEX
 from converter.jsonfile import read_json_object
 
+_MAX_NAME = 255
+"""Bytes of the longest file name."""
+
+
+def _is_name(name: object) -> bool:
+    """Whether a value is the plain name of a file, which every system can hold."""
+    if not isinstance(name, str) or not name.isprintable() or len(name.encode()) > _MAX_NAME:
+        return False
+    return name not in ("", ".", "..") and Path(name).name == name
+
 
 def _stays(shard: Path) -> bool:
     """Whether a file, its links followed, lies in its directory or its Hub cache.
@@ -42,9 +52,11 @@ class ShardIndex:
         if not isinstance(weight_map, dict) or not weight_map:
             raise FormatError(f"{path}: an index must hold a non-empty 'weight_map'")
         problems = [
-            Problem("names a file that is not in its own directory", str(path), found=repr(name))
+            Problem(
+                "names a file that is not in its own directory", str(path), found=repr(name)[:200]
+            )
             for name in {str(value): value for value in weight_map.values()}.values()
-            if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name
+            if not _is_name(name)
         ]
         if problems:
             raise FormatError(f"{path}: the index is not to be trusted", problems)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from converter.errors import UnsupportedError as UnsupportedError
     from converter.errors import UsageError as UsageError
     from converter.errors import VerificationError as VerificationError
+    from converter.hub.push import push as push
     from converter.inspection import inspect as inspect
     from converter.proof.diff import diff as diff
     from converter.proof.verify import verify as verify
@@ -37,6 +38,7 @@ _HOMES = {
     "diff": "converter.proof.diff",
     "inspect": "converter.inspection",
     "open_checkpoint": "converter.checkpoint",
+    "push": "converter.hub.push",
     "split": "converter.composition.split",
     "verify": "converter.proof.verify",
 }

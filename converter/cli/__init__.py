@@ -24,6 +24,7 @@ COMMANDS = {
     "inspect": "Tell what a checkpoint is; read headers only.",
     "verify": "Prove that a checkpoint is what it should be.",
     "diff": "Compare two checkpoints, tensor by tensor.",
+    "push": "Upload a checkpoint to the Hub.",
     "families": "List the supported models, or describe one.",
     "check-table": "Check mapping tables of your own.",
 }
@@ -94,4 +95,6 @@ def main() -> NoReturn:
     """The console script."""
     # Nothing here uses OpenBLAS, whose threads would only cost time and memory at the start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if sys.stderr is None or not sys.stderr.isatty():  # the Hub's client has bars of its own
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     commands.main()

@@ -159,6 +159,14 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], bytes]]] = {
         "model.safetensors.index.json",
         lambda _: json.dumps({"weight_map": {"a": "../../../../etc/passwd"}}).encode(),
     ),
+    "index of no name": (
+        "model.safetensors.index.json",
+        lambda _: b'{"weight_map": {"a": "\\ud800"}}',
+    ),
+    "index of a long name": (
+        "model.safetensors.index.json",
+        lambda _: json.dumps({"weight_map": {"a": "x" * 5000}}).encode(),
+    ),
     "index to a device": (
         "model.safetensors.index.json",
         lambda _: json.dumps({"weight_map": {"a": "/dev/zero"}}).encode(),
@@ -174,6 +182,19 @@ def test_one_message_in_little_time_and_memory(attack: str, tmp_path: Path) -> N
     (place / "config.json").write_text(json.dumps(factories.tiny_config("bert")))
     (place / name).write_bytes(make(tmp_path))
     _refused(place, name, tmp_path)
+
+
+@pytest.mark.parametrize("attack", ["blosc", "a long name"])
+def test_orbax(attack: str, special: Path, tmp_path: Path) -> None:
+    tensorstore = pytest.importorskip("tensorstore")
+    layout = {"dtype": "<f4", "shape": [4], "compressor": {"id": "blosc"}}
+    place = {"driver": "file", "path": f"{special}/a/"}
+    store = tensorstore.open({"driver": "zarr", "kvstore": place, "metadata": layout}, create=True)
+    store.result().write(np.ones(4, np.float32)).result()
+    key = {"key": "a" if attack == "blosc" else "a" * 5000, "key_type": 2}
+    entry = {"key_metadata": [key], "value_metadata": {"value_type": "jax.Array"}}
+    (special / "_METADATA").write_text(json.dumps({"tree_metadata": {"a": entry}}))
+    _refused(special, "blosc" if attack == "blosc" else "too long", tmp_path)
 
 
 @pytest.fixture

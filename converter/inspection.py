@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converter.checkpoint import Checkpoint, open_checkpoint
 from converter.composition.model import Model, understand
 from converter.tables.library import Library
 from converter.tables.schema import FRAMEWORKS
+
+if TYPE_CHECKING:
+    from converter.proof.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Inspection:
 
     checkpoint: Checkpoint
     model: Model
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    """If they were asked for: canonical name → least, largest and mean value, and deviation."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -66,6 +71,8 @@ class Inspection:
                     "key": stored.tensor.spec.name,
                     "dtype": stored.tensor.spec.dtype,
                     "shape": list(stored.tensor.spec.shape),
+                    "bytes": stored.tensor.spec.nbytes,
+                    **(self.statistics[name].to_dict() if name in self.statistics else {}),
                 }
                 for name, stored in report.matched.items()
             },
@@ -86,15 +93,17 @@ def inspect(
     *,
     config: str | Path | None = None,
     mapping: Sequence[str | Path] = (),
+    stats: bool = False,
 ) -> Inspection:
     """Tell what a checkpoint is, and how its tensors relate to the table of its family.
 
-    Only headers are read.
+    Only headers are read, unless statistics are asked for.
 
     Args:
         source: a directory or a weight file.
         config: the configuration, where none lies beside the weights.
         mapping: a user's own mapping tables.
+        stats: whether to read all values and work out their statistics.
 
     Raises:
         CheckpointError: if it cannot be opened.
@@ -103,4 +112,13 @@ def inspect(
     """
     library = Library(Path(path) for path in mapping)
     with open_checkpoint(source, config) as checkpoint:
-        return Inspection(checkpoint, understand(checkpoint, library))
+        model = understand(checkpoint, library)
+        return Inspection(checkpoint, model, _statistics(model) if stats else {})
+
+
+def _statistics(model: Model) -> dict[str, Statistics]:
+    from converter.proof.comparison import in_threads
+    from converter.proof.statistics import measure
+
+    matched = model.report.matched
+    return dict(zip(matched, in_threads(measure, list(matched.values())), strict=True))

@@ -13,6 +13,7 @@ _EPILOG = """\b
 Examples:
   converter inspect fixtures/bert-tiny
   converter inspect fixtures/gpt2-tiny --tensors
+  converter inspect fixtures/bert-tiny --stats
   converter inspect fixtures/bert-tiny-tf/tf_model.h5 --json"""
 
 
@@ -21,13 +22,23 @@ Examples:
 @options.add(
     (
         click.option("--tensors", is_flag=True, help="List the tensors, layers folded."),
+        click.option(
+            "--stats",
+            is_flag=True,
+            help="Read all values, too: least, largest, mean, standard deviation.",
+        ),
         options.CONFIG,
         options.MAPPING,
         options.JSON,
     )
 )
 def command(
-    source: str, tensors: bool, config: Path | None, mapping: tuple[Path, ...], json: bool
+    source: str,
+    tensors: bool,
+    stats: bool,
+    config: Path | None,
+    mapping: tuple[Path, ...],
+    json: bool,
 ) -> None:
     """Tell what a checkpoint is; read headers only.
 
@@ -36,10 +47,10 @@ def command(
     """
     from converter.inspection import inspect
 
-    inspection = inspect(source, config=config, mapping=mapping)
+    inspection = inspect(source, config=config, mapping=mapping, stats=stats)
     if json:
         emit_json(inspection.to_dict())
         return
     from converter.report.inspection import describe_inspection
 
-    emit(describe_inspection(inspection, tensors=tensors))
+    emit(describe_inspection(inspection, tensors=tensors or stats))

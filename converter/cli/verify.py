@@ -13,6 +13,7 @@ _EPILOG = """\b
 Examples:
   converter verify fixtures/bert-gpt2-tiny-tf
   converter verify bert2gpt2 --against fixtures/bert-tiny --against fixtures/gpt2-tiny
+  converter verify bert2gpt2 --html bert2gpt2.html
   converter verify bert2bert --json
 
 Of two sources of one family, give the encoder first."""
@@ -41,6 +42,12 @@ Of two sources of one family, give the encoder first."""
             metavar="INTERPRETER",
             help="Who does so: an interpreter that has transformers.  [default: this one]",
         ),
+        click.option(
+            "--html",
+            metavar="FILE",
+            type=options.OUTPUT,
+            help="Write a page to look at: origins, distributions, differences, warnings.",
+        ),
         options.MAPPING,
         options.JSON,
         options.JOBS,
@@ -52,6 +59,7 @@ def command(
     native: bool,
     run: bool,
     python: str | None,
+    html: Path | None,
     mapping: tuple[Path, ...],
     json: bool,
     jobs: int | None,
@@ -71,9 +79,14 @@ def command(
         native=native,
         run=run,
         python=python,
+        portrait=html is not None,
         mapping=mapping,
         jobs=jobs,
     )
+    if html is not None:
+        from converter.report.page import page
+
+        html.write_text(page(found, found.portrait), encoding="utf-8")
     if json:
         emit_json(found.to_dict())
     else:

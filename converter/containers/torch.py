@@ -7,7 +7,7 @@ from pathlib import Path
 
 from converter.containers.base import Container, OutputFile, Reader, Segment, StoredTensor
 from converter.containers.contiguous import ContiguousTensor
-from converter.containers.files import FileHandle, FileReader, checked_spec, damaged
+from converter.containers.files import FileHandle, FileReader, checked_spec, damaged, shortened
 from converter.containers.strided import StridedTensor, is_contiguous
 from converter.containers.torch_legacy import MAGIC_BYTES, locate_storages, read_objects
 from converter.containers.torch_objects import DTYPES, Storage, Tensor, TorchBuilder
@@ -29,7 +29,8 @@ class TorchContainer:
 
     See `converter.containers.base.Container`. The readers' metadata hold ``form`` (``zip`` or
     ``legacy``), and of a training checkpoint ``wrapper`` (the key of the state dict) and
-    ``ignored`` (other keys that hold tensors).
+    ``ignored`` (other keys that hold tensors); ``imports`` are names that a real unpickler would
+    import, and no state dict needs.
     """
 
     name = "torch"
@@ -147,6 +148,8 @@ def _reader(
         metadata["wrapper"] = named.wrapper
     if named.ignored:
         metadata["ignored"] = ", ".join(named.ignored)
+    if builder.strange:
+        metadata["imports"] = shortened(", ".join(builder.strange))
     return FileReader(handle, tensors, metadata)
 
 

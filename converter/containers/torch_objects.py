@@ -65,6 +65,13 @@ class TorchBuilder:
     def __init__(self) -> None:
         self.storages: dict[str, Storage] = {}
         """By key, the first mention of every storage."""
+        self.names: set[str] = set()
+        """What the pickle would import."""
+
+    @property
+    def strange(self) -> list[str]:
+        """The names that no state dict of tensors needs."""
+        return sorted(self.names - _USUAL - {f"torch.{name}" for name in NAMES})
 
     def call(self, function: Global, arguments: tuple[object, ...]) -> object:
         """A tensor, a dictionary, a shape, or an `Opaque`."""
@@ -118,6 +125,21 @@ _WRAPPERS = frozenset(
 )
 """What makes a parameter of a tensor; values and shape stay."""
 _TENSOR_CLASSES = frozenset({"torch.Tensor", "torch.nn.parameter.Parameter"})
+
+_USUAL = frozenset(
+    {
+        *_VIEWS,
+        *_WRAPPERS,
+        *_TENSOR_CLASSES,
+        *(f"{module}.{name}" for module in _STORAGE_MODULES for name in _STORAGES),
+        "collections.OrderedDict",
+        "torch.Size",
+        "torch._tensor._rebuild_from_type_v2",
+        "torch.device",
+        "torch.serialization._get_layout",
+    }
+)
+"""What ``torch.load(weights_only=True)`` imports as well."""
 
 
 def _view(name: str, arguments: tuple[object, ...]) -> Tensor:

@@ -28,6 +28,9 @@ _MAX_INTEGER = 256
 class Builder(Protocol):
     """What gives a meaning to the names in a pickle."""
 
+    names: set[str]
+    """Takes every name that the pickle would import."""
+
     def call(self, function: Global, arguments: tuple[object, ...]) -> object:
         """What stands for the result of a call.
 
@@ -210,11 +213,16 @@ class _Machine:
         name, module = self._pop(), self._pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise ValueError("a name that is no string")
-        self._push(Global(module, name))
+        self._name(module, name)
 
     def _global_lines(self) -> None:
         module = self._source.line().decode()
-        self._push(Global(module, self._source.line().decode()))
+        self._name(module, self._source.line().decode())
+
+    def _name(self, module: str, name: str) -> None:
+        named = Global(module, name)
+        self._builder.names.add(named.name)
+        self._push(named)
 
     def _call(self, function: object, *arguments: object) -> None:
         if isinstance(function, Global):

@@ -12,7 +12,8 @@ from converter.errors import Problem, UnsupportedError
 from converter.plan import Stored
 from converter.proof.comparison import Difference, canonical_shape, compare, in_threads
 from converter.proof.diagnosis import Diagnosis
-from converter.proof.verification import Origin, Verification
+from converter.proof.origin import Origin
+from converter.proof.verification import Verification
 from converter.tables.library import Library
 
 

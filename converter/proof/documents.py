@@ -17,6 +17,9 @@ TOKEN_FIELDS = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_t
 _NEEDED = ("decoder_start_token_id", "pad_token_id")
 """Without these a combined model can neither be trained nor generate."""
 
+_FREE = ("README.md",)
+"""Files that are meant to be edited."""
+
 
 def check_documents(home: Path, model: Model) -> list[Problem]:
     """Token ids lie inside the vocabularies, and all configurations say the same."""
@@ -77,6 +80,8 @@ def check_manifest_files(home: Path, manifest: Mapping[str, Any]) -> tuple[list[
     listed = manifest.get("files")
     entries = listed if isinstance(listed, dict) else {}
     for name, entry in entries.items():
+        if name in _FREE:
+            continue
         path = home / name
         stated = entry if isinstance(entry, dict) else {}
         if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():

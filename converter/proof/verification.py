@@ -7,25 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from converter.errors import Problem
-from converter.proof.comparison import Difference
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the values of one tensor come from."""
-
-    source: str | None
-    """The source, or ``None`` of a fresh tensor."""
-    verdict: str
-    """``equal``, ``fresh``, or what is wrong."""
-    difference: Difference | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
-        described: dict[str, Any] = {"source": self.source, "verdict": self.verdict}
-        if self.difference and not self.difference.exact:
-            described["difference"] = self.difference.to_dict()
-        return described
+from converter.proof.origin import Origin
+from converter.proof.portrait import Portrait
 
 
 @dataclass
@@ -41,7 +24,9 @@ class Verification:
     notes: list[str] = field(default_factory=list)
     """What is no fault, but worth knowing."""
     origins: Mapping[str, Origin] = field(default_factory=dict)
-    """With ``against`` or a manifest: canonical name → where its values come from."""
+    """With ``against``: canonical name → where its values come from."""
+    portrait: Portrait | None = None
+    """If it was asked for: what came from where, and how the values are spread."""
 
     @property
     def verified(self) -> bool:

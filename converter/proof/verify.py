@@ -15,6 +15,7 @@ from converter.jsonfile import read_json_object
 from converter.locating import CONFIG
 from converter.manifest import MANIFEST
 from converter.proof.against import trace
+from converter.proof.audit import audit
 from converter.proof.documents import check_documents, check_manifest_files
 from converter.proof.values import check_values
 from converter.proof.verification import Verification
@@ -29,6 +30,7 @@ def verify(
     native: bool = False,
     run: bool = False,
     python: str | Path | None = None,
+    portrait: bool = False,
     mapping: Sequence[str | Path] = (),
     jobs: int | None = None,
 ) -> Verification:
@@ -45,6 +47,7 @@ def verify(
         native: whether to read each file again with its framework's own library as well.
         run: whether to load and run it with transformers as well.
         python: the interpreter that does so, by default this one.
+        portrait: whether to look at how the values are spread, as the page of HTML shows it.
         mapping: a user's own mapping tables.
         jobs: threads.
 
@@ -82,8 +85,14 @@ def verify(
         if models:
             check_values(models, manifest, found, jobs)
             found.problems += check_documents(home, next(iter(models.values())))
+            audit(home, models, found)
             if against:
                 found.origins = trace(next(iter(models.values())), against, library, stack, found)
+        if portrait and models:
+            from converter.proof.portrait import portray
+
+            first = next(iter(models.values()))
+            found.portrait = portray(first, manifest, found.origins, jobs)
         if native and models:
             from converter.proof.native import check_native
 

@@ -38,9 +38,9 @@ def _parts(inspection: Inspection, tensors: bool) -> Iterator[RenderableType]:
         yield indented(table((", ".join(names), reason) for reason, names in dropped.items()))
     if tensors:
         yield heading("Tensors")
-        yield indented(
-            table(_tensor_rows(inspection), header=("tensor", "shape", "dtype", "stored as"))
-        )
+        measured = ("min", "max", "mean", "std") if inspection.statistics else ()
+        header = ("tensor", "shape", "dtype", "size", "stored as", *measured)
+        yield indented(table(_tensor_rows(inspection), header=header, right=[3, 5, 6, 7, 8]))
 
 
 def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
@@ -83,20 +83,34 @@ def _faults(inspection: Inspection) -> Iterator[RenderableType]:
     yield indented(table(rows))
 
 
-def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, str, str, str]]:
+def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, ...]]:
     """The matched tensors in the order of the model, those of like layers in one row."""
     matched = inspection.model.report.matched
     ordered = dict.fromkeys((*inspection.model.target.by_name, *matched))
-    groups: dict[tuple[object, ...], dict[str, str]] = {}
+    groups: dict[tuple[object, ...], list[str]] = {}
     for name in ordered:
         if name in matched:
             spec = matched[name].tensor.spec
             head, _, tail = numbered(name)
-            groups.setdefault((head, tail, spec.shape, spec.dtype), {})[name] = spec.name
-    for (_, _, lengths, dtype), names in groups.items():
+            groups.setdefault((head, tail, spec.shape, spec.dtype), []).append(name)
+    for names in groups.values():
+        specs = [matched[name].tensor.spec for name in names]
         yield (
             ", ".join(fold(names)),
-            shape(lengths),  # type: ignore[arg-type]  # as put in above
-            str(dtype),
-            ", ".join(fold(names.values())),
+            shape(specs[0].shape),
+            specs[0].dtype,
+            size(sum(spec.nbytes for spec in specs)),
+            ", ".join(fold(spec.name for spec in specs)),
+            *_measured(inspection, names),
         )
+
+
+def _measured(inspection: Inspection, names: list[str]) -> Iterator[str]:
+    """The statistics of some tensors together."""
+    if not inspection.statistics:
+        return
+    total = inspection.statistics[names[0]]
+    for name in names[1:]:
+        total += inspection.statistics[name]
+    for value in (total.minimum, total.maximum, total.mean, total.deviation):
+        yield f"{value:.4g}"

@@ -102,20 +102,23 @@ class Source(Matched):
     def model(self) -> ModelClass:
         """The class that the checkpoint is of.
 
-        That which the configuration names, if it has every head that was found; else the smallest
-        class that has.
+        That which the configuration names, if it has every head that was found; else the class
+        that has, with as few other heads as can be, and most of the parts that were found.
         """
         named = self.checkpoint.config.get("architectures")
         names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-        models = sorted(
-            self.family.models.values(), key=lambda model: len(model.parts) + len(model.heads)
-        )
+        heads = self.parts_found & set(self.family.heads)
+        parts = self.parts_found - heads
+
+        def surplus(model: ModelClass) -> tuple[int, int, int]:
+            return len({*model.heads} - heads), len(parts - {*model.parts}), len(model.parts)
+
+        models = sorted(self.family.models.values(), key=surplus)
         stated = [
             model
             for model in models
             if model.name in names or not set(names).isdisjoint(model.classes.values())
         ]
-        heads = self.parts_found & set(self.family.heads)
         fitting = [model for model in (*stated, *models) if heads <= set(model.heads)]
         return (*fitting, *stated, *models)[0]
 

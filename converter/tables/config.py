@@ -35,7 +35,7 @@ class FamilyConfig:
         self.file = file
 
     def __getitem__(self, field: str) -> Value:
-        """The value of `field`, or the family's default.
+        """The value of `field`, or the family's default; of a table in its place, its keys.
 
         Raises:
             ConfigError: if the table does not know the field, or its value is of no plain type.
@@ -48,6 +48,8 @@ class FamilyConfig:
             value = known[field]
         if isinstance(value, list) and len(value) <= MAX_LAYERS:
             value = tuple(value)
+        elif isinstance(value, dict) and isinstance(known[field], tuple):
+            value = tuple(value)  # such as id2label, of which tables ask how many there are
         for item in value if isinstance(value, tuple) else (value,):
             if item is not None and not isinstance(item, int | float | bool | str):
                 raise self._error(field, "plain values", value)

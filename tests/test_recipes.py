@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,26 +10,17 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file
 
 from converter import UsageError, compose
-from converter.checkpoint import open_checkpoint
 from converter.cli import commands, options
 from converter.composition import compose as composing
-from converter.composition.model import understand
-from converter.tables.library import Library
 from converter.tables.recipes import recipes
 from tests.factories import make
-
-FILES = ("model.safetensors", "tf_model.h5", "flax_model.msgpack")
+from tests.reading import FILES, config_of, manifest_of, values
 
 
 def run(*args: object, code: int = 0) -> str:
     result = CliRunner().invoke(commands, [str(arg) for arg in args])
     assert result.exit_code == code, result.output
     return result.output
-
-
-def config_of(directory: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((directory / "config.json").read_text())
-    return loaded
 
 
 def _sources(home: Path, name: str) -> tuple[Path, Path]:
@@ -56,12 +45,10 @@ def test_a_recipe_draws_and_shares_what_the_paper_does(name: str, tmp_path: Path
     out = tmp_path / "out"
     run("compose", "--like", name, encoder, decoder, out)
     config = config_of(out)
-    tensors = _values(out / "model.safetensors")
+    tensors = values(out / "model.safetensors")
     fresh = {
         tensor
-        for tensor, entry in json.loads((out / "converter-manifest.json").read_text())[
-            "tensors"
-        ].items()
+        for tensor, entry in manifest_of(out)["tensors"].items()
         if entry["origin"] == "initialised"
     }
     for half in ("encoder", "decoder"):
@@ -85,26 +72,15 @@ def test_shared_halves_are_equal_in_every_file(tmp_path: Path) -> None:
     compose(source, source, tmp_path / "same", share=True)
     for name in FILES:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()
-        values = _values(tmp_path / "out" / name)
+        found = values(tmp_path / "out" / name)
         shared = 0
-        for tensor, value in values.items():
+        for tensor, value in found.items():
             half, _, rest = tensor.partition(".")
-            twin = values.get(f"decoder.{rest}")
+            twin = found.get(f"decoder.{rest}")
             if half == "encoder" and twin is not None:
                 shared += 1
                 assert np.array_equal(value, twin), tensor
         assert shared == 5 + 16 * 3
-
-
-def _values(file: Path) -> dict[str, Any]:
-    with open_checkpoint(file) as checkpoint:
-        model = understand(checkpoint, Library())
-        found = {}
-        for name, stored in model.report.matched.items():
-            out = np.empty(stored.tensor.spec.shape, np.float32)
-            stored.tensor.read_into(out, 0, 0)
-            found[name] = out
-        return found
 
 
 def test_random_both_stands_for_either(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
             type=click.Choice(options.INITIALISERS),
             default="normal",
             show_default=True,
-            help="How fresh cross-attention is drawn; normal is the family's own rule.",
+            help="How fresh cross-attention begins; normal is the family's own rule.",
         ),
         click.option(
             "--tokenizer",
@@ -77,6 +77,7 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         options.MAPPING,
         click.option("--encoder-config", type=options.FILE, help="config.json of the encoder."),
         click.option("--decoder-config", type=options.FILE, help="config.json of the decoder."),
+        options.CARD,
         *options.RUN,
     )
 )

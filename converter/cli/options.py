@@ -16,7 +16,7 @@ Decorator = Callable[[Any], Any]
 FRAMEWORKS = ("pytorch", "tensorflow", "flax")
 PYTORCH_FORMATS = ("safetensors", "bin", "both")
 DTYPES = ("keep", "float32", "float16", "bfloat16")
-INITIALISERS = ("normal", "truncated-normal")
+INITIALISERS = ("normal", "truncated-normal", "xavier", "zero-output", "copy-self-attention")
 HALVES = ("encoder", "decoder")
 RANDOM = (*HALVES, "both")
 TOKENIZERS = ("encoder", "decoder", "both", "none")
@@ -115,6 +115,8 @@ TARGET = (
     ),
 )
 """What is written."""
+
+CARD = click.option("--card", type=FILE, help="A model card (README.md) of your own.")
 
 RUN = (
     click.option("--overwrite", is_flag=True, help="Replace a checkpoint that lies at OUTPUT."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from converter.initialise import COMPUTED, RULES, Initialiser
 from converter.plan import Fresh, PlannedTensor, Stored
@@ -24,6 +25,16 @@ class Finding:
     copies: tuple[Stored, ...] = ()
 
 
+@dataclass(frozen=True)
+class Draw:
+    """How one tensor is drawn anew, where not as its table says."""
+
+    rule: str
+    scale: float
+    reason: str | None = None
+    """Why so, if there is more to say than why it is drawn anew at all."""
+
+
 def plan_tensors(
     target: Blueprint,
     findings: Mapping[str, Finding],
@@ -32,7 +43,7 @@ def plan_tensors(
     *,
     dtype: str,
     seed: int,
-    rule: Callable[[Slot], str] = lambda slot: slot.rule,
+    draws: Mapping[str, Draw] = MappingProxyType({}),
 ) -> list[PlannedTensor]:
     """Every tensor of `target` that has values of its own, with its origin.
 
@@ -43,7 +54,7 @@ def plan_tensors(
         fresh_dtype: the dtype of a tensor that is drawn anew, if `dtype` keeps.
         dtype: ``keep``, or the dtype that floating-point tensors are cast to.
         seed: of the fresh weights.
-        rule: how a slot is drawn, where not as its table says.
+        draws: canonical name → how it is drawn, where not as its table says.
     """
     planned = []
     for slot in target.slots:
@@ -59,9 +70,10 @@ def plan_tensors(
         if finding:
             planned.append(PlannedTensor(spec, finding.stored, finding.copies))
         else:
-            initialiser = Initialiser(
-                rule(slot) if slot.rule in DRAWN else slot.rule, slot.scale, seed, slot.name
-            )
+            draw = draws.get(slot.name, Draw(slot.rule, slot.scale))
+            initialiser = Initialiser(draw.rule, draw.scale, seed, slot.name)
             reason = COMPUTED_REASON if slot.rule in COMPUTED else reasons[slot.part]
+            if draw.reason:
+                reason = f"{reason}; {draw.reason}"
             planned.append(PlannedTensor(spec, Fresh(initialiser, reason)))
     return planned

@@ -26,16 +26,15 @@ from converter.composition.options import OutputOptions, parse_settings, updated
 from converter.composition.production import Result, produce
 from converter.composition.source import Source
 from converter.composition.tokens import resolve_tokens
+from converter.composition.warm_start import INITIALISERS, begin
 from converter.errors import UnsupportedError, UsageError
 from converter.identification import enter, identify
 from converter.jsonfile import to_json
 from converter.plan import Plan
-from converter.tables.blueprint import CROSS_ATTENTION
 from converter.tables.library import Library
 from converter.tables.recipes import Recipe, recipe_named
 
 HALVES = ("encoder", "decoder")
-INITIALISERS = ("normal", "truncated-normal")
 TOKENIZERS = ("encoder", "decoder", "both", "none")
 
 
@@ -70,8 +69,10 @@ def compose(
         random: halves whose weights are all drawn anew, from their configuration alone.
         share: whether the halves share their weights; both must be the same checkpoint then.
         seed: of the fresh weights.
-        init: how fresh cross-attention is drawn: ``normal`` (the family's own rule, as PyTorch
-            transformers has it) or ``truncated-normal`` (the same scale, cut at two sigma).
+        init: how fresh cross-attention begins: ``normal`` (the family's own rule, as PyTorch
+            transformers has it), ``truncated-normal`` (the same scale, cut at two sigma),
+            ``xavier`` (evenly, by Glorot's rule), ``zero-output`` (it adds nothing at first) or
+            ``copy-self-attention`` (as the decoder's self-attention, where shapes allow).
         tokenizer: whose files to copy; of ``both``, the decoder's go to ``decoder_tokenizer/``
             unless they are the same.
         decoder_start_token: id or text of the token that generation starts with.
@@ -124,6 +125,9 @@ def compose(
         if joined.own_slots and (joint := joint_of(*places)):
             findings |= joint_findings(joint, joined.own_slots, stack)
             notes.append(f"{joint.name}: taken from beside the two halves that split made")
+        beginning = begin(init, joined.target, decoder_source.family, findings)
+        findings |= beginning.copied
+        notes += beginning.notes
         tensors = plan_tensors(
             joined.target,
             findings,
@@ -131,7 +135,7 @@ def compose(
             joined.dtype,
             dtype=wanted.dtype,
             seed=seed,
-            rule=lambda slot: init if slot.part == CROSS_ATTENTION else slot.rule,
+            draws=beginning.draws,
         )
         weights = plan_files(
             joined.target,
@@ -171,8 +175,12 @@ def compose(
                 "like": like,
                 "random": sorted(drawn),
                 "seed": seed,
+                "set": list(set),
                 "share": share,
                 "tokenizer": tokenizer,
+                "decoder_start_token": decoder_start_token,
+                "eos_token": eos_token,
+                "pad_token": pad_token,
             },
             classes={"": joined.composite.classes},
         )

@@ -18,7 +18,7 @@ from converter.tables.vocabulary import load_vocabulary
 DIALECTS = "_dialects"
 """The table that holds what all others share."""
 
-MERGED = ("config", "measures", "tokens", "modules")
+MERGED = ("config", "measures", "tokens", "modules", "warm_start")
 """Keys that a table which extends another changes entry by entry."""
 
 MERGED_DEEPLY = ("parts", "drop")

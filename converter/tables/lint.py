@@ -63,6 +63,13 @@ def _findings(path: Path, library: Library) -> Iterator[Problem]:
         yield from idle_overrides(parent, child, file)
     yield from unused_fields(family, child.get("config", {}), file)
     yield from unused_groups(family, {*child.get("parts", {}), *child.get("heads", {})}, file)
+    if "warm_start" in child and CROSS_ATTENTION not in family.parts:
+        yield Problem(
+            "concerns cross-attention, which the family has not",
+            file,
+            "warm_start",
+            remedy="Take it out.",
+        )
     yield from _family(family, library, file)
 
 

@@ -20,11 +20,15 @@ from converter.tables.schema import (
     Tie,
     Token,
     Vocabulary,
+    WarmStart,
 )
 from converter.tables.section import Section, checked
 from converter.tables.templates import Template
 
 T = TypeVar("T")
+
+NORMS = ("before", "after")
+"""Where a layer norm stands, of the branch or of the sum that it is added to."""
 
 _CLASS_PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 
@@ -65,6 +69,7 @@ def load_family(
         relisted=_relisted(root.section("relisted"), vocabulary),
         limits=_limits(root, file, problems),
         tokens=_tokens(root.section("tokens")),
+        warm_start=_warm_start(root.section("warm_start")),
         index=by_dialect(root, "index", vocabulary),
         within=root.section("within").texts(),
         original=load_original(root.section("original"), config, models),
@@ -233,3 +238,17 @@ def _tokens(section: Section) -> dict[str, Token]:
         tokens[name] = Token(entry.require("token", str, ""), entry.require("id", int, 0))
         entry.finish("token, id")
     return tokens
+
+
+def _warm_start(section: Section) -> WarmStart | None:
+    if not list(section):
+        return None
+    found = WarmStart(
+        copies=section.section("copies").texts(),
+        output=section.names("output"),
+        norm=section.require("norm", str, NORMS[0]),
+    )
+    if found.norm not in NORMS:
+        section.complain(f"{found.norm!r} is none of {', '.join(NORMS)}", "norm")
+    section.finish("copies, output, norm")
+    return found

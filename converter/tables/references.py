@@ -36,6 +36,7 @@ def references(family: Family, file: str) -> list[Problem]:
     _groups(family, complain)
     _roles(family, complain)
     _ties(family, complain)
+    _warm_start(family, complain)
     return problems
 
 
@@ -270,6 +271,16 @@ def _ties(family: Family, complain: Complain) -> None:
                 "places of the tied name only",
                 "Use the same places on both sides.",
             )
+
+
+def _warm_start(family: Family, complain: Complain) -> None:
+    if family.warm_start and CROSS_ATTENTION in family.parts and not family.warm_start.output:
+        complain(
+            "warm_start.output",
+            "names no module",
+            "the last modules of cross-attention",
+            "Name them, such as crossattention.output.dense.",
+        )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -172,6 +172,34 @@ class Token:
 
 
 @dataclass(frozen=True)
+class WarmStart:
+    """How fresh cross-attention can begin as something better than noise."""
+
+    copies: Mapping[str, str]
+    """Parts of a cross-attention tensor's path → the parts to put in their place for the path of
+    the self-attention tensor of the same use."""
+    output: tuple[str, ...]
+    """Paths of modules, by their last parts: the cross-attention's last, which, where all zero,
+    let it add nothing."""
+    norm: str
+    """``before``: the branch normalises its own input, so that a zero output leaves the decoder as
+    it was; ``after``: the sum is normalised, by a fresh layer norm, which does not."""
+
+    def counterpart(self, name: str) -> str | None:
+        """The tensor that a cross-attention tensor copies, by the first entry that concerns it."""
+        whole = f".{name}."
+        for parts, other in self.copies.items():
+            if f".{parts}." in whole:
+                return whole.replace(f".{parts}.", f".{other}.", 1)[1:-1]
+        return None
+
+    def is_output(self, name: str) -> bool:
+        """Whether a tensor is of a module whose zeros silence the branch."""
+        module = f".{name.rpartition('.')[0]}"
+        return any(module.endswith(f".{path}") for path in self.output)
+
+
+@dataclass(frozen=True)
 class Limit:
     """A configuration that some frameworks cannot hold."""
 
@@ -229,6 +257,7 @@ class Family:
     """Dialect → layer of a head → tensors of the body that a stand-alone file lists there again."""
     limits: tuple[Limit, ...] = ()
     tokens: Mapping[str, Token] = field(default_factory=dict)
+    warm_start: WarmStart | None = None
     index: Mapping[str, str] = field(default_factory=dict)
     """Dialect → what joins a number to the part before it, where not as the dialect says."""
     original: Original | None = None

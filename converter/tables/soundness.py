@@ -13,7 +13,7 @@ from converter.errors import ConverterError, Problem
 from converter.tables.blueprint import Blueprint, Draftsman, Slot
 from converter.tables.config import FamilyConfig
 from converter.tables.references import groups
-from converter.tables.schema import CROSS_ATTENTION, Family, Kind, Row, Vocabulary
+from converter.tables.schema import CROSS_ATTENTION, Family, Kind, Row, Vocabulary, WarmStart
 from converter.tables.templates import Template
 from converter.tensors import Rearrangement
 from converter.tensors.rearrange import rearrange
@@ -98,6 +98,8 @@ def _dead(family: Family, met: set[str], file: str) -> Iterator[Problem]:
                 found="none of that name",
                 remedy="Correct the name, or take it out.",
             )
+    if CROSS_ATTENTION in family.parts and family.warm_start:
+        yield from _idle_warm_start(family.warm_start, met, file)
     for name in family.ties:
         if not any(Template(name).match(slot) is not None for slot in met):
             yield Problem(
@@ -107,6 +109,33 @@ def _dead(family: Family, met: set[str], file: str) -> Iterator[Problem]:
                 expected="the canonical name of a tensor of some row",
                 found="none of that name",
                 remedy="Correct the name, or take the tie out.",
+            )
+
+
+def _idle_warm_start(table: WarmStart, met: set[str], file: str) -> Iterator[Problem]:
+    """Parts of paths that no tensor has, and counterparts that there are none of."""
+    for parts, other in table.copies.items():
+        alone = replace(table, copies={parts: other})
+        named = {name for name in met if alone.counterpart(name)}
+        if not any(alone.counterpart(name) in met for name in named):
+            yield Problem(
+                f"copies from {other!r}, which no model has" if named else "is in no path",
+                file,
+                f"warm_start.copies.{parts}",
+                expected="parts of the paths of cross-attention, and those of self-attention",
+                found=repr(other),
+                remedy="Correct the paths, or take the entry out.",
+            )
+    for path in table.output:
+        alone = replace(table, output=(path,))
+        if not any(alone.is_output(name) for name in met):
+            yield Problem(
+                "is no module of any model",
+                file,
+                "warm_start.output",
+                expected="the last parts of the path of a module",
+                found=repr(path),
+                remedy="Correct the path, or take it out.",
             )
 
 

@@ -1,0 +1,110 @@
+"""How cross-attention that no source has begins: drawn by a rule, silent, or as a copy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from converter.composition.assemble import DRAWN, Draw, Finding
+from converter.errors import UnsupportedError
+from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Slot
+from converter.tables.schema import Family, WarmStart
+
+INITIALISERS = ("normal", "truncated-normal", "xavier", "zero-output", "copy-self-attention")
+"""``normal`` is each family's own rule; the others are ways to begin elsewhere."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """How the fresh tensors of cross-attention begin, where not as their table says."""
+
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+    """Canonical name → how it is drawn."""
+    copied: Mapping[str, Finding] = field(default_factory=dict)
+    """Canonical name → where the values lie that it begins with."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
+
+
+def begin(
+    init: str, target: Blueprint, decoder: Family, findings: Mapping[str, Finding]
+) -> Beginning:
+    """How cross-attention begins by the rule `init`.
+
+    Args:
+        init: one of `INITIALISERS`.
+        target: the whole model.
+        decoder: the table of the decoder.
+        findings: canonical name → where its values lie.
+
+    Raises:
+        UnsupportedError: if the table does not tell what the rule needs.
+    """
+    fresh = [slot for slot in target.slots if slot.part == CROSS_ATTENTION and not slot.tied_to]
+    fresh = [slot for slot in fresh if slot.name not in findings]
+    if init == "normal":
+        return Beginning()
+    if not fresh:
+        return Beginning(notes=(f"init {init} concerns nothing: no cross-attention is fresh",))
+    if init == "truncated-normal":
+        return Beginning({s.name: Draw(init, s.scale) for s in fresh if s.rule in DRAWN})
+    if init == "xavier":
+        return Beginning({s.name: _xavier(s) for s in fresh if s.rule in DRAWN})
+    if decoder.warm_start is None:
+        raise UnsupportedError(
+            f"the mapping table of {decoder.name} has no [warm_start], which {init} needs",
+            remedy="Write it, see docs/mapping-tables.md, or choose another --init.",
+        )
+    if init == "zero-output":
+        return _silent(fresh, decoder, decoder.warm_start)
+    return _copied(fresh, target, findings, decoder.warm_start)
+
+
+def _xavier(slot: Slot) -> Draw:
+    """Evenly within ±√(6 / (fan in + fan out)), of a matrix (Glorot and Bengio 2010)."""
+    shape = slot.canonical.shape
+    if len(shape) < 2:
+        return Draw(slot.rule, slot.scale)
+    field_size = math.prod(shape[2:])
+    return Draw("uniform", math.sqrt(6 / ((shape[0] + shape[1]) * field_size)))
+
+
+def _silent(fresh: list[Slot], decoder: Family, table: WarmStart) -> Beginning:
+    """The last module of the branch is zero, so that the branch adds nothing at first."""
+    zero = Draw("constant", 0.0)
+    draws = {slot.name: zero for slot in fresh if table.is_output(slot.name)}
+    if table.norm == "before":
+        return Beginning(draws)
+    return Beginning(
+        draws,
+        notes=(
+            f"zero-output: {decoder.name} normalises the sum once more after cross-attention, so "
+            "that its decoder begins near to, but not as, the language model that it was",
+        ),
+    )
+
+
+def _copied(
+    fresh: list[Slot], target: Blueprint, findings: Mapping[str, Finding], table: WarmStart
+) -> Beginning:
+    """Each tensor begins as that of the self-attention; where it cannot, that is told."""
+    draws, copied = {}, {}
+    for slot in fresh:
+        name = table.counterpart(slot.name)
+        twin = target.resolve(target.by_name[name]) if name in target.by_name else None
+        found = findings.get(twin.name) if twin else None
+        if found is None or twin is None:
+            why = "has no counterpart" if twin is None else "its counterpart is drawn anew"
+        elif twin.canonical.shape != slot.canonical.shape:
+            shapes = (list(each.canonical.shape) for each in (slot, twin))
+            why = "its shape {} is not its counterpart's {}".format(*shapes)
+        else:
+            copied[slot.name] = Finding(found.stored)
+            continue
+        draws[slot.name] = Draw(slot.rule, slot.scale, f"cannot copy the self-attention: {why}")
+    notes = (
+        f"copy-self-attention: {len(copied)} tensors of cross-attention begin as copies"
+        + (f", {len(draws)} cannot and are drawn anew" if draws else ""),
+    )
+    return Beginning(draws, copied, notes)

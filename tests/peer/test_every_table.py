@@ -24,6 +24,8 @@ A family needs one file, ``tiny/<model_type>.json``:
     the same for one framework only, on top of ``inputs`` (such as Flax' ``position_ids``).
 ``class_inputs`` (optional)
     PyTorch class → its inputs, on top of ``inputs`` (such as ``decoder_input_ids``).
+``class_config`` (optional)
+    PyTorch class → changes of ``config`` for its stand-alone model (such as ``num_labels``).
 ``cannot_run`` (optional)
     role, or class name of a framework, or either of them with ``-`` and a variant → why the class
     loads but cannot be called; then only what it loads is compared.

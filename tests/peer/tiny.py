@@ -35,6 +35,7 @@ _KEYS = {
     "tensorflow_inputs",
     "flax_inputs",
     "class_inputs",
+    "class_config",
     "cannot_run",
     "keep",
     "tolerance",
@@ -51,6 +52,7 @@ class Tiny:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     framework_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     class_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    class_config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cannot_run: Mapping[str, str] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     tolerance: float = 1e-5
@@ -115,6 +117,7 @@ def tiny(family: str) -> Tiny:
             if f"{framework}_inputs" in data
         },
         class_inputs=data.get("class_inputs", {}),
+        class_config=data.get("class_config", {}),
         cannot_run=data.get("cannot_run", {}),
         keep=tuple(data.get("keep", ())),
         tolerance=data.get("tolerance", 1e-5),
@@ -207,7 +210,7 @@ def source_fields(family: str, model: ModelClass, variant: str) -> dict[str, Any
     if decoder and decoder.model == model.name:
         own = {key: value for key, value in decoder.config.items() if key != "add_cross_attention"}
         fields = {**own, **fields}
-    return fields
+    return {**fields, **spec.class_config.get(model.name, {})}
 
 
 def build(spec: Tiny, name: str, fields: Mapping[str, Any], seed: int = 0) -> Any:

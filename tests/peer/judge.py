@@ -33,15 +33,17 @@ def load(
     """
     loaded = Loaded(kind)
     reader = {"pytorch": _pytorch, "tensorflow": _tensorflow, "flax": _flax}[FRAMEWORKS[kind]]
+    weightless: set[str] = set()
     with oracle.isolated(directory, kind) as place, oracle.captured() as messages:
         try:
-            reader(loaded, place, name, batch, computed)
+            weightless = reader(loaded, place, name, batch, computed) or set()
         except Exception as error:  # whatever the peer raises is a finding
             loaded.problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     loaded.problems += [
         f"warning: {text[:300]}"
         for text in messages
         if "newly initialized" in text or ("were not used when" in text and "All " not in text[:5])
+        if not any(f"['{layer}']" in text for layer in weightless)
     ]
     loaded.stored = without(loaded.stored, computed)
     for group in (loaded.outputs, loaded.stored):
@@ -86,13 +88,17 @@ def _pytorch(
 
 def _tensorflow(
     loaded: Loaded, place: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
-) -> None:
+) -> set[str]:
+    """Read it; return the layers without weights (a dropout, whose number differs from process to
+    process), which transformers reports missing even from a file that it wrote itself."""
     import tensorflow as tf
     import transformers
 
     model, info = getattr(transformers, name).from_pretrained(
         place, output_loading_info=True, use_safetensors=False
     )
+    weightless = {layer.name for layer in model.layers if not layer.weights}
+    info["missing_keys"] = [key for key in info["missing_keys"] if key not in weightless]
     oracle._report(loaded, info)
     stored, _ = oracle.read_h5(place / FILES["h5"])
     loaded.stored = {key: value.astype(np.float32) for key, value in stored.items()}
@@ -104,6 +110,7 @@ def _tensorflow(
             for key, value in batch.items()
         }
         oracle._keep_outputs(loaded, model(**tensors, training=False))
+    return weightless
 
 
 def _flax(

@@ -14,7 +14,11 @@ from converter.tables.probes import probes
 from converter.tables.schema import FRAMEWORKS
 
 LIBRARY = Library()
-TABLES = sorted(Path(str(files("converter.mappings"))).glob("*.toml"))
+TABLES = sorted(
+    path
+    for path in Path(str(files("converter.mappings"))).glob("*.toml")
+    if path.stem != "_recipes"  # names compositions, no table
+)
 FAMILIES = [name for name in LIBRARY.names if not LIBRARY.is_composite(name)]
 
 

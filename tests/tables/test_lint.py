@@ -93,7 +93,12 @@ PLANTED = {
     ),
     "a row without tensors": (
         "gpt2",
-        [('without = ["bias"]', 'without = ["bias", "weight"]')],
+        [
+            (
+                'n_embd -> vocab_size", without = ["bias"]',
+                'n_embd -> vocab_size", without = ["bias", "weight"]',
+            )
+        ],
         ["heads.lm.lm_head.without", "dead"],
     ),
     "an unknown field in a size": (
@@ -222,9 +227,9 @@ PLANTED = {
         ["drop.pytorch.embeddings.position_ids", "reason"],
     ),
     "a model of an unknown part": (
-        "distilbert",
-        [("DistilBertModel       = {}", 'DistilBertModel = { parts = ["pooler"] }')],
-        ["models.DistilBertModel.parts", "[parts.pooler]"],
+        "bert",
+        [('parts = ["pooler"], heads = ["lm", "nsp"]', 'parts = ["hinge"], heads = ["lm", "nsp"]')],
+        ["models.BertForPreTraining.parts", "[parts.hinge]"],
     ),
     "a model of an unknown head": (
         "albert",
@@ -285,8 +290,8 @@ PLANTED = {
     "a token of no role": ("gpt2", [("pad   = {", "mask  = {")], ["tokens.mask"]),
     "an extended table that is not there": (
         "roberta",
-        [('extends = "bert"', 'extends = "bart"')],
-        ["extends", "bart"],
+        [('extends = "bert"', 'extends = "none"')],
+        ["extends", "none"],
     ),
     "a table that extends itself": (
         "roberta",
@@ -391,6 +396,8 @@ def test_a_finding_in_every_layer_is_one_finding(tmp_path):
 
 def test_a_good_table_has_no_findings(tmp_path):
     for path in MAPPINGS.glob("*.toml"):
+        if path.stem == "_recipes":  # names compositions, no table
+            continue
         assert findings(changed(tmp_path, path.stem)) == []
 
 

@@ -19,6 +19,7 @@ Examples:
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny planned --dry-run
   converter compose fixtures/bert-tiny fixtures/bert-tiny shared --like bertshare
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny rnd2gpt --random encoder
+  converter compose fixtures/bert-tiny fixtures/gpt2-tiny short --layers decoder=last:1
 
 `converter families` lists the configurations of the literature that --like knows. The decoder's cross-attention is fresh, as is the projection between halves of different width:
 train the result before you use it."""
@@ -52,6 +53,12 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
             "--share",
             is_flag=True,
             help="Let the halves share their weights; both must be one checkpoint.",
+        ),
+        click.option(
+            "--layers",
+            metavar="HALF=LAYERS",
+            multiple=True,
+            help="Take some layers only: 0,2,4 or first:6, last:6, even:6. May repeat.",
         ),
         options.SEED,
         click.option(

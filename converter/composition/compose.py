@@ -22,6 +22,7 @@ from converter.composition.files import plan_files
 from converter.composition.frameworks import choose
 from converter.composition.joining import Joined
 from converter.composition.joint import joint_findings, joint_of
+from converter.composition.layers import parse_layers, take_layers
 from converter.composition.options import OutputOptions, parse_settings, updated
 from converter.composition.production import Result, produce
 from converter.composition.source import Source
@@ -46,6 +47,7 @@ def compose(
     like: str | None = None,
     random: Sequence[str] = (),
     share: bool = False,
+    layers: Sequence[str] = (),
     seed: int = 0,
     init: str = "normal",
     tokenizer: str = "both",
@@ -68,6 +70,8 @@ def compose(
             `random`, `share` and fields, which may be set besides.
         random: halves whose weights are all drawn anew, from their configuration alone.
         share: whether the halves share their weights; both must be the same checkpoint then.
+        layers: which layers of a half to take, if not all: ``decoder=0,2,4``, or
+            ``decoder=even:6``, ``first:6``, ``last:6``.
         seed: of the fresh weights.
         init: how fresh cross-attention begins: ``normal`` (the family's own rule, as PyTorch
             transformers has it), ``truncated-normal`` (the same scale, cut at two sigma),
@@ -101,6 +105,9 @@ def compose(
     _check_halves(drawn, share, encoder, decoder)
     library = Library(Path(path) for path in mapping)
     changes = parse_settings((*(recipe.settings if recipe else ()), *set), HALVES)
+    kept = parse_layers(layers, HALVES)
+    if share and kept.get("encoder") != kept.get("decoder"):
+        raise UsageError("share: halves that share their weights have the same layers")
     with ExitStack() as stack:
         encoder_source, decoder_source = (
             _source(
@@ -109,7 +116,8 @@ def compose(
                     (open_configuration if half in drawn else open_checkpoint)(reference, own)
                 ),
                 library,
-                changes,
+                changes[half],
+                kept.get(half),
             )
             for half, reference, own in zip(
                 HALVES, (encoder, decoder), (encoder_config, decoder_config), strict=True
@@ -145,6 +153,7 @@ def compose(
             wanted.pytorch_format,
             wanted.shard_bytes,
         )
+        asked = {"decoder_start": decoder_start_token, "eos": eos_token, "pad": pad_token}
         tokens = resolve_tokens(
             decoder_source.config,
             decoder_source.checkpoint.directory,
@@ -172,15 +181,18 @@ def compose(
             tables=(encoder_source.family, decoder_source.family, joined.composite),
             settings={
                 "init": init,
+                "layers": kept,
                 "like": like,
                 "random": sorted(drawn),
                 "seed": seed,
                 "set": list(set),
                 "share": share,
                 "tokenizer": tokenizer,
-                "decoder_start_token": decoder_start_token,
-                "eos_token": eos_token,
-                "pad_token": pad_token,
+                **{
+                    f"{name}_token": str(token)
+                    for name, token in asked.items()
+                    if token is not None
+                },
             },
             classes={"": joined.composite.classes},
         )
@@ -215,14 +227,19 @@ def _other_families(recipe: Recipe | None, joined: Joined) -> list[str]:
 
 
 def _source(
-    half: str, checkpoint: Checkpoint, library: Library, changes: Mapping[str, Mapping[str, Any]]
+    half: str,
+    checkpoint: Checkpoint,
+    library: Library,
+    changes: Mapping[str, Any],
+    layers: str | None,
 ) -> Source:
     identify(checkpoint, library)
     enter(checkpoint, library, half)
     if library.is_composite(checkpoint.family):
         raise UnsupportedError(f"{checkpoint.reference}: is an encoder-decoder model itself")
-    raw = updated(checkpoint.config, changes[half])
-    return Source.understand(half, checkpoint, library, raw)
+    raw = updated(checkpoint.config, changes)
+    source = Source.understand(half, checkpoint, library, raw)
+    return take_layers(source, layers, library.vocabulary) if layers else source
 
 
 def _configs(joined: Joined, wanted: OutputOptions) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ The same inputs give the same manifest, byte for byte: no machine paths, no time
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,58 +44,85 @@ def describe_origin(tensor: PlannedTensor) -> dict[str, Any]:
     }
 
 
-def manifest(
+def provenance(
     plan: Plan,
-    directory: Path,
-    sha256: Mapping[str, str],
     *,
     sources: Sequence[tuple[str, Checkpoint]],
     tables: Sequence[Family | Composite],
     settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What of the manifest is known before anything is written.
+
+    Args:
+        plan: what will be written.
+        sources: label and opened checkpoint of each source.
+        tables: the mapping tables in use.
+        settings: the options that decide what is written.
+    """
+    return {
+        "converter_version": __version__,
+        "command": plan.command,
+        **settings,
+        "sources": {
+            label: {
+                **_reference(checkpoint),
+                "files": {path.name: _file(path, False) for path in checkpoint.files},
+            }
+            for label, checkpoint in sources
+        },
+        "mappings": {table.name: table.sha256 for table in tables},
+        "tensors": {
+            tensor.spec.name: {
+                "dtype": tensor.spec.dtype,
+                "shape": list(tensor.spec.shape),
+                **describe_origin(tensor),
+            }
+            for tensor in plan.tensors
+        },
+    }
+
+
+def manifest(
+    known: Mapping[str, Any],
+    weights: Collection[str],
+    directory: Path,
+    sha256: Mapping[str, str],
+    *,
+    sources: Sequence[tuple[str, Checkpoint]],
     warnings: Sequence[str],
     checksums: bool,
 ) -> bytes:
     """The text of the manifest.
 
     Args:
-        plan: what was written.
+        known: what `provenance` gave.
+        weights: the weight files, relative to `directory`.
         directory: where the finished files lie.
         sha256: canonical name → SHA-256 of the tensor's bytes in PyTorch layout.
         sources: label and opened checkpoint of each source.
-        tables: the mapping tables in use.
-        settings: the options that decide what is written.
         warnings: what the user was told.
         checksums: whether to hash whole weight files as well; the small files always are.
     """
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    weights = {directory / file.path for file in plan.files}
+    names = sorted(
+        path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
+    )
+    hashed = {
+        label: {
+            **known["sources"][label],
+            "files": {path.name: _file(path, checksums) for path in checkpoint.files},
+        }
+        for label, checkpoint in sources
+    }
     return to_json(
         {
-            "converter_version": __version__,
-            "command": plan.command,
-            **settings,
-            "sources": {
-                label: {
-                    **_reference(checkpoint),
-                    "files": {path.name: _file(path, checksums) for path in checkpoint.files},
-                }
-                for label, checkpoint in sources
-            },
-            "mappings": {table.name: table.sha256 for table in tables},
+            **known,
+            "sources": hashed,
             "tensors": {
-                tensor.spec.name: {
-                    "dtype": tensor.spec.dtype,
-                    "shape": list(tensor.spec.shape),
-                    "sha256": sha256[tensor.spec.name],
-                    **describe_origin(tensor),
-                }
-                for tensor in plan.tensors
+                name: {**described, "sha256": sha256[name]}
+                for name, described in known["tensors"].items()
             },
             "files": {
-                path.relative_to(directory).as_posix(): _file(
-                    path, checksums or path not in weights
-                )
-                for path in files
+                name: _file(directory / name, checksums or name not in weights) for name in names
             },
             "warnings": list(warnings),
         }

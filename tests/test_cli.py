@@ -101,6 +101,7 @@ def test_compose_passes_its_options_on(bert: Path, gpt2: Path, tmp_path: Path) -
     made = {path.name: path.read_bytes() for path in (tmp_path / "cli").iterdir()}
     assert made == {path.name: path.read_bytes() for path in (tmp_path / "api").iterdir()}
     assert set(made) == {
+        "README.md",
         "config.json",
         "converter-manifest.json",
         "flax_model.msgpack",

@@ -28,6 +28,7 @@ Examples:
         options.SET,
         options.MAPPING,
         options.CONFIG,
+        options.CARD,
         *options.RUN,
     )
 )

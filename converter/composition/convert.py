@@ -113,6 +113,6 @@ def convert(
             wanted,
             sources=[model],
             tables=model.tables,
-            settings={"seed": seed},
+            settings={"seed": seed, "set": list(set)},
             classes={"": model.classes},
         )

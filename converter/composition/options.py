@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import UsageError
@@ -43,6 +44,8 @@ class OutputOptions:
     checksums: bool = False
     resume: bool = False
     """Whether to keep what an interrupted run has written, and to go on from what one has kept."""
+    card: str | Path | None = None
+    """A model card of the user's own, instead of the one that is made."""
     progress: Progress | None = None
 
     def __post_init__(self) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from converter.composition.card import card_for
 from converter.composition.options import OutputOptions
 from converter.composition.source import Matched
 from converter.engine import Journal, execute, fingerprint
 from converter.engine.sink import output_error
 from converter.errors import OutputError, Problem
-from converter.manifest import MANIFEST, describe_origin, manifest
+from converter.hub.card import CARD
+from converter.manifest import MANIFEST, describe_origin, manifest, provenance
 from converter.plan import Fresh, Plan
 from converter.publish import journal_of, require_space, staged
 from converter.stamps import require_unchanged, stamps
@@ -37,6 +39,8 @@ class Result:
     sources: Sequence[Matched] = ()
     classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Directory below `output` (``""`` for itself) → framework → the class that loads its file."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What the manifest says that is known before anything is written."""
 
     @property
     def frameworks(self) -> tuple[str, ...]:
@@ -109,8 +113,32 @@ def produce(
         CheckpointError: if a source cannot be read, or was changed meanwhile.
         MatchError: if copies of a tensor in the sources differ.
     """
+    if "" in classes:
+        card = card_for(
+            plan,
+            output,
+            options,
+            sources=sources,
+            tables=tables,
+            settings=settings,
+            classes=classes[""],
+        )
+        plan = replace(plan, documents={**plan.documents, CARD: card})
+    origin = provenance(
+        plan,
+        sources=[(source.label, source.checkpoint) for source in sources],
+        tables=tables,
+        settings=settings,
+    )
     if options.dry_run:
-        return Result(output, plan, written=False, sources=sources, classes=classes)
+        return Result(
+            output,
+            plan,
+            written=False,
+            sources=sources,
+            classes=classes,
+            provenance=origin,
+        )
     files = stamps(plan.copied_files.values())
     for source in sources:
         files |= source.checkpoint.stamps
@@ -135,15 +163,15 @@ def produce(
             done.overflowed,
             sources,
             classes,
+            origin,
         )
         require_unchanged(files)
         text = manifest(
-            plan,
+            origin,
+            {file.path for file in plan.files},
             directory,
             done.sha256,
             sources=[(source.label, source.checkpoint) for source in sources],
-            tables=tables,
-            settings=settings,
             warnings=result.warnings,
             checksums=options.checksums,
         )

@@ -1,0 +1,236 @@
+"""The model card of an output: where it comes from, what has to be trained, how to load it.
+
+Front matter as https://huggingface.co/docs/hub/model-cards describes it. No machine paths, no
+times: the same inputs give the same card.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter._version import __version__
+from converter.composition.options import OutputOptions
+from converter.composition.source import Matched
+from converter.errors import UsageError
+from converter.folding import fold
+from converter.hub.card import PLACEHOLDER, is_ours, read_card, sealed, stated_licence
+from converter.plan import Fresh, Plan
+from converter.tables.schema import Composite, Family
+
+_TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
+_OTHER = "other"
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """A source as the card names it."""
+
+    label: str
+    repo_id: str | None
+    commit: str | None
+    shown: str
+    licence: str | None
+    drawn: bool
+    """Whether its configuration alone was used."""
+
+    @property
+    def reference(self) -> str:
+        """What a command takes for it."""
+        return f"{self.repo_id}@{self.commit}" if self.repo_id else self.shown
+
+
+def card_for(
+    plan: Plan,
+    output: Path,
+    options: OutputOptions,
+    *,
+    sources: Sequence[Matched],
+    tables: Sequence[Family | Composite],
+    settings: Mapping[str, Any],
+    classes: Mapping[str, str],
+) -> bytes:
+    """The card that `output` is to have: the user's, that which somebody wrote there, or ours.
+
+    Args:
+        plan: what is written.
+        output: the finished directory; a card in it that was not made here stays.
+        options: how the output is wanted.
+        sources: what it is made from.
+        tables: the mapping tables in use.
+        settings: the options of the command that decide what is written.
+        classes: framework → the class that loads the file.
+
+    Raises:
+        UsageError: if the user's card cannot be read.
+    """
+    if options.card is not None:
+        try:
+            return Path(options.card).read_bytes()
+        except OSError as error:
+            raise UsageError(f"card: {options.card}: {error.strerror}") from error
+    present = read_card(output)
+    if present is not None and not is_ours(present):
+        return present
+    origins = [_origin(source, settings) for source in sources]
+    lines = (
+        *_front_matter(plan, origins, tables),
+        *_introduction(plan, origins, tables),
+        *_fresh(plan),
+        *_loading(plan, classes),
+        *_making(plan, origins, options, settings),
+    )
+    return sealed("\n".join(lines))
+
+
+def _origin(source: Matched, settings: Mapping[str, Any]) -> _Origin:
+    checkpoint = source.checkpoint
+    hub = checkpoint.hub
+    name = checkpoint.directory.resolve().name
+    return _Origin(
+        source.label,
+        hub.id.repo_id if hub else None,
+        hub.commit if hub else None,
+        hub.id.repo_id if hub else "".join(c for c in name if c.isprintable() and c != "`"),
+        stated_licence(checkpoint.directory),
+        source.label in settings.get("random", ()),
+    )
+
+
+def _front_matter(
+    plan: Plan, origins: Sequence[_Origin], tables: Sequence[Family | Composite]
+) -> Iterator[str]:
+    yield "---"
+    parents = [o.repo_id for o in origins if o.repo_id and not o.drawn]
+    if parents:
+        yield "base_model:"
+        yield from (f"- {parent}" for parent in dict.fromkeys(parents))
+        if plan.command == "compose":
+            yield "base_model_relation: merge"
+    yield "library_name: transformers"
+    yield from _licence(origins)
+    yield "tags:"
+    yield from (f"- {name}" for name in dict.fromkeys(table.name for table in reversed(tables)))
+    yield "---"
+    yield ""
+
+
+def _licence(origins: Sequence[_Origin]) -> Iterator[str]:
+    """The licence that the sources share; ``other`` if each states one of its own; never one that
+    nobody stated."""
+    stated = [origin.licence for origin in origins if not origin.drawn]
+    if not stated or None in stated:
+        return
+    if len(set(stated)) == 1:
+        yield f"license: {stated[0]}"
+    else:
+        yield f"license: {_OTHER}"
+        yield f"license_name: {'-and-'.join(dict.fromkeys(map(str, stated)))}"
+
+
+def _introduction(
+    plan: Plan, origins: Sequence[_Origin], tables: Sequence[Family | Composite]
+) -> Iterator[str]:
+    yield f"# {' and '.join(dict.fromkeys(origin.shown for origin in origins))}"
+    yield ""
+    titles = [table.title for table in tables if isinstance(table, Family)]
+    if plan.command == "compose":
+        yield (
+            f"One encoder-decoder model of {titles[0]} as encoder and {titles[1]} as decoder. "
+            "**It was put together, not trained**: before it is fine-tuned it generates noise."
+        )
+    else:
+        yield f"{' and '.join(titles)}: the same model for other frameworks or in other files."
+    yield ""
+    yield "| part | from | commit | licence |"
+    yield "|---|---|---|---|"
+    for origin in origins:
+        link = f"[{origin.shown}](https://huggingface.co/{origin.repo_id})"
+        place = link if origin.repo_id else f"`{origin.shown}`"
+        drawn = " (its configuration; the weights are drawn anew)" if origin.drawn else ""
+        commit = f"`{origin.commit}`" if origin.commit else "–"
+        yield f"| {origin.label} | {place}{drawn} | {commit} | {origin.licence or 'not stated'} |"
+    yield ""
+    if plan.command == "compose":
+        yield from ("```mermaid", "flowchart LR")
+        yield f'    text[input] --> encoder["encoder: {titles[0]}"]'
+        yield f'    encoder -- cross-attention --> decoder["decoder: {titles[1]}"]'
+        yield from ("    decoder --> output", "```", "")
+
+
+def _fresh(plan: Plan) -> Iterator[str]:
+    reasons: dict[str, list[str]] = {}
+    for tensor in plan.tensors:
+        if isinstance(tensor.origin, Fresh):
+            reasons.setdefault(tensor.origin.reason, []).append(tensor.spec.name)
+    if not reasons:
+        return
+    count = sum(map(len, reasons.values()))
+    yield "## Fresh weights, which need training"
+    yield ""
+    yield f"{count:,} of {len(plan.tensors):,} tensors come from no source and were drawn anew."
+    yield ""
+    for reason, names in reasons.items():
+        yield f"- {reason}:"
+        yield from (f"  - `{name}`" for name in fold(names))
+    yield ""
+
+
+def _loading(plan: Plan, classes: Mapping[str, str]) -> Iterator[str]:
+    written = dict.fromkeys(file.framework for file in plan.files)
+    shadowed = any(file.container == "safetensors" for file in plan.files)
+    yield "## Load it"
+    yield ""
+    for framework in (name for name in written if name in classes):
+        # transformers 4 prefers safetensors to h5, and fails on them
+        more = ", use_safetensors=False" if framework == "tensorflow" and shadowed else ""
+        older = "" if framework == "pytorch" else " (transformers before version 5)"
+        name = classes[framework]
+        yield f"{_TITLES[framework]}{older}:"
+        yield ""
+        yield "```python"
+        yield f"from transformers import {name}"
+        yield ""
+        yield f'model = {name}.from_pretrained("{PLACEHOLDER}"{more})'
+        yield "```"
+        yield ""
+
+
+def _making(
+    plan: Plan, origins: Sequence[_Origin], options: OutputOptions, settings: Mapping[str, Any]
+) -> Iterator[str]:
+    words = ["converter", plan.command, *(origin.reference for origin in origins), "OUTPUT"]
+    decisive = {
+        "to": ",".join(options.to or ()),
+        "pytorch_format": options.pytorch_format,
+        "dtype": options.dtype,
+        "max_shard_size": options.max_shard_size,
+        **settings,
+    }
+    for name, value in decisive.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, Mapping):
+            value = [
+                f"{half}={','.join(map(str, each)) if isinstance(each, list | tuple) else each}"
+                for half, each in value.items()
+            ]
+        if value is True:
+            words.append(flag)
+        elif isinstance(value, list | tuple):
+            words += [word for item in value for word in (flag, str(item))]
+        elif value not in (None, False, "", "keep") or name == "seed":
+            words += [flag, str(value)]
+    yield "## How it was made"
+    yield ""
+    yield (
+        f"With [encdec-converter](https://pypi.org/project/encdec-converter/) {__version__}. "
+        "`converter-manifest.json` says where every tensor comes from, with its SHA-256."
+    )
+    yield ""
+    yield "```sh"
+    yield shlex.join(words)
+    yield "```"
+    yield ""

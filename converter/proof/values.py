@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from converter.composition.model import Model
+from converter.containers.base import Array
 from converter.engine.numbers import cast, count_non_finite
 from converter.engine.rows import StoredRows
 from converter.engine.scratch import Scratch
@@ -24,8 +25,9 @@ from converter.proof.comparison import (
     same_bits,
 )
 from converter.proof.diagnosis import Diagnosis, fingerprint
+from converter.proof.presence import only_in_some, precision
 from converter.proof.verification import Verification
-from converter.tensors import numpy_dtype
+from converter.tensors import Rearrangement, numpy_dtype
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,8 @@ def check_values(
             for name in hashes
             if name not in places
         ]
-    _only_in_some(models, found)
-    _precision(models, found)
+    only_in_some(models, found)
+    precision(models, found)
 
 
 def _entry(hashes: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
@@ -169,19 +171,21 @@ def _read(
 ) -> tuple[bool, str | None]:
     """Whether all places hold the same values, and the hash if there is one to compare with."""
     scratch = Scratch(0)
-    rows, further = StoredRows(first), [StoredRows(other) for other in others]
+    rows, spans = StoredRows(first), list(ranges(first))
+    further = _twins(others) if len(spans) == 1 else [(StoredRows(o), None) for o in others]
     dtype = _stated_dtype(task)
     digest = hashlib.sha256() if dtype is not None else None
     agree = True
-    for start, stop in ranges(first):
+    for start, stop in spans:
         block = rows.read(start, stop, scratch, "first")[1].reshape(-1)
         outcome.broken += count_non_finite(block)
-        for other in further:
-            theirs = other.read(start, stop, scratch, "other")[1].reshape(-1)
-            if theirs.dtype == block.dtype:
-                agree = agree and same_bits(block, theirs)
-            else:
-                agree = agree and _same_numbers(block, theirs)
+        raws: list[Array] = []
+        for number, (other, twin) in enumerate(further):
+            end = stop if twin is None else other.stored.tensor.spec.shape[0]
+            raw, theirs = other.read(start, end, scratch, f"other {number}")
+            raws.append(raw)
+            mine = block if twin is None else raws[twin].reshape(-1)
+            agree = agree and _agree(mine, theirs.reshape(-1))
         if digest is not None and dtype is not None:
             if block.dtype != dtype:
                 narrow = scratch.array("narrow", dtype, block.shape)
@@ -189,6 +193,30 @@ def _read(
                 block = narrow
             digest.update(block.view(np.uint8).data)
     return agree, digest.hexdigest() if digest else None
+
+
+def _twins(others: Sequence[Stored]) -> list[tuple[StoredRows, int | None]]:
+    """How to read each place, and an earlier one that it may be compared with as both lie there.
+
+    Files of other frameworks keep most matrices the same way; comparing them with each other saves
+    rearranging all but one. For tensors of one block alone.
+    """
+    known: dict[tuple[object, ...], int] = {}
+    found: list[tuple[StoredRows, int | None]] = []
+    for number, other in enumerate(others):
+        spec, way = other.tensor.spec, other.rearrangement
+        key = (way, spec.dtype, spec.shape)
+        twin = known.setdefault(key, number)
+        if twin == number or way.keeps_bytes or 1 in spec.shape:
+            found.append((StoredRows(other), None))
+        else:
+            as_it_lies = replace(other, rearrangement=Rearrangement(way.source, way.source))
+            found.append((StoredRows(as_it_lies), twin))
+    return found
+
+
+def _agree(mine: Array, theirs: Array) -> bool:
+    return same_bits(mine, theirs) if mine.dtype == theirs.dtype else _same_numbers(mine, theirs)
 
 
 def _stated_dtype(task: Task) -> np.dtype[Any] | None:
@@ -199,7 +227,7 @@ def _stated_dtype(task: Task) -> np.dtype[Any] | None:
         return None
 
 
-def _same_numbers(mine: Any, theirs: Any) -> bool:
+def _same_numbers(mine: Array, theirs: Array) -> bool:
     wide = [np.empty(array.shape, np.float64) for array in (mine, theirs)]
     for array, out in zip((mine, theirs), wide, strict=True):
         cast(array, out)
@@ -276,45 +304,3 @@ def _differs(name: str, bad: Stored, good: Stored, diagnosis: Diagnosis) -> Prob
         found=f"{difference.differing:,} of {difference.elements:,} different,"
         f" by up to {difference.max_abs:.3g}",
     )
-
-
-def _only_in_some(models: Mapping[str, Model], found: Verification) -> None:
-    """Parts that a model may lack must be lacking in all files alike."""
-    for label, model in models.items():
-        mine, dialect = model.report.matched, model.report.dialect
-        needed = {slot.name for slot in model.required}
-        usual = model.target.without.get(dialect, frozenset())
-        for name, slot in model.target.by_name.items():
-            holder = next((at for at in models if name in models[at].report.matched), None)
-            if name in mine or name in needed or holder is None or slot.part in usual:
-                continue
-            if dialect in slot.spellings and not slot.tied_to:
-                found.problems.append(
-                    Problem(
-                        f"missing, although {holder} has it",
-                        str(model.checkpoint.directory / label),
-                        slot.spellings[dialect].name,
-                    )
-                )
-
-
-def _precision(models: Mapping[str, Model], found: Verification) -> None:
-    """Note where a file keeps numbers in another dtype than the first file does."""
-    reference, *others = models
-    first = models[reference].report.matched
-    for label in others:
-        pairs = Counter(
-            (stored.tensor.spec.dtype, first[name].tensor.spec.dtype)
-            for name, stored in models[label].report.matched.items()
-            if name in first
-        )
-        found.notes += [
-            f"{label} holds {count:,} tensor(s) as {mine} that {reference} holds as {theirs}"
-            for (mine, theirs), count in pairs.items()
-            if mine != theirs
-        ]
-    for label, model in models.items():
-        kinds = Counter(s.tensor.spec.dtype for s in model.report.matched.values())
-        if len(kinds) > 1:
-            told = ", ".join(f"{count:,} {dtype}" for dtype, count in kinds.most_common())
-            found.notes.append(f"{label} mixes dtypes: {told}")

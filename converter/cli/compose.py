@@ -10,6 +10,7 @@ import click
 from converter.cli import options
 from converter.cli.console import progress_bar
 from converter.cli.finish import finish
+from converter.cli.publishing import PUSH, publish, take_push
 
 _EPILOG = """\b
 Examples:
@@ -85,6 +86,7 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         click.option("--encoder-config", type=options.FILE, help="config.json of the encoder."),
         click.option("--decoder-config", type=options.FILE, help="config.json of the decoder."),
         options.CARD,
+        *PUSH,
         *options.RUN,
     )
 )
@@ -104,6 +106,7 @@ def command(
     """
     from converter.composition.compose import compose
 
+    how = take_push(wanted)
     with progress_bar(quiet) as progress:
         result = compose(encoder, decoder, output, set=settings, progress=progress, **wanted)
-    finish(result, json=json, quiet=quiet)
+    finish(result, json=json, quiet=quiet, pushed=publish(result, how))

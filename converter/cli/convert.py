@@ -10,6 +10,7 @@ import click
 from converter.cli import options
 from converter.cli.console import progress_bar
 from converter.cli.finish import finish
+from converter.cli.publishing import PUSH, publish, take_push
 
 _EPILOG = """\b
 Examples:
@@ -29,6 +30,7 @@ Examples:
         options.MAPPING,
         options.CONFIG,
         options.CARD,
+        *PUSH,
         *options.RUN,
     )
 )
@@ -42,6 +44,7 @@ def command(
     """
     from converter.composition.convert import convert
 
+    how = take_push(wanted)
     with progress_bar(quiet) as progress:
         result = convert(source, output, set=settings, progress=progress, **wanted)
-    finish(result, json=json, quiet=quiet)
+    finish(result, json=json, quiet=quiet, pushed=publish(result, how))

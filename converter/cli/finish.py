@@ -8,14 +8,16 @@ from converter.cli.console import emit, emit_json, warn
 
 if TYPE_CHECKING:
     from converter.composition.production import Result
+    from converter.hub.push import Pushed
 
 
-def finish(result: Result, *, json: bool, quiet: bool) -> None:
-    """Tell what was written, or planned; warnings always, the summary unless `quiet`."""
+def finish(result: Result, *, json: bool, quiet: bool, pushed: Pushed | None = None) -> None:
+    """Tell what was written, planned or pushed; warnings always, the summary unless `quiet`."""
     for warning in result.warnings:
         warn(warning)
     if json:
-        emit_json(result.to_dict())
+        more = {"pushed": pushed.to_dict()} if pushed else {}
+        emit_json({**result.to_dict(), **more})
     elif not result.written:
         from converter.report.plan import describe_plan
 
@@ -24,3 +26,7 @@ def finish(result: Result, *, json: bool, quiet: bool) -> None:
         from converter.report.result import describe_result
 
         emit(describe_result(result))
+    if pushed and not json:
+        from converter.cli.push import tell
+
+        tell(pushed)

@@ -1,0 +1,84 @@
+"""``--push`` of the commands that write a checkpoint: prove it, then send it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from converter.cli.options import Decorator
+
+if TYPE_CHECKING:
+    from converter.composition.production import Result
+    from converter.hub.push import Pushed
+
+RESCUE = "Adding `safetensors` variant of this model"
+"""The title by which the Hub's own converters propose the same, so that people know it."""
+
+PUSH: tuple[Decorator, ...] = (
+    click.option(
+        "--push", metavar="REPO_ID", help="Verify the result and upload it, see `converter push`."
+    ),
+    click.option("--private", is_flag=True, help="Make a new repository private."),
+    click.option("--revision", metavar="BRANCH", help="Commit to this branch."),
+    click.option("--create-pr", is_flag=True, help="Push as a pull request."),
+    click.option("--commit-message", metavar="TEXT", help="Message of the commit."),
+    click.option("--token", metavar="TOKEN", help="Token of the Hub, other than yours."),
+)
+_NAMES = ("push", "private", "revision", "create_pr", "commit_message", "token")
+
+
+def take_push(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of `PUSH` out of `wanted`.
+
+    Raises:
+        click.UsageError: if there are some without ``--push``, which would do nothing.
+    """
+    how = {name: wanted.pop(name) for name in _NAMES}
+    idle = [name for name, value in how.items() if value and name != "push"]
+    if idle and not how["push"]:
+        raise click.UsageError(f"--{idle[0].replace('_', '-')} is of use only with --push.")
+    return how
+
+
+def publish(result: Result, how: dict[str, Any]) -> Pushed | None:
+    """Prove what was written and push it, if that was asked for.
+
+    A pull request to the very repository that a model was converted from adds weights and changes
+    nothing else.
+
+    Raises:
+        VerificationError: if the result is not what it should be; nothing is sent then.
+        OutputError: if the Hub refuses.
+    """
+    how = dict(how)
+    repo_id = how.pop("push")
+    if not repo_id or not result.written:
+        return None
+    from converter.errors import VerificationError
+    from converter.hub.push import push
+    from converter.proof.verify import verify
+    from converter.report.verification import describe_verification
+
+    hubs = [source.checkpoint.hub for source in result.sources]
+    converted = result.plan.command == "convert"
+    kept = not any(
+        "cast" in str(tensor["origin"]) for tensor in result.provenance["tensors"].values()
+    )
+    against = [
+        f"{hub.id.repo_id}@{hub.commit}" for hub in hubs if hub is not None and converted and kept
+    ]
+    found = verify(result.output, against=against)
+    if not found.verified:
+        raise VerificationError(
+            f"{result.output}: is not what it should be; nothing was sent", found.problems
+        )
+    found.directory = result.output.name  # no paths of this machine for others to read
+    only: list[str] = []
+    if converted and how["create_pr"] and any(hub and hub.id.repo_id == repo_id for hub in hubs):
+        how["commit_message"] = how["commit_message"] or RESCUE
+        only = [file.path for file in result.plan.files]
+        only += [name for name in result.plan.documents if name.endswith(".index.json")]
+    report = click.unstyle(describe_verification(found))
+    proof = f"Made and proven by encdec-converter.\n\n```text\n{report}```\n"
+    return push(result.output, repo_id, description=proof, only=only, **how)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def compare(name: str, first: Stored, second: Stored) -> Difference:
     if canonical_shape(first) != canonical_shape(second):
         raise ValueError(f"{name}: {canonical_shape(first)} is not {canonical_shape(second)}")
     dtypes = (first.tensor.spec.dtype, second.tensor.spec.dtype)
-    scratch = Scratch(0)
+    scratch = scratch_of_thread()
     one, two = StoredRows(first), StoredRows(second)
     for thorough in (False, True):
         tally = _Tally(thorough)
@@ -186,6 +187,18 @@ def _wide(array: Array) -> Array:
     wide = np.empty(array.shape, np.float64)
     cast(array, wide)
     return wide
+
+
+_own = threading.local()
+
+
+def scratch_of_thread() -> Scratch:
+    """The working memory of this thread: fresh pages for each tensor would cost as much as
+    reading it does. Ends with the thread, so with `in_threads`."""
+    if not hasattr(_own, "scratch"):
+        _own.scratch = Scratch(BLOCK)
+    found: Scratch = _own.scratch
+    return found
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T], jobs: int | None = None) -> list[R]:

@@ -13,7 +13,7 @@ from converter.engine.numbers import cast
 from converter.engine.rows import StoredRows
 from converter.engine.scratch import Scratch
 from converter.plan import Stored
-from converter.proof.comparison import blocks, ranges
+from converter.proof.comparison import blocks, ranges, scratch_of_thread
 
 _CHUNK = 1 << 16
 """Elements turned into float64 at once."""
@@ -76,8 +76,7 @@ def measure(stored: Stored) -> Statistics:
         CheckpointError: if it cannot be read.
     """
     total = NOTHING
-    scratch = Scratch(0)
-    for block in blocks(stored, scratch, "block"):
+    for block in blocks(stored, scratch_of_thread(), "block"):
         flat = block.reshape(-1)
         for start in range(0, flat.size, _CHUNK):
             total += _of(flat[start : start + _CHUNK])

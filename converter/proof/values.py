@@ -14,7 +14,6 @@ from converter.composition.model import Model
 from converter.containers.base import Array
 from converter.engine.numbers import cast, count_non_finite
 from converter.engine.rows import StoredRows
-from converter.engine.scratch import Scratch
 from converter.errors import ConverterError, Problem
 from converter.plan import Stored
 from converter.proof.comparison import (
@@ -23,6 +22,7 @@ from converter.proof.comparison import (
     in_threads,
     ranges,
     same_bits,
+    scratch_of_thread,
 )
 from converter.proof.diagnosis import Diagnosis, fingerprint
 from converter.proof.presence import only_in_some, precision
@@ -170,7 +170,7 @@ def _read(
     first: Stored, others: Sequence[Stored], task: Task, outcome: Outcome
 ) -> tuple[bool, str | None]:
     """Whether all places hold the same values, and the hash if there is one to compare with."""
-    scratch = Scratch(0)
+    scratch = scratch_of_thread()
     rows, spans = StoredRows(first), list(ranges(first))
     further = _twins(others) if len(spans) == 1 else [(StoredRows(o), None) for o in others]
     dtype = _stated_dtype(task)

@@ -1,8 +1,8 @@
 """``python -m benchmarks.verify DIRECTORY``: verify beside reading the same files twice.
 
 Makes two checkpoints of bert-base size in DIRECTORY, composes them for three frameworks, and then
-by turns verifies the result and reads its weight files twice with ``cat``, from memory or, with ``--cold``, from the
-disk at first.
+by turns verifies the result and reads its weight files twice with ``cat``: from memory or, with
+``--cold``, from the disk at first.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from converter.composition.documents import (
     processor_files,
     same_files,
     tokenizer_files,
+    with_tokens,
 )
 from converter.composition.files import plan_files
 from converter.composition.frameworks import choose
@@ -24,6 +25,7 @@ from converter.composition.joining import Joined
 from converter.composition.joint import joint_findings, joint_of
 from converter.composition.layers import parse_layers, take_layers
 from converter.composition.options import OutputOptions, parse_settings, updated
+from converter.composition.preflight import regrets
 from converter.composition.production import Result, produce
 from converter.composition.source import Source
 from converter.composition.tokens import resolve_tokens
@@ -159,13 +161,18 @@ def compose(
             decoder_source.checkpoint.directory,
             {"start": decoder_start_token, "end": eos_token, "pad": pad_token},
         )
+        halves = {half.name: half.source for half in joined.halves}
+        vocabularies = {half: _vocabulary(source) for half, source in halves.items()}
+        notes += regrets(halves, tokens, vocabularies)
+        configs = _configs(joined, wanted)
+        configs["decoder"] = with_tokens(configs["decoder"], tokens)
         plan = Plan(
             command="compose",
             tensors=tensors,
             files=weights.files,
             documents={
                 "config.json": to_json(
-                    composed_config(joined.composite, _configs(joined, wanted), tokens, changes[""])
+                    composed_config(joined.composite, configs, tokens, changes[""])
                 ),
                 GENERATION_CONFIG: generation_config(tokens),
                 **weights.indexes,
@@ -196,6 +203,12 @@ def compose(
             },
             classes={"": joined.composite.classes},
         )
+
+
+def _vocabulary(source: Source) -> int | None:
+    """How many embeddings of tokens a half has, if any."""
+    found = source.config.measure("vocabulary")
+    return found if isinstance(found, int) else None
 
 
 def _check_halves(

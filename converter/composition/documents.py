@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from converter.composition.tokens import FIELDS
 from converter.jsonfile import to_json
 from converter.tables.schema import Composite, Role
 
@@ -64,15 +65,26 @@ def composed_config(
     decoder = halves["decoder"]
     return {
         "architectures": [composite.classes["pytorch"]],
-        "decoder_start_token_id": tokens["start"],
         "dtype": decoder.get("dtype", decoder.get("torch_dtype")),
-        "eos_token_id": tokens["end"],
         "is_encoder_decoder": True,
         "model_type": composite.name,
-        "pad_token_id": tokens["pad"],
+        **_ids(tokens),
         **{half: dict(config) for half, config in halves.items()},
         **changes,
     }
+
+
+def with_tokens(raw: Mapping[str, Any], tokens: Mapping[str, int]) -> dict[str, Any]:
+    """A decoder's configuration that generates with the same tokens as the composite.
+
+    Its ``pad_token_id`` stays what it is: RoBERTa and its kin count positions from it.
+    """
+    ids = {field: number for field, number in _ids(tokens).items() if field != FIELDS["pad"]}
+    return {**raw, **ids}
+
+
+def _ids(tokens: Mapping[str, int]) -> dict[str, int]:
+    return {field: tokens[role] for role, field in FIELDS.items() if role in tokens}
 
 
 def in_role(raw: Mapping[str, Any], role: Role, dtype: str) -> dict[str, Any]:
@@ -92,14 +104,7 @@ def with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def generation_config(tokens: Mapping[str, int]) -> bytes:
     """The ``generation_config.json`` with which ``generate()`` starts, ends and pads."""
-    return to_json(
-        {
-            "_from_model_config": True,
-            "decoder_start_token_id": tokens["start"],
-            "eos_token_id": tokens["end"],
-            "pad_token_id": tokens["pad"],
-        }
-    )
+    return to_json({"_from_model_config": True, **_ids(tokens)})
 
 
 def tokenizer_files(directory: Path, below: str = "") -> dict[str, Path]:

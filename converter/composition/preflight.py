@@ -1,0 +1,84 @@
+"""What a person would regret later, told before anything is read in full."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from converter.composition.source import Source
+from converter.composition.tokenizer import Tokenizer, plain
+
+
+def regrets(
+    halves: Mapping[str, Source], tokens: Mapping[str, int], vocabularies: Mapping[str, int | None]
+) -> Iterator[str]:
+    """Everything about two halves that works, and yet may not be what was meant.
+
+    Args:
+        halves: half → its source.
+        tokens: role → id, as the composition has them.
+        vocabularies: half → number of embeddings that it will have, ``None`` for one of no texts.
+    """
+    tokenizers = {
+        half: Tokenizer(source.checkpoint.directory)
+        for half, source in halves.items()
+        if vocabularies[half] is not None
+    }
+    for half, source in halves.items():
+        yield from _heads(half, source)
+    for half, tokenizer in tokenizers.items():
+        yield from _vocabulary(half, tokenizer, vocabularies[half])
+    yield from _positions(halves)
+    if len(tokenizers) == len(halves):
+        yield from _casing(tokenizers)
+        yield from _missing(tokenizers)
+        yield from _padding(halves, tokenizers, tokens)
+
+
+def _heads(half: str, source: Source) -> Iterator[str]:
+    width, heads = (source.config.measure(name) for name in ("width", "heads"))
+    if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % heads:
+        yield f"{half}: its width {width} is no multiple of its {heads} attention heads"
+
+
+def _vocabulary(half: str, tokenizer: Tokenizer, vocabulary: int | None) -> Iterator[str]:
+    size = tokenizer.size
+    if size is not None and vocabulary is not None and size > vocabulary:
+        yield (
+            f"{half}: its tokenizer has {size:,} tokens and the model {vocabulary:,} embeddings; "
+            "the others fail when they are used: --resize-embeddings"
+        )
+
+
+def _positions(halves: Mapping[str, Source]) -> Iterator[str]:
+    reads, writes = (halves[half].config.measure("positions") for half in ("encoder", "decoder"))
+    if isinstance(reads, int) and isinstance(writes, int) and 2 * writes < reads:
+        yield (
+            f"decoder: has {writes:,} positions and the encoder {reads:,}: it can write no longer "
+            "texts than that"
+        )
+
+
+def _casing(tokenizers: Mapping[str, Tokenizer]) -> Iterator[str]:
+    reads, writes = (tokenizers[half].lowers for half in ("encoder", "decoder"))
+    if reads is not None and writes is not None and reads != writes:
+        which = {True: "lower case only", False: "upper and lower case"}
+        yield f"the encoder's tokenizer reads {which[reads]}, the decoder's writes {which[writes]}"
+
+
+def _missing(tokenizers: Mapping[str, Tokenizer]) -> Iterator[str]:
+    sizes = {half: tokenizer.size for half, tokenizer in tokenizers.items()}
+    for half, size in sizes.items():
+        if size is None and any(sizes.values()):
+            yield f"{half}: no vocabulary of a tokenizer lies beside its weights"
+
+
+def _padding(
+    halves: Mapping[str, Source], tokenizers: Mapping[str, Tokenizer], tokens: Mapping[str, int]
+) -> Iterator[str]:
+    own = plain(halves["encoder"].config.raw.get("pad_token_id"))
+    own = tokenizers["encoder"].special("pad") if own is None else own
+    if own is not None and own != tokens["pad"]:
+        yield (
+            f"the encoder pads with token {own}, the decoder with {tokens['pad']}: always give "
+            "attention_mask with padded inputs, it cannot be told from pad_token_id"
+        )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from converter.inspection import inspect as inspect
     from converter.proof.diff import diff as diff
     from converter.proof.verify import verify as verify
+    from converter.recipes.running import run as run
 
 _HOMES = {
     "compose": "converter.composition.compose",
@@ -39,6 +40,7 @@ _HOMES = {
     "inspect": "converter.inspection",
     "open_checkpoint": "converter.checkpoint",
     "push": "converter.hub.push",
+    "run": "converter.recipes.running",
     "split": "converter.composition.split",
     "verify": "converter.proof.verify",
 }

@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": "Prove that a checkpoint is what it should be.",
     "diff": "Compare two checkpoints, tensor by tensor.",
     "push": "Upload a checkpoint to the Hub.",
+    "run": "Make the checkpoints of recipes.",
     "families": "List the supported models, or describe one.",
     "check-table": "Check mapping tables of your own.",
 }

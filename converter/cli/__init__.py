@@ -36,7 +36,8 @@ Examples:
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny bert2gpt2
   converter inspect bert2gpt2
 
-A checkpoint is a directory with config.json and weights, or one weight file.
+A checkpoint is a directory with config.json and weights, one weight file, or an id
+of the Hub, org/name[@revision].
 `converter COMMAND --help` tells more."""
 
 

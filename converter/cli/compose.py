@@ -22,7 +22,8 @@ Examples:
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny rnd2gpt --random encoder
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny short --layers decoder=last:1
 
-`converter families` lists the configurations of the literature that --like knows. The decoder's cross-attention is fresh, as is the projection between halves of different width:
+`converter families` lists the configurations of the literature that --like knows. The decoder's
+cross-attention is fresh, as is the projection between halves of different width:
 train the result before you use it."""
 
 

@@ -32,7 +32,10 @@ try:
     main()
 finally:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print(json.dumps([used.ru_maxrss * 1024, used.ru_utime + used.ru_stime]))
+    # not ru_maxrss, which a child begins with at its parent's
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    peak = int(status["VmHWM"].split()[0]) * 1024
+    print(json.dumps([peak, used.ru_utime + used.ru_stime]))
 """
 
 

@@ -35,7 +35,7 @@ def _sources(home: Path, name: str) -> tuple[Path, Path]:
 
 def test_the_literals_of_the_command_line_are_those_of_the_library() -> None:
     assert options.HALVES == composing.HALVES
-    assert options.RANDOM == (*composing.HALVES, "both")
+    assert (*composing.HALVES, "both") == options.RANDOM
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))

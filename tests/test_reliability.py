@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -321,6 +320,14 @@ def test_an_interrupt_ends_soon_and_leaves_nothing(laboratory: Laboratory) -> No
         assert digests(laboratory.output) == laboratory.expected["old"]
 
 
-def test_memory_stays_bounded() -> None:
-    """Nothing above took the memory of a large model."""
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1 << 20
+def test_memory_stays_bounded(laboratory: Laboratory) -> None:
+    """The command takes less than the model that it composes and its interpreter together."""
+    code = "from converter.cli import main\ntry: main()\n"
+    code += "finally: print(open('/proc/self/status').read())"
+    python, dash, module, *arguments = laboratory.command(laboratory.output, "--overwrite")
+    assert (dash, module) == ("-m", "converter")
+    done = subprocess.run(
+        [python, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    (peak,) = (line for line in done.stdout.splitlines() if line.startswith("VmHWM:"))
+    assert int(peak.split()[1]) < 350 << 10

@@ -134,7 +134,7 @@ def _place(family: Family) -> tuple[str, str]:
         if type(family.config.get(field)) is int:
             return place, field
     raise UnsupportedError(
-        f"layers of {family.name} cannot be chosen: no single field of its configuration counts them"
+        f"layers of {family.name} cannot be chosen: no single field of its config counts them"
     )
 
 

@@ -86,6 +86,7 @@ def _stand_alone(
     target = Draftsman(library.vocabulary).model(source.config, parts, model.heads)
     target = replace(target, without=model.without)
     source.hand_over(target.by_name)
+    lost = sorted(source.parts_found & set(family.heads) - set(model.heads))
     source.leave_out(target.by_name, model.name)
     usual = model.without.get(source.report.dialect, ())
     absent = [part for part in model.parts if not source.has(part) and part not in usual]
@@ -102,7 +103,10 @@ def _stand_alone(
         classes=model.classes,
         obstacles=obstacles(source.config, model),
         tables=(family,),
-        notes=[f"has no {part}, which {model.name} has; it is drawn anew" for part in absent],
+        notes=[
+            *(f"has no {part}, which {model.name} has; it is drawn anew" for part in absent),
+            *(f"its head {head} is left out: no known class has it" for head in lost),
+        ],
     )
 
 

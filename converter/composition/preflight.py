@@ -28,6 +28,11 @@ def regrets(
     for half, tokenizer in tokenizers.items():
         yield from _vocabulary(half, tokenizer, vocabularies[half])
     yield from _positions(halves)
+    if tokens["start"] == tokens["pad"]:
+        yield (
+            "the decoder starts with the token that pads: give decoder_attention_mask in training, "
+            "or transformers hides the start, and generate() continues otherwise than was learned"
+        )
     if len(tokenizers) == len(halves):
         yield from _casing(tokenizers)
         yield from _missing(tokenizers)

@@ -75,17 +75,18 @@ class Tokenizer:
             normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else ()
         )
         for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, dict):
-                if entry.get("type") == "Lowercase" or entry.get("lowercase") is True:
-                    return True
+            if isinstance(entry, dict) and (
+                entry.get("type") == "Lowercase" or entry.get("lowercase") is True
+            ):
+                return True
         return False if self._json("tokenizer.json") else None
 
     def _added(self) -> Iterator[tuple[str, int]]:
         added = self._json("tokenizer_config.json").get("added_tokens_decoder")
         for number, entry in added.items() if isinstance(added, dict) else ():
-            if isinstance(entry, dict) and isinstance(entry.get("content"), str):
-                if number.isdigit() and len(number) < 10:
-                    yield entry["content"], int(number)
+            known = isinstance(entry, dict) and isinstance(entry.get("content"), str)
+            if known and number.isdigit() and len(number) < 10:
+                yield entry["content"], int(number)
         listed = self._json("tokenizer.json").get("added_tokens")
         for entry in listed if isinstance(listed, list) else ():
             if isinstance(entry, dict) and isinstance(entry.get("content"), str):

@@ -280,13 +280,13 @@ BOMBS = {
 @pytest.mark.parametrize("case", BOMBS)
 def test_bombs_take_neither_time_nor_memory(case: str, tmp_path: Path):
     path = archive(tmp_path / "zip", BOMBS[case])
-    began = time.monotonic()
+    began = time.process_time()
     try:
         with CONTAINER.open(path) as reader:
             assert len(reader.tensors) < 3
     except FormatError:
         pass
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_compressed_bomb_is_not_unpacked(tmp_path: Path):

@@ -13,7 +13,7 @@ from typing import Any
 from converter._version import __version__
 from converter.checkpoint import Checkpoint
 from converter.jsonfile import to_json
-from converter.plan import Plan, PlannedTensor, Stored
+from converter.plan import Plan, PlannedTensor, Resized, Stored
 from converter.tables.schema import Composite, Family
 
 MANIFEST = "converter-manifest.json"
@@ -31,6 +31,14 @@ def describe_origin(tensor: PlannedTensor) -> dict[str, Any]:
             "file": origin.tensor.path.name,
             "key": spec.name,
         }
+        if isinstance(origin, Resized):
+            rows = origin.initialiser
+            described["resized"] = {
+                "from": list(origin.rearrangement.shape(spec.shape)),
+                "rows": {"rule": rows.rule, "scale": rows.scale, "seed": rows.seed}
+                if rows
+                else "mean",
+            }
         if not origin.rearrangement.keeps_bytes:
             described["axes"] = str(origin.rearrangement)
         return described

@@ -28,6 +28,14 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Resized(Stored):
+    """Values that lie in a source file, with rows cut off at the end or put there."""
+
+    initialiser: Initialiser | None
+    """How further rows are drawn; ``None`` for the mean of those that there are."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fresh:
     """Values that are drawn anew."""
 

@@ -78,6 +78,18 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
             help="Whose tokenizer files to copy.",
         ),
         click.option(
+            "--resize-embeddings",
+            is_flag=True,
+            help="Let embeddings and heads be as large as each half's tokenizer.",
+        ),
+        click.option(
+            "--resize-with",
+            type=click.Choice(options.NEW_ROWS),
+            default="mean",
+            show_default=True,
+            help="What rows are that are put to them.",
+        ),
+        click.option(
             "--decoder-start-token", metavar="ID|TOKEN", help="Token that generation starts with."
         ),
         click.option("--pad-token", metavar="ID|TOKEN", help="Token that pads."),

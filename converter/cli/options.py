@@ -18,6 +18,7 @@ PYTORCH_FORMATS = ("safetensors", "bin", "both")
 DTYPES = ("keep", "float32", "float16", "bfloat16")
 INITIALISERS = ("normal", "truncated-normal", "xavier", "zero-output", "copy-self-attention")
 HALVES = ("encoder", "decoder")
+NEW_ROWS = ("mean", "normal")
 RANDOM = (*HALVES, "both")
 TOKENIZERS = ("encoder", "decoder", "both", "none")
 

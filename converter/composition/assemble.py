@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from converter.initialise import COMPUTED, RULES, Initialiser
-from converter.plan import Fresh, PlannedTensor, Stored
+from converter.plan import Fresh, PlannedTensor, Resized, Stored
 from converter.tables.blueprint import Blueprint, Slot
 from converter.tensors import TensorSpec
 from converter.tensors.dtypes import FLOATING
@@ -44,6 +44,7 @@ def plan_tensors(
     dtype: str,
     seed: int,
     draws: Mapping[str, Draw] = MappingProxyType({}),
+    new_rows: str = "mean",
 ) -> list[PlannedTensor]:
     """Every tensor of `target` that has values of its own, with its origin.
 
@@ -55,6 +56,8 @@ def plan_tensors(
         dtype: ``keep``, or the dtype that floating-point tensors are cast to.
         seed: of the fresh weights.
         draws: canonical name → how it is drawn, where not as its table says.
+        new_rows: what the rows are that a tensor has too few of: the ``mean`` of the others, or
+            drawn as its table says (``normal``).
     """
     planned = []
     for slot in target.slots:
@@ -67,7 +70,9 @@ def plan_tensors(
             kept if dtype == "keep" or kept not in FLOATING else dtype,
             slot.canonical.shape,
         )
-        if finding:
+        if finding and _shape(finding.stored) != slot.canonical.shape:
+            planned.append(PlannedTensor(spec, _resized(finding.stored, slot, seed, new_rows)))
+        elif finding:
             planned.append(PlannedTensor(spec, finding.stored, finding.copies))
         else:
             draw = draws.get(slot.name, Draw(slot.rule, slot.scale))
@@ -77,3 +82,13 @@ def plan_tensors(
                 reason = f"{reason}; {draw.reason}"
             planned.append(PlannedTensor(spec, Fresh(initialiser, reason)))
     return planned
+
+
+def _shape(stored: Stored) -> tuple[int, ...]:
+    """The shape of stored values in PyTorch's layout."""
+    return stored.rearrangement.shape(stored.tensor.spec.shape)
+
+
+def _resized(stored: Stored, slot: Slot, seed: int, new_rows: str) -> Resized:
+    drawn = Initialiser(slot.rule, slot.scale, seed, slot.name) if new_rows == "normal" else None
+    return Resized(stored.source, stored.tensor, stored.rearrangement, drawn)

@@ -27,6 +27,7 @@ from converter.composition.layers import parse_layers, take_layers
 from converter.composition.options import OutputOptions, parse_settings, updated
 from converter.composition.preflight import regrets
 from converter.composition.production import Result, produce
+from converter.composition.resize import NEW_ROWS, resize
 from converter.composition.source import Source
 from converter.composition.tokens import resolve_tokens
 from converter.composition.warm_start import INITIALISERS, begin
@@ -53,6 +54,8 @@ def compose(
     seed: int = 0,
     init: str = "normal",
     tokenizer: str = "both",
+    resize_embeddings: bool = False,
+    resize_with: str = "mean",
     decoder_start_token: str | int | None = None,
     eos_token: str | int | None = None,
     pad_token: str | int | None = None,
@@ -81,6 +84,10 @@ def compose(
             ``copy-self-attention`` (as the decoder's self-attention, where shapes allow).
         tokenizer: whose files to copy; of ``both``, the decoder's go to ``decoder_tokenizer/``
             unless they are the same.
+        resize_embeddings: whether embeddings and heads grow or are cut to the size of the tokenizer
+            beside each half.
+        resize_with: what further rows are: the ``mean`` of the others, or ``normal``, the family's
+            own rule.
         decoder_start_token: id or text of the token that generation starts with.
         eos_token: id or text of the token that ends it.
         pad_token: id or text of the token that pads.
@@ -101,6 +108,8 @@ def compose(
         raise UsageError(f"init: {init!r} is none of {', '.join(INITIALISERS)}")
     if tokenizer not in TOKENIZERS:
         raise UsageError(f"tokenizer: {tokenizer!r} is none of {', '.join(TOKENIZERS)}")
+    if resize_with not in NEW_ROWS:
+        raise UsageError(f"resize_with: {resize_with!r} is none of {', '.join(NEW_ROWS)}")
     recipe = recipe_named(like) if like else None
     drawn = {*random, *(recipe.random if recipe else ())}
     share = share or bool(recipe and recipe.share)
@@ -120,6 +129,7 @@ def compose(
                 library,
                 changes[half],
                 kept.get(half),
+                resize_embeddings,
             )
             for half, reference, own in zip(
                 HALVES, (encoder, decoder), (encoder_config, decoder_config), strict=True
@@ -146,6 +156,7 @@ def compose(
             dtype=wanted.dtype,
             seed=seed,
             draws=beginning.draws,
+            new_rows=resize_with,
         )
         weights = plan_files(
             joined.target,
@@ -191,6 +202,7 @@ def compose(
                 "layers": kept,
                 "like": like,
                 "random": sorted(drawn),
+                "resize_embeddings": resize_with if resize_embeddings else None,
                 "seed": seed,
                 "set": list(set),
                 "share": share,
@@ -245,6 +257,7 @@ def _source(
     library: Library,
     changes: Mapping[str, Any],
     layers: str | None,
+    resized: bool,
 ) -> Source:
     identify(checkpoint, library)
     enter(checkpoint, library, half)
@@ -252,7 +265,9 @@ def _source(
         raise UnsupportedError(f"{checkpoint.reference}: is an encoder-decoder model itself")
     raw = updated(checkpoint.config, changes)
     source = Source.understand(half, checkpoint, library, raw)
-    return take_layers(source, layers, library.vocabulary) if layers else source
+    if layers:
+        source = take_layers(source, layers, library.vocabulary)
+    return resize(source, library.vocabulary) if resized else source
 
 
 def _configs(joined: Joined, wanted: OutputOptions) -> dict[str, dict[str, Any]]:

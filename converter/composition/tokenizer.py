@@ -67,9 +67,9 @@ class Tokenizer:
     @property
     def lowers(self) -> bool | None:
         """Whether it makes its input lower case; ``None`` if no file tells."""
-        stated = self._json("tokenizer_config.json").get("do_lower_case")
-        if isinstance(stated, bool):
-            return stated
+        lowers = self._json("tokenizer_config.json").get("do_lower_case")
+        if isinstance(lowers, bool):
+            return lowers
         normalizer = self._json("tokenizer.json").get("normalizer")
         entries = (
             normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else ()

@@ -11,12 +11,15 @@ from converter.engine.geometry import Permutation, core, core_permutation, inver
 from converter.engine.numbers import cast
 from converter.engine.scratch import Scratch
 from converter.errors import CheckpointError, Problem
-from converter.plan import Fresh, PlannedTensor, Stored
+from converter.plan import Fresh, PlannedTensor, Resized, Stored
 from converter.tensors import numpy_dtype
 from converter.tensors.rearrange import permute
 
 _CHUNK = 1 << 16
 """Elements compared at once, so that intermediate results stay in the cache."""
+
+_MEAN_ROWS = 1024
+"""Rows that are summed at once."""
 
 
 class StoredRows:
@@ -60,6 +63,45 @@ class StoredRows:
         return raw, canonical
 
 
+class ResizedRows:
+    """A stored tensor with fewer or with further rows, by canonical rows."""
+
+    def __init__(self, tensor: PlannedTensor, origin: Resized) -> None:
+        self._stored = StoredRows(origin)
+        self._initialiser = origin.initialiser
+        self.dtype = self._stored.dtype
+        shape = core(tensor.spec.shape)
+        self.layout: Permutation = tuple(range(len(shape)))
+        self._tail = shape[1:]
+        self._there = core(origin.rearrangement.shape(origin.tensor.spec.shape))[0]
+        self._mean: Array | None = None
+
+    def read(self, start: int, stop: int, scratch: Scratch, slot: str) -> tuple[Array, Array]:
+        """As `StoredRows.read`; the two arrays are one."""
+        rows = scratch.array(f"{slot} resized", self.dtype, (stop - start, *self._tail))
+        kept = max(min(stop, self._there) - start, 0)
+        if kept:
+            _, known = self._stored.read(start, start + kept, scratch, slot)
+            rows[:kept] = known.reshape(rows[:kept].shape)
+        if kept < len(rows):
+            self._fill(rows[kept:], start + kept, scratch, slot)
+        return rows, rows
+
+    def _fill(self, rows: Array, start: int, scratch: Scratch, slot: str) -> None:
+        if self._initialiser is not None:
+            self._initialiser.fill(rows, start * rows[0].size)
+            return
+        if self._mean is None:
+            total = np.zeros(self._tail, np.float64)
+            # Blocks of one size, so that the sum does not depend on the memory there is.
+            for first in range(0, self._there, _MEAN_ROWS):
+                last = min(first + _MEAN_ROWS, self._there)
+                _, known = self._stored.read(first, last, scratch, slot)
+                total += _as_float64(known).reshape(last - first, *self._tail).sum(axis=0)
+            self._mean = total / self._there
+        cast(np.ascontiguousarray(np.broadcast_to(self._mean, rows.shape)), rows)
+
+
 class FreshRows:
     """A tensor that is drawn anew, by canonical rows."""
 
@@ -77,11 +119,13 @@ class FreshRows:
         return rows, rows
 
 
-Rows = StoredRows | FreshRows
+Rows = StoredRows | ResizedRows | FreshRows
 
 
 def rows_of(tensor: PlannedTensor) -> Rows:
     """Where the rows of `tensor` come from."""
+    if isinstance(tensor.origin, Resized):
+        return ResizedRows(tensor, tensor.origin)
     if isinstance(tensor.origin, Stored):
         return StoredRows(tensor.origin)
     return FreshRows(tensor, tensor.origin)

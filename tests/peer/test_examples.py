@@ -1,0 +1,56 @@
+"""The examples run: PyTorch learns, TensorFlow and Flax take one and the same step."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import converter
+
+pytestmark = pytest.mark.peer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("examples") / "bert2gpt2"
+    converter.compose(ROOT / "fixtures/bert-tiny", ROOT / "fixtures/gpt2-tiny", out)
+    return out
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    return importlib.import_module
+
+
+def test_pytorch_learns_and_generates(composed: Path, example: Any) -> None:
+    losses, share = example("train_pytorch").train(composed, steps=60, words=1)
+    assert losses[-1] < losses[0] / 20
+    assert share > 0.8
+
+
+def test_tensorflow_and_flax_take_the_same_step(composed: Path, example: Any) -> None:
+    found = [example(name).step_and_decode(composed) for name in ("train_tensorflow", "train_flax")]
+    for before, after, written in found:
+        assert after < before
+        assert len(written) == 8
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_each_tokenizer_is_the_one_of_its_source(composed: Path, half: str) -> None:
+    """The encoder's lies at the root, the decoder's in a directory of its own."""
+    from transformers import AutoTokenizer
+
+    place = composed if half == "encoder" else composed / "decoder_tokenizer"
+    name = {"encoder": "bert-tiny", "decoder": "gpt2-tiny"}[half]
+    own, copy = (AutoTokenizer.from_pretrained(p) for p in (ROOT / "fixtures" / name, place))
+    text = "A checkpoint holds the numbers."
+    assert copy(text)["input_ids"] == own(text)["input_ids"]
+    assert type(copy) is type(own)

@@ -1,0 +1,38 @@
+"""The tutorial's commands work, and its table is that of the recipes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from converter.cli import commands
+from converter.composition.warm_start import INITIALISERS
+from converter.tables.recipes import recipes
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs" / "tutorial.md").read_text()
+
+
+def test_every_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    monkeypatch.chdir(tmp_path)
+    told = re.findall(r"^converter (.*)$", TEXT, re.MULTILINE)
+    assert len(told) >= 5
+    for command in told:
+        result = CliRunner().invoke(commands, command.split())
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "summariser" / "decoder_tokenizer" / "tokenizer.json").is_file()
+
+
+def test_every_script_is_there() -> None:
+    scripts = set(re.findall(r"examples/\w+\.py", TEXT))
+    assert len(scripts) == 3
+    assert all((ROOT / script).is_file() for script in scripts)
+
+
+def test_the_tables_are_complete() -> None:
+    named = re.findall(r"^\| `([\w-]+)` \|", TEXT, re.MULTILINE)
+    assert named == ["--init", *INITIALISERS, *recipes()]

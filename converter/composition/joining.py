@@ -129,8 +129,8 @@ class Joined:
                 for slot in half.source.known.slots
                 if slot.name in own
             ]
-            report.require(required(known, report.matched, may_lack))
             half.source.leave_out(own, half.model.name)
+            report.require(required(known, report.matched, may_lack))
             for name, stored in report.matched.items():
                 copies = [
                     copy for claimed_by, copy in report.copies.get(name, ()) if claimed_by in own

@@ -88,15 +88,18 @@ class Source(Matched):
             report.copies.pop(root, None)
 
     def leave_out(self, target: Mapping[str, Slot], model: str) -> None:
-        """Give up what was found and is not in `target`, which is a `model`."""
-        report, reasons = self.report, {}
-        for name in report.matched:
-            if name not in target:
-                part = self.known.by_name[name].part
-                lacks = f", which has no {part}" if part else ""
-                reasons[name] = f"not part of {model}{lacks}"
-        for name, reason in reasons.items():
-            report.leave_out([name], reason)
+        """Give up what was found and is not in `target`, which is a `model`.
+
+        Of a head that the model lacks, it does not matter whether the shapes fit.
+        """
+        report = self.report
+        for name in [name for name in report.matched if name not in target]:
+            report.leave_out([name], _not_part(model, self.known.by_name[name].part))
+        for odd in list(report.mismatched):
+            spec, slot, _ = odd
+            if slot.name not in target and slot.part in self.family.heads:
+                report.mismatched.remove(odd)
+                report.dropped[spec.name] = _not_part(model, slot.part)
 
     @property
     def model(self) -> ModelClass:
@@ -121,6 +124,11 @@ class Source(Matched):
         ]
         fitting = [model for model in (*stated, *models) if heads <= set(model.heads)]
         return (*fitting, *stated, *models)[0]
+
+
+def _not_part(model: str, part: str) -> str:
+    """Why a tensor of `part` is left out of a `model`."""
+    return f"not part of {model}" + (f", which has no {part}" if part else "")
 
 
 def required(

@@ -129,7 +129,7 @@ class Joined:
                 for slot in half.source.known.slots
                 if slot.name in own
             ]
-            half.source.leave_out(own, half.model.name)
+            half.source.leave_out(own, half.model.name, heads_of_any_shape=True)
             report.require(required(known, report.matched, may_lack))
             for name, stored in report.matched.items():
                 copies = [

@@ -87,17 +87,23 @@ class Source(Matched):
             del report.matched[root]
             report.copies.pop(root, None)
 
-    def leave_out(self, target: Mapping[str, Slot], model: str) -> None:
+    def leave_out(
+        self, target: Mapping[str, Slot], model: str, heads_of_any_shape: bool = False
+    ) -> None:
         """Give up what was found and is not in `target`, which is a `model`.
 
-        Of a head that the model lacks, it does not matter whether the shapes fit.
+        Args:
+            target: the model's slots by the names of this source.
+            model: the name of its class.
+            heads_of_any_shape: whether heads that the model lacks may have wrong shapes.
         """
         report = self.report
         for name in [name for name in report.matched if name not in target]:
             report.leave_out([name], _not_part(model, self.known.by_name[name].part))
         for odd in list(report.mismatched):
             spec, slot, _ = odd
-            if slot.name not in target and slot.part in self.family.heads:
+            is_head = slot.name not in target and slot.part in self.family.heads
+            if heads_of_any_shape and is_head:
                 report.mismatched.remove(odd)
                 report.dropped[spec.name] = _not_part(model, slot.part)
 

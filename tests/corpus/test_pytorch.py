@@ -278,9 +278,9 @@ def test_a_head_without_a_base_prefix_stays_an_error(
         for name, array in arrays.items()
         if name.startswith("bert.")
     }
-    torch.save({**bare, "classifier.weight": torch.ones(3, 24)}, tmp_path / "encoder.pt")
+    torch.save({**bare, "fc.weight": torch.ones(3, 24)}, tmp_path / "encoder.pt")
     decoder = make(tmp_path / "decoder", "bert", "BertLMHeadModel", seed=1)
-    with pytest.raises(MatchError, match=r"classifier\.weight"):
+    with pytest.raises(MatchError, match=r"fc\.weight"):
         converter.compose(
             tmp_path / "encoder.pt", decoder.directory, tmp_path / "out", encoder_config=config
         )

@@ -226,7 +226,7 @@ def _making(
     yield "## How it was made"
     yield ""
     yield (
-        f"With [encdec-converter](https://pypi.org/project/encdec-converter/) {__version__}. "
+        f"With encdec-converter {__version__}. "
         "`converter-manifest.json` says where every tensor comes from, with its SHA-256."
     )
     yield ""

@@ -91,6 +91,12 @@ def test_what_is_not_combined_cannot_be_split(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_compose_refuses_a_combined_checkpoint_and_names_the_way_out(tmp_path: Path) -> None:
+    combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
+    with pytest.raises(UnsupportedError, match="converter split"):
+        compose(combined, tmp_path / "decoder", tmp_path / "again")
+
+
 def test_shards_and_dtype_reach_both_halves(tmp_path: Path) -> None:
     combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
     split(combined, tmp_path / "halves", to=["pytorch"], dtype="float16", max_shard_size="40kB")

@@ -262,7 +262,10 @@ def _source(
     identify(checkpoint, library)
     enter(checkpoint, library, half)
     if library.is_composite(checkpoint.family):
-        raise UnsupportedError(f"{checkpoint.reference}: is an encoder-decoder model itself")
+        raise UnsupportedError(
+            f"{checkpoint.reference}: is an encoder-decoder model itself",
+            remedy="Take it apart first: `converter split`.",
+        )
     raw = updated(checkpoint.config, changes)
     source = Source.understand(half, checkpoint, library, raw)
     if layers:

@@ -8,17 +8,13 @@ from typing import Any
 
 from converter.checkpoint import open_checkpoint
 from converter.composition.assemble import Finding, plan_tensors
-from converter.composition.documents import (
-    GENERATION_CONFIG,
-    processor_files,
-    tokenizer_files,
-    with_dtype,
-)
+from converter.composition.documents import GENERATION_CONFIG, with_dtype
 from converter.composition.files import plan_files
 from converter.composition.frameworks import choose
 from converter.composition.model import understand
 from converter.composition.options import OutputOptions
 from converter.composition.production import Result, produce
+from converter.composition.travelling import processor_files, tokenizer_files
 from converter.jsonfile import to_json
 from converter.matching import dominant_dtype
 from converter.plan import Plan

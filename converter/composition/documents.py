@@ -1,9 +1,8 @@
-"""The small files of an output: configurations, and what travels along from the sources."""
+"""The small files of an output that say what it is: configurations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from converter.composition.tokens import FIELDS
@@ -11,41 +10,6 @@ from converter.jsonfile import to_json
 from converter.tables.schema import Composite, Role
 
 GENERATION_CONFIG = "generation_config.json"
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "sentencepiece.model",
-    "source.spm",
-    "target.spm",
-    "dict.txt",
-    "bpe.codes",
-    "emoji.txt",
-)
-"""The files that transformers' tokenizers are saved in."""
-
-PROCESSOR_FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "feature_extractor_config.json",
-    "video_preprocessor_config.json",
-)
-"""The files that say how images or sound become the encoder's input."""
-
-_ORIGINALLY = {
-    "vocab.json": "encoder.json",
-    "merges.txt": "vocab.bpe",
-    "spiece.model": "30k-clean.model",
-}
-"""Name of a tokenizer file → what original releases call it."""
 
 
 def composed_config(
@@ -105,25 +69,3 @@ def with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 def generation_config(tokens: Mapping[str, int]) -> bytes:
     """The ``generation_config.json`` with which ``generate()`` starts, ends and pads."""
     return to_json({"_from_model_config": True, **_ids(tokens)})
-
-
-def tokenizer_files(directory: Path, below: str = "") -> dict[str, Path]:
-    """The tokenizer files in `directory`: target path below `below` → source path."""
-    return {
-        f"{below}{name}": directory / stored
-        for name in TOKENIZER_FILES
-        for stored in (_ORIGINALLY.get(name, name), name)  # transformers' own name wins
-        if (directory / stored).is_file()
-    }
-
-
-def processor_files(directory: Path) -> dict[str, Path]:
-    """The files of image processors and feature extractors in `directory`: name → path."""
-    return {name: directory / name for name in PROCESSOR_FILES if (directory / name).is_file()}
-
-
-def same_files(first: Mapping[str, Path], second: Mapping[str, Path]) -> bool:
-    """Whether two sets of files have the same names and contents."""
-    return first.keys() == second.keys() and all(
-        path.read_bytes() == second[name].read_bytes() for name, path in first.items()
-    )

@@ -9,18 +9,14 @@ from typing import Any
 
 from converter.checkpoint import Checkpoint, open_checkpoint
 from converter.composition.assemble import Finding, plan_tensors
-from converter.composition.documents import (
-    GENERATION_CONFIG,
-    processor_files,
-    tokenizer_files,
-    with_dtype,
-)
+from converter.composition.documents import GENERATION_CONFIG, with_dtype
 from converter.composition.files import SAFETENSORS, WeightFiles, plan_files
 from converter.composition.frameworks import choose, obstacles
 from converter.composition.joint import JOINT
 from converter.composition.model import Model, understand
 from converter.composition.options import OutputOptions
 from converter.composition.production import Result, produce
+from converter.composition.travelling import DECODER_TOKENIZER, processor_files, tokenizer_files
 from converter.errors import UnsupportedError
 from converter.jsonfile import to_json
 from converter.matching import dominant_dtype
@@ -188,7 +184,7 @@ def _documents(parts: Mapping[str, _Part]) -> dict[str, bytes]:
 def _copied(checkpoint: Checkpoint) -> dict[str, Path]:
     """The tokenizer of each half; a combined checkpoint with one tokenizer has it for both."""
     directory = checkpoint.directory
-    decoder = directory / "decoder_tokenizer"
+    decoder = directory / DECODER_TOKENIZER
     own = decoder if decoder.is_dir() else directory
     copied = {
         f"encoder/{name}": path

@@ -1,0 +1,131 @@
+"""What is asked of the two halves, a configuration of the literature taken into account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.checkpoint import open_checkpoint, open_configuration
+from converter.composition.joining import Joined
+from converter.composition.layers import parse_layers, take_layers
+from converter.composition.options import parse_settings, updated
+from converter.composition.resize import resize
+from converter.composition.source import Source
+from converter.errors import UnsupportedError, UsageError
+from converter.identification import enter, identify
+from converter.tables.library import Library
+from converter.tables.recipes import Recipe, recipe_named
+
+HALVES = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How the halves of a composition are wanted."""
+
+    references: Mapping[str, str | Path]
+    """Half → its checkpoint."""
+    configs: Mapping[str, str | Path | None]
+    """Half → its configuration, where none lies beside it."""
+    drawn: frozenset[str]
+    """The halves whose weights are all drawn anew."""
+    share: bool
+    """Whether the halves share their weights."""
+    layers: Mapping[str, str]
+    """Half → which of its layers, if not all."""
+    resized: bool
+    """Whether embeddings are to be as large as the tokenizers."""
+    changes: Mapping[str, Mapping[str, Any]]
+    """Half, or ``""`` for the whole → configuration fields that are set."""
+    recipe: Recipe | None = None
+
+    @classmethod
+    def of(
+        cls,
+        encoder: str | Path,
+        decoder: str | Path,
+        *,
+        like: str | None,
+        random: Sequence[str],
+        share: bool,
+        layers: Sequence[str],
+        resized: bool,
+        settings: Sequence[str],
+        configs: tuple[str | Path | None, str | Path | None],
+    ) -> Wishes:
+        """The wishes that options say; see `converter.composition.compose.compose` for each.
+
+        Raises:
+            UsageError: for what cannot be meant.
+        """
+        recipe = recipe_named(like) if like else None
+        own = recipe.settings if recipe else ()
+        wishes = cls(
+            references=dict(zip(HALVES, (encoder, decoder), strict=True)),
+            configs=dict(zip(HALVES, configs, strict=True)),
+            drawn=frozenset((*random, *(recipe.random if recipe else ()))),
+            share=share or bool(recipe and recipe.share),
+            layers=parse_layers(layers, HALVES),
+            resized=resized,
+            changes=parse_settings((*own, *settings), HALVES),
+            recipe=recipe,
+        )
+        wishes._check()
+        return wishes
+
+    def _check(self) -> None:
+        for half in self.drawn:
+            if half not in HALVES:
+                raise UsageError(f"random: {half!r} is none of {', '.join(HALVES)}")
+        if not self.share:
+            return
+        if self.drawn:
+            raise UsageError("share: weights that are drawn anew are not shared")
+        if len({Path(reference).resolve() for reference in self.references.values()}) > 1:
+            raise UsageError(
+                "share: the halves can share their weights only if both are one checkpoint",
+                remedy="Give the same checkpoint twice.",
+            )
+        if len({self.layers.get(half) for half in HALVES}) > 1:
+            raise UsageError("share: halves that share their weights have the same layers")
+
+    def source(self, half: str, library: Library, stack: ExitStack) -> Source:
+        """The checkpoint of a half as it is wanted: with its changes, its layers, its size.
+
+        Args:
+            half: ``encoder`` or ``decoder``.
+            library: the mapping tables.
+            stack: keeps it open.
+
+        Raises:
+            UnsupportedError: if it is a combined model, or cannot be had as it is wanted.
+        """
+        opener = open_configuration if half in self.drawn else open_checkpoint
+        checkpoint = stack.enter_context(opener(self.references[half], self.configs[half]))
+        identify(checkpoint, library)
+        enter(checkpoint, library, half)
+        if library.is_composite(checkpoint.family):
+            raise UnsupportedError(
+                f"{checkpoint.reference}: is an encoder-decoder model itself",
+                remedy="Take it apart first: `converter split`.",
+            )
+        raw = updated(checkpoint.config, self.changes[half])
+        source = Source.understand(half, checkpoint, library, raw)
+        if half in self.layers:
+            source = take_layers(source, self.layers[half], library.vocabulary)
+        return resize(source, library.vocabulary) if self.resized else source
+
+    def other_families(self, joined: Joined) -> Iterator[str]:
+        """What to say where a recipe is followed with other families than the paper's."""
+        if self.recipe is None:
+            return
+        wanted = {"encoder": self.recipe.encoder, "decoder": self.recipe.decoder}
+        for half in joined.halves:
+            if half.source.family.name != wanted[half.name]:
+                yield (
+                    f"{self.recipe.name} of {self.recipe.paper} has {wanted[half.name]} as "
+                    f"{half.name}; this is {half.source.family.name}"
+                )

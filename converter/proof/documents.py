@@ -70,11 +70,11 @@ def check_documents(home: Path, model: Model) -> list[Problem]:
     return problems
 
 
-def check_manifest_files(home: Path, manifest: Mapping[str, Any]) -> tuple[list[Problem], int]:
+def check_manifest_files(home: Path, manifest: Mapping[str, Any]) -> tuple[list[Problem], str]:
     """The files are those that the manifest lists, with the sizes and hashes it states.
 
     Returns:
-        What is wrong, and the number of files looked at.
+        What is wrong, and how many files are right.
     """
     problems = []
     listed = manifest.get("files")
@@ -109,7 +109,7 @@ def check_manifest_files(home: Path, manifest: Mapping[str, Any]) -> tuple[list[
                         found=digest,
                     )
                 )
-    return problems, len(entries)
+    return problems, f"{len(entries) - len(problems)} of {len(entries)}"
 
 
 def _vocabulary(model: Model) -> int | None:

@@ -20,6 +20,8 @@ BINS = 60
 _SPREAD = 4.0
 """Standard deviations from the mean at which a histogram ends."""
 
+_WRONG = "not as in"
+
 
 @dataclass
 class Layer:
@@ -100,6 +102,11 @@ def is_fresh(origin: str) -> bool:
     return origin.startswith("fresh")
 
 
+def is_wrong(origin: str) -> bool:
+    """Whether an origin, as `portray` words it, means that the values are not its source's."""
+    return origin.startswith(_WRONG)
+
+
 def _look(stored: Stored) -> tuple[Statistics, Array]:
     matrix = sum(length > 1 for length in stored.tensor.spec.shape) > 1
     return measure(stored), sample(stored) if matrix else np.empty(0, np.float32)
@@ -111,7 +118,7 @@ def _origin(name: str, stated: Mapping[str, Any], origins: Mapping[str, Origin])
         origin = origins[name]
         if origin.source is None:
             return "fresh"
-        return f"{'from' if origin.verdict == 'equal' else 'not as in'} {origin.source}"
+        return f"{'from' if origin.verdict == 'equal' else _WRONG} {origin.source}"
     entry = stated.get(name)
     if not isinstance(entry, dict):
         return "not stated"

@@ -51,6 +51,10 @@ class Outcome:
     wrong: list[tuple[Stored, Stored]] = field(default_factory=list)
     """A place that is wrong, and one that is right."""
     problems: list[Problem] = field(default_factory=list)
+    alike: int = 0
+    """Further places with the values of the one that is right."""
+    as_hashed: bool = False
+    """Whether all places hold the values whose hash the manifest states."""
 
 
 def check_values(
@@ -95,9 +99,13 @@ def check_values(
             )
     compared = sum(len(task.places) - 1 for task in tasks)
     if len(models) > 1 or compared:
-        found.checks["values equal in all files"] = f"{compared} tensors compared"
+        alike = sum(outcome.alike for outcome in outcomes)
+        found.checks["values equal in all files"] = f"{alike:,} of {compared:,} tensors compared"
     if hashes:
-        found.checks["tensors with the hash that the manifest states"] = str(len(hashes))
+        held = sum(outcome.as_hashed for outcome in outcomes)
+        found.checks["tensors with the hash that the manifest states"] = (
+            f"{held:,} of {len(hashes):,}"
+        )
         found.problems += [
             Problem("the manifest knows it, but it is missing", tensor=name)
             for name in hashes
@@ -141,6 +149,8 @@ def _prove(task: Task) -> Outcome:
         outcome.problems.append(
             Problem("the manifest does not know it", str(first.tensor.path), first.tensor.spec.name)
         )
+    outcome.alike = len(others)
+    outcome.as_hashed = agree and digest is not None and digest == expected
     if not agree or (task.stated is not None and digest != expected):
         _close_look(replace(task, places=[first, *others]), outcome)
     return outcome
@@ -267,6 +277,7 @@ def _close_look(task: Task, outcome: Outcome) -> None:
     prints = [fingerprint(place, dtype) for place in task.places]
     expected = str(task.stated.get("sha256", "")) if task.stated else ""
     right = next((i for i, each in enumerate(prints) if each.hex() == expected), None)
+    outcome.alike = max(Counter(prints).values()) - 1
     if task.stated is not None and right is None:
         outcome.problems += [
             Problem(
@@ -283,6 +294,7 @@ def _close_look(task: Task, outcome: Outcome) -> None:
         (most, votes), *_ = Counter(prints).most_common()
         right = prints.index(most) if votes > 1 else 0
     good = task.places[right]
+    outcome.alike = prints.count(prints[right]) - 1
     outcome.wrong += [
         (place, good)
         for place, each in zip(task.places, prints, strict=True)

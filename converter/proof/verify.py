@@ -114,7 +114,7 @@ def _manifest(home: Path, found: Verification) -> Mapping[str, Any] | None:
     except ConverterError as error:
         found.problems.append(Problem(error.message))
         return None
-    problems, count = check_manifest_files(home, manifest)
+    problems, held = check_manifest_files(home, manifest)
     found.problems += problems
-    found.checks["files that the manifest lists"] = str(count)
+    found.checks["files that the manifest lists"] = held
     return manifest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from converter.folding import fold, numbered
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from converter.proof.comparison import Difference
     from converter.proof.diff import Comparison
 
-_HEADER = ("tensor", "differing", "max", "mean", "cosine", "dtypes")
+HEADER = ("tensor", "differing", "max", "mean", "cosine", "dtypes")
+"""Titles of what `rows` gives."""
 
 
 def describe_comparison(found: Comparison) -> str:
@@ -42,7 +43,7 @@ def _parts(found: Comparison) -> Iterator[RenderableType]:
     for title, differences in (("Differing", beyond), ("Within the tolerance", within)):
         if differences:
             yield heading(title)
-            yield indented(table(_rows(differences), header=_HEADER, right=[1, 2, 3, 4]))
+            yield indented(table(rows(differences), header=HEADER, right=[1, 2, 3, 4]))
     for reference, names in ((found.first, found.only_first), (found.second, found.only_second)):
         if names:
             yield heading(f"Only in {reference}")
@@ -56,7 +57,7 @@ def _parts(found: Comparison) -> Iterator[RenderableType]:
             yield indented(line("\n".join(modules(names))))
 
 
-def _rows(differences: dict[str, Difference]) -> Iterator[tuple[str, ...]]:
+def rows(differences: Mapping[str, Difference]) -> Iterator[tuple[str, ...]]:
     """Tensors that differ only in the number of their layer in one row, which states the worst."""
     groups: dict[tuple[object, ...], list[Difference]] = {}
     for name, difference in differences.items():

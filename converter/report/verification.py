@@ -34,8 +34,8 @@ def _parts(found: Verification) -> Iterator[RenderableType]:
     problems = folded(found.problems)
     if problems:
         yield heading("What is wrong")
-        for text in problems[:MAX_PROBLEMS]:
-            yield indented(line(f"- {text}"))
+        for problem in problems[:MAX_PROBLEMS]:
+            yield indented(line(f"- {problem}"))
         if len(problems) > MAX_PROBLEMS:
             yield indented(line(f"… and {len(problems) - MAX_PROBLEMS} more; --json lists all"))
     if found.origins:
@@ -65,19 +65,20 @@ def _origins(found: Verification) -> Iterator[tuple[str, str]]:
             yield verdict, f"{count(len(names), 'tensor')}: {', '.join(shown)}"
 
 
-def folded(problems: Sequence[Problem]) -> list[str]:
-    """One line for problems that differ in nothing but the number of the layer."""
+def folded(problems: Sequence[Problem]) -> list[Problem]:
+    """One for those that differ in nothing but the number of the layer."""
     groups: dict[tuple[object, ...], list[Problem]] = {}
     for problem in problems:
         head, _, tail = numbered(problem.tensor or "")
         key = (problem.file, problem.what, head, tail, problem.remedy)
         groups.setdefault(key, []).append(problem)
-    texts = []
+    found = []
     for group in groups.values():
         first = group[0]
-        if len(group) == 1:
-            texts.append(str(first))
-            continue
-        (name, *_) = fold(problem.tensor or "" for problem in group)
-        texts.append(str(Problem(first.what, first.file, name, remedy=first.remedy)))
-    return texts
+        if len(group) > 1:
+            (name, *_) = fold(problem.tensor or "" for problem in group)
+            expected = fold(problem.expected or "" for problem in group)
+            alike = expected[0] or None if len(expected) == 1 else None
+            first = Problem(first.what, first.file, name, alike, remedy=first.remedy)
+        found.append(first)
+    return found

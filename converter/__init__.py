@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from converter._version import __version__
 
 if TYPE_CHECKING:
-    from converter.checkpoint import open_checkpoint as open_checkpoint
     from converter.composition.compose import compose as compose
     from converter.composition.convert import convert as convert
     from converter.composition.split import split as split
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from converter.errors import VerificationError as VerificationError
     from converter.hub.push import push as push
     from converter.inspection import inspect as inspect
+    from converter.loading import open_checkpoint as open_checkpoint
     from converter.proof.diff import diff as diff
     from converter.proof.verify import verify as verify
     from converter.recipes.running import run as run
@@ -38,7 +38,7 @@ _HOMES = {
     "convert": "converter.composition.convert",
     "diff": "converter.proof.diff",
     "inspect": "converter.inspection",
-    "open_checkpoint": "converter.checkpoint",
+    "open_checkpoint": "converter.loading",
     "push": "converter.hub.push",
     "run": "converter.recipes.running",
     "split": "converter.composition.split",

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "converter"
 
 LAYERS = (
     {"errors", "_version"},
-    {"folding", "jsonfile"},
+    {"extras", "folding", "jsonfile"},
     {"tensors"},
     {"mappings"},
     {"tables"},
@@ -32,7 +32,7 @@ LAYERS = (
     {"engine", "publish", "manifest"},
     {"composition"},
     {"proof"},
-    {"inspection", "recipes", "drafting"},
+    {"inspection", "recipes", "drafting", "loading"},
     {"report"},
     {""},
     {"cli"},

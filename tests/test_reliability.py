@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import converter
-from converter.engine.worker import Worker
+from converter.engine.carrier import Carrier
 from converter.errors import CheckpointError, OutputError
 from tests import factories
 from tests.reliability import MODES, Laboratory, digests
@@ -78,14 +78,14 @@ def case(tmp_path: Path) -> Case:
 
 def at_the_middle(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
     """Let something happen while a run carries its tenth tensor over."""
-    carry, calls = Worker._carry, iter(range(10**6))
+    carry, calls = Carrier.carry, iter(range(10**6))
 
-    def carried(self: Worker, tensor: Any) -> Any:
+    def carried(self: Carrier, tensor: Any) -> Any:
         if next(calls) == 10:
             happens()
         return carry(self, tensor)
 
-    monkeypatch.setattr(Worker, "_carry", carried)
+    monkeypatch.setattr(Carrier, "carry", carried)
 
 
 @pytest.fixture
@@ -153,13 +153,13 @@ FORBIDDEN = """
 import sys
 from pathlib import Path
 import converter
-from converter.engine.worker import Worker
+from converter.engine.carrier import Carrier
 bert, gpt2, output = map(Path, sys.argv[1:])
-carry = Worker._carry
+carry = Carrier.carry
 def carried(self, tensor):
     output.parent.chmod(0o500)
     return carry(self, tensor)
-Worker._carry = carried
+Carrier.carry = carried
 try:
     converter.compose(bert, gpt2, output, overwrite=True)
 except converter.ConverterError as error:

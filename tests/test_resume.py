@@ -13,7 +13,7 @@ import converter
 from converter.containers import open_container
 from converter.containers.contiguous import ContiguousTensor
 from converter.engine import worker
-from converter.engine.worker import Worker
+from converter.engine.carrier import Carrier
 from converter.errors import FormatError, OutputError
 from tests import factories
 
@@ -44,9 +44,9 @@ class Run:
 
     def __call__(self, stop: int | None = None, error: Any = KeyboardInterrupt, **more: Any) -> int:
         """Compose; how many tensors were carried over before `error` came."""
-        carry, carried = Worker._carry, 0
+        carry, carried = Carrier.carry, 0
 
-        def counted(self: Worker, tensor: Any) -> Any:
+        def counted(self: Carrier, tensor: Any) -> Any:
             nonlocal carried
             if carried == stop:
                 raise error
@@ -54,7 +54,7 @@ class Run:
             return carry(self, tensor)
 
         with self._patch.context() as patch:
-            patch.setattr(Worker, "_carry", counted)
+            patch.setattr(Carrier, "carry", counted)
             converter.compose(*self.sources, self.output, **{**WANTED, "resume": True, **more})
         return carried
 
@@ -299,6 +299,6 @@ def test_convert_and_split_go_on_too(run: Run, tmp_path: Path) -> None:
             with pytest.raises(KeyboardInterrupt):
                 command(reference, tmp_path / "again" / name, to=["flax"], resume=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Worker, "_carry", _interrupt)
+            patch.setattr(Carrier, "carry", _interrupt)
             command(reference, tmp_path / "again" / name, to=["flax"], resume=True)
         assert content(tmp_path / "again" / name) == content(tmp_path / f"whole {name}")

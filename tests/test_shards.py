@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from converter import CheckpointError, FormatError, compose, convert, open_checkpoint
+from converter import CheckpointError, FormatError, compose, convert
+from converter.checkpoint import open_checkpoint
 from tests.factories import make
 
 FORMATS = {

@@ -11,7 +11,7 @@ from converter.composition.assemble import Finding, plan_tensors
 from converter.composition.documents import GENERATION_CONFIG, with_dtype
 from converter.composition.files import plan_files
 from converter.composition.frameworks import choose
-from converter.composition.model import understand
+from converter.composition.model import Model, understand
 from converter.composition.options import OutputOptions
 from converter.composition.production import Result, produce
 from converter.composition.travelling import processor_files, tokenizer_files
@@ -52,56 +52,11 @@ def convert(
     library = Library(Path(path) for path in mapping)
     with open_checkpoint(source, config) as checkpoint:
         model = understand(checkpoint, library, set)
-        frameworks, warnings = choose(wanted.to, model.obstacles)
-        model.report.require(model.required)
-        findings = {
-            name: Finding(stored, tuple(copy for _, copy in model.report.copies.get(name, ())))
-            for name, stored in model.report.matched.items()
-            if name in model.target.by_name
-        }
-        kept = dominant_dtype(model.report.matched)
-        tensors = plan_tensors(
-            model.target,
-            findings,
-            model.reasons,
-            lambda slot: kept,
-            dtype=wanted.dtype,
-            seed=seed,
-        )
-        weights = plan_files(
-            model.target,
-            tensors,
-            model.classes,
-            frameworks,
-            wanted.pytorch_format,
-            wanted.shard_bytes,
-        )
-        written = {entry.tensor for file in weights.files for entry in file.entries}
-        unused = [tensor.spec.name for tensor in tensors if tensor.spec.name not in written]
+        plan = plan_conversion(model, wanted, seed)
+        written = {tensor.spec.name for tensor in plan.tensors}
+        held = [name for name in model.report.matched if name in model.target.by_name]
         model.report.leave_out(
-            [name for name in unused if name in findings], "no class that is written for has it"
-        )
-        tensors = [tensor for tensor in tensors if tensor.spec.name in written]
-        raw = model.raw
-        if wanted.dtype != "keep":
-            raw = {
-                key: with_dtype(value, wanted.dtype) if key in model.halves else value
-                for key, value in with_dtype(raw, wanted.dtype).items()
-            }
-        copied = {
-            **processor_files(checkpoint.directory),
-            **tokenizer_files(checkpoint.directory),
-        }
-        generation = checkpoint.directory / GENERATION_CONFIG
-        if generation.is_file():
-            copied[GENERATION_CONFIG] = generation
-        plan = Plan(
-            command="convert",
-            tensors=tensors,
-            files=weights.files,
-            documents={"config.json": to_json(raw), **weights.indexes},
-            copied_files=copied,
-            warnings=(*warnings, *model.notes, *weights.notes),
+            [name for name in held if name not in written], "no class that is written for has it"
         )
         return produce(
             plan,
@@ -112,3 +67,64 @@ def convert(
             settings={"seed": seed, "set": list(set)},
             classes={"": model.classes},
         )
+
+
+def plan_conversion(model: Model, wanted: OutputOptions, seed: int) -> Plan:
+    """How a model is written again.
+
+    Args:
+        model: the source, understood.
+        wanted: for which frameworks, and how.
+        seed: of weights that the model's class has and the checkpoint lacks.
+
+    Raises:
+        UnsupportedError: if a framework is asked for that has no class for the model.
+        MatchError: if tensors are missing or unknown, or of wrong shapes.
+    """
+    frameworks, warnings = choose(wanted.to, model.obstacles)
+    model.report.require(model.required)
+    findings = {
+        name: Finding(stored, tuple(copy for _, copy in model.report.copies.get(name, ())))
+        for name, stored in model.report.matched.items()
+        if name in model.target.by_name
+    }
+    kept = dominant_dtype(model.report.matched)
+    tensors = plan_tensors(
+        model.target,
+        findings,
+        model.reasons,
+        lambda slot: kept,
+        dtype=wanted.dtype,
+        seed=seed,
+    )
+    weights = plan_files(
+        model.target,
+        tensors,
+        model.classes,
+        frameworks,
+        wanted.pytorch_format,
+        wanted.shard_bytes,
+    )
+    written = {entry.tensor for file in weights.files for entry in file.entries}
+    tensors = [tensor for tensor in tensors if tensor.spec.name in written]
+    raw = model.raw
+    if wanted.dtype != "keep":
+        raw = {
+            key: with_dtype(value, wanted.dtype) if key in model.halves else value
+            for key, value in with_dtype(raw, wanted.dtype).items()
+        }
+    copied = {
+        **processor_files(model.checkpoint.directory),
+        **tokenizer_files(model.checkpoint.directory),
+    }
+    generation = model.checkpoint.directory / GENERATION_CONFIG
+    if generation.is_file():
+        copied[GENERATION_CONFIG] = generation
+    return Plan(
+        command="convert",
+        tensors=tensors,
+        files=weights.files,
+        documents={"config.json": to_json(raw), **weights.indexes},
+        copied_files=copied,
+        warnings=(*warnings, *model.notes, *weights.notes),
+    )

@@ -16,7 +16,8 @@ from typing import Any
 
 from converter.containers.base import Array, Container, OutputFile, Reader, StoredTensor
 from converter.containers.files import MAX_TENSORS, checked_spec, damaged
-from converter.errors import ConfigError, UnsupportedError
+from converter.errors import ConfigError
+from converter.extras import imported
 from converter.jsonfile import read_json_object
 from converter.tensors import TensorSpec
 
@@ -206,14 +207,7 @@ def _tensorstore(path: Path) -> Any:
     Raises:
         UnsupportedError: if it is not installed.
     """
-    try:
-        import tensorstore
-    except ImportError as error:
-        raise UnsupportedError(
-            f"{path.parent}: an Orbax checkpoint, which is read with TensorStore",
-            remedy="Install it: pip install 'encdec-converter[flax]'.",
-        ) from error
-    return tensorstore
+    return imported("tensorstore", "flax", f"{path.parent}: an Orbax checkpoint")
 
 
 def _short(error: Exception) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from converter.checkpoint import Checkpoint
 from converter.composition.model import Model
 from converter.errors import Problem, UnsupportedError
+from converter.extras import install_hint
 from converter.proof.verification import Verification
 
 _NEEDS = {
@@ -73,16 +74,12 @@ def _require(containers: set[str]) -> None:
         for extra, packages in (_NEEDS[name] for name in containers if name in _NEEDS)
     }
     problems = [
-        Problem(f"{' and '.join(packages)} is not installed", remedy=_install(extra))
+        Problem(f"{' and '.join(packages)} is not installed", remedy=install_hint(extra))
         for extra, packages in missing.items()
         if packages
     ]
     if problems:
         raise UnsupportedError("native verification needs the frameworks themselves", problems)
-
-
-def _install(extra: str) -> str:
-    return f"pip install 'encdec-converter[{extra}]'"
 
 
 def _ours(checkpoint: Checkpoint, path: Path, name: str) -> str | None:

@@ -178,7 +178,7 @@ def test_of_several_steps_one_must_be_named(
     for step in ("1", "2"):
         save_orbax(tmp_path / "run" / step / "default", {"params": params})
     with pytest.raises(CheckpointError, match=r"holds 2 Orbax checkpoints[\s\S]*2/default"):
-        converter.open_checkpoint(tmp_path / "run", config)
+        converter.open_checkpoint(tmp_path / "run", config=config)
     shutil.rmtree(tmp_path / "run/1")
     converted(tmp_path / "run", config, arrays, tmp_path / "out")
 
@@ -189,7 +189,7 @@ def test_without_tensorstore_the_extra_is_named(
     path = save_orbax(tmp_path / "state", {"params": params})
     monkeypatch.setitem(sys.modules, "tensorstore", None)
     with pytest.raises(UnsupportedError, match=r"encdec-converter\[flax\]"):
-        converter.open_checkpoint(path, config)
+        converter.open_checkpoint(path, config=config)
 
 
 HOSTILE = {
@@ -216,7 +216,7 @@ def test_a_lying_listing_is_refused(attack: str, config: Path, tmp_path: Path) -
     HOSTILE[attack](listing)
     (path / "_METADATA").write_text(json.dumps(listing))
     with pytest.raises(FormatError):
-        converter.open_checkpoint(path, config)
+        converter.open_checkpoint(path, config=config)
 
 
 def test_an_array_larger_than_its_files_is_refused(config: Path, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_an_array_larger_than_its_files_is_refused(config: Path, tmp_path: Path)
     described["shape"] = [1 << 20, 1 << 16]
     zarray.write_text(json.dumps(described))
     with pytest.raises(FormatError, match="larger than its files"):
-        converter.open_checkpoint(path, config)
+        converter.open_checkpoint(path, config=config)
 
 
 def test_a_link_out_of_the_directory_is_refused(config: Path, tmp_path: Path) -> None:
@@ -234,4 +234,4 @@ def test_a_link_out_of_the_directory_is_refused(config: Path, tmp_path: Path) ->
     (path / "a").rename(tmp_path / "elsewhere")
     (path / "a").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FormatError, match="link"):
-        converter.open_checkpoint(path, config)
+        converter.open_checkpoint(path, config=config)

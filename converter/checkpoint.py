@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from converter.containers.base import Reader, StoredTensor
+from converter.containers.folder import Folder, LocalFolder
 from converter.containers.registry import recognise
 from converter.errors import CheckpointError, FormatError
 from converter.hub.choice import INDEX
@@ -29,6 +30,8 @@ class Checkpoint:
     directory: Path
     files: tuple[Path, ...]
     """The weight files in use."""
+    sizes: Mapping[Path, int]
+    """Bytes of each."""
     container: str
     """Name of the container that they are."""
     config: Mapping[str, Any]
@@ -94,6 +97,7 @@ def open_configuration(reference: str | Path, config: str | Path | None = None) 
         reference=str(reference),
         directory=directory,
         files=(),
+        sizes={},
         container="none",
         config=read_config(config_path),
         config_path=config_path,
@@ -105,13 +109,16 @@ def open_configuration(reference: str | Path, config: str | Path | None = None) 
     )
 
 
-def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> Checkpoint:
+def open_checkpoint(
+    reference: str | Path, config: str | Path | None = None, *, headers: bool = False
+) -> Checkpoint:
     """Open a directory or a single weight file, reading headers only.
 
     Args:
         reference: a directory with ``config.json`` and weight files, one weight file, or an id of
             the Hub, ``org/name[@revision]``. A path that exists wins.
         config: the configuration, where none lies beside the weights.
+        headers: whether only headers will be read: of what lies on the Hub nothing else is fetched.
 
     Raises:
         CheckpointError: if something is missing or cannot be read.
@@ -119,78 +126,82 @@ def open_checkpoint(reference: str | Path, config: str | Path | None = None) -> 
         ConfigError: if the configuration is no JSON object.
     """
     path = Path(reference)
-    origin = None if bundle_index(path) else fetched(reference)
-    if origin:
-        path = origin.directory
-    if path.is_dir():
-        directory = path
-        chosen, others = _weight_file(path)
-    elif path.is_file():
-        directory, chosen, others = path.parent, bundle_index(path) or path, ()
-    elif index_path := bundle_index(path):
-        directory, chosen, others = path.parent, index_path, ()
+    origin = None if bundle_index(path) else fetched(reference, "headers" if headers else "one")
+    if origin or path.is_dir():
+        folder = origin.folder if origin else LocalFolder(path)
+        chosen, others = _weight_file(folder)
+    elif chosen_file := bundle_index(path) or (path if path.is_file() else None):
+        folder, chosen, others = LocalFolder(path.parent), chosen_file, ()
     else:
         raise CheckpointError(
             f"{reference}: there is no such file or directory",
             remedy="Give a directory with config.json and weights, one weight file, or a Hub id "
             "such as org/name.",
         )
-    config_path = Path(config) if config is not None else configuration(directory)
+    config_path = Path(config) if config is not None else configuration(folder.path)
     if not config_path.is_file():
         raise CheckpointError(f"{config_path}: there is no configuration")
-    opened = stamps({config_path, chosen})
+    opened = stamps({config_path, *_here(folder, [chosen])})
     raw = read_config(config_path)
-    index = ShardIndex.read(chosen) if chosen.name.endswith(INDEX) else None
+    index = ShardIndex.read(chosen, folder) if chosen.name.endswith(INDEX) else None
     weights = index.shards if index else (chosen,)
-    opened |= stamps(weights)
+    opened |= stamps(_here(folder, weights))
     with ExitStack() as stack:
-        readers, container = _open_all(weights, stack)
+        readers, container = _open_all(folder, weights, stack)
         if index:
             index.check(readers)
         tensors, duplicates = _gather(readers)
         files = tuple(file for reader in readers for file in reader.files)
         return Checkpoint(
             reference=str(reference),
-            directory=directory,
+            directory=folder.path,
             files=files,
+            sizes={file: folder.size(file) for file in files},
             container=container,
             config=raw,
             config_path=config_path,
             tensors=tensors,
             duplicates=duplicates,
             metadata=readers[0].metadata,
-            stamps=stamps(files) | opened,  # what was taken before opening goes first
+            # What was taken before opening goes first.
+            stamps=stamps(_here(folder, files)) | opened,
             others=others,
             hub=origin,
             _stack=stack.pop_all(),
         )
 
 
-def _weight_file(directory: Path) -> tuple[Path, tuple[str, ...]]:
+def _here(folder: Folder, files: Iterable[Path]) -> list[Path]:
+    """Those of `files` that lie on this machine; others are of one commit and cannot change."""
+    return [file for file in files if folder.is_here(file.name)]
+
+
+def _weight_file(folder: Folder) -> tuple[Path, tuple[str, ...]]:
     """The preferred weight file or index of a directory, and the names of the others."""
     present = [
-        name
-        for whole in WEIGHT_FILES
-        for name in (whole, whole + INDEX)
-        if (directory / name).is_file()
+        name for whole in WEIGHT_FILES for name in (whole, whole + INDEX) if folder.holds(name)
     ]
     if not present:
-        if single := only_bundle(directory) or only_orbax(directory):
+        if single := only_bundle(folder) or only_orbax(folder.path):
             return single, ()
         raise CheckpointError(
-            f"{directory}: holds no weight file",
+            f"{folder.path}: holds no weight file",
             remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), "
             "a TensorFlow or an Orbax checkpoint; a file of another name can be given itself.",
         )
-    return directory / present[0], tuple(present[1:])
+    return folder.path / present[0], tuple(present[1:])
 
 
-def _open_all(files: tuple[Path, ...], stack: ExitStack) -> tuple[list[Reader], str]:
-    containers = {path: recognise(path) for path in files}
-    kinds = {container.name for container in containers.values()}
+def _open_all(folder: Folder, files: Sequence[Path], stack: ExitStack) -> tuple[list[Reader], str]:
+    opened = [stack.enter_context(closing(folder.open(path.name))) for path in files]
+    containers = [recognise(file) for file in opened]
+    kinds = {container.name for container in containers}
     if len(kinds) != 1:
         raise FormatError(f"{files[0].parent}: shards of different formats: {sorted(kinds)}")
-    readers = [stack.enter_context(containers[path].open(path)) for path in files]
+    readers = [
+        stack.enter_context(container.open(file))
+        for container, file in zip(containers, opened, strict=True)
+    ]
     return readers, kinds.pop()
 
 

@@ -47,7 +47,7 @@ def draft(source: str | Path, config: str | Path | None = None) -> str:
         CheckpointError: if it cannot be opened.
         UnsupportedError: if its names are not PyTorch's.
     """
-    with open_checkpoint(source, config) as checkpoint:
+    with open_checkpoint(source, config, headers=True) as checkpoint:
         if checkpoint.container not in ("safetensors", "torch"):
             raise UnsupportedError(
                 f"{checkpoint.reference}: a table is drafted from PyTorch's names",

@@ -53,7 +53,7 @@ class Inspection:
             "class": model.name,
             "halves": {half: model.configs[half].family.name for half in model.halves},
             "roles": list(self.roles),
-            "files": {path.name: path.stat().st_size for path in checkpoint.files},
+            "files": {path.name: size for path, size in checkpoint.sizes.items()},
             "other_files": list(checkpoint.others),
             "container": checkpoint.container,
             "dialect": report.dialect,
@@ -111,7 +111,7 @@ def inspect(
         UnsupportedError: if there is no table for it.
     """
     library = Library(Path(path) for path in mapping)
-    with open_checkpoint(source, config) as checkpoint:
+    with open_checkpoint(source, config, headers=not stats) as checkpoint:
         model = understand(checkpoint, library)
         return Inspection(checkpoint, model, _statistics(model) if stats else {})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from converter.containers.folder import Folder
 from converter.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -26,20 +27,20 @@ def bundle_index(path: Path) -> Path | None:
     return index if index.is_file() and (is_data or not path.is_file()) else None
 
 
-def only_bundle(directory: Path) -> Path | None:
-    """The index of the TensorFlow bundle in `directory`, ``None`` if it holds none.
+def only_bundle(folder: Folder) -> Path | None:
+    """The index of the TensorFlow bundle in `folder`, ``None`` if it holds none.
 
     Raises:
         CheckpointError: if it holds several.
     """
-    found = sorted(path for path in directory.glob(f"*{_BUNDLE_INDEX}") if path.is_file())
+    found = sorted(name for name in folder.names() if name.endswith(_BUNDLE_INDEX))
     if len(found) > 1:
-        names = [path.name.removesuffix(_BUNDLE_INDEX) for path in found]
+        names = [name.removesuffix(_BUNDLE_INDEX) for name in found]
         raise CheckpointError(
-            f"{directory}: holds {len(found)} TensorFlow checkpoints",
+            f"{folder.path}: holds {len(found)} TensorFlow checkpoints",
             remedy=f"Give one of them: {', '.join(names[:10])}.",
         )
-    return found[0] if found else None
+    return folder.path / found[0] if found else None
 
 
 def only_orbax(directory: Path) -> Path | None:

@@ -74,7 +74,7 @@ def provenance(
         "sources": {
             label: {
                 **_reference(checkpoint),
-                "files": {path.name: _file(path, False) for path in checkpoint.files},
+                "files": {path.name: {"bytes": n} for path, n in checkpoint.sizes.items()},
             }
             for label, checkpoint in sources
         },

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converter.containers.base import Reader
+from converter.containers.folder import Folder
 from converter.errors import CheckpointError, FormatError, Problem
 from converter.folding import fold
 from converter.hub.choice import INDEX as INDEX
@@ -40,8 +41,8 @@ class ShardIndex:
     weight_map: Mapping[str, str]
 
     @classmethod
-    def read(cls, path: Path) -> ShardIndex:
-        """Read the index at `path`.
+    def read(cls, path: Path, folder: Folder) -> ShardIndex:
+        """Read the index at `path`, whose shards lie in `folder`.
 
         Raises:
             CheckpointError: if it cannot be read, or a shard that it names is missing.
@@ -71,7 +72,7 @@ class ShardIndex:
         problems = [
             Problem("the shard is missing", str(shard), remedy="fetch the whole checkpoint")
             for shard in index.shards
-            if not shard.is_file()
+            if not folder.holds(shard.name)
         ]
         if problems:
             raise CheckpointError(f"{path}: {len(problems)} shard(s) are missing", problems)

@@ -75,6 +75,8 @@ class Hub:
         self.blobs: dict[str, bytes] = {}
         self.log: list[str] = []
         """Method and path of every request."""
+        self.served: list[tuple[str, str, int]] = []
+        """Path, token and bytes of every part of a file that was sent."""
         self.failing: dict[str, int] = {}
         """Part of a request → how many times it is still to be answered with status 503."""
         self.lock = threading.RLock()
@@ -256,9 +258,15 @@ class Handler(BaseHTTPRequestHandler):
                 "tags": [],
                 "downloads": 0,
                 "likes": 0,
-                "siblings": [{"rfilename": name} for name in repo.files(commit)],
+                "siblings": [self.sibling(*item) for item in repo.files(commit).items()],
             }
         )
+
+    def sibling(self, name: str, digest: str) -> dict[str, Any]:
+        if "blobs" not in self.query:
+            return {"rfilename": name}
+        entry = self.hub.described(name, digest)
+        return {"rfilename": name, "size": entry["size"], "blobId": entry["oid"]}
 
     def branch(self, repo_id: str, name: str) -> None:
         repo = self.repo(repo_id, write=True)
@@ -413,10 +421,13 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusalError(404, None, "no such blob")
         stated = {"Accept-Ranges": "bytes", "ETag": f'"{digest}"', **(headers or {})}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        token = self.headers.get("Authorization", "")
         if asked is None:
+            self.hub.served.append((self.path, token, len(data)))
             return self.answer(data, 200, stated)
         first, last = int(asked[1]), min(int(asked[2] or len(data) - 1), len(data) - 1)
         stated["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+        self.hub.served.append((self.path, token, last + 1 - first))
         self.answer(data[first : last + 1], 206, stated)
 
 

@@ -114,7 +114,10 @@ def test_no_module_imports_itself_in_a_circle():
         for path in MODULES
         if name_of(path) != "converter"
     }
-    typing_only = {("converter.tables.ties", "converter.tables.blueprint")}
+    typing_only = {
+        ("converter.tables.ties", "converter.tables.blueprint"),
+        ("converter.containers.base", "converter.containers.files"),
+    }
     done: set[str] = set()
 
     def visit(module: str, chain: tuple[str, ...]) -> None:

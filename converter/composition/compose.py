@@ -115,7 +115,7 @@ def compose(
     )
     library = Library(Path(path) for path in mapping)
     with ExitStack() as stack:
-        sources = {half: wishes.source(half, library, stack) for half in HALVES}
+        sources = {half: wishes.source(half, library, stack, wanted.dry_run) for half in HALVES}
         decoder_source = sources["decoder"]
         joined = Joined.of(sources["encoder"], decoder_source, library, wishes.drawn)
         frameworks, warnings = choose(wanted.to, joined.obstacles)

@@ -50,7 +50,7 @@ def convert(
     """
     wanted = OutputOptions(**options)
     library = Library(Path(path) for path in mapping)
-    with open_checkpoint(source, config) as checkpoint:
+    with open_checkpoint(source, config, headers=wanted.dry_run) as checkpoint:
         model = understand(checkpoint, library, set)
         plan = plan_conversion(model, wanted, seed)
         written = {tensor.spec.name for tensor in plan.tensors}

@@ -70,7 +70,7 @@ def split(
     """
     wanted = OutputOptions(**options)
     library = Library(Path(path) for path in mapping)
-    with open_checkpoint(source, config) as checkpoint:
+    with open_checkpoint(source, config, headers=wanted.dry_run) as checkpoint:
         model = understand(checkpoint, library, set)
         if not model.halves:
             raise UnsupportedError(

@@ -92,19 +92,26 @@ class Wishes:
         if len({self.layers.get(half) for half in HALVES}) > 1:
             raise UsageError("share: halves that share their weights have the same layers")
 
-    def source(self, half: str, library: Library, stack: ExitStack) -> Source:
+    def source(
+        self, half: str, library: Library, stack: ExitStack, headers: bool = False
+    ) -> Source:
         """The checkpoint of a half as it is wanted: with its changes, its layers, its size.
 
         Args:
             half: ``encoder`` or ``decoder``.
             library: the mapping tables.
             stack: keeps it open.
+            headers: whether no values will be read; see `open_checkpoint`.
 
         Raises:
             UnsupportedError: if it is a combined model, or cannot be had as it is wanted.
         """
-        opener = open_configuration if half in self.drawn else open_checkpoint
-        checkpoint = stack.enter_context(opener(self.references[half], self.configs[half]))
+        reference, config = self.references[half], self.configs[half]
+        checkpoint = stack.enter_context(
+            open_configuration(reference, config)
+            if half in self.drawn
+            else open_checkpoint(reference, config, headers=headers)
+        )
         identify(checkpoint, library)
         enter(checkpoint, library, half)
         if library.is_composite(checkpoint.family):

@@ -12,11 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from converter.tensors import TensorSpec, numpy_dtype
+
+if TYPE_CHECKING:
+    from converter.containers.files import FileHandle
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -123,16 +126,22 @@ class Container(Protocol):
     dtypes: frozenset[str]
     """The dtype names that the format can hold."""
 
-    def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether the file at `path`, which starts with `head` (up to 64 bytes), is of the format.
+    def recognises(self, file: FileHandle, head: bytes) -> bool:
+        """Whether `file`, which starts with `head` (up to 64 bytes), is of the format.
 
         Decided by content alone; the file name is no evidence.
         """
 
-    def open(self, path: Path) -> Reader:
-        """List the file at `path` without reading values.
+    def open(self, file: FileHandle) -> Reader:
+        """List `file` without reading values.
+
+        It may lie on another machine, where every read is a request: as little as can be is read.
+
+        Args:
+            file: is the reader's from now on, which closes it; closed, too, if this raises.
 
         Raises:
+            CheckpointError: if a file that belongs to it is missing or cannot be had.
             FormatError: if the file is damaged, truncated, lying or hostile.
         """
 

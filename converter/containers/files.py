@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from converter.containers.base import Reader, StoredTensor, pread_exactly
 from converter.errors import CheckpointError, FormatError, Problem
@@ -54,36 +57,46 @@ def shortened(text: str, limit: int = 200) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
-class FileHandle:
-    """A regular file, open for reading by position from any number of threads.
+class FileHandle(ABC):
+    """A file, open for reading by position from any number of threads.
 
-    Nothing is counted: whoever opened it closes it once, after the last read.
-
-    Raises:
-        CheckpointError: if `path` is no regular file or cannot be opened.
+    All that a container knows of the place where a file lies. Nothing is counted: whoever opened
+    it closes it once, after the last read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.bytes_read = 0
-        """Bytes read so far; exact only while one thread reads."""
-        try:
-            # Without O_NONBLOCK, opening a FIFO would wait for a writer.
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-        status = os.fstat(self._fd)
-        if not stat.S_ISREG(status.st_mode):
-            self.close()
-            raise CheckpointError(f"{path}: cannot be read: not a regular file")
-        self.size = status.st_size
-        """Bytes of the file when it was opened."""
+    path: Path
+    """Its name, for messages; where it lies, if it lies on this machine."""
+    size: int
+    """Bytes of the file when it was opened."""
+    bytes_read: int = 0
+    """Bytes read so far; exact only while one thread reads."""
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of the file; further reads raise `ValueError`."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+
+    @abstractmethod
+    def beside(self, name: str) -> FileHandle | None:
+        """The file called `name` in the same directory, opened; ``None`` if there is none."""
+
+    @abstractmethod
+    def for_library(self) -> Path | BinaryIO:
+        """What to give a library that opens files itself: the path, or an object to read from."""
+
+    @abstractmethod
+    def _fill(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` from `offset`.
+
+        Raises:
+            EOFError: with the bytes that there are, if the file ends first.
+            OSError: if the system cannot read it.
+            CheckpointError: if it lies elsewhere and cannot be had.
+            ValueError: if it is closed.
+        """
+
+    def expect(self, places: Iterable[tuple[int, int]]) -> None:
+        """Say which parts, as offset and bytes, will soon be read; helps where reads take long."""
+        del places
 
     def fill(self, buffer: memoryview, offset: int, tensor: str | None = None) -> None:
         """Fill the bytes of `buffer` from `offset` of the file.
@@ -95,13 +108,12 @@ class FileHandle:
 
         Raises:
             FormatError: if the file ends first or the system cannot read it.
+            CheckpointError: if it lies elsewhere and cannot be had.
             ValueError: if the file is closed.
         """
-        if self._fd < 0:
-            raise ValueError(f"{self.path} is closed")
         end = offset + len(buffer)
         try:
-            pread_exactly(self._fd, buffer, offset)
+            self._fill(buffer, offset)
         except EOFError as error:
             raise damaged(
                 self.path,
@@ -120,6 +132,7 @@ class FileHandle:
 
         Raises:
             FormatError: as `fill`.
+            CheckpointError: as `fill`.
         """
         if not 0 <= offset <= offset + nbytes <= self.size:
             raise damaged(
@@ -133,6 +146,57 @@ class FileHandle:
         buffer = bytearray(nbytes)
         self.fill(memoryview(buffer), offset, tensor)
         return bytes(buffer)
+
+
+class LocalFile(FileHandle):
+    """A regular file of this machine.
+
+    Raises:
+        CheckpointError: if `path` is no regular file or cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            # Without O_NONBLOCK, opening a FIFO would wait for a writer.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise CheckpointError(f"{path}: cannot be read: not a regular file")
+        self.size = status.st_size
+
+    def close(self) -> None:
+        """Let go of the file; further reads raise `ValueError`."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def beside(self, name: str) -> FileHandle | None:
+        """The file called `name` in the same directory, opened; ``None`` if there is none."""
+        other = self.path.with_name(name)
+        return LocalFile(other) if other.is_file() else None
+
+    def for_library(self) -> Path:
+        """The path."""
+        return self.path
+
+    def _fill(self, buffer: memoryview, offset: int) -> None:
+        if self._fd < 0:
+            raise ValueError(f"{self.path} is closed")
+        pread_exactly(self._fd, buffer, offset)
+
+
+@contextmanager
+def closed_on_error(file: FileHandle) -> Iterator[None]:
+    """Close `file` if the ``with`` block raises."""
+    try:
+        yield
+    except BaseException:
+        file.close()
+        raise
 
 
 class FileReader(Reader):

@@ -29,12 +29,12 @@ MAX_NAME_CHARACTERS = 32 << 20
 class FlaxReader(Reader):
     """An opened Flax msgpack file. Plain values (steps, counters) are its `metadata`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, file: FileHandle) -> None:
+        self.path = file.path
         self.tensors: dict[str, ContiguousTensor] = {}
         self.duplicates: dict[str, Sequence[ContiguousTensor]] = {}
         self.metadata: dict[str, str] = {}
-        self._handle = FileHandle(path)
+        self._handle = file
         try:
             self._list(parse(self._handle))
         except BaseException:
@@ -116,7 +116,7 @@ class FlaxMsgpack:
     name = "flax-msgpack"
     dtypes = frozenset(NAMES)
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognises(self, file: FileHandle, head: bytes) -> bool:
         """Whether the file starts as a map whose first key is text."""
         if head == b"\x80":  # an empty map; pickles start with this byte and go on
             return True
@@ -124,9 +124,9 @@ class FlaxMsgpack:
             return _starts_with_text(head[1:])
         return head[:1] == b"\xde" and _starts_with_text(head[3:])
 
-    def open(self, path: Path) -> FlaxReader:
+    def open(self, file: FileHandle) -> FlaxReader:
         """List the file without reading values; see `Container.open`."""
-        return FlaxReader(path)
+        return FlaxReader(file)
 
     def create(
         self,

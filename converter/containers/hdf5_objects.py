@@ -43,7 +43,7 @@ class Hdf5Objects:
         self.handle = handle
         check_superblock(handle)
         with self._guarded():
-            self._file = h5py.File(str(handle.path), "r", locking=False)
+            self._file = h5py.File(handle.for_library(), "r", locking=False)
             self._groups: dict[str, Any] = {"": h5g.open(self._file.id, b"/")}
         self._heap = TextHeap(handle)
         self._dtypes: dict[bytes, tuple[str, str] | None] = {}

@@ -26,12 +26,12 @@ class KerasReader(Reader):
     another one has listed before.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, file: FileHandle) -> None:
+        self.path = file.path
         self.tensors: dict[str, StoredTensor] = {}
         self.duplicates: dict[str, list[StoredTensor]] = {}
         self.metadata: dict[str, str] = {}
-        self._handle = FileHandle(path)
+        self._handle = file
         self._objects: Hdf5Objects | None = None
         try:
             self._objects = Hdf5Objects(self._handle)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from converter.containers.base import Container, OutputFile, Reader, Segment
-from converter.containers.files import check_request
+from converter.containers.files import FileHandle, check_request
 from converter.containers.hdf5_format import DTYPES, SIGNATURE
 from converter.tensors import TensorSpec
 
@@ -31,15 +31,15 @@ class KerasHdf5:
     name = "keras-hdf5"
     dtypes = DTYPES
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognises(self, file: FileHandle, head: bytes) -> bool:
         """Whether the file starts with HDF5's signature."""
         return head.startswith(SIGNATURE)
 
-    def open(self, path: Path) -> Reader:
+    def open(self, file: FileHandle) -> Reader:
         """List the file without reading values; see `Container.open`."""
         from converter.containers.hdf5_weights import KerasReader  # h5py takes 50 ms to load
 
-        return KerasReader(path)
+        return KerasReader(file)
 
     def create(
         self,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.containers.base import Array, Container, OutputFile, Reader, StoredTensor
-from converter.containers.files import MAX_TENSORS, checked_spec, damaged
+from converter.containers.files import MAX_TENSORS, FileHandle, checked_spec, damaged
 from converter.errors import ConfigError
 from converter.extras import imported
 from converter.jsonfile import read_json_object
@@ -220,17 +220,18 @@ class Orbax:
     name = "orbax"
     dtypes: frozenset[str] = frozenset()
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognises(self, file: FileHandle, head: bytes) -> bool:
         """Whether the file starts as the listing of a tree."""
         return head.replace(b" ", b"").startswith(b'{"tree_metadata"')
 
-    def open(self, path: Path) -> OrbaxReader:
-        """List the directory that the file at `path` lies in; see `Container.open`.
+    def open(self, file: FileHandle) -> OrbaxReader:
+        """List the directory that `file` lies in, on this machine; see `Container.open`.
 
         Raises:
             UnsupportedError: if TensorStore is not installed.
         """
-        return OrbaxReader(path)
+        file.close()
+        return OrbaxReader(file.path)
 
     def create(
         self,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 from typing import cast
 
 from converter.containers.base import Container, Reader
-from converter.errors import CheckpointError, FormatError
+from converter.containers.files import FileHandle, LocalFile, closed_on_error
+from converter.errors import FormatError
 
 CONTAINERS: dict[str, str] = {
     "safetensors": "converter.containers.safetensors",
@@ -29,33 +31,38 @@ def container_named(name: str) -> Container:
     return cast("Container", import_module(CONTAINERS[name]).CONTAINER)
 
 
-def recognise(path: Path) -> Container:
-    """The container that the file at `path` is, decided by its content.
+def recognise(place: Path | FileHandle) -> Container:
+    """The container that a file is, decided by its content.
 
     Raises:
         CheckpointError: if the file cannot be read.
         FormatError: if it is of no known format.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    if isinstance(place, Path):
+        with closing(LocalFile(place)) as opened:
+            return recognise(opened)
+    head = place.read(0, min(64, place.size))
     for name in CONTAINERS:
         container = container_named(name)
-        if container.recognises(path, head):
+        if container.recognises(place, head):
             return container
     raise FormatError(
-        f"{path}: not a checkpoint file of a known format (it starts with {head[:8].hex(' ')})",
+        f"{place.path}: not a checkpoint file of a known format "
+        f"(it starts with {head[:8].hex(' ')})",
         remedy="Known formats: " + ", ".join(CONTAINERS) + ".",
     )
 
 
-def open_container(path: Path) -> Reader:
-    """Open the file at `path` with the container that it is.
+def open_container(place: Path | FileHandle) -> Reader:
+    """Open a file with the container that it is.
+
+    Args:
+        place: where it lies, or the file itself, which the reader closes.
 
     Raises:
         CheckpointError: if it cannot be read or is of no known format.
         FormatError: if it is damaged, truncated, lying or hostile.
     """
-    return recognise(path).open(path)
+    file = LocalFile(place) if isinstance(place, Path) else place
+    with closed_on_error(file):
+        return recognise(file).open(file)

@@ -23,6 +23,7 @@ from converter.containers.files import (
     FileReader,
     check_request,
     checked_spec,
+    closed_on_error,
     create_file,
     damaged,
 )
@@ -73,21 +74,17 @@ class SafetensorsContainer:
     name = "safetensors"
     dtypes = frozenset(_CODES)
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognises(self, file: FileHandle, head: bytes) -> bool:
         """Whether a plausible header length and a ``{`` come first."""
         return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER
 
-    def open(self, path: Path) -> Reader:
+    def open(self, file: FileHandle) -> Reader:
         """List the tensors; reads the header alone.
 
         The reader's metadata are the header's, such as ``{"format": "pt"}``.
         """
-        handle = FileHandle(path)
-        try:
-            return _read_listing(handle)
-        except BaseException:
-            handle.close()
-            raise
+        with closed_on_error(file):
+            return _read_listing(file)
 
     def create(
         self,

@@ -70,26 +70,21 @@ class TfBundleContainer:
     name = "tf-bundle"
     dtypes = frozenset(_DTYPES.values())
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognises(self, file: FileHandle, head: bytes) -> bool:
         """Whether the file ends as a sorted table does; it begins with nothing of its own."""
-        try:
-            with path.open("rb") as file:
-                file.seek(-len(MAGIC), 2)
-                return file.read() == MAGIC
-        except OSError:  # shorter than that
-            return False
+        end = file.size - len(MAGIC)
+        return end >= 0 and file.read(end, len(MAGIC)) == MAGIC
 
-    def open(self, path: Path) -> Reader:
-        """List the tensors of the bundle whose index is `path`; reads the index alone.
+    def open(self, file: FileHandle) -> Reader:
+        """List the tensors of the bundle whose index is `file`; reads the index alone.
 
         Raises:
             CheckpointError: if a data file is missing.
             FormatError: if a file is damaged, truncated, lying or hostile.
         """
         with ExitStack() as stack:
-            handle = FileHandle(path)
-            stack.callback(handle.close)
-            reader = _Listing(handle, stack).read()
+            stack.callback(file.close)
+            reader = _Listing(file, stack).read()
             reader.stack = stack.pop_all()
             return reader
 
@@ -135,18 +130,21 @@ class _Listing:
 
     def __init__(self, handle: FileHandle, stack: ExitStack) -> None:
         self.path = handle.path
+        self._index = handle
         self._stack = stack
         self._header = BundleHeader()
         self._entries: dict[str, BundleEntry] = {}
         self._pieces: dict[bytes, BundleEntry] = {}
-        self._shards: dict[int, FileHandle] = {}
+        self._shards: list[FileHandle] = []
         self._runs: list[tuple[int, int, int, str]] = []
         """Shard, begin, end and name of everything that takes bytes."""
         self._parse(handle)
 
     def read(self) -> BundleReader:
         """The reader, its tensors in the order in which they lie in the data files."""
-        reader = BundleReader(self.path, (self.path, *self._data_files()))
+        self._open_data_files()
+        data = (handle.path for handle in self._shards)
+        reader = BundleReader(self.path, (self.path, *data))
         tensors = {name: self._tensor(name, entry) for name, entry in self._entries.items()}
         self._check_nothing_is_shared()
         for raw, tensor in sorted(tensors.items(), key=lambda item: item[1].location[:2]):
@@ -216,21 +214,24 @@ class _Listing:
             )
         return entry
 
-    def _data_files(self) -> list[Path]:
-        """The data files, beside the index."""
-        paths = [self._data_file(shard) for shard in range(self._header.num_shards)]
-        problems = [Problem("the data file is missing", str(p)) for p in paths if not p.is_file()]
-        if problems:
+    def _open_data_files(self) -> None:
+        """Open the data files, beside the index."""
+        stem, count = self.path.name.removesuffix(INDEX), self._header.num_shards
+        missing = []
+        for shard in range(count):
+            name = f"{stem}.data-{shard:05}-of-{count:05}"
+            handle = self._index.beside(name)
+            if handle is None:
+                missing.append(str(self.path.with_name(name)))
+            else:
+                self._stack.callback(handle.close)
+                self._shards.append(handle)
+        if missing:
             raise CheckpointError(
-                f"{self.path}: {len(problems)} of {len(paths)} data file(s) are missing",
-                problems[:10],
+                f"{self.path}: {len(missing)} of {count} data file(s) are missing",
+                [Problem("the data file is missing", name) for name in missing[:10]],
                 remedy="Put them beside the index, under the names they had there.",
             )
-        return paths
-
-    def _data_file(self, shard: int) -> Path:
-        stem = self.path.name.removesuffix(INDEX)
-        return self.path.with_name(f"{stem}.data-{shard:05}-of-{self._header.num_shards:05}")
 
     def _tensor(self, name: str, entry: BundleEntry) -> StoredTensor:
         spec = checked_spec(self.path, name.removesuffix(_VALUE), _DTYPES[entry.dtype], entry.shape)
@@ -285,7 +286,7 @@ class _Listing:
                 expected=f"{spec.nbytes} bytes for {spec.describe()}",
                 found=f"{entry.size} bytes",
             )
-        handle = self._shard(entry.shard)
+        handle = self._shards[entry.shard]
         end = entry.offset + entry.size
         if not 0 <= entry.offset <= end <= handle.size:
             raise damaged(
@@ -301,13 +302,6 @@ class _Listing:
         segment = Segment(0, entry.offset, entry.size)
         order = "big" if self._header.big_endian else "little"
         return ContiguousTensor(spec, handle, (segment,), order)
-
-    def _shard(self, number: int) -> FileHandle:
-        """A data file, opened when the first tensor in it is met."""
-        if number not in self._shards:
-            self._shards[number] = FileHandle(self._data_file(number))
-            self._stack.callback(self._shards[number].close)
-        return self._shards[number]
 
 
 CONTAINER: Container = TfBundleContainer()

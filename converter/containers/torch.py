@@ -7,7 +7,14 @@ from pathlib import Path
 
 from converter.containers.base import Container, OutputFile, Reader, Segment, StoredTensor
 from converter.containers.contiguous import ContiguousTensor
-from converter.containers.files import FileHandle, FileReader, checked_spec, damaged, shortened
+from converter.containers.files import (
+    FileHandle,
+    FileReader,
+    checked_spec,
+    closed_on_error,
+    damaged,
+    shortened,
+)
 from converter.containers.strided import StridedTensor, is_contiguous
 from converter.containers.torch_legacy import MAGIC_BYTES, locate_storages, read_objects
 from converter.containers.torch_objects import DTYPES, Storage, Tensor, TorchBuilder
@@ -36,30 +43,26 @@ class TorchContainer:
     name = "torch"
     dtypes = DTYPES
 
-    def recognises(self, path: Path, head: bytes) -> bool:
+    def recognises(self, file: FileHandle, head: bytes) -> bool:
         """Whether it is a zip archive with a pickle in it, or starts with torch's magic number."""
         if head.startswith(b"PK"):
-            return _holds_pickle(path)
-        return (head[:1] == b"\x80" and MAGIC_BYTES in head[:32]) or _is_tar(path, head)
+            return _holds_pickle(file)
+        return (head[:1] == b"\x80" and MAGIC_BYTES in head[:32]) or _is_tar(file, head)
 
-    def open(self, path: Path) -> Reader:
+    def open(self, file: FileHandle) -> Reader:
         """List the tensors; reads the zip directory and the pickle, or the legacy headers."""
-        handle = FileHandle(path)
-        try:
-            head = handle.read(0, min(64, handle.size))
+        with closed_on_error(file):
+            head = file.read(0, min(64, file.size))
             if head.startswith(b"PK"):
-                return _open_zip(handle)
-            if _is_tar(path, head):
+                return _open_zip(file)
+            if _is_tar(file, head):
                 raise damaged(
-                    path,
+                    file.path,
                     "the tar form that torch wrote in 2016 is not supported",
                     remedy="load it with torch.load(…, weights_only=False) where you trust it, "
                     "and save it again with torch.save",
                 )
-            return _open_legacy(handle)
-        except BaseException:
-            handle.close()
-            raise
+            return _open_legacy(file)
 
     def create(
         self,
@@ -203,23 +206,17 @@ def _byteorder(handle: FileHandle, record: Record | None) -> str:
     return order.decode()
 
 
-def _holds_pickle(path: Path) -> bool:
+def _holds_pickle(file: FileHandle) -> bool:
     """Whether a zip archive is torch's; a damaged one may be, so that `open` says what is wrong."""
-    handle = FileHandle(path)
     try:
-        return any(name.endswith("/data.pkl") for name in read_directory(handle))
+        return any(name.endswith("/data.pkl") for name in read_directory(file))
     except FormatError:
         return True
-    finally:
-        handle.close()
 
 
-def _is_tar(path: Path, head: bytes) -> bool:
+def _is_tar(file: FileHandle, head: bytes) -> bool:
     """Whether it is the tar archive that torch wrote before version 0.1.10."""
-    if not head.startswith(_TAR_RECORDS):
-        return False
-    with path.open("rb") as file:
-        return file.read(512)[257:262] == b"ustar"
+    return head.startswith(_TAR_RECORDS) and file.size >= 512 and file.read(257, 5) == b"ustar"
 
 
 CONTAINER: Container = TorchContainer()

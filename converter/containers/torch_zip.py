@@ -49,6 +49,7 @@ def read_directory(handle: FileHandle) -> dict[str, Record]:
     """
     start, size, count = _find_directory(handle)
     listed = _parse_directory(handle, handle.read(start, size), count)
+    handle.expect((record.header, _LOCAL.size + len(record.name.encode())) for record in listed)
     records: dict[str, Record] = {}
     position = 0
     for record in sorted(listed, key=lambda record: record.header):

@@ -10,7 +10,7 @@ import numpy as np
 
 from converter.containers.base import Array
 from converter.containers.contiguous import ContiguousTensor
-from converter.containers.files import FileHandle
+from converter.containers.files import LocalFile
 from converter.engine.geometry import blocks, core
 from converter.engine.numbers import cast, little_endian
 from converter.engine.rows import StoredRows
@@ -60,7 +60,7 @@ def _digest(
     digest = hashlib.sha256()
     planned = numpy_dtype(tensor.spec.dtype)
     shape = core(tensor.spec.shape)
-    with closing(FileHandle(sink.path)) as handle:
+    with closing(LocalFile(sink.path)) as handle:
         written = ContiguousTensor(entry.spec, handle, sink.segments(entry.spec.name))
         rows = StoredRows(Stored("", written, entry.rearrangement.inverse))
         width = max(rows.dtype.itemsize, planned.itemsize)

@@ -6,11 +6,17 @@ versions: requests in 0.36, httpx in 1.x, httpx2 in 2.x.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from converter.errors import ConverterError
 
+Answer = TypeVar("Answer")
+
+PAUSES = (1.0, 4.0)
+"""Seconds before a request that got no answer is sent again, and again."""
 _TRANSPORT = frozenset({"requests", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3"})
 _LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN"
 
@@ -40,6 +46,18 @@ def telling(
             raise
         reason, remedy = found
         raise kind(f"{what}: {reason}", remedy=remedy) from error
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """Ask, and ask again after a while where no answer came."""
+    for pause in PAUSES:
+        try:
+            return ask()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+        time.sleep(pause)
+    return ask()
 
 
 def is_passing(error: BaseException) -> bool:

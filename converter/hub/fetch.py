@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from converter.containers.folder import Folder, LocalFolder, RangedFolder
 from converter.errors import CheckpointError
 from converter.hub.choice import INDEX, WEIGHT_FILES, small_files, weight_files
 from converter.hub.failure import telling
+from converter.hub.ranges import HubRanges
 from converter.hub.reference import HubId, hub_id
 from converter.jsonfile import read_json_object
 
@@ -27,6 +29,8 @@ class Fetched:
     """The commit that the revision means now: 40 hexadecimal digits."""
     directory: Path
     """A snapshot of the Hub's cache."""
+    folder: Folder
+    """The same with the files that were not fetched, which are read a part at a time."""
 
 
 def fetched(reference: str | Path, weights: str = "one") -> Fetched | None:
@@ -35,7 +39,8 @@ def fetched(reference: str | Path, weights: str = "one") -> Fetched | None:
     Args:
         reference: ``org/name[@revision]``, or a path; a path that exists wins.
         weights: which weight files to fetch beside the small ones: those of ``one`` format
-            (safetensors before PyTorch's, TensorFlow's and Flax's), of ``all``, or ``none``.
+            (safetensors before PyTorch's, TensorFlow's and Flax's), of ``all``, or ``none``; or
+            ``headers``, to read those of one format from afar.
 
     Raises:
         CheckpointError: if there is no such repository, if it is private, restricted or empty, if
@@ -56,13 +61,14 @@ def _cached(wanted: HubId) -> Fetched:
     from huggingface_hub import snapshot_download
 
     place = snapshot_download(wanted.repo_id, revision=wanted.revision, local_files_only=True)
-    return Fetched(wanted, Path(place).name, Path(place))
+    return Fetched(wanted, Path(place).name, Path(place), LocalFolder(Path(place)))
 
 
 def _fetch(wanted: HubId, weights: str) -> Fetched:
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
 
-    info = HfApi().model_info(wanted.repo_id, revision=wanted.revision)
+    headers = weights == "headers"
+    info = HfApi().model_info(wanted.repo_id, revision=wanted.revision, files_metadata=headers)
     names = [sibling.rfilename for sibling in info.siblings or ()]
     commit = str(info.sha)
     chosen = small_files(names)
@@ -74,7 +80,7 @@ def _fetch(wanted: HubId, weights: str) -> Fetched:
                 remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), or a "
                 "TensorFlow checkpoint.",
             )
-        chosen += begun
+        chosen += [name for name in begun if name.endswith(INDEX) or not headers]
     if not chosen:
         raise CheckpointError(f"{wanted}: holds no configuration")
     if not wanted.is_pinned:  # lets the cache remember, for offline use, what the revision means
@@ -85,10 +91,21 @@ def _fetch(wanted: HubId, weights: str) -> Fetched:
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         places = dict(zip(chosen, threads.map(get, chosen), strict=True))
-        shards = _shards((path for name, path in places.items() if name.endswith(INDEX)), names)
-        list(threads.map(get, shards))
+        if not headers:
+            indexes = (path for name, path in places.items() if name.endswith(INDEX))
+            list(threads.map(get, _shards(indexes, names)))
     name = chosen[0]
-    return Fetched(wanted, commit, Path(str(places[name]).removesuffix(os.sep + name)))
+    home = Path(str(places[name]).removesuffix(os.sep + name))
+    folder: Folder = LocalFolder(home)
+    if headers:
+        sizes = {s.rfilename: s.size for s in info.siblings or () if s.size is not None}
+
+        def ranges(name: str) -> HubRanges:
+            url = hf_hub_url(wanted.repo_id, name, revision=commit)
+            return HubRanges(wanted.repo_id, name, url, sizes[name])
+
+        folder = RangedFolder(home, sizes, ranges)
+    return Fetched(wanted, commit, home, folder)
 
 
 def _shards(indexes: Iterable[Path], names: Iterable[str]) -> list[str]:

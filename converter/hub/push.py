@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from converter.errors import OutputError, UsageError
 from converter.hub.card import CARD, for_repository, is_ours
-from converter.hub.failure import is_passing, telling
+from converter.hub.failure import patiently, telling
 from converter.hub.reference import hub_id
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-Answer = TypeVar("Answer")
-
 MESSAGE = "Upload checkpoint with converter"
 _MARKS = ("config.json", "converter-manifest.json")
-_PAUSES = (1.0, 4.0)
-"""Seconds before a request that got no answer is sent again, and again."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ def push(
 
     api = HfApi(token=token, library_name="converter")
     with telling(OutputError, f"{repo_id}: cannot be pushed to", repo_id, writing=True):
-        user = str(_again(api.whoami)["name"])
+        user = str(patiently(api.whoami)["name"])
         created = _prepare(api, repo_id, private, revision, create_pr)
         message = commit_message or MESSAGE
         number = _open_pull(api, repo_id, message, user) if create_pr else None
@@ -192,7 +187,7 @@ def _prepare(
 
     created = False
     try:
-        info = _again(lambda: api.model_info(repo_id))
+        info = patiently(lambda: api.model_info(repo_id))
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
@@ -201,7 +196,7 @@ def _prepare(
                 f"{repo_id}: there is no repository to open a pull request in, or it is private",
                 remedy="Push without --create-pr to make one.",
             ) from None
-        _again(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True))
+        patiently(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True))
         created = True
     else:
         if private and not info.private:
@@ -210,13 +205,15 @@ def _prepare(
                 remedy="Make it private in its settings, or push without --private.",
             )
     if revision and revision != "main" and not revision.startswith("refs/"):
-        _again(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
+        patiently(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
     return created
 
 
 def _open_pull(api: HfApi, repo_id: str, title: str, user: str) -> int | None:
     """Number of the open pull request of `user` with this title."""
-    pulls = _again(lambda: list(api.get_repo_discussions(repo_id, discussion_type="pull_request")))
+    pulls = patiently(
+        lambda: list(api.get_repo_discussions(repo_id, discussion_type="pull_request"))
+    )
     numbers = [
         pull.num
         for pull in pulls
@@ -230,7 +227,7 @@ def _open_pull(api: HfApi, repo_id: str, title: str, user: str) -> int | None:
 
 def _held(api: HfApi, repo_id: str, revision: str) -> dict[str, Any]:
     """Path → what the Hub says of the file there."""
-    tree = _again(lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=revision)))
+    tree = patiently(lambda: list(api.list_repo_tree(repo_id, recursive=True, revision=revision)))
     return {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
 
 
@@ -258,7 +255,7 @@ def _foreign_card(api: HfApi, repo_id: str, revision: str, ours: Path | bytes) -
     """Whether a card made here would replace one that somebody wrote."""
     if not isinstance(ours, bytes) or not is_ours(ours):
         return False
-    place = _again(lambda: api.hf_hub_download(repo_id, CARD, revision=revision))
+    place = patiently(lambda: api.hf_hub_download(repo_id, CARD, revision=revision))
     return not is_ours(Path(place).read_bytes())
 
 
@@ -291,16 +288,4 @@ def _commit(
             create_pr=create_pr,
         )
 
-    return _again(send)
-
-
-def _again(ask: Callable[[], Answer]) -> Answer:
-    """Ask, and ask again after a while where no answer came."""
-    for pause in _PAUSES:
-        try:
-            return ask()
-        except Exception as error:
-            if not is_passing(error):
-                raise
-        time.sleep(pause)
-    return ask()
+    return patiently(send)

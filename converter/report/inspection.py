@@ -50,8 +50,8 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
         yield half, model.configs[half].family.name
     if inspection.roles:
         yield "can be", " or ".join(inspection.roles)
-    for path in checkpoint.files:
-        yield "file", f"{path.name}, {size(path.stat().st_size)}"
+    for path, nbytes in checkpoint.sizes.items():
+        yield "file", f"{path.name}, {size(nbytes)}"
     if checkpoint.others:
         yield "not looked at", ", ".join(checkpoint.others)
     yield "format", f"{checkpoint.container}, {model.report.dialect} names"

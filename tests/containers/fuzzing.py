@@ -18,6 +18,7 @@ from typing import Any
 import bundles
 
 from converter.containers import Container
+from converter.containers.files import LocalFile
 from converter.containers.registry import recognise
 from converter.errors import CheckpointError
 
@@ -105,7 +106,7 @@ def read_all(container: Container, path: Path, size: int) -> bool:
     began = time.process_time()
     try:
         assert recognise(path)
-        with container.open(path) as reader:
+        with container.open(LocalFile(path)) as reader:
             for tensor in reader.tensors.values():
                 assert tensor.spec.nbytes <= max(size * 64, 1 << 22), tensor.spec
                 whole = tensor.read()

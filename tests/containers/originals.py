@@ -15,6 +15,7 @@ from fuzzing import Original
 from writing import model, values, write
 
 from converter.containers import CONTAINERS, Container, container_named
+from converter.containers.files import LocalFile
 from converter.tensors import TensorSpec
 
 
@@ -142,5 +143,5 @@ FURTHER: Mapping[str, tuple[Callable[[Path], Files], ...]] = {
 
 def good(container: Container, original: Original) -> bool:
     """Whether an original reads as it is."""
-    with container.open(original.entry) as reader:
+    with container.open(LocalFile(original.entry)) as reader:
         return bool([tensor.read() for tensor in reader.tensors.values()])

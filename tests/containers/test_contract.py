@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -11,11 +12,21 @@ import pytest
 from fuzzing import examine
 from writing import READ_ONLY, bring_along, model, same, values, write
 
-from converter.containers import CONTAINERS, Container, container_named, open_container, recognise
+from converter.containers import (
+    CONTAINERS,
+    Container,
+    Reader,
+    container_named,
+    open_container,
+    recognise,
+)
 from converter.containers.files import FileHandle
+from converter.containers.folder import RangedFolder
 from converter.errors import FormatError
+from converter.hub.ranges import HubRanges
 from converter.tensors import TensorSpec
 from converter.tensors.dtypes import NAMES
+from tests.hub_server import Hub, serving
 
 
 @pytest.fixture(params=[name for name in CONTAINERS if name != "orbax"])  # a directory
@@ -35,17 +46,45 @@ def path(container: Container, arrays: dict[TensorSpec, np.ndarray], tmp_path: P
     return path
 
 
-def test_reads_what_it_writes(container, arrays, path):
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[Hub, str]]:
+    with serving() as (hub, endpoint):
+        yield hub, endpoint
+
+
+@pytest.fixture(params=["here", "afar"])
+def opened(request: pytest.FixtureRequest) -> Callable[[Path], Reader]:
+    """What opens a file, as it lies on this machine or on the Hub."""
+    if request.param == "here":
+        return open_container
+    hub, endpoint = request.getfixturevalue("server")
+    return lambda path: open_container(afar(hub, endpoint, path))
+
+
+def afar(hub: Hub, endpoint: str, path: Path) -> FileHandle:
+    """The file at `path`, and those whose names begin with its own, on the Hub."""
+    files = {file.name: file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
+    hub.publish("acme/model", {f"{name}.bin": data for name, data in files.items()})
+
+    def ranges(name: str) -> HubRanges:
+        url = f"{endpoint}/acme/model/resolve/main/{name}.bin"
+        return HubRanges("acme/model", name, url, len(files[name]))
+
+    sizes = {name: len(data) for name, data in files.items()}
+    return RangedFolder(path.parent / "nothing", sizes, ranges).open(path.name)
+
+
+def test_reads_what_it_writes(opened, container, arrays, path):
     assert recognise(path).name == container.name
-    with open_container(path) as reader:
+    with opened(path) as reader:
         assert {tensor.spec for tensor in reader.tensors.values()} == set(arrays)
         assert not reader.duplicates
         for spec, array in arrays.items():
             assert same(reader.tensors[spec.name].read(), array), spec
 
 
-def test_reads_parts_along_every_axis(arrays, path):
-    with open_container(path) as reader:
+def test_reads_parts_along_every_axis(opened, arrays, path):
+    with opened(path) as reader:
         for spec, array in arrays.items():
             for axis, length in enumerate(spec.shape):
                 for start, stop in {(0, length), (length // 2, length), (0, length // 2)}:
@@ -54,14 +93,14 @@ def test_reads_parts_along_every_axis(arrays, path):
                     assert same(read, np.ascontiguousarray(part).reshape(read.shape)), spec
 
 
-def test_reads_parts_of_large_tensors(container, tmp_path):
+def test_reads_parts_of_large_tensors(opened, container, tmp_path):
     specs = [
         TensorSpec("m/a/w:0", "float32", (3, 70_000)),
         TensorSpec("m/b/w:0", "int64", (900, 9)),
     ]
     arrays = {spec: values(spec) for spec in specs}
     write(container, tmp_path / "file", arrays)
-    with open_container(tmp_path / "file") as reader:
+    with opened(tmp_path / "file") as reader:
         for spec, array in arrays.items():
             for axis in (0, 1):
                 stop = spec.shape[axis] - 1
@@ -103,15 +142,15 @@ def test_output_is_deterministic(container, arrays, path, tmp_path):
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
-def test_threads_read_at_once(arrays, path):
-    with open_container(path) as reader, ThreadPoolExecutor(8) as pool:
+def test_threads_read_at_once(opened, arrays, path):
+    with opened(path) as reader, ThreadPoolExecutor(8) as pool:
         wanted = [spec for spec in arrays for _ in range(20)]
         read = pool.map(lambda spec: reader.tensors[spec.name].read(), wanted)
         for spec, array in zip(wanted, read, strict=True):
             assert same(array, arrays[spec])
 
 
-def test_listing_reads_headers_only(container, tmp_path, monkeypatch):
+def test_listing_reads_headers_only(opened, container, tmp_path, monkeypatch):
     spec = TensorSpec("model/large/w:0", "float32", (1024, 2048))
     write(container, tmp_path / "file", {spec: values(spec)})
     read = 0
@@ -123,14 +162,14 @@ def test_listing_reads_headers_only(container, tmp_path, monkeypatch):
         fill(self, buffer, *args)
 
     monkeypatch.setattr(FileHandle, "fill", count)
-    with open_container(tmp_path / "file") as reader:
+    with opened(tmp_path / "file") as reader:
         assert read < 1 << 18
         read = 0
         reader.tensors[spec.name].read(0, 7, 9)
         assert read < 1 << 18
 
 
-def test_equal_locations_mean_shared_bytes(container, tmp_path):
+def test_equal_locations_mean_shared_bytes(opened, container, tmp_path):
     spec = TensorSpec("model/embeddings/w:0", "float32", (4, 3))
     other = TensorSpec("model/other/w:0", "float32", (4, 3))
     arrays = {spec: values(spec), other: values(other)}
@@ -139,10 +178,10 @@ def test_equal_locations_mean_shared_bytes(container, tmp_path):
         write(container, tmp_path / "file", arrays, aliases=aliases)
     except ValueError:  # a format that cannot
         write(container, (tmp_path / "plain"), arrays)
-        with open_container(tmp_path / "plain") as reader:
+        with opened(tmp_path / "plain") as reader:
             assert len({tensor.location for tensor in reader.tensors.values()}) == 2
         return
-    with open_container(tmp_path / "file") as reader:
+    with opened(tmp_path / "file") as reader:
         alias = reader.tensors["model/head/w:0"]
         assert alias.location == reader.tensors[spec.name].location
         assert alias.location != reader.tensors[other.name].location
@@ -163,21 +202,21 @@ def test_refuses_what_it_cannot_write(writer, tmp_path):
     assert (tmp_path / "there").read_bytes() == b"precious"
 
 
-def test_no_tensors_at_all(container, tmp_path):
+def test_no_tensors_at_all(opened, container, tmp_path):
     write(container, tmp_path / "file", {})
-    with open_container(tmp_path / "file") as reader:
+    with opened(tmp_path / "file") as reader:
         assert not reader.tensors
 
 
-def test_closed_reader_does_not_read(arrays, path):
-    with open_container(path) as reader:
+def test_closed_reader_does_not_read(opened, arrays, path):
+    with opened(path) as reader:
         tensor = next(t for t in reader.tensors.values() if t.spec.nbytes)
     with pytest.raises((ValueError, FormatError)):
         tensor.read()
 
 
-def test_targets_that_do_not_fit_are_refused(arrays, path):
-    with open_container(path) as reader:
+def test_targets_that_do_not_fit_are_refused(opened, arrays, path):
+    with opened(path) as reader:
         tensor = reader.tensors["model/cube/w:0"]
         for out in (
             np.empty((2, 3, 5), np.float32),

@@ -15,7 +15,7 @@ import pytest
 from writing import same, values, write
 
 from converter.containers import open_container
-from converter.containers.files import FileHandle
+from converter.containers.files import FileHandle, LocalFile
 from converter.containers.keras_hdf5 import CONTAINER
 from converter.errors import FormatError
 from converter.tensors import TensorSpec
@@ -54,7 +54,7 @@ def path(tmp_path: Path, arrays: dict[str, np.ndarray]) -> Path:
 
 def refused(path: Path, *words: str) -> None:
     """Assert that opening and reading `path` gives one clear error that holds `words`."""
-    with pytest.raises(FormatError) as caught, CONTAINER.open(path) as reader:
+    with pytest.raises(FormatError) as caught, CONTAINER.open(LocalFile(path)) as reader:
         for tensor in reader.tensors.values():
             tensor.read()
     assert path.name in str(caught.value)
@@ -79,7 +79,7 @@ def test_combined_files_keep_the_half_in_the_name(tmp_path, arrays):
         for index, half in enumerate(("encoder", "decoder"))
         for name, array in list(arrays.items())[:1]
     }
-    with CONTAINER.open(keras_file(tmp_path / "file", layers)) as reader:
+    with CONTAINER.open(LocalFile(keras_file(tmp_path / "file", layers))) as reader:
         assert list(reader.tensors) == [
             "encoder/bert/embeddings/weight:0",
             "decoder/bert/embeddings/weight:0",
@@ -91,7 +91,9 @@ def test_combined_files_keep_the_half_in_the_name(tmp_path, arrays):
 def test_further_copies_of_a_weight_are_duplicates(tmp_path, arrays):
     shared = {"lm/bert/embeddings/weight:0": arrays["embeddings/weight:0"]}
     head = {"lm/cls/bias:0": arrays["dense/bias:0"], **shared}
-    with CONTAINER.open(keras_file(tmp_path / "file", {"bert": shared, "cls": head})) as reader:
+    with CONTAINER.open(
+        LocalFile(keras_file(tmp_path / "file", {"bert": shared, "cls": head}))
+    ) as reader:
         assert list(reader.tensors) == ["bert/embeddings/weight:0", "cls/bias:0"]
         (copy,) = reader.duplicates["bert/embeddings/weight:0"]
         assert list(reader.duplicates) == ["bert/embeddings/weight:0"]
@@ -103,7 +105,7 @@ def test_ignores_what_is_not_listed(path):
     with h5py.File(path, "r+") as file:
         file["bert/tf_bert_model/bert/extra"] = np.zeros(3, np.float32)
         file["optimizer"] = h5py.ExternalLink("/etc/passwd", "/")
-    with CONTAINER.open(path) as reader:
+    with CONTAINER.open(LocalFile(path)) as reader:
         assert len(reader.tensors) == len(SHAPES)
 
 
@@ -127,7 +129,7 @@ def test_every_number_and_storage(path, dtype, order, options):
             data=array.astype(array.dtype.newbyteorder(order)),
             **options,
         )
-    with CONTAINER.open(path) as reader:
+    with CONTAINER.open(LocalFile(path)) as reader:
         tensor = reader.tensors["bert/dense/kernel:0"]
         assert same(tensor.read(), array)
         assert same(tensor.read(0, 2, 7), array[2:7])
@@ -147,7 +149,7 @@ def test_compact_datasets_and_null_ones(path):
         h5py.h5d.create(group.id, b"bias:0", kind, space, plist).write(
             h5py.h5s.ALL, h5py.h5s.ALL, array
         )
-    with CONTAINER.open(path) as reader:
+    with CONTAINER.open(LocalFile(path)) as reader:
         assert same(reader.tensors["bert/dense/bias:0"].read(0, 1, 3), array[1:])
     with h5py.File(path, "r+") as file:
         group = file["bert/tf_bert_model/bert/dense"]
@@ -181,7 +183,7 @@ def test_writes_the_structure_of_keras(tmp_path):
             )
             scope = "" if "/" not in s.name else "tf_x/"
             assert same(file[f"{layer}/{scope}{s.name}"][()], array)
-    with CONTAINER.open(tmp_path / "file") as reader:
+    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
         assert {t.spec for t in reader.tensors.values()} == set(specs)
         assert reader.metadata["scope"] == "tf_x"
 
@@ -195,7 +197,7 @@ def test_a_layer_may_list_what_another_holds(tmp_path):
         listed = [*file["cls"].attrs["weight_names"]]
         assert listed == [b"lm/cls/bias:0", b"lm/bert/embeddings:0"]
         assert same(file["cls/lm/bert/embeddings:0"][()], arrays[weight])
-    with CONTAINER.open(tmp_path / "file") as reader:
+    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
         assert reader.metadata == metadata
         (copy,) = reader.duplicates[weight.name]
         assert copy.location == reader.tensors[weight.name].location
@@ -219,7 +221,7 @@ def test_long_lists_of_names_are_split_as_keras_does(tmp_path, count):
         assert sorted(attributes) == sorted(keys)
         for key, piece in zip(keys, pieces, strict=True):
             assert np.array_equal(attributes[key], piece)
-    with CONTAINER.open(tmp_path / "file") as reader:
+    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
         assert list(reader.tensors) == [s.name for s in specs]
 
 
@@ -234,7 +236,7 @@ def test_shards_lie_flat(tmp_path):
             b"logits:0",
         ]
         assert same(file["encoder/bert/a:0"][()], arrays[specs[0]])
-    with CONTAINER.open(tmp_path / "file") as reader:
+    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
         assert [t.spec for t in reader.tensors.values()] == specs
         assert reader.metadata["layout"] == "flat"
         for s, array in arrays.items():
@@ -287,7 +289,7 @@ def test_large_files_are_sparse_lazy_and_quick(tmp_path, monkeypatch):
 
     monkeypatch.setattr(FileHandle, "fill", count)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with CONTAINER.open(tmp_path / "file") as reader:
+    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
         row = reader.tensors[specs[1234].name].read(0, 1, 2)
     assert row[0, :8].tolist() == list(range(8)) and not row[0, 8:].any()
     assert read < 8192
@@ -396,7 +398,7 @@ def test_a_damaged_heap_of_names_cannot_loop(path):
             path.write_bytes(data[:place] + bytes([byte]) + data[place + 1 :])
             began = time.monotonic()
             try:
-                CONTAINER.open(path).close()
+                CONTAINER.open(LocalFile(path)).close()
             except FormatError as error:
                 assert path.name in str(error)
             assert time.monotonic() - began < 1
@@ -518,7 +520,7 @@ def test_reads_and_writes_as_transformers_does(peer, tmp_path, kind):
     model.save_pretrained(tmp_path)
     path = tmp_path / "tf_model.h5"
     expected = {stored(weight): weight.numpy() for weight in model.weights}
-    with CONTAINER.open(path) as reader:
+    with CONTAINER.open(LocalFile(path)) as reader:
         assert set(reader.tensors) == set(expected)
         for name, tensor in reader.tensors.items():
             assert same(tensor.read(), expected[name]), name
@@ -556,7 +558,7 @@ def test_reads_and_writes_shards_as_transformers_does(peer, tmp_path, kind):
     assert len(shards) > 1
     seen = {}
     for shard in shards:
-        with CONTAINER.open(shard) as reader:
+        with CONTAINER.open(LocalFile(shard)) as reader:
             assert reader.metadata["layout"] == "flat"
             arrays = {tensor.spec: tensor.read() for tensor in reader.tensors.values()}
         seen |= {s.name: array for s, array in arrays.items()}

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from writing import same, values, write
 
-from converter.containers.files import FileHandle
+from converter.containers.files import LocalFile
 from converter.containers.safetensors import CONTAINER
 from converter.errors import CheckpointError, FormatError
 from converter.tensors import TensorSpec
@@ -58,7 +58,7 @@ def test_bytes_equal_those_of_torch(tmp_path: Path):
 def test_reads_what_the_library_writes(tmp_path: Path):
     arrays = {spec.name: array for spec, array in ARRAYS.items()}
     safetensors.numpy.save_file(arrays, tmp_path / "file", metadata={"format": "tf", "ü": "\n"})
-    with CONTAINER.open(tmp_path / "file") as reader:
+    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
         assert reader.metadata == {"format": "tf", "ü": "\n"}
         assert reader.tensors.keys() == arrays.keys()
         for name, array in arrays.items():
@@ -67,7 +67,7 @@ def test_reads_what_the_library_writes(tmp_path: Path):
 
 def test_lists_in_file_order(tmp_path: Path):
     write(CONTAINER, tmp_path / "file", ARRAYS)
-    with CONTAINER.open(tmp_path / "file") as reader:
+    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
         places = [t.location for t in reader.tensors.values() if t.spec.nbytes]
         assert places == sorted(places, key=lambda place: place[:2])
 
@@ -153,7 +153,7 @@ def test_every_broken_rule_is_named(case: str, tmp_path: Path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
     with pytest.raises(FormatError, match=message) as caught:
-        CONTAINER.open(path)
+        CONTAINER.open(LocalFile(path))
     assert len(caught.value.problems) == 1
     assert caught.value.problems[0].file == "model.safetensors"
     if message in ("disagree", "overlaps", "no tensor before", "unknown dtype", "impossible shape"):
@@ -166,21 +166,21 @@ def test_large_headers_take_no_time(tmp_path: Path):
         path.write_bytes(raw(header))
         began = time.monotonic()
         with pytest.raises(FormatError):
-            CONTAINER.open(path)
+            CONTAINER.open(LocalFile(path))
         assert time.monotonic() - began < 2
 
 
 def test_a_file_that_is_none(tmp_path: Path):
     with pytest.raises(CheckpointError, match="No such file"):
-        FileHandle(tmp_path / "none")
+        LocalFile(tmp_path / "none")
     with pytest.raises(CheckpointError, match="not a regular file"):
-        FileHandle(tmp_path)
+        LocalFile(tmp_path)
 
 
 def test_a_file_cut_after_it_was_listed(tmp_path: Path):
     spec = TensorSpec("a", "float32", (1000,))
     write(CONTAINER, tmp_path / "file", {spec: values(spec)})
-    with CONTAINER.open(tmp_path / "file") as reader:
+    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
         with (tmp_path / "file").open("r+b") as file:
             file.truncate(500)
         with pytest.raises(FormatError, match="a: the file ends early"):
@@ -195,7 +195,7 @@ def test_peculiar_reads_agree_with_numpy(tmp_path: Path):
     for number, shape in enumerate(shapes):
         arrays[TensorSpec(str(number), "uint16", shape)] = rng.integers(0, 9999, shape, np.uint16)
     write(CONTAINER, tmp_path / "file", arrays)
-    with CONTAINER.open(tmp_path / "file") as reader:
+    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
         for spec, array in arrays.items():
             for axis, length in enumerate(spec.shape):
                 start, stop = sorted(rng.integers(0, length + 1, 2).tolist())

@@ -14,6 +14,7 @@ from fuzzing import examine
 from writing import values, write
 
 from converter.containers import recognise
+from converter.containers.files import LocalFile
 from converter.containers.torch import CONTAINER
 from converter.errors import FormatError
 from converter.tensors import TensorSpec
@@ -45,7 +46,7 @@ def save(state, path: Path, form: str) -> Path:
 def check(state, path: Path) -> None:
     """Every tensor of `state` reads bit-equal, whole and in parts."""
     assert recognise(path).name == "torch"
-    with CONTAINER.open(path) as reader:
+    with CONTAINER.open(LocalFile(path)) as reader:
         assert reader.tensors.keys() == state.keys()
         for name, tensor in state.items():
             stored = reader.tensors[name]
@@ -84,7 +85,7 @@ def test_views_and_shared_storages(form: str, tmp_path: Path):
     }
     path = save(state, tmp_path / "file", form)
     check(state, path)
-    with CONTAINER.open(path) as reader:
+    with CONTAINER.open(LocalFile(path)) as reader:
         places = {name: tensor.location for name, tensor in reader.tensors.items()}
         assert places["base"] == places["again"]
         assert len(set(places.values())) == len(places) - 1
@@ -149,7 +150,7 @@ def test_training_checkpoints(key: str, tmp_path: Path):
     }
     path = save(checkpoint, tmp_path / "file", "zip")
     check(module.state_dict(), path)
-    with CONTAINER.open(path) as reader:
+    with CONTAINER.open(LocalFile(path)) as reader:
         assert reader.metadata == {
             "form": "zip",
             "wrapper": key,
@@ -194,17 +195,17 @@ def test_what_is_no_state_dict_is_refused(case: str, form: str, tmp_path: Path):
     make, message = REFUSED[case]
     path = save(make(), tmp_path / "file", form)
     with pytest.raises(FormatError, match=message):
-        CONTAINER.open(path)
+        CONTAINER.open(LocalFile(path))
 
 
 def test_scripts_and_foreign_archives_are_refused(tmp_path: Path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "script"))
     with pytest.raises(FormatError, match="TorchScript"):
-        CONTAINER.open(tmp_path / "script")
+        CONTAINER.open(LocalFile(tmp_path / "script"))
     np.savez(tmp_path / "arrays.npz", a=np.ones(3))
-    assert not CONTAINER.recognises(tmp_path / "arrays.npz", b"PK\x03\x04")
+    assert not CONTAINER.recognises(LocalFile(tmp_path / "arrays.npz"), b"PK\x03\x04")
     with pytest.raises(FormatError, match=r"data\.pkl"):
-        CONTAINER.open(tmp_path / "arrays.npz")
+        CONTAINER.open(LocalFile(tmp_path / "arrays.npz"))
 
 
 @pytest.mark.parametrize("mmap", [True, False])
@@ -249,7 +250,7 @@ def test_files_beyond_4_gib(tmp_path: Path):
         file.write(last.tobytes())
     output.seal({"small": 0, "large": 1, "last": 2})
     try:
-        with CONTAINER.open(path) as reader:
+        with CONTAINER.open(LocalFile(path)) as reader:
             assert [tensor.spec for tensor in reader.tensors.values()] == specs
             assert (reader.tensors["last"].read() == last).all()
             assert (reader.tensors["large"].read(1, (1 << 28) - 9) == np.zeros((5, 9))).all()
@@ -265,7 +266,7 @@ def test_files_beyond_4_gib(tmp_path: Path):
 def test_many_tensors_need_a_zip64_directory(tmp_path: Path):
     specs = [TensorSpec(f"{n}", "uint8", (1,)) for n in range(66_000)]
     CONTAINER.create(tmp_path / "file", specs)
-    with CONTAINER.open(tmp_path / "file") as reader:
+    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
         assert len(reader.tensors) == 66_000
     with zipfile.ZipFile(tmp_path / "file") as archive:
         assert len(archive.namelist()) == 66_003

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from writing import values, write
 
+from converter.containers.files import LocalFile
 from converter.containers.torch import CONTAINER
 from converter.containers.torch_objects import Tensor, TorchBuilder
 from converter.containers.torch_pickle import unpickle
@@ -62,9 +63,9 @@ def load(data: bytes) -> object:
 
 def test_the_helper_makes_a_readable_file(tmp_path: Path):
     for path in (archive(tmp_path / "zip", state()), legacy(tmp_path / "old", state())):
-        with CONTAINER.open(path) as reader:
+        with CONTAINER.open(LocalFile(path)) as reader:
             assert reader.tensors["w"].read().shape == (4,)
-    with CONTAINER.open(tmp_path / "old") as reader:
+    with CONTAINER.open(LocalFile(tmp_path / "old")) as reader:
         assert reader.tensors["w"].read().tolist() == [1, 2, 3, 4]
 
 
@@ -129,7 +130,7 @@ def test_no_operation_runs_anything(gadget: str, bomb: Path, tmp_path: Path):
     for data in places.values():
         for path in (archive(tmp_path / "zip", data), legacy(tmp_path / "old", data)):
             try:
-                with CONTAINER.open(path) as reader:
+                with CONTAINER.open(LocalFile(path)) as reader:
                     assert list(reader.tensors) == ["w"]
                     reader.tensors["w"].read()
             except FormatError:
@@ -184,7 +185,7 @@ def test_senseless_operations_are_refused(case: str, tmp_path: Path):
     data = state(REFUSED_OPERATIONS[case])
     for path in (archive(tmp_path / "zip", data), legacy(tmp_path / "old", data)):
         with pytest.raises(FormatError, match="pickle") as caught:
-            CONTAINER.open(path)
+            CONTAINER.open(LocalFile(path))
         assert len(str(caught.value)) < 1000
 
 
@@ -247,11 +248,11 @@ LIES = {
 
 @pytest.mark.parametrize("case", LIES)
 def test_lying_tensors_are_refused(case: str, tmp_path: Path):
-    with CONTAINER.open(archive(tmp_path / "good", tensor())) as reader:
+    with CONTAINER.open(LocalFile(archive(tmp_path / "good", tensor()))) as reader:
         assert reader.tensors["w"].spec.shape == (4,)
     for path in (archive(tmp_path / "zip", LIES[case]), legacy(tmp_path / "old", LIES[case])):
         with pytest.raises(FormatError):
-            CONTAINER.open(path)
+            CONTAINER.open(LocalFile(path))
 
 
 BOMBS = {
@@ -282,7 +283,7 @@ def test_bombs_take_neither_time_nor_memory(case: str, tmp_path: Path):
     path = archive(tmp_path / "zip", BOMBS[case])
     began = time.process_time()
     try:
-        with CONTAINER.open(path) as reader:
+        with CONTAINER.open(LocalFile(path)) as reader:
             assert len(reader.tensors) < 3
     except FormatError:
         pass
@@ -294,7 +295,7 @@ def test_a_compressed_bomb_is_not_unpacked(tmp_path: Path):
         file.writestr("archive/data.pkl", b"\x80\2" + b"N" * 300_000_000)
     tracemalloc.start()
     with pytest.raises(FormatError, match="too long"):
-        CONTAINER.open(tmp_path / "bomb")
+        CONTAINER.open(LocalFile(tmp_path / "bomb"))
     assert tracemalloc.get_traced_memory()[1] < 4 << 20
     tracemalloc.stop()
 
@@ -303,13 +304,13 @@ def test_compressed_listings_are_read_and_compressed_storages_refused(tmp_path: 
     with zipfile.ZipFile(tmp_path / "listing", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("archive/data.pkl", state())
         file.writestr("archive/data/0", bytes(16), zipfile.ZIP_STORED)
-    with CONTAINER.open(tmp_path / "listing") as reader:
+    with CONTAINER.open(LocalFile(tmp_path / "listing")) as reader:
         assert reader.tensors["w"].read().tolist() == [0] * 4
     with zipfile.ZipFile(tmp_path / "storage", "w") as file:
         file.writestr("archive/data.pkl", state())
         file.writestr("archive/data/0", bytes(16), zipfile.ZIP_DEFLATED)
     with pytest.raises(FormatError, match="compressed storage"):
-        CONTAINER.open(tmp_path / "storage")
+        CONTAINER.open(LocalFile(tmp_path / "storage"))
 
 
 def patched(data: bytes, old: bytes, new: bytes, place: int = 0) -> bytes:
@@ -348,7 +349,7 @@ def test_lying_zip_directories_are_refused(case: str, tmp_path: Path):
     good = archive(tmp_path / "good", state()).read_bytes()
     (tmp_path / "bad").write_bytes(change(good))
     with pytest.raises(FormatError, match=message):
-        CONTAINER.open(tmp_path / "bad")
+        CONTAINER.open(LocalFile(tmp_path / "bad"))
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -358,7 +359,7 @@ def test_a_record_twice_is_refused(tmp_path: Path):
             file.writestr("archive/data.pkl", state())
         file.writestr("archive/data/0", bytes(16))
     with pytest.raises(FormatError, match="stands twice"):
-        CONTAINER.open(tmp_path / "file")
+        CONTAINER.open(LocalFile(tmp_path / "file"))
 
 
 def test_two_entries_for_the_same_bytes_are_refused(tmp_path: Path):
@@ -371,7 +372,7 @@ def test_two_entries_for_the_same_bytes_are_refused(tmp_path: Path):
     tail = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 3, 3, end - start + len(twin), start, 0)
     (tmp_path / "bad").write_bytes(data[:end] + twin + tail)
     with pytest.raises(FormatError, match="overlaps"):
-        CONTAINER.open(tmp_path / "bad")
+        CONTAINER.open(LocalFile(tmp_path / "bad"))
 
 
 def test_legacy_streams_that_lie(tmp_path: Path):
@@ -389,7 +390,7 @@ def test_legacy_streams_that_lie(tmp_path: Path):
     }
     for case, tail in tails.items():
         with pytest.raises(FormatError):
-            CONTAINER.open(legacy(tmp_path / "file", state(), tail))
+            CONTAINER.open(LocalFile(legacy(tmp_path / "file", state(), tail)))
             pytest.fail(case)
 
 
@@ -401,8 +402,8 @@ def test_the_oldest_form_says_what_to_do(tmp_path: Path):
         for name in ("sys_info", "pickle", "tensors", "storages"):
             tar.addfile(tarfile.TarInfo(name), io.BytesIO())
     with pytest.raises(FormatError, match="save it again"):
-        CONTAINER.open(tmp_path / "file")
-    assert CONTAINER.recognises(tmp_path / "file", (tmp_path / "file").read_bytes()[:64])
+        CONTAINER.open(LocalFile(tmp_path / "file"))
+    assert CONTAINER.recognises(LocalFile(tmp_path / "file"), (tmp_path / "file").read_bytes()[:64])
 
 
 def test_the_result_holds_nothing_but_descriptions():
@@ -425,7 +426,7 @@ def test_the_result_holds_nothing_but_descriptions():
 def test_python_2_dictionaries(tmp_path: Path):
     """Strings of bytes, and an OrderedDict made from pairs."""
     pairs = b"\x80\2ccollections\nOrderedDict\n]](U\1w" + TENSOR + b"ea\x85R."
-    with CONTAINER.open(legacy(tmp_path / "file", pairs)) as reader:
+    with CONTAINER.open(LocalFile(legacy(tmp_path / "file", pairs))) as reader:
         assert reader.tensors["w"].read().tolist() == [1, 2, 3, 4]
 
 

@@ -53,15 +53,22 @@ def fetched(reference: str | Path, weights: str = "one") -> Fetched | None:
 
     what = f"{reference}: is no path here, and cannot be fetched from the Hub"
     with telling(CheckpointError, what, wanted.repo_id):
-        return _cached(wanted) if constants.HF_HUB_OFFLINE else _fetch(wanted, weights)
+        return _cached(wanted, weights) if constants.HF_HUB_OFFLINE else _fetch(wanted, weights)
 
 
-def _cached(wanted: HubId) -> Fetched:
+def _cached(wanted: HubId, weights: str) -> Fetched:
     """What the cache holds of a repository."""
     from huggingface_hub import snapshot_download
 
     place = snapshot_download(wanted.repo_id, revision=wanted.revision, local_files_only=True)
-    return Fetched(wanted, Path(place).name, Path(place), LocalFolder(Path(place)))
+    folder = LocalFolder(Path(place))
+    if weights != "none" and not weight_files(folder.names()):
+        raise CheckpointError(
+            f"{wanted}: the cache does not hold its weights, and the Hub may not be asked in "
+            "offline mode",
+            remedy=f"Fetch them once with a connection: hf download {wanted.repo_id}",
+        )
+    return Fetched(wanted, folder.path.name, folder.path, folder)
 
 
 def _fetch(wanted: HubId, weights: str) -> Fetched:

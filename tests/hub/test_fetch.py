@@ -67,13 +67,14 @@ def inspected(desk: Desk, *args: object, **env: Any) -> dict[str, Any]:
 
 
 def test_only_what_is_needed_is_fetched(desk: Desk) -> None:
+    for _ in range(2):  # the second time from the cache
+        desk.converter("convert", "acme/bert", "out", "--overwrite", "-q", token=None)
+        assert len(desk.hub.requests("GET /_blob/")) == 1
+    assert not desk.hub.requests("pytorch_model.bin")
     found = inspected(desk, "acme/bert", token=None)
     assert found["family"] == "bert" and found["fits"]
     assert list(found["files"]) == ["model.safetensors"]
-    assert not desk.hub.requests("pytorch_model.bin")
-    assert len(desk.hub.requests("GET /_blob/")) == 1
-    inspected(desk, "acme/bert", token=None)
-    assert len(desk.hub.requests("GET /_blob/")) == 1  # the cache has it
+    assert len(desk.hub.requests("GET /_blob/")) == 1  # the cache is used for headers, too
 
 
 def test_composing_from_the_hub_equals_composing_from_disk(
@@ -123,11 +124,18 @@ def test_weights_drawn_anew_are_not_fetched(desk: Desk) -> None:
 
 
 def test_offline_the_cache_is_used(desk: Desk) -> None:
-    failed = desk.converter("inspect", "acme/bert", code=1, HF_HUB_OFFLINE="1").stderr
+    offline = {"HF_HUB_OFFLINE": "1"}
+    failed = desk.converter("inspect", "acme/bert", code=1, **offline).stderr
     assert "is not in the cache" in failed
-    inspected(desk, "acme/bert")
+    inspected(desk, "acme/bert")  # fetches no weights
     asked = len(desk.hub.log)
-    assert inspected(desk, "acme/bert", HF_HUB_OFFLINE="1")["fits"]
+    failed = desk.converter("inspect", "acme/bert", code=1, **offline).stderr
+    assert "does not hold its weights" in failed and "hf download acme/bert" in failed
+    assert len(desk.hub.log) == asked
+    desk.converter("convert", "acme/bert", "out", "-q")
+    asked = len(desk.hub.log)
+    assert inspected(desk, "acme/bert", **offline)["fits"]
+    desk.converter("convert", "acme/bert", "again", "-q", **offline)
     assert len(desk.hub.log) == asked
 
 

@@ -13,6 +13,7 @@ from converter.plan import Stored
 from converter.proof.comparison import Difference, canonical_shape, compare, in_threads
 from converter.proof.diagnosis import Diagnosis
 from converter.proof.origin import Origin
+from converter.proof.pairing import part_of, require_kinship, tensors_as_in
 from converter.proof.verification import Verification
 from converter.tables.library import Library
 
@@ -41,9 +42,10 @@ def trace(
     for reference in references:
         checkpoint = stack.enter_context(open_checkpoint(reference))
         source = understand(checkpoint, library, label=str(reference))
-        lead = _lead(model, source, taken, str(reference))
-        for name, stored in source.report.matched.items():
-            sources[lead + name] = (str(reference), stored)
+        half = _half(model, source, taken)
+        own = tensors_as_in(model, source, half)
+        require_kinship(model, source, own)
+        sources |= {name: (str(reference), stored) for name, stored in own.items()}
     matched = model.report.matched
     shared = [name for name in matched if name in sources]
     compared = in_threads(lambda name: _compare(name, matched[name], sources[name][1]), shared)
@@ -80,17 +82,20 @@ def trace(
     return origins
 
 
-def _lead(model: Model, source: Model, taken: set[str], reference: str) -> str:
-    """What stands before the source's names in the checkpoint: nothing, or a half."""
-    if source.halves or not model.halves:
-        return ""
+def _half(model: Model, source: Model, taken: set[str]) -> str | None:
+    """Which half of the checkpoint the source is, or the other way round; of two combined or two
+    stand-alone models, none."""
+    if bool(source.halves) == bool(model.halves):
+        return None
+    if source.halves:
+        return part_of(source, model)
     family = source.configs[""].family.name
     for half in model.halves:
         if half not in taken and model.configs[half].family.name == family:
             taken.add(half)
-            return f"{half}."
+            return half
     raise UnsupportedError(
-        f"{reference}: is a {family} model, and no half of the checkpoint is left that is one",
+        f"{source.label}: is a {family} model, and no half of the checkpoint is left that is one",
         remedy="Of two sources of one family, give the encoder first.",
     )
 

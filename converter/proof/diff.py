@@ -9,9 +9,10 @@ from typing import Any
 
 from converter.checkpoint import open_checkpoint
 from converter.composition.model import Model, understand
-from converter.errors import UsageError
+from converter.errors import UnsupportedError, UsageError
 from converter.plan import Stored
 from converter.proof.comparison import Difference, canonical_shape, compare, in_threads
+from converter.proof.pairing import part_of, tensors_as_in
 from converter.tables.library import Library
 
 
@@ -30,6 +31,8 @@ class Comparison:
     """Canonical name → the two shapes, where they are not the same."""
     unknown: Mapping[str, Sequence[str]]
     """Reference → stored tensors that its table does not know, which were not compared."""
+    half: str | None = None
+    """Where one is combined and the other stand-alone: the half that was compared, alone."""
 
     @property
     def differing(self) -> dict[str, Difference]:
@@ -58,6 +61,7 @@ class Comparison:
             "second": self.second,
             "tolerance": self.tolerance,
             "equal": self.equal,
+            "half": self.half,
             "compared": len(self.differences),
             "exact": sum(difference.exact for difference in self.differences.values()),
             "differing": {name: found.to_dict() for name, found in self.differing.items()},
@@ -91,6 +95,7 @@ def diff(
 
     Raises:
         UsageError: if the tolerance is no number of at least 0.
+        UnsupportedError: if one is combined, and the other no half of it.
         ConverterError: if one cannot be opened or understood.
     """
     if not tolerance >= 0:
@@ -101,7 +106,7 @@ def diff(
         open_checkpoint(second, second_config) as two,
     ):
         models = (understand(one, library, label="first"), understand(two, library, label="second"))
-        found = tuple(model.report.matched for model in models)
+        found, half = _counterparts(*models)
         shared = [name for name in found[0] if name in found[1]]
         shapes = {
             name: (canonical_shape(found[0][name]), canonical_shape(found[1][name]))
@@ -117,11 +122,33 @@ def diff(
             only_first=[name for name in found[0] if name not in found[1]],
             only_second=[name for name in found[1] if name not in found[0]],
             shapes=unequal,
+            half=half,
             unknown={
                 str(reference): _unknown(model)
                 for reference, model in zip((first, second), models, strict=True)
             },
         )
+
+
+def _counterparts(
+    first: Model, second: Model
+) -> tuple[tuple[Mapping[str, Stored], Mapping[str, Stored]], str | None]:
+    """The tensors of both by the names of the stand-alone one, if one is; and the half it is."""
+    half = None
+    if bool(first.halves) != bool(second.halves):
+        whole, alone = (first, second) if first.halves else (second, first)
+        half = part_of(whole, alone)
+        if half is None:
+            family = alone.configs[""].family.name
+            raise UnsupportedError(
+                f"{alone.checkpoint.reference}: is a {family} model, which is no half of"
+                f" {whole.checkpoint.reference}",
+                remedy="Compare two combined models, or one with a checkpoint of either half.",
+            )
+        found = tensors_as_in(alone, whole, half)
+        pair = (found, alone.report.matched)
+        return (pair if whole is first else pair[::-1]), half
+    return (first.report.matched, second.report.matched), half
 
 
 def _compare(pair: tuple[str, Stored, Stored]) -> Difference:

@@ -34,6 +34,8 @@ FRAMEWORKS = {
     "msgpack": "flax",
 }
 _PACKAGES = {"pytorch": "torch", "tensorflow": "tensorflow", "flax": "flax"}
+_CHARACTERS = 128
+"""Token ids of a model that has no vocabulary, but takes the numbers of characters."""
 _DOCUMENTS = ("config.json", "generation_config.json")
 
 
@@ -151,7 +153,7 @@ def _inputs(model: Any, framework: str) -> dict[str, Any]:
     stream = np.random.default_rng(0)
 
     def ids(config: Any, length: int) -> Any:
-        size = int(config.vocab_size)
+        size = int(getattr(config, "vocab_size", None) or _CHARACTERS)
         low = min(5, size // 3)
         return stream.integers(low, max(low + 1, min(size, 30_000) - low), (2, length))
 

@@ -22,6 +22,12 @@ _SPREAD = 4.0
 
 _WRONG = "not as in"
 
+UNKNOWN = "not stated"
+"""The origin of what nobody tells of."""
+
+WHOLE = "Model"
+"""The title of the panel of a stand-alone model."""
+
 
 @dataclass
 class Layer:
@@ -121,7 +127,7 @@ def _origin(name: str, stated: Mapping[str, Any], origins: Mapping[str, Origin])
         return f"{'from' if origin.verdict == 'equal' else _WRONG} {origin.source}"
     entry = stated.get(name)
     if not isinstance(entry, dict):
-        return "not stated"
+        return UNKNOWN
     if entry.get("origin") == "initialised":
         return "fresh"
     return f"from {entry.get('source')}, {entry.get('file')}"
@@ -143,7 +149,7 @@ def _panels(
         panel = (
             "Fresh weights"
             if fresh
-            else half.capitalize() or ("Between the halves" if model.halves else "Model")
+            else half.capitalize() or ("Between the halves" if model.halves else WHOLE)
         )
         title = f"layer {number}" if number is not None else head.rpartition(".")[0] or head
         if fresh and half:
@@ -155,7 +161,7 @@ def _panels(
     order = [
         *(half.capitalize() for half in model.halves),
         "Between the halves",
-        "Model",
+        WHOLE,
         "Fresh weights",
     ]
     panels = []

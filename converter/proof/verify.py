@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from converter.checkpoint import WEIGHT_FILES, open_checkpoint
 from converter.composition.model import Model, understand
 from converter.errors import CheckpointError, ConverterError, Problem
 from converter.hub.fetch import fetched
-from converter.jsonfile import read_json_object
 from converter.locating import CONFIG
-from converter.manifest import MANIFEST
 from converter.proof.against import trace
 from converter.proof.audit import audit
-from converter.proof.documents import check_documents, check_manifest_files
+from converter.proof.documents import check_documents
+from converter.proof.halves import is_split, verify_halves, weight_files
+from converter.proof.stated import stated
 from converter.proof.values import check_values
 from converter.proof.verification import Verification
-from converter.shards import INDEX
 from converter.tables.library import Library
 
 
@@ -41,7 +39,8 @@ def verify(
     bit for bit, tied tensors included; token ids lie inside the vocabularies; the manifest holds.
 
     Args:
-        directory: the finished checkpoint, or its id on the Hub.
+        directory: the finished checkpoint, or its id on the Hub; or what `split` made, whose
+            halves are proven both.
         against: the checkpoints that it was made from; every tensor that came from one of them
             must equal it, and what is wrong is named.
         native: whether to read each file again with its framework's own library as well.
@@ -58,19 +57,39 @@ def verify(
     """
     origin = fetched(directory, weights="all")
     home = origin.directory if origin else Path(directory)
-    names = [
-        name for whole in WEIGHT_FILES for name in (whole, whole + INDEX) if (home / name).is_file()
-    ]
-    if not names:
+    library = Library(Path(path) for path in mapping)
+
+    def prove(home: Path, label: str, against: Sequence[str | Path]) -> Verification:
+        found = Verification(label, weight_files(home))
+        _prove(home, library, found, against, portrait, jobs, native=native, run=run, python=python)
+        return found
+
+    if is_split(home):
+        return verify_halves(home, str(directory), against, library, prove)
+    if not weight_files(home):
         raise CheckpointError(
             f"{directory}: holds no weight file to verify",
             remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " or its index.",
         )
-    library = Library(Path(path) for path in mapping)
-    found = Verification(str(directory), names)
+    return prove(home, str(directory), against)
+
+
+def _prove(
+    home: Path,
+    library: Library,
+    found: Verification,
+    against: Sequence[str | Path],
+    portrait: bool,
+    jobs: int | None,
+    *,
+    native: bool,
+    run: bool,
+    python: str | Path | None,
+) -> None:
+    """Prove one checkpoint directory; `found` names its weight files, and takes what is found."""
     with ExitStack() as stack:
         models: dict[str, Model] = {}
-        for name in names:
+        for name in found.formats:
             try:
                 checkpoint = stack.enter_context(open_checkpoint(home / name, home / CONFIG))
                 model = understand(checkpoint, library, label=name)
@@ -80,8 +99,8 @@ def verify(
             found.problems += model.report.problems(model.required)
             found.notes += [f"{name}: {note}" for note in model.notes]
             models[name] = model
-        found.checks["files that are well-formed"] = f"{len(models)} of {len(names)}"
-        manifest = _manifest(home, found)
+        found.checks["files that are well-formed"] = f"{len(models)} of {len(found.formats)}"
+        manifest = stated(home, found)
         if models:
             check_values(models, manifest, found, jobs)
             found.problems += check_documents(home, next(iter(models.values())))
@@ -101,20 +120,3 @@ def verify(
             from converter.proof.running import check_running
 
             check_running(home, models, python, found)
-    return found
-
-
-def _manifest(home: Path, found: Verification) -> Mapping[str, Any] | None:
-    """The content of the manifest, its list of files checked."""
-    if not (home / MANIFEST).is_file():
-        found.notes.append(f"there is no {MANIFEST}: the checkpoint was made by another tool")
-        return None
-    try:
-        manifest = read_json_object(home / MANIFEST)
-    except ConverterError as error:
-        found.problems.append(Problem(error.message))
-        return None
-    problems, held = check_manifest_files(home, manifest)
-    found.problems += problems
-    found.checks["files that the manifest lists"] = held
-    return manifest

@@ -30,7 +30,8 @@ def _parts(found: Comparison) -> Iterator[RenderableType]:
     verdict = "equal" if found.equal else "DIFFERENT"
     if found.equal and equal < len(found.differences):
         verdict = f"equal within {found.tolerance:g}"
-    yield line(f"{found.first} and {found.second}: {verdict}", "bold")
+    what = f", the {found.half} alone" if found.half else ""
+    yield line(f"{found.first} and {found.second}{what}: {verdict}", "bold")
     yield indented(
         line(
             f"{count(len(found.differences), 'tensor')} compared, {equal:,} the same bit for bit,"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from converter._version import __version__
 from converter.folding import fold, numbered
-from converter.proof.portrait import is_fresh, is_wrong
+from converter.proof.portrait import UNKNOWN, is_fresh, is_wrong
 from converter.proof.statistics import NOTHING
 from converter.report.difference import HEADER, rows
 from converter.report.plots import bar, histogram
@@ -87,18 +87,12 @@ def _head(found: Verification, portrait: Portrait | None) -> Iterator[str]:
     files = ", ".join(found.formats)
     facts: dict[str, str] = {}
     if portrait:
-        values = sum(sum(shares.values()) for shares in portrait.origins.values())
-        fresh = sum(
-            much
-            for shares in portrait.origins.values()
-            for name, much in shares.items()
-            if is_fresh(name)
-        )
-        facts = {
-            "parameters": f"{portrait.parameters:,}",
-            "tensors": f"{len(portrait.tensors):,}",
-            "drawn fresh": f"{fresh / max(1, values):.1%}",
-        }
+        facts["parameters"] = f"{portrait.parameters:,}"
+        facts["tensors"] = f"{len(portrait.tensors):,}"
+        shares = [pair for each in portrait.origins.values() for pair in each.items()]
+        if all(origin != UNKNOWN for origin, _ in shares):
+            fresh = sum(much for origin, much in shares if is_fresh(origin))
+            facts["drawn fresh"] = f"{fresh / max(1, sum(much for _, much in shares)):.1%}"
     yield '<dl class="facts">'
     yield from (f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in facts.items())
     yield f'<div><dt>weight files</dt><dd class="small">{_text(files)}</dd></div></dl>'

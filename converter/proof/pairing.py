@@ -1,0 +1,61 @@
+"""Which tensors of two models belong together, combined or stand-alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from converter.composition.model import Model
+from converter.errors import UnsupportedError
+from converter.plan import Stored
+from converter.tables.blueprint import CROSS_ATTENTION
+
+
+def part_of(whole: Model, alone: Model) -> str | None:
+    """The half of a combined model that a stand-alone one is, if it is of the family of any.
+
+    Of two halves of one family, what attends to an encoder or is of a decoder's class is the
+    decoder.
+    """
+    family = alone.configs[""].family
+    halves = [half for half in whole.halves if whole.configs[half].family.name == family.name]
+    if len(halves) < 2:
+        return next(iter(halves), None)
+    decodes = family.models[family.roles[halves[1]].model].name
+    reads = family.models[family.roles[halves[0]].model].name
+    slots = alone.target.by_name
+    attends = any(slots[name].part == CROSS_ATTENTION for name in alone.report.matched)
+    return halves[1 if attends or alone.name == decodes != reads else 0]
+
+
+def tensors_as_in(model: Model, source: Model, half: str | None) -> Mapping[str, Stored]:
+    """The tensors of `source` by the names that they have, or would have, in `model`.
+
+    Args:
+        model: whose names are wanted.
+        source: whose tensors.
+        half: which half of the one the other is, where one of them is combined and one is not.
+    """
+    found = source.report.matched
+    if bool(model.halves) == bool(source.halves) or half is None:
+        return found
+    if model.halves:
+        return {f"{half}.{name}": stored for name, stored in found.items()}
+    lead = f"{half}."
+    return {n.removeprefix(lead): each for n, each in found.items() if n.startswith(lead)}
+
+
+def require_kinship(model: Model, source: Model, found: Mapping[str, Stored]) -> None:
+    """Refuse a source that has no tensor in common with what it is said to be the source of.
+
+    Raises:
+        UnsupportedError: then.
+    """
+    if not any(name in model.target.by_name for name in found):
+        kinds = [
+            " and ".join(config.family.name for config in each.configs.values())
+            for each in (source, model)
+        ]
+        raise UnsupportedError(
+            f"{source.label}: is {kinds[0]}, but {model.checkpoint.directory} is {kinds[1]}",
+            remedy="Give what it was made from: no tensor is in both.",
+        )

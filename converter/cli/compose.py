@@ -11,6 +11,7 @@ from converter.cli import options
 from converter.cli.console import progress_bar
 from converter.cli.finish import finish
 from converter.cli.publishing import PUSH, publish, take_push
+from converter.cli.saving import SAVE, save
 
 _EPILOG = """\b
 Examples:
@@ -98,9 +99,7 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         options.MAPPING,
         click.option("--encoder-config", type=options.FILE, help="config.json of the encoder."),
         click.option("--decoder-config", type=options.FILE, help="config.json of the decoder."),
-        click.option(
-            "--save-recipe", type=options.OUTPUT, metavar="FILE", help="Write this as a recipe."
-        ),
+        SAVE,
         options.CARD,
         *PUSH,
         *options.RUN,
@@ -124,27 +123,8 @@ def command(
     from converter.composition.compose import compose
 
     how = take_push(wanted)
-    if save_recipe:
-        _save(save_recipe, {**wanted, "set": settings}, (encoder, decoder, output), how)
+    places = {"encoder": encoder, "decoder": decoder, "output": output}
+    save(save_recipe, places, {**wanted, "set": settings}, how)
     with progress_bar(quiet) as progress:
         result = compose(encoder, decoder, output, set=settings, progress=progress, **wanted)
     finish(result, json=json, quiet=quiet, pushed=publish(result, how))
-
-
-def _save(
-    path: Path, wanted: dict[str, Any], places: tuple[str, str, Path], how: dict[str, Any]
-) -> None:
-    """Write the recipe of this command, with what was given and not what is so anyway."""
-    from converter.recipes.saving import save_recipe
-
-    context = click.get_current_context()
-    given = {
-        name: value
-        for name, value in wanted.items()
-        if context.get_parameter_source("settings" if name == "set" else name)
-        is not click.core.ParameterSource.DEFAULT
-    }
-    named = dict(zip(("encoder", "decoder", "output"), places, strict=True))
-    save_recipe(
-        path, "compose", {**named, **given}, {**how, "repo_id": how["push"]} if how["push"] else {}
-    )

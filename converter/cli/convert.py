@@ -11,6 +11,7 @@ from converter.cli import options
 from converter.cli.console import progress_bar
 from converter.cli.finish import finish
 from converter.cli.publishing import PUSH, publish, take_push
+from converter.cli.saving import SAVE, save
 
 _EPILOG = """\b
 Examples:
@@ -29,13 +30,20 @@ Examples:
         options.SET,
         options.MAPPING,
         options.CONFIG,
+        SAVE,
         options.CARD,
         *PUSH,
         *options.RUN,
     )
 )
 def command(
-    source: str, output: Path, settings: tuple[str, ...], json: bool, quiet: bool, **wanted: Any
+    source: str,
+    output: Path,
+    settings: tuple[str, ...],
+    json: bool,
+    quiet: bool,
+    save_recipe: Path | None,
+    **wanted: Any,
 ) -> None:
     """Write a checkpoint again for other frameworks.
 
@@ -45,6 +53,7 @@ def command(
     from converter.composition.convert import convert
 
     how = take_push(wanted)
+    save(save_recipe, {"source": source, "output": output}, {**wanted, "set": settings}, how)
     with progress_bar(quiet) as progress:
         result = convert(source, output, set=settings, progress=progress, **wanted)
     finish(result, json=json, quiet=quiet, pushed=publish(result, how))

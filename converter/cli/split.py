@@ -10,6 +10,7 @@ import click
 from converter.cli import options
 from converter.cli.console import progress_bar
 from converter.cli.finish import finish
+from converter.cli.saving import SAVE, save
 
 _EPILOG = """\b
 Examples:
@@ -20,9 +21,15 @@ Examples:
 @click.command("split", epilog=_EPILOG)
 @click.argument("source")
 @click.argument("output", type=options.OUTPUT)
-@options.add((*options.TARGET, options.SET, options.MAPPING, options.CONFIG, *options.RUN))
+@options.add((*options.TARGET, options.SET, options.MAPPING, options.CONFIG, SAVE, *options.RUN))
 def command(
-    source: str, output: Path, settings: tuple[str, ...], json: bool, quiet: bool, **wanted: Any
+    source: str,
+    output: Path,
+    settings: tuple[str, ...],
+    json: bool,
+    quiet: bool,
+    save_recipe: Path | None,
+    **wanted: Any,
 ) -> None:
     """Take a combined checkpoint apart.
 
@@ -31,6 +38,7 @@ def command(
     """
     from converter.composition.split import split
 
+    save(save_recipe, {"source": source, "output": output}, {**wanted, "set": settings})
     with progress_bar(quiet) as progress:
         result = split(source, output, set=settings, progress=progress, **wanted)
     finish(result, json=json, quiet=quiet)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from converter.errors import Problem, UsageError
-from converter.recipes.schema import MAKERS, SOURCES, VERSION, fits, options, required
+from converter.recipes.schema import MAKERS, SOURCES, VERSION, fits, options, required, wanted
+from converter.recipes.text import load
+from converter.recipes.variables import Variables
 
-_MAX_BYTES = 4 << 20
-_TOP = ("version", "variables", "defaults", "jobs")
+_TOP = ("$schema", "version", "variables", "defaults", "jobs")
 
 
 @dataclass(frozen=True)
@@ -38,51 +37,64 @@ class Job:
         return any(source == made or source.startswith(made + os.sep) for source in sources)
 
 
-def read_recipes(paths: Iterable[Path]) -> list[Job]:
+def read_recipes(paths: Iterable[Path], variables: Mapping[str, str] | None = None) -> list[Job]:
     """All jobs of some recipes, in their order.
+
+    Args:
+        paths: YAML or JSON files.
+        variables: values that win over those of the recipes.
 
     Raises:
         UsageError: with every problem of every file.
     """
     problems: list[Problem] = []
     jobs: list[Job] = []
+    given = dict(variables or {})
+    used: set[str] = set()
     for path in paths:
-        jobs += _Reading(str(path), problems).jobs(_load(path))
-    for kind in ("name", "output"):
-        taken: set[str] = set()
-        for job in jobs:
-            value = job.name if kind == "name" else os.path.realpath(job.output)
-            if value in taken:
-                problems.append(Problem(f"another job has the same {kind}", tensor=job.name))
-            taken.add(value)
+        reading = _Reading(str(path), problems, given)
+        jobs += reading.jobs(load(path))
+        used |= reading.variables.used
+    problems += [
+        Problem("no recipe uses this variable", tensor=name) for name in given if name not in used
+    ]
+    problems += _conflicts(jobs)
     if problems:
         raise UsageError("recipes: cannot be run; nothing was started", problems)
     return jobs
 
 
-def _load(path: Path) -> Any:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{path}: over {_MAX_BYTES} bytes, which no recipe has")
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
-    try:
-        if path.suffix == ".json":
-            return json.loads(text)
-        import yaml
-
-        return yaml.safe_load(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: is no JSON: {error}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: is no YAML: {' '.join(str(error).split())[:300]}") from error
+def _conflicts(jobs: Iterable[Job]) -> list[Problem]:
+    """Jobs that have a name or an output in common, or of which one would replace another's."""
+    problems = []
+    names: set[str] = set()
+    outputs: dict[str, str] = {}
+    for job in jobs:
+        if job.name in names:
+            problems.append(Problem("another job has the same name", tensor=job.name))
+        names.add(job.name)
+        place = os.path.realpath(job.output)
+        if place in outputs:
+            problems.append(Problem("another job has the same output", tensor=job.name))
+        outputs[place] = job.name
+    for place, name in outputs.items():
+        around = next((outer for outer in outputs if place.startswith(outer + os.sep)), None)
+        if around:
+            problems.append(
+                Problem(f"its output lies in that of {outputs[around]}", tensor=name, found=place)
+            )
+    return problems
 
 
 @dataclass
 class _Reading:
     file: str
     problems: list[Problem]
+    given: Mapping[str, str]
+    variables: Variables = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.variables = Variables({}, self.given)
 
     def jobs(self, recipe: Any) -> list[Job]:
         """The jobs of a recipe, those that are wrong left out and told."""
@@ -98,7 +110,10 @@ class _Reading:
             if not isinstance(section, dict):
                 self.wrong("must be a table", key)
                 sections[key] = {}
-        self.variables = {str(key): str(value) for key, value in sections["variables"].items()}
+        for key, value in sections["variables"].items():
+            if not isinstance(value, str | int | float):
+                self.wrong("must be text or a number", f"variables.{key}", found=repr(value)[:100])
+        self.variables = Variables(sections["variables"], self.given)
         defaults = sections["defaults"]
         for key in defaults:
             if not any(key in options(command) for command in MAKERS):
@@ -115,7 +130,7 @@ class _Reading:
         (command,) = commands
         for key in raw.keys() - {"name", "push", command}:
             self.wrong("is unknown", f"job {number}.{key}")
-        name = str(raw.get("name") or "")
+        name = str(self.fill(str(raw.get("name") or ""), {"type": "string"}, f"job {number}.name"))
         known = {key: value for key, value in defaults.items() if key in options(command)}
         made = self.block(command, raw[command], name or f"job {number}", known)
         push = None
@@ -139,9 +154,11 @@ class _Reading:
             if key not in schemas:
                 self.wrong("is no option", place, expected=", ".join(sorted(schemas)))
                 continue
-            filled = self.fill(value, place)
+            filled = self.fill(value, schemas[key], place)
             if not fits(filled, schemas[key]):
-                self.wrong("is of the wrong type", place, found=repr(value)[:100])
+                self.wrong(
+                    "does not fit", place, expected=wanted(schemas[key]), found=repr(filled)[:100]
+                )
                 continue
             is_list = any(each.get("type") == "array" for each in schemas[key].get("anyOf", ()))
             found[key] = [filled] if is_list and isinstance(filled, str) else filled
@@ -150,16 +167,20 @@ class _Reading:
                 self.wrong("is missing", f"{name}.{command}.{key}")
         return found
 
-    def fill(self, value: Any, place: str) -> Any:
-        if isinstance(value, list):
-            return [self.fill(item, place) for item in value]
-        if not isinstance(value, str):
-            return value
+    def fill(self, value: Any, schema: Mapping[str, Any], place: str) -> Any:
+        """A value with its variables filled in."""
         try:
-            return Template(value).substitute(self.variables)
-        except (KeyError, ValueError):
-            self.wrong("names a variable that there is not", place, found=value[:100])
-            return value
+            return self.variables.fill(value, schema)
+        except LookupError as error:
+            self.wrong(
+                "names a variable that there is not",
+                place,
+                found=str(value)[:100],
+                remedy=f"give it with --var {error.args[0]}=VALUE, or under variables",
+            )
+        except ValueError:
+            self.wrong("has a $ that begins no variable", place, found=str(value)[:100])
+        return value
 
     def wrong(self, what: str, place: str, **more: str) -> None:
         self.problems.append(Problem(what, self.file, place, **more))

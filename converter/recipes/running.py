@@ -2,195 +2,228 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from converter.composition.production import Result
-from converter.errors import ConverterError
-from converter.hub.push import push
-from converter.jsonfile import read_json_object, to_json
-from converter.manifest import MANIFEST
+from converter.errors import ConverterError, UsageError
+from converter.recipes.engines import Engine, Threads
+from converter.recipes.outcome import (
+    FAILED,
+    LEFT,
+    PLANNED,
+    SKIPPED,
+    Interrupted,
+    Outcome,
+    Summary,
+)
 from converter.recipes.reading import Job, read_recipes
-from converter.recipes.schema import MAKERS
+from converter.recipes.work import is_done, plan
 
-DONE, SKIPPED, FAILED, LEFT = "done", "skipped", "failed", "not started"
+ENGINES = ("local", "dask")
 
+_TICK = 0.25
+"""Seconds after which one looks again whether there is room, or an interrupt."""
 
-@dataclass
-class Outcome:
-    """How a job ended."""
-
-    job: Job
-    status: str
-    seconds: float = 0.0
-    error: ConverterError | None = None
-    pushed: Mapping[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As the summary has it."""
-        found: dict[str, Any] = {
-            "command": self.job.command,
-            "output": self.job.output,
-            "status": self.status,
-            "seconds": round(self.seconds, 3),
-        }
-        if self.pushed:
-            found["pushed"] = dict(self.pushed)
-        return {**found, **(self.error.to_dict() if self.error else {})}
-
-
-@dataclass
-class Summary:
-    """How all jobs ended."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    def count(self, status: str) -> int:
-        """How many ended so."""
-        return sum(outcome.status == status for outcome in self.outcomes)
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether every job is done."""
-        return all(outcome.status in (DONE, SKIPPED) for outcome in self.outcomes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
-        return {
-            "command": "run",
-            "counts": {status: self.count(status) for status in (DONE, SKIPPED, FAILED, LEFT)},
-            "jobs": {outcome.job.name: outcome.to_dict() for outcome in self.outcomes},
-        }
+_GRACE = 60.0
+"""Seconds that jobs have to end cleanly once the run was interrupted."""
 
 
 def run(
     *recipes: str | Path,
-    jobs: int = 1,
+    jobs: int | None = None,
     keep_going: bool = False,
+    variables: Mapping[str, str] | None = None,
+    dry_run: bool = False,
+    engine: str = "local",
+    scheduler: str | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, int, str], None] = lambda ended, total, names: None,
     told: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Summary:
     """Run the jobs of recipes; what is there, whole and as it would be made, is skipped.
 
     Args:
         recipes: YAML or JSON files.
-        jobs: how many jobs to run at the same time.
+        jobs: how many jobs to run at the same time: 1 unless given; with dask, one a processor.
         keep_going: whether the other jobs run where some fail. Else nothing is started if any of
             them cannot be planned, and nothing more once one has failed.
-        told: called with every outcome, by one thread at a time.
+        variables: values that win over the variables of the recipes.
+        dry_run: whether only to tell what each job would make; nothing is written then.
+        engine: ``local``, threads of this process, or ``dask``, processes of a cluster.
+        scheduler: address of a dask scheduler, such as ``tcp://10.0.0.5:8786``; a cluster of
+            processes on this machine unless given.
+        stopped: asked several times a second whether to interrupt the run.
+        progress: called whenever a job begins or ends: jobs that have ended, jobs in all, and the
+            names of those that run.
+        told: called with every outcome. Both are called in the thread that calls `run`.
 
     Raises:
         UsageError: if a recipe is wrong; nothing was started then.
+        UnsupportedError: if the engine's library is not installed.
+        Interrupted: with the summary, when the run is interrupted, by `stopped` or Ctrl-C.
     """
-    todo = read_recipes([Path(recipe) for recipe in recipes])
-    return _Run(todo, keep_going, told).all(jobs)
+    if engine not in ENGINES:
+        raise UsageError(f"engine: {engine!r} is none of {', '.join(ENGINES)}")
+    if scheduler and engine != "dask":
+        raise UsageError("scheduler: is of use only with the engine dask")
+    if scheduler and jobs:
+        raise UsageError("jobs: the scheduler's own workers decide how many run at once")
+    todo = read_recipes([Path(recipe) for recipe in recipes], variables)
+    course = _Course(todo, keep_going, stopped, progress, told)
+    if dry_run:
+        return course.dry()
+    return course.all(lambda: _engine(engine, jobs, scheduler))
 
 
-class _Run:
+def _engine(name: str, jobs: int | None, scheduler: str | None) -> Engine:
+    if name == "local":
+        return Threads(jobs or 1)
+    from converter.recipes.cluster import Dask
+
+    return Dask(jobs, scheduler)
+
+
+class _Course:
+    """One run: which jobs wait, run and have ended."""
+
     def __init__(
-        self, todo: Sequence[Job], keep_going: bool, told: Callable[[Outcome], None]
+        self,
+        todo: Sequence[Job],
+        keep_going: bool,
+        stopped: Callable[[], bool],
+        progress: Callable[[int, int, str], None],
+        told: Callable[[Outcome], None],
     ) -> None:
-        self.todo, self.keep_going, self.told = todo, keep_going, told
-        self.lock = threading.Lock()
-        self.stopped = threading.Event()
+        self.todo, self.keep_going = todo, keep_going
+        self.stopped, self.progress, self.told = stopped, progress, told
+        self.planned: dict[int, Outcome] = {}
+        """What planning said of a job: that it is done, cannot be made, or is to be made."""
+        self.outcomes: dict[int, Outcome] = {}
+        self.running: dict[int, Outcome] = {}
+        self.needed = [
+            [earlier for earlier in range(number) if job.needs(todo[earlier])]
+            for number, job in enumerate(todo)
+        ]
 
-    def all(self, jobs: int) -> Summary:
-        needed = {
-            number: [earlier for earlier in range(number) if job.needs(self.todo[earlier])]
-            for number, job in enumerate(self.todo)
-        }
-        impossible = {}
+    @property
+    def summary(self) -> Summary:
+        """How the jobs stand."""
+        return Summary(
+            [self.outcomes.get(n) or Outcome(job, LEFT) for n, job in enumerate(self.todo)]
+        )
+
+    @property
+    def halted(self) -> bool:
+        """Whether nothing more is to be started."""
+        return not self.keep_going and any(o.status == FAILED for o in self.outcomes.values())
+
+    def dry(self) -> Summary:
+        """Plan every job, and write nothing."""
         for number, job in enumerate(self.todo):
-            if not needed[number]:  # else its sources are still to be made
-                try:
-                    _make(job, dry_run=True)
-                except ConverterError as error:
-                    impossible[number] = Outcome(job, FAILED, error=error)
-        if impossible and not self.keep_going:
-            self.stopped.set()
-        futures: list[Future[Outcome]] = []
-        with ThreadPoolExecutor(jobs) as pool:
-            for number, job in enumerate(self.todo):
-                before = [futures[earlier] for earlier in needed[number]]
-                known = impossible.get(number)
-                futures.append(pool.submit(self.one, job, known, before))
-            return Summary([future.result() for future in futures])
+            before = [self.outcomes[earlier] for earlier in self.needed[number]]
+            waits = [each.job.name for each in before if each.status == PLANNED]
+            if waits:  # its sources are still to be made
+                self.end(number, Outcome(job, PLANNED, after=waits))
+            else:
+                self.end(number, self.look(number))
+        return self.summary
 
-    def one(self, job: Job, known: Outcome | None, before: Sequence[Future[Outcome]]) -> Outcome:
-        # Jobs start in their order, so those that are waited for have been started.
-        failed = [o.job.name for o in (f.result() for f in before) if o.status in (FAILED, LEFT)]
-        if known is None and failed and not self.stopped.is_set():
+    def all(self, engine: Callable[[], Engine]) -> Summary:
+        """Plan every job whose sources are there, then carry out what there is to do."""
+        try:
+            for number, needed in enumerate(self.needed):
+                if all(self.is_done(earlier) for earlier in needed):
+                    self.planned[number] = self.look(number)
+            for number, found in self.planned.items():
+                if found.status == FAILED or self.is_done(number):
+                    self.end(number, found)
+            if len(self.outcomes) < len(self.todo) and not self.halted:
+                with engine() as opened:
+                    self.carry_out(opened)
+        except KeyboardInterrupt:
+            raise Interrupted(self.summary) from None
+        for number, outcome in enumerate(self.summary.outcomes):
+            if number not in self.outcomes:
+                self.end(number, outcome)
+        return self.summary
+
+    def is_done(self, number: int) -> bool:
+        """Whether planning found that there is nothing to do."""
+        found = self.planned.get(number)
+        return found is not None and found.status == SKIPPED and not self.todo[number].push
+
+    def look(self, number: int) -> Outcome:
+        """What is to be done with a job now that those before it have ended."""
+        if self.stopped():
+            raise KeyboardInterrupt
+        job = self.todo[number]
+        before = [self.outcomes[n] for n in self.needed[number] if n in self.outcomes]
+        failed = [each.job.name for each in before if each.status in (FAILED, LEFT)]
+        if failed:
             error = ConverterError(f"{job.name}: needs {', '.join(failed)}, which failed")
-            known = Outcome(job, FAILED, error=error)
-        outcome = known or (Outcome(job, LEFT) if self.stopped.is_set() else _carry_out(job))
-        if outcome.status == FAILED and not self.keep_going:
-            self.stopped.set()
-        with self.lock:
-            self.told(outcome)
-        return outcome
+            return Outcome(job, FAILED, error=error)
+        found = plan(job)
+        if isinstance(found, ConverterError):
+            return Outcome(job, FAILED, error=found)
+        if is_done(found):
+            return Outcome(job, SKIPPED)
+        return Outcome(job, PLANNED, files={file.path: file.nbytes for file in found.plan.files})
 
+    def carry_out(self, engine: Engine) -> None:
+        """Give the engine every job whose turn it is, until all have ended."""
+        try:
+            while self.begin(engine) or self.running:
+                self.collect(engine)
+                if self.stopped():
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            engine.stop()
+            deadline = time.monotonic() + _GRACE
+            while self.running and time.monotonic() < deadline:
+                self.collect(engine)
+            raise
 
-def _carry_out(job: Job) -> Outcome:
-    start = time.monotonic()
-    try:
-        status = SKIPPED if is_done(_make(job, dry_run=True)) else DONE
-        if status == DONE:
-            # What lies there may be replaced if it was made here; anything else is refused.
-            _make(job, overwrite=(Path(job.output) / MANIFEST).is_file())
-        pushed = push(job.output, **job.push).to_dict() if job.push else None
-    except ConverterError as error:
-        return Outcome(job, FAILED, time.monotonic() - start, error)
-    except (OSError, MemoryError) as error:
-        told = ConverterError(f"{job.name}: {error or type(error).__name__}")
-        return Outcome(job, FAILED, time.monotonic() - start, told)
-    return Outcome(job, status, time.monotonic() - start, pushed=pushed)
+    def begin(self, engine: Engine) -> bool:
+        """Start what can be started; gives whether anything has changed by that."""
+        changed = False
+        room = engine.capacity() - len(self.running)
+        for number, job in enumerate(self.todo):
+            if room <= 0 or self.halted:
+                break
+            if number in self.outcomes or number in self.running:
+                continue
+            if not all(earlier in self.outcomes for earlier in self.needed[number]):
+                continue
+            found = self.planned.get(number) or self.look(number)
+            changed = True
+            if found.status == PLANNED or (found.status == SKIPPED and job.push):
+                engine.start(number, job, found.status == PLANNED)
+                self.running[number] = found
+                self.show()
+                room -= 1
+            else:
+                self.end(number, found)
+        return changed
 
+    def collect(self, engine: Engine) -> None:
+        """Note what has ended."""
+        if not self.running:
+            return
+        for number, outcome in engine.ended(self.running, _TICK).items():
+            found = self.running.pop(number)
+            kept = outcome.status != FAILED and found.status == SKIPPED
+            status = SKIPPED if kept else outcome.status
+            self.end(number, replace(outcome, job=self.todo[number], status=status))
 
-def _make(job: Job, **more: bool) -> Result:
-    made: Result = MAKERS[job.command](**job.options, **more)
-    return made
+    def end(self, number: int, outcome: Outcome) -> None:
+        """Note how a job ended."""
+        self.outcomes[number] = outcome
+        self.show()
+        self.told(outcome)
 
-
-def is_done(planned: Result) -> bool:
-    """Whether what is planned lies there already, as its manifest tells.
-
-    Args:
-        planned: the result of a dry run.
-    """
-    home = planned.output
-    try:
-        manifest = read_json_object(home / MANIFEST)
-        made = (home / MANIFEST).stat().st_mtime_ns
-        files = manifest.pop("files")
-        whole = all((home / name).stat().st_size == each["bytes"] for name, each in files.items())
-        documents = planned.plan.documents
-        same = all((home / name).read_bytes() == data for name, data in documents.items())
-    except (ConverterError, OSError, LookupError, TypeError, AttributeError):
-        return False
-    names = {*documents, *planned.plan.copied_files, *(file.path for file in planned.plan.files)}
-    read = [
-        path
-        for source in planned.sources
-        if source.checkpoint.hub is None  # of those, the commit tells
-        for path in source.checkpoint.stamps
-    ]
-    manifest.pop("warnings", None)
-    return (
-        whole
-        and same
-        and names <= files.keys()
-        and all(path.stat().st_mtime_ns <= made for path in read)
-        and _bare(manifest) == _bare(json.loads(to_json(dict(planned.provenance))))
-    )
-
-
-def _bare(value: Any) -> Any:
-    """A manifest without hashes, which are known only once everything was read."""
-    if not isinstance(value, dict):
-        return value
-    return {key: _bare(each) for key, each in value.items() if key != "sha256"}
+    def show(self) -> None:
+        """Tell how far the run is."""
+        names = ", ".join(self.todo[number].name for number in sorted(self.running))
+        self.progress(len(self.outcomes), len(self.todo), names)

@@ -6,19 +6,26 @@ So an option of a command is an option of a recipe from the day there is one.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import Any
 
-from converter.composition.compose import compose
+from converter.composition.compose import HALVES, TOKENIZERS, compose
 from converter.composition.convert import convert
-from converter.composition.options import OutputOptions
+from converter.composition.options import DTYPES, PYTORCH_FORMATS, OutputOptions
+from converter.composition.resize import NEW_ROWS
 from converter.composition.split import split
+from converter.composition.warm_start import INITIALISERS
 from converter.hub.push import push
+from converter.tables.recipes import recipes
+from converter.tables.schema import FRAMEWORKS
 
 MAKERS: Mapping[str, Callable[..., Any]] = {"compose": compose, "convert": convert, "split": split}
 """The commands that make a checkpoint; a job has exactly one."""
+
+_FUNCTIONS = {**MAKERS, "push": push}
 
 SOURCES = {"compose": ("encoder", "decoder"), "convert": ("source",), "split": ("source",)}
 _NOT_IN_RECIPES = {"progress", "dry_run", "directory", "overwrite", "token"}
@@ -28,15 +35,29 @@ VERSION = 1
 @cache
 def options(command: str) -> dict[str, dict[str, Any]]:
     """Option → its JSON Schema, for one of `MAKERS` or ``push``."""
-    function = {**MAKERS, "push": push}[command]
+    told = _told(_FUNCTIONS[command])
+    choices = _choices()
+    return {
+        name: {**_typed(kind, choices.get(name, ())), **told.get(name, {})}
+        for name, kind in _annotations(command).items()
+    }
+
+
+def paths(command: str) -> set[str]:
+    """The options of a command that are paths."""
+    return {name for name, kind in _annotations(command).items() if "Path" in kind}
+
+
+def _annotations(command: str) -> dict[str, str]:
+    """Option → its annotation."""
     found = {
         name: str(parameter.annotation)
-        for name, parameter in inspect.signature(function).parameters.items()
+        for name, parameter in inspect.signature(_FUNCTIONS[command]).parameters.items()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
     if command != "push":
         found |= {field.name: str(field.type) for field in fields(OutputOptions)}
-    return {name: _typed(kind) for name, kind in found.items() if name not in _NOT_IN_RECIPES}
+    return {name: kind for name, kind in found.items() if name not in _NOT_IN_RECIPES}
 
 
 def required(command: str) -> tuple[str, ...]:
@@ -44,26 +65,59 @@ def required(command: str) -> tuple[str, ...]:
     return ("repo_id",) if command == "push" else (*SOURCES[command], "output")
 
 
-def _typed(annotation: str) -> dict[str, Any]:
+def _choices() -> dict[str, tuple[str, ...]]:
+    """Option → the values that there are, where they are few."""
+    return {
+        "to": tuple(FRAMEWORKS),
+        "pytorch_format": tuple(PYTORCH_FORMATS),
+        "dtype": tuple(DTYPES),
+        "random": tuple(HALVES),
+        "tokenizer": tuple(TOKENIZERS),
+        "init": tuple(INITIALISERS),
+        "resize_with": tuple(NEW_ROWS),
+        "like": tuple(recipes()),
+    }
+
+
+def _told(function: Callable[..., Any]) -> dict[str, dict[str, str]]:
+    """Option → its description, as the function's docstring has it."""
+    _, _, section = (inspect.getdoc(function) or "").partition("\nArgs:\n")
+    lines = section.partition("\n\n")[0]
+    found = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", lines, re.MULTILINE)
+    return {
+        name: {"description": " ".join(text.replace("``", "`").split())} for name, text in found
+    }
+
+
+def _typed(annotation: str, choices: tuple[str, ...]) -> dict[str, Any]:
     """The JSON Schema of a value that is annotated so."""
-    if "Mapping[" in annotation:
-        return {"type": "object"}
+    text: dict[str, Any] = {"type": "string"}
+    if choices:
+        text["enum"] = list(choices)
     if "Sequence[" in annotation:
-        text: dict[str, Any] = {"type": "string"}
         return {"anyOf": [text, {"type": "array", "items": text}]}
     if annotation == "bool":
         return {"type": "boolean"}
     names = {"int": "integer", "str": "string"}
     kinds = [kind for name, kind in names.items() if name in annotation.split(" | ")]
-    return {"type": kinds if len(kinds) > 1 else kinds[0]}
+    return {**text, "type": kinds if len(kinds) > 1 else kinds[0]}
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The JSON Schema of recipes, for editors."""
+    """The JSON Schema of recipes, for editors.
+
+    Any value may be a text with variables instead.
+    """
     blocks = {name: _block(name) for name in (*MAKERS, "push")}
     job = {
         "type": "object",
-        "properties": {"name": {"type": "string"}, **blocks},
+        "properties": {
+            "name": {
+                "type": "string",
+                "description": "What the job is called; the last part of its output unless given.",
+            },
+            **blocks,
+        },
         "oneOf": [{"required": [name]} for name in MAKERS],
         "additionalProperties": False,
     }
@@ -73,12 +127,19 @@ def recipe_schema() -> dict[str, Any]:
         "title": "Recipe of converter",
         "type": "object",
         "properties": {
+            "$schema": {"type": "string"},
             "version": {"const": VERSION},
             "variables": {
                 "type": "object",
-                "additionalProperties": {"type": ["string", "integer"]},
+                "description": "Values that ${name} stands for; --var NAME=VALUE wins over them.",
+                "additionalProperties": {"type": ["string", "number", "boolean"]},
             },
-            "defaults": {"type": "object", "properties": every, "additionalProperties": False},
+            "defaults": {
+                "type": "object",
+                "description": "Options of every job whose command has them.",
+                "properties": {name: _or_variable(schema) for name, schema in every.items()},
+                "additionalProperties": False,
+            },
             "jobs": {"type": "array", "items": job, "minItems": 1},
         },
         "required": ["jobs"],
@@ -89,14 +150,25 @@ def recipe_schema() -> dict[str, Any]:
 def _block(command: str) -> dict[str, Any]:
     return {
         "type": "object",
-        "properties": options(command),
+        "properties": {name: _or_variable(each) for name, each in options(command).items()},
         "required": list(required(command)),
         "additionalProperties": False,
     }
 
 
+def _or_variable(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a value before its variables are filled in."""
+    told = {key: value for key, value in schema.items() if key == "description"}
+    bare = {key: value for key, value in schema.items() if key != "description"}
+    if fits("${any}", bare):
+        return {**bare, **told}
+    variable = {"type": "string", "pattern": r"\$"}
+    inner = bare.get("anyOf", [bare])
+    return {"anyOf": [*inner, variable], **told}
+
+
 def fits(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether a value is of the type that the schema of an option states."""
+    """Whether a value is one that the schema of an option allows."""
     if "anyOf" in schema:
         return any(fits(value, each) for each in schema["anyOf"])
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
@@ -104,5 +176,16 @@ def fits(value: Any, schema: Mapping[str, Any]) -> bool:
         return "boolean" in kinds
     if isinstance(value, list):
         return "array" in kinds and all(fits(item, schema["items"]) for item in value)
-    known = {str: "string", int: "integer", dict: "object"}
-    return known.get(type(value)) in kinds
+    known = {str: "string", int: "integer"}
+    return known.get(type(value)) in kinds and value in schema.get("enum", (value,))
+
+
+def wanted(schema: Mapping[str, Any]) -> str:
+    """What an option may be, in words."""
+    if "anyOf" in schema:
+        return f"{wanted(schema['anyOf'][0])}, or a list of such"
+    if "enum" in schema:
+        return " or ".join(schema["enum"])
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    words = {"string": "text", "integer": "a whole number", "boolean": "true or false"}
+    return " or ".join(words[kind] for kind in kinds)

@@ -1,0 +1,52 @@
+"""Fifty recipes with three planted faults, for every engine the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests import factories
+
+FAULTS = {"j06": "there is no such file", "j23": "the file ends early", "j42": "do not fit the configuration"}
+"""Job → a part of what is told of it."""
+
+
+def write() -> list[str]:
+    """Write sources and recipes into the current directory; the recipes."""
+    factories.make(Path("bert"), "bert", intermediate_size=41)
+    factories.make(Path("gpt2"), "gpt2", "GPT2LMHeadModel", container="torch")
+    shutil.copytree("bert", "short")
+    os.truncate("short/model.safetensors", 20_000)
+    factories.make(Path("wrong"), "bert", intermediate_size=41, hidden_size=48)
+    shutil.copy("bert/model.safetensors", "wrong/model.safetensors")
+    Path("recipes").mkdir()
+    return [_recipe(number) for number in range(50)]
+
+
+def mend() -> None:
+    """Take the faults away."""
+    Path("missing").symlink_to("bert")
+    shutil.copy("bert/model.safetensors", "short/model.safetensors")
+    shutil.copy("bert/config.json", "wrong/config.json")
+
+
+def _recipe(number: int) -> str:
+    name = f"j{number:02}"
+    sources = {"j06": "missing/", "j23": "short", "j42": "wrong"}
+    made: dict[str, Any] = {"output": f"made/{name}", "to": "pytorch"}
+    if name not in FAULTS and number % 3 == 1:
+        made |= {"encoder": "bert", "decoder": "gpt2", "seed": number, "to": ["pytorch", "flax"]}
+        job = {"name": name, "compose": made}
+    elif name not in FAULTS and number % 3 == 2:  # needs what the one before it makes
+        command = "split" if number % 2 else "convert"
+        made |= {"source": f"made/j{number - 1:02}", "dtype": "float16"}
+        job = {"name": name, command: made}
+    else:
+        job = {"name": name, "convert": {"source": sources.get(name, "bert"), **made}}
+    path = f"recipes/{name}.yaml"
+    Path(path).write_text(yaml.safe_dump({"version": 1, "jobs": [job]}))
+    return path

@@ -11,14 +11,22 @@ import yaml
 
 from tests import factories
 
-FAULTS = {"j06": "there is no such file", "j23": "the file ends early", "j42": "do not fit the configuration"}
+FAULTS = {
+    "j06": "there is no such file",
+    "j23": "the file ends early",
+    "j42": "do not fit the configuration",
+}
 """Job → a part of what is told of it."""
+
+BIG = "j27"
+"""A job that takes long enough to be killed in the middle."""
 
 
 def write() -> list[str]:
     """Write sources and recipes into the current directory; the recipes."""
     factories.make(Path("bert"), "bert", intermediate_size=41)
     factories.make(Path("gpt2"), "gpt2", "GPT2LMHeadModel", container="torch")
+    factories.make(Path("big"), "bert", vocab_size=60_000, hidden_size=192)
     shutil.copytree("bert", "short")
     os.truncate("short/model.safetensors", 20_000)
     factories.make(Path("wrong"), "bert", intermediate_size=41, hidden_size=48)
@@ -36,8 +44,10 @@ def mend() -> None:
 
 def _recipe(number: int) -> str:
     name = f"j{number:02}"
-    sources = {"j06": "missing/", "j23": "short", "j42": "wrong"}
+    sources = {"j06": "missing/", "j23": "short", "j42": "wrong", BIG: "big"}
     made: dict[str, Any] = {"output": f"made/{name}", "to": "pytorch"}
+    if name == BIG:
+        del made["to"]
     if name not in FAULTS and number % 3 == 1:
         made |= {"encoder": "bert", "decoder": "gpt2", "seed": number, "to": ["pytorch", "flax"]}
         job = {"name": name, "compose": made}

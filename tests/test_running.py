@@ -243,7 +243,7 @@ def test_a_job_that_is_stopped_leaves_nothing(place: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run(place: Path, number: signal.Signals) -> None:
-    recipe = write({"jobs": [job(f"j{n}", to="pytorch") for n in range(60)]})
+    recipe = write({"jobs": [job(f"j{n}", to="pytorch") for n in range(24)]})
     process = subprocess.Popen(
         [sys.executable, "-m", "converter", "run", recipe, "--summary", "s.json", "--jobs", "2"],
         stderr=subprocess.PIPE,
@@ -265,7 +265,7 @@ def test_an_interrupted_run(place: Path, number: signal.Signals) -> None:
     assert not [name for name in made if name.startswith(".")]
     found = list(statuses(recipe).values())
     assert found.count("skipped") == counts["done"]
-    assert found.count("done") == 60 - counts["done"]
+    assert found.count("done") == 24 - counts["done"]
 
 
 def test_a_summary_that_cannot_be_written_is_told_before_anything_is_made(place: Path) -> None:

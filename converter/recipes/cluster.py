@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -55,6 +56,7 @@ class Dask:
         self._jobs, self._scheduler = jobs, scheduler
         self._futures: dict[int, Any] = {}
         self._started: dict[int, Job] = {}
+        self._outcomes: dict[int, Outcome] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -65,6 +67,7 @@ class Dask:
                     threads_per_worker=1,
                     processes=True,
                     dashboard_address=None,
+                    preload=[__name__],
                     silence_logs=logging.CRITICAL,
                 )
             )
@@ -98,17 +101,21 @@ class Dask:
 
     def ended(self, numbers: Iterable[int], timeout: float) -> dict[int, Outcome]:
         """Those of the started jobs that have ended."""
-        asked = {self._futures[number]: number for number in numbers}
+        wanted = set(numbers)
+        asked = {self._futures[number]: number for number in wanted & self._futures.keys()}
         try:
             with self._client.as_current():
                 done, _ = self._dask.wait(
                     list(asked), timeout=timeout, return_when="FIRST_COMPLETED"
                 )
         except TimeoutError:
-            return {}
-        return {
-            asked[future]: self._outcome(self._started[asked[future]], future) for future in done
-        }
+            done = set()
+        for future in done:
+            number = asked[future]
+            self._outcomes[number] = self._outcome(self._started[number], future)
+            # Were it kept, the job would be done again if the worker that holds this result died.
+            del self._futures[number]
+        return {number: self._outcomes[number] for number in wanted & self._outcomes.keys()}
 
     def stop(self) -> None:
         """Let every job that is running end soon."""
@@ -160,6 +167,14 @@ class Dask:
                 f"scheduler {self._scheduler}: its workers need encdec-converter {__version__}: "
                 + ", ".join(f"{worker} has {found or 'none'}" for worker, found in wrong.items())
             )
+
+
+def dask_setup(worker: object) -> None:
+    """Let a worker on this machine outlive Ctrl-C; `distributed` calls this when it starts.
+
+    A terminal sends that to all processes. Only the first may decide how the run ends.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def anchored(job: Job) -> Job:

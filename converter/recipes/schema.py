@@ -12,12 +12,14 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
-from converter.composition.compose import HALVES, TOKENIZERS, compose
+from converter.composition.compose import compose
 from converter.composition.convert import convert
 from converter.composition.options import DTYPES, PYTORCH_FORMATS, OutputOptions
 from converter.composition.resize import NEW_ROWS
 from converter.composition.split import split
+from converter.composition.travelling import TOKENIZERS
 from converter.composition.warm_start import INITIALISERS
+from converter.composition.wishes import HALVES
 from converter.hub.push import push
 from converter.tables.recipes import recipes
 from converter.tables.schema import FRAMEWORKS

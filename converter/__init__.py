@@ -6,6 +6,7 @@ costs next to nothing.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from converter._version import __version__
 if TYPE_CHECKING:
     from converter.composition.compose import compose as compose
     from converter.composition.convert import convert as convert
+    from converter.composition.production import Result as Result
     from converter.composition.split import split as split
     from converter.errors import CheckpointError as CheckpointError
     from converter.errors import ConfigError as ConfigError
@@ -26,31 +28,47 @@ if TYPE_CHECKING:
     from converter.errors import UnsupportedError as UnsupportedError
     from converter.errors import UsageError as UsageError
     from converter.errors import VerificationError as VerificationError
+    from converter.hub.push import Pushed as Pushed
     from converter.hub.push import push as push
+    from converter.inspection import Inspection as Inspection
     from converter.inspection import inspect as inspect
+    from converter.loading import KerasWeights as KerasWeights
+    from converter.loading import LazyTensor as LazyTensor
+    from converter.loading import OpenedCheckpoint as OpenedCheckpoint
     from converter.loading import open_checkpoint as open_checkpoint
+    from converter.progress import Progress as Progress
+    from converter.proof.diff import Comparison as Comparison
     from converter.proof.diff import diff as diff
+    from converter.proof.verification import Verification as Verification
     from converter.proof.verify import verify as verify
+    from converter.recipes.running import Outcome as Outcome
+    from converter.recipes.running import Summary as Summary
     from converter.recipes.running import run as run
 
-_HOMES = {
-    "compose": "converter.composition.compose",
-    "convert": "converter.composition.convert",
-    "diff": "converter.proof.diff",
-    "inspect": "converter.inspection",
-    "open_checkpoint": "converter.loading",
-    "push": "converter.hub.push",
-    "run": "converter.recipes.running",
-    "split": "converter.composition.split",
-    "verify": "converter.proof.verify",
+_PUBLIC = {
+    "converter.composition.compose": "compose",
+    "converter.composition.convert": "convert",
+    "converter.composition.production": "Result",
+    "converter.composition.split": "split",
+    "converter.errors": "CheckpointError ConfigError ConverterError FormatError MatchError "
+    "OutputError Problem TableError UnsupportedError UsageError VerificationError",
+    "converter.hub.push": "Pushed push",
+    "converter.inspection": "Inspection inspect",
+    "converter.loading": "KerasWeights LazyTensor OpenedCheckpoint open_checkpoint",
+    "converter.progress": "Progress",
+    "converter.proof.diff": "Comparison diff",
+    "converter.proof.verification": "Verification",
+    "converter.proof.verify": "verify",
+    "converter.recipes.running": "Outcome Summary run",
 }
-_ERRORS = (
-    "CheckpointError ConfigError ConverterError FormatError MatchError OutputError Problem "
-    "TableError UnsupportedError UsageError VerificationError"
-).split()
-_HOMES.update(dict.fromkeys(_ERRORS, "converter.errors"))
+"""Module → the public names that it defines."""
+
+_HOMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
 __all__ = ["__version__", *sorted(_HOMES)]
+
+# Whoever uses the library decides what becomes of its messages.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.checkpoint import Checkpoint, open_checkpoint
 from converter.composition.model import Model, understand
+from converter.progress import Meter, Progress
 from converter.tables.library import Library
 from converter.tables.schema import FRAMEWORKS
 
@@ -94,6 +95,7 @@ def inspect(
     config: str | Path | None = None,
     mapping: Sequence[str | Path] = (),
     stats: bool = False,
+    progress: Progress | None = None,
 ) -> Inspection:
     """Tell what a checkpoint is, and how its tensors relate to the table of its family.
 
@@ -104,6 +106,7 @@ def inspect(
         config: the configuration, where none lies beside the weights.
         mapping: a user's own mapping tables.
         stats: whether to read all values and work out their statistics.
+        progress: told how many bytes are read for that.
 
     Raises:
         CheckpointError: if it cannot be opened.
@@ -113,12 +116,15 @@ def inspect(
     library = Library(Path(path) for path in mapping)
     with open_checkpoint(source, config, headers=not stats) as checkpoint:
         model = understand(checkpoint, library)
-        return Inspection(checkpoint, model, _statistics(model) if stats else {})
+        return Inspection(checkpoint, model, _statistics(model, progress) if stats else {})
 
 
-def _statistics(model: Model) -> dict[str, Statistics]:
+def _statistics(model: Model, progress: Progress | None) -> dict[str, Statistics]:
     from converter.proof.comparison import in_threads
     from converter.proof.statistics import measure
 
     matched = model.report.matched
-    return dict(zip(matched, in_threads(measure, list(matched.values())), strict=True))
+    names = list(matched)
+    count = Meter(progress).counting({name: matched[name].tensor.spec.nbytes for name in names})
+    found = in_threads(lambda name: measure(matched[name]), names, after=count)
+    return dict(zip(names, found, strict=True))

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "converter"
 
 LAYERS = (
     {"errors", "_version"},
-    {"extras", "folding", "jsonfile"},
+    {"extras", "folding", "jsonfile", "progress"},
     {"tensors"},
     {"mappings"},
     {"tables"},

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from converter.report.text import printable
 
-Progress: TypeAlias = Callable[[int, int, str], None]
+if TYPE_CHECKING:
+    from converter.progress import Progress
 
 _STYLES: dict[str, dict[str, Any]] = {
     "": {},
@@ -59,7 +60,7 @@ def interactive(stream: Any) -> bool:
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Progress | None]:
+def progress_bar(quiet: bool = False) -> Iterator[Progress | None]:
     """A bar with bytes, rate and remaining time on standard error; ``None`` in pipes."""
     if quiet or not interactive(sys.stderr):
         yield None

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from converter.cli import options
-from converter.cli.console import emit, emit_json
+from converter.cli.console import emit, emit_json, progress_bar
 
 _EPILOG = """\b
 Examples:
@@ -55,15 +55,17 @@ def command(
     """
     from converter.proof.diff import diff
 
-    found = diff(
-        first,
-        second,
-        tolerance=tolerance,
-        first_config=first_config,
-        second_config=second_config,
-        mapping=mapping,
-        jobs=jobs,
-    )
+    with progress_bar() as progress:
+        found = diff(
+            first,
+            second,
+            tolerance=tolerance,
+            first_config=first_config,
+            second_config=second_config,
+            mapping=mapping,
+            jobs=jobs,
+            progress=progress,
+        )
     if json:
         emit_json(found.to_dict())
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from converter.cli import options
-from converter.cli.console import emit, emit_json
+from converter.cli.console import emit, emit_json, progress_bar
 
 _EPILOG = """\b
 Examples:
@@ -47,7 +47,8 @@ def command(
     """
     from converter.inspection import inspect
 
-    inspection = inspect(source, config=config, mapping=mapping, stats=stats)
+    with progress_bar(not stats) as progress:
+        inspection = inspect(source, config=config, mapping=mapping, stats=stats, progress=progress)
     if json:
         emit_json(inspection.to_dict())
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from converter.cli import options
-from converter.cli.console import emit, emit_json
+from converter.cli.console import emit, emit_json, progress_bar
 
 _EPILOG = """\b
 Examples:
@@ -73,16 +73,18 @@ def command(
     """
     from converter.proof.verify import verify
 
-    found = verify(
-        directory,
-        against=against,
-        native=native,
-        run=run,
-        python=python,
-        portrait=html is not None,
-        mapping=mapping,
-        jobs=jobs,
-    )
+    with progress_bar() as progress:
+        found = verify(
+            directory,
+            against=against,
+            native=native,
+            run=run,
+            python=python,
+            portrait=html is not None,
+            mapping=mapping,
+            jobs=jobs,
+            progress=progress,
+        )
     if html is not None:
         from converter.report.page import page
 

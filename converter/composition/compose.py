@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from converter.composition.assemble import plan_tensors
 from converter.composition.documents import (
@@ -19,7 +19,7 @@ from converter.composition.files import plan_files
 from converter.composition.frameworks import choose
 from converter.composition.joining import Joined
 from converter.composition.joint import joint_findings, joint_of
-from converter.composition.options import OutputOptions
+from converter.composition.options import OutputOptions, OutputWishes
 from converter.composition.preflight import regrets
 from converter.composition.production import Result, produce
 from converter.composition.resize import NEW_ROWS
@@ -55,7 +55,7 @@ def compose(
     mapping: Sequence[str | Path] = (),
     encoder_config: str | Path | None = None,
     decoder_config: str | Path | None = None,
-    **options: Any,
+    **options: Unpack[OutputWishes],
 ) -> Result:
     """Join an encoder and a decoder into one checkpoint in every asked framework.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from converter.checkpoint import open_checkpoint
 from converter.composition.assemble import Finding, plan_tensors
@@ -12,7 +12,7 @@ from converter.composition.documents import GENERATION_CONFIG, with_dtype
 from converter.composition.files import plan_files
 from converter.composition.frameworks import choose
 from converter.composition.model import Model, understand
-from converter.composition.options import OutputOptions
+from converter.composition.options import OutputOptions, OutputWishes
 from converter.composition.production import Result, produce
 from converter.composition.travelling import processor_files, tokenizer_files
 from converter.jsonfile import to_json
@@ -29,7 +29,7 @@ def convert(
     set: Sequence[str] = (),
     mapping: Sequence[str | Path] = (),
     config: str | Path | None = None,
-    **options: Any,
+    **options: Unpack[OutputWishes],
 ) -> Result:
     """Write a checkpoint again, for other frameworks, in other containers or dtypes.
 

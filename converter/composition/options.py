@@ -7,19 +7,36 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from converter.errors import UsageError
 from converter.tables.schema import FRAMEWORKS
 
 if TYPE_CHECKING:
-    from converter.engine import Progress
+    from converter.progress import Progress
 
 PYTORCH_FORMATS = ("safetensors", "bin", "both")
 DTYPES = ("keep", "float32", "float16", "bfloat16")
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+class OutputWishes(TypedDict, total=False):
+    """The keyword arguments of `OutputOptions`, none of them required."""
+
+    to: Sequence[str] | None
+    pytorch_format: str
+    dtype: str
+    overwrite: bool
+    dry_run: bool
+    jobs: int | None
+    max_shard_size: int | str | None
+    memory: int | str
+    checksums: bool
+    resume: bool
+    card: str | Path | None
+    progress: Progress | None
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,7 @@ class OutputOptions:
     card: str | Path | None = None
     """A model card of the user's own, instead of the one that is made."""
     progress: Progress | None = None
+    """Told at most ten times a second how many bytes are written; raising in it cancels."""
 
     def __post_init__(self) -> None:
         for framework in self.to or ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from converter.checkpoint import Checkpoint, open_checkpoint
 from converter.composition.assemble import Finding, plan_tensors
@@ -14,7 +14,7 @@ from converter.composition.files import SAFETENSORS, WeightFiles, plan_files
 from converter.composition.frameworks import choose, obstacles
 from converter.composition.joint import JOINT
 from converter.composition.model import Model, understand
-from converter.composition.options import OutputOptions
+from converter.composition.options import OutputOptions, OutputWishes
 from converter.composition.production import Result, produce
 from converter.composition.travelling import DECODER_TOKENIZER, processor_files, tokenizer_files
 from converter.errors import UnsupportedError
@@ -45,7 +45,7 @@ def split(
     set: Sequence[str] = (),
     mapping: Sequence[str | Path] = (),
     config: str | Path | None = None,
-    **options: Any,
+    **options: Unpack[OutputWishes],
 ) -> Result:
     """Write the encoder and the decoder of a combined checkpoint as checkpoints of their own.
 

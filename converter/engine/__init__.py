@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converter.engine.execution import Execution, Progress, execute
+from converter.engine.execution import Execution, execute
 from converter.engine.journal import Journal, fingerprint
 
-__all__ = ["Execution", "Journal", "Progress", "execute", "fingerprint"]
+__all__ = ["Execution", "Journal", "execute", "fingerprint"]

@@ -6,12 +6,11 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from converter.containers.base import OutputFile
 from converter.containers.registry import container_named
@@ -22,10 +21,7 @@ from converter.engine.sink import Sink, output_error
 from converter.engine.worker import Output, Stopped, Worker
 from converter.errors import CheckpointError, MatchError, Problem
 from converter.plan import Plan, PlannedFile, PlannedTensor, Stored
-
-Progress: TypeAlias = Callable[[int, int, str], None]
-"""Called from the main thread, at most ten times a second: bytes written, bytes in all, and the
-canonical name of a tensor being worked on."""
+from converter.progress import Progress
 
 _MAX_JOBS = 4
 """More threads than this only wait for the disk and the interpreter."""
@@ -79,7 +75,7 @@ def execute(
         jobs: threads; as many as processors, at most 4, unless given.
         memory: bytes that working buffers may take together; no more than 160 MB are used. One
             row of a tensor is the least that is held at a time.
-        progress: told now and then how far the work is.
+        progress: told at most ten times a second how many bytes are written.
         journal: is told of every tensor that is done, and says what an earlier run has done.
 
     Raises:

@@ -80,14 +80,6 @@ class PlannedArrays(Mapping[str, Array]):
         """
         return self._entries[name].spec.nbytes
 
-    def canonical_name(self, name: str) -> str:
-        """The canonical name of the tensor whose values these are.
-
-        Raises:
-            KeyError: if the file has no tensor of that name.
-        """
-        return self._entries[name].tensor
-
 
 class _Place:
     """An array that takes a tensor's rows as a `Sink` does."""

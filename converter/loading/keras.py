@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from converter.containers.base import Array
-from converter.engine import Progress
 from converter.engine.memory import PlannedArrays
 from converter.errors import MatchError, Problem, UsageError
 from converter.folding import fold
+from converter.progress import Meter, Progress
 from converter.tensors import numpy_dtype
 
 
@@ -71,13 +71,11 @@ class KerasWeights(Mapping[str, Array]):
                 problems,
                 remedy=f"They are those of a {self.class_name} of this configuration.",
             )
-        done, total = 0, sum(self._arrays.nbytes(name) for name in variables)
+        count = Meter(progress).counting({name: self._arrays.nbytes(name) for name in variables})
         for name, variable in variables.items():
             values = self._arrays[name]
             variable.assign(values.astype(_dtype(variable), copy=False))
-            done += self._arrays.nbytes(name)
-            if progress is not None:
-                progress(done, total, self._arrays.canonical_name(name))
+            count(name)
 
     def _unlike(self, name: str, variable: Any) -> Iterator[Problem]:
         if name not in self._arrays:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from converter.containers.base import Array
-from converter.engine import Progress
 from converter.engine.memory import PlannedArrays
 from converter.errors import UnsupportedError
 from converter.extras import imported
+from converter.progress import Meter, Progress
 
 if TYPE_CHECKING:
     import torch
@@ -67,9 +67,7 @@ def params(arrays: PlannedArrays, progress: Progress | None) -> dict[str, Any]:
 
 def _read(arrays: PlannedArrays, progress: Progress | None) -> Iterator[tuple[str, Array]]:
     """One tensor after another, telling how far the work is."""
-    done, total = 0, sum(arrays.nbytes(name) for name in arrays)
+    count = Meter(progress).counting({name: arrays.nbytes(name) for name in arrays})
     for name in arrays:
         yield name, arrays[name]
-        done += arrays.nbytes(name)
-        if progress is not None:
-            progress(done, total, arrays.canonical_name(name))
+        count(name)

@@ -11,12 +11,12 @@ from converter.checkpoint import open_checkpoint as open_source
 from converter.composition.convert import plan_conversion
 from converter.composition.model import Model, understand
 from converter.composition.options import OutputOptions
-from converter.engine import Progress
 from converter.engine.memory import PlannedArrays
 from converter.errors import CheckpointError, Problem
 from converter.loading import native
 from converter.loading.keras import KerasWeights
 from converter.loading.lazy import LazyTensor
+from converter.progress import Progress
 from converter.tables.library import Library
 from converter.tables.schema import FRAMEWORKS
 

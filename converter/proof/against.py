@@ -10,6 +10,7 @@ from converter.checkpoint import open_checkpoint
 from converter.composition.model import Model, understand
 from converter.errors import Problem, UnsupportedError
 from converter.plan import Stored
+from converter.progress import Meter
 from converter.proof.comparison import Difference, canonical_shape, compare, in_threads
 from converter.proof.diagnosis import Diagnosis
 from converter.proof.origin import Origin
@@ -24,6 +25,8 @@ def trace(
     library: Library,
     stack: ExitStack,
     found: Verification,
+    jobs: int | None,
+    meter: Meter,
 ) -> dict[str, Origin]:
     """Where every tensor of `model` comes from; what is wrong goes to the problems of `found`.
 
@@ -33,6 +36,8 @@ def trace(
         library: the mapping tables.
         stack: keeps the sources open.
         found: the verification in progress.
+        jobs: threads.
+        meter: counts the bytes that are compared.
 
     Raises:
         UnsupportedError: if a source is of no family that the checkpoint holds.
@@ -48,7 +53,12 @@ def trace(
         sources |= {name: (str(reference), stored) for name, stored in own.items()}
     matched = model.report.matched
     shared = [name for name in matched if name in sources]
-    compared = in_threads(lambda name: _compare(name, matched[name], sources[name][1]), shared)
+    compared = in_threads(
+        lambda name: _compare(name, matched[name], sources[name][1]),
+        shared,
+        jobs,
+        meter.counting({name: 2 * matched[name].tensor.spec.nbytes for name in shared}),
+    )
     wrong = {
         name: difference
         for name, difference in zip(shared, compared, strict=True)

@@ -201,13 +201,29 @@ def scratch_of_thread() -> Scratch:
     return found
 
 
-def in_threads(function: Callable[[T], R], items: Sequence[T], jobs: int | None = None) -> list[R]:
-    """`function` of every item, in order, worked out by a few threads."""
+def in_threads(
+    function: Callable[[T], R],
+    items: Sequence[T],
+    jobs: int | None = None,
+    after: Callable[[T], object] = lambda item: None,
+) -> list[R]:
+    """`function` of every item, in order, worked out by a few threads.
+
+    Args:
+        function: what to do.
+        items: with what.
+        jobs: threads; as many as processors, at most 4, unless given.
+        after: called with each item once it is done, in order, by the calling thread.
+    """
     jobs = max(1, jobs or min(os.cpu_count() or 1, 4))
     with ThreadPoolExecutor(jobs, thread_name_prefix="converter") as pool:
         futures = [pool.submit(function, item) for item in items]
         try:
-            return [future.result() for future in futures]
+            results = []
+            for item, future in zip(items, futures, strict=True):
+                results.append(future.result())
+                after(item)
+            return results
         except BaseException:
             for future in futures:
                 future.cancel()

@@ -11,6 +11,7 @@ from converter.checkpoint import open_checkpoint
 from converter.composition.model import Model, understand
 from converter.errors import UnsupportedError, UsageError
 from converter.plan import Stored
+from converter.progress import Meter, Progress
 from converter.proof.comparison import Difference, canonical_shape, compare, in_threads
 from converter.proof.pairing import part_of, tensors_as_in
 from converter.tables.library import Library
@@ -81,6 +82,7 @@ def diff(
     first_config: str | Path | None = None,
     second_config: str | Path | None = None,
     jobs: int | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Compare two checkpoints by the canonical names of their tensors.
 
@@ -92,6 +94,7 @@ def diff(
         first_config: configuration of the first, where none lies beside it.
         second_config: configuration of the second.
         jobs: threads.
+        progress: told how many bytes of both are compared.
 
     Raises:
         UsageError: if the tolerance is no number of at least 0.
@@ -114,11 +117,13 @@ def diff(
         }
         unequal = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
         pairs = [(name, found[0][name], found[1][name]) for name in shared if name not in unequal]
+        count = Meter(progress).counting({pair[0]: _nbytes(pair) for pair in pairs})
+        compared = in_threads(_compare, pairs, jobs, lambda pair: count(pair[0]))
         return Comparison(
             first=str(first),
             second=str(second),
             tolerance=tolerance,
-            differences={d.name: d for d in in_threads(_compare, pairs, jobs)},
+            differences={difference.name: difference for difference in compared},
             only_first=[name for name in found[0] if name not in found[1]],
             only_second=[name for name in found[1] if name not in found[0]],
             shapes=unequal,
@@ -153,6 +158,10 @@ def _counterparts(
 
 def _compare(pair: tuple[str, Stored, Stored]) -> Difference:
     return compare(*pair)
+
+
+def _nbytes(pair: tuple[str, Stored, Stored]) -> int:
+    return sum(stored.tensor.spec.nbytes for stored in pair[1:])
 
 
 def _unknown(model: Model) -> list[str]:

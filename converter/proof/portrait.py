@@ -12,6 +12,7 @@ from converter.composition.model import Model
 from converter.containers.base import Array
 from converter.folding import numbered
 from converter.plan import Stored
+from converter.progress import Meter
 from converter.proof.comparison import in_threads
 from converter.proof.origin import Origin
 from converter.proof.statistics import NOTHING, Statistics, measure, sample
@@ -69,6 +70,7 @@ def portray(
     manifest: Mapping[str, Any] | None,
     origins: Mapping[str, Origin],
     jobs: int | None,
+    meter: Meter,
 ) -> Portrait:
     """Look at every value of `model` once.
 
@@ -77,13 +79,16 @@ def portray(
         manifest: its manifest, if there is one, which tells where values came from.
         origins: what a comparison with the sources found, which goes before what is stated.
         jobs: threads.
+        meter: counts the bytes that are read.
 
     Raises:
         CheckpointError: if a tensor cannot be read.
     """
     matched = model.report.matched
     items = list(matched.items())
-    looks = dict(zip(matched, in_threads(lambda item: _look(item[1]), items, jobs), strict=True))
+    count = meter.counting({name: stored.tensor.spec.nbytes for name, stored in items})
+    found = in_threads(lambda item: _look(item[1]), items, jobs, lambda item: count(item[0]))
+    looks = dict(zip(matched, found, strict=True))
     stated = manifest.get("tensors") if manifest else None
     told = {
         name: _origin(name, stated if isinstance(stated, dict) else {}, origins) for name in matched

@@ -16,6 +16,7 @@ from converter.engine.numbers import cast, count_non_finite
 from converter.engine.rows import StoredRows
 from converter.errors import ConverterError, Problem
 from converter.plan import Stored
+from converter.progress import Meter
 from converter.proof.comparison import (
     canonical_shape,
     compare,
@@ -41,6 +42,11 @@ class Task:
     hashed: bool
     """Whether there is a manifest to compare hashes with."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its places."""
+        return sum(place.tensor.spec.nbytes for place in self.places)
+
 
 @dataclass
 class Outcome:
@@ -62,6 +68,7 @@ def check_values(
     manifest: Mapping[str, Any] | None,
     found: Verification,
     jobs: int | None,
+    meter: Meter,
 ) -> None:
     """Every place of every tensor against the first, and that against the manifest's hash.
 
@@ -72,6 +79,7 @@ def check_values(
         manifest: its content, if there is one.
         found: the verification in progress.
         jobs: threads.
+        meter: counts the bytes that are read.
     """
     stated = manifest.get("tensors") if manifest is not None else None
     hashes = stated if isinstance(stated, dict) else {}
@@ -81,7 +89,8 @@ def check_values(
     tasks = [
         Task(name, stored, _entry(hashes, name), bool(hashes)) for name, stored in places.items()
     ]
-    outcomes = in_threads(_prove, tasks, jobs)
+    count = meter.counting({task.name: task.nbytes for task in tasks})
+    outcomes = in_threads(_prove, tasks, jobs, lambda task: count(task.name))
     truth = {task.name: task.places[0] for task in tasks}
     truth |= {
         task.name: outcome.wrong[0][1]

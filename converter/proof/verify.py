@@ -11,6 +11,7 @@ from converter.composition.model import Model, understand
 from converter.errors import CheckpointError, ConverterError, Problem
 from converter.hub.fetch import fetched
 from converter.locating import CONFIG
+from converter.progress import Meter, Progress
 from converter.proof.against import trace
 from converter.proof.audit import audit
 from converter.proof.documents import check_documents
@@ -31,6 +32,7 @@ def verify(
     portrait: bool = False,
     mapping: Sequence[str | Path] = (),
     jobs: int | None = None,
+    progress: Progress | None = None,
 ) -> Verification:
     """Prove that a checkpoint directory is what it should be, without any framework.
 
@@ -49,6 +51,8 @@ def verify(
         portrait: whether to look at how the values are spread, as the page of HTML shows it.
         mapping: a user's own mapping tables.
         jobs: threads.
+        progress: told how many bytes are read; those of `against` and `portrait` are added when it
+            comes to them. What frameworks read themselves is not counted.
 
     Raises:
         CheckpointError: if there is no checkpoint to be verified.
@@ -58,10 +62,22 @@ def verify(
     origin = fetched(directory, weights="all")
     home = origin.directory if origin else Path(directory)
     library = Library(Path(path) for path in mapping)
+    meter = Meter(progress)
 
     def prove(home: Path, label: str, against: Sequence[str | Path]) -> Verification:
         found = Verification(label, weight_files(home))
-        _prove(home, library, found, against, portrait, jobs, native=native, run=run, python=python)
+        _prove(
+            home,
+            library,
+            found,
+            against,
+            portrait,
+            jobs,
+            meter,
+            native=native,
+            run=run,
+            python=python,
+        )
         return found
 
     if is_split(home):
@@ -81,6 +97,7 @@ def _prove(
     against: Sequence[str | Path],
     portrait: bool,
     jobs: int | None,
+    meter: Meter,
     *,
     native: bool,
     run: bool,
@@ -102,16 +119,17 @@ def _prove(
         found.checks["files that are well-formed"] = f"{len(models)} of {len(found.formats)}"
         manifest = stated(home, found)
         if models:
-            check_values(models, manifest, found, jobs)
+            check_values(models, manifest, found, jobs, meter)
             found.problems += check_documents(home, next(iter(models.values())))
             audit(home, models, found)
             if against:
-                found.origins = trace(next(iter(models.values())), against, library, stack, found)
+                first = next(iter(models.values()))
+                found.origins = trace(first, against, library, stack, found, jobs, meter)
         if portrait and models:
             from converter.proof.portrait import portray
 
             first = next(iter(models.values()))
-            found.portrait = portray(first, manifest, found.origins, jobs)
+            found.portrait = portray(first, manifest, found.origins, jobs, meter)
         if native and models:
             from converter.proof.native import check_native
 

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from converter.proof.diff import diff as diff
     from converter.proof.verification import Verification as Verification
     from converter.proof.verify import verify as verify
-    from converter.recipes.running import Outcome as Outcome
-    from converter.recipes.running import Summary as Summary
+    from converter.recipes.outcome import Outcome as Outcome
+    from converter.recipes.outcome import Summary as Summary
     from converter.recipes.running import run as run
 
 _PUBLIC = {
@@ -59,7 +59,8 @@ _PUBLIC = {
     "converter.proof.diff": "Comparison diff",
     "converter.proof.verification": "Verification",
     "converter.proof.verify": "verify",
-    "converter.recipes.running": "Outcome Summary run",
+    "converter.recipes.outcome": "Outcome Summary",
+    "converter.recipes.running": "run",
 }
 """Module → the public names that it defines."""
 

@@ -32,7 +32,7 @@ def test_its_commands_run(tmp_path: Path) -> None:
         timeout=180,
     )
     assert done.returncode == 0, done.stderr
-    assert len(SNIPPETS) == 6
+    assert len(SNIPPETS) == 8
     text = done.stdout
     assert text.count(": verified\n") == 3
     assert "is off by a few units in the last place in 1 value(s)" in text

@@ -9,14 +9,15 @@ from typing import Any, Unpack
 
 from converter.composition.assemble import plan_tensors
 from converter.composition.documents import (
-    GENERATION_CONFIG,
     composed_config,
     generation_config,
     in_role,
     with_tokens,
+    without_settings,
 )
 from converter.composition.files import plan_files
 from converter.composition.frameworks import choose
+from converter.composition.generation import GENERATION_CONFIG, Generation
 from converter.composition.joining import Joined
 from converter.composition.joint import joint_findings, joint_of
 from converter.composition.options import OutputOptions, OutputWishes
@@ -146,27 +147,32 @@ def compose(
             wanted.pytorch_format,
             wanted.shard_bytes,
         )
-        asked = {"decoder_start": decoder_start_token, "eos": eos_token, "pad": pad_token}
+        asked = wishes.tokens({"start": decoder_start_token, "end": eos_token, "pad": pad_token})
+        generation = Generation.of(
+            decoder_source.config.raw, decoder_source.checkpoint.directory, wishes.settings
+        )
         tokens = resolve_tokens(
-            decoder_source.config,
-            decoder_source.checkpoint.directory,
-            {"start": decoder_start_token, "end": eos_token, "pad": pad_token},
+            decoder_source.config, decoder_source.checkpoint.directory, asked, generation
         )
         vocabularies = {half: _vocabulary(source) for half, source in sources.items()}
-        notes += regrets(sources, tokens, vocabularies)
+        generation.check(vocabularies["decoder"])
+        notes += [*tokens.notes, *regrets(sources, tokens.ids, vocabularies)]
         configs = _configs(joined, wanted)
-        configs["decoder"] = with_tokens(configs["decoder"], tokens)
-        changes = {
-            **({joined.composite.shared: True} if wishes.share else {}),
-            **wishes.changes[""],
-        }
+        configs["decoder"] = with_tokens(without_settings(configs["decoder"]), tokens.ids)
+        shared = {joined.composite.shared: True} if wishes.share else {}
         plan = Plan(
             command="compose",
             tensors=tensors,
             files=weights.files,
             documents={
-                "config.json": to_json(composed_config(joined.composite, configs, tokens, changes)),
-                GENERATION_CONFIG: generation_config(tokens),
+                "config.json": to_json(
+                    composed_config(
+                        joined.composite, configs, tokens.ids, {**shared, **wishes.fields}
+                    )
+                ),
+                GENERATION_CONFIG: generation_config(
+                    tokens.ids, tokens.with_forced(generation.settings)
+                ),
                 **weights.indexes,
             },
             copied_files=travelling(sources, tokenizer),
@@ -190,8 +196,12 @@ def compose(
                 "share": wishes.share,
                 "tokenizer": tokenizer,
                 **{
-                    f"{name}_token": str(token)
-                    for name, token in asked.items()
+                    option: str(token)
+                    for option, token in (
+                        ("decoder_start_token", decoder_start_token),
+                        ("eos_token", eos_token),
+                        ("pad_token", pad_token),
+                    )
                     if token is not None
                 },
             },

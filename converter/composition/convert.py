@@ -8,9 +8,10 @@ from typing import Unpack
 
 from converter.checkpoint import open_checkpoint
 from converter.composition.assemble import Finding, plan_tensors
-from converter.composition.documents import GENERATION_CONFIG, with_dtype
+from converter.composition.documents import with_dtype
 from converter.composition.files import plan_files
 from converter.composition.frameworks import choose
+from converter.composition.generation import GENERATION_CONFIG
 from converter.composition.model import Model, understand
 from converter.composition.options import OutputOptions, OutputWishes
 from converter.composition.production import Result, produce

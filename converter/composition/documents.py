@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from converter.composition.tokens import FIELDS
+from converter.composition.generation import TOKEN_FIELDS, is_setting
 from converter.jsonfile import to_json
 from converter.tables.schema import Composite, Role
-
-GENERATION_CONFIG = "generation_config.json"
 
 
 def composed_config(
@@ -24,7 +22,7 @@ def composed_config(
         composite: its table.
         halves: half → its whole configuration, in its role.
         tokens: role → id, see `converter.composition.tokens`.
-        changes: fields that the user set.
+        changes: fields that the user set, but for settings of generation.
     """
     decoder = halves["decoder"]
     return {
@@ -43,12 +41,12 @@ def with_tokens(raw: Mapping[str, Any], tokens: Mapping[str, int]) -> dict[str, 
 
     Its ``pad_token_id`` stays what it is: RoBERTa and its kin count positions from it.
     """
-    ids = {field: number for field, number in _ids(tokens).items() if field != FIELDS["pad"]}
+    ids = {field: number for field, number in _ids(tokens).items() if field != TOKEN_FIELDS["pad"]}
     return {**raw, **ids}
 
 
 def _ids(tokens: Mapping[str, int]) -> dict[str, int]:
-    return {field: tokens[role] for role, field in FIELDS.items() if role in tokens}
+    return {field: tokens[role] for role, field in TOKEN_FIELDS.items() if role in tokens}
 
 
 def in_role(raw: Mapping[str, Any], role: Role, dtype: str) -> dict[str, Any]:
@@ -66,6 +64,19 @@ def with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return changed
 
 
-def generation_config(tokens: Mapping[str, int]) -> bytes:
-    """The ``generation_config.json`` with which ``generate()`` starts, ends and pads."""
-    return to_json({"_from_model_config": True, **_ids(tokens)})
+def without_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the settings of generation, which ``generation_config.json`` holds,
+    so that none is said twice."""
+    return {key: value for key, value in raw.items() if not is_setting(key)}
+
+
+def generation_config(tokens: Mapping[str, int], settings: Mapping[str, Any]) -> bytes:
+    """The ``generation_config.json`` with which ``generate()`` starts, ends and pads.
+
+    Args:
+        tokens: role → id, see `converter.composition.tokens`.
+        settings: the others, see `converter.composition.generation`. Without any, transformers is
+            told that all is as the model's configuration has it, as it writes itself.
+    """
+    alone = {} if settings else {"_from_model_config": True}
+    return to_json({**alone, **settings, **_ids(tokens)})

@@ -9,9 +9,10 @@ from typing import Any, Unpack
 
 from converter.checkpoint import Checkpoint, open_checkpoint
 from converter.composition.assemble import Finding, plan_tensors
-from converter.composition.documents import GENERATION_CONFIG, with_dtype
+from converter.composition.documents import with_dtype
 from converter.composition.files import SAFETENSORS, WeightFiles, plan_files
 from converter.composition.frameworks import choose, obstacles
+from converter.composition.generation import GENERATION_CONFIG
 from converter.composition.joint import JOINT
 from converter.composition.model import Model, understand
 from converter.composition.options import OutputOptions, OutputWishes

@@ -35,6 +35,18 @@ class Tokenizer:
                 return token
         return None
 
+    @property
+    def class_name(self) -> str | None:
+        """The class that it says it is of."""
+        name = self._json("tokenizer_config.json").get("tokenizer_class")
+        return name if isinstance(name, str) else None
+
+    @property
+    def language(self) -> str | None:
+        """The language that it says is written."""
+        name = self._json("tokenizer_config.json").get("tgt_lang")
+        return name if isinstance(name, str) else None
+
     def id_of(self, token: str) -> int | None:
         """The id of a token by its text, or ``None`` if no file knows it."""
         for text, number in self._added():

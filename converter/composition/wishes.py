@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.checkpoint import open_checkpoint, open_configuration
+from converter.composition.generation import TOKEN_FIELDS, is_setting
 from converter.composition.joining import Joined
 from converter.composition.layers import parse_layers, take_layers
 from converter.composition.options import parse_settings, updated
@@ -91,6 +92,38 @@ class Wishes:
             )
         if len({self.layers.get(half) for half in HALVES}) > 1:
             raise UsageError("share: halves that share their weights have the same layers")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is set of the whole that ``generation_config.json`` holds."""
+        return {key: value for key, value in self.changes[""].items() if is_setting(key)}
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What is set of the whole besides, special tokens left aside."""
+        others = {*TOKEN_FIELDS.values(), *self.settings}
+        return {key: value for key, value in self.changes[""].items() if key not in others}
+
+    def tokens(self, asked: Mapping[str, str | int | None]) -> dict[str, str | int | None]:
+        """Role → id or text of the special token that is asked for, by an option or as a field.
+
+        Args:
+            asked: by options.
+
+        Raises:
+            UsageError: if both ask for different ones.
+        """
+        found = dict(asked)
+        for role, field in TOKEN_FIELDS.items():
+            wanted = self.changes[""].get(field)
+            if wanted is None:
+                continue
+            if found.get(role) not in (None, wanted, str(wanted)):
+                raise UsageError(f"set: {field}={wanted} is not what the option asks for")
+            if not isinstance(wanted, int | str) or isinstance(wanted, bool):
+                raise UsageError(f"set: {field}={wanted!r} is no token")
+            found[role] = wanted
+        return found
 
     def source(
         self, half: str, library: Library, stack: ExitStack, headers: bool = False

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converter.composition.documents import GENERATION_CONFIG
+from converter.composition.generation import GENERATION_CONFIG
 from converter.composition.model import Model
 from converter.errors import ConverterError, Problem
 from converter.jsonfile import read_json_object

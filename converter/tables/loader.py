@@ -18,12 +18,12 @@ from converter.tables.schema import (
     ModelClass,
     Role,
     Tie,
-    Token,
     Vocabulary,
     WarmStart,
 )
 from converter.tables.section import Section, checked
 from converter.tables.templates import Template
+from converter.tables.tokens import load_languages, load_tokens
 
 T = TypeVar("T")
 
@@ -68,7 +68,8 @@ def load_family(
         drops=_drops(root.section("drop"), vocabulary),
         relisted=_relisted(root.section("relisted"), vocabulary),
         limits=_limits(root, file, problems),
-        tokens=_tokens(root.section("tokens")),
+        tokens=load_tokens(root.section("tokens")),
+        languages=load_languages(root.section("languages")),
         warm_start=_warm_start(root.section("warm_start")),
         index=by_dialect(root, "index", vocabulary),
         within=root.section("within").texts(),
@@ -229,15 +230,6 @@ def _limits(root: Section, file: str, problems: list[Problem]) -> tuple[Limit, .
         )
         entry.finish("when, frameworks, reason, head, role")
     return tuple(limits)
-
-
-def _tokens(section: Section) -> dict[str, Token]:
-    tokens = {}
-    for name in section:
-        entry = section.section(name)
-        tokens[name] = Token(entry.require("token", str, ""), entry.require("id", int, 0))
-        entry.finish("token, id")
-    return tokens
 
 
 def _warm_start(section: Section) -> WarmStart | None:

@@ -253,6 +253,13 @@ def _roles(family: Family, complain: Complain) -> None:
                 f"one of {_listed(TOKENS)}",
                 "Correct the name.",
             )
+    if family.languages and "start" not in family.tokens:
+        complain(
+            "languages",
+            "nothing says what starts a text where no code of a language does",
+            "a start token beside [languages]",
+            "Write [tokens] start = …",
+        )
 
 
 def _ties(family: Family, complain: Complain) -> None:

@@ -169,6 +169,38 @@ class Token:
 
     token: str
     id: int
+    always: bool = False
+    """Whether it goes before what configurations call by the plain name of its role: the family's
+    configurations and tokenizers state another one there, which does not begin or end texts."""
+
+
+@dataclass(frozen=True)
+class Languages:
+    """Codes of languages: a decoder begins what it writes with one, instead of a start token."""
+
+    codes: tuple[tuple[str, ...], ...]
+    """The codes in the order of their ids, in groups: a vocabulary has the first, or the first
+    two …, at its end, with at most one further token behind them."""
+    first: int
+    """The id of the first code in the family's own vocabularies."""
+    form: str = "{}"
+    """What becomes of the name of a language to be its code."""
+    follows: frozenset[str] = frozenset()
+    """Classes of tokenizers with which the start token stays, and the code follows."""
+
+    def ids(self, vocabulary: int) -> dict[str, int]:
+        """Code → id in the family's own vocabulary of a size; none if it is none of them."""
+        known: list[str] = []
+        for group in self.codes:
+            known += group
+            if vocabulary - self.first - len(known) in (0, 1):
+                return {code: self.first + place for place, code in enumerate(known)}
+        return {}
+
+    @property
+    def names(self) -> list[str]:
+        """All codes."""
+        return [code for group in self.codes for code in group]
 
 
 @dataclass(frozen=True)
@@ -257,6 +289,7 @@ class Family:
     """Dialect → layer of a head → tensors of the body that a stand-alone file lists there again."""
     limits: tuple[Limit, ...] = ()
     tokens: Mapping[str, Token] = field(default_factory=dict)
+    languages: Languages | None = None
     warm_start: WarmStart | None = None
     index: Mapping[str, str] = field(default_factory=dict)
     """Dialect → what joins a number to the part before it, where not as the dialect says."""

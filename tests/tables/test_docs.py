@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from converter.tables.lint import lint
-from converter.tables.schema import Dialect, Limit, Original, Role, Row, Tie, Token, WarmStart
+from converter.tables.schema import (
+    Dialect,
+    Languages,
+    Limit,
+    Original,
+    Role,
+    Row,
+    Tie,
+    Token,
+    WarmStart,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "mapping-tables.md"
 TEXT = PAGE.read_text()
@@ -33,7 +43,9 @@ SPELLED = {"paths": "path", "leaves": "leaf", "base_always": "base", "drops": "d
 NO_KEYS = {"name", "kind", "sizes"}
 
 
-@pytest.mark.parametrize("table", [Dialect, Limit, Original, Role, Row, Tie, Token, WarmStart])
+@pytest.mark.parametrize(
+    "table", [Dialect, Languages, Limit, Original, Role, Row, Tie, Token, WarmStart]
+)
 def test_page_misses_no_key(table):
     for field in fields(table):
         key = SPELLED.get(field.name, field.name)

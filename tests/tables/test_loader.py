@@ -265,3 +265,31 @@ def test_what_is_no_toml_is_one_table_error(text):
 def test_bundled_tables_load():
     for name in LOADERS:
         assert load(name, table(name)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"codes": []}, "must be lists of codes"),
+        ({"codes": [["en", 3]]}, "must be lists of codes"),
+        ({"codes": [["en"], ["en"]]}, "'en' stands twice"),
+        ({"codes": [["en"]], "form": "__"}, "must have one {}"),
+        ({"codes": [["en"]], "form": "{0}"}, "must have one {}"),
+        ({"codes": [["en"]], "first": "5"}, "must be a number"),
+        ({"codes": [["en"]], "last": 5}, "unknown key 'last'"),
+    ],
+)
+def test_languages_are_read_strictly(change: dict, told: str):
+    data = table("gpt2")
+    data["languages"] = {"first": 5, **change}
+    problems = load("gpt2", data)
+    assert problems and all("languages" in problem for problem in problems)
+    assert told in " ".join(problems)
+
+
+def test_languages_need_a_start_token_beside_them():
+    data = table("gpt2")
+    data["languages"] = {"first": 5, "codes": [["en"]]}
+    assert not load("gpt2", data)
+    del data["tokens"]["start"]
+    assert "where no code of a language does" in " ".join(load("gpt2", data))

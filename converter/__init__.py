@@ -15,6 +15,7 @@ from converter._version import __version__
 if TYPE_CHECKING:
     from converter.composition.compose import compose as compose
     from converter.composition.convert import convert as convert
+    from converter.composition.options import OutputOptions as OutputOptions
     from converter.composition.production import Result as Result
     from converter.composition.split import split as split
     from converter.errors import CheckpointError as CheckpointError
@@ -36,11 +37,17 @@ if TYPE_CHECKING:
     from converter.loading import LazyTensor as LazyTensor
     from converter.loading import OpenedCheckpoint as OpenedCheckpoint
     from converter.loading import open_checkpoint as open_checkpoint
+    from converter.plan import Plan as Plan
+    from converter.plan import PlannedTensor as PlannedTensor
     from converter.progress import Progress as Progress
+    from converter.proof.comparison import Difference as Difference
     from converter.proof.diff import Comparison as Comparison
     from converter.proof.diff import diff as diff
+    from converter.proof.origin import Origin as Origin
+    from converter.proof.statistics import Statistics as Statistics
     from converter.proof.verification import Verification as Verification
     from converter.proof.verify import verify as verify
+    from converter.recipes.outcome import Interrupted as Interrupted
     from converter.recipes.outcome import Outcome as Outcome
     from converter.recipes.outcome import Summary as Summary
     from converter.recipes.running import run as run
@@ -48,6 +55,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "converter.composition.compose": "compose",
     "converter.composition.convert": "convert",
+    "converter.composition.options": "OutputOptions",
     "converter.composition.production": "Result",
     "converter.composition.split": "split",
     "converter.errors": "CheckpointError ConfigError ConverterError FormatError MatchError "
@@ -56,10 +64,14 @@ _PUBLIC = {
     "converter.inspection": "Inspection inspect",
     "converter.loading": "KerasWeights LazyTensor OpenedCheckpoint open_checkpoint",
     "converter.progress": "Progress",
+    "converter.plan": "Plan PlannedTensor",
+    "converter.proof.comparison": "Difference",
     "converter.proof.diff": "Comparison diff",
+    "converter.proof.origin": "Origin",
+    "converter.proof.statistics": "Statistics",
     "converter.proof.verification": "Verification",
     "converter.proof.verify": "verify",
-    "converter.recipes.outcome": "Outcome Summary",
+    "converter.recipes.outcome": "Interrupted Outcome Summary",
     "converter.recipes.running": "run",
 }
 """Module → the public names that it defines."""

@@ -23,7 +23,9 @@ class Inspection:
     """What `inspect` found."""
 
     checkpoint: Checkpoint
+    """The files, closed again."""
     model: Model
+    """The class, its tensors as they matched, and the frameworks that can hold it."""
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     """If they were asked for: canonical name → least, largest and mean value, and deviation."""
 

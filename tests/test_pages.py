@@ -10,7 +10,7 @@ import pytest
 _DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize("name", ["commands", "families", "recipe_schema"])
+@pytest.mark.parametrize("name", ["api", "commands", "families", "recipe_schema"])
 def test_the_page_is_up_to_date(name: str) -> None:
     spec = importlib.util.spec_from_file_location(f"{name}_page", _DOCS / f"{name}.py")
     assert spec and spec.loader

@@ -64,8 +64,8 @@ def compose(
         encoder: checkpoint whose model encodes: a directory or a weight file.
         decoder: checkpoint whose model decodes.
         output: the directory to be made.
-        like: a configuration of the literature by name, see `converter.tables.recipes`; it decides
-            `random`, `share` and fields, which may be set besides.
+        like: a configuration of the literature by name, as `converter families` lists them; it
+            decides `random`, `share` and fields, which may be set besides.
         random: halves whose weights are all drawn anew, from their configuration alone.
         share: whether the halves share their weights; both must be the same checkpoint then.
         layers: which layers of a half to take, if not all: ``decoder=0,2,4``, or

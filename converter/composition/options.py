@@ -50,15 +50,21 @@ class OutputOptions:
     to: Sequence[str] | None = None
     """Frameworks; every one that has a class for the model unless given."""
     pytorch_format: str = "safetensors"
+    """``safetensors``, ``bin`` or ``both``."""
     dtype: str = "keep"
+    """``keep``, or what floating-point tensors become: ``float32``, ``float16``, ``bfloat16``."""
     overwrite: bool = False
+    """Whether to replace a checkpoint that lies at the output."""
     dry_run: bool = False
+    """Whether to plan everything and write nothing."""
     jobs: int | None = None
+    """Threads; as many as processors, at most 4, unless given."""
     max_shard_size: int | str | None = None
     """Bytes, or a size such as ``5GB``, from which on a format is written in shards."""
     memory: int | str = 512 << 20
     """Bytes, or a size such as ``512MB``, that the engine's buffers may take."""
     checksums: bool = False
+    """Whether to put the SHA-256 of whole files in the manifest."""
     resume: bool = False
     """Whether to keep what an interrupted run has written, and to go on from what one has kept."""
     card: str | Path | None = None

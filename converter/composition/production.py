@@ -31,12 +31,19 @@ class Result:
     """What a command wrote, or with ``dry_run`` would write."""
 
     output: Path
+    """The directory."""
     plan: Plan
+    """Where every tensor comes from, and what every file holds."""
     written: bool
+    """Whether it is there; not after a dry run."""
     seconds: float = 0.0
+    """How long the engine took."""
     non_finite: Mapping[str, int] = field(default_factory=dict)
+    """Canonical name → values that are infinite or not a number, where there are any."""
     overflowed: Mapping[str, int] = field(default_factory=dict)
+    """Canonical name → values that the dtype cannot hold, where there are any."""
     sources: Sequence[Matched] = ()
+    """What was read, each with what was found and left out."""
     classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Directory below `output` (``""`` for itself) → framework → the class that loads its file."""
     provenance: Mapping[str, Any] = field(default_factory=dict)

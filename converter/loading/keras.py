@@ -21,10 +21,12 @@ class KerasWeights(Mapping[str, Array]):
     Each is read when it is asked for; its checkpoint must be open still.
     """
 
+    class_name: str
+    """The class of transformers that has these variables."""
+
     def __init__(self, arrays: PlannedArrays, class_name: str) -> None:
         self._arrays = arrays
         self.class_name = class_name
-        """The class of transformers that has these variables."""
 
     def __getitem__(self, name: str) -> Array:
         """The values of a variable such as ``bert/pooler/dense/kernel:0``.

@@ -30,11 +30,14 @@ class LazyTensor:
 
     __slots__ = ("_require_open", "_stored", "name", "shape")
 
+    name: str
+    """Canonical name."""
+    shape: tuple[int, ...]
+    """Lengths of the axes, in PyTorch's order."""
+
     def __init__(self, name: str, stored: Stored, require_open: Callable[[], None]) -> None:
         self.name = name
-        """Canonical name."""
-        self.shape: tuple[int, ...] = stored.rearrangement.shape(stored.tensor.spec.shape)
-        """Lengths of the axes, in PyTorch's order."""
+        self.shape = stored.rearrangement.shape(stored.tensor.spec.shape)
         self._stored = stored
         self._require_open = require_open
 

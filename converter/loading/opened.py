@@ -29,8 +29,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
 
     Canonical names are PyTorch's, shapes and values in PyTorch's layout, in the order of the model
     whatever that of the files. Each parameter is there once; what is tied to another stands in
-    `tied`. Only headers have been read. Several threads may
-    use it at the same time.
+    `tied`. Only headers have been read. Several threads may use it at the same time.
 
     Close it, or use it as a context manager; its tensors cannot be read any more then.
     """

@@ -13,6 +13,7 @@ import pytest
 
 import converter
 from converter.errors import MatchError, UsageError
+from tests.reading_pages import ROOT, blocks
 
 from .tiny import build, single_models, source_fields, tiny
 
@@ -164,3 +165,16 @@ def test_a_keras_model_of_another_shape_is_left_as_it_is(saved: Any) -> None:
             checkpoint.to_tensorflow().assign_to(transformers.TFBertModel(model.config))
     for variable, value in zip(keras.weights, before, strict=True):
         assert np.array_equal(variable.numpy(), value)
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    monkeypatch.chdir(tmp_path)
+    examples = [code for code in blocks("python.md", "python") if "transformers" in code]
+    assert len(examples) == 3
+    names: dict[str, Any] = {"converter": converter}
+    for code in examples:
+        exec(compile(code, "docs/python.md", "exec"), names)
+    with converter.open_checkpoint("fixtures/bert-tiny") as checkpoint:
+        (pooler,) = [v for v in names["keras_model"].weights if "pooler/dense/bias" in v.name]
+        assert np.array_equal(pooler.numpy(), checkpoint["pooler.dense.bias"])

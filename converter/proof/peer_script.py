@@ -158,7 +158,7 @@ def _inputs(model: Any, framework: str) -> dict[str, Any]:
         return stream.integers(low, max(low + 1, min(size, 30_000) - low), (2, length))
 
     def sample(config: Any) -> tuple[str, Any]:
-        if hasattr(config, "patch_size"):
+        if hasattr(config, "patch_size") and hasattr(config, "image_size"):
             edges = config.image_size
             height, width = edges if isinstance(edges, list | tuple) else (edges, edges)
             size = (2, getattr(config, "num_channels", 3), height, width)

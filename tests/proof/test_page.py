@@ -34,8 +34,9 @@ def test_its_commands_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert len(SNIPPETS) == 8
     text = done.stdout
-    assert text.count(": verified\n") == 3
+    assert text.count(": verified\n") == 5
     assert "is off by a few units in the last place in 1 value(s)" in text
     assert "exit code 1" in text
     assert "equal within 1e-06" in text
+    assert "bert2gpt2 and halves/encoder, the encoder alone: equal" in text
     assert (tmp_path / "bert2gpt2.html").is_file()

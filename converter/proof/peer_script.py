@@ -77,9 +77,10 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
             try:
                 outputs[kind] = _load(place, kind, getattr(transformers, name), report)
             except Exception as error:  # whatever it raises is what users will see
-                report["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+                report["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+                report["error"] = report["error"].replace(place, request["directory"])
         report["messages"] = [
-            text[:500]
+            text.replace(place, request["directory"])[:500]
             for text in messages.found
             if "newly initialized" in text or ("not used when" in text and text[:4] != "All ")
         ]
@@ -102,22 +103,26 @@ def _lacking(transformers: Any, framework: str, name: str | None) -> str | None:
 def _load(place: str, kind: str, cls: Any, report: dict[str, Any]) -> dict[str, Any]:
     """Load the one file in `place`, and run the model once."""
     framework = FRAMEWORKS[kind]
+    # Tensors of a wrong shape are to be listed by name; by default, loading ends with an error.
+    arguments: dict[str, Any] = {"ignore_mismatched_sizes": True}
     if framework == "flax":
-        model = cls.from_pretrained(place)
+        model = cls.from_pretrained(place, **arguments)
         model.params = model.to_fp32(model.params)
     else:
-        arguments = {"use_safetensors": kind == "safetensors"}
+        arguments["use_safetensors"] = kind == "safetensors"
         model, info = cls.from_pretrained(place, output_loading_info=True, **arguments)
         for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
             value = info.get(key) if hasattr(info, "get") else getattr(info, key, None)
-            if value:
-                report[key] = sorted(map(str, value))
+            if value:  # with a wrong shape goes what it is and what it should be
+                names = (one[0] if isinstance(one, tuple | list) else one for one in value)
+                report[key] = sorted(map(str, names))
     if framework == "pytorch":
         meta = [name for name, value in model.state_dict().items() if value.device.type == "meta"]
         if meta:
             report["error"] = f"left without values: {', '.join(meta[:6])}"
             return {}
         model = model.float().eval()
+    report["loaded"] = True
     batch = _inputs(model, framework)
     report["inputs"] = {name: list(value.shape) for name, value in batch.items()}
     output = {

@@ -31,7 +31,7 @@ _KINDS = {
 _KEYS = {
     "missing_keys": "transformers finds it missing and draws it anew",
     "unexpected_keys": "transformers does not expect it and leaves it out",
-    "mismatched_keys": "transformers finds its shape wrong and draws it anew",
+    "mismatched_keys": "transformers finds its shape wrong and does not load it",
     "error_msgs": "transformers cannot load it",
 }
 _ENVIRONMENT = {
@@ -96,7 +96,8 @@ def _told(place: str, seen: Mapping[str, Any]) -> list[Problem]:
     """What one class said of one file."""
     problems = []
     if "error" in seen:
-        problems.append(Problem("transformers cannot load it", place, found=seen["error"]))
+        what = "loads it and cannot run it" if seen.get("loaded") else "cannot load it"
+        problems.append(Problem(f"transformers {what}", place, found=seen["error"]))
     for key, text in _KEYS.items():
         problems += [Problem(text, place, name) for name in fold(seen.get(key, ()))]
     if seen["framework"] == "flax":  # it gives no lists, only warnings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import converter
 from converter.errors import UnsupportedError
 from converter.proof import native
 from converter.proof.verification import Verification
+from tests.environments import TRANSFORMERS_5, interpreter
 from tests.proof.damage import alter, copy_of, key_of, not_a_number, rewrite
 
 from .files import read_msgpack
@@ -106,9 +106,8 @@ def test_an_interpreter_without_transformers(both: Path, tmp_path: Path) -> None
             converter.verify(both, run=True, python=python)
 
 
-@pytest.mark.skipif("CONVERTER_TRANSFORMERS_5" not in os.environ, reason="names no interpreter")
 def test_transformers_5_runs_it(both: Path) -> None:
-    found = converter.verify(both, python=os.environ["CONVERTER_TRANSFORMERS_5"])
+    found = converter.verify(both, python=interpreter(TRANSFORMERS_5))
     assert found.verified, found.problems
     assert sum("transformers 5" in check for check in found.checks) == 2
 

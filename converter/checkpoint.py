@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from converter.containers.base import Reader, StoredTensor
 from converter.containers.folder import Folder, LocalFolder
 from converter.containers.registry import recognise
 from converter.errors import CheckpointError, FormatError
+from converter.folding import shorten
 from converter.hub.choice import INDEX
 from converter.hub.choice import WEIGHT_FILES as WEIGHT_FILES
 from converter.hub.fetch import Fetched, fetched
@@ -19,6 +21,8 @@ from converter.jsonfile import read_config
 from converter.locating import bundle_index, configuration, only_bundle, only_orbax
 from converter.shards import ShardIndex
 from converter.stamps import Stamp, stamps
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -152,6 +156,14 @@ def open_checkpoint(
             index.check(readers)
         tensors, duplicates = _gather(readers)
         files = tuple(file for reader in readers for file in reader.files)
+        _log.info(
+            "%s: %s as %s, %d tensors%s",
+            reference,
+            shorten(file.name for file in files),
+            container,
+            len(tensors),
+            f"; left alone: {', '.join(others)}" if others else "",
+        )
         return Checkpoint(
             reference=str(reference),
             directory=folder.path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from converter.tables.blueprint import Blueprint, Slot
 from converter.tables.schema import Dialect, Vocabulary
 from converter.tensors import Rearrangement, TensorSpec
 from converter.wrapping import Reading, best_reading
+
+_log = logging.getLogger(__name__)
 
 _FORMATS = {"pt": "pytorch", "tf": "tensorflow", "flax": "flax"}
 _DIALECTS = {
@@ -149,6 +152,13 @@ def match(
     for key in filter(None, checkpoint.metadata.get("ignored", "").split(", ")):
         report.dropped.setdefault(key, "stands beside the model in a training checkpoint")
     _settle_ties(report, blueprint, tied)
+    _log.info(
+        "%s: %d of %d tensors known, in the names of %s",
+        checkpoint.reference,
+        len(checkpoint.tensors) - len(report.unmatched),
+        len(checkpoint.tensors),
+        chosen or "nobody",
+    )
     report.missing = [
         slot for slot in blueprint.slots if slot.name not in report.matched and not slot.tied_to
     ]

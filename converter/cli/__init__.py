@@ -14,8 +14,10 @@ from itertools import takewhile
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from converter._version import __version__
+from converter.cli import options
 
 COMMANDS = {
     "compose": "Join an encoder and a decoder into one checkpoint.",
@@ -56,6 +58,15 @@ class Commands(click.Group):
         command: click.Command = module.command
         return command
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the commands without importing them, and the group's own options."""
+        commands = [
+            CompletionItem(name, help=text)
+            for name, text in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
@@ -89,6 +100,7 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="converter")
+@options.LOG_LEVEL
 def commands() -> None:
     """Compose and convert checkpoints for PyTorch, TensorFlow and Flax."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from converter.cli import options
+from converter.cli.completion import sources
 from converter.cli.console import emit, emit_json
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ Examples:
 DRAFT = click.option(
     "--draft",
     metavar="CHECKPOINT",
+    shell_complete=sources,
     help="Print a first draft of a table for this checkpoint, with what is to be decided.",
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from converter.cli import options
+from converter.cli import completion, options
 from converter.cli.console import progress_bar
 from converter.cli.finish import finish
 from converter.cli.publishing import PUSH, publish, take_push
@@ -34,8 +34,8 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 
 @click.command("compose", epilog=_EPILOG)
-@click.argument("encoder")
-@click.argument("decoder")
+@click.argument("encoder", shell_complete=completion.sources)
+@click.argument("decoder", shell_complete=completion.sources)
 @click.argument("output", type=options.OUTPUT)
 @options.add(
     (
@@ -43,6 +43,7 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         click.option(
             "--like",
             metavar="NAME",
+            shell_complete=completion.recipes,
             help="A configuration of the literature, such as bertshare or bert2rnd.",
         ),
         click.option(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from converter.cli import options
+from converter.cli.completion import sources
 from converter.cli.console import progress_bar
 from converter.cli.finish import finish
 from converter.cli.publishing import PUSH, publish, take_push
@@ -21,7 +22,7 @@ Examples:
 
 
 @click.command("convert", epilog=_EPILOG)
-@click.argument("source")
+@click.argument("source", shell_complete=sources)
 @click.argument("output", type=options.OUTPUT)
 @options.add(
     (

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from converter.cli import options
+from converter.cli.completion import sources
 from converter.cli.console import emit, emit_json, progress_bar
 
 _EPILOG = """\b
@@ -19,8 +20,8 @@ A and B may be of any formats, frameworks and dtypes; names and layouts are made
 
 
 @click.command("diff", epilog=_EPILOG)
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@click.argument("first", metavar="A", shell_complete=sources)
+@click.argument("second", metavar="B", shell_complete=sources)
 @options.add(
     (
         click.option(

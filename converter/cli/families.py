@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from converter.cli import options
+from converter.cli import completion, options
 from converter.cli.console import emit, emit_json
 
 _EPILOG = """\b
@@ -17,7 +17,7 @@ Examples:
 
 
 @click.command("families", epilog=_EPILOG)
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.families)
 @options.add((options.MAPPING, options.JSON))
 def command(name: str | None, mapping: tuple[Path, ...], json: bool) -> None:
     """List the supported models, or describe one.

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from converter.cli import options
+from converter.cli.completion import sources
 from converter.cli.console import emit, emit_json, progress_bar
 
 _EPILOG = """\b
@@ -18,7 +19,7 @@ Examples:
 
 
 @click.command("inspect", epilog=_EPILOG)
-@click.argument("source")
+@click.argument("source", shell_complete=sources)
 @options.add(
     (
         click.option("--tensors", is_flag=True, help="List the tensors, layers folded."),

@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from converter.cli.completion import listed
+from converter.cli.logs import LEVELS, show_logs
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Any], Any]
 
@@ -39,21 +42,35 @@ def _frameworks(
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """A number of bytes such as ``512MB``."""
+    if value is None or ctx.resilient_parsing:  # the shell asks for completions, and is in a hurry
+        return None
     from converter.composition.options import parse_size
     from converter.errors import UsageError
 
     try:
-        return None if value is None else parse_size(value)
+        return parse_size(value)
     except UsageError as error:
         message = f"{error.message}; write it like 512MB or 2GiB."
         raise click.BadParameter(message, ctx, param) from error
 
 
+LOG_LEVEL = click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    envvar="CONVERTER_LOG_LEVEL",
+    expose_value=False,
+    is_eager=True,
+    callback=show_logs,
+    metavar="LEVEL",
+    help="Log to standard error: warning, info (choices and fetches) or debug (each tensor).",
+)
+
+
 def add(options: Sequence[Decorator]) -> Callable[[Function], Function]:
-    """Decorate with `options`, listed in help in the given order."""
+    """Decorate with `options`, listed in help in the given order, and `LOG_LEVEL`."""
 
     def decorate(function: Function) -> Function:
-        for option in reversed(options):
+        for option in reversed((*options, LOG_LEVEL)):
             function = option(function)
         return function
 
@@ -70,6 +87,7 @@ JSON = click.option("--json", is_flag=True, help="Print one JSON document instea
 JOBS = click.option(
     "--jobs",
     type=click.IntRange(min=1),
+    envvar="CONVERTER_JOBS",
     help="Threads.  [default: one a processor, at most 4]",
 )
 CONFIG = click.option(
@@ -91,6 +109,7 @@ TARGET = (
         "--to",
         multiple=True,
         callback=_frameworks,
+        shell_complete=listed(FRAMEWORKS),
         metavar="FRAMEWORK[,…]",
         help=f"Frameworks to write for: {', '.join(FRAMEWORKS)}.  [default: all that can]",
     ),
@@ -129,6 +148,7 @@ RUN = (
         "--memory",
         metavar="SIZE",
         callback=_size,
+        envvar="CONVERTER_MEMORY",
         default="512MB",
         show_default=True,
         help="Bytes that working buffers may take.",

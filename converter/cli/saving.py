@@ -21,7 +21,7 @@ def save(
     wanted: Mapping[str, Any],
     how: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the recipe of the command that runs, with what was given and not what is so anyway.
+    """Write the recipe of the command that runs, with what was given on the command line.
 
     Args:
         path: the file; nothing is written without.
@@ -41,7 +41,7 @@ def save(
         name: value
         for name, value in wanted.items()
         if context.get_parameter_source("settings" if name == "set" else name)
-        is not click.core.ParameterSource.DEFAULT
+        is click.core.ParameterSource.COMMANDLINE
     }
     pushed = {**how, "repo_id": how["push"]} if how and how["push"] else {}
     save_recipe(path, str(context.info_name), {**places, **given}, pushed)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from converter.cli import options
+from converter.cli.completion import sources
 from converter.cli.console import progress_bar
 from converter.cli.finish import finish
 from converter.cli.saving import SAVE, save
@@ -19,7 +20,7 @@ Examples:
 
 
 @click.command("split", epilog=_EPILOG)
-@click.argument("source")
+@click.argument("source", shell_complete=sources)
 @click.argument("output", type=options.OUTPUT)
 @options.add((*options.TARGET, options.SET, options.MAPPING, options.CONFIG, SAVE, *options.RUN))
 def command(

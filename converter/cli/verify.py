@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from converter.cli import options
+from converter.cli.completion import sources
 from converter.cli.console import emit, emit_json, progress_bar
 
 _EPILOG = """\b
@@ -27,6 +28,7 @@ Of two sources of one family, give the encoder first."""
             "--against",
             metavar="SOURCE",
             multiple=True,
+            shell_complete=sources,
             help="What it was made from; may repeat. What came from there must equal it.",
         ),
         click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +34,8 @@ from converter.errors import UsageError
 from converter.jsonfile import to_json
 from converter.plan import Plan
 from converter.tables.library import Library
+
+_log = logging.getLogger(__name__)
 
 
 def compose(
@@ -156,6 +159,7 @@ def compose(
         )
         vocabularies = {half: _vocabulary(source) for half, source in sources.items()}
         generation.check(vocabularies["decoder"])
+        _log.info("tokens of the decoder: %s", dict(tokens.ids))
         notes += [*tokens.notes, *regrets(sources, tokens.ids, vocabularies)]
         configs = _configs(joined, wanted)
         configs["decoder"] = with_tokens(without_settings(configs["decoder"]), tokens.ids)

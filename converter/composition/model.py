@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,8 @@ from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman, Sl
 from converter.tables.config import FamilyConfig
 from converter.tables.library import Library
 from converter.tables.schema import Composite, Family
+
+_log = logging.getLogger(__name__)
 
 _UNSHARED = "by {}, {} tensors of one half are those of the other; each half is given its own copy"
 
@@ -69,9 +72,10 @@ def understand(
         UsageError: if `settings` are not of their form.
     """
     identify(checkpoint, library)
-    if library.is_composite(checkpoint.family):
-        return _combined(checkpoint, library, settings, label)
-    return _stand_alone(checkpoint, library, settings, label)
+    whole = library.is_composite(checkpoint.family)
+    model = (_combined if whole else _stand_alone)(checkpoint, library, settings, label)
+    _log.info("%s: is a %s", checkpoint.reference, model.name)
+    return model
 
 
 def _stand_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,6 +22,8 @@ from converter.plan import Fresh, Plan
 from converter.publish import journal_of, require_space, staged
 from converter.stamps import require_unchanged, stamps
 from converter.tables.schema import Composite, Family
+
+_log = logging.getLogger(__name__)
 
 _SLACK = 16 << 20
 """Room beyond the tensors' own bytes: headers, directories, documents."""
@@ -186,6 +189,7 @@ def produce(
             (directory / MANIFEST).write_bytes(text)
         except OSError as error:
             raise output_error(directory / MANIFEST, len(text), error) from error
+    _log.info("%s: in place after %.1f s", output, done.seconds)
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,9 +14,11 @@ from converter.engine.numbers import cast, count_non_finite, little_endian
 from converter.engine.result import TensorResult
 from converter.engine.rows import copy_checks, rows_of
 from converter.engine.scratch import Scratch
-from converter.plan import PlannedEntry, PlannedTensor
+from converter.plan import PlannedEntry, PlannedTensor, Stored
 from converter.tensors import itemsize, numpy_dtype
 from converter.tensors.rearrange import permute
+
+_log = logging.getLogger(__name__)
 
 
 class Place(Protocol):
@@ -109,6 +112,8 @@ class Carrier:
                     permute(values, part, group.permutation, laid_out)
                 self._write(group, laid_out, start, stop)
         result.sha256 = digest.hexdigest() if self._hashed else ""
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s: %s, %s", tensor.spec.name, tensor.spec.describe(), _whence(tensor))
         result.problems = [found for check in checks if (found := check.problem())]
         return result
 
@@ -135,3 +140,11 @@ class Carrier:
         for sink, entry in group.outputs:
             sink.write_rows(entry.spec.name, content, group.runs, start, stop, self._check)
             self.bytes_done += len(content)
+
+
+def _whence(tensor: PlannedTensor) -> str:
+    """Where its values came from, for a message."""
+    origin = tensor.origin
+    if isinstance(origin, Stored):
+        return f"from {origin.tensor.spec.name} in {origin.tensor.path}"
+    return f"drawn anew: {origin.reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -22,6 +23,8 @@ from converter.engine.worker import Output, Stopped, Worker
 from converter.errors import CheckpointError, MatchError, Problem
 from converter.plan import Plan, PlannedFile, PlannedTensor, Stored
 from converter.progress import Progress
+
+_log = logging.getLogger(__name__)
 
 _MAX_JOBS = 4
 """More threads than this only wait for the disk and the interpreter."""
@@ -86,6 +89,14 @@ def execute(
     began = time.perf_counter()
     jobs = max(1, jobs or min(os.cpu_count() or 1, _MAX_JOBS))
     block = min(max(min(memory, _WORKING) // (jobs * _BUFFERS), _MIN_BLOCK), _MAX_BLOCK)
+    _log.info(
+        "writing %d tensors, %s bytes in %d file(s), with %d thread(s) in blocks of %s bytes",
+        len(plan.tensors),
+        f"{plan.nbytes:,}",
+        len(plan.files),
+        jobs,
+        f"{block:,}",
+    )
     if journal is not None:
         _clear(plan, directory)
     _write_documents(plan, directory)

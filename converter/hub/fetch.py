@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from converter.hub.failure import telling
 from converter.hub.ranges import HubRanges
 from converter.hub.reference import HubId, hub_id
 from converter.jsonfile import read_json_object
+
+_log = logging.getLogger(__name__)
 
 _AT_ONCE = 4
 """Files that are fetched at the same time."""
@@ -62,6 +65,7 @@ def _cached(wanted: HubId, weights: str) -> Fetched:
 
     place = snapshot_download(wanted.repo_id, revision=wanted.revision, local_files_only=True)
     folder = LocalFolder(Path(place))
+    _log.info("%s: offline; commit %s in the cache", wanted, folder.path.name)
     if weights != "none" and not weight_files(folder.names()):
         raise CheckpointError(
             f"{wanted}: the cache does not hold its weights, and the Hub may not be asked in "
@@ -90,6 +94,7 @@ def _fetch(wanted: HubId, weights: str) -> Fetched:
         chosen += [name for name in begun if name.endswith(INDEX) or not headers]
     if not chosen:
         raise CheckpointError(f"{wanted}: holds no configuration")
+    _log.info("%s: commit %s; fetching %s", wanted, commit, ", ".join(chosen))
     if not wanted.is_pinned:  # lets the cache remember, for offline use, what the revision means
         hf_hub_download(wanted.repo_id, chosen[0], revision=wanted.revision)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,6 +17,8 @@ from converter.hub.reference import hub_id
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+_log = logging.getLogger(__name__)
 
 MESSAGE = "Upload checkpoint with converter"
 _MARKS = ("config.json", "converter-manifest.json")
@@ -106,6 +109,7 @@ def push(
             sent.remove(CARD)
             kept.append(CARD)
         commit = None
+        _log.info("%s: sending %s to %s", repo_id, ", ".join(sent) or "nothing", target)
         if sent:
             made = _commit(
                 api,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,8 @@ from converter.proof.stated import stated
 from converter.proof.values import check_values
 from converter.proof.verification import Verification
 from converter.tables.library import Library
+
+_log = logging.getLogger(__name__)
 
 
 def verify(
@@ -117,6 +120,7 @@ def _prove(
             found.notes += [f"{name}: {note}" for note in model.notes]
             models[name] = model
         found.checks["files that are well-formed"] = f"{len(models)} of {len(found.formats)}"
+        _log.info("%s: comparing the values of %d file(s)", home, len(models))
         manifest = stated(home, found)
         if models:
             check_values(models, manifest, found, jobs, meter)

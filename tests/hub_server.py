@@ -11,6 +11,7 @@ import fnmatch
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -79,6 +80,11 @@ class Hub:
         """Path, token and bytes of every part of a file that was sent."""
         self.failing: dict[str, int] = {}
         """Part of a request → how many times it is still to be answered with status 503."""
+        self.dropping: dict[str, int] = {}
+        """Part of a request → how many times the connection is still to be cut half-way."""
+        self.expired = 0
+        """How many times the storage is still to say that an address is no longer valid."""
+        self.knows_ranges = True
         self.lock = threading.RLock()
 
     def put(self, data: bytes) -> str:
@@ -126,6 +132,7 @@ def _pointer(digest: str, size: int) -> bytes:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer waits 40 ms for the client's acknowledgement
     hub: Hub
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -141,11 +148,24 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data)
+            self.wfile.write(data[: len(data) // 2] if self.cut else data)
+        if self.cut:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Cut the connection."""
+        self.close_connection = True
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            size = int(self.headers.get("Content-Length") or 0)
+            if self.cut:
+                self.rfile.read(size // 2)
+                self.hang_up()
+                raise ConnectionAbortedError
+            return self.rfile.read(size)
         parts = []
         while size := int(self.rfile.readline().split(b";")[0], 16):
             parts.append(self.rfile.read(size))
@@ -161,8 +181,10 @@ class Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         self.query = parse_qs(address.query)
         self.hub.log.append(f"{self.command} {self.path}")
+        self.cut = self.due(self.hub.dropping)
         try:
-            self.fail_on_purpose()
+            if self.due(self.hub.failing):
+                raise RefusalError(503, None, "out of order")
             for methods, pattern, function in ROUTES:
                 found = re.fullmatch(pattern, address.path)
                 if found and self.command in methods.split("|"):
@@ -170,6 +192,8 @@ class Handler(BaseHTTPRequestHandler):
                         function(self, *[unquote(group or "") for group in found.groups()])
                     return
             raise RefusalError(404, None, f"no route: {self.command} {address.path}")
+        except ConnectionError:
+            self.close_connection = True
         except RefusalError as refusal:
             self.close_connection = self.command in ("POST", "PUT")  # the body may be unread
             headers = {"X-Error-Message": refusal.message}
@@ -179,11 +203,13 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_HEAD = serve  # noqa: N815
 
-    def fail_on_purpose(self) -> None:
-        for part, times in self.hub.failing.items():
+    def due(self, planned: dict[str, int]) -> bool:
+        """Whether something is planned for this request; it is counted then."""
+        for part, times in planned.items():
             if part in f"{self.command} {self.path}" and times:
-                self.hub.failing[part] -= 1
-                raise RefusalError(503, None, "out of order")
+                planned[part] -= 1
+                return True
+        return False
 
     # --- who asks, and for what
 
@@ -419,10 +445,13 @@ class Handler(BaseHTTPRequestHandler):
         data = self.hub.blobs.get(digest)
         if data is None:
             raise RefusalError(404, None, "no such blob")
+        if self.hub.expired:
+            self.hub.expired -= 1
+            raise RefusalError(403, None, "the signature has expired")
         stated = {"Accept-Ranges": "bytes", "ETag": f'"{digest}"', **(headers or {})}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         token = self.headers.get("Authorization", "")
-        if asked is None:
+        if asked is None or not self.hub.knows_ranges:
             self.hub.served.append((self.path, token, len(data)))
             return self.answer(data, 200, stated)
         first, last = int(asked[1]), min(int(asked[2] or len(data) - 1), len(data) - 1)

@@ -21,7 +21,7 @@ from converter.containers.files import FileHandle
 BLOCK = 4 << 10
 """Bytes that are kept or forgotten together. What describes a tensor is short and may lie
 anywhere in the file; the bytes around it are of no use."""
-_FIRST = 64 << 10
+_FIRST = 32 << 10
 """Bytes asked for at the start of a file, where most formats have their headers."""
 _AHEAD = 512 << 10
 """The most bytes that are read ahead."""

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import factories
 from tests.hub_server import Hub, serving
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Errand:
+    """How one of several commands ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The JSON document that it printed."""
+        assert self.code == 0, self.stderr
+        found: dict[str, Any] = json.loads(self.stdout)
+        return found
 
 
 @dataclass
@@ -27,25 +47,44 @@ class Desk:
         self, *args: object, code: int = 0, token: str | None = "hf_test", **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run one command in a process of its own, as the client reads its settings on import."""
-        environment = {
+        done = subprocess.run(
+            [sys.executable, "-m", "converter", *map(str, args)],
+            capture_output=True,
+            text=True,
+            cwd=self.home,
+            env=self.environment(token, **env),
+            timeout=60,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def errands(
+        self, *commands: Sequence[object], python: Path = Path(sys.executable), **env: str
+    ) -> list[Errand]:
+        """Run several commands, one after another, in one process."""
+        done = subprocess.run(
+            [str(python), "-m", "tests.hub.errands"],
+            input=json.dumps([[str(word) for word in command] for command in commands]),
+            capture_output=True,
+            text=True,
+            cwd=self.home,
+            env={**self.environment("hf_test", **env), "PYTHONPATH": str(ROOT)},
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return [Errand(**each) for each in json.loads(done.stdout)]
+
+    def environment(self, token: str | None, **more: str) -> dict[str, str]:
+        """The variables of a user who is logged in with `token`."""
+        return {
             **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(self.home / "hf"),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             **({"HF_TOKEN": token} if token else {}),
-            **env,
+            **more,
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "converter", *map(str, args)],
-            capture_output=True,
-            text=True,
-            cwd=self.home,
-            env=environment,
-            timeout=60,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
 
 
 def contents(directory: Path) -> dict[str, bytes]:

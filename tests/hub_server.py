@@ -1,4 +1,5 @@
-"""A small look-alike of the Hugging Face Hub, on loopback, for tests: repositories, commits, LFS.
+"""A small look-alike of the Hugging Face Hub, on loopback, for tests: repositories, commits, LFS
+and, with `Hub.xet`, Xet.
 
 Users: token ``hf_test`` is user ``me`` with organisation ``acme``; ``hf_ro`` is ``ro``, who may
 only read. What a `Hub` should refuse or break is set on it: see its attributes.
@@ -15,11 +16,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.xet_server import Xet
 
 USERS = {
     "hf_test": {"name": "me", "orgs": ["acme"], "role": "write"},
@@ -71,7 +74,8 @@ class Repo:
 class Hub:
     """The state of a server, to be filled and looked at by tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, xet: bool = False) -> None:
+        self.xet = Xet() if xet else None
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.log: list[str] = []
@@ -114,7 +118,9 @@ class Hub:
             return {**entry, "oid": _git(data)}
         pointer = _pointer(digest, len(data))
         large = {"oid": digest, "size": len(data), "pointerSize": len(pointer)}
-        return {**entry, "oid": _git(pointer), "lfs": large}
+        known = self.xet.hashes if self.xet else {}
+        chunked = {"xetHash": known[digest]} if digest in known else {}
+        return {**entry, "oid": _git(pointer), "lfs": large, **chunked}
 
 
 def _is_lfs(name: str) -> bool:
@@ -181,14 +187,15 @@ class Handler(BaseHTTPRequestHandler):
         address = urlsplit(self.path)
         self.query = parse_qs(address.query)
         self.hub.log.append(f"{self.command} {self.path}")
-        self.cut = self.due(self.hub.dropping)
+        planning = address.path.startswith("/_plan/")
+        self.cut = not planning and self.due(self.hub.dropping)
         try:
-            if self.due(self.hub.failing):
+            if not planning and self.due(self.hub.failing):
                 raise RefusalError(503, None, "out of order")
             for methods, pattern, function in ROUTES:
                 found = re.fullmatch(pattern, address.path)
                 if found and self.command in methods.split("|"):
-                    with self.hub.lock:
+                    with nullcontext() if function in UNLOCKED else self.hub.lock:
                         function(self, *[unquote(group or "") for group in found.groups()])
                     return
             raise RefusalError(404, None, f"no route: {self.command} {address.path}")
@@ -210,6 +217,14 @@ class Handler(BaseHTTPRequestHandler):
                 planned[part] -= 1
                 return True
         return False
+
+    def plan(self, kind: str, part: str) -> None:
+        """Let a test's own process say what is to go wrong from now on, and that all is well."""
+        for planned in (self.hub.failing, self.hub.dropping):
+            planned.clear()
+        if kind != "nothing":
+            getattr(self.hub, kind)[part] = int(self.query["times"][0])
+        self.answer()
 
     # --- who asks, and for what
 
@@ -315,9 +330,16 @@ class Handler(BaseHTTPRequestHandler):
 
     # --- uploads
 
+    def changed(self, repo_id: str, revision: str) -> Repo:
+        """The repository, if the user may change it, or proposes to."""
+        proposed = "create_pr" in self.query or unquote(revision).startswith("refs/pr/")
+        repo = self.repo(repo_id, write=not proposed)
+        if not self.user():
+            raise RefusalError(401, None, "Invalid username or password.")
+        return repo
+
     def preupload(self, repo_id: str, revision: str) -> None:
-        repo = self.repo(repo_id)
-        self.user()
+        repo = self.changed(repo_id, revision)
         files = repo.files(revision)
         told = []
         for entry in json.loads(self.body())["files"]:
@@ -346,7 +368,8 @@ class Handler(BaseHTTPRequestHandler):
                     "verify": {"href": verify, "header": {}},
                 }
             told.append(entry)
-        self.answer({"transfer": "basic", "objects": told})
+        way = "xet" if self.hub.xet and "xet" in asked["transfers"] else "basic"
+        self.answer({"transfer": way, "objects": told})
 
     def upload(self, digest: str) -> None:
         if self.hub.put(self.body()) != digest:
@@ -361,10 +384,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def commit(self, repo_id: str, revision: str) -> None:
         as_pull = self.query.get("create_pr", ["0"])[0] == "1"
-        repo = self.repo(repo_id, write=not as_pull and not revision.startswith("refs/pr/"))
-        user = self.user()
-        if not user:
-            raise RefusalError(401, None, "Invalid username or password.")
+        repo, user = self.changed(repo_id, revision), self.user() or {}
         parent = repo.commit_of(revision)
         files, head = repo.files(parent), {}
         for line in self.body().splitlines():
@@ -375,6 +395,8 @@ class Handler(BaseHTTPRequestHandler):
             elif entry["key"] == "file":
                 files[value["path"]] = self.hub.put(base64.b64decode(value["content"]))
             elif entry["key"] == "lfsFile":
+                if value["oid"] not in self.hub.blobs and self.hub.xet:
+                    self.hub.put(self.hub.xet.content(value["oid"], self.base) or b"")
                 if value["oid"] not in self.hub.blobs:
                     raise RefusalError(400, None, f"the file was not uploaded: {value['path']}")
                 files[value["path"]] = value["oid"]
@@ -438,6 +460,11 @@ class Handler(BaseHTTPRequestHandler):
             headers["X-Linked-Size"] = str(entry["size"])
             headers["X-Linked-Etag"] = f'"{digest}"'
             headers["Location"] = f"{self.cdn}/_blob/{digest}"
+            if "xetHash" in entry:
+                route = f"{self.base}/api/models/{repo_id}/xet-read-token/{commit}"
+                headers["X-Xet-Hash"] = entry["xetHash"]
+                headers["X-Xet-Refresh-Route"] = route
+                headers["Link"] = f'<{route}>; rel="xet-auth"'
             return self.answer(b"", 302, headers)
         self.blob(digest, headers)
 
@@ -448,6 +475,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.hub.expired:
             self.hub.expired -= 1
             raise RefusalError(403, None, "the signature has expired")
+        self.part(data, digest, headers)
+
+    def part(self, data: bytes, digest: str, headers: dict[str, str] | None = None) -> None:
+        """Answer with the part of `data` that is asked for."""
         stated = {"Accept-Ranges": "bytes", "ETag": f'"{digest}"', **(headers or {})}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         token = self.headers.get("Authorization", "")
@@ -459,10 +490,47 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.served.append((self.path, token, last + 1 - first))
         self.answer(data[first : last + 1], 206, stated)
 
+    # --- Xet
+
+    def xet_token(self, repo_id: str, kind: str, revision: str) -> None:
+        if self.hub.xet is None:
+            raise RefusalError(404, None, "no Xet here")
+        repo = self.changed(repo_id, revision) if kind == "write" else self.repo(repo_id)
+        if "create_pr" not in self.query:  # with it, clients name the revision "None"
+            repo.commit_of(unquote(revision))
+        self.answer(
+            {"casUrl": f"{self.base}/_cas", "exp": int(time.time()) + 3600, "accessToken": "xet"},
+            headers={
+                "X-Xet-Cas-Url": f"{self.base}/_cas",
+                "X-Xet-Access-Token": "xet",
+                "X-Xet-Token-Expiration": str(int(time.time()) + 3600),
+            },
+        )
+
+    def cas(self, version: str, rest: str) -> None:
+        xet = self.hub.xet
+        assert xet is not None
+        kind, _, name = rest.rpartition("/")
+        if self.command == "POST" and kind == "xorbs/default":
+            xet.xorbs[name] = self.body()
+            return self.answer({"was_inserted": True})
+        if self.command == "POST" and (version, rest) == ("1", "shards"):
+            xet.add_shard(self.body())
+            return self.answer({"result": 1})
+        if version == "1" and kind == "reconstructions" and name in xet.files:
+            told = xet.reconstruction(name, self.base, self.headers.get("Range", ""))
+            return self.answer(told or {"error": "range"}, 200 if told else 416)
+        raise RefusalError(404, None, "not found")  # the client does without
+
+    def xorb(self, name: str) -> None:
+        assert self.hub.xet is not None
+        self.part(self.hub.xet.xorbs[name], name)
+
 
 _R = r"([^/]+/[^/]+)"
 _A = rf"/api/models/{_R}"
 ROUTES: list[tuple[str, str, Callable[..., None]]] = [
+    ("GET", r"/_plan/(failing|dropping|nothing)/?(.*)", Handler.plan),
     ("GET", r"/api/whoami-v2", Handler.whoami),
     ("POST", r"/api/repos/create", Handler.create),
     ("POST", r"/api/validate-yaml", Handler.validate_card),
@@ -480,15 +548,25 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("PUT", r"/_lfs/([0-9a-f]{64})", Handler.upload),
     ("GET|HEAD", r"/_blob/([0-9a-f]{64})", Handler.blob),
     ("GET|HEAD", rf"/{_R}/resolve/([^/]+)/(.+)", Handler.resolve),
+    ("GET", _A + r"/xet-(read|write)-token/(.+)", Handler.xet_token),
+    ("GET|POST", r"/_cas/v([12])/(.+)", Handler.cas),
+    ("GET|HEAD", r"/_xorb/([0-9a-f]{64})", Handler.xorb),
 ]
+UNLOCKED = {Handler.cas, Handler.xorb}
+"""Asked for while a commit waits for the answer."""
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: clients may hang up."""
 
 
 @contextmanager
-def serving() -> Iterator[tuple[Hub, str]]:
+def serving(xet: bool = False) -> Iterator[tuple[Hub, str]]:
     """A running server: its state, and the address that HF_ENDPOINT takes."""
-    hub = Hub()
+    hub = Hub(xet)
     handler = type("BoundHandler", (Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

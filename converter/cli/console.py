@@ -63,6 +63,7 @@ def interactive(stream: Any) -> bool:
 def progress_bar(quiet: bool = False) -> Iterator[Progress | None]:
     """A bar with bytes, rate and remaining time on standard error; ``None`` in pipes."""
     if quiet or not interactive(sys.stderr):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of what is fetched, too
         yield None
         return
     from rich.console import Console

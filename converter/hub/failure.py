@@ -6,6 +6,7 @@ versions: requests in 0.36, httpx in 1.x, httpx2 in 2.x.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,12 @@ Answer = TypeVar("Answer")
 
 PAUSES = (1.0, 4.0)
 """Seconds before a request that got no answer is sent again, and again."""
+_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
+"""How hf_xet, whose errors have no answer, tells the status of one."""
+_NOISE = re.compile(r" (?:for url\b|For more information\b|\(Request ID)")
+"""Where an error of a client stops saying what happened."""
+LONG = 10.0
+"""Seconds after which whoever failed has tried often enough."""
 _TRANSPORT = frozenset({"requests", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3"})
 _LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN"
 
@@ -49,12 +56,17 @@ def telling(
 
 
 def patiently(ask: Callable[[], Answer]) -> Answer:
-    """Ask, and ask again after a while where no answer came."""
+    """Ask, and ask again after a while where no answer came.
+
+    The client asks again itself in some cases and not in others, which differ by its version; one
+    that has tried for long is not made to begin anew.
+    """
     for pause in PAUSES:
+        began = time.monotonic()
         try:
             return ask()
         except Exception as error:
-            if not is_passing(error):
+            if not is_passing(error) or time.monotonic() - began > LONG:
                 raise
         time.sleep(pause)
     return ask()
@@ -65,7 +77,7 @@ def is_passing(error: BaseException) -> bool:
     status = _status(error)
     if status is not None:
         return status >= 500 or status == 429
-    return isinstance(error, ConnectionError | TimeoutError) or _is_transport(error)
+    return _is_transport(error)
 
 
 def _reason(error: Exception, repo_id: str, writing: bool) -> tuple[str, str | None] | None:
@@ -105,26 +117,48 @@ def _reason(error: Exception, repo_id: str, writing: bool) -> tuple[str, str | N
         return f"the Hub answers with status {status}: {_short(error)}", (
             "Try again later; what has arrived is not sent again." if status >= 500 else None
         )
-    if isinstance(error, ConnectionError | TimeoutError) or _is_transport(error):
-        return f"no connection to {constants.ENDPOINT}: {_short(error)}", (
-            "Try again; what has arrived is kept."
-            if writing
-            else "Try again, or set HF_HUB_OFFLINE=1 to use what is in the cache."
-        )
-    if isinstance(error, OSError | ValueError | RuntimeError):  # hf_xet raises RuntimeError
-        return _short(error), None
-    return None
+    again = (
+        "Try again; what has arrived is kept."
+        if writing
+        else "Try again, or set HF_HUB_OFFLINE=1 to use what is in the cache."
+    )
+    if _is_transport(error):
+        return f"no connection to {constants.ENDPOINT}: {_short(error)}", again
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.strerror or _short(error), None
+    if isinstance(error, OSError | RuntimeError):  # what hf_xet raises, too
+        return f"the transfer failed: {_short(error)}", again
+    return (_short(error), None) if isinstance(error, ValueError) else None
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of the answer that `error` is about."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return status if isinstance(status, int) else None
+    """The status of the answer that `error` is about, or comes from."""
+    for each in _chain(error):
+        status = getattr(getattr(each, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+    found = _STATUS.search(str(error))
+    return int(found[1]) if found else None
 
 
 def _is_transport(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0] in _TRANSPORT
+    """Whether it is about a connection, or comes from one."""
+    return any(
+        isinstance(each, ConnectionError | TimeoutError)
+        or type(each).__module__.partition(".")[0] in _TRANSPORT
+        for each in _chain(error)
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was raised from."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__
 
 
 def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """One line that says most: what the innermost error says, without addresses of requests."""
+    text = _NOISE.split(" ".join(str(list(_chain(error))[-1]).split()))[0]
+    return text[:300] or type(error).__name__

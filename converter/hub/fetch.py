@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from converter.containers.folder import Folder, LocalFolder, RangedFolder
-from converter.errors import CheckpointError
+from converter.errors import CheckpointError, Problem
 from converter.hub.choice import INDEX, WEIGHT_FILES, small_files, weight_files
-from converter.hub.failure import telling
+from converter.hub.failure import patiently, telling
 from converter.hub.ranges import HubRanges
 from converter.hub.reference import HubId, hub_id
 from converter.jsonfile import read_json_object
@@ -76,15 +77,16 @@ def _cached(wanted: HubId, weights: str) -> Fetched:
 
 
 def _fetch(wanted: HubId, weights: str) -> Fetched:
-    from huggingface_hub import HfApi, hf_hub_download, hf_hub_url
+    from huggingface_hub import HfApi
 
     headers = weights == "headers"
-    info = HfApi().model_info(wanted.repo_id, revision=wanted.revision, files_metadata=headers)
-    names = [sibling.rfilename for sibling in info.siblings or ()]
+    ask = partial(HfApi().model_info, wanted.repo_id, files_metadata=headers)
+    info = patiently(lambda: ask(revision=wanted.revision))
+    sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
     commit = str(info.sha)
-    chosen = small_files(names)
+    chosen = small_files(sizes)
     if weights != "none":
-        begun = weight_files(names, every=weights == "all")
+        begun = weight_files(sizes, every=weights == "all")
         if not begun:
             raise CheckpointError(
                 f"{wanted}: holds no weight file",
@@ -96,36 +98,54 @@ def _fetch(wanted: HubId, weights: str) -> Fetched:
         raise CheckpointError(f"{wanted}: holds no configuration")
     _log.info("%s: commit %s; fetching %s", wanted, commit, ", ".join(chosen))
     if not wanted.is_pinned:  # lets the cache remember, for offline use, what the revision means
-        hf_hub_download(wanted.repo_id, chosen[0], revision=wanted.revision)
-
-    def get(name: str) -> Path:
-        return Path(hf_hub_download(wanted.repo_id, name, revision=commit))
-
+        _file(wanted.repo_id, chosen[0], wanted.revision)
+    get = partial(_file, wanted.repo_id, revision=commit)
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         places = dict(zip(chosen, threads.map(get, chosen), strict=True))
+        indexes = {name: path for name, path in places.items() if name.endswith(INDEX)}
+        shards = [each for index in indexes.values() for each in _shards(wanted, index, sizes)]
         if not headers:
-            indexes = (path for name, path in places.items() if name.endswith(INDEX))
-            list(threads.map(get, _shards(indexes, names)))
+            list(threads.map(get, shards))
     name = chosen[0]
     home = Path(str(places[name]).removesuffix(os.sep + name))
-    folder: Folder = LocalFolder(home)
-    if headers:
-        sizes = {s.rfilename: s.size for s in info.siblings or () if s.size is not None}
-
-        def ranges(name: str) -> HubRanges:
-            url = hf_hub_url(wanted.repo_id, name, revision=commit)
-            return HubRanges(wanted.repo_id, name, url, sizes[name])
-
-        folder = RangedFolder(home, sizes, ranges)
+    folder = _afar(wanted.repo_id, commit, home, sizes) if headers else LocalFolder(home)
     return Fetched(wanted, commit, home, folder)
 
 
-def _shards(indexes: Iterable[Path], names: Iterable[str]) -> list[str]:
-    """The files of the repository that indexes name; what else they name is told on opening."""
-    held = set(names)
-    found: dict[str, None] = {}
-    for index in indexes:
-        weight_map = read_json_object(index).get("weight_map")
-        if isinstance(weight_map, dict):
-            found |= {str(name): None for name in weight_map.values() if str(name) in held}
-    return list(found)
+def _file(repo_id: str, name: str, revision: str | None) -> Path:
+    """A file of a repository, fetched unless the cache holds it."""
+    from huggingface_hub import hf_hub_download
+
+    return Path(patiently(lambda: hf_hub_download(repo_id, name, revision=revision)))
+
+
+def _afar(repo_id: str, commit: str, home: Path, sizes: Mapping[str, int | None]) -> Folder:
+    """The repository's files where they are, but for those that were fetched into `home`."""
+    from huggingface_hub import hf_hub_url
+
+    known = {name: size for name, size in sizes.items() if size is not None}
+
+    def ranges(name: str) -> HubRanges:
+        url = hf_hub_url(repo_id, name, revision=commit)
+        return HubRanges(repo_id, name, url, known[name])
+
+    return RangedFolder(home, known, ranges)
+
+
+def _shards(wanted: HubId, index: Path, names: Iterable[str]) -> list[str]:
+    """The files of the repository that an index names.
+
+    Raises:
+        CheckpointError: if some are not there.
+    """
+    weight_map = read_json_object(index).get("weight_map")
+    entries = weight_map.values() if isinstance(weight_map, dict) else ()
+    named = sorted({str(name) for name in entries})
+    missing = [name for name in named if name not in names]
+    if missing:
+        raise CheckpointError(
+            f"{wanted}: {len(missing)} of {len(named)} shard(s) are not in the repository",
+            [Problem(f"is named by {index.name}, but not there", name) for name in missing[:10]],
+            remedy="Choose a revision that is whole, as org/name@REVISION.",
+        )
+    return named

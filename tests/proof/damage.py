@@ -94,6 +94,13 @@ def flip_bit(array: Array) -> None:
     array.reshape(-1).view("u4")[7] ^= 1
 
 
+def flip_low_bit(array: Array) -> None:
+    """Move one value of half precision by one unit in the last place, wherever the file has it."""
+    array.reshape(-1).view("u4" if array.itemsize == 4 else "u2")[7] ^= (
+        1 << 16 if array.itemsize == 4 else 1
+    )
+
+
 def redrawn(array: Array) -> None:
     """Draw all values anew."""
     array[...] = np.random.default_rng(9).standard_normal(array.shape) * 0.02

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import converter
@@ -13,7 +14,7 @@ from converter.proof.verify import verify
 from tests import factories
 
 from . import damage
-from .damage import FILES, KEY, QUERY, alter, copy_of, key_of, update
+from .damage import DENSE, FILES, KEY, QUERY, alter, copy_of, key_of, update
 from .test_damage import SINGLE
 
 
@@ -53,17 +54,54 @@ def test_damage_is_diagnosed(
     assert found.origins[f"encoder.{QUERY}.weight"].verdict == found.problems[0].what
 
 
+@pytest.mark.parametrize("name", FILES)
 def test_mixed_up_tensors_name_each_other(
-    sound: Path, sources: tuple[Path, Path], tmp_path: Path
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path, name: str
 ) -> None:
-    directory = alone(sound, tmp_path / "it", FILES[0])
-    keys = [key_of(directory / FILES[0], module) for module in (QUERY, KEY)]
-    alter(directory / FILES[0], keys, damage.swapped)
+    directory = alone(sound, tmp_path / "it", name)
+    keys = [key_of(directory / name, module) for module in (QUERY, KEY)]
+    alter(directory / name, keys, damage.swapped)
     said = {p.tensor: p.what for p in verify(directory, against=sources).problems}
     assert said == {
         keys[0]: f"holds the values of encoder.{KEY}.weight",
         keys[1]: f"holds the values of encoder.{QUERY}.weight",
     }
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_tensor_that_stands_for_another_is_named(
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    directory = alone(sound, tmp_path / "it", name)
+    keys = [key_of(directory / name, module) for module in (QUERY, KEY)]
+    alter(directory / name, keys, damage.duplicated)
+    [problem] = verify(directory, against=sources).problems
+    assert (problem.tensor, problem.what) == (
+        keys[1],
+        f"holds the values of encoder.{QUERY}.weight",
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_another_set_of_tensors_is_named(
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    """Lost, cast and grown, in the only file that there is."""
+    directory = alone(sound, tmp_path / "it", name)
+    lost, cast, grown = (key_of(directory / name, module) for module in (QUERY, KEY, DENSE))
+
+    def harm(tensors: dict[str, damage.Array]) -> None:
+        del tensors[lost]
+        tensors[cast] = tensors[cast].astype(np.float16)
+        tensors[grown] = np.concatenate([tensors[grown], tensors[grown][:1]])
+
+    damage.rewrite(directory / name, harm)
+    problems = verify(directory, against=sources).problems
+    said = {problem.tensor: problem.what for problem in problems}
+    assert said[cast] == "was rounded to float16"
+    assert "shape" in said[grown]
+    assert said[lost] == "missing tensor"
+    assert said[f"encoder.{QUERY}.weight"] == "is lost: the source has it"
 
 
 def test_other_weights_are_no_source(

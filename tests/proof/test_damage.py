@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converter.containers.registry import open_container
+import converter
 from converter.proof.verification import Verification
 from converter.proof.verify import verify
 
@@ -78,12 +78,15 @@ def test_a_damaged_tensor(
     assert {problem.tensor for problem in found.problems} == {key}
 
 
+@pytest.mark.parametrize("manifest", [True, False], ids=["own", "foreign"])
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("change", DOUBLE, ids=lambda change: change.__name__)
 def test_two_square_tensors(
-    sound: Path, tmp_path: Path, name: str, change: Callable[..., None]
+    sound: Path, tmp_path: Path, name: str, change: Callable[..., None], manifest: bool
 ) -> None:
     file = copy_of(sound, tmp_path / "it") / name
+    if not manifest:
+        (tmp_path / "it" / "converter-manifest.json").unlink()
     keys = [key_of(file, QUERY), key_of(file, KEY)]
     alter(file, keys, change)
     found = verify(tmp_path / "it")
@@ -131,6 +134,7 @@ def grow(tensors: dict[str, Any], key: str) -> None:
     tensors[key] = np.concatenate([tensors[key], tensors[key][:1]])
 
 
+@pytest.mark.parametrize("manifest", [True, False], ids=["own", "foreign"])
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     ("change", "what"),
@@ -138,20 +142,31 @@ def grow(tensors: dict[str, Any], key: str) -> None:
         (drop, {"query": "missing tensor"}),
         (rename, {"query": "missing tensor", "quarry": "does not know this tensor"}),
         (add, {"adapter": "does not know this tensor"}),
-        (narrow, {"query": "was cast to a narrower dtype"}),
+        (narrow, {"query": "was "}),
         (grow, {"query": "wrong shape"}),
     ],
     ids=["dropped", "renamed", "extra", "dtype", "shape"],
 )
 def test_another_set_of_tensors(
-    sound: Path, tmp_path: Path, name: str, change: Callable[..., None], what: dict[str, str]
+    sound: Path,
+    tmp_path: Path,
+    name: str,
+    change: Callable[..., None],
+    what: dict[str, str],
+    manifest: bool,
 ) -> None:
     file = copy_of(sound, tmp_path / "it") / name
+    if not manifest:
+        (tmp_path / "it" / "converter-manifest.json").unlink()
     key = key_of(file, QUERY)
     rewrite(file, lambda tensors: change(tensors, key))
     found = verify(tmp_path / "it")
     for word, text in what.items():
         assert any(text in each for each in told(found, file, key.replace("query", word)))
+    if change is narrow:
+        said = {"was cast to a narrower dtype"} if manifest else set()
+        assert set(told(found, file, key)) == said | {"was rounded to float16"}
+        assert any(f"{name} mixes dtypes" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -164,18 +179,67 @@ def test_a_rewritten_file_with_the_same_tensors_differs_in_size_alone(
     assert {problem.what for problem in found} <= {"has another size than when it was made"}
 
 
-def test_an_untied_head(sound: Path, tmp_path: Path) -> None:
-    file = copy_of(sound, tmp_path / "it") / "pytorch_model.bin"
-    with open_container(file) as reader:
-        assert "decoder.lm_head.weight" in reader.tensors
+HEADS = {
+    "model.safetensors": ("decoder.lm_head.weight", "decoder.transformer.wte.weight"),
+    "pytorch_model.bin": ("decoder.lm_head.weight", "decoder.transformer.wte.weight"),
+    "flax_model.msgpack": ("decoder/lm_head/kernel", "decoder/transformer/wte/embedding"),
+}
+"""File → its head, and the embeddings that this is tied to; TensorFlow's has no head of its own."""
+
+
+@pytest.mark.parametrize("manifest", [True, False], ids=["own", "foreign"])
+@pytest.mark.parametrize("name", HEADS)
+def test_an_untied_head(sound: Path, tmp_path: Path, name: str, manifest: bool) -> None:
+    file = copy_of(sound, tmp_path / "it") / name
+    if not manifest:
+        (tmp_path / "it" / "converter-manifest.json").unlink()
+    head, embeddings = HEADS[name]
 
     def untie(tensors: dict[str, Any]) -> None:
-        damage.flip_bit(tensors["decoder.lm_head.weight"])
+        values = tensors[embeddings].copy()
+        damage.flip_bit(values)
+        tensors[head] = values.T.copy() if name.endswith("msgpack") else values
 
+    def tie(tensors: dict[str, Any]) -> None:
+        values = tensors[embeddings]
+        tensors[head] = values.T.copy() if name.endswith("msgpack") else values
+
+    rewrite(file, tie)
+    assert not [p for p in verify(tmp_path / "it").problems if p.tensor]
     rewrite(file, untie)
     found = verify(tmp_path / "it")
-    assert told(found, file, "decoder.lm_head.weight")
-    assert not told(found, file, "decoder.transformer.wte.weight")
+    assert told(found, file, head) == ["is off by a few units in the last place in 1 value(s)"]
+    assert not told(found, file, embeddings)
+
+
+@pytest.fixture(scope="module", params=["float16", "bfloat16"])
+def half(
+    request: pytest.FixtureRequest,
+    sources: tuple[Path, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A sound checkpoint in half precision."""
+    out = tmp_path_factory.mktemp("half") / "both"
+    converter.compose(*sources, out, pytorch_format="both", dtype=request.param)
+    assert verify(out).verified
+    return out
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "change", [damage.flip_low_bit, damage.moved, damage.transposed, damage.zeroed]
+)
+def test_a_damaged_tensor_of_half_precision(
+    half: Path, tmp_path: Path, name: str, change: Callable[..., None]
+) -> None:
+    directory = copy_of(half, tmp_path / "it")
+    file = directory / name
+    key = key_of(file, QUERY)
+    alter(file, [key], change)
+    found = verify(directory)
+    assert {(problem.file, problem.tensor) for problem in found.problems} == {(str(file), key)}
+    (directory / "converter-manifest.json").unlink()
+    assert [problem.tensor for problem in verify(directory).problems] == [key]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -316,8 +380,6 @@ def test_a_file_that_the_manifest_lists_is_gone(sound: Path, tmp_path: Path) -> 
 
 
 def test_a_part_that_only_one_file_lacks(sources: tuple[Path, Path], tmp_path: Path) -> None:
-    import converter
-
     converter.convert(sources[0], tmp_path / "it", to=["pytorch", "flax"])
     file = tmp_path / "it" / "flax_model.msgpack"
     rewrite(

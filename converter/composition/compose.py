@@ -17,13 +17,13 @@ from converter.composition.documents import (
     without_settings,
 )
 from converter.composition.files import plan_files
-from converter.composition.frameworks import choose
 from converter.composition.generation import GENERATION_CONFIG, Generation
 from converter.composition.joining import Joined
 from converter.composition.joint import joint_findings, joint_of
 from converter.composition.options import OutputOptions, OutputWishes
 from converter.composition.preflight import regrets
 from converter.composition.production import Result, produce
+from converter.composition.refusal import frameworks_of_pair, refuse
 from converter.composition.resize import NEW_ROWS
 from converter.composition.source import Source
 from converter.composition.tokens import resolve_tokens
@@ -118,11 +118,14 @@ def compose(
         configs=(encoder_config, decoder_config),
     )
     library = Library(Path(path) for path in mapping)
+    refuse(wishes, library, wanted.to)
     with ExitStack() as stack:
         sources = {half: wishes.source(half, library, stack, wanted.dry_run) for half in HALVES}
         decoder_source = sources["decoder"]
+        frameworks, warnings = frameworks_of_pair(
+            {half: source.config for half, source in sources.items()}, library, wanted.to
+        )
         joined = Joined.of(sources["encoder"], decoder_source, library, wishes.drawn)
-        frameworks, warnings = choose(wanted.to, joined.obstacles)
         findings = dict(joined.findings)
         notes = [*wishes.other_families(joined), *joined.notes]
         places = [source.checkpoint.directory for source in sources.values()]

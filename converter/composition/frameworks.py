@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from converter.errors import ConfigError, Problem, UnsupportedError
 from converter.tables.config import FamilyConfig
@@ -77,16 +77,27 @@ def composite_obstacles(composite: Composite, halves: Mapping[str, FamilyConfig]
 
 
 def choose(
-    asked: Sequence[str] | None, obstacles: Mapping[str, str]
+    asked: Sequence[str] | None,
+    obstacles: Mapping[str, str],
+    instead: Callable[[str], str | None] = lambda framework: None,
 ) -> tuple[tuple[str, ...], list[str]]:
     """The frameworks to write, and what to tell the user of the others.
+
+    Args:
+        asked: the frameworks that were asked for, ``None`` for every one that can be.
+        obstacles: framework → why it cannot be.
+        instead: gives of a framework that cannot be what would go with it.
 
     Raises:
         UnsupportedError: if one was asked for that cannot be had, or none is left.
     """
     if asked is not None:
         problems = [
-            Problem(f"cannot be written: {obstacles[framework]}", tensor=framework)
+            Problem(
+                f"cannot be written: {obstacles[framework]}",
+                tensor=framework,
+                remedy=instead(framework),
+            )
             for framework in dict.fromkeys(asked)
             if framework in obstacles
         ]

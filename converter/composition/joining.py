@@ -8,7 +8,7 @@ from functools import cached_property
 
 from converter.composition.assemble import Finding
 from converter.composition.foreign import leave_out_foreign_heads
-from converter.composition.frameworks import composite_obstacles, role_obstacles
+from converter.composition.frameworks import role_obstacles
 from converter.composition.source import Source, required
 from converter.errors import UnsupportedError
 from converter.matching import dominant_dtype
@@ -98,12 +98,6 @@ class Joined:
             {half.name: half.blueprint(draftsman) for half in halves},
         )
         return cls(composite, halves, target)
-
-    @property
-    def obstacles(self) -> dict[str, str]:
-        """Framework → why it cannot hold the composite."""
-        configs = {half.name: half.source.config for half in self.halves}
-        return composite_obstacles(self.composite, configs)
 
     def dtype(self, slot: Slot) -> str:
         """The dtype in which a tensor that no source has is drawn: that of its half."""

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converter.checkpoint import open_checkpoint, open_configuration
+from converter.checkpoint import Checkpoint, open_checkpoint, open_configuration
 from converter.composition.generation import TOKEN_FIELDS, is_setting
 from converter.composition.joining import Joined
 from converter.composition.layers import parse_layers, take_layers
 from converter.composition.options import parse_settings, updated
 from converter.composition.resize import resize
 from converter.composition.source import Source
-from converter.errors import UnsupportedError, UsageError
+from converter.errors import CheckpointError, UnsupportedError, UsageError
+from converter.hub.reference import hub_id
 from converter.identification import enter, identify
+from converter.tables.config import FamilyConfig
 from converter.tables.library import Library
 from converter.tables.recipes import Recipe, recipe_named
 
@@ -125,6 +127,30 @@ class Wishes:
             found[role] = wanted
         return found
 
+    def configuration(self, half: str, library: Library) -> FamilyConfig | None:
+        """The configuration of a half, read without its weights; ``None`` if they are needed to
+        tell its family, or it cannot be read without them.
+
+        Args:
+            half: ``encoder`` or ``decoder``.
+            library: the mapping tables.
+
+        Raises:
+            CheckpointError: if it cannot be fetched from the Hub.
+            UnsupportedError: if it is a combined model, or there is no table for its family.
+        """
+        reference = self.references[half]
+        try:
+            checkpoint = open_configuration(reference, self.configs[half])
+        except CheckpointError:
+            if hub_id(reference):
+                raise
+            return None  # whoever opens the weights tells it better
+        if "model_type" not in checkpoint.config:
+            return None
+        raw = updated(self._entered(checkpoint, half, library).config, self.changes[half])
+        return FamilyConfig(library.family(checkpoint.family), raw, str(checkpoint.config_path))
+
     def source(
         self, half: str, library: Library, stack: ExitStack, headers: bool = False
     ) -> Source:
@@ -146,17 +172,21 @@ class Wishes:
             else open_checkpoint(reference, config, headers=headers)
         )
         identify(checkpoint, library)
+        raw = updated(self._entered(checkpoint, half, library).config, self.changes[half])
+        source = Source.understand(half, checkpoint, library, raw)
+        if half in self.layers:
+            source = take_layers(source, self.layers[half], library.vocabulary)
+        return resize(source, library.vocabulary) if self.resized else source
+
+    def _entered(self, checkpoint: Checkpoint, half: str, library: Library) -> Checkpoint:
+        """The checkpoint, read as the model within it that can play the half."""
         enter(checkpoint, library, half)
         if library.is_composite(checkpoint.family):
             raise UnsupportedError(
                 f"{checkpoint.reference}: is an encoder-decoder model itself",
                 remedy="Take it apart first: `converter split`.",
             )
-        raw = updated(checkpoint.config, self.changes[half])
-        source = Source.understand(half, checkpoint, library, raw)
-        if half in self.layers:
-            source = take_layers(source, self.layers[half], library.vocabulary)
-        return resize(source, library.vocabulary) if self.resized else source
+        return checkpoint
 
     def other_families(self, joined: Joined) -> Iterator[str]:
         """What to say where a recipe is followed with other families than the paper's."""

@@ -11,6 +11,7 @@ import pytest
 import converter
 from converter.hub.choice import small_files, weight_files
 from converter.hub.reference import HubId, hub_id
+from tests import factories
 from tests.hub.conftest import Desk, contents
 
 pytestmark = pytest.mark.usefixtures("bert")
@@ -165,3 +166,15 @@ def test_a_hub_that_does_not_answer_is_told(desk: Desk) -> None:
     done = desk.converter("inspect", "acme/bert", code=1, HF_ENDPOINT="http://127.0.0.1:9")
     assert "no connection" in done.stderr and "HF_HUB_OFFLINE=1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_pair_that_cannot_be_is_refused_before_weights_are_fetched(desk: Desk) -> None:
+    made = factories.make(desk.home / "distilbert", "distilbert").directory
+    desk.hub.publish("acme/distilbert", contents(made))
+    for args in (
+        ("acme/bert", "acme/distilbert"),
+        ("acme/distilbert", "acme/bert", "--to", "flax"),
+    ):
+        failed = desk.converter("compose", args[0], args[1], "out", *args[2:], code=1).stderr
+        assert "cannot be" in failed
+    assert not desk.hub.requests("GET /_blob/")

@@ -130,10 +130,11 @@ class Draftsman:
         family = config.family
         parts = tuple(dict.fromkeys(family.parts if parts is None else parts))
         heads = tuple(family.heads if heads is None else heads)
+        has = {*parts, *heads}
         ties = [
-            (Template(name), tie)
+            (Template(name), replace(tie, stored={}) if tie.stored_without in has else tie)
             for name, tie in family.ties.items()
-            if tie.beside is None or tie.beside in (*parts, *heads)
+            if tie.beside is None or tie.beside in has
         ]
         groups = [(BODY, family.modules, True)]
         groups += [(part, family.parts[part], True) for part in parts]
@@ -211,7 +212,7 @@ class Draftsman:
     ) -> Iterator[Slot]:
         """The tensors of one row, for every combination of the numbers in its path."""
         live = [
-            (name, tie if config.holds(tie.stored_when) else replace(tie, stored=frozenset()))
+            (name, replace(tie, stored={d: c for d, c in tie.stored.items() if config.holds(c)}))
             for name, tie in ties
             if not (tie.unless and config.holds(tie.unless))
         ]
@@ -283,7 +284,7 @@ def _tied(name: str, ties: list[tuple[Template, Tie]]) -> tuple[str | None, froz
     for template, tie in ties:
         numbers = template.match(name)
         if numbers is not None:
-            return tie.to.format(numbers), tie.stored
+            return tie.to.format(numbers), frozenset(tie.stored)
     return None, frozenset()
 
 

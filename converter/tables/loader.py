@@ -173,17 +173,30 @@ def _ties(section: Section, vocabulary: Vocabulary) -> dict[str, Tie]:
     for name in section:
         entry = section.section(name)
         to = entry.parsed("to", Template, entry.require("to", str, ""))
-        stored = entry.names("stored", tuple(vocabulary.dialects))
-        beside = entry.take("beside", str, "") or None
         ties[name] = Tie(
             to or Template("?"),
             entry.expression("unless"),
-            frozenset(stored),
-            entry.expression("stored_when"),
-            beside,
+            _stored(entry, vocabulary),
+            entry.take("stored_without", str, "") or None,
+            entry.take("beside", str, "") or None,
         )
-        entry.finish("to, unless, stored, stored_when, beside")
+        entry.finish("to, unless, stored, stored_without, beside")
     return ties
+
+
+def _stored(entry: Section, vocabulary: Vocabulary) -> dict[str, Expression | None]:
+    """The dialects whose files hold a tied tensor: a list of them, or each with its condition."""
+    if entry.holds("stored", list):
+        return dict.fromkeys(entry.names("stored", tuple(vocabulary.dialects)))
+    stored = entry.section("stored")
+    found: dict[str, Expression | None] = {}
+    for name in [name for name in stored if name in vocabulary.dialects]:
+        if not stored.holds(name, bool):
+            found[name] = stored.expression(name)
+        elif stored.take(name, bool, True):
+            found[name] = None
+    stored.finish(", ".join(vocabulary.dialects))
+    return found
 
 
 def _drops(section: Section, vocabulary: Vocabulary) -> dict[str, dict[Template, str]]:

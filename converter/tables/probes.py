@@ -86,7 +86,7 @@ def _conditions(family: Family) -> list[Condition]:
     """The conditions, each once, and for each field that may be null whether it is."""
     found: dict[str, Condition] = {}
     for place, expression, path in expressions(family):
-        if place.endswith((".when", ".unless", ".stored_when")):
+        if place.endswith((".when", ".unless")):
             found.setdefault(expression.text, Condition(place, expression, path))
     for name, default in family.config.items():
         if default is None:

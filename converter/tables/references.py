@@ -69,8 +69,9 @@ def expressions(family: Family) -> Iterator[tuple[str, Expression, tuple[str, ..
     for name, tie in family.ties.items():
         if tie.unless:
             yield f"tied.{name}.unless", tie.unless, ()
-        if tie.stored_when:
-            yield f"tied.{name}.stored_when", tie.stored_when, ()
+        for dialect, condition in tie.stored.items():
+            if condition:
+                yield f"tied.{name}.stored.{dialect}.when", condition, ()
     for number, limit in enumerate(family.limits):
         yield f"limits[{number}].when", limit.when, ()
 
@@ -264,13 +265,15 @@ def _roles(family: Family, complain: Complain) -> None:
 
 def _ties(family: Family, complain: Complain) -> None:
     for name, tie in family.ties.items():
-        if tie.beside is not None and tie.beside not in {*family.parts, *family.heads}:
-            complain(
-                f"tied.{name}.beside",
-                f"there is no part or head {tie.beside!r}",
-                f"one of {_listed({*family.parts, *family.heads})}",
-                "Correct the name.",
-            )
+        known = {*family.parts, *family.heads}
+        for key, group in (("beside", tie.beside), ("stored_without", tie.stored_without)):
+            if group is not None and group not in known:
+                complain(
+                    f"tied.{name}.{key}",
+                    f"there is no part or head {group!r}",
+                    f"one of {_listed(known)}",
+                    "Correct the name.",
+                )
         for place in sorted(set(tie.to.places) - set(Template(name).places)):
             complain(
                 f"tied.{name}.to",

@@ -128,10 +128,10 @@ class Tie:
 
     to: Template
     unless: Expression | None = None
-    stored: frozenset[str] = frozenset()
-    """Dialects whose files hold it all the same."""
-    stored_when: Expression | None = None
-    """They do so only under this condition."""
+    stored: Mapping[str, Expression | None] = field(default_factory=dict)
+    """Dialects whose files hold it all the same, and if only under a condition, that."""
+    stored_without: str | None = None
+    """They do so only in models that lack this part or head."""
     beside: str | None = None
     """The tie holds only in models that have this part or head."""
 

@@ -38,7 +38,9 @@ _KEYS = {
     "class_config",
     "cannot_run",
     "keep",
+    "own_files",
     "tolerance",
+    "transformers_5",
 }
 
 
@@ -56,6 +58,8 @@ class Tiny:
     cannot_run: Mapping[str, str] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
     tolerance: float = 1e-5
+    own_files: Mapping[str, str] = field(default_factory=dict)
+    transformers_5: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def table(self) -> Family:
@@ -69,6 +73,10 @@ class Tiny:
     def can_run(self, what: str, variant: str) -> bool:
         """Whether a role or a class of a framework can be called."""
         return self.cannot_run.keys().isdisjoint({what, f"{what}-{variant}"})
+
+    def fails_later(self, variant: str) -> str | None:
+        """Why transformers 5 cannot hold a variant, if it cannot."""
+        return self.transformers_5.get("", self.transformers_5.get(variant))
 
     def batch(
         self, framework: str, prefix: str = "", seed: int = 0, model: str = ""
@@ -121,6 +129,8 @@ def tiny(family: str) -> Tiny:
         cannot_run=data.get("cannot_run", {}),
         keep=tuple(data.get("keep", ())),
         tolerance=data.get("tolerance", 1e-5),
+        own_files=data.get("own_files", {}),
+        transformers_5=data.get("transformers_5", {}),
     )
 
 
@@ -166,8 +176,9 @@ def _refused(family: str, role: str, variant: str) -> bool:
 def single_models() -> list[tuple[str, str, str]]:
     """Family, model class and variant of every stand-alone conversion.
 
-    Every class with the configuration itself; with a variant only those that play a role, because
-    a variant changes the tensors of the base model, and only where it changes them.
+    Every class with the configuration itself. With a variant those that play a role, where it
+    changes their tensors, and any other where it changes those of a head; what it changes of the
+    base model is the same in all classes.
     """
     found = []
     for family in described():
@@ -178,18 +189,18 @@ def single_models() -> list[tuple[str, str, str]]:
             (family, model, variant)
             for variant in tiny(family).variants
             for model in table.models
-            if model in leading and _changes(family, model, variant)
+            if _changes(family, model, variant, heads_only=model not in leading)
         ]
     return found
 
 
-def _changes(family: str, model: str, variant: str) -> bool:
-    """Whether a variant changes the tensors or the frameworks of a model."""
-    return _nature(family, model, "") != _nature(family, model, variant)
+def _changes(family: str, model: str, variant: str, heads_only: bool = False) -> bool:
+    """Whether a variant changes the tensors or the frameworks of a model, or those of its heads."""
+    return _nature(family, model, "", heads_only) != _nature(family, model, variant, heads_only)
 
 
 @cache
-def _nature(family: str, name: str, variant: str) -> Any:
+def _nature(family: str, name: str, variant: str, heads_only: bool) -> Any:
     spec = tiny(family)
     model = spec.table.models[name]
     parts = (*model.parts, *({CROSS_ATTENTION} & set(spec.table.parts)))
@@ -198,8 +209,24 @@ def _nature(family: str, name: str, variant: str) -> Any:
         drawn = Draftsman(LIBRARY.vocabulary).model(config, parts, model.heads)
     except ConverterError as error:
         return str(error)  # the test of this variant tells it
-    slots = [(slot.name, slot.spellings, slot.tied_to, slot.stored) for slot in drawn.slots]
-    return slots, set(obstacles(config, model))
+    slots = [
+        (slot.name, slot.spellings, slot.tied_to, slot.stored)
+        for slot in drawn.slots
+        if slot.part in model.heads or not heads_only
+    ]
+    return slots, None if heads_only else set(obstacles(config, model))
+
+
+def stored_ties(family: str, model: ModelClass, variant: str, half: str = "") -> set[str]:
+    """The PyTorch names that files are given although transformers 4.57 ties them."""
+    spec = tiny(family)
+    config = FamilyConfig(spec.table, spec.fields(variant), family)
+    cross = {CROSS_ATTENTION} & {*spec.table.parts} if half == "decoder" else set()
+    drawn = Draftsman(LIBRARY.vocabulary).model(config, (*model.parts, *cross), model.heads, half)
+    names = [
+        slot.spellings[FRAMEWORKS[0]].name for slot in drawn.slots if FRAMEWORKS[0] in slot.stored
+    ]
+    return {*names}
 
 
 def source_fields(family: str, model: ModelClass, variant: str) -> dict[str, Any]:

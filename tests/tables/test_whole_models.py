@@ -10,6 +10,9 @@ from converter.initialise import Initialiser
 from converter.tables.blueprint import Blueprint, Draftsman
 from converter.tables.config import FamilyConfig
 from converter.tables.library import Library
+from converter.tables.loader import load_family
+
+from .test_loader import VOCABULARY, table
 
 LIBRARY = Library()
 
@@ -34,6 +37,28 @@ def test_tied_tensors_are_stored_only_under_their_condition() -> None:
     assert not drawn("bart", "BartModel").by_name[name].stored
     untied = drawn("bart", "BartModel", tie_word_embeddings=False).by_name[name]
     assert (untied.tied_to, untied.stored) == ("shared.weight", {"pytorch"})
+
+
+def test_a_decoder_alone_holds_the_head_that_transformers_5_does_not_tie() -> None:
+    alone, whole = (
+        drawn("bigbird_pegasus", f"BigBirdPegasusFor{name}").by_name["lm_head.weight"]
+        for name in ("CausalLM", "ConditionalGeneration")
+    )
+    assert alone.tied_to == whole.tied_to == "decoder.embed_tokens.weight"
+    assert (alone.stored, whole.stored) == ({"pytorch"}, set())
+
+
+def test_one_dialect_may_store_always_and_another_under_a_condition() -> None:
+    data = table("bert")
+    data["tied"]["cls.predictions.decoder.bias"] = {
+        "to": "cls.predictions.bias",
+        "stored": {"tensorflow": True, "flax": False, "pytorch": "num_hidden_layers > 3"},
+    }
+    family = load_family(data, "bert.toml", VOCABULARY)
+    for layers, stored in ((3, {"tensorflow"}), (4, {"tensorflow", "pytorch"})):
+        config = FamilyConfig(family, {"num_hidden_layers": layers})
+        slot = Draftsman(VOCABULARY).model(config).by_name["cls.predictions.decoder.bias"]
+        assert slot.stored == stored
 
 
 def test_a_path_may_lie_beside_the_base_model() -> None:

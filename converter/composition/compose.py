@@ -167,6 +167,7 @@ def compose(
         configs = _configs(joined, wanted)
         configs["decoder"] = with_tokens(without_settings(configs["decoder"]), tokens.ids)
         shared = {joined.composite.shared: True} if wishes.share else {}
+        along = travelling(sources, tokenizer)
         plan = Plan(
             command="compose",
             tensors=tensors,
@@ -181,8 +182,9 @@ def compose(
                     tokens.ids, tokens.with_forced(generation.settings)
                 ),
                 **weights.indexes,
+                **along.documents,
             },
-            copied_files=travelling(sources, tokenizer),
+            copied_files=along.copied,
             warnings=(*warnings, *notes, *weights.notes),
         )
         return produce(

@@ -15,7 +15,7 @@ from converter.composition.generation import GENERATION_CONFIG
 from converter.composition.model import Model, understand
 from converter.composition.options import OutputOptions, OutputWishes
 from converter.composition.production import Result, produce
-from converter.composition.travelling import processor_files, tokenizer_files
+from converter.composition.travelling import both_tokenizers, processor_files
 from converter.jsonfile import to_json
 from converter.matching import dominant_dtype
 from converter.plan import Plan
@@ -116,7 +116,7 @@ def plan_conversion(model: Model, wanted: OutputOptions, seed: int) -> Plan:
         }
     copied = {
         **processor_files(model.checkpoint.directory),
-        **tokenizer_files(model.checkpoint.directory),
+        **both_tokenizers(model.checkpoint.directory),
     }
     generation = model.checkpoint.directory / GENERATION_CONFIG
     if generation.is_file():

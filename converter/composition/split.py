@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from converter.checkpoint import Checkpoint, open_checkpoint
+from converter.checkpoint import open_checkpoint
 from converter.composition.assemble import Finding, plan_tensors
 from converter.composition.documents import with_dtype
 from converter.composition.files import SAFETENSORS, WeightFiles, plan_files
@@ -95,7 +95,7 @@ def split(
                 *_joint(model, tensors),
             ),
             documents=_documents(parts),
-            copied_files=_copied(checkpoint),
+            copied_files=_copied(model),
             warnings=(
                 *model.notes,
                 *(
@@ -182,15 +182,15 @@ def _documents(parts: Mapping[str, _Part]) -> dict[str, bytes]:
     return documents
 
 
-def _copied(checkpoint: Checkpoint) -> dict[str, Path]:
-    """The tokenizer of each half; a combined checkpoint with one tokenizer has it for both."""
-    directory = checkpoint.directory
+def _copied(model: Model) -> dict[str, Path]:
+    """The tokenizer of each half; a combined checkpoint with one tokenizer has it for both, or for
+    its decoder if its encoder reads no texts."""
+    directory = model.checkpoint.directory
     decoder = directory / DECODER_TOKENIZER
     own = decoder if decoder.is_dir() else directory
-    copied = {
-        f"encoder/{name}": path
-        for name, path in {**processor_files(directory), **tokenizer_files(directory)}.items()
-    }
+    copied = {f"encoder/{name}": path for name, path in processor_files(directory).items()}
+    if model.configs["encoder"].measure("vocabulary") is not None:
+        copied |= tokenizer_files(directory, "encoder/")
     copied |= tokenizer_files(own, "decoder/")
     generation = directory / GENERATION_CONFIG
     if generation.is_file():

@@ -11,7 +11,9 @@ INDEX = ".index.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
 """The names that transformers gives whole weight files, in the order of preference."""
 
-_SMALL = re.compile(r"(?:decoder_tokenizer/)?[^/]+\.(?:json|txt|model|jinja|spm|codes)|README\.md")
+_SMALL = re.compile(
+    r"(?:decoder_tokenizer/)?[^/]+\.(?:json|txt|model|jinja|spm|codes|bpe|tokenizer)|README\.md"
+)
 """Configurations, tokenizers, processors, and the card, which states the licence."""
 _BUNDLE = re.compile(r"([^/]+)\.(?:index|data-\d{5}-of-\d{5})")
 

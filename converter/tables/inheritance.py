@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from converter.errors import Problem
-from converter.tables.library import MERGED, MERGED_DEEPLY
+from converter.tables.library import MERGED, MERGED_DEEPLY, OWN
 
 
 def idle_overrides(
@@ -20,7 +20,7 @@ def idle_overrides(
         file: what messages call it.
     """
     for key, value in child.items():
-        if key not in parent:
+        if key not in parent or key in OWN:
             continue
         if key in (*MERGED, *MERGED_DEEPLY) and isinstance(value, dict):
             yield from _same(parent[key], value, key, key in MERGED_DEEPLY, file)

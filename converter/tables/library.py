@@ -24,9 +24,9 @@ MERGED = ("config", "measures", "tokens", "modules", "warm_start")
 MERGED_DEEPLY = ("parts", "drop")
 """Keys whose tables it changes entry by entry."""
 
-OWN = ("original", "within", "languages")
-"""Keys that it does not inherit: where another family is found, or what it writes, is no sign of
-this one."""
+OWN = ("original", "within", "languages", "tokenizer")
+"""Keys that it does not inherit: where another family is found, or how its texts are read, is no
+sign of this one."""
 
 
 class Library:

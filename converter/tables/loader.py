@@ -70,6 +70,7 @@ def load_family(
         limits=_limits(root, file, problems),
         tokens=load_tokens(root.section("tokens")),
         languages=load_languages(root.section("languages")),
+        tokenizer=root.take("tokenizer", str, "") or None,
         warm_start=_warm_start(root.section("warm_start")),
         index=by_dialect(root, "index", vocabulary),
         within=root.section("within").texts(),

@@ -290,6 +290,8 @@ class Family:
     limits: tuple[Limit, ...] = ()
     tokens: Mapping[str, Token] = field(default_factory=dict)
     languages: Languages | None = None
+    tokenizer: str | None = None
+    """The class that transformers loads its tokenizer with where no file says so."""
     warm_start: WarmStart | None = None
     index: Mapping[str, str] = field(default_factory=dict)
     """Dialect → what joins a number to the part before it, where not as the dialect says."""

@@ -123,7 +123,7 @@ PLANTED = {
     ),
     "an unknown field in an initialiser": (
         "gpt2",
-        [('init     = "normal(initializer_range)"', 'init     = "normal(init_range)"')],
+        [('init      = "normal(initializer_range)"', 'init      = "normal(init_range)"')],
         ["init", "'init_range'"],
     ),
     "a field that nothing uses": (
@@ -290,12 +290,12 @@ PLANTED = {
     "a token of no role": ("gpt2", [("pad   = {", "mask  = {")], ["tokens.mask"]),
     "an extended table that is not there": (
         "roberta",
-        [('extends = "bert"', 'extends = "none"')],
+        [('extends   = "bert"', 'extends = "none"')],
         ["extends", "none"],
     ),
     "a table that extends itself": (
         "roberta",
-        [('extends = "bert"', 'extends = "roberta"')],
+        [('extends   = "bert"', 'extends = "roberta"')],
         ["extends itself"],
     ),
     "a field that is overridden with the same": (

@@ -1,0 +1,111 @@
+"""Tokenizers and processors that go with a composition, its conversion and its halves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converter import compose, convert, split
+from tests.factories import make
+
+WORDS = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n"
+
+
+@pytest.fixture
+def halves(tmp_path: Path) -> tuple[Path, Path]:
+    encoder = make(tmp_path / "bert", "bert").directory
+    decoder = make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
+    (encoder / "vocab.txt").write_text(WORDS)
+    (decoder / "vocab.json").write_text('{"a": 0}')
+    (decoder / "merges.txt").write_text("")
+    (decoder / "tokenizer_config.json").write_text('{"model_max_length": 30}')
+    return encoder, decoder
+
+
+def _stated(directory: Path) -> Any:
+    return json.loads((directory / "tokenizer_config.json").read_text())
+
+
+def _files(directory: Path) -> set[str]:
+    known = ("vocab.txt", "vocab.json", "merges.txt", "tokenizer_config.json")
+    return {path.name for path in directory.iterdir() if path.name in known}
+
+
+def test_the_class_is_written_where_no_file_of_the_tokenizer_states_it(
+    halves: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    compose(*halves, out, to=["pytorch"])
+    assert _stated(out) == {"tokenizer_class": "BertTokenizer"}
+    own = {"model_max_length": 30, "tokenizer_class": "GPT2Tokenizer"}
+    assert _stated(out / "decoder_tokenizer") == own
+    config = halves[1] / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tokenizer_class": "X"}))
+    compose(*halves, out, to=["pytorch"], overwrite=True)
+    assert _stated(out / "decoder_tokenizer")["tokenizer_class"] == "X"
+    (halves[1] / "tokenizer_config.json").write_text('{"tokenizer_class":"Y"}')
+    compose(*halves, out, to=["pytorch"], overwrite=True)
+    copy = (out / "decoder_tokenizer" / "tokenizer_config.json").read_text()
+    assert copy == '{"tokenizer_class":"Y"}'
+    (halves[1] / "tokenizer_config.json").write_text("damaged")
+    compose(*halves, out, to=["pytorch"], overwrite=True)
+    assert (out / "decoder_tokenizer" / "tokenizer_config.json").read_text() == "damaged"
+
+
+def test_equal_files_of_two_classes_are_two_tokenizers(tmp_path: Path) -> None:
+    encoder = make(tmp_path / "bert", "bert").directory
+    decoder = make(tmp_path / "roformer", "roformer", "RoFormerForCausalLM").directory
+    for half in (encoder, decoder):
+        (half / "vocab.txt").write_text(WORDS)
+    compose(encoder, decoder, tmp_path / "out", to=["pytorch"])
+    assert _stated(tmp_path / "out" / "decoder_tokenizer")["tokenizer_class"] == "RoFormerTokenizer"
+    again = make(tmp_path / "again", "bert", "BertLMHeadModel", seed=1).directory
+    (again / "vocab.txt").write_text(WORDS)
+    compose(encoder, again, tmp_path / "one", to=["pytorch"])
+    assert not (tmp_path / "one" / "decoder_tokenizer").exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "root", "own"),
+    [
+        ("both", {"vocab.txt", "tokenizer_config.json"}, True),
+        ("encoder", {"vocab.txt", "tokenizer_config.json"}, False),
+        ("decoder", {"vocab.json", "merges.txt", "tokenizer_config.json"}, False),
+        ("none", set(), False),
+    ],
+)
+def test_whose_tokenizer_goes_where(
+    halves: tuple[Path, Path], tmp_path: Path, wanted: str, root: set[str], own: bool
+) -> None:
+    compose(*halves, tmp_path / "out", to=["pytorch"], tokenizer=wanted)
+    assert _files(tmp_path / "out") == root
+    assert (tmp_path / "out" / "decoder_tokenizer").is_dir() == own
+
+
+def test_both_tokenizers_stay_through_conversion_and_splitting(
+    halves: tuple[Path, Path], tmp_path: Path
+) -> None:
+    compose(*halves, tmp_path / "out")
+    convert(tmp_path / "out", tmp_path / "converted", to=["flax"])
+    split(tmp_path / "converted", tmp_path / "halves")
+    for name in _files(tmp_path / "out" / "decoder_tokenizer"):
+        own = (tmp_path / "out" / "decoder_tokenizer" / name).read_bytes()
+        assert (tmp_path / "converted" / "decoder_tokenizer" / name).read_bytes() == own
+        assert (tmp_path / "halves" / "decoder" / name).read_bytes() == own
+    assert _files(tmp_path / "halves" / "encoder") == {"vocab.txt", "tokenizer_config.json"}
+
+
+def test_an_encoder_of_images_has_no_tokenizer_when_split_off(tmp_path: Path) -> None:
+    sizes = {"image_size": 8, "patch_size": 4, "num_channels": 3}
+    encoder = make(tmp_path / "vit", "vit", **sizes).directory
+    (encoder / "preprocessor_config.json").write_text("{}")
+    decoder = make(tmp_path / "bert", "bert", "BertLMHeadModel").directory
+    (decoder / "vocab.txt").write_text(WORDS)
+    compose(encoder, decoder, tmp_path / "out", to=["pytorch"])
+    split(tmp_path / "out", tmp_path / "halves")
+    assert not _files(tmp_path / "halves" / "encoder")
+    assert (tmp_path / "halves" / "encoder" / "preprocessor_config.json").is_file()
+    assert _files(tmp_path / "halves" / "decoder") == {"vocab.txt", "tokenizer_config.json"}

@@ -25,20 +25,47 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 def emit(text: str) -> None:
-    """Print a result."""
-    click.echo(text, nl=not text.endswith("\n"), color=colours(sys.stdout))
+    """Print a result.
+
+    Raises:
+        OutputError: if standard output takes nothing more, as on a full disk.
+        BrokenPipeError: if nobody reads it any more.
+    """
+    try:
+        click.echo(text, nl=not text.endswith("\n"), color=colours(sys.stdout))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from converter.errors import OutputError
+
+        raise OutputError(f"standard output cannot be written: {error.strerror}") from error
 
 
 def emit_json(document: Any) -> None:
-    """Print the one JSON document of a run."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print the one JSON document of a run.
+
+    Raises:
+        OutputError, BrokenPipeError: as `emit`.
+    """
+    emit(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def say(text: str, style: str = "") -> None:
-    """Print a message to standard error, in one of the few styles there are."""
+    """Print a message to standard error, in one of the few styles there are.
+
+    Where standard error takes none, as on a full disk, the work goes on without.
+
+    Raises:
+        BrokenPipeError: if nobody reads it any more.
+    """
     head, colon, rest = text.partition(":") if style else (text, "", "")
     styled = click.style(printable(head + colon), **_STYLES[style]) + printable(rest)
-    click.echo(styled, err=True, color=colours(sys.stderr))
+    try:
+        click.echo(styled, err=True, color=colours(sys.stderr))
+    except BrokenPipeError:
+        raise
+    except OSError:
+        return
 
 
 def warn(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Callable
@@ -33,7 +34,9 @@ def guarded(call: Callable[[], object], json: bool) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop us
-            stream.reconfigure(errors="backslashreplace")
+            # In ASCII, which is what Python takes an unknown locale for, click would drop names.
+            plain = codecs.lookup(stream.encoding or "utf-8").name == "ascii"
+            stream.reconfigure(encoding="utf-8" if plain else None, errors="backslashreplace")
     try:
         code = call()
         if sys.stdout is not None:
@@ -59,7 +62,7 @@ def _tell(error: BaseException, json: bool) -> int:
     if isinstance(error, KeyboardInterrupt | click.Abort):
         say("Interrupted: nothing is left half-written.", style="bold")
         if json:
-            emit_json(_document("interrupted", "interrupted; nothing is left half-written"))
+            _emit(_document("interrupted", "interrupted; nothing is left half-written"))
         return INTERRUPTED
     from converter.errors import ConverterError
 
@@ -68,12 +71,12 @@ def _tell(error: BaseException, json: bool) -> int:
     if isinstance(error, ConverterError):
         explain(error)
         if json:
-            emit_json(error.to_dict())
+            _emit(error.to_dict())
         return error.exit_code
     kind, message, remedy = _unexpected(error)
     explain(ConverterError(message, remedy=remedy))
     if json:
-        emit_json(_document(kind, message, remedy))
+        _emit(_document(kind, message, remedy))
     return 1
 
 
@@ -98,13 +101,15 @@ def _usage(error: click.ClickException) -> ConverterError:
     return UsageError(error.format_message(), remedy=remedy)
 
 
-def _unexpected(error: BaseException) -> tuple[str, str, str]:
+def _unexpected(error: BaseException) -> tuple[str, str, str | None]:
     """Kind, message and remedy of an error that nobody raised on purpose."""
     name = type(error).__name__
     if isinstance(error, MemoryError):
         return "memory", "there is not enough memory", "Try a smaller --memory or fewer --jobs."
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
+        if isinstance(error, PermissionError) and place:
+            return "system", f"{place}{error.strerror}", "Look at the permissions, also above it."
         return "system", f"{place}{error.strerror}", f"{_TRACEBACK}=1 shows where ({name})."
     text = " ".join(str(error).split())[:300]
     message = f"this is a bug in converter: {name}{': ' + text if text else ''}"
@@ -114,6 +119,16 @@ def _unexpected(error: BaseException) -> tuple[str, str, str]:
 def _document(kind: str, message: str, remedy: str | None = None) -> dict[str, Any]:
     body: dict[str, Any] = {"kind": kind, "message": message, "problems": []}
     return {"error": {**body, "remedy": remedy} if remedy else body}
+
+
+def _emit(document: dict[str, Any]) -> None:
+    """Print the document of an error, unless that error is that nothing can be printed."""
+    from converter.errors import OutputError
+
+    try:
+        emit_json(document)
+    except OutputError:
+        _hang_up()
 
 
 def _hang_up() -> int:

@@ -110,7 +110,7 @@ TARGET = (
         multiple=True,
         callback=_frameworks,
         shell_complete=listed(FRAMEWORKS),
-        metavar="FRAMEWORK[,…]",
+        metavar="FRAMEWORK[,...]",
         help=f"Frameworks to write for: {', '.join(FRAMEWORKS)}.  [default: all that can]",
     ),
     click.option(

@@ -137,8 +137,9 @@ def render(parts: Iterable[RenderableType], stream: Any = None) -> str:
 
     stream = stream or sys.stdout or StringIO()
     terminal = bool(stream.isatty())
+    written = StringIO()  # `Console.capture` would touch the stream, which may refuse
     console = Console(
-        file=stream,
+        file=written,
         width=None if terminal else _UNBOUNDED,
         no_color=True if os.environ.get("NO_COLOR") else None,
         force_terminal=terminal,
@@ -146,8 +147,7 @@ def render(parts: Iterable[RenderableType], stream: Any = None) -> str:
         emoji=False,
         highlight=False,
     )
-    with console.capture() as captured:
-        for part in parts:
-            unbroken = isinstance(part, Text) and part.no_wrap
-            console.print(part, crop=False, soft_wrap=bool(unbroken))
-    return "\n".join(text.rstrip() for text in captured.get().splitlines()) + "\n"
+    for part in parts:
+        unbroken = isinstance(part, Text) and part.no_wrap
+        console.print(part, crop=False, soft_wrap=bool(unbroken))
+    return "\n".join(text.rstrip() for text in written.getvalue().splitlines()) + "\n"

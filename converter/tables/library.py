@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -133,9 +134,12 @@ class Library:
         The SHA-256 covers the tables it extends as well, since they decide as much.
         """
         if name not in self._sources:
+            close = get_close_matches(name, self._sources, 3)
+            near = f"Did you mean {' or '.join(close)}? " if close else ""
             raise UnsupportedError(
                 f"there is no mapping table for model_type {name!r}",
-                remedy="Known: " + ", ".join(self.names) + ". A table of your own: --mapping FILE.",
+                remedy=f"{near}Known: {', '.join(sorted(self.names))}. A table of your own: "
+                "--mapping FILE.",
             )
         file, text = self._sources[name]
         if text is None:

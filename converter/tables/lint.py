@@ -44,8 +44,13 @@ def lint(path: Path, library: Library | None = None) -> list[Problem]:
     try:
         found = list(_findings(path, library))
     except ConverterError as error:
-        found = list(error.problems) or [Problem(error.message, str(path), remedy=error.remedy)]
+        found = list(error.problems) or [_problem(error, str(path))]
     return list(dict.fromkeys(found))
+
+
+def _problem(error: ConverterError, file: str) -> Problem:
+    """An error as a finding in `file`, which it may name itself."""
+    return Problem(error.message.removeprefix(f"{file}: "), file, remedy=error.remedy)
 
 
 def _findings(path: Path, library: Library) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from converter.containers.base import Reader, StoredTensor
@@ -16,9 +17,12 @@ from converter.errors import CheckpointError, FormatError
 from converter.folding import shorten
 from converter.hub.choice import INDEX
 from converter.hub.choice import WEIGHT_FILES as WEIGHT_FILES
-from converter.hub.fetch import Fetched, fetched
+from converter.hub.fetch import Fetched
 from converter.jsonfile import read_config
 from converter.locating import bundle_index, configuration, only_bundle, only_orbax
+from converter.remote.origin import origin_of
+from converter.remote.staging import Staged
+from converter.remote.url import path_of
 from converter.shards import ShardIndex
 from converter.stamps import Stamp, stamps
 
@@ -50,6 +54,8 @@ class Checkpoint:
     """Further weight files in the directory that were left alone."""
     hub: Fetched | None = None
     """What was fetched from the Hub, if it came from there."""
+    remote: Staged | None = None
+    """What was fetched from a URL, if it came from there; gone once this is closed."""
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @property
@@ -74,8 +80,13 @@ class Checkpoint:
     def __enter__(self) -> Checkpoint:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
 
 def open_configuration(reference: str | Path, config: str | Path | None = None) -> Checkpoint:
@@ -90,27 +101,41 @@ def open_configuration(reference: str | Path, config: str | Path | None = None) 
         CheckpointError: if there is no configuration.
         ConfigError: if the configuration is no JSON object.
     """
-    origin = fetched(reference, weights="none")
-    path = origin.directory if origin else Path(reference)
-    directory = path if path.is_dir() else path.parent
-    if not path.exists():
-        raise CheckpointError(f"{reference}: there is no such file or directory")
-    beside = path if path.suffix == ".json" else configuration(directory)
-    config_path = Path(config) if config is not None else beside
-    return Checkpoint(
-        reference=str(reference),
-        directory=directory,
-        files=(),
-        sizes={},
-        container="none",
-        config=read_config(config_path),
-        config_path=config_path,
-        tensors={},
-        duplicates={},
-        metadata={},
-        stamps=stamps({config_path}),
-        hub=origin,
-    )
+    origin = origin_of(reference, weights="none")
+    with ExitStack() as stack:
+        remote = _kept(origin, stack)
+        path = origin.directory if origin else path_of(reference)
+        if remote and remote.file:
+            path = remote.file
+        directory = path if path.is_dir() else path.parent
+        if not path.exists() and not remote:
+            raise CheckpointError(f"{reference}: there is no such file or directory")
+        beside = path if path.suffix == ".json" else configuration(directory)
+        config_path = Path(config) if config is not None else beside
+        return Checkpoint(
+            reference=str(remote.url if remote else reference),
+            directory=directory,
+            files=(),
+            sizes={},
+            container="none",
+            config=read_config(config_path),
+            config_path=config_path,
+            tensors={},
+            duplicates={},
+            metadata={},
+            stamps=stamps({config_path}),
+            hub=origin if isinstance(origin, Fetched) else None,
+            remote=remote,
+            _stack=stack.pop_all(),
+        )
+
+
+def _kept(origin: Fetched | Staged | None, stack: ExitStack) -> Staged | None:
+    """What came from a URL, which stays on this machine until `stack` ends."""
+    if not isinstance(origin, Staged):
+        return None
+    stack.push(origin.close)
+    return origin
 
 
 def open_checkpoint(
@@ -129,28 +154,19 @@ def open_checkpoint(
         FormatError: if a file is damaged, truncated, lying or hostile.
         ConfigError: if the configuration is no JSON object.
     """
-    path = Path(reference)
-    origin = None if bundle_index(path) else fetched(reference, "headers" if headers else "one")
-    if origin or path.is_dir():
-        folder = origin.folder if origin else LocalFolder(path)
-        chosen, others = _weight_file(folder)
-    elif chosen_file := bundle_index(path) or (path if path.is_file() else None):
-        folder, chosen, others = LocalFolder(path.parent), chosen_file, ()
-    else:
-        raise CheckpointError(
-            f"{reference}: there is no such file or directory",
-            remedy="Give a directory with config.json and weights, one weight file, or a Hub id "
-            "such as org/name.",
-        )
-    config_path = Path(config) if config is not None else configuration(folder.path)
-    if not config_path.is_file():
-        raise CheckpointError(f"{config_path}: there is no configuration")
-    opened = stamps({config_path, *_here(folder, [chosen])})
-    raw = read_config(config_path)
-    index = ShardIndex.read(chosen, folder) if chosen.name.endswith(INDEX) else None
-    weights = index.shards if index else (chosen,)
-    opened |= stamps(_here(folder, weights))
+    path = path_of(reference)
+    origin = None if bundle_index(path) else origin_of(reference, "headers" if headers else "one")
     with ExitStack() as stack:
+        remote = _kept(origin, stack)
+        folder, chosen, others = _found(reference, path, origin)
+        config_path = Path(config) if config is not None else configuration(folder.path)
+        if not config_path.is_file():
+            raise CheckpointError(f"{config_path}: there is no configuration")
+        opened = stamps({config_path, *_here(folder, [chosen])})
+        raw = read_config(config_path)
+        index = ShardIndex.read(chosen, folder) if chosen.name.endswith(INDEX) else None
+        weights = index.shards if index else (chosen,)
+        opened |= stamps(_here(folder, weights))
         readers, container = _open_all(folder, weights, stack)
         if index:
             index.check(readers)
@@ -165,7 +181,7 @@ def open_checkpoint(
             f"; left alone: {', '.join(others)}" if others else "",
         )
         return Checkpoint(
-            reference=str(reference),
+            reference=str(remote.url if remote else reference),
             directory=folder.path,
             files=files,
             sizes={file: folder.size(file) for file in files},
@@ -178,9 +194,34 @@ def open_checkpoint(
             # What was taken before opening goes first.
             stamps=stamps(_here(folder, files)) | opened,
             others=others,
-            hub=origin,
+            hub=origin if isinstance(origin, Fetched) else None,
+            remote=remote,
             _stack=stack.pop_all(),
         )
+
+
+def _found(
+    reference: str | Path, path: Path, origin: Fetched | Staged | None
+) -> tuple[Folder, Path, tuple[str, ...]]:
+    """The folder of a checkpoint, the weight file or index in it, and the names of others.
+
+    Args:
+        reference: as the user gave it.
+        path: the path that it is, if it is one.
+        origin: what was fetched for it, if it is none.
+    """
+    if isinstance(origin, Staged) and origin.file:
+        return origin.folder, bundle_index(origin.file) or origin.file, ()
+    if origin or path.is_dir():
+        folder = origin.folder if origin else LocalFolder(path)
+        return folder, *_weight_file(folder)
+    if chosen := bundle_index(path) or (path if path.is_file() else None):
+        return LocalFolder(path.parent), chosen, ()
+    raise CheckpointError(
+        f"{reference}: there is no such file or directory",
+        remedy="Give a directory with config.json and weights, one weight file, a Hub id such as "
+        "org/name, or a URL such as s3://bucket/name.",
+    )
 
 
 def _here(folder: Folder, files: Iterable[Path]) -> list[Path]:

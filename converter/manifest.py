@@ -138,7 +138,10 @@ def manifest(
 
 
 def _reference(checkpoint: Checkpoint) -> dict[str, str]:
-    """What a source is called: its id and commit on the Hub, or the name of its directory."""
+    """What a source is called: its id and commit on the Hub, or its URL, or the name of its
+    directory."""
+    if checkpoint.remote:
+        return {"reference": checkpoint.remote.url.bare}
     if checkpoint.hub:
         return {"reference": checkpoint.hub.id.repo_id, "revision": checkpoint.hub.commit}
     return {"reference": checkpoint.directory.resolve().name}

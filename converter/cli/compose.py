@@ -36,7 +36,7 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.command("compose", epilog=_EPILOG)
 @click.argument("encoder", shell_complete=completion.sources)
 @click.argument("decoder", shell_complete=completion.sources)
-@click.argument("output", type=options.OUTPUT)
+@click.argument("output")
 @options.add(
     (
         *options.TARGET,
@@ -109,7 +109,7 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 def command(
     encoder: str,
     decoder: str,
-    output: Path,
+    output: str,
     settings: tuple[str, ...],
     json: bool,
     quiet: bool,
@@ -123,7 +123,7 @@ def command(
     """
     from converter.composition.compose import compose
 
-    how = take_push(wanted)
+    how = take_push(wanted, output)
     places = {"encoder": encoder, "decoder": decoder, "output": output}
     save(save_recipe, places, {**wanted, "set": settings}, how)
     with progress_bar(quiet) as progress:

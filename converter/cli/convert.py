@@ -23,7 +23,7 @@ Examples:
 
 @click.command("convert", epilog=_EPILOG)
 @click.argument("source", shell_complete=sources)
-@click.argument("output", type=options.OUTPUT)
+@click.argument("output")
 @options.add(
     (
         *options.TARGET,
@@ -39,7 +39,7 @@ Examples:
 )
 def command(
     source: str,
-    output: Path,
+    output: str,
     settings: tuple[str, ...],
     json: bool,
     quiet: bool,
@@ -53,7 +53,7 @@ def command(
     """
     from converter.composition.convert import convert
 
-    how = take_push(wanted)
+    how = take_push(wanted, output)
     save(save_recipe, {"source": source, "output": output}, {**wanted, "set": settings}, how)
     with progress_bar(quiet) as progress:
         result = convert(source, output, set=settings, progress=progress, **wanted)

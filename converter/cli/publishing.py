@@ -28,16 +28,22 @@ PUSH: tuple[Decorator, ...] = (
 _NAMES = ("push", "private", "revision", "create_pr", "commit_message", "token")
 
 
-def take_push(wanted: dict[str, Any]) -> dict[str, Any]:
+def take_push(wanted: dict[str, Any], output: str) -> dict[str, Any]:
     """Take the options of `PUSH` out of `wanted`.
 
     Raises:
-        click.UsageError: if there are some without ``--push``, which would do nothing.
+        click.UsageError: if there are some without ``--push``, which would do nothing, or if
+            `output` is no directory that can be pushed.
     """
     how = {name: wanted.pop(name) for name in _NAMES}
     idle = [name for name, value in how.items() if value and name != "push"]
     if idle and not how["push"]:
         raise click.UsageError(f"--{idle[0].replace('_', '-')} is of use only with --push.")
+    if how["push"]:
+        from converter.remote.url import url_of
+
+        if url_of(output):
+            raise click.UsageError("--push sends a directory: let OUTPUT be a path.")
     return how
 
 
@@ -58,6 +64,7 @@ def publish(result: Result, how: dict[str, Any]) -> Pushed | None:
     from converter.errors import VerificationError
     from converter.hub.push import push
     from converter.proof.verify import verify
+    from converter.remote.url import path_of
     from converter.report.verification import describe_verification
 
     hubs = [source.checkpoint.hub for source in result.sources]
@@ -68,12 +75,13 @@ def publish(result: Result, how: dict[str, Any]) -> Pushed | None:
     against = [
         f"{hub.id.repo_id}@{hub.commit}" for hub in hubs if hub is not None and converted and kept
     ]
-    found = verify(result.output, against=against)
+    output = path_of(str(result.output))
+    found = verify(output, against=against)
     if not found.verified:
         raise VerificationError(
             f"{result.output}: is not what it should be; nothing was sent", found.problems
         )
-    found.directory = result.output.name  # no paths of this machine for others to read
+    found.directory = output.name  # no paths of this machine for others to read
     only: list[str] = []
     if converted and how["create_pr"] and any(hub and hub.id.repo_id == repo_id for hub in hubs):
         how["commit_message"] = how["commit_message"] or RESCUE
@@ -81,4 +89,4 @@ def publish(result: Result, how: dict[str, Any]) -> Pushed | None:
         only += [name for name in result.plan.documents if name.endswith(".index.json")]
     report = click.unstyle(describe_verification(found))
     proof = f"Made and proven by encdec-converter.\n\n```text\n{report}```\n"
-    return push(result.output, repo_id, description=proof, only=only, **how)
+    return push(output, repo_id, description=proof, only=only, **how)

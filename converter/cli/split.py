@@ -21,11 +21,11 @@ Examples:
 
 @click.command("split", epilog=_EPILOG)
 @click.argument("source", shell_complete=sources)
-@click.argument("output", type=options.OUTPUT)
+@click.argument("output")
 @options.add((*options.TARGET, options.SET, options.MAPPING, options.CONFIG, SAVE, *options.RUN))
 def command(
     source: str,
-    output: Path,
+    output: str,
     settings: tuple[str, ...],
     json: bool,
     quiet: bool,

@@ -21,7 +21,7 @@ Of two sources of one family, give the encoder first."""
 
 
 @click.command("verify", epilog=_EPILOG)
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR")
 @options.add(
     (
         click.option(
@@ -56,7 +56,7 @@ Of two sources of one family, give the encoder first."""
     )
 )
 def command(
-    directory: Path,
+    directory: str,
     against: tuple[str, ...],
     native: bool,
     run: bool,

@@ -17,7 +17,7 @@ from converter.composition.options import OutputOptions
 from converter.composition.source import Matched
 from converter.errors import UsageError
 from converter.folding import fold
-from converter.hub.card import PLACEHOLDER, is_ours, read_card, sealed, stated_licence
+from converter.hub.card import PLACEHOLDER, is_ours, sealed, stated_licence
 from converter.plan import Fresh, Plan
 from converter.tables.schema import Composite, Family
 
@@ -45,7 +45,7 @@ class _Origin:
 
 def card_for(
     plan: Plan,
-    output: Path,
+    present: bytes | None,
     options: OutputOptions,
     *,
     sources: Sequence[Matched],
@@ -53,11 +53,11 @@ def card_for(
     settings: Mapping[str, Any],
     classes: Mapping[str, str],
 ) -> bytes:
-    """The card that `output` is to have: the user's, that which somebody wrote there, or ours.
+    """The card that an output is to have: the user's, that which somebody wrote there, or ours.
 
     Args:
         plan: what is written.
-        output: the finished directory; a card in it that was not made here stays.
+        present: the card that lies there; it stays if it was not made here.
         options: how the output is wanted.
         sources: what it is made from.
         tables: the mapping tables in use.
@@ -72,7 +72,6 @@ def card_for(
             return Path(options.card).read_bytes()
         except OSError as error:
             raise UsageError(f"card: {options.card}: {error.strerror}") from error
-    present = read_card(output)
     if present is not None and not is_ours(present):
         return present
     origins = [_origin(source, settings) for source in sources]
@@ -89,7 +88,8 @@ def card_for(
 def _origin(source: Matched, settings: Mapping[str, Any]) -> _Origin:
     checkpoint = source.checkpoint
     hub = checkpoint.hub
-    name = checkpoint.directory.resolve().name
+    remote = checkpoint.remote
+    name = remote.url.bare if remote else checkpoint.directory.resolve().name
     return _Origin(
         source.label,
         hub.id.repo_id if hub else None,

@@ -128,8 +128,8 @@ def compose(
         joined = Joined.of(sources["encoder"], decoder_source, library, wishes.drawn)
         findings = dict(joined.findings)
         notes = [*wishes.other_families(joined), *joined.notes]
-        places = [source.checkpoint.directory for source in sources.values()]
-        if joined.own_slots and (joint := joint_of(*places)):
+        opened = [source.checkpoint for source in sources.values()]
+        if joined.own_slots and (joint := joint_of(*opened)):
             findings |= joint_findings(joint, joined.own_slots, stack)
             notes.append(f"{joint.name}: taken from beside the two halves that split made")
         beginning = begin(init, joined.target, decoder_source.family, findings)
@@ -189,7 +189,7 @@ def compose(
         )
         return produce(
             plan,
-            Path(output),
+            output,
             wanted,
             sources=[*sources.values()],
             tables=[*(source.family for source in sources.values()), joined.composite],

@@ -61,7 +61,7 @@ def convert(
         )
         return produce(
             plan,
-            Path(output),
+            output,
             wanted,
             sources=[model],
             tables=model.tables,

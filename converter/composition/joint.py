@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from converter.checkpoint import Checkpoint
 from converter.composition.assemble import Finding
 from converter.containers.registry import open_container
 from converter.errors import ConverterError, FormatError, Problem
@@ -22,17 +23,24 @@ JOINT = "joint.safetensors"
 """Name of the file, beside the directories of the halves."""
 
 
-def joint_of(encoder: Path, decoder: Path) -> Path | None:
+def joint_of(encoder: Checkpoint, decoder: Checkpoint) -> Path | None:
     """The file that `split` left beside these two directories, if it made them both."""
-    home = encoder.resolve().parent
+    home = encoder.directory.resolve().parent
     path = home / JOINT
-    if home != decoder.resolve().parent or not path.is_file():
+    if _parent(encoder) != _parent(decoder) or not path.is_file():
         return None
     try:
         made = read_json_object(home / MANIFEST).get("command") == "split"
     except ConverterError:
         return None
     return path if made else None
+
+
+def _parent(half: Checkpoint) -> str:
+    """Where the directory of a half lies, or lay before it was fetched from there."""
+    if half.remote:
+        return half.remote.url.bare.rpartition("/")[0]
+    return str(half.directory.resolve().parent)
 
 
 def joint_findings(path: Path, slots: Sequence[Slot], stack: ExitStack) -> dict[str, Finding]:

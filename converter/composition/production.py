@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,11 +14,12 @@ from converter.composition.options import OutputOptions
 from converter.composition.source import Matched
 from converter.engine import Journal, execute, fingerprint
 from converter.engine.sink import output_error
-from converter.errors import OutputError, Problem
 from converter.hub.card import CARD
 from converter.manifest import MANIFEST, describe_origin, manifest, provenance
+from converter.places import place
 from converter.plan import Fresh, Plan
-from converter.publish import journal_of, require_space, staged
+from converter.publish import journal_of, require_space
+from converter.remote.url import Url, path_of, url_of
 from converter.stamps import require_unchanged, stamps
 from converter.tables.schema import Composite, Family
 
@@ -33,14 +33,16 @@ _SLACK = 16 << 20
 class Result:
     """What a command wrote, or with ``dry_run`` would write."""
 
-    output: Path
-    """The directory."""
+    output: Path | Url
+    """The directory, or its URL."""
     plan: Plan
     """Where every tensor comes from, and what every file holds."""
     written: bool
     """Whether it is there; not after a dry run."""
     seconds: float = 0.0
     """How long the engine took."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Weight file → its bytes, once it is written."""
     non_finite: Mapping[str, int] = field(default_factory=dict)
     """Canonical name → values that are infinite or not a number, where there are any."""
     overflowed: Mapping[str, int] = field(default_factory=dict)
@@ -108,7 +110,7 @@ class Result:
 
 def produce(
     plan: Plan,
-    output: Path,
+    output: str | Path,
     options: OutputOptions,
     *,
     sources: Sequence[Matched],
@@ -116,17 +118,19 @@ def produce(
     settings: Mapping[str, Any],
     classes: Mapping[str, Mapping[str, str]],
 ) -> Result:
-    """Carry out `plan` so that `output` appears whole, or not at all.
+    """Carry out `plan` so that `output`, a path or a URL, appears whole, or not at all.
 
     Raises:
         OutputError: if it cannot be written.
         CheckpointError: if a source cannot be read, or was changed meanwhile.
         MatchError: if copies of a tensor in the sources differ.
     """
+    target = place(output)
+    shown = url_of(output) or path_of(output)
     if "" in classes:
         card = card_for(
             plan,
-            output,
+            target.read(CARD),
             options,
             sources=sources,
             tables=tables,
@@ -142,7 +146,7 @@ def produce(
     )
     if options.dry_run:
         return Result(
-            output,
+            shown,
             plan,
             written=False,
             sources=sources,
@@ -152,9 +156,10 @@ def produce(
     files = stamps(plan.copied_files.values())
     for source in sources:
         files |= source.checkpoint.stamps
-    _require_apart(output, files)
+    remote = [source.checkpoint.remote for source in sources]
+    target.require_apart(files, [each.url for each in remote if each])
     known = fingerprint(plan, files) if options.resume else None
-    with staged(output, options.overwrite, known) as directory, ExitStack() as stack:
+    with target.claimed(options.overwrite, known) as directory, ExitStack() as stack:
         require_space(directory, plan.nbytes + _SLACK)
         done = execute(
             plan,
@@ -165,10 +170,11 @@ def produce(
             journal=stack.enter_context(Journal(journal_of(directory), known)) if known else None,
         )
         result = Result(
-            output,
+            shown,
             plan,
             True,
             done.seconds,
+            {file.path: (directory / file.path).stat().st_size for file in plan.files},
             done.non_finite,
             done.overflowed,
             sources,
@@ -191,24 +197,3 @@ def produce(
             raise output_error(directory / MANIFEST, len(text), error) from error
     _log.info("%s: in place after %.1f s", output, done.seconds)
     return result
-
-
-def _require_apart(output: Path, sources: Iterable[Path]) -> None:
-    """Refuse to replace what is being read, ``--overwrite`` or not.
-
-    Writing into a source's directory, below or beside it, harms nothing.
-
-    Raises:
-        OutputError: if a source lies at `output` or in it.
-    """
-    place = Path(os.path.realpath(output))
-    if not place.is_dir():
-        return
-    for source in sources:
-        link = Path(os.path.realpath(source.parent)) / source.name
-        if any(path.is_relative_to(place) for path in (link, Path(os.path.realpath(source)))):
-            raise OutputError(
-                f"{output} holds a source, which the output would replace",
-                [Problem("is read from there", file=str(source))],
-                remedy="Choose another place for the output.",
-            )

@@ -107,7 +107,7 @@ def split(
         )
         return produce(
             plan,
-            Path(output),
+            output,
             wanted,
             sources=[model],
             tables=model.tables,

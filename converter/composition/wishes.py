@@ -19,6 +19,7 @@ from converter.errors import CheckpointError, UnsupportedError, UsageError
 from converter.hub.reference import hub_id
 from converter.identification import enter, identify
 from converter.tables.config import FamilyConfig
+from converter.remote.url import place_of
 from converter.tables.library import Library
 from converter.tables.recipes import Recipe, recipe_named
 
@@ -87,7 +88,7 @@ class Wishes:
             return
         if self.drawn:
             raise UsageError("share: weights that are drawn anew are not shared")
-        if len({Path(reference).resolve() for reference in self.references.values()}) > 1:
+        if len({place_of(reference) for reference in self.references.values()}) > 1:
             raise UsageError(
                 "share: the halves can share their weights only if both are one checkpoint",
                 remedy="Give the same checkpoint twice.",

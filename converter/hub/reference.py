@@ -36,11 +36,14 @@ def hub_id(reference: str | Path) -> HubId | None:
     """The id that `reference` is, ``None`` if it can only be a path. A path that exists wins.
 
     Args:
-        reference: ``org/name``, ``org/name@revision``, or a path.
+        reference: ``org/name``, ``org/name@revision``, the same behind ``hf://``, or a path.
     """
     text = str(reference)
-    found = _ID.fullmatch(text)
-    if found is None or Path(text).exists() or Path(text).suffix.lower() in _FILES:
+    sure = text.startswith("hf://")
+    found = _ID.fullmatch(text.removeprefix("hf://").rstrip("/") if sure else text)
+    if found is None:
+        return None
+    if not sure and (Path(text).exists() or Path(text).suffix.lower() in _FILES):
         return None
     if ".." in found[1] or "--" in found[1]:  # the Hub has no such names
         return None

@@ -10,7 +10,6 @@ from pathlib import Path
 from converter.checkpoint import WEIGHT_FILES, open_checkpoint
 from converter.composition.model import Model, understand
 from converter.errors import CheckpointError, ConverterError, Problem
-from converter.hub.fetch import fetched
 from converter.locating import CONFIG
 from converter.progress import Meter, Progress
 from converter.proof.against import trace
@@ -20,6 +19,9 @@ from converter.proof.halves import is_split, verify_halves, weight_files
 from converter.proof.stated import stated
 from converter.proof.values import check_values
 from converter.proof.verification import Verification
+from converter.remote.origin import origin_of
+from converter.remote.staging import Staged
+from converter.remote.url import path_of, url_of
 from converter.tables.library import Library
 
 _log = logging.getLogger(__name__)
@@ -62,10 +64,11 @@ def verify(
         UnsupportedError: if a framework that is asked for is not installed.
         ConverterError: if a source cannot be opened or understood.
     """
-    origin = fetched(directory, weights="all")
-    home = origin.directory if origin else Path(directory)
     library = Library(Path(path) for path in mapping)
     meter = Meter(progress)
+    origin = origin_of(directory, weights="all")
+    home = origin.directory if origin else path_of(directory)
+    label = str(url_of(directory) or directory)
 
     def prove(home: Path, label: str, against: Sequence[str | Path]) -> Verification:
         found = Verification(label, weight_files(home))
@@ -83,14 +86,21 @@ def verify(
         )
         return found
 
-    if is_split(home):
-        return verify_halves(home, str(directory), against, library, prove)
-    if not weight_files(home):
-        raise CheckpointError(
-            f"{directory}: holds no weight file to verify",
-            remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " or its index.",
-        )
-    return prove(home, str(directory), against)
+    with ExitStack() as stack:
+        if isinstance(origin, Staged):
+            stack.push(origin.close)
+        if is_split(home):
+            found = verify_halves(home, label, against, library, prove)
+        elif not weight_files(home):
+            raise CheckpointError(
+                f"{label}: holds no weight file to verify",
+                remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " or its index.",
+            )
+        else:
+            found = prove(home, label, against)
+        if isinstance(origin, Staged):
+            found.problems = [origin.named(problem) for problem in found.problems]
+        return found
 
 
 def _prove(

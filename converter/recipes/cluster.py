@@ -25,6 +25,7 @@ from converter.recipes.outcome import FAILED, Outcome
 from converter.recipes.reading import Job
 from converter.recipes.schema import paths
 from converter.recipes.work import carry_out
+from converter.remote.url import path_of, url_of
 
 _PATIENCE = 30
 """Seconds to wait for a scheduler, and for its first worker."""
@@ -190,9 +191,9 @@ def anchored(job: Job) -> Job:
 
 
 def _absolute(path: str, option: str) -> str:
-    if option != "output" and hub_id(path):
+    if url_of(path) or (option != "output" and hub_id(path)):
         return path
-    return str(Path.cwd() / path)
+    return str(Path.cwd() / path_of(path))
 
 
 def _version() -> str | None:

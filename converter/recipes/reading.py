@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from converter.errors import Problem, UsageError
 from converter.recipes.schema import MAKERS, SOURCES, VERSION, fits, options, required, wanted
 from converter.recipes.text import load
 from converter.recipes.variables import Variables
+from converter.remote.url import place_of, url_of
 
 _TOP = ("$schema", "version", "variables", "defaults", "jobs")
 
@@ -27,14 +27,14 @@ class Job:
 
     @property
     def output(self) -> str:
-        """The directory that it makes."""
+        """The directory that it makes, a path or a URL."""
         return str(self.options["output"])
 
     def needs(self, other: Job) -> bool:
         """Whether a source of this job is made by another one."""
-        made = os.path.realpath(other.output)
-        sources = [os.path.realpath(self.options[name]) for name in SOURCES[self.command]]
-        return any(source == made or source.startswith(made + os.sep) for source in sources)
+        made = place_of(other.output)
+        sources = [place_of(self.options[name]) for name in SOURCES[self.command]]
+        return any(f"{source}/".startswith(f"{made}/") for source in sources)
 
 
 def read_recipes(paths: Iterable[Path], variables: Mapping[str, str] | None = None) -> list[Job]:
@@ -73,12 +73,12 @@ def _conflicts(jobs: Iterable[Job]) -> list[Problem]:
         if job.name in names:
             problems.append(Problem("another job has the same name", tensor=job.name))
         names.add(job.name)
-        place = os.path.realpath(job.output)
+        place = place_of(job.output)
         if place in outputs:
             problems.append(Problem("another job has the same output", tensor=job.name))
         outputs[place] = job.name
     for place, name in outputs.items():
-        around = next((outer for outer in outputs if place.startswith(outer + os.sep)), None)
+        around = next((outer for outer in outputs if place.startswith(f"{outer}/")), None)
         if around:
             problems.append(
                 Problem(f"its output lies in that of {outputs[around]}", tensor=name, found=place)
@@ -136,6 +136,8 @@ class _Reading:
         push = None
         if raw.get("push") is not None:
             push = self.block("push", raw["push"], name or f"job {number}", {})
+            if url_of(str(made.get("output"))):
+                self.wrong("can be of use only where output is a path", f"{name}.push")
         if len(self.problems) > before:
             return None
         return Job(name or Path(str(made["output"])).name, command, made, push)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from converter.checkpoint import Checkpoint
 from converter.composition.production import Result
 from converter.errors import ConverterError, VerificationError
 from converter.hub.push import push
-from converter.jsonfile import read_json_object, to_json
+from converter.jsonfile import to_json
 from converter.manifest import MANIFEST
+from converter.places import place
 from converter.recipes.outcome import DONE, FAILED, INTERRUPTED, Outcome
 from converter.recipes.reading import Job
 from converter.recipes.schema import MAKERS
@@ -50,7 +51,7 @@ def carry_out(job: Job, make: bool, stopped: Callable[[], bool]) -> Outcome:
     try:
         if make:
             # What lies there may be replaced if it was made here; anything else is refused.
-            ours = (Path(job.output) / MANIFEST).is_file()
+            ours = place(job.output).read(MANIFEST) is not None
             _make(job, overwrite=ours, progress=watch)
         if job.push:
             _prove(job)
@@ -106,31 +107,36 @@ def is_done(planned: Result) -> bool:
     Args:
         planned: the result of a dry run.
     """
-    home = planned.output
+    output = place(str(planned.output))
     try:
-        manifest = read_json_object(home / MANIFEST)
-        made = (home / MANIFEST).stat().st_mtime_ns
+        manifest = json.loads(output.read(MANIFEST) or b"")
+        made = output.modified(MANIFEST)
+        held = output.files()
         files = manifest.pop("files")
-        whole = all((home / name).stat().st_size == each["bytes"] for name, each in files.items())
+        whole = all(held[name] == each["bytes"] for name, each in files.items())
         documents = planned.plan.documents
-        same = all((home / name).read_bytes() == data for name, data in documents.items())
-    except (ConverterError, OSError, LookupError, TypeError, AttributeError):
+        same = all(output.read(name) == data for name, data in documents.items())
+    except (ConverterError, OSError, LookupError, TypeError, AttributeError, ValueError):
         return False
     names = {*documents, *planned.plan.copied_files, *(file.path for file in planned.plan.files)}
-    read = [
-        path
-        for source in planned.sources
-        if source.checkpoint.hub is None  # of those, the commit tells
-        for path in source.checkpoint.stamps
-    ]
     manifest.pop("warnings", None)
     return (
         whole
         and same
         and names <= files.keys()
-        and all(path.stat().st_mtime_ns <= made for path in read)
+        and made is not None
+        and all(_is_older(source.checkpoint, made) for source in planned.sources)
         and _bare(manifest) == _bare(json.loads(to_json(dict(planned.provenance))))
     )
+
+
+def _is_older(source: Checkpoint, made: float) -> bool:
+    """Whether nothing of a source was written since then, in seconds since 1970."""
+    if source.hub:  # the commit tells
+        return True
+    if source.remote:
+        return source.remote.modified is not None and source.remote.modified <= made
+    return all(path.stat().st_mtime <= made for path in source.stamps)
 
 
 def _bare(value: Any) -> Any:

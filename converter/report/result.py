@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.manifest import MANIFEST
@@ -31,7 +32,7 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     )
     yield line(f"{result.output}: {made} for {_listed(result.frameworks)}", "bold")
     files = [
-        (file.path, size((result.output / file.path).stat().st_size), _TITLES[file.framework])
+        (file.path, size(result.sizes[file.path]), _TITLES[file.framework])
         for file in result.plan.files
     ]
     yield indented(table(files, right=[1]))
@@ -39,8 +40,9 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     yield line(f"\n{tally(result.plan.tensors)}; {result.seconds:.1f} s")
     yield from fresh_parts(result)
     yield from dropped_parts(result)
-    yield heading("Load it")
-    yield from _loading(result)
+    if isinstance(result.output, Path):
+        yield heading("Load it")
+        yield from _loading(result, result.output)
 
 
 def _documents(result: Result) -> str:
@@ -102,12 +104,12 @@ def dropped_parts(result: Result) -> Iterator[RenderableType]:
         yield indented(table(rows))
 
 
-def _loading(result: Result) -> Iterator[RenderableType]:
+def _loading(result: Result, output: Path) -> Iterator[RenderableType]:
     """For each framework the call that loads its file."""
     containers = {file.container for file in result.plan.files}
     for directory, classes in result.classes.items():
         for framework in (name for name in result.frameworks if name in classes):
-            arguments = repr(str(result.output / directory))
+            arguments = repr(str(output / directory))
             if framework == "tensorflow" and "safetensors" in containers:
                 # transformers 4 prefers safetensors to h5, and fails on them
                 arguments += ", use_safetensors=False"

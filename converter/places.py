@@ -1,0 +1,147 @@
+"""Where an output goes: a directory of this machine, or a URL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from converter.errors import OutputError, Problem, UsageError
+from converter.publish import staged
+from converter.remote.listing import Listing, listing
+from converter.remote.upload import uploaded
+from converter.remote.url import Url, path_of, url_of
+
+_MAX_BYTES = 64 << 20
+"""Larger than any file that is not weights."""
+
+
+class Place(Protocol):
+    """Where an output goes, or lies already."""
+
+    def files(self) -> Mapping[str, int]:
+        """The name of each file that lies there → its bytes."""
+
+    def read(self, name: str) -> bytes | None:
+        """A small file; ``None`` if there is none that can be read."""
+
+    def modified(self, name: str) -> float | None:
+        """When a file was written, in seconds since 1970; ``None`` where nobody knows."""
+
+    def claimed(self, overwrite: bool, resume: str | None) -> AbstractContextManager[Path]:
+        """A directory of this machine whose files lie there, whole, when the block ends well.
+
+        Raises:
+            OutputError: if something is there that may not be replaced, or it cannot be written.
+        """
+
+    def require_apart(self, sources: Iterable[Path], urls: Iterable[Url]) -> None:
+        """Refuse to replace what is being read, ``--overwrite`` or not.
+
+        Writing into a source's directory, below or beside it, harms nothing.
+
+        Raises:
+            OutputError: if a source lies there or below.
+        """
+
+
+def place(output: str | Path) -> Place:
+    """The place that a path or a URL means."""
+    url = url_of(output)
+    return Elsewhere(url) if url else Here(path_of(output))
+
+
+@dataclass(frozen=True)
+class Here:
+    """A directory of this machine; see `Place`."""
+
+    path: Path
+
+    def files(self) -> Mapping[str, int]:
+        """The name of each file → its bytes."""
+        return {
+            path.relative_to(self.path).as_posix(): path.stat().st_size
+            for path in self.path.rglob("*")
+            if path.is_file()
+        }
+
+    def read(self, name: str) -> bytes | None:
+        """A small file."""
+        path = self.path / name
+        try:
+            return path.read_bytes() if path.stat().st_size <= _MAX_BYTES else None
+        except OSError:
+            return None
+
+    def modified(self, name: str) -> float | None:
+        """When a file was written."""
+        try:
+            return (self.path / name).stat().st_mtime
+        except OSError:
+            return None
+
+    def claimed(self, overwrite: bool, resume: str | None) -> AbstractContextManager[Path]:
+        """A directory beside it that takes its name at the end."""
+        return staged(self.path, overwrite, resume)
+
+    def require_apart(self, sources: Iterable[Path], urls: Iterable[Url]) -> None:
+        """Refuse to replace what is being read."""
+        home = Path(os.path.realpath(self.path))
+        if not home.is_dir():
+            return
+        for source in sources:
+            link = Path(os.path.realpath(source.parent)) / source.name
+            if any(path.is_relative_to(home) for path in (link, Path(os.path.realpath(source)))):
+                raise _not_apart(self.path, source)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A directory at a URL; see `Place`."""
+
+    url: Url
+
+    @cached_property
+    def _listed(self) -> Listing | None:
+        return listing(self.url, OutputError)
+
+    def files(self) -> Mapping[str, int]:
+        """The name of each file → its bytes."""
+        return (
+            {name: self._listed.size(name) for name in self._listed.files} if self._listed else {}
+        )
+
+    def read(self, name: str) -> bytes | None:
+        """A small file."""
+        if self._listed is None or self.files().get(name, _MAX_BYTES + 1) > _MAX_BYTES:
+            return None
+        return self._listed.read(name)
+
+    def modified(self, name: str) -> float | None:
+        """When a file was written."""
+        held = self._listed
+        return held.modified(name) if held and name in held.files else None
+
+    def claimed(self, overwrite: bool, resume: str | None) -> AbstractContextManager[Path]:
+        """A temporary directory that is uploaded at the end."""
+        if resume:
+            raise UsageError("resume: only an output on this machine can be gone on with")
+        return uploaded(self.url, overwrite)
+
+    def require_apart(self, sources: Iterable[Path], urls: Iterable[Url]) -> None:
+        """Refuse to replace what is being read."""
+        for source in urls:
+            if f"{source.bare}/".startswith(f"{self.url.bare}/"):
+                raise _not_apart(self.url, source)
+
+
+def _not_apart(output: object, source: object) -> OutputError:
+    return OutputError(
+        f"{output} holds a source, which the output would replace",
+        [Problem("is read from there", file=str(source))],
+        remedy="Choose another place for the output.",
+    )

@@ -1,0 +1,193 @@
+"""A finished directory to a URL: first all bytes, then the names, those that readers look for last.
+
+No file has its name there before the last byte of the last file has arrived: `fsspec` holds written
+files back until they are committed (on S3, a multipart upload that is not completed). So whatever
+ends a run before, there is nothing new, and what was there is as it was. The commits themselves
+carry no data. They go from the weights to the configuration to the manifest.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from converter.errors import OutputError, Problem
+from converter.hub.choice import INDEX, WEIGHT_FILES, small_files
+from converter.remote.failure import telling
+from converter.remote.listing import Listing, filesystem, listing
+from converter.remote.progress import bar
+from converter.remote.url import Url
+
+_BLOCK = 16 << 20
+"""Bytes that are sent at a time."""
+
+_PARTS = 9_000
+"""Parts that a file may have; S3 allows 10,000."""
+
+_MANIFEST, _CONFIG = "converter-manifest.json", "config.json"
+_MARKS = (_MANIFEST, _CONFIG)
+"""A directory with one of these is a checkpoint, which ``--overwrite`` may replace."""
+
+
+@contextmanager
+def uploaded(url: Url, overwrite: bool) -> Iterator[Path]:
+    """A temporary directory whose files lie at `url` when the block ends well.
+
+    Args:
+        url: of a directory.
+        overwrite: whether a checkpoint that is already there may be replaced.
+
+    Raises:
+        OutputError: if something is there that may not be replaced, or it cannot be written.
+        UnsupportedError: if the library of the protocol is not installed.
+    """
+    _require_replaceable(listing(url, OutputError, own=True), url, overwrite)
+    with tempfile.TemporaryDirectory(prefix="converter-", ignore_cleanup_errors=True) as home:
+        directory = Path(home) / (url.name or "checkpoint")
+        directory.mkdir()
+        yield directory
+        _Upload(url, directory, overwrite).send()
+
+
+def _require_replaceable(held: Listing | None, url: Url, overwrite: bool) -> None:
+    if held is None:
+        return
+    if held.file is not None:
+        raise OutputError(
+            f"{url} exists and is not a directory", remedy="Choose another place for the output."
+        )
+    if not any(mark in held.files for mark in _MARKS):
+        raise OutputError(
+            f"{url} exists, is not empty and is no checkpoint (it has no config.json)",
+            remedy="Choose another place for the output, or empty that one.",
+        )
+    if not overwrite:
+        raise OutputError(
+            f"{url} exists", remedy="Add --overwrite to replace it, or choose another place."
+        )
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Files as they are to appear: weights, what goes with them, indexes, configurations, and the
+    manifest last."""
+
+    def rank(name: str) -> tuple[int, str]:
+        last = name.rpartition("/")[2]
+        if name == _MANIFEST:
+            return 4, name
+        if last == _CONFIG:
+            return 3, name
+        if last.endswith(INDEX):
+            return 2, name
+        return int(last in small_files([last])), name
+
+    return sorted(names, key=rank)
+
+
+class _Upload:
+    """One upload.
+
+    Args:
+        url: where to.
+        directory: the finished files.
+        overwrite: whether a checkpoint that is there is replaced.
+    """
+
+    def __init__(self, url: Url, directory: Path, overwrite: bool) -> None:
+        self.url, self.directory, self.overwrite = url, directory, overwrite
+        self.system, self.path = filesystem(url, OutputError, own=True)
+        self.system.start_transaction()  # some hold files back only then
+        files = (path for path in directory.rglob("*") if path.is_file())
+        self.names = in_order([path.relative_to(directory).as_posix() for path in files])
+        self.waiting: dict[str, Any] = {}
+        """Files that have arrived, or are on their way, and have no name yet."""
+        self.named: list[str] = []
+
+    def send(self) -> None:
+        """Send all files, then give them their names."""
+        try:
+            total = sum((self.directory / name).stat().st_size for name in self.names)
+            with bar(f"Sending {self.url.name}", total) as advance:
+                for name in self.names:
+                    with telling(OutputError, self.url / name, "cannot be written"):
+                        self.put(name, advance)
+            held = listing(self.url, OutputError, own=True)
+            _require_replaceable(held, self.url, self.overwrite)  # it may be another one by now
+            stale = _stale(held, self.names) if held else []
+            with telling(OutputError, self.url, "cannot be written"):
+                self.remove([name for name in stale if name.rpartition("/")[2] in _MARKS])
+                self.commit()
+                self.remove([name for name in stale if name not in self.names])
+        except BaseException as error:
+            self.give_up(error)
+            raise
+
+    def put(self, name: str, advance: Any) -> None:
+        """Send a file, without its name."""
+        path = self.directory / name
+        block = max(_BLOCK, path.stat().st_size // _PARTS + 1)
+        self.system.makedirs(self.at(name).rpartition("/")[0], exist_ok=True)
+        target = self.system.open(self.at(name), "wb", block_size=block, autocommit=False)
+        self.waiting[name] = target
+        with path.open("rb") as source:
+            while data := source.read(_BLOCK):
+                target.write(data)
+                advance(len(data))
+        target.close()
+
+    def commit(self) -> None:
+        """Give every file its name."""
+        for name in self.names:
+            self.named.append(name)
+            self.waiting.pop(name).commit()
+
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove files that were there before."""
+        for name in names:
+            self.system.rm_file(self.at(name))
+
+    def give_up(self, error: BaseException) -> None:
+        """Leave nothing behind; what cannot be taken back is told with the error."""
+        for target in self.waiting.values():
+            with suppress(Exception):
+                target.discard()
+        left = []
+        for name in reversed(self.named):  # the manifest first
+            try:
+                if self.system.exists(self.at(name)):
+                    self.system.rm_file(self.at(name))
+            except Exception:
+                left.append(name)
+        if left and isinstance(error, OutputError):
+            error.problems = (
+                *error.problems,
+                *(
+                    Problem(
+                        "remains there, of a checkpoint that is not whole",
+                        file=f"{self.url}/{name}",
+                    )
+                    for name in left
+                ),
+            )
+
+    def at(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+
+def _stale(held: Listing, names: Sequence[str]) -> list[str]:
+    """What of a checkpoint that is replaced has to go: its marks, and files that the new one lacks.
+
+    Files that have nothing to do with a checkpoint stay.
+    """
+    lasts = {*_MARKS, *WEIGHT_FILES}
+    found = []
+    for name in held.files:
+        last = name.rpartition("/")[2]
+        known = last in lasts or last.endswith(INDEX) or bool(small_files([last]))
+        shard = any(last.startswith(f"{Path(whole).stem}-") for whole in WEIGHT_FILES)
+        if last in _MARKS or last.endswith(INDEX) or ((known or shard) and name not in names):
+            found.append(name)
+    return found

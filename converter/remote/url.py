@@ -1,0 +1,71 @@
+"""Telling a URL from a path, and its parts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from converter.hub.reference import hub_id
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+"""One letter before the colon would be a drive of Windows."""
+
+_SECRET = re.compile(r"^[^/@]*@|[?#].*$", re.DOTALL)
+"""What may hold a password or a signature: the user before a host, and a query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """The URL of a directory or a file."""
+
+    text: str
+    """As it was given, which may hold secrets; the library of the protocol gets this."""
+
+    @property
+    def protocol(self) -> str:
+        """What stands before ``://``."""
+        return self.text.partition("://")[0].lower()
+
+    @property
+    def bare(self) -> str:
+        """Without secrets and without a slash at the end: for messages, manifests and cards."""
+        rest = self.text.partition("://")[2]
+        rest = rest if self.protocol == "hf" else _SECRET.sub("", rest)
+        return f"{self.protocol}://{rest.rstrip('/')}"
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.bare.partition("://")[2].rpartition("/")[2]
+
+    def __truediv__(self, name: str) -> Self:
+        return type(self)(f"{self.text.rstrip('/')}/{name}")
+
+    def __str__(self) -> str:
+        return self.bare
+
+
+def url_of(reference: str | Path) -> Url | None:
+    """The URL that `reference` is; ``None`` for a path, also one as ``file://``, and an id of the
+    Hub, also one as ``hf://``."""
+    text = str(reference)
+    if not _URL.fullmatch(text) or hub_id(reference):
+        return None
+    return None if text.lower().startswith("file://") else Url(text)
+
+
+def path_of(reference: str | Path) -> Path:
+    """The path that a reference is, if it is no URL; ``file:///some/path`` is ``/some/path``."""
+    text = str(reference)
+    if text.lower().startswith("file://"):
+        return Path(unquote(urlsplit(text).path) or "/")
+    return Path(reference)
+
+
+def place_of(reference: str | Path) -> str:
+    """What tells whether two references mean the same place: an absolute path, or the URL."""
+    url = url_of(reference)
+    return url.bare if url else str(path_of(reference).resolve())

@@ -42,7 +42,7 @@ class Result:
     seconds: float = 0.0
     """How long the engine took."""
     sizes: Mapping[str, int] = field(default_factory=dict)
-    """Weight file → its bytes, once it is written."""
+    """Bytes of the files that are copied, and of the weight files once they are written."""
     non_finite: Mapping[str, int] = field(default_factory=dict)
     """Canonical name → values that are infinite or not a number, where there are any."""
     overflowed: Mapping[str, int] = field(default_factory=dict)
@@ -144,16 +144,18 @@ def produce(
         tables=tables,
         settings=settings,
     )
+    files = stamps(plan.copied_files.values())
+    sizes = {name: files[path].nbytes for name, path in plan.copied_files.items()}
     if options.dry_run:
         return Result(
             shown,
             plan,
             written=False,
+            sizes=sizes,
             sources=sources,
             classes=classes,
             provenance=origin,
         )
-    files = stamps(plan.copied_files.values())
     for source in sources:
         files |= source.checkpoint.stamps
     remote = [source.checkpoint.remote for source in sources]
@@ -174,7 +176,7 @@ def produce(
             plan,
             True,
             done.seconds,
-            {file.path: (directory / file.path).stat().st_size for file in plan.files},
+            sizes | {file.path: (directory / file.path).stat().st_size for file in plan.files},
             done.non_finite,
             done.overflowed,
             sources,

@@ -10,12 +10,14 @@ from typing import Any
 
 @contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error; what is given is called with bytes that have arrived."""
+    """A bar on standard error, if that is a terminal; gives what to call with bytes that arrived."""
     from huggingface_hub import utils
 
     tqdm: Any = utils.tqdm  # type: ignore[attr-defined]
     lock = threading.Lock()
-    with tqdm(total=total, desc=title, unit="B", unit_scale=True, leave=False) as shown:
+    with tqdm(
+        total=total, desc=title, unit="B", unit_scale=True, leave=False, disable=None
+    ) as shown:
 
         def advance(nbytes: int) -> None:
             with lock:

@@ -142,7 +142,8 @@ class _Upload:
         """Give every file its name."""
         for name in self.names:
             self.named.append(name)
-            self.waiting.pop(name).commit()
+            self.waiting[name].commit()
+            del self.waiting[name]
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove files that were there before."""
@@ -154,6 +155,8 @@ class _Upload:
         for target in self.waiting.values():
             with suppress(Exception):
                 target.discard()
+            with suppress(Exception):
+                target.closed = True  # else it would send the rest once nobody refers to it
         left = []
         for name in reversed(self.named):  # the manifest first
             try:

@@ -38,8 +38,6 @@ def _parts(result: Result) -> Iterator[RenderableType]:
     yield heading(f"Files, {size(plan.nbytes)} of tensors")
     files = [(file.path, size(file.nbytes), file.container) for file in plan.files]
     files += [(name, size(len(content)), "made") for name, content in plan.documents.items()]
-    files += [
-        (name, size(path.stat().st_size), "copied") for name, path in plan.copied_files.items()
-    ]
+    files += [(name, size(result.sizes[name]), "copied") for name in plan.copied_files]
     files.append((MANIFEST, "", "made"))
     yield indented(table(files, right=[1]))

@@ -36,7 +36,7 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.command("compose", epilog=_EPILOG)
 @click.argument("encoder", shell_complete=completion.sources)
 @click.argument("decoder", shell_complete=completion.sources)
-@click.argument("output")
+@click.argument("output", type=options.PLACE)
 @options.add(
     (
         *options.TARGET,

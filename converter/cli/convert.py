@@ -23,7 +23,7 @@ Examples:
 
 @click.command("convert", epilog=_EPILOG)
 @click.argument("source", shell_complete=sources)
-@click.argument("output")
+@click.argument("output", type=options.PLACE)
 @options.add(
     (
         *options.TARGET,

@@ -27,6 +27,8 @@ TOKENIZERS = ("encoder", "decoder", "both", "none")
 
 FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 OUTPUT = click.Path(path_type=Path)
+PLACE = click.Path()
+"""A path or a URL, as it was given: a `Path` would take one of the slashes of ``s3://``."""
 
 
 def _frameworks(

@@ -21,7 +21,7 @@ Examples:
 
 @click.command("split", epilog=_EPILOG)
 @click.argument("source", shell_complete=sources)
-@click.argument("output")
+@click.argument("output", type=options.PLACE)
 @options.add((*options.TARGET, options.SET, options.MAPPING, options.CONFIG, SAVE, *options.RUN))
 def command(
     source: str,

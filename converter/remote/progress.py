@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal; gives what to call with bytes that arrived."""
+    """A bar on standard error, if that is a terminal; gives what to call with more bytes."""
     from huggingface_hub import utils
 
     tqdm: Any = utils.tqdm  # type: ignore[attr-defined]

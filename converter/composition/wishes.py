@@ -18,8 +18,8 @@ from converter.composition.source import Source
 from converter.errors import CheckpointError, UnsupportedError, UsageError
 from converter.hub.reference import hub_id
 from converter.identification import enter, identify
-from converter.tables.config import FamilyConfig
 from converter.remote.url import place_of
+from converter.tables.config import FamilyConfig
 from converter.tables.library import Library
 from converter.tables.recipes import Recipe, recipe_named
 

@@ -75,7 +75,8 @@ def test_names_survive_an_ascii_locale(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "wéird ö" / "config.json").is_file()
     assert run("compose", "--help", env=ASCII).returncode == 0
-    assert run("inspect", made.directory, env={"PYTHONIOENCODING": "latin-1"}).returncode == 0
+    latin = run("inspect", made.directory, env={"PYTHONIOENCODING": "latin-1"}, encoding="latin-1")
+    assert latin.stdout.startswith(f"{made.directory}: BertModel\n")
 
 
 def test_names_that_are_no_text_at_all(tmp_path: Path) -> None:

@@ -388,3 +388,17 @@ def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "converter"], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: converter ")
+
+
+def test_every_option_stands_in_the_help_once() -> None:
+    context = click.Context(commands, info_name="converter")
+    for name in COMMANDS:
+        command = commands.get_command(context, name)
+        assert command is not None
+        text = command.get_help(click.Context(command, context, info_name=name))
+        for param in command.params:
+            if isinstance(param, click.Option):
+                long = next(opt for opt in param.opts if opt.startswith("--"))
+                assert len(re.findall(rf"^  (?:-\w, )?{long}\s", text, re.MULTILINE)) == 1, long
+        assert "\n  --log-level" in text
+        assert "INTEGER RANGE" not in text

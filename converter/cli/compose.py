@@ -12,6 +12,7 @@ from converter.cli.console import progress_bar
 from converter.cli.finish import finish
 from converter.cli.publishing import PUSH, publish, take_push
 from converter.cli.saving import SAVE, save
+from converter.cli.sections import Sectioned, section
 
 _EPILOG = """\b
 Examples:
@@ -33,77 +34,98 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     return options.HALVES if "both" in values else tuple(dict.fromkeys(values))
 
 
-@click.command("compose", epilog=_EPILOG)
+@click.command("compose", cls=Sectioned, epilog=_EPILOG)
 @click.argument("encoder", shell_complete=completion.sources)
 @click.argument("decoder", shell_complete=completion.sources)
 @click.argument("output", type=options.PLACE)
 @options.add(
     (
         *options.TARGET,
-        click.option(
-            "--like",
-            metavar="NAME",
-            shell_complete=completion.recipes,
-            help="A configuration of the literature, such as bertshare or bert2rnd.",
+        *section("What is written", (options.CARD,)),
+        *section(
+            "How the halves are joined",
+            (
+                click.option(
+                    "--like",
+                    metavar="NAME",
+                    shell_complete=completion.recipes,
+                    help="A configuration of the literature, such as bertshare or bert2rnd.",
+                ),
+                click.option(
+                    "--random",
+                    type=click.Choice(options.RANDOM),
+                    multiple=True,
+                    callback=_halves,
+                    help="Draw all weights of a half anew, from its configuration alone.",
+                ),
+                click.option(
+                    "--share",
+                    is_flag=True,
+                    help="Let the halves share their weights; both must be one checkpoint.",
+                ),
+                click.option(
+                    "--layers",
+                    metavar="HALF=LAYERS",
+                    multiple=True,
+                    help="Take some layers only: 0,2,4 or first:6, last:6, even:6. May repeat.",
+                ),
+                options.SEED,
+                click.option(
+                    "--init",
+                    type=click.Choice(options.INITIALISERS),
+                    default="normal",
+                    show_default=True,
+                    help="How fresh cross-attention begins; normal is the family's own rule.",
+                ),
+            ),
         ),
-        click.option(
-            "--random",
-            type=click.Choice(options.RANDOM),
-            multiple=True,
-            callback=_halves,
-            help="Draw all weights of a half anew, from its configuration alone.",
+        *section(
+            "Tokens and embeddings",
+            (
+                click.option(
+                    "--tokenizer",
+                    type=click.Choice(options.TOKENIZERS),
+                    default="both",
+                    show_default=True,
+                    help="Whose tokenizer files to copy.",
+                ),
+                click.option(
+                    "--resize-embeddings",
+                    is_flag=True,
+                    help="Let embeddings and heads be as large as each half's tokenizer.",
+                ),
+                click.option(
+                    "--resize-with",
+                    type=click.Choice(options.NEW_ROWS),
+                    default="mean",
+                    show_default=True,
+                    help="What further rows hold; normal is the family's own rule.",
+                ),
+                click.option(
+                    "--decoder-start-token",
+                    metavar="ID|TOKEN",
+                    help="Token that generation starts with.",
+                ),
+                click.option("--pad-token", metavar="ID|TOKEN", help="Token that pads."),
+                click.option("--eos-token", metavar="ID|TOKEN", help="Token that ends a text."),
+            ),
         ),
-        click.option(
-            "--share",
-            is_flag=True,
-            help="Let the halves share their weights; both must be one checkpoint.",
+        *section(
+            options.SOURCES,
+            (
+                options.SET,
+                options.MAPPING,
+                click.option(
+                    "--encoder-config", type=options.FILE, help="config.json of the encoder."
+                ),
+                click.option(
+                    "--decoder-config", type=options.FILE, help="config.json of the decoder."
+                ),
+            ),
         ),
-        click.option(
-            "--layers",
-            metavar="HALF=LAYERS",
-            multiple=True,
-            help="Take some layers only: 0,2,4 or first:6, last:6, even:6. May repeat.",
-        ),
-        options.SEED,
-        click.option(
-            "--init",
-            type=click.Choice(options.INITIALISERS),
-            default="normal",
-            show_default=True,
-            help="How fresh cross-attention begins; normal is the family's own rule.",
-        ),
-        click.option(
-            "--tokenizer",
-            type=click.Choice(options.TOKENIZERS),
-            default="both",
-            show_default=True,
-            help="Whose tokenizer files to copy.",
-        ),
-        click.option(
-            "--resize-embeddings",
-            is_flag=True,
-            help="Let embeddings and heads be as large as each half's tokenizer.",
-        ),
-        click.option(
-            "--resize-with",
-            type=click.Choice(options.NEW_ROWS),
-            default="mean",
-            show_default=True,
-            help="What rows are that are put to them.",
-        ),
-        click.option(
-            "--decoder-start-token", metavar="ID|TOKEN", help="Token that generation starts with."
-        ),
-        click.option("--pad-token", metavar="ID|TOKEN", help="Token that pads."),
-        click.option("--eos-token", metavar="ID|TOKEN", help="Token that ends a text."),
-        options.SET,
-        options.MAPPING,
-        click.option("--encoder-config", type=options.FILE, help="config.json of the encoder."),
-        click.option("--decoder-config", type=options.FILE, help="config.json of the decoder."),
-        SAVE,
-        options.CARD,
         *PUSH,
         *options.RUN,
+        *section("How it is done", (SAVE,)),
     )
 )
 def command(

@@ -13,6 +13,7 @@ from converter.cli.console import progress_bar
 from converter.cli.finish import finish
 from converter.cli.publishing import PUSH, publish, take_push
 from converter.cli.saving import SAVE, save
+from converter.cli.sections import Sectioned, section
 
 _EPILOG = """\b
 Examples:
@@ -21,20 +22,17 @@ Examples:
   converter convert fixtures/bert-gpt2-tiny-tf/tf_model.h5 combined --to pytorch"""
 
 
-@click.command("convert", epilog=_EPILOG)
+@click.command("convert", cls=Sectioned, epilog=_EPILOG)
 @click.argument("source", shell_complete=sources)
 @click.argument("output", type=options.PLACE)
 @options.add(
     (
         *options.TARGET,
-        options.SEED,
-        options.SET,
-        options.MAPPING,
-        options.CONFIG,
-        SAVE,
-        options.CARD,
+        *section("What is written", (options.CARD,)),
+        *section(options.SOURCES, (options.CONFIG, options.SET, options.SEED, options.MAPPING)),
         *PUSH,
         *options.RUN,
+        *section("How it is done", (SAVE,)),
     )
 )
 def command(

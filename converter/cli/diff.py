@@ -27,6 +27,7 @@ A and B may be of any formats, frameworks and dtypes; names and layouts are made
         click.option(
             "--tolerance",
             type=click.FloatRange(min=0),
+            metavar="X",
             default=0.0,
             show_default=True,
             help="Largest absolute difference that still counts as equal.",

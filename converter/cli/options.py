@@ -10,9 +10,9 @@ import click
 
 from converter.cli.completion import listed
 from converter.cli.logs import LEVELS, show_logs
+from converter.cli.sections import Decorator, section
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Decorator = Callable[[Any], Any]
 
 # The literals below are those of `converter.composition` and `converter.tables`, which would bring
 # numpy along; a test compares them.
@@ -89,6 +89,7 @@ JSON = click.option("--json", is_flag=True, help="Print one JSON document instea
 JOBS = click.option(
     "--jobs",
     type=click.IntRange(min=1),
+    metavar="N",
     envvar="CONVERTER_JOBS",
     help="Threads.  [default: one a processor, at most 4]",
 )
@@ -98,6 +99,9 @@ CONFIG = click.option(
 SEED = click.option(
     "--seed", type=int, default=0, show_default=True, help="Seed of weights that are drawn anew."
 )
+SOURCES = "What it is made from"
+"""Title of the options that concern the sources."""
+
 SET = click.option(
     "--set",
     "settings",
@@ -106,60 +110,70 @@ SET = click.option(
     help="Set a field of config.json; HALF is encoder or decoder. May repeat.",
 )
 
-TARGET = (
-    click.option(
-        "--to",
-        multiple=True,
-        callback=_frameworks,
-        shell_complete=listed(FRAMEWORKS),
-        metavar="FRAMEWORK[,...]",
-        help=f"Frameworks to write for: {', '.join(FRAMEWORKS)}.  [default: all that can]",
-    ),
-    click.option(
-        "--pytorch-format",
-        type=click.Choice(PYTORCH_FORMATS),
-        default="safetensors",
-        show_default=True,
-        help="File format for PyTorch; bin is pytorch_model.bin.",
-    ),
-    click.option(
-        "--dtype",
-        type=click.Choice(DTYPES),
-        default="keep",
-        show_default=True,
-        help="Cast floating-point weights.",
-    ),
-    click.option(
-        "--max-shard-size",
-        metavar="SIZE",
-        callback=_size,
-        help="Split larger weight files, at this size.  [default: whole files]",
-    ),
-)
-"""What is written."""
-
-CARD = click.option("--card", type=FILE, help="A model card (README.md) of your own.")
-
-RUN = (
-    click.option("--overwrite", is_flag=True, help="Replace a checkpoint that lies at OUTPUT."),
-    click.option("--dry-run", is_flag=True, help="Print the complete plan and write nothing."),
-    JSON,
-    click.option("--quiet", "-q", is_flag=True, help="No progress and no summary."),
-    JOBS,
-    click.option(
-        "--memory",
-        metavar="SIZE",
-        callback=_size,
-        envvar="CONVERTER_MEMORY",
-        default="512MB",
-        show_default=True,
-        help="Bytes that working buffers may take.",
-    ),
-    click.option("--checksums", is_flag=True, help="Put SHA-256 of whole files in the manifest."),
-    click.option(
-        "--resume",
-        is_flag=True,
-        help="Keep what is written when interrupted; go on from what such a run has kept.",
+TARGET = section(
+    "What is written",
+    (
+        click.option(
+            "--to",
+            multiple=True,
+            callback=_frameworks,
+            shell_complete=listed(FRAMEWORKS),
+            metavar="FRAMEWORK[,...]",
+            help=f"Frameworks to write for: {', '.join(FRAMEWORKS)}.  [default: all that can]",
+        ),
+        click.option(
+            "--pytorch-format",
+            type=click.Choice(PYTORCH_FORMATS),
+            default="safetensors",
+            show_default=True,
+            help="File format for PyTorch; bin is pytorch_model.bin.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            default="keep",
+            show_default=True,
+            help="Cast floating-point weights.",
+        ),
+        click.option(
+            "--max-shard-size",
+            metavar="SIZE",
+            callback=_size,
+            help="Split larger weight files, at this size.  [default: whole files]",
+        ),
     ),
 )
-"""How it is written."""
+
+CARD = click.option(
+    "--card",
+    type=FILE,
+    help="A model card (README.md) of your own, instead of the one that is made.",
+)
+
+RUN = section(
+    "How it is done",
+    (
+        click.option("--overwrite", is_flag=True, help="Replace a checkpoint that lies at OUTPUT."),
+        click.option("--dry-run", is_flag=True, help="Print the complete plan and write nothing."),
+        JSON,
+        click.option("--quiet", "-q", is_flag=True, help="No progress and no summary."),
+        JOBS,
+        click.option(
+            "--memory",
+            metavar="SIZE",
+            callback=_size,
+            envvar="CONVERTER_MEMORY",
+            default="512MB",
+            show_default=True,
+            help="Bytes that working buffers may take.",
+        ),
+        click.option(
+            "--checksums", is_flag=True, help="Put SHA-256 of whole files in the manifest."
+        ),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Keep what is written when interrupted; go on from what such a run has kept.",
+        ),
+    ),
+)

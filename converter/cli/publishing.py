@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converter.cli.options import Decorator
+from converter.cli.sections import section
 
 if TYPE_CHECKING:
     from converter.composition.production import Result
@@ -15,15 +15,20 @@ if TYPE_CHECKING:
 RESCUE = "Adding `safetensors` variant of this model"
 """The title by which the Hub's own converters propose the same, so that people know it."""
 
-PUSH: tuple[Decorator, ...] = (
-    click.option(
-        "--push", metavar="REPO_ID", help="Verify the result and upload it, see `converter push`."
+PUSH = section(
+    "The Hub",
+    (
+        click.option(
+            "--push",
+            metavar="REPO_ID",
+            help="Verify the result and upload it, see `converter push`.",
+        ),
+        click.option("--private", is_flag=True, help="Make a new repository private."),
+        click.option("--revision", metavar="BRANCH", help="Commit to this branch."),
+        click.option("--create-pr", is_flag=True, help="Push as a pull request."),
+        click.option("--commit-message", metavar="TEXT", help="Message of the commit."),
+        click.option("--token", metavar="TOKEN", help="Token of the Hub, other than yours."),
     ),
-    click.option("--private", is_flag=True, help="Make a new repository private."),
-    click.option("--revision", metavar="BRANCH", help="Commit to this branch."),
-    click.option("--create-pr", is_flag=True, help="Push as a pull request."),
-    click.option("--commit-message", metavar="TEXT", help="Message of the commit."),
-    click.option("--token", metavar="TOKEN", help="Token of the Hub, other than yours."),
 )
 _NAMES = ("push", "private", "revision", "create_pr", "commit_message", "token")
 

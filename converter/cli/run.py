@@ -65,6 +65,7 @@ def _variables(
         click.option(
             "--jobs",
             type=click.IntRange(min=1),
+            metavar="N",
             help="Jobs at once.  [default: 1; with dask, one a processor]",
         ),
         click.option("--keep-going", is_flag=True, help="Run the others where some jobs fail."),

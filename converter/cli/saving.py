@@ -11,7 +11,10 @@ import click
 from converter.cli import options
 
 SAVE = click.option(
-    "--save-recipe", type=options.OUTPUT, metavar="FILE", help="Write this as a recipe."
+    "--save-recipe",
+    type=options.OUTPUT,
+    metavar="FILE",
+    help="Write this command as a recipe, too; see `converter run`.",
 )
 
 

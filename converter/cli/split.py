@@ -12,6 +12,7 @@ from converter.cli.completion import sources
 from converter.cli.console import progress_bar
 from converter.cli.finish import finish
 from converter.cli.saving import SAVE, save
+from converter.cli.sections import Sectioned, section
 
 _EPILOG = """\b
 Examples:
@@ -19,10 +20,17 @@ Examples:
   converter split fixtures/bert-gpt2-tiny-tf halves16 --to pytorch --dtype float16"""
 
 
-@click.command("split", epilog=_EPILOG)
+@click.command("split", cls=Sectioned, epilog=_EPILOG)
 @click.argument("source", shell_complete=sources)
 @click.argument("output", type=options.PLACE)
-@options.add((*options.TARGET, options.SET, options.MAPPING, options.CONFIG, SAVE, *options.RUN))
+@options.add(
+    (
+        *options.TARGET,
+        *section(options.SOURCES, (options.CONFIG, options.SET, options.MAPPING)),
+        *options.RUN,
+        *section("How it is done", (SAVE,)),
+    )
+)
 def command(
     source: str,
     output: str,

@@ -42,7 +42,7 @@ Of two sources of one family, give the encoder first."""
         click.option(
             "--python",
             metavar="INTERPRETER",
-            help="Who does so: an interpreter that has transformers.  [default: this one]",
+            help="The interpreter for --run, which has transformers.  [default: this one]",
         ),
         click.option(
             "--html",

@@ -439,8 +439,11 @@ class Handler(BaseHTTPRequestHandler):
         }
 
     def validate_card(self) -> None:
-        self.body()
-        self.answer({"errors": [], "warnings": []})
+        asked = json.loads(self.body())
+        front = asked["content"].split("---")[1:2]
+        wrong = any(line.strip() == "license: nonsense" for line in "".join(front).splitlines())
+        errors = [{"message": '"license" must be one of [apache-2.0, mit, …]'}] if wrong else []
+        self.answer({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     # --- downloads
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+<<<<<<< HEAD
 from converter.cli.sections import section
+=======
+from converter.cli.console import say
+from converter.cli.options import Decorator
+>>>>>>> b61ab41 (Let the Hub look at a card first; say how to go on after a push that failed; push some files of what is made)
 
 if TYPE_CHECKING:
     from converter.composition.production import Result
@@ -29,8 +36,19 @@ PUSH = section(
         click.option("--commit-message", metavar="TEXT", help="Message of the commit."),
         click.option("--token", metavar="TOKEN", help="Token of the Hub, other than yours."),
     ),
+<<<<<<< HEAD
+=======
+    click.option("--private", is_flag=True, help="Make a new repository private."),
+    click.option("--revision", metavar="BRANCH", help="Commit to this branch."),
+    click.option("--create-pr", is_flag=True, help="Push as a pull request."),
+    click.option("--commit-message", metavar="TEXT", help="Message of the commit."),
+    click.option("--token", metavar="TOKEN", help="Token of the Hub, other than yours."),
+    click.option(
+        "--only", metavar="PATTERN", multiple=True, help="Push these files alone; may repeat."
+    ),
+>>>>>>> b61ab41 (Let the Hub look at a card first; say how to go on after a push that failed; push some files of what is made)
 )
-_NAMES = ("push", "private", "revision", "create_pr", "commit_message", "token")
+_NAMES = ("push", "private", "revision", "create_pr", "commit_message", "token", "only")
 
 
 def take_push(wanted: dict[str, Any], output: str) -> dict[str, Any]:
@@ -66,7 +84,7 @@ def publish(result: Result, how: dict[str, Any]) -> Pushed | None:
     repo_id = how.pop("push")
     if not repo_id or not result.written:
         return None
-    from converter.errors import VerificationError
+    from converter.errors import OutputError, VerificationError
     from converter.hub.push import push
     from converter.proof.verify import verify
     from converter.remote.url import path_of
@@ -86,12 +104,52 @@ def publish(result: Result, how: dict[str, Any]) -> Pushed | None:
         raise VerificationError(
             f"{result.output}: is not what it should be; nothing was sent", found.problems
         )
+<<<<<<< HEAD
     found.directory = output.name  # no paths of this machine for others to read
     only: list[str] = []
     if converted and how["create_pr"] and any(hub and hub.id.repo_id == repo_id for hub in hubs):
+=======
+    found.directory = result.output.name  # no paths of this machine for others to read
+    only = list(how.pop("only"))
+    if (
+        not only
+        and converted
+        and how["create_pr"]
+        and any(hub and hub.id.repo_id == repo_id for hub in hubs)
+    ):
+>>>>>>> b61ab41 (Let the Hub look at a card first; say how to go on after a push that failed; push some files of what is made)
         how["commit_message"] = how["commit_message"] or RESCUE
         only = [file.path for file in result.plan.files]
         only += [name for name in result.plan.documents if name.endswith(".index.json")]
     report = click.unstyle(describe_verification(found))
     proof = f"Made and proven by encdec-converter.\n\n```text\n{report}```\n"
+<<<<<<< HEAD
     return push(output, repo_id, description=proof, only=only, **how)
+=======
+    try:
+        return push(result.output, repo_id, description=proof, only=only, **how)
+    except OutputError as error:
+        steps = [error.remedy] if error.remedy else []
+        steps.append(f"{_stays(result)} go on with:\n  {_command(result, repo_id, only, how)}")
+        raise OutputError(error.message, error.problems, "\n".join(steps)) from error
+    except KeyboardInterrupt:
+        say(f"{_stays(result)} go on with:\n  {_command(result, repo_id, only, how)}")
+        raise
+
+
+def _stays(result: Result) -> str:
+    return f"{result.output} is finished and proven, and stays as it is;"
+
+
+def _command(result: Result, repo_id: str, only: Sequence[str], how: Mapping[str, Any]) -> str:
+    """The command that pushes what is finished; never the token."""
+    words = ["converter", "push", str(result.output), repo_id]
+    for name, value in {**how, "only": only}.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value and name != "token":
+            values = [value] if isinstance(value, str) else value
+            words += [word for each in values for word in (flag, each)]
+    return shlex.join(words)
+>>>>>>> b61ab41 (Let the Hub look at a card first; say how to go on after a push that failed; push some files of what is made)

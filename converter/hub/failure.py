@@ -113,6 +113,8 @@ def _reason(error: Exception, repo_id: str, writing: bool) -> tuple[str, str | N
             "https://huggingface.co/settings/tokens"
             + (", or propose the change with --create-pr." if writing else "")
         )
+    if status == 429:
+        return "the Hub answers no more requests for now", "Wait some minutes, then try again."
     if status is not None:
         return f"the Hub answers with status {status}: {_short(error)}", (
             "Try again later; what has arrived is not sent again." if status >= 500 else None

@@ -14,6 +14,7 @@ from converter.errors import OutputError, UsageError
 from converter.hub.card import CARD, for_repository, is_ours
 from converter.hub.failure import patiently, telling
 from converter.hub.reference import hub_id
+from converter.hub.validation import check_card
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -94,6 +95,8 @@ def push(
     api = HfApi(token=token, library_name="converter")
     with telling(OutputError, f"{repo_id}: cannot be pushed to", repo_id, writing=True):
         user = str(patiently(api.whoami)["name"])
+        if CARD in files:
+            patiently(lambda: check_card(files[CARD], api))
         created = _prepare(api, repo_id, private, revision, create_pr)
         message = commit_message or MESSAGE
         number = _open_pull(api, repo_id, message, user) if create_pr else None

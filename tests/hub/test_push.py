@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import pytest
@@ -111,6 +112,30 @@ def test_a_card_that_somebody_wrote_stays(desk: Desk) -> None:
     assert desk.hub.read("me/mine", "README.md") == b"# By hand\n"
     (desk.home / "bert" / "README.md").write_bytes(b"# By hand, and better\n")
     assert pushed(desk, "bert", "me/mine")["sent"] == ["README.md"]
+
+
+def test_a_card_that_the_hub_refuses_is_told_before_anything_is_made(desk: Desk) -> None:
+    (desk.home / "bert" / "README.md").write_text("---\nlicense: nonsense\n---\n# Mine\n")
+    told = refused(desk, "bert", "me/mine")
+    assert "nothing was sent" in told and "must be one of [apache-2.0" in told
+    assert "me/mine" not in desk.hub.repos
+
+
+def test_what_is_finished_stays_and_can_be_pushed_later(desk: Desk) -> None:
+    desk.hub.failing = {"/commit/": 99}
+    how = ("--private", "--token", "hf_test", "--commit-message", "A b", "--only", "*.json")
+    made, pushed_later = "convert bert out --to pytorch --push me/mine".split(), "converter push "
+    (failed,) = desk.errands((*made, *how, "--json"))
+    assert failed.code == 1 and "hf_test" not in failed.stderr
+    error = json.loads(failed.stdout)["error"]
+    assert "status 503" in error["message"] and "out is finished and proven" in error["remedy"]
+    desk.hub.failing.clear()
+    line = next(row for row in error["remedy"].splitlines() if pushed_later in row)
+    desk.converter(*shlex.split(line)[1:])
+    repo = desk.hub.repos["me/mine"]
+    sent = {name for name in contents(desk.home / "out") if name.endswith(".json")}
+    assert set(repo.files()) == sent and repo.private
+    assert repo.commits[repo.refs["main"]]["title"] == "A b"
 
 
 def test_the_seal_breaks_with_any_change() -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-<<<<<<< HEAD
-from converter.cli.sections import section
-=======
 from converter.cli.console import say
-from converter.cli.options import Decorator
->>>>>>> b61ab41 (Let the Hub look at a card first; say how to go on after a push that failed; push some files of what is made)
+from converter.cli.sections import section
 
 if TYPE_CHECKING:
     from converter.composition.production import Result
@@ -35,18 +32,10 @@ PUSH = section(
         click.option("--create-pr", is_flag=True, help="Push as a pull request."),
         click.option("--commit-message", metavar="TEXT", help="Message of the commit."),
         click.option("--token", metavar="TOKEN", help="Token of the Hub, other than yours."),
+        click.option(
+            "--only", metavar="PATTERN", multiple=True, help="Push these files alone; may repeat."
+        ),
     ),
-<<<<<<< HEAD
-=======
-    click.option("--private", is_flag=True, help="Make a new repository private."),
-    click.option("--revision", metavar="BRANCH", help="Commit to this branch."),
-    click.option("--create-pr", is_flag=True, help="Push as a pull request."),
-    click.option("--commit-message", metavar="TEXT", help="Message of the commit."),
-    click.option("--token", metavar="TOKEN", help="Token of the Hub, other than yours."),
-    click.option(
-        "--only", metavar="PATTERN", multiple=True, help="Push these files alone; may repeat."
-    ),
->>>>>>> b61ab41 (Let the Hub look at a card first; say how to go on after a push that failed; push some files of what is made)
 )
 _NAMES = ("push", "private", "revision", "create_pr", "commit_message", "token", "only")
 
@@ -104,46 +93,33 @@ def publish(result: Result, how: dict[str, Any]) -> Pushed | None:
         raise VerificationError(
             f"{result.output}: is not what it should be; nothing was sent", found.problems
         )
-<<<<<<< HEAD
     found.directory = output.name  # no paths of this machine for others to read
-    only: list[str] = []
-    if converted and how["create_pr"] and any(hub and hub.id.repo_id == repo_id for hub in hubs):
-=======
-    found.directory = result.output.name  # no paths of this machine for others to read
     only = list(how.pop("only"))
-    if (
-        not only
-        and converted
-        and how["create_pr"]
-        and any(hub and hub.id.repo_id == repo_id for hub in hubs)
-    ):
->>>>>>> b61ab41 (Let the Hub look at a card first; say how to go on after a push that failed; push some files of what is made)
+    own = converted and any(hub and hub.id.repo_id == repo_id for hub in hubs)
+    if own and how["create_pr"] and not only:
         how["commit_message"] = how["commit_message"] or RESCUE
         only = [file.path for file in result.plan.files]
         only += [name for name in result.plan.documents if name.endswith(".index.json")]
     report = click.unstyle(describe_verification(found))
     proof = f"Made and proven by encdec-converter.\n\n```text\n{report}```\n"
-<<<<<<< HEAD
-    return push(output, repo_id, description=proof, only=only, **how)
-=======
     try:
-        return push(result.output, repo_id, description=proof, only=only, **how)
+        return push(output, repo_id, description=proof, only=only, **how)
     except OutputError as error:
         steps = [error.remedy] if error.remedy else []
-        steps.append(f"{_stays(result)} go on with:\n  {_command(result, repo_id, only, how)}")
+        steps.append(f"{_stays(output)} go on with:\n  {_command(output, repo_id, only, how)}")
         raise OutputError(error.message, error.problems, "\n".join(steps)) from error
     except KeyboardInterrupt:
-        say(f"{_stays(result)} go on with:\n  {_command(result, repo_id, only, how)}")
+        say(f"{_stays(output)} go on with:\n  {_command(output, repo_id, only, how)}")
         raise
 
 
-def _stays(result: Result) -> str:
-    return f"{result.output} is finished and proven, and stays as it is;"
+def _stays(output: Path) -> str:
+    return f"{output} is finished and proven, and stays as it is;"
 
 
-def _command(result: Result, repo_id: str, only: Sequence[str], how: Mapping[str, Any]) -> str:
+def _command(output: Path, repo_id: str, only: Sequence[str], how: Mapping[str, Any]) -> str:
     """The command that pushes what is finished; never the token."""
-    words = ["converter", "push", str(result.output), repo_id]
+    words = ["converter", "push", str(output), repo_id]
     for name, value in {**how, "only": only}.items():
         flag = "--" + name.replace("_", "-")
         if value is True:
@@ -152,4 +128,3 @@ def _command(result: Result, repo_id: str, only: Sequence[str], how: Mapping[str
             values = [value] if isinstance(value, str) else value
             words += [word for each in values for word in (flag, each)]
     return shlex.join(words)
->>>>>>> b61ab41 (Let the Hub look at a card first; say how to go on after a push that failed; push some files of what is made)

@@ -18,7 +18,7 @@ from converter.composition.source import Source
 from converter.errors import CheckpointError, UnsupportedError, UsageError
 from converter.hub.reference import hub_id
 from converter.identification import enter, identify
-from converter.remote.url import place_of
+from converter.remote.url import place_of, url_of
 from converter.tables.config import FamilyConfig
 from converter.tables.library import Library
 from converter.tables.recipes import Recipe, recipe_named
@@ -142,15 +142,16 @@ class Wishes:
         """
         reference = self.references[half]
         try:
-            checkpoint = open_configuration(reference, self.configs[half])
+            opened = open_configuration(reference, self.configs[half])
         except CheckpointError:
-            if hub_id(reference):
+            if hub_id(reference) or url_of(reference):
                 raise
             return None  # whoever opens the weights tells it better
-        if "model_type" not in checkpoint.config:
-            return None
-        raw = updated(self._entered(checkpoint, half, library).config, self.changes[half])
-        return FamilyConfig(library.family(checkpoint.family), raw, str(checkpoint.config_path))
+        with opened as checkpoint:
+            if "model_type" not in checkpoint.config:
+                return None
+            raw = updated(self._entered(checkpoint, half, library).config, self.changes[half])
+            return FamilyConfig(library.family(checkpoint.family), raw, str(checkpoint.config_path))
 
     def source(
         self, half: str, library: Library, stack: ExitStack, headers: bool = False

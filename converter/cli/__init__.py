@@ -38,8 +38,8 @@ Examples:
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny bert2gpt2
   converter inspect bert2gpt2
 
-A checkpoint is a directory with config.json and weights, one weight file, or an id
-of the Hub, org/name[@revision].
+A checkpoint is a directory with config.json and weights, one weight file, an id of
+the Hub, org/name[@revision], or a URL such as s3://bucket/name.
 `converter COMMAND --help` tells more."""
 
 

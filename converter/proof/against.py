@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from converter.checkpoint import open_checkpoint
 from converter.composition.model import Model, understand
 from converter.errors import Problem, UnsupportedError
+from converter.folding import shorten
 from converter.plan import Stored
 from converter.progress import Meter
 from converter.proof.comparison import Difference, canonical_shape, compare, in_threads
-from converter.proof.diagnosis import Diagnosis
+from converter.proof.diagnosis import UNRELATED, Diagnosis
 from converter.proof.origin import Origin
-from converter.proof.pairing import part_of, require_kinship, tensors_as_in
+from converter.proof.pairing import part_of, require_kinship, tensors_as_in, tensors_for_half
+from converter.proof.statistics import measure
 from converter.proof.verification import Verification
 from converter.tables.library import Library
+
+_LARGEST, _LEAST = 1e4, 1e-20
+"""Absolute values between which the largest of every fresh tensor lies, if it is not all zeros."""
 
 
 def trace(
@@ -48,8 +53,14 @@ def trace(
         checkpoint = stack.enter_context(open_checkpoint(reference))
         source = understand(checkpoint, library, label=str(reference))
         half = _half(model, source, taken)
-        own = tensors_as_in(model, source, half)
+        if half and model.halves:
+            own = tensors_for_half(model, source, half, library)
+        else:
+            own = tensors_as_in(model, source, half)
         require_kinship(model, source, own)
+        elsewhere = [name for name in own if name not in model.target.by_name]
+        if elsewhere:
+            found.notes.append(f"{reference}: not in the checkpoint: {shorten(elsewhere)}")
         sources |= {name: (str(reference), stored) for name, stored in own.items()}
     matched = model.report.matched
     shared = [name for name in matched if name in sources]
@@ -71,6 +82,7 @@ def trace(
         origins[name] = Origin(sources[name][0], verdicts.get(name, "equal"), difference)
     for name in matched:
         origins.setdefault(name, Origin(None, "fresh"))
+    found.problems += _lost_wholly(model, shared, verdicts, sources)
     for name, verdict in verdicts.items():
         stored = matched[name]
         found.problems.append(
@@ -87,10 +99,72 @@ def trace(
         for name in sources
         if name in model.target.by_name and name not in matched and name not in told
     ]
+    fresh = [name for name in matched if name not in sources]
+    problems, odd = _drawn_as_told(model, fresh, jobs)
+    found.problems += problems
+    if odd:
+        found.notes.append(
+            "fresh, but not the constants that their rule makes (trained since, or never drawn):"
+            f" {shorten(odd)}"
+        )
     equal = sum(origin.verdict == "equal" for origin in origins.values())
     found.checks["tensors equal to their source"] = f"{equal} of {len(shared)}"
     found.checks["fresh tensors"] = str(len(matched) - len(shared))
     return origins
+
+
+def _lost_wholly(
+    model: Model,
+    shared: Sequence[str],
+    verdicts: Mapping[str, str],
+    sources: Mapping[str, tuple[str, Stored]],
+) -> Iterator[Problem]:
+    """Halves of which no tensor arrived, which is told before its tensors are."""
+    for half in model.halves or ("",):
+        lead = f"{half}." if half else ""
+        mine = [name for name in shared if name.startswith(lead)]
+        told = {verdicts.get(name) for name in mine}
+        if len(mine) > 1 and UNRELATED in told and None not in told:
+            yield Problem(
+                f"nothing of {sources[mine[0]][0]} arrived",
+                str(model.report.matched[mine[0]].tensor.path),
+                half or None,
+                found=f"all of its {len(mine)} tensors are other ones",
+                remedy="make it again with `converter compose` or `converter convert`",
+            )
+
+
+def _drawn_as_told(
+    model: Model, fresh: Sequence[str], jobs: int | None
+) -> tuple[list[Problem], list[str]]:
+    """Whether fresh tensors hold what a rule may draw, or memory that nobody wrote to.
+
+    transformers leaves new layer norms of some families so, and a projection that a file lacks.
+
+    Returns:
+        Tensors of values that no rule draws, and names of those whose rule is a constant that
+        they are not.
+    """
+    matched, slots = model.report.matched, model.target.by_name
+    seen = in_threads(measure, [matched[name] for name in fresh], jobs)
+    problems, odd = [], []
+    for name, values in zip(fresh, seen, strict=True):
+        largest = max(abs(values.minimum), abs(values.maximum)) if values.count else 0.0
+        if largest > _LARGEST or 0 < largest < _LEAST or values.broken:
+            stored = matched[name]
+            no_numbers = f" and {values.broken:,} that are no numbers" if values.broken else ""
+            problems.append(
+                Problem(
+                    "was never drawn: no rule gives such values to fresh weights",
+                    str(stored.tensor.path),
+                    stored.tensor.spec.name,
+                    found=f"values up to {largest:.3g}{no_numbers}",
+                    remedy="draw it anew: `converter compose` does",
+                )
+            )
+        elif slots[name].rule == "constant" and values.minimum != values.maximum:
+            odd.append(name)
+    return problems, odd
 
 
 def _half(model: Model, source: Model, taken: set[str]) -> str | None:

@@ -65,6 +65,13 @@ def _form(label: str, model: Model) -> Iterator[Problem]:
             found=report.dialect,
             remedy="write it again with `converter convert`",
         )
+    if reason := model.obstacles.get(dialect):
+        yield Problem(
+            f"no class of {dialect} can hold the model",
+            place,
+            found=reason,
+            remedy="leave the file out, or change the configuration",
+        )
     if container == "safetensors" and checkpoint.metadata.get("format") != "pt":
         yield Problem(
             "transformers 4 refuses it",

@@ -17,6 +17,9 @@ from converter.plan import Stored
 from converter.proof.comparison import Difference, blocks, canonical_shape, values
 from converter.tensors import numpy_dtype
 
+UNRELATED = "has nothing to do with it: drawn anew, or from another checkpoint"
+"""The verdict on a tensor of other values altogether."""
+
 _FEW_ULP = 8
 """Differences of so many units in the last place are rounding, no other weights."""
 
@@ -73,7 +76,10 @@ class Diagnosis:
                     print_ = fingerprint(self._truth[other], "float64")
                     self._known[shape].setdefault(print_, other)
         holder = self._known[shape].get(fingerprint(stored, "float64"))
-        return None if holder == name else holder
+        if holder is None or holder == name:
+            return None
+        place = self._truth[holder].tensor.location
+        return None if place == stored.tensor.location else holder  # it is that very tensor
 
     def verdict(self, name: str, stored: Stored, difference: Difference | None = None) -> str:
         """What happened to `stored`, which should hold the values of ``truth[name]``.
@@ -98,7 +104,7 @@ class Diagnosis:
         if math.isfinite(difference.max_abs) and not cosine > max(
             _UNRELATED, min(0.9, _CHANCE / math.sqrt(difference.elements))
         ):
-            return "has nothing to do with it: drawn anew, or from another checkpoint"
+            return UNRELATED
         share = count / difference.elements
         return (
             f"differs in {count:,} value(s) ({share:.1%}),"
@@ -123,6 +129,8 @@ def _recognised(mine: Array, theirs: Array) -> str | None:
     """A well-known way to damage a tensor, if it is one."""
     if not mine.any():
         return "is all zeros"
+    if mine.size > 1 and (mine == mine.flat[0]).all() and not (theirs == theirs.flat[0]).all():
+        return f"is {float(mine.flat[0]):g} everywhere"
     if bad := count_non_finite(mine) - count_non_finite(theirs):
         if bad > 0:
             return f"holds {bad:,} value(s) that are infinite or not a number"

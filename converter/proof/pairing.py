@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from converter.composition.model import Model
+from converter.composition.source import Source
 from converter.errors import UnsupportedError
 from converter.plan import Stored
 from converter.tables.blueprint import CROSS_ATTENTION
+from converter.tables.library import Library
 
 
 def part_of(whole: Model, alone: Model) -> str | None:
@@ -28,20 +30,43 @@ def part_of(whole: Model, alone: Model) -> str | None:
 
 
 def tensors_as_in(model: Model, source: Model, half: str | None) -> Mapping[str, Stored]:
-    """The tensors of `source` by the names that they have, or would have, in `model`.
+    """The tensors of `source` by the names that they have in `model`.
 
     Args:
         model: whose names are wanted.
         source: whose tensors.
-        half: which half of the one the other is, where one of them is combined and one is not.
+        half: which half of the source the model is, where the source alone is combined.
     """
     found = source.report.matched
-    if bool(model.halves) == bool(source.halves) or half is None:
+    if half is None:
         return found
-    if model.halves:
-        return {f"{half}.{name}": stored for name, stored in found.items()}
     lead = f"{half}."
     return {n.removeprefix(lead): each for n, each in found.items() if n.startswith(lead)}
+
+
+def tensors_for_half(
+    model: Model, source: Model, half: str, library: Library
+) -> Mapping[str, Stored]:
+    """The tensors of a stand-alone model as `compose` puts them into a half of a combined one.
+
+    A decoder that was taken out of a whole model gets the embeddings that this shares.
+
+    Args:
+        model: the combined one.
+        source: the stand-alone one.
+        half: which half it was made into.
+        library: the mapping tables.
+    """
+    lead = f"{half}."
+    own = {
+        slot.name.removeprefix(lead): slot
+        for slot in model.target.slots
+        if slot.name.startswith(lead)
+    }
+    raw = source.checkpoint.config
+    taken = Source.understand(source.label, source.checkpoint, library, raw)
+    taken.hand_over(own)
+    return {lead + name: stored for name, stored in taken.report.matched.items()}
 
 
 def require_kinship(model: Model, source: Model, found: Mapping[str, Stored]) -> None:

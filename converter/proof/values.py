@@ -317,11 +317,12 @@ def _differs(name: str, bad: Stored, good: Stored, diagnosis: Diagnosis) -> Prob
         verdict = diagnosis.verdict(name, bad, difference)
     except ConverterError as error:
         return error.problems[0] if error.problems else Problem(error.message)
+    tied = ", which it is tied to" if good.tensor.path == bad.tensor.path else ""
     return Problem(
         verdict,
         str(bad.tensor.path),
         bad.tensor.spec.name,
-        expected=f"the values of {good.tensor.spec.name} in {good.tensor.path.name}",
+        expected=f"the values of {good.tensor.spec.name} in {good.tensor.path.name}{tied}",
         found=f"{difference.differing:,} of {difference.elements:,} different,"
         f" by up to {difference.max_abs:.3g}",
     )

@@ -15,8 +15,6 @@ from converter.proof.verification import Verification
 from tests.environments import TRANSFORMERS_5, interpreter
 from tests.proof.damage import alter, copy_of, key_of, not_a_number, rewrite
 
-from .files import read_msgpack
-from .models import EQUAL, LARGE, SMALL, combined_pytorch, configuration
 from .workshop import Workshop
 
 pytestmark = pytest.mark.peer
@@ -110,97 +108,6 @@ def test_transformers_5_runs_it(both: Path) -> None:
     found = converter.verify(both, python=interpreter(TRANSFORMERS_5))
     assert found.verified, found.problems
     assert sum("transformers 5" in check for check in found.checks) == 2
-
-
-def peer_tensorflow(source: Path, out: Path) -> None:
-    """What transformers makes of a PyTorch checkpoint in TensorFlow."""
-    import transformers
-
-    model = transformers.TFEncoderDecoderModel.from_pretrained(source, from_pt=True)
-    model.save_pretrained(out)
-
-
-@pytest.mark.parametrize("family", ["xlm-roberta", "gpt2"])
-def test_the_encoder_that_transformers_drops_is_named(tmp_path: Path, family: str) -> None:
-    source, out = tmp_path / "source", tmp_path / "out"
-    combined_pytorch(configuration(family, SMALL), configuration("bert", EQUAL)).save_pretrained(
-        source, safe_serialization=False
-    )
-    peer_tensorflow(source, out)
-    found = converter.verify(out, against=[source])
-    wrong = {name for name, o in found.origins.items() if o.verdict not in ("equal", "fresh")}
-    encoder = {name for name in found.origins if name.startswith("encoder.")}
-    assert encoder
-    assert {name for name in wrong if name.endswith("weight")} >= {
-        name
-        for name in encoder
-        if name.endswith(("query.weight", "c_attn.weight", "word_embeddings.weight"))
-    }
-    assert all(name.startswith("encoder.") for name in wrong)
-    assert any("nothing to do with it" in text for text in said(found).values())
-
-
-def test_the_head_that_transformers_drops_is_named(tmp_path: Path) -> None:
-    source, out = tmp_path / "source", tmp_path / "out"
-    decoder = configuration("bert", EQUAL, tie_word_embeddings=False)
-    combined_pytorch(configuration("bert", SMALL), decoder).save_pretrained(
-        source, safe_serialization=False
-    )
-    peer_tensorflow(source, out)
-    found = converter.verify(out, against=[source])
-    assert not found.verified
-    assert any("cls" in name and "decoder" in name for name in said(found))
-
-
-def test_shared_halves_that_transformers_loses_are_named(tmp_path: Path) -> None:
-    import transformers
-
-    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
-        configuration("bert", SMALL), configuration("bert", SMALL), tie_encoder_decoder=True
-    )
-    transformers.EncoderDecoderModel(config).save_pretrained(tmp_path / "source")
-    model = transformers.FlaxEncoderDecoderModel.from_pretrained(tmp_path / "source", from_pt=True)
-    model.save_pretrained(tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=[tmp_path / "source"])
-    wrong = {name for name, o in found.origins.items() if o.verdict not in ("equal", "fresh")}
-    assert any("query.weight" in name for name in wrong)
-    assert {name.partition(".")[0] for name in wrong} == {"encoder"}
-
-
-def test_weights_drawn_anew_from_a_wrapped_tree_are_named(
-    workshop: Workshop, tmp_path: Path
-) -> None:
-    import transformers
-    from flax.serialization import msgpack_serialize
-    from flax.traverse_util import unflatten_dict
-
-    source = workshop.source("bert", container="msgpack")
-    wrapped = tmp_path / "wrapped"
-    wrapped.mkdir()
-    (wrapped / "config.json").write_bytes((source / "config.json").read_bytes())
-    tree = unflatten_dict(read_msgpack(source / "flax_model.msgpack"), sep="/")
-    (wrapped / "flax_model.msgpack").write_bytes(msgpack_serialize({"params": tree}))
-    transformers.FlaxBertModel.from_pretrained(wrapped).save_pretrained(tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=[source])
-    assert len(found.origins) > 30
-    assert not any(o.verdict == "equal" for o in found.origins.values())
-    assert converter.verify(source, against=[wrapped]).verified
-
-
-def test_a_projection_that_transformers_invents_is_named(tmp_path: Path) -> None:
-    import transformers
-    from safetensors.numpy import load_file, save_file
-
-    whole, holed = tmp_path / "whole", tmp_path / "holed"
-    model = combined_pytorch(configuration("bert", LARGE), configuration("gpt2", SMALL))
-    model.save_pretrained(whole)
-    model.save_pretrained(holed)
-    tensors = load_file(holed / "model.safetensors")
-    del tensors["enc_to_dec_proj.weight"]
-    save_file(tensors, holed / "model.safetensors", metadata={"format": "pt"})
-    transformers.EncoderDecoderModel.from_pretrained(holed).save_pretrained(tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=[whole])
-    assert set(said(found)) == {"enc_to_dec_proj.weight"}
 
 
 def test_a_hand_written_script_that_forgets_to_transpose_is_named(

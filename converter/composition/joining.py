@@ -149,9 +149,11 @@ class Joined:
     @property
     def notes(self) -> list[str]:
         """What the user should know: parts that a model of the class has and the source lacks,
-        and cross-attention that a decoder brings along."""
+        cross-attention that a decoder brings along, and what its table says of its role."""
         notes = []
         for half in self.halves:
+            if half.role.note:
+                notes.append(f"{half.name}: {half.role.note}")
             if half.random:
                 notes.append(f"{half.name}: all weights are drawn anew, as asked for")
                 continue

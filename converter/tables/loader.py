@@ -162,10 +162,11 @@ def _roles(section: Section) -> dict[str, Role]:
             why=entry.take("why", str, "") or None,
             config=entry.take("config", dict, {}),
             composite=entry.take("composite", str, Role.composite),
+            note=entry.take("note", str, "") or None,
         )
         if roles[name].frameworks != FRAMEWORKS and not roles[name].why:
             entry.complain("leaves out a framework and must say why", "frameworks")
-        entry.finish("model, frameworks, why, config, composite")
+        entry.finish("model, frameworks, why, config, composite, note")
     return roles
 
 

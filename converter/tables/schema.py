@@ -161,6 +161,8 @@ class Role:
     """Fields that the configuration must have in this role."""
     composite: str = "encoder-decoder"
     """The composite that an encoder calls for; of a decoder it says nothing."""
+    note: str | None = None
+    """What who composes it should know."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -118,20 +118,38 @@ class OutputFile(ABC):
         """Write what depends on the tensors' bytes, once all of them are in place."""
 
 
-class Container(Protocol):
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a new file is to hold."""
+
+    path: Path
+    """The file, which does not exist yet."""
+    tensors: Sequence[TensorSpec]
+    """In the order that the caller prefers."""
+    metadata: Mapping[str, str]
+    """What the file says of itself; each format states what it understands."""
+    aliases: Mapping[str, str]
+    """Further names → the tensors of the same file whose bytes they share."""
+
+
+class Container(ABC):
     """A file format, as `converter.containers` registers it."""
 
     name: str
     """What users call it: ``safetensors``, ``torch``, ``keras-hdf5``, ``flax-msgpack`` …"""
     dtypes: frozenset[str]
     """The dtype names that the format can hold."""
+    shares: bool = False
+    """Whether the format can say that two names share their bytes."""
 
+    @abstractmethod
     def recognises(self, file: FileHandle, head: bytes) -> bool:
         """Whether `file`, which starts with `head` (up to 64 bytes), is of the format.
 
         Decided by content alone; the file name is no evidence.
         """
 
+    @abstractmethod
     def open(self, file: FileHandle) -> Reader:
         """List `file` without reading values.
 
@@ -164,9 +182,37 @@ class Container(Protocol):
 
         Raises:
             ValueError: for a dtype that the format cannot hold, a name twice, or aliases that it
-                cannot express: the plan should have prevented it.
+                cannot express, or if it is only read: the plan should have prevented it.
             OSError: if the file cannot be created.
         """
+        if aliases and not self.shares:
+            raise ValueError(f"{self.name} cannot express that tensors share their bytes")
+        wanted = Wanted(path, tensors, metadata or {}, aliases or {})
+        _check(wanted, self.dtypes)
+        return self.lay_out(wanted)
+
+    def lay_out(self, wanted: Wanted) -> OutputFile:
+        """Create the file; `wanted` is sound, and of dtypes that the format holds.
+
+        Raises:
+            ValueError: for names or metadata that the format cannot express, or if it is only read.
+            OSError: if the file cannot be created.
+        """
+        raise ValueError(f"{self.name} is read, not written")
+
+
+def _check(wanted: Wanted, dtypes: frozenset[str]) -> None:
+    """Raise `ValueError` for a dtype not in `dtypes`, a name twice, or an alias of nothing."""
+    tensors, aliases = wanted.tensors, wanted.aliases
+    names = {spec.name for spec in tensors}
+    wrong = [f"{spec.name}: dtype {spec.dtype}" for spec in tensors if spec.dtype not in dtypes]
+    wrong += [
+        f"{alias}: alias of {name}"
+        for alias, name in aliases.items()
+        if name not in names or alias in names
+    ]
+    if wrong or len(names) != len(tensors):
+        raise ValueError(f"cannot be written: {'; '.join(wrong) or 'a name stands twice'}")
 
 
 def pread_exactly(fd: int, buffer: memoryview, offset: int) -> None:

@@ -256,18 +256,3 @@ def create_file(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> N
         except BaseException:
             path.unlink()
             raise
-
-
-def check_request(
-    tensors: Sequence[TensorSpec], dtypes: frozenset[str], aliases: Mapping[str, str] | None
-) -> None:
-    """Raise `ValueError` for a dtype not in `dtypes`, a name twice, or an alias of nothing."""
-    names = {spec.name for spec in tensors}
-    wrong = [f"{spec.name}: dtype {spec.dtype}" for spec in tensors if spec.dtype not in dtypes]
-    wrong += [
-        f"{alias}: alias of {name}"
-        for alias, name in (aliases or {}).items()
-        if name not in names or alias in names
-    ]
-    if wrong or len(names) != len(tensors):
-        raise ValueError(f"cannot be written: {'; '.join(wrong) or 'a name stands twice'}")

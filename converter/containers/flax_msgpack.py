@@ -8,13 +8,12 @@ to an array, joined by ``/``. Wrappers such as ``{"params": …}`` stay part of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from converter.containers.base import Container, OutputFile, Reader, Segment
+from converter.containers.base import Container, OutputFile, Reader, Segment, Wanted
 from converter.containers.contiguous import ContiguousTensor
-from converter.containers.files import FileHandle, check_request, checked_spec, create_file, damaged
+from converter.containers.files import FileHandle, checked_spec, create_file, damaged
 from converter.containers.msgpack_layout import CHUNKED, LayoutFile, lay_out
 from converter.containers.msgpack_parse import ArrayLeaf, Node, parse
 from converter.tensors import TensorSpec
@@ -110,7 +109,7 @@ def _numbered(node: Node, kind: type[_T]) -> list[_T] | None:
     return typed if len(typed) == len(values) else None
 
 
-class FlaxMsgpack:
+class FlaxMsgpack(Container):
     """The container of Flax's msgpack files."""
 
     name = "flax-msgpack"
@@ -128,25 +127,15 @@ class FlaxMsgpack:
         """List the file without reading values; see `Container.open`."""
         return FlaxReader(file)
 
-    def create(
-        self,
-        path: Path,
-        tensors: Sequence[TensorSpec],
-        *,
-        metadata: Mapping[str, str] | None = None,
-        aliases: Mapping[str, str] | None = None,
-    ) -> OutputFile:
-        """Create the file; see `Container.create`.
+    def lay_out(self, wanted: Wanted) -> OutputFile:
+        """Create the file; see `Container.lay_out`.
 
         Names are nested at ``/``, each map's keys in the order of their first appearance. Metadata
         are not stored.
         """
-        if aliases:
-            raise ValueError("msgpack has no aliases")
-        check_request(tensors, self.dtypes, None)
-        layout = lay_out(tensors)
-        create_file(path, layout.nbytes, layout.framing)
-        return LayoutFile(path, layout.segments)
+        layout = lay_out(wanted.tensors)
+        create_file(wanted.path, layout.nbytes, layout.framing)
+        return LayoutFile(wanted.path, layout.segments)
 
 
 def _starts_with_text(head: bytes) -> bool:

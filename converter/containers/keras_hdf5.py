@@ -13,23 +13,22 @@ Source: ``modeling_tf_utils.py`` of transformers 4.57.6, ``hdf5_format.py`` of t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
-from converter.containers.base import Container, OutputFile, Reader, Segment
-from converter.containers.files import FileHandle, check_request
+from converter.containers.base import Container, OutputFile, Reader, Segment, Wanted
+from converter.containers.files import FileHandle
 from converter.containers.hdf5_format import DTYPES, SIGNATURE
-from converter.tensors import TensorSpec
 
 KERAS_VERSION = "2.20.1"
 """The release of tf-keras whose layout is written."""
 
 
-class KerasHdf5:
+class KerasHdf5(Container):
     """The container of transformers' TensorFlow files."""
 
     name = "keras-hdf5"
     dtypes = DTYPES
+    shares = True
 
     def recognises(self, file: FileHandle, head: bytes) -> bool:
         """Whether the file starts with HDF5's signature."""
@@ -41,30 +40,20 @@ class KerasHdf5:
 
         return KerasReader(file)
 
-    def create(
-        self,
-        path: Path,
-        tensors: Sequence[TensorSpec],
-        *,
-        metadata: Mapping[str, str] | None = None,
-        aliases: Mapping[str, str] | None = None,
-    ) -> OutputFile:
-        """Create the file; see `Container.create`.
+    def lay_out(self, wanted: Wanted) -> OutputFile:
+        """Create the file; see `Container.lay_out`.
 
-        Args:
-            path: the file to create.
-            tensors: named without the scope, such as ``encoder/bert/…/kernel:0``.
-            metadata: ``scope`` is put before each name (default ``model``); ``layout`` is
-                ``layers`` (default) or ``flat`` for a shard; ``shared`` is a JSON object of layers
-                to the names that they list, too (as hard links). A stand-alone TF model with a
-                head reports embeddings as missing that its head's layer does not list.
-            aliases: become hard links.
+        Tensors are named without the scope, such as ``encoder/bert/…/kernel:0``. Of the metadata,
+        ``scope`` is put before each name (default ``model``); ``layout`` is ``layers`` (default) or
+        ``flat`` for a shard; ``shared`` is a JSON object of layers to the names that they list, too
+        (as hard links). A stand-alone TF model with a head reports embeddings as missing that its
+        head's layer does not list. Aliases become hard links.
         """
         from converter.containers.hdf5_layout import Hdf5Output, check_paths, new_file
 
-        metadata, aliases = metadata or {}, aliases or {}
+        path, tensors = wanted.path, wanted.tensors
+        metadata, aliases = wanted.metadata, wanted.aliases
         scope, layout = metadata.get("scope", "model"), metadata.get("layout", "layers")
-        check_request(tensors, self.dtypes, aliases)
         if layout not in ("layers", "flat") or not scope:
             raise ValueError(f"layout {layout!r} or scope {scope!r} cannot be written")
         names = [*(spec.name for spec in tensors), *aliases]

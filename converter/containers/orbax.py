@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from converter.containers.base import Array, Container, OutputFile, Reader, StoredTensor
+from converter.containers.base import Array, Container, Reader, StoredTensor
 from converter.containers.files import MAX_TENSORS, FileHandle, checked_spec, damaged
 from converter.errors import ConfigError
 from converter.extras import imported
@@ -214,7 +214,7 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-class Orbax:
+class Orbax(Container):
     """The container of Orbax directories, opened by their ``_METADATA``; it is only read."""
 
     name = "orbax"
@@ -232,17 +232,6 @@ class Orbax:
         """
         file.close()
         return OrbaxReader(file.path)
-
-    def create(
-        self,
-        path: Path,
-        tensors: Sequence[TensorSpec],
-        *,
-        metadata: Mapping[str, str] | None = None,
-        aliases: Mapping[str, str] | None = None,
-    ) -> OutputFile:
-        """Not supported."""
-        raise ValueError("Orbax checkpoints are only read")
 
 
 CONTAINER: Container = Orbax()

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from converter.containers.base import Container, OutputFile, Reader, Segment, StoredTensor
+from converter.containers.base import Container, OutputFile, Reader, Segment, StoredTensor, Wanted
 from converter.containers.contiguous import ContiguousTensor
 from converter.containers.files import (
     MAX_TENSORS,
     FileHandle,
     FileReader,
-    check_request,
     checked_spec,
     closed_on_error,
     create_file,
@@ -68,7 +67,7 @@ class _Layout(OutputFile):
         """Nothing is left to write."""
 
 
-class SafetensorsContainer:
+class SafetensorsContainer(Container):
     """Reads and writes ``.safetensors``; see `converter.containers.base.Container`."""
 
     name = "safetensors"
@@ -86,28 +85,18 @@ class SafetensorsContainer:
         with closed_on_error(file):
             return _read_listing(file)
 
-    def create(
-        self,
-        path: Path,
-        tensors: Sequence[TensorSpec],
-        *,
-        metadata: Mapping[str, str] | None = None,
-        aliases: Mapping[str, str] | None = None,
-    ) -> OutputFile:
+    def lay_out(self, wanted: Wanted) -> OutputFile:
         """Lay the file out as the library does: by dtype, then by name.
 
-        `metadata` goes into the header by ascending key; transformers demands
-        ``{"format": "pt"}``. The format knows no aliases.
+        The metadata go into the header by ascending key; transformers demands
+        ``{"format": "pt"}``.
         """
-        if aliases:
-            raise ValueError("safetensors cannot express that tensors share their bytes")
-        check_request(tensors, self.dtypes, None)
         header: dict[str, object] = {}
-        if metadata is not None:
-            header[_METADATA] = dict(sorted(metadata.items()))
+        if wanted.metadata:
+            header[_METADATA] = dict(sorted(wanted.metadata.items()))
         places: dict[str, int] = {}
         end = 0
-        ordered = sorted(tensors, key=lambda spec: (_RANKS[spec.dtype], spec.name))
+        ordered = sorted(wanted.tensors, key=lambda spec: (_RANKS[spec.dtype], spec.name))
         for spec in ordered:
             if spec.name == _METADATA:
                 raise ValueError(f"no tensor can be called {_METADATA}")
@@ -122,11 +111,11 @@ class SafetensorsContainer:
         if len(text) > _MAX_HEADER:
             raise ValueError(f"the header would take {len(text)} bytes of at most {_MAX_HEADER}")
         data = 8 + len(text)
-        create_file(path, data + end, [(0, len(text).to_bytes(8, "little") + text)])
+        create_file(wanted.path, data + end, [(0, len(text).to_bytes(8, "little") + text)])
         segments = {
             spec.name: (Segment(0, data + places[spec.name], spec.nbytes),) for spec in ordered
         }
-        return _Layout(path, segments)
+        return _Layout(wanted.path, segments)
 
 
 def _read_listing(handle: FileHandle) -> Reader:

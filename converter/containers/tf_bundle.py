@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
-from converter.containers.base import Container, OutputFile, Reader, Segment, StoredTensor
+from converter.containers.base import Container, Reader, Segment, StoredTensor
 from converter.containers.contiguous import ContiguousTensor
 from converter.containers.files import MAX_TENSORS, FileHandle, checked_spec, damaged
 from converter.containers.tf_proto import (
@@ -64,7 +64,7 @@ _VERSION = 1
 _MAX_SHARDS = 10_000
 
 
-class TfBundleContainer:
+class TfBundleContainer(Container):
     """Reads bundles; see `converter.containers.base.Container`."""
 
     name = "tf-bundle"
@@ -87,21 +87,6 @@ class TfBundleContainer:
             reader = _Listing(file, stack).read()
             reader.stack = stack.pop_all()
             return reader
-
-    def create(
-        self,
-        path: Path,
-        tensors: Sequence[TensorSpec],
-        *,
-        metadata: Mapping[str, str] | None = None,
-        aliases: Mapping[str, str] | None = None,
-    ) -> OutputFile:
-        """Nothing writes bundles: transformers loads none.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("TensorFlow bundles are read, not written")
 
 
 class BundleReader(Reader):

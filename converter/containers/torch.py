@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
-from converter.containers.base import Container, OutputFile, Reader, Segment, StoredTensor
+from converter.containers.base import Container, OutputFile, Reader, Segment, StoredTensor, Wanted
 from converter.containers.contiguous import ContiguousTensor
 from converter.containers.files import (
     FileHandle,
@@ -24,14 +23,14 @@ from converter.containers.torch_tree import NamedTensors, name_tensors
 from converter.containers.torch_write import create_archive
 from converter.containers.torch_zip import STORED, Record, read_directory, read_record
 from converter.errors import FormatError
-from converter.tensors import TensorSpec, itemsize
+from converter.tensors import itemsize
 
 _TAR_RECORDS = (b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0")
 _SMALL = 1 << 20
 """Bytes that a tensor may always take, even if it repeats the elements of a smaller file."""
 
 
-class TorchContainer:
+class TorchContainer(Container):
     """Reads every form of ``torch.save`` but the tar of 2016, writes the zip form.
 
     See `converter.containers.base.Container`. The readers' metadata hold ``form`` (``zip`` or
@@ -42,6 +41,7 @@ class TorchContainer:
 
     name = "torch"
     dtypes = DTYPES
+    shares = True
 
     def recognises(self, file: FileHandle, head: bytes) -> bool:
         """Whether it is a zip archive with a pickle in it, or starts with torch's magic number."""
@@ -64,19 +64,12 @@ class TorchContainer:
                 )
             return _open_legacy(file)
 
-    def create(
-        self,
-        path: Path,
-        tensors: Sequence[TensorSpec],
-        *,
-        metadata: Mapping[str, str] | None = None,
-        aliases: Mapping[str, str] | None = None,
-    ) -> OutputFile:
+    def lay_out(self, wanted: Wanted) -> OutputFile:
         """Lay out a zip archive with a state dict; aliases share their tensor's storage.
 
-        The form has no place for `metadata`, which is left out.
+        The form has no place for metadata, which are left out.
         """
-        return create_archive(path, tensors, aliases or {})
+        return create_archive(wanted)
 
 
 def _open_zip(handle: FileHandle) -> Reader:

@@ -13,12 +13,11 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from converter.containers.base import OutputFile, Segment
-from converter.containers.files import check_request, create_file
+from converter.containers.base import OutputFile, Segment, Wanted
+from converter.containers.files import create_file
 from converter.containers.strided import contiguous_strides
-from converter.containers.torch_objects import DTYPES, STORAGE_OF
+from converter.containers.torch_objects import STORAGE_OF
 from converter.tensors import TensorSpec
 
 _PREFIX = "archive"
@@ -31,11 +30,9 @@ _DATE = 0x0021
 """1980-01-01, the first day that the format knows: files have no times."""
 
 
-def create_archive(
-    path: Path, tensors: Sequence[TensorSpec], aliases: Mapping[str, str]
-) -> OutputFile:
-    """Create the archive with a hole for each tensor; see `Container.create`."""
-    check_request(tensors, DTYPES, aliases)
+def create_archive(wanted: Wanted) -> OutputFile:
+    """Create the archive with a hole for each tensor; see `Container.lay_out`."""
+    path, tensors, aliases = wanted.path, wanted.tensors, wanted.aliases
     pieces: list[tuple[int, bytes]] = []
     entries: list[_Entry] = []
     end = 0

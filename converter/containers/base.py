@@ -126,8 +126,8 @@ class Wanted:
     """The file, which does not exist yet."""
     tensors: Sequence[TensorSpec]
     """In the order that the caller prefers."""
-    metadata: Mapping[str, str]
-    """What the file says of itself; each format states what it understands."""
+    metadata: Mapping[str, str] | None
+    """What the file says of itself, if anything; each format states what it understands."""
     aliases: Mapping[str, str]
     """Further names → the tensors of the same file whose bytes they share."""
 
@@ -187,7 +187,7 @@ class Container(ABC):
         """
         if aliases and not self.shares:
             raise ValueError(f"{self.name} cannot express that tensors share their bytes")
-        wanted = Wanted(path, tensors, metadata or {}, aliases or {})
+        wanted = Wanted(path, tensors, metadata, aliases or {})
         _check(wanted, self.dtypes)
         return self.lay_out(wanted)
 

@@ -52,7 +52,7 @@ class KerasHdf5(Container):
         from converter.containers.hdf5_layout import Hdf5Output, check_paths, new_file
 
         path, tensors = wanted.path, wanted.tensors
-        metadata, aliases = wanted.metadata, wanted.aliases
+        metadata, aliases = wanted.metadata or {}, wanted.aliases
         scope, layout = metadata.get("scope", "model"), metadata.get("layout", "layers")
         if layout not in ("layers", "flat") or not scope:
             raise ValueError(f"layout {layout!r} or scope {scope!r} cannot be written")

@@ -92,7 +92,7 @@ class SafetensorsContainer(Container):
         ``{"format": "pt"}``.
         """
         header: dict[str, object] = {}
-        if wanted.metadata:
+        if wanted.metadata is not None:
             header[_METADATA] = dict(sorted(wanted.metadata.items()))
         places: dict[str, int] = {}
         end = 0

@@ -48,8 +48,15 @@ def path(container: Container, arrays: dict[TensorSpec, np.ndarray], tmp_path: P
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[Hub, str]]:
-    with serving() as (hub, endpoint):
+    """A Hub on this machine, which is asked whether or not the tests run offline."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import reset_sessions
+
+    with serving() as (hub, endpoint), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        reset_sessions()
         yield hub, endpoint
+    reset_sessions()
 
 
 @pytest.fixture(params=["here", "afar"])

@@ -1,19 +1,23 @@
-"""Where an output goes: a directory of this machine, or a URL."""
+"""Where an output goes: a directory of this machine, a URL, or a repository of the Hub."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from converter.errors import OutputError, Problem, UsageError
+from converter.hub.failure import telling
+from converter.hub.push import push
+from converter.hub.reference import HubId, hub_id
 from converter.publish import staged
 from converter.remote.listing import Listing, listing
-from converter.remote.upload import uploaded
+from converter.remote.upload import MARKS, uploaded
 from converter.remote.url import Url, path_of, url_of
 
 _MAX_BYTES = 64 << 20
@@ -22,6 +26,10 @@ _MAX_BYTES = 64 << 20
 
 class Place(Protocol):
     """Where an output goes, or lies already."""
+
+    @property
+    def shown(self) -> Path | Url:
+        """What to call it."""
 
     def files(self) -> Mapping[str, int]:
         """The name of each file that lies there → its bytes."""
@@ -50,7 +58,9 @@ class Place(Protocol):
 
 
 def place(output: str | Path) -> Place:
-    """The place that a path or a URL means."""
+    """The place that a path or a URL means; ``org/name`` is a path, ``hf://org/name`` is not."""
+    if str(output).startswith("hf://") and (repository := hub_id(output)):
+        return OnHub(repository)
     url = url_of(output)
     return Elsewhere(url) if url else Here(path_of(output))
 
@@ -60,6 +70,11 @@ class Here:
     """A directory of this machine; see `Place`."""
 
     path: Path
+
+    @property
+    def shown(self) -> Path:
+        """The path."""
+        return self.path
 
     def files(self) -> Mapping[str, int]:
         """The name of each file → its bytes."""
@@ -105,6 +120,11 @@ class Elsewhere:
 
     url: Url
 
+    @property
+    def shown(self) -> Url:
+        """The URL."""
+        return self.url
+
     @cached_property
     def _listed(self) -> Listing | None:
         return listing(self.url, OutputError)
@@ -137,6 +157,69 @@ class Elsewhere:
         for source in urls:
             if f"{source.bare}/".startswith(f"{self.url.bare}/"):
                 raise _not_apart(self.url, source)
+
+
+@dataclass(frozen=True)
+class OnHub:
+    """A repository of the Hub, which gets all files in one commit; see `Place`."""
+
+    id: HubId
+
+    @property
+    def shown(self) -> Url:
+        """The URL."""
+        return Url(f"hf://{self.id}")
+
+    @cached_property
+    def _held(self) -> Mapping[str, int]:
+        from huggingface_hub import HfApi, errors
+
+        what = f"{self.shown}: cannot be looked at"
+        with telling(OutputError, what, self.id.repo_id, writing=True):
+            try:
+                tree = HfApi().list_repo_tree(
+                    self.id.repo_id, recursive=True, revision=self.id.revision
+                )
+                return {each.path: each.size for each in tree if hasattr(each, "size")}
+            except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+                return {}
+
+    def files(self) -> Mapping[str, int]:
+        """The name of each file → its bytes."""
+        return self._held
+
+    def read(self, name: str) -> bytes | None:
+        """A small file."""
+        if self._held.get(name, _MAX_BYTES + 1) > _MAX_BYTES:
+            return None
+        from huggingface_hub import hf_hub_download
+
+        with telling(OutputError, f"{self.shown}/{name}: cannot be read", self.id.repo_id):
+            path = hf_hub_download(self.id.repo_id, name, revision=self.id.revision)
+        return Path(path).read_bytes()
+
+    def modified(self, name: str) -> float | None:
+        """Nobody knows; but what has not changed is not sent again."""
+        return None
+
+    @contextmanager
+    def claimed(self, overwrite: bool, resume: str | None) -> Iterator[Path]:
+        """A temporary directory that is pushed at the end."""
+        if resume:
+            raise UsageError("resume: only an output on this machine can be gone on with")
+        if not overwrite and any(mark in self._held for mark in MARKS):
+            raise OutputError(
+                f"{self.shown} holds a checkpoint",
+                remedy="Add --overwrite to commit a new one, or choose another place.",
+            )
+        with tempfile.TemporaryDirectory(prefix="converter-", ignore_cleanup_errors=True) as home:
+            directory = Path(home) / self.shown.name.partition("@")[0]
+            directory.mkdir()
+            yield directory
+            push(directory, self.id.repo_id, revision=self.id.revision)
+
+    def require_apart(self, sources: Iterable[Path], urls: Iterable[Url]) -> None:
+        """A commit replaces nothing that is being read."""
 
 
 def _not_apart(output: object, source: object) -> OutputError:

@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,8 +81,10 @@ def test_fifty_recipes_and_a_worker_that_dies(
         found = client.run(modules)
         assert len(found) == 2
         imported.update(*(names for _, names in found.values()))
+        deadline = time.monotonic() + 60
         while not list(Path("made").glob(f".{fifty.BIG}.partial-*/*.h5")):
             assert not Path("made", fifty.BIG).exists(), "it was too quick"
+            assert time.monotonic() < deadline
         busy = client.processing().items()
         (worker,) = (at for at, keys in busy if any(fifty.BIG in key for key in keys))
         os.kill(found[worker][0], signal.SIGKILL)

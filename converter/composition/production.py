@@ -19,7 +19,7 @@ from converter.manifest import MANIFEST, describe_origin, manifest, provenance
 from converter.places import place
 from converter.plan import Fresh, Plan
 from converter.publish import journal_of, require_space
-from converter.remote.url import Url, path_of, url_of
+from converter.remote.url import Url
 from converter.stamps import require_unchanged, stamps
 from converter.tables.schema import Composite, Family
 
@@ -126,7 +126,7 @@ def produce(
         MatchError: if copies of a tensor in the sources differ.
     """
     target = place(output)
-    shown = url_of(output) or path_of(output)
+    shown = target.shown
     if "" in classes:
         card = card_for(
             plan,

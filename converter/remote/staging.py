@@ -25,6 +25,9 @@ from converter.remote.url import Url
 _AT_ONCE = 4
 """Files that are fetched at the same time."""
 
+_MAX_SMALL = 256 << 20
+"""Larger than any configuration or tokenizer; what a bucket holds besides is left alone."""
+
 _HALVES = ("encoder/", "decoder/")
 """The directories that `split` makes."""
 
@@ -125,7 +128,7 @@ class _Stage:
                 )
         directory = self.home / (self.listed.url.name or "checkpoint")
         now = [name for name in begun if name.endswith(INDEX) or not headers]
-        small = small_files(names)
+        small = [name for name in small_files(names) if self.listed.size(name) <= _MAX_SMALL]
         if file is None and self.weights == "all":
             small = [each for lead in ("", *_HALVES) for each in self.below(lead, small_files)]
         chosen = list(dict.fromkeys([*small, *now]))

@@ -9,7 +9,9 @@ carry no data. They go from the weights to the configuration to the manifest.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,14 @@ from converter.remote.url import Url
 _BLOCK = 16 << 20
 """Bytes that are sent at a time."""
 
+_AT_ONCE = 4
+"""Files that are sent at the same time."""
+
 _PARTS = 9_000
 """Parts that a file may have; S3 allows 10,000."""
 
 _MANIFEST, _CONFIG = "converter-manifest.json", "config.json"
-_MARKS = (_MANIFEST, _CONFIG)
+MARKS = (_MANIFEST, _CONFIG)
 """A directory with one of these is a checkpoint, which ``--overwrite`` may replace."""
 
 
@@ -59,7 +64,7 @@ def _require_replaceable(held: Listing | None, url: Url, overwrite: bool) -> Non
         raise OutputError(
             f"{url} exists and is not a directory", remedy="Choose another place for the output."
         )
-    if not any(mark in held.files for mark in _MARKS):
+    if not any(mark in held.files for mark in MARKS):
         raise OutputError(
             f"{url} exists, is not empty and is no checkpoint (it has no config.json)",
             remedy="Choose another place for the output, or empty that one.",
@@ -105,38 +110,58 @@ class _Upload:
         self.waiting: dict[str, Any] = {}
         """Files that have arrived, or are on their way, and have no name yet."""
         self.named: list[str] = []
+        self.stopped = threading.Event()
 
     def send(self) -> None:
         """Send all files, then give them their names."""
         try:
-            total = sum((self.directory / name).stat().st_size for name in self.names)
-            with bar(f"Sending {self.url.name}", total) as advance:
-                for name in self.names:
-                    with telling(OutputError, self.url / name, "cannot be written"):
-                        self.put(name, advance)
+            self.put_all()
             held = listing(self.url, OutputError, own=True)
             _require_replaceable(held, self.url, self.overwrite)  # it may be another one by now
             stale = _stale(held, self.names) if held else []
             with telling(OutputError, self.url, "cannot be written"):
-                self.remove([name for name in stale if name.rpartition("/")[2] in _MARKS])
+                self.remove([name for name in stale if name.rpartition("/")[2] in MARKS])
                 self.commit()
                 self.remove([name for name in stale if name not in self.names])
         except BaseException as error:
             self.give_up(error)
             raise
 
-    def put(self, name: str, advance: Any) -> None:
+    def put_all(self) -> None:
+        """Send all files, some at a time, without their names."""
+        total = sum((self.directory / name).stat().st_size for name in self.names)
+        with bar(f"Sending {self.url.name}", total) as advance:
+
+            def put(name: str) -> None:
+                try:
+                    self.put(name, advance)
+                except BaseException:
+                    self.stopped.set()
+                    raise
+
+            with ThreadPoolExecutor(_AT_ONCE) as threads:
+                try:
+                    list(threads.map(put, self.names))
+                finally:
+                    self.stopped.set()
+
+    def put(self, name: str, advance: Callable[[int], None]) -> None:
         """Send a file, without its name."""
-        path = self.directory / name
+        path, at = self.directory / name, self.at(name)
         block = max(_BLOCK, path.stat().st_size // _PARTS + 1)
-        self.system.makedirs(self.at(name).rpartition("/")[0], exist_ok=True)
-        target = self.system.open(self.at(name), "wb", block_size=block, autocommit=False)
-        self.waiting[name] = target
-        with path.open("rb") as source:
+        if self.stopped.is_set():
+            return
+        with telling(OutputError, self.url / name, "cannot be written"), path.open("rb") as source:
+            self.system.makedirs(at.rpartition("/")[0], exist_ok=True)
+            target = self.waiting[name] = self.system.open(
+                at, "wb", block_size=block, autocommit=False
+            )
             while data := source.read(_BLOCK):
+                if self.stopped.is_set():
+                    return
                 target.write(data)
                 advance(len(data))
-        target.close()
+            target.close()
 
     def commit(self) -> None:
         """Give every file its name."""
@@ -185,12 +210,12 @@ def _stale(held: Listing, names: Sequence[str]) -> list[str]:
 
     Files that have nothing to do with a checkpoint stay.
     """
-    lasts = {*_MARKS, *WEIGHT_FILES}
+    lasts = {*MARKS, *WEIGHT_FILES}
     found = []
     for name in held.files:
         last = name.rpartition("/")[2]
         known = last in lasts or last.endswith(INDEX) or bool(small_files([last]))
         shard = any(last.startswith(f"{Path(whole).stem}-") for whole in WEIGHT_FILES)
-        if last in _MARKS or last.endswith(INDEX) or ((known or shard) and name not in names):
+        if last in MARKS or last.endswith(INDEX) or ((known or shard) and name not in names):
             found.append(name)
     return found

@@ -67,5 +67,7 @@ def path_of(reference: str | Path) -> Path:
 
 def place_of(reference: str | Path) -> str:
     """What tells whether two references mean the same place: an absolute path, or the URL."""
+    if str(reference).startswith("hf://") and (repository := hub_id(reference)):
+        return f"hf://{repository}"
     url = url_of(reference)
     return url.bare if url else str(path_of(reference).resolve())

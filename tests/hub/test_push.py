@@ -154,3 +154,15 @@ def test_wrong_calls(desk: Desk) -> None:
         push(desk.home / "bert", "me/mine", create_pr=True, revision="dev")
     with pytest.raises(OutputError, match="no checkpoint directory"):
         push(desk.home / "nothing", "me/mine")
+
+
+def test_an_output_that_is_a_repository(desk: Desk, bert: dict[str, bytes]) -> None:
+    desk.converter("convert", "hf://acme/bert", "hf://acme/copy", "--to", "pytorch", "-q")
+    assert desk.hub.read("acme/copy", "model.safetensors") == bert["model.safetensors"]
+    told = desk.converter("convert", "bert", "hf://acme/copy", "-q", code=1).stderr
+    assert "hf://acme/copy holds a checkpoint\nAdd --overwrite" in told
+    args = ("bert", "hf://acme/copy", "-q", "--to", "pytorch", "--dtype", "float16")
+    desk.converter("convert", *args, "--overwrite")
+    assert len(desk.hub.read("acme/copy", "model.safetensors")) < len(bert["model.safetensors"])
+    told = desk.converter("inspect", "hf://acme/copy").stdout
+    assert "float16" in told

@@ -62,8 +62,8 @@ def take_push(wanted: dict[str, Any], output: str) -> dict[str, Any]:
 def publish(result: Result, how: dict[str, Any]) -> Pushed | None:
     """Prove what was written and push it, if that was asked for.
 
-    A pull request to the very repository that a model was converted from adds weights and changes
-    nothing else.
+    A pull request to the very repository that a model was converted from adds weights, and a
+    configuration where there is none, and changes nothing else.
 
     Raises:
         VerificationError: if the result is not what it should be; nothing is sent then.
@@ -75,6 +75,7 @@ def publish(result: Result, how: dict[str, Any]) -> Pushed | None:
         return None
     from converter.errors import OutputError, VerificationError
     from converter.hub.push import push
+    from converter.locating import CONFIG
     from converter.proof.verify import verify
     from converter.remote.url import path_of
     from converter.report.verification import describe_verification
@@ -99,7 +100,12 @@ def publish(result: Result, how: dict[str, Any]) -> Pushed | None:
     if own and how["create_pr"] and not only:
         how["commit_message"] = how["commit_message"] or RESCUE
         only = [file.path for file in result.plan.files]
-        only += [name for name in result.plan.documents if name.endswith(".index.json")]
+        there = {path.name for s in result.sources for path in s.checkpoint.directory.iterdir()}
+        only += [
+            name  # an original release has a configuration of another name, or none of the kind
+            for name in result.plan.documents
+            if name.endswith(".index.json") or (name == CONFIG and name not in there)
+        ]
     report = click.unstyle(describe_verification(found))
     proof = f"Made and proven by encdec-converter.\n\n```text\n{report}```\n"
     try:

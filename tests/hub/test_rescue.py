@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
 import converter
+from converter.tensors import TensorSpec
 from tests import factories
 from tests.hub.conftest import Desk, contents
 
+sys.path.append(str(Path(__file__).parents[1] / "containers"))
+
+KINDS = ("tensorflow", "flax", "bundle")
+
+
+def left_behind(place: Path, source: Path, kind: str) -> dict[str, bytes]:
+    """The files of a repository that only TensorFlow, only Flax, or only Google's code can read."""
+    if kind != "bundle":
+        converter.convert(source, place, to=[kind])
+        file = {"tensorflow": "tf_model.h5", "flax": "flax_model.msgpack"}[kind]
+        return {name: (place / name).read_bytes() for name in ("config.json", file)}
+    import bundles
+
+    place.mkdir()
+    config = json.loads((source / "config.json").read_text())
+    drawn = factories.blueprint(config)
+    named = [slot for slot in drawn.slots if "google" in slot.spellings]
+    stored = factories.stored(type(drawn)(tuple(named), drawn.drops), "google")
+    arrays = {TensorSpec(name, "float32", each.shape): each for name, each in stored.items()}
+    bundles.write(place / "bert_model.ckpt.index", arrays)
+    del config["model_type"]
+    original = json.dumps({**config, "layer_norm_eps": 1e-12}).encode()
+    return {**contents(place), "bert_config.json": original}
+
 
 @pytest.fixture
-def stranded(desk: Desk) -> Desk:
-    """``other/tf`` on the Hub, as TensorFlow left it."""
+def stranded(desk: Desk, request: pytest.FixtureRequest) -> Desk:
+    """``other/tf`` on the Hub, as it was left behind."""
     source = factories.make(desk.home / "bert", "bert", intermediate_size=41).directory
-    converter.convert(source, desk.home / "tf", to=["tensorflow"])
-    files = contents(desk.home / "tf")
-    kept = {name: files[name] for name in ("config.json", "tf_model.h5")}
-    desk.hub.publish("other/tf", {**kept, "README.md": b"# By its author\n"})
+    kind = getattr(request, "param", "tensorflow")
+    files = left_behind(desk.home / "left", source, kind)
+    desk.hub.publish("other/tf", {**files, "README.md": b"# By its author\n"})
     return desk
 
 
@@ -28,13 +54,15 @@ def rescue(desk: Desk, *more: str) -> dict[str, object]:
     return told
 
 
+@pytest.mark.parametrize("stranded", KINDS, indirect=True)
 def test_the_pull_request_adds_the_weights_and_nothing_else(stranded: Desk) -> None:
     told = rescue(stranded)
     repo = stranded.hub.repos["other/tf"]
-    assert told["pull_request"] == 1 and told["sent"] == ["model.safetensors"]
     before, after = repo.files("main"), repo.files("refs/pr/1")
+    added = {"model.safetensors"} | {"config.json"} - set(before)
+    assert told["pull_request"] == 1 and set(told["sent"]) == added
     assert {name: after[name] for name in before} == before
-    assert set(after) - set(before) == {"model.safetensors"}
+    assert set(after) - set(before) == added
     assert repo.pulls[0]["title"] == "Adding `safetensors` variant of this model"
     proof = repo.commits[repo.refs["refs/pr/1"]]["description"]
     assert "tensors equal to their source" in proof and str(stranded.home) not in proof

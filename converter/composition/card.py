@@ -79,7 +79,7 @@ def card_for(
         *_front_matter(plan, origins, tables),
         *_introduction(plan, origins, tables),
         *_fresh(plan),
-        *_loading(plan, classes),
+        *_loading(plan, classes, _beginnings(sources)),
         *_making(plan, origins, options, settings),
     )
     return sealed("\n".join(lines))
@@ -179,7 +179,19 @@ def _fresh(plan: Plan) -> Iterator[str]:
     yield ""
 
 
-def _loading(plan: Plan, classes: Mapping[str, str]) -> Iterator[str]:
+def _beginnings(sources: Sequence[Matched]) -> dict[str, int]:
+    """Half → the position that its texts begin with, where it is not 0; all halves, if any."""
+    found = {
+        half: config.measure("first_position") or 0
+        for source in sources
+        for half, config in source.configured().items()
+    }
+    return {half: int(str(first)) for half, first in found.items()} if any(found.values()) else {}
+
+
+def _loading(
+    plan: Plan, classes: Mapping[str, str], beginnings: Mapping[str, int]
+) -> Iterator[str]:
     written = dict.fromkeys(file.framework for file in plan.files)
     shadowed = any(file.container == "safetensors" for file in plan.files)
     yield "## Load it"
@@ -188,15 +200,34 @@ def _loading(plan: Plan, classes: Mapping[str, str]) -> Iterator[str]:
         # transformers 4 prefers safetensors to h5, and fails on them
         more = ", use_safetensors=False" if framework == "tensorflow" and shadowed else ""
         older = "" if framework == "pytorch" else " (transformers before version 5)"
+        counted = framework == "flax" and beginnings
         name = classes[framework]
         yield f"{_TITLES[framework]}{older}:"
         yield ""
         yield "```python"
+        yield from ["import numpy as np"] if counted else ()
         yield f"from transformers import {name}"
         yield ""
         yield f'model = {name}.from_pretrained("{PLACEHOLDER}"{more})'
+        yield from _flax_call(beginnings) if counted else ()
         yield "```"
         yield ""
+
+
+def _flax_call(beginnings: Mapping[str, int]) -> Iterator[str]:
+    """A call with positions: Flax's classes count from 0 where they are not told."""
+    combined = len(beginnings) > 1
+    yield ""
+    yield "# Flax counts positions from 0 unless they are given, which this model does not."
+    yield "ids = np.array([[0, 4, 2]])"
+    yield "positions = np.arange(ids.shape[1])[None]"
+    yield "outputs = model("
+    yield "    ids,"
+    yield from ["    decoder_input_ids=ids,"] if combined else ()
+    for half, first in beginnings.items():
+        prefix = "decoder_" if combined and half == "decoder" else ""
+        yield f"    {prefix}position_ids=positions" + (f" + {first}," if first else ",")
+    yield ")"
 
 
 def _making(

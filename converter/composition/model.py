@@ -48,6 +48,10 @@ class Model(Matched):
     tables: Sequence[Family | Composite]
     notes: Sequence[str] = ()
 
+    def configured(self) -> Mapping[str, FamilyConfig]:
+        """Half of what is written → the configuration of its family."""
+        return self.configs
+
     @property
     def halves(self) -> tuple[str, ...]:
         """The halves of a combined model; none of a stand-alone one."""

@@ -25,6 +25,10 @@ class Matched:
     checkpoint: Checkpoint
     report: MatchReport
 
+    def configured(self) -> Mapping[str, FamilyConfig]:
+        """Half of what is written → the configuration of its family."""
+        return {}
+
 
 @dataclass
 class Source(Matched):
@@ -49,6 +53,10 @@ class Source(Matched):
         known = Draftsman(library.vocabulary).model(config)
         report = match(checkpoint, known, library.vocabulary, label)
         return cls(label, checkpoint, report, config, known)
+
+    def configured(self) -> Mapping[str, FamilyConfig]:
+        """Half of what is written → the configuration of its family."""
+        return {self.label: self.config}
 
     @property
     def family(self) -> Family:

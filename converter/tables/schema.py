@@ -277,7 +277,8 @@ class Family:
     config: Mapping[str, Value]
     """The fields that matter, with the defaults of the family's own configuration class."""
     measures: Mapping[str, Expression]
-    """What composites and checks ask for: width, vocabulary, positions, heads, init_range."""
+    """What composites, checks and cards ask for: width, vocabulary, positions, heads, init_range,
+    first_position."""
     models: Mapping[str, ModelClass]
     roles: Mapping[str, Role]
     modules: tuple[Row, ...]

@@ -130,3 +130,19 @@ def test_weights_drawn_anew_have_no_lineage(halves: tuple[Path, Path], tmp_path:
     text = (tmp_path / "both" / "README.md").read_text()
     assert front(text)["license"] == "mit"
     assert "its configuration; the weights are drawn anew" in text
+
+
+def test_what_flax_must_be_told_stands_in_its_example(tmp_path: Path) -> None:
+    roberta = factories.make(tmp_path / "roberta", "roberta", pad_token_id=3).directory
+    gpt2 = factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
+    for sources, expected in (
+        ((roberta, gpt2), ["position_ids=positions + 4", "decoder_position_ids=positions"]),
+        ((gpt2,), []),
+        ((roberta,), ["position_ids=positions + 4"]),
+    ):
+        out = tmp_path / "-".join(source.name for source in sources)
+        made = out.with_name(f"{out.name}-made")
+        (converter.compose if len(sources) > 1 else converter.convert)(*sources, made)
+        card = (made / "README.md").read_text()
+        lines = [line.strip(" ,") for line in card.splitlines() if "position_ids=" in line]
+        assert lines == expected

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import factories
 from tests.environments import TRANSFORMERS_5, interpreter
 from tests.hub.conftest import ROOT, Desk, contents
 from tests.hub_server import serving
@@ -32,11 +33,11 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
         yield Desk(hub, endpoint, tmp_path)
 
 
-def loaded(desk: Desk, python: Path, count: int) -> list[dict[str, Any]]:
+def loaded(desk: Desk, python: Path, count: int, *others: str) -> list[dict[str, Any]]:
     """What the models answer that are loaded as the card says."""
     quiet = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"}
     done = subprocess.run(
-        [str(python), "-m", "tests.hub.loads", "me/both", "local", str(count)],
+        [str(python), "-m", "tests.hub.loads", "me/both", "local", str(count), *others],
         capture_output=True,
         text=True,
         cwd=desk.home,
@@ -50,9 +51,11 @@ def loaded(desk: Desk, python: Path, count: int) -> list[dict[str, Any]]:
 
 def test_two_ids_become_a_repository_that_all_load(desk: Desk) -> None:
     sources = [fetched("minilm"), fetched("gpt2")]
-    made, local = desk.errands(
+    factories.make(desk.home / "roberta", "roberta", "RobertaForCausalLM")
+    made, local, _ = desk.errands(
         ("compose", "org/minilm", "org/mgm", "made", "--push", "me/both", "--json"),
         ("compose", *sources, "local", "-q"),
+        ("compose", "roberta", "roberta", "offset", "-q"),
         HF_HUB_DISABLE_XET="0",
     )
     assert local.code == 0, local.stderr
@@ -65,7 +68,7 @@ def test_two_ids_become_a_repository_that_all_load(desk: Desk) -> None:
     assert "- org/minilm\n- org/mgm\nbase_model_relation: merge\n" in card
     assert "license: other\nlicense_name: apache-2.0-and-mit\n" in card
 
-    old = loaded(desk, Path(sys.executable), 3)
+    old = loaded(desk, Path(sys.executable), 3, "offset")
     assert [each["model"] for each in old] == [
         "EncoderDecoderModel",
         "TFEncoderDecoderModel",

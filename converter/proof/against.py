@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from converter.checkpoint import open_checkpoint
 from converter.composition.model import Model, understand
+from converter.engine.rows import ResizedRows
 from converter.errors import Problem, UnsupportedError
 from converter.folding import shorten
-from converter.plan import Stored
+from converter.plan import PlannedTensor, Resized, Stored
 from converter.progress import Meter
 from converter.proof.comparison import Difference, canonical_shape, compare, in_threads
-from converter.proof.diagnosis import UNRELATED, Diagnosis
+from converter.proof.diagnosis import UNRELATED, Diagnosis, described
+from converter.proof.meant import Meant, Sources, as_meant
 from converter.proof.origin import Origin
 from converter.proof.pairing import part_of, require_kinship, tensors_as_in, tensors_for_half
 from converter.proof.statistics import measure
@@ -32,6 +36,7 @@ def trace(
     found: Verification,
     jobs: int | None,
     meter: Meter,
+    manifest: Mapping[str, Any] | None = None,
 ) -> dict[str, Origin]:
     """Where every tensor of `model` comes from; what is wrong goes to the problems of `found`.
 
@@ -43,6 +48,7 @@ def trace(
         found: the verification in progress.
         jobs: threads.
         meter: counts the bytes that are compared.
+        manifest: of the finished checkpoint, if it has one: what was meant to be otherwise.
 
     Raises:
         UnsupportedError: if a source is of no family that the checkpoint holds.
@@ -58,11 +64,13 @@ def trace(
         else:
             own = tensors_as_in(model, source, half)
         require_kinship(model, source, own)
-        elsewhere = [name for name in own if name not in model.target.by_name]
-        if elsewhere:
-            found.notes.append(f"{reference}: not in the checkpoint: {shorten(elsewhere)}")
         sources |= {name: (str(reference), stored) for name, stored in own.items()}
     matched = model.report.matched
+    meant = as_meant(sources, manifest)
+    found.notes += _left_out(model, sources, meant)
+    sources = dict(meant.sources)
+    if meant.drawn:
+        found.notes.append(f"drawn anew, as asked for: {shorten(sorted(meant.drawn))}")
     shared = [name for name in matched if name in sources]
     compared = in_threads(
         lambda name: _compare(name, matched[name], sources[name][1]),
@@ -76,7 +84,12 @@ def trace(
         if difference is None or not difference.exact
     }
     diagnosis = Diagnosis({name: stored for name, (_, stored) in sources.items()})
-    verdicts = {name: diagnosis.verdict(name, matched[name], wrong[name]) for name in wrong}
+    verdicts = {
+        name: described(difference)
+        if difference and isinstance(sources[name][1], Resized)
+        else diagnosis.verdict(name, matched[name], difference)
+        for name, difference in wrong.items()
+    }
     origins: dict[str, Origin] = {}
     for name, difference in zip(shared, compared, strict=True):
         origins[name] = Origin(sources[name][0], verdicts.get(name, "equal"), difference)
@@ -111,6 +124,18 @@ def trace(
     found.checks["tensors equal to their source"] = f"{equal} of {len(shared)}"
     found.checks["fresh tensors"] = str(len(matched) - len(shared))
     return origins
+
+
+def _left_out(model: Model, given: Sources, meant: Meant) -> Iterator[str]:
+    """What of each source is not in the checkpoint, and need not be."""
+    used = (entry for name, entry in meant.sources.items() if name in model.target.by_name)
+    taken = {id(stored.tensor) for _, stored in used}
+    left: dict[str, list[str]] = {}
+    for name, (reference, stored) in given.items():
+        if id(stored.tensor) not in taken and name not in meant.drawn:
+            left.setdefault(reference, []).append(name)
+    for reference, names in left.items():
+        yield f"{reference}: not in the checkpoint: {shorten(names)}"
 
 
 def _lost_wholly(
@@ -187,6 +212,9 @@ def _half(model: Model, source: Model, taken: set[str]) -> str | None:
 
 def _compare(name: str, mine: Stored, theirs: Stored) -> Difference | None:
     """The difference, or ``None`` where not even the shapes agree."""
+    if isinstance(theirs, Resized) and canonical_shape(mine)[1:] == canonical_shape(theirs)[1:]:
+        spec = replace(mine.tensor.spec, name=name, shape=canonical_shape(mine))
+        return compare(name, mine, theirs, ResizedRows(PlannedTensor(spec, theirs), theirs))
     if canonical_shape(mine) != canonical_shape(theirs):
         return None
     return compare(name, mine, theirs)

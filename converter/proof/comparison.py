@@ -14,7 +14,7 @@ import numpy as np
 
 from converter.containers.base import Array
 from converter.engine.numbers import cast
-from converter.engine.rows import StoredRows
+from converter.engine.rows import ResizedRows, StoredRows
 from converter.engine.scratch import Scratch
 from converter.plan import Stored
 
@@ -97,18 +97,26 @@ def values(stored: Stored) -> Array:
     return joined.reshape(canonical_shape(stored))
 
 
-def compare(name: str, first: Stored, second: Stored) -> Difference:
+def compare(
+    name: str, first: Stored, second: Stored, rows: ResizedRows | None = None
+) -> Difference:
     """How two stored tensors of the same canonical shape differ.
+
+    Args:
+        name: canonical.
+        first: the one.
+        second: the other.
+        rows: its rows, where it is to be measured in another size than it has.
 
     Raises:
         CheckpointError: if one cannot be read.
         ValueError: if their shapes differ.
     """
-    if canonical_shape(first) != canonical_shape(second):
+    if rows is None and canonical_shape(first) != canonical_shape(second):
         raise ValueError(f"{name}: {canonical_shape(first)} is not {canonical_shape(second)}")
     dtypes = (first.tensor.spec.dtype, second.tensor.spec.dtype)
     scratch = scratch_of_thread()
-    one, two = StoredRows(first), StoredRows(second)
+    one, two = StoredRows(first), rows or StoredRows(second)
     for thorough in (False, True):
         tally = _Tally(thorough)
         for start, stop in ranges(first):

@@ -100,16 +100,21 @@ class Diagnosis:
                 return f"holds the values of {other}"
             if found := _recognised(values(stored), values(truth)):
                 return found
-        cosine, count = difference.cosine, difference.differing
-        if math.isfinite(difference.max_abs) and not cosine > max(
-            _UNRELATED, min(0.9, _CHANCE / math.sqrt(difference.elements))
-        ):
-            return UNRELATED
-        share = count / difference.elements
-        return (
-            f"differs in {count:,} value(s) ({share:.1%}),"
-            f" by up to {difference.max_abs:.3g} (cosine {cosine:.4f})"
-        )
+        return described(difference)
+
+
+def described(difference: Difference) -> str:
+    """How two tensors of one shape differ, as far as numbers tell."""
+    cosine, count = difference.cosine, difference.differing
+    if math.isfinite(difference.max_abs) and not cosine > max(
+        _UNRELATED, min(0.9, _CHANCE / math.sqrt(difference.elements))
+    ):
+        return UNRELATED
+    share = count / difference.elements
+    return (
+        f"differs in {count:,} value(s) ({share:.1%}),"
+        f" by up to {difference.max_abs:.3g} (cosine {cosine:.4f})"
+    )
 
 
 def _reshaped(stored: Stored, truth: Stored) -> str:

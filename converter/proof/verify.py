@@ -138,7 +138,7 @@ def _prove(
             audit(home, models, found)
             if against:
                 first = next(iter(models.values()))
-                found.origins = trace(first, against, library, stack, found, jobs, meter)
+                found.origins = trace(first, against, library, stack, found, jobs, meter, manifest)
         if portrait and models:
             from converter.proof.portrait import portray
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,3 +155,70 @@ def test_special_tokens_that_are_not_set(sound: Path, tmp_path: Path) -> None:
     [problem] = verify(directory).problems
     assert problem.tensor == "pad_token_id"
     assert "generate()" in problem.what
+
+
+def _two(home: Path) -> tuple[Path, Path]:
+    """Sources with tokenizers of other sizes than their embeddings, and with four layers."""
+    first = factories.make(home / "first", "bert", num_hidden_layers=4).directory
+    second = factories.make(home / "second", "gpt2", "GPT2LMHeadModel", seed=3, n_layer=4).directory
+    (first / "vocab.txt").write_text("".join(f"w{number}\n" for number in range(50)))
+    (second / "vocab.json").write_text('{"w": 69}')
+    return first, second
+
+
+MEANT: dict[str, tuple[dict[str, Any], int, str]] = {
+    "layers": (
+        {"layers": ["decoder=3,1", "encoder=last:2"]},
+        0,
+        "decoder.h.{0,2}.attn.c_attn.bias",
+    ),
+    "mean": ({"resize_embeddings": True}, 0, ""),
+    "rows": ({"resize_embeddings": True, "resize_with": "normal"}, 0, ""),
+    "random": ({"random": ["decoder"]}, 52, "drawn anew, as asked for: decoder.h.{0…3}"),
+    "copies": ({"init": "copy-self-attention", "layers": ["decoder=0,2"]}, -8, ""),
+}
+"""Options, how many tensors more than otherwise are fresh, and what is told."""
+
+
+@pytest.mark.parametrize("case", MEANT)
+def test_what_was_meant_to_be_otherwise_is_no_fault(tmp_path: Path, case: str) -> None:
+    options, more, told = MEANT[case]
+    sources, out = _two(tmp_path), tmp_path / "out"
+    planned = converter.compose(*sources, out, **options).to_dict()
+    found = verify(out, against=sources)
+    assert found.verified, [str(problem) for problem in found.problems]
+    fresh = {name for name, origin in found.origins.items() if origin.verdict == "fresh"}
+    assert fresh == set(planned["fresh"])
+    plain = {"layers": options.get("layers", ())}
+    usual = converter.compose(*sources, tmp_path / "never", dry_run=True, **plain).to_dict()
+    assert len(fresh) - len(usual["fresh"]) == more
+    assert any(told in note for note in found.notes) or not told
+
+
+@pytest.mark.parametrize("case", MEANT)
+def test_what_was_meant_is_not_believed_but_compared(tmp_path: Path, case: str) -> None:
+    """One value altered behind the manifest's back, in the last row of what was meant otherwise."""
+    from safetensors.numpy import load_file, save_file
+
+    sources, out = _two(tmp_path), tmp_path / "out"
+    converter.compose(*sources, out, to=["pytorch"], **MEANT[case][0])
+    key = {
+        "layers": "decoder.transformer.h.0.mlp.c_fc.weight",
+        "copies": "decoder.transformer.h.1.crossattention.c_proj.weight",
+        "random": "encoder.encoder.layer.3.output.dense.weight",
+    }.get(case, "decoder.transformer.wte.weight")
+    tensors = load_file(out / "model.safetensors")
+    tensors[key][-1, -1] += 1
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    problems = verify(out, against=sources).problems
+    assert any(p.tensor == key and "differs in 1 value" in p.what for p in problems)
+
+
+def test_shared_halves_have_one_source(tmp_path: Path) -> None:
+    bert = factories.make(tmp_path / "bert", "bert", "BertForMaskedLM").directory
+    converter.compose(bert, bert, tmp_path / "out", share=True)
+    for sources in ([bert], [bert, bert]):
+        found = verify(tmp_path / "out", against=sources)
+        assert found.verified
+        fresh = {name for name, origin in found.origins.items() if origin.verdict == "fresh"}
+        assert fresh and all("crossattention" in name or "pooler" in name for name in fresh)

@@ -17,7 +17,7 @@ from converter.hub.push import push
 from converter.hub.reference import HubId, hub_id
 from converter.publish import staged
 from converter.remote.listing import Listing, listing
-from converter.remote.upload import MARKS, uploaded
+from converter.remote.upload import MARKS, at_once, uploaded
 from converter.remote.url import Url, path_of, url_of
 
 _MAX_BYTES = 64 << 20
@@ -58,10 +58,16 @@ class Place(Protocol):
 
 
 def place(output: str | Path) -> Place:
-    """The place that a path or a URL means; ``org/name`` is a path, ``hf://org/name`` is not."""
+    """The place that a path or a URL means; ``org/name`` is a path, ``hf://org/name`` is not.
+
+    Raises:
+        OutputError: for a directory in a repository of the Hub.
+    """
     if str(output).startswith("hf://") and (repository := hub_id(output)):
         return OnHub(repository)
     url = url_of(output)
+    if url and url.protocol == "hf":
+        raise at_once(url)
     return Elsewhere(url) if url else Here(path_of(output))
 
 

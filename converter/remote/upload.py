@@ -156,6 +156,8 @@ class _Upload:
             target = self.waiting[name] = self.system.open(
                 at, "wb", block_size=block, autocommit=False
             )
+            if not _holds_back(target):
+                raise at_once(self.url)
             while data := source.read(_BLOCK):
                 if self.stopped.is_set():
                     return
@@ -203,6 +205,24 @@ class _Upload:
 
     def at(self, name: str) -> str:
         return f"{self.path}/{name}"
+
+
+def _holds_back(file: Any) -> bool:
+    """Whether a file that is written gets its name only when it is committed."""
+    from fsspec.spec import AbstractBufferedFile
+
+    commit = getattr(type(file), "commit", None)
+    return commit not in (None, AbstractBufferedFile.commit)  # the latter does nothing
+
+
+def at_once(url: Url) -> OutputError:
+    """The error for a place where half a checkpoint could be seen."""
+    return OutputError(
+        f"{url}: cannot be written: there, files appear one by one while they are sent",
+        remedy="Let OUTPUT be hf://org/name, a whole repository."
+        if url.protocol == "hf"
+        else "Let OUTPUT be a path of this machine, and copy it there.",
+    )
 
 
 def _stale(held: Listing, names: Sequence[str]) -> list[str]:

@@ -13,6 +13,8 @@ from typing import Any
 import fsspec
 import pytest
 from click.testing import CliRunner, Result
+from fsspec.implementations.memory import MemoryFile
+from fsspec.spec import AbstractBufferedFile
 
 import converter
 from converter.cli import commands
@@ -170,6 +172,15 @@ def test_a_half_that_is_drawn_needs_no_weights(memory: Any) -> None:
     assert manifest["tensors"] == manifest_of(Path("here"))["tensors"]
 
 
+def test_where_files_cannot_be_held_back(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    factories.make(Path("bert"), "bert")
+    monkeypatch.setattr(MemoryFile, "commit", AbstractBufferedFile.commit)
+    with pytest.raises(OutputError, match="files appear one by one") as caught:
+        converter.convert("bert", "memory://out/bert")
+    assert "Let OUTPUT be a path of this machine" in str(caught.value)
+    assert not memory.find("/out")
+
+
 def test_a_file_url_is_a_path(memory: Any, tmp_path: Path) -> None:
     factories.make(Path("bert"), "bert")
     run("convert", f"file://{tmp_path}/bert", f"file://{tmp_path}/out", "-q")
@@ -193,6 +204,8 @@ def test_what_cannot_be(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pip install 'encdec-converter[gs]'" in told
     with pytest.raises(UnsupportedError):
         converter.convert("bert", "gs://models/bert")
+    with pytest.raises(OutputError, match="Let OUTPUT be hf://org/name, a whole repository"):
+        converter.convert("bert", "hf://org/name/below")
     memory.pipe("/dir/file", b"x")
     with pytest.raises(OutputError, match="memory://dir/file exists and is not a directory"):
         converter.convert("bert", "memory://dir/file")

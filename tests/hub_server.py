@@ -321,6 +321,13 @@ class Handler(BaseHTTPRequestHandler):
         files = self.repo(repo_id).files(revision)
         self.answer([self.hub.described(name, files[name]) for name in sorted(files)])
 
+    def below(self, repo_id: str, revision: str, path: str) -> None:
+        files = self.repo(repo_id).files(revision)
+        names = [name for name in sorted(files) if name.startswith(f"{unquote(path)}/")]
+        if not names:
+            raise RefusalError(404, "EntryNotFound", f"{path} does not exist")
+        self.answer([self.hub.described(name, files[name]) for name in names])
+
     def paths_info(self, repo_id: str, revision: str) -> None:
         files = self.repo(repo_id).files(revision)
         data = self.body()
@@ -540,6 +547,7 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", _A, Handler.info),
     ("GET", _A + r"/revision/(.+)", Handler.info),
     ("GET", _A + r"/tree/([^/]+)", Handler.tree),
+    ("GET", _A + r"/tree/([^/]+)/(.+)", Handler.below),
     ("POST", _A + r"/paths-info/(.+)", Handler.paths_info),
     ("POST", _A + r"/branch/(.+)", Handler.branch),
     ("POST", _A + r"/preupload/(.+)", Handler.preupload),

@@ -178,3 +178,14 @@ def test_a_pair_that_cannot_be_is_refused_before_weights_are_fetched(desk: Desk)
         failed = desk.converter("compose", args[0], args[1], "out", *args[2:], code=1).stderr
         assert "cannot be" in failed
     assert not desk.hub.requests("GET /_blob/")
+
+
+def test_a_directory_in_a_repository(desk: Desk, bert: dict[str, bytes]) -> None:
+    desk.hub.publish("acme/many", {f"models/bert/{name}": data for name, data in bert.items()})
+    told = json.loads(desk.converter("inspect", "hf://acme/many/models/bert", "--json").stdout)
+    assert told["fits"]
+    assert told["source"] == "hf://acme/many/models/bert"
+    desk.converter("convert", "hf://acme/many/models/bert", "out", "--to", "pytorch", "-q")
+    desk.converter("diff", "out", "bert")
+    told = desk.converter("inspect", "hf://acme/many/models/none", code=1).stderr
+    assert "hf://acme/many/models/none: there is nothing" in told

@@ -15,33 +15,14 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks import command
 from benchmarks.measure import HEADER, Task, forget, machine
-
-MAKE = """
-import sys
-from pathlib import Path
-from benchmarks.checkpoints import Bert
-size = Bert(*map(int, sys.argv[4:]))
-for name, seed in zip(sys.argv[2:4], (1, 2), strict=True):
-    size.write(Path(sys.argv[1]) / name, seed)
-"""
-SIZES = {"base": (768, 12, 12), "large": (1024, 24, 16), "tiny": (128, 2, 2)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("directory", type=Path, help="on the disk to measure; must not exist")
-    parser.add_argument("--size", choices=SIZES, default="base")
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--peer", type=int, default=1, help="runs of transformers; 0 for none")
-    parser.add_argument("--cold", action="store_true", help="drop what is read from memory first")
-    options = parser.parse_args()
-    work = options.directory.resolve()
-    work.mkdir(parents=True)
-    try:
-        measure(work, options)
-    finally:
-        shutil.rmtree(work)
+    options = command.parser("python -m benchmarks", __doc__)
+    options.add_argument("--peer", type=int, default=1, help="runs of transformers; 0 for none")
+    command.run(options.parse_args(), measure)
 
 
 def measure(work: Path, options: argparse.Namespace) -> None:
@@ -53,11 +34,8 @@ def measure(work: Path, options: argparse.Namespace) -> None:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_USE_LEGACY_KERAS": "1",
     }
-    encoder, decoder, reference, out = (
-        work / name for name in ("encoder", "decoder", "reference", "out")
-    )
-    sizes = [str(number) for number in SIZES[options.size]]
-    subprocess.run([python, "-c", MAKE, work, "encoder", "decoder", *sizes], check=True)
+    encoder, decoder = command.sources(work, options.size)
+    reference, out = work / "reference", work / "out"
     compose = [python, "-m", "converter", "compose", str(encoder), str(decoder)]
     subprocess.run([*compose, str(reference), "--quiet"], check=True)
 

@@ -9,39 +9,26 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.__main__ import MAKE, SIZES
+from benchmarks import command
 from benchmarks.measure import HEADER, Task, forget, machine
 
 WEIGHTS = ("model.safetensors", "tf_model.h5", "flax_model.msgpack")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.verify", description=__doc__)
-    parser.add_argument("directory", type=Path, help="on the disk to measure; must not exist")
-    parser.add_argument("--size", choices=SIZES, default="base")
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--cold", action="store_true", help="drop what is read from memory first")
-    options = parser.parse_args()
-    work = options.directory.resolve()
-    work.mkdir(parents=True)
-    try:
-        measure(work, options)
-    finally:
-        shutil.rmtree(work)
+    options = command.parser("python -m benchmarks.verify", __doc__)
+    command.run(options.parse_args(), measure)
 
 
 def measure(work: Path, options: argparse.Namespace) -> None:
     python, out = sys.executable, work / "out"
-    sizes = [str(number) for number in SIZES[options.size]]
-    subprocess.run([python, "-c", MAKE, work, "encoder", "decoder", *sizes], check=True)
-    sources = [str(work / name) for name in ("encoder", "decoder")]
-    command = [python, "-m", "converter"]
-    subprocess.run([*command, "compose", *sources, str(out), "--quiet"], check=True)
+    sources = [str(source) for source in command.sources(work, options.size)]
+    ours = [python, "-m", "converter"]
+    subprocess.run([*ours, "compose", *sources, str(out), "--quiet"], check=True)
     files = " ".join(f"'{out / name}'" for name in WEIGHTS)
     read = f"cat {files} >/dev/null; cat {files} >/dev/null"
     against = [part for source in sources for part in ("--against", source)]
@@ -52,20 +39,20 @@ def measure(work: Path, options: argparse.Namespace) -> None:
 
     tasks = [
         reading := Task("its weight files read twice with `cat`", ["sh", "-c", read], prepare),
-        verify := Task("`converter verify`", [*command, "verify", str(out)], prepare),
+        verify := Task("`converter verify`", [*ours, "verify", str(out)], prepare),
         Task(
             "`converter verify --against` both sources",
-            [*command, "verify", str(out), *against],
+            [*ours, "verify", str(out), *against],
             prepare,
         ),
         Task(
             "`converter verify --html`",
-            [*command, "verify", str(out), "--html", str(work / "page.html")],
+            [*ours, "verify", str(out), "--html", str(work / "page.html")],
             prepare,
         ),
         Task(
             "`converter diff` of safetensors and HDF5",
-            [*command, "diff", str(out / WEIGHTS[0]), str(out / WEIGHTS[1])],
+            [*ours, "diff", str(out / WEIGHTS[0]), str(out / WEIGHTS[1])],
             prepare,
         ),
     ]

@@ -1,0 +1,48 @@
+"""What the benchmarks' command lines have in common: their options, and a place that goes away."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+SIZES = {"base": (768, 12, 12), "large": (1024, 24, 16), "tiny": (128, 2, 2)}
+
+_MAKE = """
+import sys
+from pathlib import Path
+from benchmarks.checkpoints import Bert
+size = Bert(*map(int, sys.argv[4:]))
+for name, seed in zip(sys.argv[2:4], (1, 2), strict=True):
+    size.write(Path(sys.argv[1]) / name, seed)
+"""
+
+
+def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
+    """The options that all have."""
+    found = argparse.ArgumentParser(prog=prog, description=description)
+    found.add_argument("directory", type=Path, help="on the disk to measure; must not exist")
+    found.add_argument("--size", choices=SIZES, default="base")
+    found.add_argument("--repeat", type=int, default=5)
+    found.add_argument("--cold", action="store_true", help="drop what is read from memory first")
+    return found
+
+
+def run(options: argparse.Namespace, measure: Callable[[Path, argparse.Namespace], None]) -> None:
+    """Call `measure` with a new directory, which is removed afterwards."""
+    work = options.directory.resolve()
+    work.mkdir(parents=True)
+    try:
+        measure(work, options)
+    finally:
+        shutil.rmtree(work)
+
+
+def sources(work: Path, size: str) -> tuple[Path, Path]:
+    """Two random checkpoints, made by a process of its own so that this one stays small."""
+    numbers = [str(number) for number in SIZES[size]]
+    subprocess.run([sys.executable, "-c", _MAKE, work, "encoder", "decoder", *numbers], check=True)
+    return work / "encoder", work / "decoder"

@@ -1,8 +1,7 @@
-"""Keras HDF5 files: what Keras and h5py write is read, what is written loads, attacks fail."""
+"""Keras HDF5 files: what Keras and h5py write is read, and attacks fail."""
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 import shutil
@@ -12,33 +11,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from writing import same, values, write
+from keras_files import keras_file, spec
+from writing import same, values
 
 from converter.containers import open_container
-from converter.containers.files import FileHandle, LocalFile
+from converter.containers.files import LocalFile
 from converter.containers.keras_hdf5 import CONTAINER
 from converter.errors import FormatError
-from converter.tensors import TensorSpec
 
 SHAPES = {"embeddings/weight:0": (5, 4), "dense/kernel:0": (4, 6), "dense/bias:0": (6,)}
-
-
-def spec(name: str, shape: tuple[int, ...] = (2, 3), dtype: str = "float32") -> TensorSpec:
-    return TensorSpec(name, dtype, shape)
-
-
-def keras_file(path: Path, layers: dict[str, dict[str, np.ndarray]], **options: object) -> Path:
-    """Write a file with the calls that Keras makes."""
-    with h5py.File(path, "w", **options) as file:
-        file.attrs["layer_names"] = [layer.encode() for layer in layers]
-        file.attrs["backend"] = b"tensorflow"
-        for layer, weights in layers.items():
-            group = file.create_group(layer)
-            group.attrs["weight_names"] = [weight.encode() for weight in weights]
-            for weight, array in weights.items():
-                group.create_dataset(weight, data=array)
-        file.create_group("top_level_model_weights").attrs["weight_names"] = []
-    return path
 
 
 @pytest.fixture
@@ -156,144 +137,6 @@ def test_compact_datasets_and_null_ones(path):
         del group["bias:0"]
         group["bias:0"] = h5py.Empty("f4")
     refused(path, "null dataspace", "dense/bias:0")
-
-
-# What is written
-
-
-def test_writes_the_structure_of_keras(tmp_path):
-    names = ["encoder/bert/a:0", "decoder/bert/b:0", "encoder/bert/c:0", "logits:0"]
-    specs = [*map(spec, names), spec("model.shared/embeddings:0")]
-    arrays = {s: values(s) for s in specs}
-    write(CONTAINER, tmp_path / "file", arrays, metadata={"scope": "tf_x"})
-    with h5py.File(tmp_path / "file") as file:
-        assert [*file.attrs["layer_names"]] == [b"encoder", b"decoder", b"logits", b"model"]
-        assert file.attrs["backend"] == b"tensorflow" and file.attrs["keras_version"]
-        assert [*file["encoder"].attrs["weight_names"]] == [
-            b"tf_x/encoder/bert/a:0",
-            b"tf_x/encoder/bert/c:0",
-        ]
-        assert [*file["logits"].attrs["weight_names"]] == [b"logits:0"]
-        assert [*file["model"].attrs["weight_names"]] == [b"tf_x/model.shared/embeddings:0"]
-        assert file["top_level_model_weights"].attrs["weight_names"].shape == (0,)
-        assert "top_level_model_weights" not in file.attrs["layer_names"]
-        for s, array in arrays.items():
-            layer = {"logits:0": "logits", "model.shared/embeddings:0": "model"}.get(
-                s.name, s.name.split("/")[0]
-            )
-            scope = "" if "/" not in s.name else "tf_x/"
-            assert same(file[f"{layer}/{scope}{s.name}"][()], array)
-    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
-        assert {t.spec for t in reader.tensors.values()} == set(specs)
-        assert reader.metadata["scope"] == "tf_x"
-
-
-def test_a_layer_may_list_what_another_holds(tmp_path):
-    weight, bias = spec("bert/embeddings:0"), spec("cls/bias:0")
-    arrays = {weight: values(weight), bias: values(bias)}
-    metadata = {"scope": "lm", "layout": "layers", "shared": '{"cls": ["bert/embeddings:0"]}'}
-    write(CONTAINER, tmp_path / "file", arrays, metadata=metadata)
-    with h5py.File(tmp_path / "file") as file:
-        listed = [*file["cls"].attrs["weight_names"]]
-        assert listed == [b"lm/cls/bias:0", b"lm/bert/embeddings:0"]
-        assert same(file["cls/lm/bert/embeddings:0"][()], arrays[weight])
-    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
-        assert reader.metadata == metadata
-        (copy,) = reader.duplicates[weight.name]
-        assert copy.location == reader.tensors[weight.name].location
-    for bad in ('{"cls": ["bert/other:0"]}', '{"bert": ["bert/embeddings:0"]}', "["):
-        with pytest.raises((ValueError, KeyError)):
-            CONTAINER.create(tmp_path / "bad", list(arrays), metadata={"shared": bad})
-
-
-@pytest.mark.parametrize("count", [900, 1000, 1900])
-def test_long_lists_of_names_are_split_as_keras_does(tmp_path, count):
-    specs = [spec(f"layer/{'x' * 60}/{index:04}:0", (1,)) for index in range(count)]
-    write(CONTAINER, tmp_path / "file", {s: values(s) for s in specs})
-    names = np.array([f"model/{s.name}".encode() for s in specs])
-    parts, pieces = 1, [names]
-    while any(piece.nbytes > 64512 for piece in pieces):
-        parts += 1
-        pieces = np.array_split(names, parts)
-    with h5py.File(tmp_path / "file") as file:
-        attributes = file["layer"].attrs
-        keys = [f"weight_names{i}" for i in range(parts)] if parts > 1 else ["weight_names"]
-        assert sorted(attributes) == sorted(keys)
-        for key, piece in zip(keys, pieces, strict=True):
-            assert np.array_equal(attributes[key], piece)
-    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
-        assert list(reader.tensors) == [s.name for s in specs]
-
-
-def test_shards_lie_flat(tmp_path):
-    specs = [spec("encoder/bert/a:0"), spec("model.shared/embeddings:0"), spec("logits:0")]
-    arrays = {s: values(s) for s in specs}
-    write(CONTAINER, tmp_path / "file", arrays, metadata={"layout": "flat"})
-    with h5py.File(tmp_path / "file") as file:
-        assert [*file.attrs["layer_names"]] == [
-            b"encoder/bert/a:0",
-            b"model.shared/model.shared/embeddings:0",
-            b"logits:0",
-        ]
-        assert same(file["encoder/bert/a:0"][()], arrays[specs[0]])
-    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
-        assert [t.spec for t in reader.tensors.values()] == specs
-        assert reader.metadata["layout"] == "flat"
-        for s, array in arrays.items():
-            assert same(reader.tensors[s.name].read(), array)
-
-
-def test_same_bytes_at_another_time(tmp_path):
-    arrays = {s: values(s) for s in (spec("a/b/c:0"), spec("a/d:0", ()))}
-    write(CONTAINER, tmp_path / "one", arrays)
-    time.sleep(1.1)
-    write(CONTAINER, tmp_path / "two", arrays)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["a/b:0", "a/b:0/c:0"],
-        ["a//b:0"],
-        ["a/\0:0"],
-        ["a/./b:0"],
-        [""],
-        ["x" * 70_000],
-        ["a/b:0", "a/b:0"],
-    ],
-)
-def test_refuses_impossible_names(tmp_path, names):
-    with pytest.raises(ValueError):
-        CONTAINER.create(tmp_path / "file", [spec(name) for name in names])
-    assert not list(tmp_path.iterdir())
-
-
-def test_large_files_are_sparse_lazy_and_quick(tmp_path, monkeypatch):
-    specs = [spec(f"m/layer_._{i}/kernel:0", (1024, 1024)) for i in range(2000)]  # 8 GB
-    began = time.monotonic()
-    output = CONTAINER.create(tmp_path / "file", specs)
-    assert time.monotonic() - began < 2
-    status = (tmp_path / "file").stat()
-    assert status.st_size > 8e9 and status.st_blocks * 512 < 16 << 20
-    (segment,) = output.segments[specs[1234].name]
-    with (tmp_path / "file").open("r+b") as file:
-        os.pwrite(file.fileno(), np.arange(8, dtype="<f4").tobytes(), segment.file_offset + 4096)
-    read = 0
-    fill = FileHandle.fill
-
-    def count(self: FileHandle, buffer: memoryview, *args: object) -> None:
-        nonlocal read
-        read += len(buffer)
-        fill(self, buffer, *args)
-
-    monkeypatch.setattr(FileHandle, "fill", count)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with CONTAINER.open(LocalFile(tmp_path / "file")) as reader:
-        row = reader.tensors[specs[1234].name].read(0, 1, 2)
-    assert row[0, :8].tolist() == list(range(8)) and not row[0, 8:].any()
-    assert read < 8192
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
 
 
 # What is refused
@@ -451,139 +294,3 @@ def test_parts_of_larger_files_are_refused(path, tmp_path):
     with h5py.File(tmp_path / "family%d", "w", driver="family", memb_size=1 << 20) as file:
         file.attrs["layer_names"] = [b"a"]
     refused(tmp_path / "family0", "several files")
-
-
-# What transformers' own classes write and load
-
-
-SIZES = {
-    "vocab_size": 37,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 20,
-}
-
-
-@pytest.fixture(scope="module")
-def peer():
-    pytest.importorskip("tensorflow")
-    pytest.importorskip("tf_keras")
-    return pytest.importorskip("transformers")
-
-
-def peer_model(peer, kind: str, seed: int = 0):
-    """A tiny model whose weights are all different."""
-    encoder = peer.BertConfig(**SIZES)
-    decoder = peer.BertConfig(**SIZES, is_decoder=True, add_cross_attention=True)
-    both = peer.EncoderDecoderConfig.from_encoder_decoder_configs
-    deep = peer.GPT2Config(vocab_size=9, n_positions=8, n_embd=4, n_layer=48, n_head=1)
-    bart = peer.BartConfig(
-        vocab_size=19, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1,
-        decoder_attention_heads=1, encoder_ffn_dim=12, decoder_ffn_dim=12,
-        max_position_embeddings=20,
-    )  # fmt: skip
-    model = {
-        "bert": lambda: peer.TFBertModel(encoder),
-        "masked": lambda: peer.TFBertForMaskedLM(encoder),
-        "combined": lambda: peer.TFEncoderDecoderModel(both(encoder, decoder)),
-        "bart": lambda: peer.TFBartForConditionalGeneration(bart),
-        "deep": lambda: peer.TFEncoderDecoderModel(both(encoder, gpt2_decoder(deep))),
-    }[kind]()
-    model.build_in_name_scope()
-    rng = np.random.default_rng(seed)
-    for weight in model.weights:
-        weight.assign(rng.standard_normal(weight.shape).astype(np.float32))
-    return model
-
-
-def gpt2_decoder(config):
-    config.is_decoder = config.add_cross_attention = True
-    return config
-
-
-def stored(weight) -> str:
-    """The name by which loading goes."""
-    return weight.name.partition("/")[2] or weight.name
-
-
-KINDS = ["bert", "masked", "combined", "bart", "deep"]
-
-
-@pytest.mark.peer
-@pytest.mark.parametrize("kind", KINDS)
-def test_reads_and_writes_as_transformers_does(peer, tmp_path, kind):
-    from transformers.modeling_tf_utils import load_tf_weights
-
-    model = peer_model(peer, kind)
-    model.save_pretrained(tmp_path)
-    path = tmp_path / "tf_model.h5"
-    expected = {stored(weight): weight.numpy() for weight in model.weights}
-    with CONTAINER.open(LocalFile(path)) as reader:
-        assert set(reader.tensors) == set(expected)
-        for name, tensor in reader.tensors.items():
-            assert same(tensor.read(), expected[name]), name
-            for copy in reader.duplicates.get(name, ()):
-                assert same(copy.read(), expected[name]), name
-        assert bool(reader.duplicates) == (kind == "masked")
-        arrays = {tensor.spec: tensor.read() for tensor in reader.tensors.values()}
-        metadata = {**reader.metadata, "scope": "model"}
-    write(CONTAINER, tmp_path / "ours.h5", arrays, metadata=metadata)
-
-    other = peer_model(peer, kind, seed=1)
-    missing, unexpected, mismatched = load_tf_weights(other, str(tmp_path / "ours.h5"))
-    assert not unexpected and not mismatched
-    assert not [name for name in missing if name not in ("", "final_logits_bias")]
-    for weight in other.weights:
-        assert same(weight.numpy(), expected[stored(weight)]), weight.name
-    if kind in ("bert", "masked", "combined"):
-        path.unlink()
-        (tmp_path / "ours.h5").rename(path)
-        loaded, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
-        assert not any(map(list, info.values())), info
-        for weight in loaded.weights:
-            assert same(weight.numpy(), expected[stored(weight)]), weight.name
-
-
-@pytest.mark.peer
-@pytest.mark.parametrize("kind", ["masked", "bart"])
-def test_reads_and_writes_shards_as_transformers_does(peer, tmp_path, kind):
-    from transformers.modeling_tf_utils import load_tf_sharded_weights
-
-    model = peer_model(peer, kind)
-    model.save_pretrained(tmp_path, max_shard_size="5KB")
-    expected = {stored(weight): weight.numpy() for weight in model.weights}
-    shards = sorted(tmp_path.glob("tf_model-*.h5"))
-    assert len(shards) > 1
-    seen = {}
-    for shard in shards:
-        with CONTAINER.open(LocalFile(shard)) as reader:
-            assert reader.metadata["layout"] == "flat"
-            arrays = {tensor.spec: tensor.read() for tensor in reader.tensors.values()}
-        seen |= {s.name: array for s, array in arrays.items()}
-        shard.unlink()
-        write(CONTAINER, shard, arrays, metadata={"layout": "flat"})
-    assert set(seen) == set(expected)
-    for name, array in seen.items():
-        assert same(array, expected[name]), name
-    other = peer_model(peer, kind, seed=1)
-    load_tf_sharded_weights(other, [str(shard) for shard in shards], strict=True)
-    for weight in other.weights:
-        assert same(weight.numpy(), expected[stored(weight)]), weight.name
-
-
-@pytest.mark.peer
-def test_splits_lists_where_keras_does(peer, tmp_path):
-    from tf_keras.src.saving.legacy import hdf5_format
-
-    names = [f"layer/{'x' * 70}/{index}:0" for index in range(1000)]
-    write(CONTAINER, tmp_path / "ours", {s: values(s) for s in (spec(n, (1,)) for n in names)})
-    with h5py.File(tmp_path / "theirs", "w") as theirs, h5py.File(tmp_path / "ours") as ours:
-        full = [f"model/{name}".encode() for name in names]
-        hdf5_format.save_attributes_to_hdf5_group(theirs, "weight_names", full)
-        assert sorted(theirs.attrs) == sorted(ours["layer"].attrs) and len(theirs.attrs) > 1
-        for key in theirs.attrs:
-            assert np.array_equal(theirs.attrs[key], ours["layer"].attrs[key])
-        listed = hdf5_format.load_attributes_from_hdf5_group(ours["layer"], "weight_names")
-        assert listed == [f"model/{name}" for name in names]

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from converter.checkpoint import Checkpoint, open_checkpoint
 from converter.composition.model import Model, understand
+from converter.errors import ConverterError
 from converter.progress import Meter, Progress
+from converter.proof.stated import manifest_of
 from converter.tables.library import Library
 from converter.tables.schema import FRAMEWORKS
 
@@ -28,6 +30,8 @@ class Inspection:
     """The class, its tensors as they matched, and the frameworks that can hold it."""
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     """If they were asked for: canonical name → least, largest and mean value, and deviation."""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    """What the manifest beside the weights states; empty if there is none."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -44,6 +48,35 @@ class Inspection:
     def fits(self) -> bool:
         """Whether every tensor is accounted for."""
         return not self.model.report.problems(self.model.required)
+
+    def origin(self, name: str) -> str:
+        """Where the manifest says that a tensor's values come from, in few words."""
+        stated = self.manifest.get("tensors")
+        entry = stated.get(name) if isinstance(stated, dict) else None
+        if not isinstance(entry, dict):
+            return ""
+        if entry.get("origin") != "initialised":
+            return str(entry.get("source", ""))
+        scale = entry.get("scale")
+        drawn = f"({scale:g})" if isinstance(scale, int | float) else ""
+        return f"fresh: {entry.get('rule')}{drawn}"
+
+    @property
+    def provenance(self) -> dict[str, Any] | None:
+        """What the manifest states of the whole: command, sources, seed, kinds of origin."""
+        if not self.manifest:
+            return None
+        stated, sources = self.manifest.get("tensors"), self.manifest.get("sources")
+        warnings = self.manifest.get("warnings")
+        entries = stated.values() if isinstance(stated, dict) else ()
+        origins = Counter(str(each.get("origin")) for each in entries if isinstance(each, dict))
+        known = sources.items() if isinstance(sources, dict) else ()
+        return {
+            **{key: self.manifest.get(key) for key in ("command", "converter_version", "seed")},
+            "sources": {label: each for label, each in known if isinstance(each, dict)},
+            "origins": dict(origins),
+            "warnings": warnings if isinstance(warnings, list) else [],
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The inspection as ``--json`` prints it."""
@@ -75,6 +108,7 @@ class Inspection:
                     "dtype": stored.tensor.spec.dtype,
                     "shape": list(stored.tensor.spec.shape),
                     "bytes": stored.tensor.spec.nbytes,
+                    **({"origin": origin} if (origin := self.origin(name)) else {}),
                     **(self.statistics[name].to_dict() if name in self.statistics else {}),
                 }
                 for name, stored in report.matched.items()
@@ -86,6 +120,7 @@ class Inspection:
                 spec.name: {"expected": list(shape), "found": list(spec.shape)}
                 for spec, _, shape in report.mismatched
             },
+            "manifest": self.provenance,
             "notes": list(model.notes),
             "fits": self.fits,
         }
@@ -118,7 +153,16 @@ def inspect(
     library = Library(Path(path) for path in mapping)
     with open_checkpoint(source, config, headers=not stats) as checkpoint:
         model = understand(checkpoint, library)
-        return Inspection(checkpoint, model, _statistics(model, progress) if stats else {})
+        seen = _statistics(model, progress) if stats else {}
+        return Inspection(checkpoint, model, seen, _manifest(checkpoint.directory))
+
+
+def _manifest(home: Path) -> Mapping[str, Any]:
+    """What the manifest states; nothing if it cannot be read, which `verify` tells."""
+    try:
+        return manifest_of(home) or {}
+    except ConverterError:
+        return {}
 
 
 def _statistics(model: Model, progress: Progress | None) -> dict[str, Statistics]:

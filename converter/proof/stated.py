@@ -22,7 +22,7 @@ def stated(home: Path, found: Verification) -> Mapping[str, Any] | None:
         found: the verification in progress; takes what is wrong.
     """
     try:
-        manifest = _read(home)
+        manifest = manifest_of(home)
     except ConverterError as error:
         found.problems.append(Problem(error.message))
         return None
@@ -35,7 +35,13 @@ def stated(home: Path, found: Verification) -> Mapping[str, Any] | None:
     return manifest
 
 
-def _read(home: Path) -> Mapping[str, Any] | None:
+def manifest_of(home: Path) -> Mapping[str, Any] | None:
+    """The manifest that speaks of `home`, if there is any.
+
+    Raises:
+        ConfigError: if it is no JSON object.
+        CheckpointError: if it cannot be read.
+    """
     if (home / MANIFEST).is_file():
         return read_json_object(home / MANIFEST)
     place = home.resolve()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from converter.folding import fold, numbered
 from converter.report.names import by_reason
@@ -32,6 +32,9 @@ def _parts(inspection: Inspection, tensors: bool) -> Iterator[RenderableType]:
         + ", ".join(f"{number:,} {dtype}" for dtype, number in _dtypes(inspection).items())
     )
     yield from _faults(inspection)
+    if made := inspection.provenance:
+        yield heading("How it was made, by its manifest")
+        yield indented(table(_provenance(made)))
     dropped = by_reason(model.report.dropped.items())
     if dropped:
         yield heading("Left out")
@@ -39,8 +42,10 @@ def _parts(inspection: Inspection, tensors: bool) -> Iterator[RenderableType]:
     if tensors:
         yield heading("Tensors")
         measured = ("min", "max", "mean", "std") if inspection.statistics else ()
-        header = ("tensor", "shape", "dtype", "size", "stored as", *measured)
-        yield indented(table(_tensor_rows(inspection), header=header, right=[3, 5, 6, 7, 8]))
+        origin = ("origin",) if inspection.manifest else ()
+        header = ("tensor", "shape", "dtype", "size", "stored as", *origin, *measured)
+        right = [3, *(header.index(title) for title in measured)]
+        yield indented(table(_tensor_rows(inspection), header=header, right=right))
 
 
 def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
@@ -60,6 +65,22 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
         yield f"not {framework}", reason
     for note in model.notes:
         yield "note", note
+
+
+def _provenance(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    seed = "" if made["seed"] is None else f", seed {made['seed']}"
+    yield "made by", f"converter {made['converter_version']}, {made['command']}{seed}"
+    for label, source in made["sources"].items():
+        files = source.get("files")
+        parts = [str(source.get("reference")), *(files if isinstance(files, dict) else ())]
+        if source.get("revision"):
+            parts.insert(1, f"revision {source['revision']}")
+        yield label, ", ".join(parts)
+    fresh = made["origins"].get("initialised", 0)
+    parts = [f"{number:,} {how}" for how, number in made["origins"].items() if how[:4] != "init"]
+    yield "tensors", ", ".join([*parts, *([f"{fresh:,} drawn fresh"] if fresh else [])])
+    for warning in made["warnings"]:
+        yield "warning", str(warning)
 
 
 def _dtypes(inspection: Inspection) -> Counter[str]:
@@ -92,7 +113,8 @@ def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, ...]]:
         if name in matched:
             spec = matched[name].tensor.spec
             head, _, tail = numbered(name)
-            groups.setdefault((head, tail, spec.shape, spec.dtype), []).append(name)
+            key = (head, tail, spec.shape, spec.dtype, inspection.origin(name))
+            groups.setdefault(key, []).append(name)
     for names in groups.values():
         specs = [matched[name].tensor.spec for name in names]
         yield (
@@ -101,6 +123,7 @@ def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, ...]]:
             specs[0].dtype,
             size(sum(spec.nbytes for spec in specs)),
             ", ".join(fold(spec.name for spec in specs)),
+            *([inspection.origin(names[0])] if inspection.manifest else []),
             *_measured(inspection, names),
         )
 

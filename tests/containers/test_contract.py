@@ -22,7 +22,7 @@ from converter.containers import (
 )
 from converter.containers.files import FileHandle
 from converter.containers.folder import RangedFolder
-from converter.errors import FormatError
+from converter.errors import CheckpointError, FormatError
 from converter.hub.ranges import HubRanges
 from converter.tensors import TensorSpec
 from converter.tensors.dtypes import NAMES
@@ -243,3 +243,34 @@ def test_every_truncation_is_an_error(container, path, tmp_path):
     bring_along(path, tmp_path / "cut")
     for cut in sorted(cuts | {len(data) - 1, len(data) - 2, len(data) - 22}):
         assert not examine(container, tmp_path / "cut", data[:cut]), cut
+
+
+def test_a_way_that_fails_is_not_taken_for_damage(container, path):
+    files = {file.name: file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
+
+    class Failing:
+        """Gives some parts of a file, and then none."""
+
+        def __init__(self, name: str) -> None:
+            self.data = files[name]
+            self.size = len(self.data)
+
+        def read(self, offset: int, nbytes: int) -> bytes:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise CheckpointError("the way fails")
+            return self.data[offset : offset + nbytes]
+
+    sizes = {name: len(data) for name, data in files.items()}
+    folder = RangedFolder(path.parent / "nothing", sizes, Failing)
+    failed = 0
+    for given in range(100):
+        left = given
+        try:
+            with open_container(folder.open(path.name)):
+                break
+        except CheckpointError as error:
+            assert type(error) is CheckpointError, given
+            failed += 1
+    assert failed

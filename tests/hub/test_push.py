@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import converter
+from converter.cli.publishing import publish
 from converter.errors import OutputError, UsageError
 from converter.hub.card import for_repository, is_ours, sealed
 from converter.hub.push import push
@@ -136,6 +138,22 @@ def test_what_is_finished_stays_and_can_be_pushed_later(desk: Desk) -> None:
     sent = {name for name in contents(desk.home / "out") if name.endswith(".json")}
     assert set(repo.files()) == sent and repo.private
     assert repo.commits[repo.refs["main"]]["title"] == "A b"
+
+
+def test_an_interrupted_push_says_how_to_go_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object, **how: object) -> None:
+        raise KeyboardInterrupt
+
+    result = converter.convert(desk.home / "bert", desk.home / "my out", to=["pytorch"])
+    how = dict.fromkeys(("private", "revision", "create_pr", "commit_message", "token", "only"))
+    monkeypatch.setattr("converter.hub.push.push", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(result, {**how, "push": "me/mine", "only": (), "token": "hf_secret"})
+    told = capsys.readouterr().err
+    assert f"converter push '{desk.home / 'my out'}' me/mine" in told
+    assert "stays as it is" in told and "hf_secret" not in told
 
 
 def test_the_seal_breaks_with_any_change() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-COMPUTED = ("sinusoidal", "frequencies", "window-distances")
+COMPUTED = ("sinusoidal", "frequencies", "window-distances", "count")
 """Rules that draw nothing: a tensor with one is known without any file."""
 
 RULES = ("normal", "truncated-normal", "uniform", "constant", *COMPUTED)
@@ -83,7 +83,7 @@ class Initialiser:
     scale: float
     """Standard deviation (of the normal before truncation, as TensorFlow counts it); half width
     of the interval for ``uniform``; value for ``constant``; width of a row for ``sinusoidal``,
-    of a head for ``frequencies``, of the window for ``window-distances``."""
+    of a head for ``frequencies``, of the window for ``window-distances``, step of ``count``."""
     seed: int
     name: str
     """Canonical name of the tensor, which keys its random stream together with the seed."""
@@ -163,7 +163,12 @@ def _window_distances(indices: Array, window: int) -> Array:
     return np.asarray(down * (2 * window - 1) + right)
 
 
-_COMPUTED = dict(zip(COMPUTED, (_sinusoids, _frequencies, _window_distances), strict=True))
+def _count(indices: Array, step: int) -> Array:
+    """Whole numbers from zero on, such as the places in a text."""
+    return indices * step
+
+
+_COMPUTED = dict(zip(COMPUTED, (_sinusoids, _frequencies, _window_distances, _count), strict=True))
 
 
 def _bits(key: int, start: int, count: int) -> Iterator[Array]:

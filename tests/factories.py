@@ -20,6 +20,7 @@ from converter.containers.registry import container_named
 from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman
 from converter.tables.config import FamilyConfig
 from converter.tables.library import Library
+from converter.tables.schema import Family
 from converter.tensors import Rearrangement, TensorSpec, numpy_dtype
 from converter.tensors.rearrange import rearrange
 
@@ -94,10 +95,14 @@ def blueprint(
     """
     library = Library()
     family = library.family(config["model_type"])
-    role = family.roles.get("encoder") or family.roles["decoder"]
-    chosen = family.models[model or role.model]
+    chosen = family.models[model or _leading(family)]
     parts = [*chosen.parts, *([CROSS_ATTENTION] if cross_attention else [])]
     return Draftsman(library.vocabulary).model(FamilyConfig(family, config), parts, chosen.heads)
+
+
+def _leading(family: Family) -> str:
+    """The class that a family encodes with, or else decodes with."""
+    return (family.roles.get("encoder") or family.roles["decoder"]).model
 
 
 def noise(name: str, shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> Array:

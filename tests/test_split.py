@@ -106,3 +106,19 @@ def test_shards_and_dtype_reach_both_halves(tmp_path: Path) -> None:
         assert np.array_equal(value, whole[f"decoder.{name}"].astype("float16"))
     config = json.loads((tmp_path / "halves/encoder/config.json").read_text())
     assert config["dtype"] == "float16"
+
+
+def test_a_decoder_that_counts_from_its_pad_token_keeps_its_own(tmp_path: Path) -> None:
+    """RoBERTa's positions begin after ``pad_token_id``; whoever generates reads it elsewhere."""
+    make(tmp_path / "bert", "bert")
+    made = make(tmp_path / "roberta", "roberta", "RobertaForCausalLM", vocab_size=61)
+    config = json.loads((made.directory / "config.json").read_text())
+    del config["pad_token_id"]
+    (made.directory / "config.json").write_text(json.dumps(config))
+    compose(tmp_path / "bert", tmp_path / "roberta", tmp_path / "out", pad_token=7)
+    split(tmp_path / "out", tmp_path / "halves")
+    half = tmp_path / "halves/decoder"
+    assert "pad_token_id" not in json.loads((half / "config.json").read_text())
+    assert json.loads((half / "generation_config.json").read_text())["pad_token_id"] == 7
+    compose(tmp_path / "halves/encoder", half, tmp_path / "again")
+    assert json.loads((tmp_path / "again/config.json").read_text())["pad_token_id"] == 7

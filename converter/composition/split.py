@@ -25,7 +25,7 @@ from converter.plan import Plan, PlannedFile, PlannedTensor
 from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman
 from converter.tables.library import Library
 
-_INHERITED = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+_INHERITED = ("decoder_start_token_id", "eos_token_id")
 """Fields of the combined configuration that the decoder needs by itself."""
 
 

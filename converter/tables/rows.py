@@ -10,7 +10,7 @@ from converter.tables.section import Section, split_sizes
 from converter.tables.templates import Template
 
 _INIT = re.compile(
-    r"(normal|truncated-normal|uniform|constant|sinusoidal|frequencies|window-distances)\((.+)\)"
+    r"(normal|truncated-normal|uniform|constant|sinusoidal|frequencies|window-distances|count)\((.+)\)"
 )
 _ROW_KEYS = ("when", "without", "init", "path", "leaf", "also", "not_in")
 
@@ -65,7 +65,7 @@ def load_init(section: Section, key: str, text: str) -> Init:
     if not found:
         section.complain(
             f"{text!r} is none of normal(…), truncated-normal(…), uniform(…), constant(…), "
-            "sinusoidal(…), frequencies(…), window-distances(…)",
+            "sinusoidal(…), frequencies(…), window-distances(…), count(…)",
             key,
         )
         return Init("normal", Expression("0.02"))

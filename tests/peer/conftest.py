@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from .fifth import Fifth, fifth
 from .workshop import Workshop
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -37,3 +39,10 @@ def _frameworks() -> None:
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """Peer-made checkpoints, each built once."""
     return Workshop(Path(tmp_path_factory.mktemp("sources")))
+
+
+@pytest.fixture(scope="session")
+def later() -> Iterator[Fifth]:
+    """transformers 5, started when it is first asked."""
+    with fifth() as running:
+        yield running

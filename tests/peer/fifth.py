@@ -55,7 +55,8 @@ class Fifth:
         if not answer:
             with np.load(self.room / "outputs.npz") as found:
                 loaded.outputs = dict(found)
-            loaded.stored = without(load_file(self.room / FILES[KIND]), computed)
+            saved = without(load_file(self.room / FILES[KIND]), computed)
+            loaded.stored = {key: value.astype(np.float32) for key, value in saved.items()}
         return loaded
 
 

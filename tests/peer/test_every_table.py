@@ -32,9 +32,14 @@ A family needs one file, ``tiny/<model_type>.json``:
 ``cannot_run`` (optional)
     role, or class name of a framework, or either of them with ``-`` and a variant → why the class
     loads but cannot be called; then only what it loads is compared.
+``cannot_build`` (optional)
+    name → ``config``, changes of ``config`` with which transformers cannot build a model, and
+    ``why``.
 ``own_files`` (optional)
     PyTorch class with ``-`` and a variant → why transformers cannot load what it saves itself; only
     what is written here is judged then.
+``refused`` (optional)
+    name → changes of ``config`` that no framework takes, as a limit of the table says.
 ``keep`` (optional)
     texts; parameters with one in their name get no noise, and files may lack them (constants that
     a framework computes).
@@ -42,7 +47,7 @@ A family needs one file, ``tiny/<model_type>.json``:
     largest relative difference of outputs across frameworks, where 1e-5 is too strict.
 ``transformers_5`` (optional)
     variant, or ``""`` for the family → why transformers 5 cannot hold it; the test demands that it
-    fails then.
+    fails then. ``other lengths``: why it cannot decode what has another length than its own text.
 
 One family only: ``pytest tests/peer/test_every_table.py -k "ernie-"``.
 """
@@ -50,7 +55,6 @@ One family only: ``pytest tests/peer/test_every_table.py -k "ernie-"``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +65,7 @@ import converter
 from converter.tables.schema import FRAMEWORKS, ModelClass
 
 from . import judge, oracle
-from .fifth import Fifth, differences, fifth
+from .fifth import Fifth, differences
 from .oracle import Loaded
 from .tiny import (
     LIBRARY,
@@ -107,13 +111,6 @@ def partners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, 
         model.save_pretrained(directory)
         found[role] = (directory, model)
     return found
-
-
-@pytest.fixture(scope="session")
-def later() -> Iterator[Fifth]:
-    """transformers 5, started when it is first asked."""
-    with fifth() as running:
-        yield running
 
 
 def written(directory: Path) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from converter.composition.frameworks import obstacles, role_obstacles
 from converter.errors import ConverterError, TableError
-from converter.tables.blueprint import Draftsman
+from converter.tables.blueprint import BODY, Draftsman
 from converter.tables.config import FamilyConfig
 from converter.tables.library import Library
 from converter.tables.schema import CROSS_ATTENTION, FRAMEWORKS, Family, ModelClass
@@ -29,6 +29,7 @@ FAMILIES = tuple(name for name in LIBRARY.names if not LIBRARY.is_composite(name
 NOISE = 0.1
 MAIN_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
 _KEYS = {
+    "cannot_build",
     "config",
     "variants",
     "inputs",
@@ -39,6 +40,7 @@ _KEYS = {
     "cannot_run",
     "keep",
     "own_files",
+    "refused",
     "tolerance",
     "transformers_5",
 }
@@ -59,6 +61,8 @@ class Tiny:
     keep: tuple[str, ...] = ()
     tolerance: float = 1e-5
     own_files: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cannot_build: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     transformers_5: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -129,6 +133,8 @@ def tiny(family: str) -> Tiny:
         cannot_run=data.get("cannot_run", {}),
         keep=tuple(data.get("keep", ())),
         tolerance=data.get("tolerance", 1e-5),
+        cannot_build=data.get("cannot_build", {}),
+        refused=data.get("refused", {}),
         own_files=data.get("own_files", {}),
         transformers_5=data.get("transformers_5", {}),
     )
@@ -177,8 +183,8 @@ def single_models() -> list[tuple[str, str, str]]:
     """Family, model class and variant of every stand-alone conversion.
 
     Every class with the configuration itself. With a variant those that play a role, where it
-    changes their tensors, and any other where it changes those of a head; what it changes of the
-    base model is the same in all classes.
+    changes their tensors, and any other where it changes those of a part or head that the former
+    lack; what it changes of the rest is the same in all classes.
     """
     found = []
     for family in described():
@@ -189,18 +195,29 @@ def single_models() -> list[tuple[str, str, str]]:
             (family, model, variant)
             for variant in tiny(family).variants
             for model in table.models
-            if _changes(family, model, variant, heads_only=model not in leading)
+            if _changes(family, model, variant, _groups(table, leading))
         ]
     return found
 
 
-def _changes(family: str, model: str, variant: str, heads_only: bool = False) -> bool:
-    """Whether a variant changes the tensors or the frameworks of a model, or those of its heads."""
-    return _nature(family, model, "", heads_only) != _nature(family, model, variant, heads_only)
+def _groups(table: Family, models: Iterable[str]) -> frozenset[str]:
+    """The body, and the parts and heads of some classes."""
+    found = {BODY}
+    for name in models:
+        found |= {*table.models[name].parts, *table.models[name].heads}
+    return frozenset(found)
+
+
+def _changes(family: str, name: str, variant: str, seen: frozenset[str] | None = None) -> bool:
+    """Whether a variant changes the tensors or the frameworks of a model.
+
+    Of a model that has more parts or heads than `seen`, only those are looked at.
+    """
+    return _nature(family, name, "", seen) != _nature(family, name, variant, seen)
 
 
 @cache
-def _nature(family: str, name: str, variant: str, heads_only: bool) -> Any:
+def _nature(family: str, name: str, variant: str, seen: frozenset[str] | None) -> Any:
     spec = tiny(family)
     model = spec.table.models[name]
     parts = (*model.parts, *({CROSS_ATTENTION} & set(spec.table.parts)))
@@ -209,12 +226,13 @@ def _nature(family: str, name: str, variant: str, heads_only: bool) -> Any:
         drawn = Draftsman(LIBRARY.vocabulary).model(config, parts, model.heads)
     except ConverterError as error:
         return str(error)  # the test of this variant tells it
+    others = set() if seen is None else {*model.parts, *model.heads} - seen
     slots = [
         (slot.name, slot.spellings, slot.tied_to, slot.stored)
         for slot in drawn.slots
-        if slot.part in model.heads or not heads_only
+        if not others or slot.part in others
     ]
-    return slots, None if heads_only else set(obstacles(config, model))
+    return slots, None if others else set(obstacles(config, model))
 
 
 def stored_ties(family: str, model: ModelClass, variant: str, half: str = "") -> set[str]:

@@ -33,6 +33,20 @@ def test_every_file_equals_every_other(sound: Path) -> None:
             assert all(difference.exact for difference in found.differences.values())
 
 
+def test_shards_containers_and_dtypes_may_be_mixed(
+    sound: Path, sharded: Path, sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    converter.compose(*sources, tmp_path / "half", pytorch_format="both", dtype="float16")
+    for name in FILES:
+        found = converter.diff(sound / name, sharded / f"{name}.index.json")
+        assert found.equal
+        assert len(found.differences) > 80
+        found = converter.diff(sharded / f"{name}.index.json", tmp_path / "half" / FILES[0])
+        assert not found.equal
+        assert 0 < max(each.max_abs for each in found.differing.values()) < 1e-3
+        assert converter.diff(sharded, tmp_path / "half" / name, tolerance=1e-3).equal
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_the_measures_are_right(sound: Path, tmp_path: Path, name: str) -> None:
     file = copy_of(sound, tmp_path / "it") / name

@@ -22,7 +22,7 @@ from converter.jsonfile import read_config
 from converter.locating import bundle_index, configuration, only_bundle, only_orbax
 from converter.remote.origin import origin_of
 from converter.remote.staging import Staged
-from converter.remote.url import path_of
+from converter.remote.url import path_of, url_of
 from converter.shards import ShardIndex
 from converter.stamps import Stamp, stamps
 
@@ -113,7 +113,7 @@ def open_configuration(reference: str | Path, config: str | Path | None = None) 
         beside = path if path.suffix == ".json" else configuration(directory)
         config_path = Path(config) if config is not None else beside
         return Checkpoint(
-            reference=str(remote.url if remote else reference),
+            reference=str(url_of(reference) or reference),
             directory=directory,
             files=(),
             sizes={},
@@ -181,7 +181,7 @@ def open_checkpoint(
             f"; left alone: {', '.join(others)}" if others else "",
         )
         return Checkpoint(
-            reference=str(remote.url if remote else reference),
+            reference=str(url_of(reference) or reference),
             directory=folder.path,
             files=files,
             sizes={file: folder.size(file) for file in files},

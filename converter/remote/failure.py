@@ -70,6 +70,8 @@ def _reason(error: Exception, url: Url) -> tuple[str, str | None] | None:
             bucket = url.bare.partition("://")[2].partition("/")[0]
             return f"there is no bucket {bucket}", "Make it first, or correct its name."
         return "there is nothing", "Look whether the URL is right."
+    if isinstance(error, NotImplementedError):
+        return f"{url.protocol}:// does not allow that", None
     if isinstance(error, PermissionError):
         return f"access is denied: {text}", login
     if "Credentials" in name or "ProfileNotFound" in name:

@@ -13,8 +13,10 @@ from converter.hub.reference import hub_id
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 """One letter before the colon would be a drive of Windows."""
 
-_SECRET = re.compile(r"^[^/@]*@|[?#].*$", re.DOTALL)
-"""What may hold a password or a signature: the user before a host, and a query."""
+_USER = re.compile(r"^[^/@]*@")
+"""Who one is before a host, often with a password."""
+_QUERY = re.compile(r"[?#].*$", re.DOTALL)
+"""What may hold a signature; elsewhere than on the web it may belong to a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +29,16 @@ class Url:
     @property
     def protocol(self) -> str:
         """What stands before ``://``."""
-        return self.text.partition("://")[0].lower()
+        return self.text.partition("://")[0]
 
     @property
     def bare(self) -> str:
         """Without secrets and without a slash at the end: for messages, manifests and cards."""
         rest = self.text.partition("://")[2]
-        rest = rest if self.protocol == "hf" else _SECRET.sub("", rest)
+        if self.protocol != "hf":
+            rest = _USER.sub("", rest)
+        if self.protocol in ("http", "https"):
+            rest = _QUERY.sub("", rest)
         return f"{self.protocol}://{rest.rstrip('/')}"
 
     @property
@@ -52,9 +57,11 @@ def url_of(reference: str | Path) -> Url | None:
     """The URL that `reference` is; ``None`` for a path, also one as ``file://``, and an id of the
     Hub, also one as ``hf://``."""
     text = str(reference)
-    if not _URL.fullmatch(text) or hub_id(reference):
+    found = _URL.fullmatch(text)
+    if found is None or hub_id(reference):
         return None
-    return None if text.lower().startswith("file://") else Url(text)
+    protocol = found[1].lower()
+    return None if protocol == "file" else Url(f"{protocol}://{found[2]}")
 
 
 def path_of(reference: str | Path) -> Path:

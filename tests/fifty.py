@@ -22,11 +22,15 @@ BIG = "j27"
 """A job that takes long enough to be killed in the middle."""
 
 
-def write() -> list[str]:
-    """Write sources and recipes into the current directory; the recipes."""
+def write(size: int = 100) -> list[str]:
+    """Write sources and recipes into the current directory; the recipes.
+
+    Args:
+        size: tokens that `BIG` knows.
+    """
     factories.make(Path("bert"), "bert", intermediate_size=41)
     factories.make(Path("gpt2"), "gpt2", "GPT2LMHeadModel", container="torch")
-    factories.make(Path("big"), "bert", vocab_size=60_000, hidden_size=192)
+    factories.make(Path("big"), "bert", vocab_size=size, hidden_size=192)
     shutil.copytree("bert", "short")
     os.truncate("short/model.safetensors", 20_000)
     factories.make(Path("wrong"), "bert", intermediate_size=41, hidden_size=48)

@@ -341,6 +341,7 @@ SAMPLES: dict[str, list[str]] = {
     "push": ["acme/both"],
     "revision": ["next"],
     "commit_message": ["It costs $5"],
+    "only": ["*.safetensors", "config.json"],
     "jobs": ["2"],
     "memory": ["100MB"],
 }
@@ -349,7 +350,7 @@ SAMPLES: dict[str, list[str]] = {
 OTHERS: dict[str, list[str]] = {"like": ["bert2rnd"], "random": ["encoder"]}
 """The same for those that do not go with the rest."""
 
-NOT_SAVED = {"overwrite", "dry_run", "json", "quiet", "token", "save_recipe"}
+NOT_SAVED = {"overwrite", "dry_run", "json", "quiet", "token", "save_recipe", "log_level"}
 """How this one run is made, and a secret."""
 
 

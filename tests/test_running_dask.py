@@ -68,7 +68,7 @@ def test_fifty_recipes_and_a_worker_that_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines: list[Dask]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    recipes = fifty.write()
+    recipes = fifty.write(60_000)
     local = run(*recipes, jobs=2, keep_going=True)
     Path("made").rename("local")
     imported: set[str] = set()

@@ -176,7 +176,7 @@ def _aliases(target: Blueprint) -> dict[str, str]:
     return {
         slot.canonical.name: target.resolve(slot).canonical.name
         for slot in target.slots
-        if slot.tied_to
+        if slot.tied_to and "pytorch" not in slot.stored  # which have an entry of their own
     }
 
 

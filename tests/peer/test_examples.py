@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import converter
+from tests.environments import TRANSFORMERS_5, interpreter
 
 pytestmark = pytest.mark.peer
 
@@ -31,6 +34,20 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_pytorch_learns_and_generates(composed: Path, example: Any) -> None:
     losses, share = example("train_pytorch").train(composed, steps=150, words=1)
     assert losses[-1] < losses[0] / 10
+    assert share > 0.8
+
+
+def test_pytorch_learns_with_transformers_5_too(composed: Path) -> None:
+    code = (
+        "import json, sys; from pathlib import Path; import train_pytorch, transformers\n"
+        "losses, share = train_pytorch.train(Path(sys.argv[1]), steps=150, words=1)\n"
+        "print(json.dumps([transformers.__version__, losses[0], losses[-1], share]))"
+    )
+    command = [interpreter(TRANSFORMERS_5), "-c", code, composed]
+    done = subprocess.run(command, cwd=ROOT / "examples", check=True, capture_output=True)
+    version, first, last, share = json.loads(done.stdout.splitlines()[-1])
+    assert version.startswith("5.")
+    assert last < first / 10
     assert share > 0.8
 
 

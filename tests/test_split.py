@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,62 @@ def test_compose_of_the_halves_is_the_whole_again(combined: Path, tmp_path: Path
     old, new = (json.loads((d / "config.json").read_text()) for d in (combined, tmp_path / "again"))
     for field in ("decoder_start_token_id", "eos_token_id", "pad_token_id"):
         assert old[field] == new[field]
+
+
+IMAGES = {"image_size": 8, "patch_size": 4, "num_channels": 3, "hidden_size": 24}
+SOUND = {
+    "conv_dim": [8, 8],
+    "conv_kernel": [3, 3],
+    "conv_stride": [2, 2],
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+}
+BART = {"d_model": 36, "decoder_layers": 2, "decoder_ffn_dim": 40, "decoder_attention_heads": 4}
+UNTIED = {"tie_word_embeddings": False}
+KINDS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...], dict[str, Any], int]] = {
+    "untied": (("bert", None, {}), ("gpt2", "GPT2LMHeadModel", UNTIED), {}, 2),
+    "untied, equal": (("bert", None, {}), ("bert", "BertLMHeadModel", UNTIED), {}, 2),
+    "layers": (
+        ("bert", None, {"num_hidden_layers": 4}),
+        ("gpt2", "GPT2LMHeadModel", {"n_layer": 4}),
+        {"layers": ["decoder=3,1", "encoder=even:2"]},
+        3,
+    ),
+    "half": (("bert", None, {}), ("gpt2", "GPT2LMHeadModel", {}), {"dtype": "float16"}, 3),
+    "image": (("vit", None, IMAGES), ("gpt2", "GPT2LMHeadModel", {}), {}, 3),
+    "image, equal": (("vit", None, IMAGES), ("bert", "BertLMHeadModel", {}), {}, 3),
+    "sound": (("wav2vec2", None, SOUND), ("gpt2", "GPT2LMHeadModel", {}), {}, 1),
+    "own cross-attention": (("bert", None, {}), ("bart", "BartForCausalLM", BART), {}, 2),
+}
+"""Encoder, decoder, options, and for how many frameworks there is a file."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_composition_is_whole_again(tmp_path: Path, kind: str) -> None:
+    encoder, decoder, options, frameworks = KINDS[kind]
+    for half, (family, model, changes) in (("encoder", encoder), ("decoder", decoder)):
+        make(tmp_path / half, family, model, seed=len(half), **changes)
+    out, halves, again = (tmp_path / name for name in ("out", "halves", "again"))
+    compose(tmp_path / "encoder", tmp_path / "decoder", out, seed=7, **options)
+    split(out, halves)
+    compose(halves / "encoder", halves / "decoder", again, seed=99)
+    written = [name for name in FILES if (out / name).exists()]
+    assert len(written) == frameworks
+    for name in (*written, "config.json", "generation_config.json"):
+        assert (again / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_shared_halves_are_whole_again_and_told_to_be_two(tmp_path: Path) -> None:
+    make(tmp_path / "bert", "bert", "BertForMaskedLM")
+    out, halves, again = (tmp_path / name for name in ("out", "halves", "again"))
+    compose(tmp_path / "bert", tmp_path / "bert", out, share=True)
+    split(out, halves)
+    told = compose(halves / "encoder", halves / "decoder", again).warnings
+    assert any("--set tie_encoder_decoder=true" in warning for warning in told)
+    tied = ["tie_encoder_decoder=true"]
+    compose(halves / "encoder", halves / "decoder", again, set=tied, overwrite=True)
+    for name in (*FILES, "config.json", "generation_config.json"):
+        assert (again / name).read_bytes() == (out / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -19,7 +19,7 @@ from converter.composition.documents import (
 from converter.composition.files import plan_files
 from converter.composition.generation import GENERATION_CONFIG, Generation
 from converter.composition.joining import Joined
-from converter.composition.joint import joint_findings, joint_of
+from converter.composition.joint import joint_findings, joint_of, split_manifest
 from converter.composition.options import OutputOptions, OutputWishes
 from converter.composition.preflight import regrets
 from converter.composition.production import Result, produce
@@ -132,6 +132,11 @@ def compose(
         if joined.own_slots and (joint := joint_of(*opened)):
             findings |= joint_findings(joint, joined.own_slots, stack)
             notes.append(f"{joint.name}: taken from beside the two halves that split made")
+        if not wishes.share and split_manifest(*opened).get("share") is True:
+            notes.append(
+                "the halves shared their weights before they were split, and do not any more: "
+                f"--set {joined.composite.shared}=true, if neither was trained since"
+            )
         beginning = begin(init, joined.target, decoder_source.family, findings)
         findings |= beginning.copied
         notes += beginning.notes

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from converter.checkpoint import Checkpoint
 from converter.composition.assemble import Finding
@@ -23,17 +24,22 @@ JOINT = "joint.safetensors"
 """Name of the file, beside the directories of the halves."""
 
 
+def split_manifest(encoder: Checkpoint, decoder: Checkpoint) -> Mapping[str, Any]:
+    """What `split` noted of two directories, if it made them both; nothing otherwise."""
+    manifest = encoder.directory.resolve().parent / MANIFEST
+    if _parent(encoder) != _parent(decoder) or not manifest.is_file():
+        return {}
+    try:
+        noted = read_json_object(manifest)
+    except ConverterError:
+        return {}
+    return noted if noted.get("command") == "split" else {}
+
+
 def joint_of(encoder: Checkpoint, decoder: Checkpoint) -> Path | None:
     """The file that `split` left beside these two directories, if it made them both."""
-    home = encoder.directory.resolve().parent
-    path = home / JOINT
-    if _parent(encoder) != _parent(decoder) or not path.is_file():
-        return None
-    try:
-        made = read_json_object(home / MANIFEST).get("command") == "split"
-    except ConverterError:
-        return None
-    return path if made else None
+    path = encoder.directory.resolve().parent / JOINT
+    return path if path.is_file() and split_manifest(encoder, decoder) else None
 
 
 def _parent(half: Checkpoint) -> str:

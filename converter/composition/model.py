@@ -47,6 +47,8 @@ class Model(Matched):
     """Framework → why it cannot hold the model."""
     tables: Sequence[Family | Composite]
     notes: Sequence[str] = ()
+    shared: bool = False
+    """Whether its halves share their weights."""
 
     def configured(self) -> Mapping[str, FamilyConfig]:
         """Half of what is written → the configuration of its family."""
@@ -161,6 +163,7 @@ def _combined(
         classes=composite.classes,
         obstacles=composite_obstacles(composite, configs),
         tables=(*(config.family for config in configs.values()), composite),
+        shared=raw.get(composite.shared) is True,
         notes=[
             *(f"has no {part}, which the model has; it is drawn anew" for part in lacking),
             *([_UNSHARED.format(composite.shared, shared)] if shared else []),

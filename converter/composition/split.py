@@ -111,7 +111,7 @@ def split(
             wanted,
             sources=[model],
             tables=model.tables,
-            settings={},
+            settings={"share": model.shared},
             classes={half: part.classes for half, part in parts.items()},
         )
 

@@ -126,6 +126,15 @@ def test_a_recipe_draws_and_shares_what_its_paper_does(
             assert all(np.array_equal(whole[f"encoder.{k}"], whole[f"decoder.{k}"]) for k in twins)
 
 
+@pytest.mark.parametrize("name", ["bert2gpt", "robertashare"])
+def test_the_halves_load_by_themselves(
+    composed: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    converter.split(composed[name], tmp_path / "halves")
+    for half in ("encoder", "decoder"):
+        check(tmp_path / "halves" / half, only=("safetensors", "h5", "msgpack"))
+
+
 @pytest.fixture(scope="module")
 def fifth(composed: dict[str, Path]) -> dict[str, Any]:
     """What transformers 5 makes of each recipe."""

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -175,6 +176,27 @@ def test_copies_that_differ_are_refused(tmp_path: Path) -> None:
         assert weights["transformer/wpe/embeddings:0"].shape == (30, 28)
         with pytest.raises(MatchError, match=r"copies of one tensor differ"):
             weights["transformer/wte/embeddings:0"]
+
+
+@pytest.mark.parametrize("block", [512, 16 << 20])
+def test_what_is_handed_over_is_what_convert_writes(
+    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another reader: h5py. Small blocks put the tensors together from pieces."""
+    monkeypatch.setattr("converter.engine.memory._BLOCK", block)
+    monkeypatch.setattr("converter.loading.lazy._BLOCK", block)
+    made = factories.make(tmp_path / "gpt2", "gpt2", dialect="flax")
+    converter.convert(made.directory, tmp_path / "out", to=["tensorflow"])
+    with converter.open_checkpoint(made.directory) as checkpoint:
+        weights = dict(checkpoint.to_tensorflow())
+        for name, tensor in checkpoint.items():
+            assert np.array_equal(tensor.numpy(), made.values[name])
+    with h5py.File(tmp_path / "out" / "tf_model.h5") as file:
+        (layer,) = (str(name, "utf-8") for name in file.attrs["layer_names"])
+        stored = {str(name, "utf-8") for name in file[layer].attrs["weight_names"]}
+        assert {name.split("/", 1)[1] for name in stored} == weights.keys()
+        for name in stored:
+            assert np.array_equal(file[layer][name][()], weights[name.split("/", 1)[1]])
 
 
 def test_what_a_class_has_and_the_checkpoint_lacks_is_drawn_as_convert_draws_it(

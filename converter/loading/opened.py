@@ -228,8 +228,8 @@ def open_checkpoint(
     """Open a checkpoint of any framework, reading headers only.
 
     Args:
-        reference: a directory with ``config.json`` and weights, a weight file, or an id of the Hub,
-            ``org/name[@revision]``. A path that exists wins.
+        reference: a directory with ``config.json`` and weights, a weight file, an id of the Hub,
+            ``org/name[@revision]``, or a URL such as ``s3://bucket/name``. A path that exists wins.
         config: the configuration, where none lies beside the weights.
         mapping: a user's own mapping tables.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ from converter.shards import ShardIndex
 from converter.stamps import Stamp, stamps
 
 _log = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+"""Files whose beginnings are read at the same time."""
 
 
 @dataclass
@@ -247,7 +251,8 @@ def _weight_file(folder: Folder) -> tuple[Path, tuple[str, ...]]:
 
 def _open_all(folder: Folder, files: Sequence[Path], stack: ExitStack) -> tuple[list[Reader], str]:
     opened = [stack.enter_context(closing(folder.open(path.name))) for path in files]
-    containers = [recognise(file) for file in opened]
+    with ThreadPoolExecutor(min(len(opened), _AT_ONCE)) as threads:  # files may be far away
+        containers = list(threads.map(recognise, opened))
     kinds = {container.name for container in containers}
     if len(kinds) != 1:
         raise FormatError(f"{files[0].parent}: shards of different formats: {sorted(kinds)}")

@@ -89,6 +89,7 @@ class Hub:
         self.expired = 0
         """How many times the storage is still to say that an address is no longer valid."""
         self.knows_ranges = True
+        self.tells_sizes = True
         self.lock = threading.RLock()
 
     def put(self, data: bytes) -> str:
@@ -304,7 +305,7 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def sibling(self, name: str, digest: str) -> dict[str, Any]:
-        if "blobs" not in self.query:
+        if "blobs" not in self.query or not self.hub.tells_sizes:
             return {"rfilename": name}
         entry = self.hub.described(name, digest)
         return {"rfilename": name, "size": entry["size"], "blobId": entry["oid"]}

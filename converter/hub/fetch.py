@@ -83,6 +83,8 @@ def _fetch(wanted: HubId, weights: str) -> Fetched:
     ask = partial(HfApi().model_info, wanted.repo_id, files_metadata=headers)
     info = patiently(lambda: ask(revision=wanted.revision))
     sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
+    if headers and None in sizes.values():  # a mirror that does not tell
+        return _fetch(wanted, "one")
     commit = str(info.sha)
     chosen = small_files(sizes)
     if weights != "none":

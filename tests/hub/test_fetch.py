@@ -117,6 +117,12 @@ def test_shards_are_fetched_by_their_index(desk: Desk) -> None:
     desk.hub.publish("acme/cut", {**files, "model-00099-of-00099.safetensors": b"of an older one"})
     assert sorted(inspected(desk, "acme/cut")["files"]) == sorted(shards)
     assert not desk.hub.requests("model-00099")
+    del files[shards[1]]
+    desk.hub.publish("acme/torn", files)
+    for command in (("inspect", "acme/torn"), ("convert", "acme/torn", "out")):
+        told = desk.converter(*command, code=1).stderr
+        assert f"1 of {len(shards)} shard(s) are not in the repository" in told
+        assert shards[1] in told and "acme/torn" in told
 
 
 def test_weights_drawn_anew_are_not_fetched(desk: Desk) -> None:
@@ -138,6 +144,12 @@ def test_offline_the_cache_is_used(desk: Desk) -> None:
     assert inspected(desk, "acme/bert", **offline)["fits"]
     desk.converter("convert", "acme/bert", "again", "-q", **offline)
     assert len(desk.hub.log) == asked
+
+
+def test_a_hub_that_tells_no_sizes_gives_whole_files(desk: Desk) -> None:
+    desk.hub.tells_sizes = False
+    assert inspected(desk, "acme/bert")["fits"]
+    assert len(desk.hub.requests("GET /_blob/")) == 1
 
 
 def test_what_cannot_be_had_is_told_with_a_remedy(desk: Desk, bert: dict[str, bytes]) -> None:

@@ -20,6 +20,8 @@ from converter.tensors import TensorSpec
 from converter.tensors.dtypes import FLOATING
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_OUTPUT = re.compile(r"head|proj|decoder|classifier|output|dense|predictions")
+_WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 _EMBEDDING = re.compile(r"embed|wte|wpe|token")
 _NORM = re.compile(r"norm|(^|[._])ln(_|$|\d)", re.IGNORECASE)
 _WORD = re.compile(r"[a-z]+")
@@ -204,10 +206,13 @@ def _row(module: _Module, fields: Mapping[str, int]) -> str:
         kind, sizes = "linear", weight[::-1]
         if bias is None:
             extra = ', without = ["bias"]'
+            if "{" not in module.path and not _OUTPUT.search(module.path):
+                kind, sizes, extra = "embedding", weight, ""
+                doubts.append("an embedding, or linear without a bias?")
         elif bias == (weight[1],) != (weight[0],):
             kind, sizes = "conv1d", weight
         elif "c_" in module.path:
-            doubts.append("linear, or conv1d as in GPT-2?")
+            doubts.append("linear, or conv1d, which lies the other way round?")
     else:
         kind, sizes = "convolution", weight
         doubts.append(f"which kind? {list(weight)}")
@@ -226,14 +231,24 @@ def _size(path: str, length: int, fields: Mapping[str, int], doubts: list[str]) 
     if len(names) == 1:
         return names[0]
     doubts.append(f"{' or '.join(names) or 'no field'} is {length}")
-    return names[0] if names else str(length)
+    if names:
+        return names[0]
+    return next(
+        (
+            f"{times} * {name}"
+            for name in (*_WIDTHS, *fields)
+            for times in (2, 3, 4)
+            if fields.get(name, 0) * times == length
+        ),
+        str(length),
+    )
 
 
 def _measures(fields: Mapping[str, int], rows: Sequence[str]) -> list[str]:
     """The usual names, and for the width the field that most rows depend on."""
     common = max(fields, key=lambda name: sum(_uses(row, name) for row in rows), default="")
     guesses = {
-        "width": ("hidden_size", "n_embd", "d_model", "dim", common),
+        "width": (*_WIDTHS, common),
         "vocabulary": ("vocab_size",),
         "positions": ("max_position_embeddings", "n_positions"),
         "heads": ("num_attention_heads", "n_head", "n_heads"),

@@ -121,6 +121,32 @@ def test_ambiguous_sizes_are_marked(tmp_path: Path) -> None:
     assert "decide: intermediate_size or vocab_size is 40" in line
 
 
+def test_what_shapes_cannot_tell_is_marked(tmp_path: Path) -> None:
+    """A table without a bias may be an embedding; lengths may be several times a field."""
+    made = make(tmp_path / "gpt2", "gpt2")
+    row = next(line for line in draft(made.directory).splitlines() if "attn.c_attn" in line)
+    assert 'conv1d = "n_embd -> 3 * n_embd"' in row and "decide: no field is 84" in row
+    config = {"model_type": "wren", "vocab_size": 41, "width": 12, "depth": 1}
+    (tmp_path / "wren").mkdir()
+    (tmp_path / "wren/config.json").write_text(json.dumps(config))
+    shapes = {"wren.tok.weight": (41, 12)}
+    shapes |= {f"wren.blocks.0.{name}.weight": (12, 12) for name in ("up", "down", "side")}
+    shapes |= {"lm_head.weight": (41, 12), "wren.last.weight": (12,)}
+    save_file(
+        {name: noise(name, shape) for name, shape in shapes.items()},
+        tmp_path / "wren/model.safetensors",
+    )
+    rows = {
+        line.split(" = ")[0].strip(): line
+        for line in draft(tmp_path / "wren").splitlines()
+        if line.startswith('"')
+    }
+    assert 'embedding = "vocab_size -> width"' in rows['"tok"']
+    assert "decide: an embedding, or linear without a bias?" in rows['"tok"']
+    assert 'linear = "width -> width"' in rows['"blocks.{layer}.up"']
+    assert 'linear = "width -> vocab_size"' in rows['"lm_head"']
+
+
 def test_only_pytorch_is_drafted_from(tmp_path: Path) -> None:
     made = make(tmp_path / "bert", "bert", dialect="flax")
     with pytest.raises(UnsupportedError, match="PyTorch's names"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -185,5 +186,29 @@ def test_code_knows_no_models_name(path):
         f"{file}:{line}: {text!r}"
         for text, line in constants(path)
         if text in names_of_models() and (file, text) not in MAY_NAME
+    ]
+    assert not named
+
+
+EXAMPLES = {
+    ("checkpoint.py", "bert"),  # what a configuration might state
+    ("composition/travelling.py", "prophetnet"),  # a tokenizer's file is called so
+}
+"""Where a family may be named within a longer text: file and name."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_longer_text_hides_a_family(path):
+    """Paths such as ``fixtures/bert-tiny`` and the examples of help texts aside."""
+    file = str(path.relative_to(PACKAGE))
+    library = Library()
+    families = [name for name in library.names if not library.is_composite(name)]
+    word = re.compile(rf"(?<![\w/-])({'|'.join(map(re.escape, families))})(?![\w-])", re.IGNORECASE)
+    named = [
+        f"{file}:{line}: {found[1]} in {text!r}"
+        for text, line in constants(path)
+        if "Examples:" not in text
+        for found in word.finditer(text)
+        if text not in names_of_models() and (file, found[1].lower()) not in EXAMPLES
     ]
     assert not named

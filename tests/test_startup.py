@@ -102,3 +102,22 @@ def test_a_large_checkpoint_is_inspected_by_its_headers(tmp_path: Path) -> None:
     container_named("safetensors").create(file, specs, metadata={"format": "pt"}).seal({})
     assert file.stat().st_size > 1_000_000_000
     assert quickest("inspect", tmp_path) < 0.5
+
+
+def test_a_checkout_finds_its_tables_without_being_installed(tmp_path: Path) -> None:
+    """As where Python runs in a clone, whose package hides the one that is installed."""
+    made = factories.make(tmp_path, "bert")
+    script = """
+import sys
+sys.meta_path[:] = [each for each in sys.meta_path if "editable" not in repr(each).lower()]
+import converter
+print(converter.inspect(sys.argv[1]).fits)
+"""
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(made.directory)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")

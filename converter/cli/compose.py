@@ -150,4 +150,4 @@ def command(
     save(save_recipe, places, {**wanted, "set": settings}, how)
     with progress_bar(quiet) as progress:
         result = compose(encoder, decoder, output, set=settings, progress=progress, **wanted)
-    finish(result, json=json, quiet=quiet, pushed=publish(result, how))
+    finish(result, json=json, quiet=quiet, pushed=publish(result, how, wanted["mapping"]))

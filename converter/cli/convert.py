@@ -55,4 +55,4 @@ def command(
     save(save_recipe, {"source": source, "output": output}, {**wanted, "set": settings}, how)
     with progress_bar(quiet) as progress:
         result = convert(source, output, set=settings, progress=progress, **wanted)
-    finish(result, json=json, quiet=quiet, pushed=publish(result, how))
+    finish(result, json=json, quiet=quiet, pushed=publish(result, how, wanted["mapping"]))

@@ -9,8 +9,8 @@ from typing import Any
 
 from converter.checkpoint import Checkpoint
 from converter.composition.production import Result
-from converter.errors import ConverterError, VerificationError
-from converter.hub.push import push
+from converter.delivery import prepare
+from converter.errors import ConverterError
 from converter.jsonfile import to_json
 from converter.manifest import MANIFEST
 from converter.places import place
@@ -47,15 +47,16 @@ def carry_out(job: Job, make: bool, stopped: Callable[[], bool]) -> Outcome:
         if stopped():
             raise _Stopped
 
-    pushed = None
+    result = pushed = None
     try:
         if make:
             # What lies there may be replaced if it was made here; anything else is refused.
             ours = place(job.output).read(MANIFEST) is not None
-            _make(job, overwrite=ours, progress=watch)
+            result = _make(job, overwrite=ours, progress=watch)
         if job.push:
-            _prove(job)
-            pushed = push(job.output, **job.push).to_dict()
+            result = result or _make(job, dry_run=True)
+            mapping = job.options.get("mapping", ())
+            pushed = prepare(result, mapping=mapping, **job.push).send().to_dict()
     except _Stopped:
         return Outcome(job, INTERRUPTED, time.monotonic() - start)
     except Exception as error:
@@ -66,21 +67,6 @@ def carry_out(job: Job, make: bool, stopped: Callable[[], bool]) -> Outcome:
 def _make(job: Job, **more: Any) -> Result:
     made: Result = MAKERS[job.command](**job.options, **more)
     return made
-
-
-def _prove(job: Job) -> None:
-    """Verify what is about to be pushed, as ``--push`` does.
-
-    Raises:
-        VerificationError: if it is not what it should be.
-    """
-    from converter.proof.verify import verify
-
-    found = verify(job.output, mapping=job.options.get("mapping", ()))
-    if not found.verified:
-        raise VerificationError(
-            f"{job.output}: is not what it should be; nothing was sent", found.problems
-        )
 
 
 def _told(job: Job, error: Exception) -> ConverterError:

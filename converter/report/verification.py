@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from converter.errors import Problem
 from converter.folding import fold, numbered
@@ -19,9 +19,9 @@ MAX_PROBLEMS = 60
 """Problems that are printed, once folded; ``--json`` has all."""
 
 
-def describe_verification(found: Verification) -> str:
-    """The page of ``converter verify``."""
-    return render(_parts(found))
+def describe_verification(found: Verification, stream: Any = None) -> str:
+    """The page of ``converter verify``, for `stream`: standard output unless given."""
+    return render(_parts(found), stream)
 
 
 def _parts(found: Verification) -> Iterator[RenderableType]:

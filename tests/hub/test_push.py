@@ -148,7 +148,7 @@ def test_an_interrupted_push_says_how_to_go_on(
 
     result = converter.convert(desk.home / "bert", desk.home / "my out", to=["pytorch"])
     how = dict.fromkeys(("private", "revision", "create_pr", "commit_message", "token", "only"))
-    monkeypatch.setattr("converter.hub.push.push", interrupted)
+    monkeypatch.setattr("converter.delivery.push", interrupted)
     with pytest.raises(KeyboardInterrupt):
         publish(result, {**how, "push": "me/mine", "only": (), "token": "hf_secret"})
     told = capsys.readouterr().err

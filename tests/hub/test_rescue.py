@@ -78,6 +78,23 @@ def test_the_pull_request_adds_the_weights_and_nothing_else(stranded: Desk) -> N
         second_config=config,
     )
     assert found.equal
+
+
+def test_a_recipe_rescues_as_the_command_does(stranded: Desk) -> None:
+    job = {
+        "convert": {"source": "other/tf", "output": "out", "to": ["pytorch"]},
+        "push": {"repo_id": "other/tf", "create_pr": True},
+    }
+    (stranded.home / "rescue.json").write_text(json.dumps({"jobs": [job]}))
+    summary = json.loads(stranded.converter("run", "rescue.json", "--json").stdout)
+    assert summary["jobs"]["out"]["pushed"]["sent"] == ["model.safetensors"]
+    repo = stranded.hub.repos["other/tf"]
+    assert repo.pulls[0]["title"] == "Adding `safetensors` variant of this model"
+    proof = repo.commits[repo.refs["refs/pr/1"]]["description"]
+    assert "tensors equal to their source" in proof and str(stranded.home) not in proof
+    again = json.loads(stranded.converter("run", "rescue.json", "--json").stdout)["jobs"]["out"]
+    assert again["status"] == "skipped" and again["pushed"]["sent"] == []
+    assert again["pushed"]["pull_request"] == 1 and len(repo.pulls) == 1
     again = rescue(stranded, "--overwrite")
     assert again["continued"] and again["sent"] == [] and len(repo.pulls) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -16,15 +17,23 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "tutorial.md").read_text()
 
 
-def test_every_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["tutorial", "ready"])
+def test_every_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     monkeypatch.chdir(tmp_path)
-    told = re.findall(r"^converter (.*)$", TEXT, re.MULTILINE)
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    told = re.findall(r"^converter (.*)$", text, re.MULTILINE)
     assert len(told) >= 5
     for command in told:
         result = CliRunner().invoke(commands, command.split())
         assert result.exit_code == 0, result.output
-    assert (tmp_path / "summariser" / "decoder_tokenizer" / "tokenizer.json").is_file()
+    if page == "tutorial":
+        assert (tmp_path / "summariser" / "decoder_tokenizer" / "tokenizer.json").is_file()
+        return
+    generation = json.loads((tmp_path / "beams" / "generation_config.json").read_text())
+    assert (generation["num_beams"], generation["max_length"]) == (4, 64)
+    assert json.loads((tmp_path / "chosen" / "config.json").read_text())["eos_token_id"] == 1
+    assert (tmp_path / "one" / "vocab.json").is_file()
 
 
 def test_every_script_is_there() -> None:

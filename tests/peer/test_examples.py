@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,14 @@ def test_each_tokenizer_is_the_one_of_its_source(composed: Path, half: str) -> N
     text = "A checkpoint holds the numbers."
     assert copy(text)["input_ids"] == own(text)["input_ids"]
     assert type(copy) is type(own)
+
+
+def test_the_tutorials_last_step_uses_the_model(
+    composed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Its Python, as it stands there, on the model of its fourth step."""
+    (tmp_path / "summariser").symlink_to(composed)
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL)
+    exec(compile(code, "docs/tutorial.md", "exec"), {})
+    assert capsys.readouterr().out.endswith("\n")

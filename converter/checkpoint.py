@@ -250,7 +250,8 @@ def _weight_file(folder: Folder) -> tuple[Path, tuple[str, ...]]:
 
 
 def _open_all(folder: Folder, files: Sequence[Path], stack: ExitStack) -> tuple[list[Reader], str]:
-    opened = [stack.enter_context(closing(folder.open(path.name))) for path in files]
+    names = [path.relative_to(folder.path).as_posix() for path in files]  # Orbax' lie further down
+    opened = [stack.enter_context(closing(folder.open(name))) for name in names]
     with ThreadPoolExecutor(min(len(opened), _AT_ONCE)) as threads:  # files may be far away
         containers = list(threads.map(recognise, opened))
     kinds = {container.name for container in containers}

@@ -17,7 +17,8 @@ A family needs one file, ``tiny/<model_type>.json``:
 
         {"ids": [2, 9], "from": 5, "below": 90}   random integers
         {"floats": [2, 3, 24, 24]}                standard normal
-        {"range": [2, 9], "from": 2}              2, 3, 4 … along the last axis
+        {"range": [2, 9], "from": 2}              2, 3, 4 … along the last axis; a measure of the
+                                                  table, by its name, where variants change it
         {"fill": [2, 9], "value": 0}              constant
         null                                      not given, whatever ``inputs`` says
 
@@ -168,7 +169,11 @@ def test_a_model_survives_the_circle(
         faultless(steps, spec.tolerance)
     same(steps[0], steps[-1], stored_ties(family, model, variant))
     name = model.classes["pytorch"]
-    batch = spec.batch("pytorch", model=model.name) if spec.can_run(name, variant) else None
+    batch = (
+        spec.batch("pytorch", model=model.name, variant=variant)
+        if spec.can_run(name, variant)
+        else None
+    )
     _same_later(later, spec, variant, directory, name, batch, steps[-1])
 
 
@@ -180,7 +185,11 @@ def plan_frameworks(plan: Any) -> set[str]:
 
 def _judge(directory: Path, framework: str, model: ModelClass, spec: Tiny, variant: str) -> Loaded:
     name = model.classes[framework]
-    batch = spec.batch(framework, model=model.name) if spec.can_run(name, variant) else None
+    batch = (
+        spec.batch(framework, model=model.name, variant=variant)
+        if spec.can_run(name, variant)
+        else None
+    )
     return judge.load(directory, KINDS[framework], name, batch, spec.keep)
 
 
@@ -225,10 +234,13 @@ def test_a_family_plays_its_role(
     runs = spec.can_run(role, variant)
     results = []
     batches = {}
+    specs, variants = {role: spec, other: tiny("bert")}, {role: variant}
     for framework in possible:
         batches[framework] = {
-            **(spec if role == "encoder" else tiny("bert")).batch(framework),
-            **(spec if role == "decoder" else tiny("bert")).batch(framework, "decoder_", seed=1),
+            **specs["encoder"].batch(framework, variant=variants.get("encoder", "")),
+            **specs["decoder"].batch(
+                framework, "decoder_", seed=1, variant=variants.get("decoder", "")
+            ),
         }
         name, batch = composite.classes[framework], batches[framework] if runs else None
         results.append(judge.load(tmp_path / "all", KINDS[framework], name, batch, spec.keep))

@@ -83,9 +83,10 @@ class Tiny:
         return self.transformers_5.get("", self.transformers_5.get(variant))
 
     def batch(
-        self, framework: str, prefix: str = "", seed: int = 0, model: str = ""
+        self, framework: str, prefix: str = "", seed: int = 0, model: str = "", variant: str = ""
     ) -> dict[str, np.ndarray]:
         """The inputs of one forward pass, as numpy arrays, each name behind ``prefix``."""
+        config = FamilyConfig(self.table, self.fields(variant), self.family)
         wanted = {
             **self.inputs,
             **self.class_inputs.get(model, {}),
@@ -95,19 +96,25 @@ class Tiny:
             below = self.config["vocab_size"]
             wanted = {"input_ids": {"ids": [2, 9], "from": 5, "below": below}, **wanted}
         return {
-            prefix + name: _array(spec, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+            prefix + name: _array(
+                spec, config, np.random.default_rng([seed, zlib.crc32(name.encode())])
+            )
             for name, spec in wanted.items()
             if spec is not None
         }
 
 
-def _array(spec: Mapping[str, Any], stream: np.random.Generator) -> np.ndarray:
+def _array(
+    spec: Mapping[str, Any], config: FamilyConfig, stream: np.random.Generator
+) -> np.ndarray:
     if "ids" in spec:
         return stream.integers(spec.get("from", 0), spec["below"], spec["ids"])
     if "floats" in spec:
         return stream.standard_normal(spec["floats"]).astype(np.float32)
     if "range" in spec:
-        row = np.arange(spec["range"][-1]) + spec.get("from", 0)
+        start = spec.get("from", 0)
+        row = np.arange(spec["range"][-1])
+        row += config.measure(start) if isinstance(start, str) else start
         return np.broadcast_to(row, spec["range"]).copy()
     return np.full(spec["fill"], spec["value"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,9 @@ def test_a_configuration_that_fits_several_families(tmp_path):
     release(tmp_path / "in", "bert")
     own = tmp_path / "twin.toml"
     text = (Path(__file__).parent.parent / "mappings" / "bert.toml").read_text()
-    own.write_text(text.replace('family = "bert"', 'family = "twin"', 1))
+    twin = re.sub(r'^(family\s*=) "bert"', r'\1 "twin"', text)
+    assert twin != text
+    own.write_text(twin)
     with open_checkpoint(tmp_path / "in") as checkpoint:
         with pytest.raises(CheckpointError, match="fits several families") as caught:
             identify(checkpoint, Library([own]))

@@ -17,7 +17,8 @@ FILES = ("model.safetensors", "tf_model.h5", "flax_model.msgpack")
 
 
 def _composed(home: Path, encoder: str, decoder: str, model: str, **changes: object) -> Path:
-    make(home / "encoder", encoder)
+    # TensorFlow counts RoBERTa's positions from this id alone
+    make(home / "encoder", encoder, bos_token_id=3, pad_token_id=1)
     make(home / "decoder", decoder, model, seed=1, **changes)
     compose(home / "encoder", home / "decoder", home / "out", seed=7)
     return home / "out"

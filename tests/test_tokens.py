@@ -288,15 +288,31 @@ def test_what_would_be_regretted_is_told(tmp_path: Path) -> None:
     words = {f"w{number}": number for number in range(70)}
     _tokenizer(encoder, words, do_lower_case=True)
     _tokenizer(decoder, words, do_lower_case=False, bos_token="w1", eos_token="w2", pad_token="w3")
-    told = compose(encoder, decoder, tmp_path / "out", dry_run=True, pad_token=2).warnings
+    asked = {"pad_token": 2, "set": ["max_length=31"]}
+    told = compose(encoder, decoder, tmp_path / "out", dry_run=True, **asked).warnings
     for piece in (
         "decoder: its width 28 is no multiple of its 5 attention heads",
         "encoder: its tokenizer has 70 tokens and the model 61 embeddings",
         "decoder: has 30 positions and the encoder 80",
+        "decoder: max_length is 31 and it has 30 positions",
         "reads lower case only, the decoder's writes upper and lower case",
         "the encoder pads with token 3, the decoder with 2",
     ):
         assert any(piece in warning for warning in told), piece
     (decoder / "vocab.json").unlink()
-    told = compose(encoder, decoder, tmp_path / "out", dry_run=True).warnings
+    told = compose(encoder, decoder, tmp_path / "out", dry_run=True, set=["max_length=30"]).warnings
     assert any("decoder: no vocabulary of a tokenizer" in warning for warning in told)
+    assert not any("max_length" in warning for warning in told)
+
+
+def test_positions_behind_the_padding_are_not_counted(tmp_path: Path) -> None:
+    """RoBERTa looks its positions up two rows further down, so that two are never used."""
+    encoder = make(tmp_path / "bert", "bert").directory
+    decoder = make(
+        tmp_path / "roberta", "roberta", "RobertaForCausalLM", bos_token_id=0, pad_token_id=1
+    ).directory
+    rows = config_of(decoder)["max_position_embeddings"]
+    for length, warned in ((rows - 2, False), (rows - 1, True)):
+        settings = [f"max_length={length}"]
+        told = compose(encoder, decoder, tmp_path / "out", dry_run=True, set=settings).warnings
+        assert warned == any("max_length" in warning for warning in told)

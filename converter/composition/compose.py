@@ -168,7 +168,7 @@ def compose(
         vocabularies = {half: _vocabulary(source) for half, source in sources.items()}
         generation.check(vocabularies["decoder"])
         _log.info("tokens of the decoder: %s", dict(tokens.ids))
-        notes += [*tokens.notes, *regrets(sources, tokens.ids, vocabularies)]
+        notes += [*tokens.notes, *regrets(sources, tokens.ids, vocabularies, generation.settings)]
         configs = _configs(joined, wanted)
         configs["decoder"] = with_tokens(without_settings(configs["decoder"]), tokens.ids)
         shared = {joined.composite.shared: True} if wishes.share else {}

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from converter.composition.source import Source
 from converter.composition.tokenizer import Tokenizer, plain
 
+_LENGTHS = ("max_length", "max_new_tokens")
+"""The settings of generation that bound how much is written, in tokens."""
+
 
 def regrets(
-    halves: Mapping[str, Source], tokens: Mapping[str, int], vocabularies: Mapping[str, int | None]
+    halves: Mapping[str, Source],
+    tokens: Mapping[str, int],
+    vocabularies: Mapping[str, int | None],
+    settings: Mapping[str, Any],
 ) -> Iterator[str]:
     """Everything about two halves that works, and yet may not be what was meant.
 
@@ -17,6 +24,7 @@ def regrets(
         halves: half → its source.
         tokens: role → id, as the composition has them.
         vocabularies: half → number of embeddings that it will have, ``None`` for one of no texts.
+        settings: of generation, as they will be written.
     """
     tokenizers = {
         half: Tokenizer(source.checkpoint.directory)
@@ -27,7 +35,7 @@ def regrets(
         yield from _heads(half, source)
     for half, tokenizer in tokenizers.items():
         yield from _vocabulary(half, tokenizer, vocabularies[half])
-    yield from _positions(halves)
+    yield from _positions(halves, settings)
     if tokens["start"] == tokens["pad"]:
         yield (
             "the decoder starts with the token that pads: give decoder_attention_mask in training, "
@@ -54,13 +62,26 @@ def _vocabulary(half: str, tokenizer: Tokenizer, vocabulary: int | None) -> Iter
         )
 
 
-def _positions(halves: Mapping[str, Source]) -> Iterator[str]:
-    reads, writes = (halves[half].config.measure("positions") for half in ("encoder", "decoder"))
-    if isinstance(reads, int) and isinstance(writes, int) and 2 * writes < reads:
+def _positions(halves: Mapping[str, Source], settings: Mapping[str, Any]) -> Iterator[str]:
+    reads, writes = (_usable(halves[half]) for half in ("encoder", "decoder"))
+    if reads is not None and writes is not None and 2 * writes < reads:
         yield (
             f"decoder: has {writes:,} positions and the encoder {reads:,}: it can write no longer "
             "texts than that"
         )
+    for name in _LENGTHS:
+        length = plain(settings.get(name))
+        if writes is not None and length is not None and length > writes:
+            yield (
+                f"decoder: {name} is {length:,} and it has {writes:,} positions, beyond which "
+                f"generate() fails: --set {name}={writes}"
+            )
+
+
+def _usable(source: Source) -> int | None:
+    """How many tokens a half has positions for, ``None`` if nothing bounds them."""
+    rows, first = (source.config.measure(name) for name in ("positions", "first_position"))
+    return rows - (first if isinstance(first, int) else 0) if isinstance(rows, int) else None
 
 
 def _casing(tokenizers: Mapping[str, Tokenizer]) -> Iterator[str]:

@@ -588,3 +588,20 @@ def serving(xet: bool = False) -> Iterator[tuple[Hub, str]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def asked() -> Iterator[tuple[Hub, str]]:
+    """The same, which this process may ask although tests run offline."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import reset_sessions
+
+    offline = constants.HF_HUB_OFFLINE
+    with serving() as running:
+        constants.HF_HUB_OFFLINE = False
+        reset_sessions()
+        try:
+            yield running
+        finally:
+            constants.HF_HUB_OFFLINE = offline
+            reset_sessions()

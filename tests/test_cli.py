@@ -46,7 +46,7 @@ def gpt2(tmp_path: Path) -> Path:
 
 
 def test_the_list_of_commands_is_what_the_commands_say() -> None:
-    context = click.Context(commands, info_name="converter")
+    context = click.Context(commands, info_name="converter", **commands.context_settings)
     for name, text in COMMANDS.items():
         command = commands.get_command(context, name)
         assert command is not None
@@ -66,7 +66,7 @@ def test_the_literals_of_the_options_are_those_of_the_library() -> None:
 
 
 def test_every_example_in_the_help_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = click.Context(commands, info_name="converter")
+    context = click.Context(commands, info_name="converter", **commands.context_settings)
     epilogs = [commands.epilog, *(commands.get_command(context, n).epilog for n in COMMANDS)]  # type: ignore[union-attr]
     for name in ("fixtures", "mappings"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -391,7 +391,7 @@ def test_the_module_runs_as_a_program() -> None:
 
 
 def test_every_option_stands_in_the_help_once() -> None:
-    context = click.Context(commands, info_name="converter")
+    context = click.Context(commands, info_name="converter", **commands.context_settings)
     for name in COMMANDS:
         command = commands.get_command(context, name)
         assert command is not None

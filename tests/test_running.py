@@ -357,7 +357,7 @@ NOT_SAVED = {"overwrite", "dry_run", "json", "quiet", "token", "save_recipe", "l
 def test_every_option_is_saved(place: Path) -> None:
     Path("card.md").write_text("mine\n")
     Path("own.toml").write_text("")
-    command = commands.get_command(click.Context(commands), "compose")
+    command = commands.get_command(click.Context(commands, **commands.context_settings), "compose")
     assert command
     every = {param.name: param for param in command.params if isinstance(param, click.Option)}
     flags = {name for name, param in every.items() if param.is_flag} - NOT_SAVED

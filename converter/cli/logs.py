@@ -36,4 +36,5 @@ def show_logs(ctx: click.Context, param: click.Parameter, level: str | None) -> 
         logger.handlers = handlers
         logger.setLevel(before)
 
-    ctx.call_on_close(restore)
+    # The outermost context is closed even if the words behind this option are wrong.
+    ctx.find_root().call_on_close(restore)

@@ -130,7 +130,7 @@ def _prove(
             found.notes += [f"{name}: {note}" for note in model.notes]
             models[name] = model
         found.checks["files that are well-formed"] = f"{len(models)} of {len(found.formats)}"
-        _log.info("%s: comparing the values of %d file(s)", home, len(models))
+        _log.info("%s: comparing the values of %d file(s)", found.directory, len(models))
         manifest = stated(home, found)
         if models:
             check_values(models, manifest, found, jobs, meter)

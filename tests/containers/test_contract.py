@@ -26,7 +26,7 @@ from converter.errors import CheckpointError, FormatError
 from converter.hub.ranges import HubRanges
 from converter.tensors import TensorSpec
 from converter.tensors.dtypes import NAMES
-from tests.hub_server import Hub, serving
+from tests.hub_server import Hub, asked
 
 
 @pytest.fixture(params=[name for name in CONTAINERS if name != "orbax"])  # a directory
@@ -48,15 +48,8 @@ def path(container: Container, arrays: dict[TensorSpec, np.ndarray], tmp_path: P
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[Hub, str]]:
-    """A Hub on this machine, which is asked whether or not the tests run offline."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import reset_sessions
-
-    with serving() as (hub, endpoint), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constants, "HF_HUB_OFFLINE", False)
-        reset_sessions()
-        yield hub, endpoint
-    reset_sessions()
+    with asked() as running:
+        yield running
 
 
 @pytest.fixture(params=["here", "afar"])

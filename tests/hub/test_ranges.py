@@ -12,7 +12,7 @@ from converter.containers.ranged import BLOCK, RangedFile
 from converter.errors import CheckpointError
 from converter.hub import failure
 from converter.hub.ranges import HubRanges
-from tests.hub_server import Hub, serving
+from tests.hub_server import Hub, asked
 
 DATA = np.random.default_rng(7).bytes(20 << 20)
 """More than is kept at once."""
@@ -20,7 +20,7 @@ DATA = np.random.default_rng(7).bytes(20 << 20)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[Hub, str]]:
-    with serving() as (hub, endpoint):
+    with asked() as (hub, endpoint):
         hub.publish("acme/data", {"file.bin": DATA, "small": DATA[:1000]})
         yield hub, endpoint
 

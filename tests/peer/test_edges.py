@@ -61,7 +61,10 @@ def test_an_untied_single_model_is_kept(
     for loaded in proof.values():
         assert not compare(original, loaded)
     converter.convert(tmp_path / "out", tmp_path / "back", to=["pytorch"])
-    assert load(tmp_path / "back", "safetensors").stored.keys() == original.stored.keys()
+    back = load(tmp_path / "back", "safetensors").stored.keys()
+    bias = {name for name in back - original.stored.keys() if name.endswith(".decoder.bias")}
+    assert back - bias == original.stored.keys()  # which transformers 5 would not tie
+    assert len(bias) <= 1
 
 
 @pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])

@@ -112,6 +112,11 @@ class _Stage:
     home: Path
     weights: str
 
+    @property
+    def directory(self) -> Path:
+        """Where the files go."""
+        return self.home / self.listed.url.local_name
+
     def staged(self) -> Staged:
         headers = self.weights == "headers"
         names = list(self.listed.files)
@@ -126,7 +131,7 @@ class _Stage:
                     remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), or a "
                     "TensorFlow checkpoint.",
                 )
-        directory = self.home / (self.listed.url.name or "checkpoint")
+        directory = self.directory
         now = [name for name in begun if name.endswith(INDEX) or not headers]
         small = [name for name in small_files(names) if self.listed.size(name) <= _MAX_SMALL]
         if file is None and self.weights == "all":
@@ -173,11 +178,10 @@ class _Stage:
 
     def shards(self, indexes: Iterable[str]) -> list[str]:
         """The files that indexes name; what else they name is told on opening."""
-        directory = self.home / (self.listed.url.name or "checkpoint")
         found: dict[str, None] = {}
         for index in indexes:
             lead = index.rpartition("/")[0]
-            weight_map = read_json_object(directory / index).get("weight_map")
+            weight_map = read_json_object(self.directory / index).get("weight_map")
             for name in weight_map.values() if isinstance(weight_map, dict) else ():
                 whole = f"{lead}/{name}" if lead else str(name)
                 if whole in self.listed.files:

@@ -51,7 +51,7 @@ def uploaded(url: Url, overwrite: bool) -> Iterator[Path]:
     """
     _require_replaceable(listing(url, OutputError, own=True), url, overwrite)
     with tempfile.TemporaryDirectory(prefix="converter-", ignore_cleanup_errors=True) as home:
-        directory = Path(home) / (url.name or "checkpoint")
+        directory = Path(home) / url.local_name
         directory.mkdir()
         yield directory
         _Upload(url, directory, overwrite).send()

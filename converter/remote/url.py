@@ -18,6 +18,9 @@ _USER = re.compile(r"^[^/@]*@")
 _QUERY = re.compile(r"[?#].*$", re.DOTALL)
 """What may hold a signature; elsewhere than on the web it may belong to a name."""
 
+_LOCAL = re.compile(r"[^\0/\\]{1,60}")
+"""At most 60 letters, as no letter takes more than 4 of the 255 bytes that a name may have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Url:
@@ -45,6 +48,12 @@ class Url:
     def name(self) -> str:
         """The last part of its path."""
         return self.bare.partition("://")[2].rpartition("/")[2]
+
+    @property
+    def local_name(self) -> str:
+        """What a directory of this machine may be called after it: never one that leads upwards."""
+        name = self.name
+        return name if _LOCAL.fullmatch(name) and name not in (".", "..") else "checkpoint"
 
     def __truediv__(self, name: str) -> Self:
         return type(self)(f"{self.text.rstrip('/')}/{name}")

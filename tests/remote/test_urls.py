@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -129,6 +130,22 @@ def test_names_that_lead_out_of_the_directory(memory: Any, tmp_path: Path) -> No
     )
     with pytest.raises(CheckpointError, match="is no name of a file in it"):
         lying.fetch(list(files), tmp_path / "below")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a" * 300, "a\\b", "a\0b"])
+def test_urls_whose_last_part_names_no_directory(memory: Any, tmp_path: Path, name: str) -> None:
+    """What was fetched stays below the temporary directory, whatever a URL is called."""
+    put(memory, factories.make(Path("bert"), "bert").directory, "bert")
+    found = staging.listing(Url("memory://bert"), CheckpointError)
+    assert found
+    home = tmp_path / "home" / "own"
+    home.mkdir(parents=True)
+    named = dataclasses.replace(found, url=Url(f"memory://models/{name}"))
+    staged = staging._Stage(named, home, "one").staged()
+    assert staged.directory == home / "checkpoint"
+    assert {path.name for path in home.parent.iterdir()} == {"own"}
+    assert (home / "checkpoint" / "model.safetensors").is_file()
+    assert Url("memory://models/bert/").local_name == "bert"
 
 
 def test_what_has_nothing_to_do_with_a_checkpoint_is_not_fetched(memory: Any) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from converter.containers import container_named
-from converter.initialise import Initialiser
+from converter.formats.registry import get_format
+from converter.initializers import Initializer
 from converter.tensors import TensorSpec
 
 
@@ -66,17 +66,17 @@ class Bert:
         directory.mkdir(parents=True)
         (directory / "config.json").write_text(json.dumps(self.config, indent=2))
         specs = [TensorSpec(name, "float32", shape) for name, shape in self.shapes()]
-        output = container_named("safetensors").create(
+        output = get_format("safetensors").create(
             directory / "model.safetensors", specs, metadata={"format": "pt"}
         )
         with output.path.open("r+b") as file:
             for spec in specs:
                 values = np.empty(spec.shape, np.float32)
-                Initialiser("normal", 0.05, seed, spec.name).fill(values)
+                Initializer("normal", 0.05, seed, spec.name).fill(values)
                 (segment,) = output.segments[spec.name]
                 file.seek(segment.file_offset)
                 file.write(values.astype("<f4").tobytes())
-        output.seal({})
+        output.finalize({})
         return directory
 
 

@@ -6,9 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.checkpoints import Bert, _attention, _linear, _norm
-from converter.containers import open_container
-from converter.initialise import Initialiser
-from converter.plan import Fresh, Plan, PlannedEntry, PlannedFile, PlannedTensor, Stored
+from converter.formats.registry import open_file
+from converter.initializers import Initializer
+from converter.plan import (
+    FileEntry,
+    InitializedTensor,
+    OutputFile,
+    Plan,
+    SourceTensor,
+    TargetTensor,
+)
 from converter.tensors import Axes, Rearrangement, TensorSpec
 
 VECTOR, MATRIX = Axes(("out",)), Axes(("out", "in"))
@@ -26,18 +33,18 @@ def compose_plan(
     encoder: Path, decoder: Path, size: Bert, frameworks: Sequence[str] = tuple(FILES)
 ) -> Plan:
     """BERT and BERT to one encoder-decoder, with fresh cross-attention, for all frameworks."""
-    tensors: list[PlannedTensor] = []
+    tensors: list[TargetTensor] = []
     for prefix, path in (("encoder.", encoder), ("decoder.bert.", decoder)):
-        reader = open_container(path / "model.safetensors")
+        reader = open_file(path / "model.safetensors")
         for name, tensor in reader.tensors.items():
             if prefix.startswith("decoder") and name.startswith("pooler"):
                 continue
             spec = TensorSpec(prefix + name, "float32", tensor.spec.shape)
             same = SAME[len(spec.shape)]
-            tensors.append(PlannedTensor(spec, Stored(prefix, tensor, same)))
+            tensors.append(TargetTensor(spec, SourceTensor(prefix, tensor, same)))
     for name, shape in _fresh(size):
-        drawn = Fresh(Initialiser("normal", 0.02, 0, name), "no source has it")
-        tensors.append(PlannedTensor(TensorSpec(name, "float32", shape), drawn))
+        drawn = InitializedTensor(Initializer("normal", 0.02, 0, name), "no source has it")
+        tensors.append(TargetTensor(TensorSpec(name, "float32", shape), drawn))
     files = [_file(framework, tensors) for framework in frameworks]
     return Plan("compose", tensors, files)
 
@@ -50,7 +57,7 @@ def _fresh(size: Bert) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "decoder.cls.predictions.bias", (size.vocabulary,)
 
 
-def _file(framework: str, tensors: Sequence[PlannedTensor]) -> PlannedFile:
+def _file(framework: str, tensors: Sequence[TargetTensor]) -> OutputFile:
     path, container = FILES[framework]
     entries = []
     for tensor in tensors:
@@ -65,6 +72,6 @@ def _file(framework: str, tensors: Sequence[PlannedTensor]) -> PlannedFile:
             side, rest = name.split(".", 1)
             name = f"{side}/tf_encoder_decoder_model/{side}/{rest.replace('.', '/')}:0"
         shape = way.shape(spec.shape)
-        entries.append(PlannedEntry(spec.name, TensorSpec(name, spec.dtype, shape), way))
+        entries.append(FileEntry(spec.name, TensorSpec(name, spec.dtype, shape), way))
     metadata = {"format": "pt"} if framework == "pytorch" else {}
-    return PlannedFile(path, framework, container, entries, metadata=metadata)
+    return OutputFile(path, framework, container, entries, metadata=metadata)

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 from converter._version import __version__
 
 if TYPE_CHECKING:
-    from converter.composition.compose import compose as compose
-    from converter.composition.convert import convert as convert
-    from converter.composition.options import OutputOptions as OutputOptions
-    from converter.composition.production import Result as Result
-    from converter.composition.split import split as split
+    from converter.commands.compose import compose as compose
+    from converter.commands.convert import convert as convert
+    from converter.commands.diff import Comparison as Comparison
+    from converter.commands.diff import diff as diff
+    from converter.commands.inspect import Inspection as Inspection
+    from converter.commands.inspect import inspect as inspect
+    from converter.commands.split import split as split
+    from converter.commands.verify import verify as verify
     from converter.errors import CheckpointError as CheckpointError
     from converter.errors import ConfigError as ConfigError
     from converter.errors import ConverterError as ConverterError
@@ -30,50 +33,46 @@ if TYPE_CHECKING:
     from converter.errors import UnsupportedError as UnsupportedError
     from converter.errors import UsageError as UsageError
     from converter.errors import VerificationError as VerificationError
-    from converter.hub.push import Pushed as Pushed
-    from converter.hub.push import push as push
-    from converter.inspection import Inspection as Inspection
-    from converter.inspection import inspect as inspect
-    from converter.loading import KerasWeights as KerasWeights
-    from converter.loading import LazyTensor as LazyTensor
-    from converter.loading import OpenedCheckpoint as OpenedCheckpoint
-    from converter.loading import open_checkpoint as open_checkpoint
+    from converter.execution.write_checkpoint import WriteResult as WriteResult
+    from converter.frameworks import KerasWeights as KerasWeights
+    from converter.frameworks import LazyTensor as LazyTensor
+    from converter.frameworks import OpenedCheckpoint as OpenedCheckpoint
+    from converter.frameworks import open_checkpoint as open_checkpoint
+    from converter.options import OutputOptions as OutputOptions
     from converter.plan import Plan as Plan
-    from converter.plan import PlannedTensor as PlannedTensor
+    from converter.plan import TargetTensor as TargetTensor
     from converter.progress import Progress as Progress
-    from converter.proof.comparison import Difference as Difference
-    from converter.proof.diff import Comparison as Comparison
-    from converter.proof.diff import diff as diff
-    from converter.proof.origin import Origin as Origin
-    from converter.proof.statistics import Statistics as Statistics
-    from converter.proof.verification import Verification as Verification
-    from converter.proof.verify import verify as verify
-    from converter.recipes.outcome import Interrupted as Interrupted
-    from converter.recipes.outcome import Outcome as Outcome
-    from converter.recipes.outcome import Summary as Summary
-    from converter.recipes.running import run as run
+    from converter.recipes.job import Interrupted as Interrupted
+    from converter.recipes.job import JobResult as JobResult
+    from converter.recipes.job import RunSummary as RunSummary
+    from converter.recipes.scheduler import run as run
+    from converter.storage.hub_upload import PushResult as PushResult
+    from converter.storage.hub_upload import push as push
+    from converter.verification.comparison import Difference as Difference
+    from converter.verification.comparison import Provenance as Provenance
+    from converter.verification.result import Verification as Verification
+    from converter.verification.value_report import Statistics as Statistics
 
 _PUBLIC = {
-    "converter.composition.compose": "compose",
-    "converter.composition.convert": "convert",
-    "converter.composition.options": "OutputOptions",
-    "converter.composition.production": "Result",
-    "converter.composition.split": "split",
+    "converter.commands.compose": "compose",
+    "converter.commands.convert": "convert",
+    "converter.options": "OutputOptions",
+    "converter.execution.write_checkpoint": "WriteResult",
+    "converter.commands.split": "split",
     "converter.errors": "CheckpointError ConfigError ConverterError FormatError MatchError "
     "OutputError Problem TableError UnsupportedError UsageError VerificationError",
-    "converter.hub.push": "Pushed push",
-    "converter.inspection": "Inspection inspect",
-    "converter.loading": "KerasWeights LazyTensor OpenedCheckpoint open_checkpoint",
+    "converter.storage.hub_upload": "PushResult push",
+    "converter.commands.inspect": "Inspection inspect",
+    "converter.frameworks": "KerasWeights LazyTensor OpenedCheckpoint open_checkpoint",
     "converter.progress": "Progress",
-    "converter.plan": "Plan PlannedTensor",
-    "converter.proof.comparison": "Difference",
-    "converter.proof.diff": "Comparison diff",
-    "converter.proof.origin": "Origin",
-    "converter.proof.statistics": "Statistics",
-    "converter.proof.verification": "Verification",
-    "converter.proof.verify": "verify",
-    "converter.recipes.outcome": "Interrupted Outcome Summary",
-    "converter.recipes.running": "run",
+    "converter.plan": "Plan TargetTensor",
+    "converter.verification.comparison": "Difference Provenance",
+    "converter.commands.diff": "Comparison diff",
+    "converter.verification.value_report": "Statistics",
+    "converter.verification.result": "Verification",
+    "converter.commands.verify": "verify",
+    "converter.recipes.job": "Interrupted JobResult RunSummary",
+    "converter.recipes.scheduler": "run",
 }
 """Module → the public names that it defines."""
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-from converter.containers.base import StoredTensor
-from converter.initialise import Initialiser
+from converter.formats.base import StoredTensor
+from converter.initializers import Initializer
 from converter.tensors import Rearrangement, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class SourceTensor:
     """Values that lie in a source file."""
 
     source: str
@@ -28,27 +28,27 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Resized(Stored):
+class ResizedTensor(SourceTensor):
     """Values that lie in a source file, with rows cut off at the end or put there."""
 
-    initialiser: Initialiser | None
+    initialiser: Initializer | None
     """How further rows are drawn; ``None`` for the mean of those that there are."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
+class InitializedTensor:
     """Values that are drawn anew."""
 
-    initialiser: Initialiser
+    initialiser: Initializer
     reason: str
     """Why no source has them, as the user should read it."""
 
 
-Origin: TypeAlias = Stored | Fresh
+Origin: TypeAlias = SourceTensor | InitializedTensor
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedTensor:
+class TargetTensor:
     """One tensor of the target model, in canonical name and layout.
 
     Memory layout everywhere in the engine is the canonical one: PyTorch's axes in C order.
@@ -57,16 +57,16 @@ class PlannedTensor:
     spec: TensorSpec
     """Canonical name, the dtype to be written, the shape in PyTorch's layout."""
     origin: Origin
-    copies: tuple[Stored, ...] = ()
+    copies: tuple[SourceTensor, ...] = ()
     """Other places in the sources that claim to hold the same values; executing proves it."""
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedEntry:
+class FileEntry:
     """One tensor in one output file."""
 
     tensor: str
-    """Canonical name, a `PlannedTensor` of the same plan."""
+    """Canonical name, a `TargetTensor` of the same plan."""
     spec: TensorSpec
     """Name, dtype and shape in the file."""
     rearrangement: Rearrangement
@@ -74,14 +74,14 @@ class PlannedEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedFile:
+class OutputFile:
     """One weight file of the output."""
 
     path: str
     """Relative to the output directory."""
     framework: str
     container: str
-    entries: Sequence[PlannedEntry]
+    entries: Sequence[FileEntry]
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names in the file for entries that share their bytes (tied heads in ``.bin``)."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -97,8 +97,8 @@ class Plan:
     """Everything that will be written, before a byte is read."""
 
     command: str
-    tensors: Sequence[PlannedTensor]
-    files: Sequence[PlannedFile]
+    tensors: Sequence[TargetTensor]
+    files: Sequence[OutputFile]
     documents: Mapping[str, bytes] = field(default_factory=dict)
     """Small files by path relative to the output directory: config.json and its like."""
     copied_files: Mapping[str, Path] = field(default_factory=dict)

@@ -13,7 +13,7 @@ ends the function, which leaves nothing half-written; so raising is how to cance
 """
 
 
-class Meter:
+class ProgressCounter:
     """Counts the bytes of work in several steps, and tells a callback.
 
     Bytes in all grow when a further step begins.
@@ -26,7 +26,7 @@ class Meter:
         self._progress = progress
         self._done = self._total = 0
 
-    def counting(self, nbytes: Mapping[str, int]) -> Callable[[str], None]:
+    def start_step(self, nbytes: Mapping[str, int]) -> Callable[[str], None]:
         """Begin a step.
 
         Args:

@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from converter.tables.library import Library
-from converter.tables.schema import FRAMEWORKS, Family
+from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.schema import FRAMEWORKS, Family
 
 PAGE = Path(__file__).with_name("families.md")
-_TINY = Path(__file__).parents[1] / "tests" / "peer" / "tiny"
+_TINY = Path(__file__).parents[1] / "tests" / "transformers" / "tiny"
 _MARKS = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
 _INTRODUCTION = """# Families
 
 Every family has one table in [`mappings/`](../mappings). This page is made from the tables and from
 the tests' tiny configurations by `python docs/families.py`; a test keeps it true.
 
-One parametrised test (`tests/peer/test_every_table.py`) goes over all of them: a tiny model with
+One parametrised test (`tests/transformers/test_every_table.py`) goes over all of them: a tiny model with
 noise on every parameter and distinct sizes is composed with BERT in each role, and converted
 PyTorch → TensorFlow → Flax → PyTorch in each class. transformers' own classes must load every file
 with no missing, unexpected or new tensor, and every value must be in place:
@@ -30,14 +30,14 @@ with no missing, unexpected or new tensor, and every value must be in place:
 
 Each variant of a configuration that changes the tensors is checked as well. Of encoders and
 decoders of other families, a sample is composed and loaded in each framework
-(`tests/peer/test_pairs.py`): each family in each role meets two partners, one as wide as itself and
-one of another width. Every pair is planned (`tests/test_every_pair.py`).
+(`tests/transformers/test_pairs.py`): each family in each role meets two partners, one as wide as itself and
+one of another width. Every pair is planned (`tests/planning/test_every_pair.py`).
 """
 
 
 def text() -> str:
     """The whole page."""
-    library = Library()
+    library = ArchitectureRegistry()
     names = sorted(name for name in library.names if not library.is_composite(name))
     families = [library.family(name) for name in names]
     lines = [_INTRODUCTION]
@@ -66,7 +66,7 @@ def _tiny(family: Family) -> dict[str, Any]:
     return data
 
 
-def _roles(family: Family, role: str, library: Library) -> Iterator[str]:
+def _roles(family: Family, role: str, library: ArchitectureRegistry) -> Iterator[str]:
     if role not in family.roles:
         return
     entry, tiny = family.roles[role], _tiny(family)

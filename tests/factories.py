@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from converter.containers.registry import container_named
-from converter.tables.blueprint import CROSS_ATTENTION, Blueprint, Draftsman
-from converter.tables.config import FamilyConfig
-from converter.tables.library import Library
-from converter.tables.schema import Family
+from converter.architectures.model_config import ModelConfig
+from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
+from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.schema import CROSS_ATTENTION, Family
+from converter.formats.registry import get_format
 from converter.tensors import Rearrangement, TensorSpec, numpy_dtype
-from converter.tensors.rearrange import rearrange
+from converter.tensors.rearrangement import rearrange
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -78,14 +78,14 @@ class Made:
 
 def tiny_config(family: str, **changes: Any) -> dict[str, Any]:
     """The content of a ``config.json`` for a tiny model of `family`."""
-    fields = Library().family(family).config
+    fields = ArchitectureRegistry().family(family).config
     sizes = {field: value for field, value in TINY.items() if field in fields}
     return {"model_type": family, **sizes, **TOKENS, **changes}
 
 
 def blueprint(
     config: Mapping[str, Any], model: str | None = None, *, cross_attention: bool = False
-) -> Blueprint:
+) -> ModelSpec:
     """The blueprint of class `model` of a stand-alone family, by default that of its encoder.
 
     Args:
@@ -93,11 +93,13 @@ def blueprint(
         model: the PyTorch class.
         cross_attention: whether the model has it too.
     """
-    library = Library()
+    library = ArchitectureRegistry()
     family = library.family(config["model_type"])
     chosen = family.models[model or _leading(family)]
     parts = [*chosen.parts, *([CROSS_ATTENTION] if cross_attention else [])]
-    return Draftsman(library.vocabulary).model(FamilyConfig(family, config), parts, chosen.heads)
+    return ModelSpecBuilder(library.vocabulary).model(
+        ModelConfig(family, config), parts, chosen.heads
+    )
 
 
 def _leading(family: Family) -> str:
@@ -112,11 +114,11 @@ def noise(name: str, shape: tuple[int, ...], dtype: str = "float32", seed: int =
 
 
 def stored(
-    drawn: Blueprint, dialect: str = "pytorch", *, dtype: str = "float32", seed: int = 0
+    drawn: ModelSpec, dialect: str = "pytorch", *, dtype: str = "float32", seed: int = 0
 ) -> dict[str, Array]:
     """Every tensor that a file in `dialect` holds, by its name there and in its layout."""
     tensors = {}
-    for slot in drawn.slots:
+    for slot in drawn.params:
         if slot.tied_to and dialect not in slot.stored:
             continue
         origin = drawn.resolve(slot)
@@ -144,7 +146,7 @@ def write(
         save_file(dict(tensors), path, metadata={"format": "pt", **(metadata or {})})
         return path
     specs = [TensorSpec(name, str(array.dtype), array.shape) for name, array in tensors.items()]
-    output = container_named(container).create(path, specs, metadata=metadata or {})
+    output = get_format(container).create(path, specs, metadata=metadata or {})
     crc32 = {}
     with path.open("r+b") as file:
         for name, array in tensors.items():
@@ -153,7 +155,7 @@ def write(
             for part in output.segments[name]:
                 file.seek(part.file_offset)
                 file.write(raw[part.tensor_offset : part.tensor_offset + part.nbytes])
-    output.seal(crc32)
+    output.finalize(crc32)
     return path
 
 
@@ -190,7 +192,7 @@ def make(
     file = write(directory, config, tensors, container, scope)
     values = {
         slot.name: noise(slot.name, slot.canonical.shape, dtype, seed)
-        for slot in drawn.slots
+        for slot in drawn.params
         if not slot.tied_to
     }
     return Made(directory, file, config, values)

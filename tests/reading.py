@@ -8,24 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from converter.checkpoint import open_checkpoint
-from converter.composition.model import understand
-from converter.engine.rows import StoredRows
-from converter.engine.scratch import Scratch
-from converter.tables.library import Library
+from converter.architectures.registry import ArchitectureRegistry
+from converter.checkpoint.opening import open_files
+from converter.execution.row_readers import BufferPool, StoredTensorReader
+from converter.models.model import resolve_model
 
 FILES = ("model.safetensors", "tf_model.h5", "flax_model.msgpack")
 
 
 def values(path: Path) -> dict[str, Any]:
     """Canonical name → values in PyTorch's layout, of a directory's or a file's model."""
-    with open_checkpoint(path) as checkpoint:
+    with open_files(path) as checkpoint:
         found = {}
-        for name, stored in understand(checkpoint, Library()).report.matched.items():
-            rows = StoredRows(stored)
+        for name, stored in resolve_model(
+            checkpoint, ArchitectureRegistry()
+        ).report.matched.items():
+            rows = StoredTensorReader(stored)
             shape = stored.rearrangement.shape(stored.tensor.spec.shape)
             whole = [length for length in shape if length != 1]
-            _, array = rows.read(0, whole[0] if whole else 1, Scratch(1 << 24), "raw")
+            _, array = rows.read(0, whole[0] if whole else 1, BufferPool(1 << 24), "raw")
             found[name] = np.array(array).reshape(shape)
         return found
 

@@ -84,14 +84,14 @@ class Commands(click.Group):
         arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
         # Looked for before anything is parsed, since a wrong option must be told in JSON as well.
         json = "--json" in takewhile(lambda argument: argument != "--", arguments)
-        from converter.cli.guard import guarded
+        from converter.cli.error_handling import run_with_error_handling
 
         def call() -> object:
             return click.Group.main(
                 self, arguments, prog_name or "converter", complete_var, False, **extra
             )
 
-        sys.exit(guarded(call, json))
+        sys.exit(run_with_error_handling(call, json))
 
 
 @click.group(

@@ -9,10 +9,10 @@ import click
 
 from converter.cli import options
 from converter.cli.completion import sources
-from converter.cli.console import emit, emit_json
+from converter.cli.console import emit_json, print_result
 
 if TYPE_CHECKING:
-    from converter.tables.library import Library
+    from converter.architectures.registry import ArchitectureRegistry
 
 _EPILOG = """\b
 Examples:
@@ -31,7 +31,7 @@ DRAFT = click.option(
 
 @click.command("check-table", epilog=_EPILOG)
 @click.argument("files", metavar="FILE...", nargs=-1, type=options.FILE)
-@options.add((DRAFT, options.CONFIG, options.JSON))
+@options.add_options((DRAFT, options.CONFIG, options.JSON))
 def command(files: tuple[Path, ...], draft: str | None, config: Path | None, json: bool) -> int:
     """Check mapping tables of your own.
 
@@ -42,8 +42,8 @@ def command(files: tuple[Path, ...], draft: str | None, config: Path | None, jso
         return _draft(draft, config, files, json)
     if not files:
         raise click.UsageError("Give a table, or --draft CHECKPOINT.")
-    from converter.report.text import count, printable
-    from converter.tables.lint import lint
+    from converter.architectures.lint import lint
+    from converter.report.rich_text import count, printable
 
     library = _together(files)
     found = {str(file): lint(file, library) for file in files}
@@ -58,15 +58,17 @@ def command(files: tuple[Path, ...], draft: str | None, config: Path | None, jso
         )
     else:
         for file, problems in found.items():
-            emit(f"{printable(file)}: {count(len(problems), 'problem') if problems else 'good'}")
+            print_result(
+                f"{printable(file)}: {count(len(problems), 'problem') if problems else 'good'}"
+            )
             for problem in problems:
-                emit(f"  - {printable(str(problem))}")
+                print_result(f"  - {printable(str(problem))}")
     return int(any(found.values()))
 
 
 def _draft(source: str, config: Path | None, files: tuple[Path, ...], json: bool) -> int:
     """Print the draft of a table."""
-    from converter.drafting import draft
+    from converter.commands.draft_table import draft
 
     if files:
         raise click.UsageError("--draft takes no tables to check.")
@@ -74,19 +76,19 @@ def _draft(source: str, config: Path | None, files: tuple[Path, ...], json: bool
     if json:
         emit_json({"draft": text})
     else:
-        emit(text.rstrip())
+        print_result(text.rstrip())
     return 0
 
 
-def _together(files: tuple[Path, ...]) -> Library:
+def _together(files: tuple[Path, ...]) -> ArchitectureRegistry:
     """The bundled tables and all of `files`, which may extend each other.
 
     If one of them cannot even be parsed, the bundled ones alone: each file is then told apart.
     """
+    from converter.architectures.registry import ArchitectureRegistry
     from converter.errors import ConverterError
-    from converter.tables.library import Library
 
     try:
-        return Library(files)
+        return ArchitectureRegistry(files)
     except ConverterError:
-        return Library()
+        return ArchitectureRegistry()

@@ -35,7 +35,7 @@ def recipes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
     return _starting(incomplete, {n: each["paper"] for n, each in tomllib.loads(text).items()})
 
 
-def listed(names: Iterable[str]) -> Completion:
+def comma_separated(names: Iterable[str]) -> Completion:
     """Some of `names`, with commas between them."""
     known = tuple(names)
 

@@ -9,10 +9,10 @@ import click
 
 from converter.cli import completion, options
 from converter.cli.console import progress_bar
-from converter.cli.finish import finish
-from converter.cli.publishing import PUSH, publish, take_push
-from converter.cli.saving import SAVE, save
-from converter.cli.sections import Sectioned, section
+from converter.cli.options import GroupedCommand, section
+from converter.cli.output import print_outcome
+from converter.cli.push_options import PUSH, pop_push_options, verify_and_push
+from converter.cli.recipe_option import SAVE, write_recipe
 
 _EPILOG = """\b
 Examples:
@@ -34,11 +34,11 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     return options.HALVES if "both" in values else tuple(dict.fromkeys(values))
 
 
-@click.command("compose", cls=Sectioned, epilog=_EPILOG)
+@click.command("compose", cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("encoder", shell_complete=completion.sources)
 @click.argument("decoder", shell_complete=completion.sources)
 @click.argument("output", type=options.PLACE)
-@options.add(
+@options.add_options(
     (
         *options.TARGET,
         *section("What is written", (options.CARD,)),
@@ -143,11 +143,13 @@ def command(
     OUTPUT becomes a directory that PyTorch, TensorFlow and Flax load as an encoder-decoder model,
     with the same numbers in all of them.
     """
-    from converter.composition.compose import compose
+    from converter.commands.compose import compose
 
-    how = take_push(wanted, output)
+    how = pop_push_options(wanted, output)
     places = {"encoder": encoder, "decoder": decoder, "output": output}
-    save(save_recipe, places, {**wanted, "set": settings}, how)
+    write_recipe(save_recipe, places, {**wanted, "set": settings}, how)
     with progress_bar(quiet) as progress:
         result = compose(encoder, decoder, output, set=settings, progress=progress, **wanted)
-    finish(result, json=json, quiet=quiet, pushed=publish(result, how, wanted["mapping"]))
+    print_outcome(
+        result, json=json, quiet=quiet, pushed=verify_and_push(result, how, wanted["mapping"])
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -11,10 +12,43 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converter.report.text import printable
+from converter.report.rich_text import printable
 
 if TYPE_CHECKING:
     from converter.progress import Progress
+
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class _Handler(logging.Handler):
+    """Prints records as messages of the command line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        try:
+            print_message(f"{record.levelname.lower()}: {record.getMessage()}")
+        except Exception:  # a message must not end the work, see `logging.Handler`
+            self.handleError(record)
+
+
+def show_logs(ctx: click.Context, param: click.Parameter, level: str | None) -> None:
+    """Print what is logged from `level` on, until the command ends."""
+    if level is None or ctx.resilient_parsing:
+        return
+    logger = logging.getLogger("converter")
+    handlers, before = list(logger.handlers), logger.level
+    # The level of the command itself replaces that of the group before it.
+    logger.handlers = [each for each in handlers if not isinstance(each, _Handler)] + [_Handler()]
+    logger.setLevel(level.upper())
+
+    def restore() -> None:
+        logger.handlers = handlers
+        logger.setLevel(before)
+
+    # The outermost context is closed even if the words behind this option are wrong.
+    ctx.find_root().call_on_close(restore)
+
 
 _STYLES: dict[str, dict[str, Any]] = {
     "": {},
@@ -24,7 +58,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def emit(text: str) -> None:
+def print_result(text: str) -> None:
     """Print a result.
 
     Raises:
@@ -45,12 +79,12 @@ def emit_json(document: Any) -> None:
     """Print the one JSON document of a run.
 
     Raises:
-        OutputError, BrokenPipeError: as `emit`.
+        OutputError, BrokenPipeError: as `print_result`.
     """
-    emit(json.dumps(document, indent=2, ensure_ascii=False))
+    print_result(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def say(text: str, style: str = "") -> None:
+def print_message(text: str, style: str = "") -> None:
     """Print a message to standard error, in one of the few styles there are.
 
     Where standard error takes none, as on a full disk, the work goes on without.
@@ -70,15 +104,15 @@ def say(text: str, style: str = "") -> None:
 
 def warn(text: str) -> None:
     """Print a warning to standard error."""
-    say(f"Warning: {text}", style="warning")
+    print_message(f"Warning: {text}", style="warning")
 
 
 def colours(stream: Any) -> bool:
     """Whether `stream` is a terminal whose user has nothing against colours (no-color.org)."""
-    return not os.environ.get("NO_COLOR") and interactive(stream)
+    return not os.environ.get("NO_COLOR") and is_terminal(stream)
 
 
-def interactive(stream: Any) -> bool:
+def is_terminal(stream: Any) -> bool:
     """Whether somebody is watching `stream` on a terminal that can do more than type.
 
     A stream that was closed before we started is ``None``.
@@ -89,7 +123,7 @@ def interactive(stream: Any) -> bool:
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Progress | None]:
     """A bar with bytes, rate and remaining time on standard error; ``None`` in pipes."""
-    if quiet or not interactive(sys.stderr):
+    if quiet or not is_terminal(sys.stderr):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of what is fetched, too
         yield None
         return

@@ -10,10 +10,10 @@ import click
 from converter.cli import options
 from converter.cli.completion import sources
 from converter.cli.console import progress_bar
-from converter.cli.finish import finish
-from converter.cli.publishing import PUSH, publish, take_push
-from converter.cli.saving import SAVE, save
-from converter.cli.sections import Sectioned, section
+from converter.cli.options import GroupedCommand, section
+from converter.cli.output import print_outcome
+from converter.cli.push_options import PUSH, pop_push_options, verify_and_push
+from converter.cli.recipe_option import SAVE, write_recipe
 
 _EPILOG = """\b
 Examples:
@@ -22,10 +22,10 @@ Examples:
   converter convert fixtures/bert-gpt2-tiny-tf/tf_model.h5 combined --to pytorch"""
 
 
-@click.command("convert", cls=Sectioned, epilog=_EPILOG)
+@click.command("convert", cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("source", shell_complete=sources)
 @click.argument("output", type=options.PLACE)
-@options.add(
+@options.add_options(
     (
         *options.TARGET,
         *section("What is written", (options.CARD,)),
@@ -49,10 +49,14 @@ def command(
     SOURCE is a stand-alone or a combined model; OUTPUT becomes a directory with the same model in
     other frameworks, file formats or dtypes.
     """
-    from converter.composition.convert import convert
+    from converter.commands.convert import convert
 
-    how = take_push(wanted, output)
-    save(save_recipe, {"source": source, "output": output}, {**wanted, "set": settings}, how)
+    how = pop_push_options(wanted, output)
+    write_recipe(
+        save_recipe, {"source": source, "output": output}, {**wanted, "set": settings}, how
+    )
     with progress_bar(quiet) as progress:
         result = convert(source, output, set=settings, progress=progress, **wanted)
-    finish(result, json=json, quiet=quiet, pushed=publish(result, how, wanted["mapping"]))
+    print_outcome(
+        result, json=json, quiet=quiet, pushed=verify_and_push(result, how, wanted["mapping"])
+    )

@@ -8,7 +8,7 @@ import click
 
 from converter.cli import options
 from converter.cli.completion import sources
-from converter.cli.console import emit, emit_json, progress_bar
+from converter.cli.console import emit_json, print_result, progress_bar
 
 _EPILOG = """\b
 Examples:
@@ -22,7 +22,7 @@ A and B may be of any formats, frameworks and dtypes; names and layouts are made
 @click.command("diff", epilog=_EPILOG)
 @click.argument("first", metavar="A", shell_complete=sources)
 @click.argument("second", metavar="B", shell_complete=sources)
-@options.add(
+@options.add_options(
     (
         click.option(
             "--tolerance",
@@ -55,7 +55,7 @@ def command(
     and the cosine between the two; layers that differ alike are folded. The exit code is 1 if
     anything differs.
     """
-    from converter.proof.diff import diff
+    from converter.commands.diff import diff
 
     with progress_bar() as progress:
         found = diff(
@@ -71,7 +71,7 @@ def command(
     if json:
         emit_json(found.to_dict())
     else:
-        from converter.report.difference import describe_comparison
+        from converter.report.verification import describe_comparison
 
-        emit(describe_comparison(found))
+        print_result(describe_comparison(found))
     return int(not found.equal)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from converter.cli import completion, options
-from converter.cli.console import emit, emit_json
+from converter.cli.console import emit_json, print_result
 
 _EPILOG = """\b
 Examples:
@@ -18,19 +18,19 @@ Examples:
 
 @click.command("families", epilog=_EPILOG)
 @click.argument("name", required=False, shell_complete=completion.families)
-@options.add((options.MAPPING, options.JSON))
+@options.add_options((options.MAPPING, options.JSON))
 def command(name: str | None, mapping: tuple[Path, ...], json: bool) -> None:
     """List the supported models, or describe one.
 
     NAME is a family (a model_type of config.json) or a composite. The list ends with the recipes
     that `converter compose --like` knows.
     """
+    from converter.architectures.registry import ArchitectureRegistry
     from converter.report.families import catalogue, describe_catalogue, describe_details, details
-    from converter.tables.library import Library
 
-    library = Library(mapping)
+    library = ArchitectureRegistry(mapping)
     found = details(library, name) if name else catalogue(library)
     if json:
         emit_json(found)
     else:
-        emit(describe_details(found) if name else describe_catalogue(found))
+        print_result(describe_details(found) if name else describe_catalogue(found))

@@ -8,7 +8,7 @@ import click
 
 from converter.cli import options
 from converter.cli.completion import sources
-from converter.cli.console import emit, emit_json, progress_bar
+from converter.cli.console import emit_json, print_result, progress_bar
 
 _EPILOG = """\b
 Examples:
@@ -20,7 +20,7 @@ Examples:
 
 @click.command("inspect", epilog=_EPILOG)
 @click.argument("source", shell_complete=sources)
-@options.add(
+@options.add_options(
     (
         click.option("--tensors", is_flag=True, help="List the tensors, layers folded."),
         click.option(
@@ -46,7 +46,7 @@ def command(
     Shows the family, the file format, and how the tensors relate to the family's mapping table:
     matched, missing, unknown, of the wrong shape, or left out for a reason.
     """
-    from converter.inspection import inspect
+    from converter.commands.inspect import inspect
 
     with progress_bar(not stats) as progress:
         inspection = inspect(source, config=config, mapping=mapping, stats=stats, progress=progress)
@@ -55,4 +55,4 @@ def command(
         return
     from converter.report.inspection import describe_inspection
 
-    emit(describe_inspection(inspection, tensors=tensors or stats))
+    print_result(describe_inspection(inspection, tensors=tensors or stats))

@@ -8,13 +8,46 @@ from typing import Any, TypeVar
 
 import click
 
-from converter.cli.completion import listed
-from converter.cli.logs import LEVELS, show_logs
-from converter.cli.sections import Decorator, section
+from converter.cli.completion import comma_separated
+from converter.cli.console import LEVELS, show_logs
+
+Decorator = Callable[[Any], Any]
+
+_OTHER = "Other options"
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists its options under the titles that `section` gave them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one list a section, in the order in which sections begin; the others last."""
+        lists: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record and isinstance(param, click.Option):
+                lists.setdefault(getattr(param, "section", _OTHER), []).append(record)
+        for title in sorted(lists, key=lambda title: title == _OTHER):
+            with formatter.section(title):
+                formatter.write_dl(lists[title])
+
+
+def section(title: str, options: Sequence[Decorator]) -> tuple[Decorator, ...]:
+    """`options`, to be listed under `title`."""
+    return tuple(_under(title, option) for option in options)
+
+
+def _under(title: str, option: Decorator) -> Decorator:
+    def decorate(function: Any) -> Any:
+        decorated = option(function)
+        decorated.__click_params__[-1].section = title
+        return decorated
+
+    return decorate
+
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# The literals below are those of `converter.composition` and `converter.tables`, which would bring
+# The literals below are those of `converter.options` and `converter.architectures`, which bring
 # numpy along; a test compares them.
 FRAMEWORKS = ("pytorch", "tensorflow", "flax")
 PYTORCH_FORMATS = ("safetensors", "bin", "both")
@@ -46,8 +79,8 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     """A number of bytes such as ``512MB``."""
     if value is None or ctx.resilient_parsing:  # the shell asks for completions, and is in a hurry
         return None
-    from converter.composition.options import parse_size
     from converter.errors import UsageError
+    from converter.options import parse_size
 
     try:
         return parse_size(value)
@@ -68,7 +101,7 @@ LOG_LEVEL = click.option(
 )
 
 
-def add(options: Sequence[Decorator]) -> Callable[[Function], Function]:
+def add_options(options: Sequence[Decorator]) -> Callable[[Function], Function]:
     """Decorate with `options`, listed in help in the given order, and `LOG_LEVEL`."""
 
     def decorate(function: Function) -> Function:
@@ -117,7 +150,7 @@ TARGET = section(
             "--to",
             multiple=True,
             callback=_frameworks,
-            shell_complete=listed(FRAMEWORKS),
+            shell_complete=comma_separated(FRAMEWORKS),
             metavar="FRAMEWORK[,...]",
             help=f"Frameworks to write for: {', '.join(FRAMEWORKS)}.  [default: all that can]",
         ),

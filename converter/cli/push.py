@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converter.cli import options
-from converter.cli.console import emit, emit_json, warn
+from converter.cli.console import emit_json, print_result, warn
 
 if TYPE_CHECKING:
-    from converter.hub.push import Pushed
+    from converter.storage.hub_upload import PushResult
 
 _EPILOG = """\b
 Examples:
@@ -24,7 +24,7 @@ Log in first with `hf auth login`, or set HF_TOKEN."""
 @click.command("push", epilog=_EPILOG)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("repo_id")
-@options.add(
+@options.add_options(
     (
         click.option("--private", is_flag=True, help="Make a new repository private."),
         click.option("--revision", metavar="BRANCH", help="Commit to this branch."),
@@ -47,21 +47,21 @@ def command(directory: Path, repo_id: str, json: bool, **wanted: Any) -> None:
     DIR goes to the repository REPO_ID in one commit; the repository is made if there is none.
     Files that it holds already are not sent again, and a model card that you wrote there stays.
     """
-    from converter.hub.push import push
+    from converter.storage.hub_upload import push
 
-    tell(push(directory, repo_id, **wanted), json=json)
+    print_push_result(push(directory, repo_id, **wanted), json=json)
 
 
-def tell(pushed: Pushed, *, json: bool = False) -> None:
+def print_push_result(pushed: PushResult, *, json: bool = False) -> None:
     """Tell what was pushed."""
     for name in pushed.kept:
         warn(f"{name}: the repository has one that somebody wrote, which stays")
     if json:
         emit_json(pushed.to_dict())
     elif not pushed.sent:
-        emit(f"{pushed.url}: holds all of it already; nothing was sent")
+        print_result(f"{pushed.url}: holds all of it already; nothing was sent")
     else:
         what = "1 file" if len(pushed.sent) == 1 else f"{len(pushed.sent)} files"
         same = f", {len(pushed.unchanged)} unchanged" if pushed.unchanged else ""
         place = f"pull request {pushed.url}" if pushed.pull_request else pushed.url
-        emit(f"{place}: {what} sent{same}")
+        print_result(f"{place}: {what} sent{same}")

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converter.cli import options
-from converter.cli.console import emit, emit_json, interactive, say
-from converter.cli.guard import INTERRUPTED
+from converter.cli.console import emit_json, is_terminal, print_message, print_result
+from converter.cli.error_handling import INTERRUPTED
 
 if TYPE_CHECKING:
-    from converter.recipes.outcome import Outcome, Summary
+    from converter.recipes.job import JobResult, RunSummary
 
 ENGINES = ("local", "dask")
 
@@ -47,7 +47,7 @@ def _variables(
 
 @click.command("run", epilog=_EPILOG)
 @click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True, type=options.FILE)
-@options.add(
+@options.add_options(
     (
         click.option(
             "--var",
@@ -99,8 +99,8 @@ def command(
     skipped. The exit code is 1 if any job failed, and 130 if the run was interrupted; what was
     running is ended cleanly then, and the next run does what is left.
     """
-    from converter.recipes.outcome import Interrupted
-    from converter.recipes.running import run
+    from converter.recipes.job import Interrupted
+    from converter.recipes.scheduler import run
 
     if summary:
         _write(summary, None)
@@ -115,23 +115,23 @@ def command(
     if summary:
         _write(summary, found)
     if code == INTERRUPTED:
-        say("Interrupted: nothing is left half-written.", style="bold")
+        print_message("Interrupted: nothing is left half-written.", style="bold")
     if json:
         emit_json(found.to_dict())
     else:
         counts = {status: number for status, number in found.to_dict()["counts"].items() if number}
-        emit(", ".join(f"{number} {status}" for status, number in counts.items()))
+        print_result(", ".join(f"{number} {status}" for status, number in counts.items()))
     return code
 
 
-def _write(path: Path, summary: Summary | None) -> None:
+def _write(path: Path, summary: RunSummary | None) -> None:
     """Write the summary, whole or not at all; without one, only see whether that can be done.
 
     Raises:
         OutputError: if it cannot be written.
     """
     from converter.errors import OutputError
-    from converter.jsonfile import to_json
+    from converter.safe_json import to_json
 
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
@@ -171,7 +171,7 @@ def _signals() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def _view(
     planning: bool,
-) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[Outcome], None]]]:
+) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[JobResult], None]]]:
     """Shows what `run` tells on the way: a line for each job that ends, and a bar on terminals.
 
     Args:
@@ -179,7 +179,7 @@ def _view(
     """
     ended = total = 0
     bar: Any = None
-    if interactive(sys.stderr) and not planning:
+    if is_terminal(sys.stderr) and not planning:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -199,8 +199,8 @@ def _view(
             bar.update(task, completed=now, total=of, description=names)
             bar.start()
 
-    def told(outcome: Outcome) -> None:
-        write = emit if planning else say
+    def told(outcome: JobResult) -> None:
+        write = print_result if planning else print_message
         lead = f"[{ended:{len(str(total))}}/{total}] "
         write(lead + "\n  ".join(_lines(outcome)))
 
@@ -211,7 +211,7 @@ def _view(
             bar.stop()
 
 
-def _lines(outcome: Outcome) -> Iterator[str]:
+def _lines(outcome: JobResult) -> Iterator[str]:
     """How a job ended, for people."""
     job = outcome.job
     if outcome.status != "planned":

@@ -10,9 +10,9 @@ import click
 from converter.cli import options
 from converter.cli.completion import sources
 from converter.cli.console import progress_bar
-from converter.cli.finish import finish
-from converter.cli.saving import SAVE, save
-from converter.cli.sections import Sectioned, section
+from converter.cli.options import GroupedCommand, section
+from converter.cli.output import print_outcome
+from converter.cli.recipe_option import SAVE, write_recipe
 
 _EPILOG = """\b
 Examples:
@@ -20,10 +20,10 @@ Examples:
   converter split fixtures/bert-gpt2-tiny-tf halves16 --to pytorch --dtype float16"""
 
 
-@click.command("split", cls=Sectioned, epilog=_EPILOG)
+@click.command("split", cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("source", shell_complete=sources)
 @click.argument("output", type=options.PLACE)
-@options.add(
+@options.add_options(
     (
         *options.TARGET,
         *section(options.SOURCES, (options.CONFIG, options.SET, options.MAPPING)),
@@ -45,9 +45,9 @@ def command(
     SOURCE is a combined model; OUTPUT/encoder and OUTPUT/decoder become checkpoints that load by
     themselves. `converter compose` of the two gives back SOURCE bit for bit.
     """
-    from converter.composition.split import split
+    from converter.commands.split import split
 
-    save(save_recipe, {"source": source, "output": output}, {**wanted, "set": settings})
+    write_recipe(save_recipe, {"source": source, "output": output}, {**wanted, "set": settings})
     with progress_bar(quiet) as progress:
         result = split(source, output, set=settings, progress=progress, **wanted)
-    finish(result, json=json, quiet=quiet)
+    print_outcome(result, json=json, quiet=quiet)

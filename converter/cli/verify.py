@@ -8,7 +8,7 @@ import click
 
 from converter.cli import options
 from converter.cli.completion import sources
-from converter.cli.console import emit, emit_json, progress_bar
+from converter.cli.console import emit_json, print_result, progress_bar
 
 _EPILOG = """\b
 Examples:
@@ -22,7 +22,7 @@ Of two sources of one family, give the encoder first."""
 
 @click.command("verify", epilog=_EPILOG)
 @click.argument("directory", metavar="DIR")
-@options.add(
+@options.add_options(
     (
         click.option(
             "--against",
@@ -73,7 +73,7 @@ def command(
     Checkpoints that other tools made have no manifest; all else is proven of them, too. The exit
     code is 1 if anything is wrong.
     """
-    from converter.proof.verify import verify
+    from converter.commands.verify import verify
 
     with progress_bar() as progress:
         found = verify(
@@ -88,7 +88,7 @@ def command(
             progress=progress,
         )
     if html is not None:
-        from converter.report.page import page
+        from converter.report.html import page
 
         html.write_text(page(found, found.portrait), encoding="utf-8")
     if json:
@@ -96,5 +96,5 @@ def command(
     else:
         from converter.report.verification import describe_verification
 
-        emit(describe_verification(found))
+        print_result(describe_verification(found))
     return int(not found.verified)

@@ -12,17 +12,17 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
-from converter.composition.compose import compose
-from converter.composition.convert import convert
-from converter.composition.options import DTYPES, PYTORCH_FORMATS, OutputOptions
-from converter.composition.resize import NEW_ROWS
-from converter.composition.split import split
-from converter.composition.travelling import TOKENIZERS
-from converter.composition.warm_start import INITIALISERS
-from converter.composition.wishes import HALVES
-from converter.hub.push import push
-from converter.tables.recipes import recipes
-from converter.tables.schema import FRAMEWORKS
+from converter.architectures.presets import recipes
+from converter.architectures.schema import FRAMEWORKS
+from converter.commands.compose import compose
+from converter.commands.convert import convert
+from converter.commands.split import split
+from converter.options import DTYPES, PYTORCH_FORMATS, OutputOptions
+from converter.planning.compose_options import HALVES
+from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES
+from converter.planning.resize_embeddings import NEW_ROWS
+from converter.planning.tokenizer_files import TOKENIZERS
+from converter.storage.hub_upload import push
 
 MAKERS: Mapping[str, Callable[..., Any]] = {"compose": compose, "convert": convert, "split": split}
 """The commands that make a checkpoint; a job has exactly one."""
@@ -75,7 +75,7 @@ def _choices() -> dict[str, tuple[str, ...]]:
         "dtype": tuple(DTYPES),
         "random": tuple(HALVES),
         "tokenizer": tuple(TOKENIZERS),
-        "init": tuple(INITIALISERS),
+        "init": tuple(CROSS_ATTENTION_RULES),
         "resize_with": tuple(NEW_ROWS),
         "like": tuple(recipes()),
     }
@@ -162,30 +162,30 @@ def _or_variable(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of a value before its variables are filled in."""
     told = {key: value for key, value in schema.items() if key == "description"}
     bare = {key: value for key, value in schema.items() if key != "description"}
-    if fits("${any}", bare):
+    if is_valid("${any}", bare):
         return {**bare, **told}
     variable = {"type": "string", "pattern": r"\$"}
     inner = bare.get("anyOf", [bare])
     return {"anyOf": [*inner, variable], **told}
 
 
-def fits(value: Any, schema: Mapping[str, Any]) -> bool:
+def is_valid(value: Any, schema: Mapping[str, Any]) -> bool:
     """Whether a value is one that the schema of an option allows."""
     if "anyOf" in schema:
-        return any(fits(value, each) for each in schema["anyOf"])
+        return any(is_valid(value, each) for each in schema["anyOf"])
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     if isinstance(value, bool):
         return "boolean" in kinds
     if isinstance(value, list):
-        return "array" in kinds and all(fits(item, schema["items"]) for item in value)
+        return "array" in kinds and all(is_valid(item, schema["items"]) for item in value)
     known = {str: "string", int: "integer"}
     return known.get(type(value)) in kinds and value in schema.get("enum", (value,))
 
 
-def wanted(schema: Mapping[str, Any]) -> str:
+def expected_type(schema: Mapping[str, Any]) -> str:
     """What an option may be, in words."""
     if "anyOf" in schema:
-        return f"{wanted(schema['anyOf'][0])}, or a list of such"
+        return f"{expected_type(schema['anyOf'][0])}, or a list of such"
     if "enum" in schema:
         return " or ".join(schema["enum"])
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from converter.report.text import heading, indented, line, render, table
-from converter.tables.library import Library
-from converter.tables.recipes import Recipe, recipes
-from converter.tables.schema import FRAMEWORKS, Composite, Family, Role
+from converter.architectures.presets import Preset, recipes
+from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.schema import FRAMEWORKS, Composite, Family, Role
+from converter.report.rich_text import heading, indented, line, render, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NONE = "–"
 
 
-def catalogue(library: Library) -> dict[str, Any]:
+def catalogue(library: ArchitectureRegistry) -> dict[str, Any]:
     """Every family and composite in short, as ``--json`` prints it."""
     composites = {name for name in library.names if library.is_composite(name)}
     return {
@@ -33,7 +33,7 @@ def catalogue(library: Library) -> dict[str, Any]:
     }
 
 
-def details(library: Library, name: str) -> dict[str, Any]:
+def details(library: ArchitectureRegistry, name: str) -> dict[str, Any]:
     """One family or composite in full, as ``--json`` prints it.
 
     Raises:
@@ -95,7 +95,7 @@ def _role(family: Family, role: Role) -> dict[str, Any]:
     }
 
 
-def _recipe(recipe: Recipe) -> dict[str, Any]:
+def _recipe(recipe: Preset) -> dict[str, Any]:
     return {
         "paper": recipe.paper,
         "encoder": recipe.encoder,

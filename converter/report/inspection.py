@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from converter.folding import fold, numbered
-from converter.report.names import by_reason
-from converter.report.text import count, heading, indented, line, render, shape, size, table
+from converter.name_ranges import collapse_ranges, split_layer_index
+from converter.report.grouping import by_reason
+from converter.report.rich_text import count, heading, indented, line, render, shape, size, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from converter.inspection import Inspection
+    from converter.commands.inspect import Inspection
 
 
 def describe_inspection(inspection: Inspection, *, tensors: bool = False) -> str:
@@ -61,7 +61,7 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
         yield "not looked at", ", ".join(checkpoint.others)
     yield "format", f"{checkpoint.container}, {model.report.dialect} names"
     yield "converts to", ", ".join(inspection.frameworks)
-    for framework, reason in model.obstacles.items():
+    for framework, reason in model.unsupported_reasons.items():
         yield f"not {framework}", reason
     for note in model.notes:
         yield "note", note
@@ -112,17 +112,17 @@ def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, ...]]:
     for name in ordered:
         if name in matched:
             spec = matched[name].tensor.spec
-            head, _, tail = numbered(name)
+            head, _, tail = split_layer_index(name)
             key = (head, tail, spec.shape, spec.dtype, inspection.origin(name))
             groups.setdefault(key, []).append(name)
     for names in groups.values():
         specs = [matched[name].tensor.spec for name in names]
         yield (
-            ", ".join(fold(names)),
+            ", ".join(collapse_ranges(names)),
             shape(specs[0].shape),
             specs[0].dtype,
             size(sum(spec.nbytes for spec in specs)),
-            ", ".join(fold(spec.name for spec in specs)),
+            ", ".join(collapse_ranges(spec.name for spec in specs)),
             *([inspection.origin(names[0])] if inspection.manifest else []),
             *_measured(inspection, names),
         )

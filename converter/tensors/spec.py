@@ -1,16 +1,54 @@
-"""What is known of a tensor without reading its values."""
+"""The names of element types, and their numpy counterparts.
+
+One vocabulary serves every container: numpy's names, with those of ``ml_dtypes`` for the types
+that numpy itself lacks.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from converter.tensors.dtypes import itemsize
+import numpy as np
+
+_ML_DTYPES = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+_NUMPY = (
+    "float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool "
+    "complex64 complex128"
+).split()
+
+NAMES: tuple[str, ...] = (*_NUMPY, *_ML_DTYPES)
+FLOATING: frozenset[str] = frozenset({"float64", "float32", "float16", *_ML_DTYPES})
+
+
+@cache
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The native-endian numpy dtype called `name`.
+
+    Raises:
+        KeyError: if `name` is not in `NAMES`.
+    """
+    if name in _ML_DTYPES:
+        import ml_dtypes  # registers itself with numpy; 10 ms that float32 files need not pay
+
+        extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return extended
+    if name not in _NUMPY:
+        raise KeyError(name)
+    return np.dtype(name)
+
+
+@cache
+def itemsize(name: str) -> int:
+    """Bytes of one element of the dtype called `name`."""
+    return int(numpy_dtype(name).itemsize)
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor's name, dtype name (see `converter.tensors.dtypes.NAMES`) and shape."""
+    """A tensor's name, dtype name (see `converter.tensors.spec.NAMES`) and shape."""
 
     name: str
     dtype: str

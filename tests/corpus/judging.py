@@ -10,8 +10,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 import converter
-from converter.composition.production import Result
-from converter.containers.registry import open_container
+from converter.execution.write_checkpoint import WriteResult
+from converter.formats.registry import open_file
 from tests.factories import blueprint, tiny_config
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -23,12 +23,12 @@ HEAD = "BertForMaskedLM"
 
 def names_of(model: str = HEAD) -> dict[str, str]:
     """Canonical name → PyTorch's name in a model of the class."""
-    return {slot.name: slot.canonical.name for slot in blueprint(CONFIG, model).slots}
+    return {slot.name: slot.canonical.name for slot in blueprint(CONFIG, model).params}
 
 
 def converted(
     source: Path, config: Path, expected: Mapping[str, Array], out: Path, **options: Any
-) -> Result:
+) -> WriteResult:
     """Convert `source` to PyTorch, and compare with the values by PyTorch's names."""
     result = converter.convert(source, out, config=config, to=["pytorch"], **options)
     found = load_file(out / "model.safetensors")
@@ -43,7 +43,7 @@ def converted(
 
 def same_as_library(path: Path, theirs: Mapping[str, Array]) -> None:
     """The container reads what the format's own library read, bit for bit."""
-    with open_container(path) as reader:
+    with open_file(path) as reader:
         assert reader.tensors.keys() == theirs.keys()
         for name, tensor in reader.tensors.items():
             values, expected = tensor.read(), theirs[name]

@@ -166,7 +166,7 @@ def test_orbax_reads_what_orbax_reads(tmp_path: Path) -> None:
     theirs = orbax.PyTreeCheckpointer().restore(path.resolve())
     flat = {f"{a}/{b}": np.asarray(v) for a, leaves in theirs.items() for b, v in leaves.items()}
     same_as_library(path / "_METADATA", flat)
-    with converter.containers.open_container(path / "_METADATA") as reader:
+    with converter.formats.open_container(path / "_METADATA") as reader:
         np.testing.assert_array_equal(
             reader.tensors["a/x.y"].read(1, 7, 20), tree["a"]["x.y"][:, 7:20]
         )

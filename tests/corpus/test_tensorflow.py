@@ -14,8 +14,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import converter
-from converter.containers.registry import open_container
 from converter.errors import FormatError
+from converter.formats.registry import open_file
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("transformers")
@@ -120,7 +120,7 @@ def test_safetensors_in_flax_names(labelled: bool, tmp_path: Path) -> None:
     unlabelled(tmp_path / "source/model.safetensors", labelled)
     result = converter.convert(tmp_path / "source", tmp_path / "out", to=["flax"])
     assert result.sources[0].report.dialect == "flax"
-    with open_container(tmp_path / "out/flax_model.msgpack") as reader:
+    with open_file(tmp_path / "out/flax_model.msgpack") as reader:
         assert {name.replace("/", ".") for name in reader.tensors} == expected.keys()
         for name, tensor in reader.tensors.items():
             np.testing.assert_array_equal(tensor.read(), expected[name.replace("/", ".")])
@@ -135,7 +135,7 @@ def unlabelled(path: Path, labelled: bool) -> None:
 
 
 def same_weights(path: Path, expected: dict[str, np.ndarray]) -> None:
-    with open_container(path) as reader:
+    with open_file(path) as reader:
         assert reader.tensors.keys() == expected.keys()
         for name, tensor in reader.tensors.items():
             np.testing.assert_array_equal(tensor.read(), expected[name], err_msg=name)

@@ -1,0 +1,297 @@
+"""What a family's table refers to must be there, and what it declares must be of use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from converter.architectures.expressions import Expression
+from converter.architectures.name_patterns import NamePattern
+from converter.architectures.schema import CROSS_ATTENTION, Family, ModuleEntry
+from converter.errors import Problem
+
+TOKENS = ("start", "end", "pad")
+"""What special tokens do in generation."""
+
+DECODER = "decoder"
+"""The role that needs cross-attention."""
+
+Complain = Callable[..., None]
+
+
+def references(family: Family, file: str) -> list[Problem]:
+    """Every name in the table that leads nowhere, and every declaration that nothing uses.
+
+    Args:
+        family: the table, as far as it could be read.
+        file: what messages call it.
+    """
+    problems: list[Problem] = []
+
+    def add_problem(place: str, what: str, expected: str | None, remedy: str) -> None:
+        problems.append(Problem(what, file, place, expected=expected, remedy=remedy))
+
+    _expressions(family, add_problem)
+    _places(family, add_problem)
+    _groups(family, add_problem)
+    _roles(family, add_problem)
+    _ties(family, add_problem)
+    _warm_start(family, add_problem)
+    return problems
+
+
+def groups(family: Family) -> Iterator[tuple[str, tuple[ModuleEntry, ...]]]:
+    """The places of the table that hold rows, with the rows."""
+    yield "modules", family.modules
+    for name, rows in family.parts.items():
+        yield f"parts.{name}", rows
+    for name, rows in family.heads.items():
+        yield f"heads.{name}", rows
+
+
+def expressions(family: Family) -> Iterator[tuple[str, Expression, tuple[str, ...]]]:
+    """Place, expression, and the places in paths that it may name beside fields."""
+    for name, expression in family.layers.items():
+        others = tuple(other for other in family.layers if other != name)
+        yield f"layers.{name}", expression, others
+    yield "init", family.init.scale, ()
+    for name, expression in family.measures.items():
+        yield f"measures.{name}", expression, ()
+    for group, rows in groups(family):
+        for row in rows:
+            place = f"{group}.{row.path}"
+            for size in row.sizes:
+                yield f"{place}.{row.kind.name}", size, row.path.places
+            if row.when:
+                yield f"{place}.when", row.when, row.path.places
+            if row.init:
+                yield f"{place}.init", row.init.scale, ()
+    for name, tie in family.ties.items():
+        if tie.unless:
+            yield f"tied.{name}.unless", tie.unless, ()
+        for dialect, condition in tie.stored.items():
+            if condition:
+                yield f"tied.{name}.stored.{dialect}.when", condition, ()
+    for number, limit in enumerate(family.limits):
+        yield f"limits[{number}].when", limit.when, ()
+
+
+def unused_fields(family: Family, own: Iterable[str], file: str) -> Iterator[Problem]:
+    """The fields among `own`, those that the table itself lists, that nothing depends on."""
+    used = {name for _, expression, _ in expressions(family) for name in expression.fields}
+    for name in own:
+        if name not in used:
+            yield Problem(
+                "the field is used nowhere",
+                file,
+                f"config.{name}",
+                expected="a size, condition, measure or place that depends on it",
+                remedy="Take it out.",
+            )
+
+
+def unused_groups(family: Family, own: Iterable[str], file: str) -> Iterator[Problem]:
+    """The parts and heads among `own`, those that the table itself holds, that no model has."""
+    used = {CROSS_ATTENTION} if DECODER in family.roles else set()
+    for model in family.models.values():
+        used |= {*model.parts, *model.heads}
+    for group, _ in groups(family):
+        kind, _, name = group.partition(".")
+        if name in own and name not in used:
+            yield Problem(
+                "no model has it",
+                file,
+                group,
+                expected=f"a model under [models] that names it among its {kind}",
+                remedy="Name it there, or take it out.",
+            )
+
+
+def _expressions(family: Family, add_problem: Complain) -> None:
+    for place, expression, beside in expressions(family):
+        for name in sorted(expression.fields - set(family.config) - set(beside)):
+            add_problem(
+                place,
+                f"{str(expression)!r} names {name!r}, which is no field",
+                f"a field under [config]: {_listed(family.config)}",
+                f"Correct the name, or list {name!r} with its default under [config].",
+            )
+    for name, default in family.config.items():
+        items = default if isinstance(default, tuple) else (default,)
+        if not all(item is None or isinstance(item, int | float | str) for item in items):
+            add_problem(
+                f"config.{name}",
+                f"{default!r} is nothing to compute with",
+                "a number, a string, true, false, or a list of such",
+                "Leave the field out, or list it under nullable.",
+            )
+
+
+def _places(family: Family, add_problem: Complain) -> None:
+    used: set[str] = set()
+    numbered = {
+        row.path.text[: found.start()]
+        for _, rows in groups(family)
+        for row in rows
+        for found in re.finditer(r"\.\{", row.path.text)
+    }
+    for group, rows in groups(family):
+        for row in rows:
+            for lead in sorted(numbered):
+                if re.match(re.escape(lead) + r"\.[^\d{]", row.path.text):
+                    add_problem(
+                        f"{group}.{row.path}",
+                        f"lacks the place that follows {lead!r} in other rows",
+                        f"{lead}.{{…}}, as lists of modules have it",
+                        "Put the place in.",
+                    )
+            used |= set(row.path.places)
+            if not row.path.text or row.path.open_ended:
+                add_problem(
+                    f"{group}.{row.path}",
+                    "the row's path names no module",
+                    "a path such as encoder.layer.{layer}.output",
+                    "Write the module's whole path.",
+                )
+            for name in row.path.places:
+                if name not in family.layers:
+                    add_problem(
+                        f"{group}.{row.path}",
+                        f"nothing says how many {{{name}}} there are",
+                        f"a place under layers: {_listed(family.layers)}",
+                        f"Correct the place, or declare it: layers = {{ {name} = … }}.",
+                    )
+            if len(row.without) == len(row.kind.leaves):
+                add_problem(
+                    f"{group}.{row.path}.without",
+                    "the row is dead: it leaves out every tensor of its kind",
+                    f"some of {_listed(leaf.name for leaf in row.kind.leaves)} to stay",
+                    "Take the row out.",
+                )
+    for name in family.layers:
+        if name not in used:
+            add_problem(
+                f"layers.{name}",
+                f"no path holds the place {{{name}}}",
+                "a row that uses it",
+                "Take it out.",
+            )
+
+
+def _groups(family: Family, add_problem: Complain) -> None:
+    """Parts and heads against the models that have them."""
+    for name in sorted({*family.parts} & {*family.heads}):
+        add_problem(f"heads.{name}", "a part has the same name", "distinct names", "Rename one.")
+    for model in family.models.values():
+        for kind, named, known in (
+            ("parts", model.parts, family.parts),
+            ("heads", model.heads, family.heads),
+        ):
+            for name in named:
+                if name not in known:
+                    add_problem(
+                        f"models.{model.name}.{kind}",
+                        f"there is no [{kind}.{name}]",
+                        f"one of {_listed(known)}",
+                        "Correct the name, or write the rows.",
+                    )
+    for group, rows in groups(family):
+        if not rows:
+            add_problem(group, "holds no rows", "at least one module", "Write them or take it out.")
+    for number, limit in enumerate(family.limits):
+        if limit.role is not None and limit.role not in family.roles:
+            add_problem(
+                f"limits[{number}].role",
+                f"there is no role {limit.role!r}",
+                f"one of {_listed(family.roles)}",
+                "Correct the name.",
+            )
+        if limit.head is not None and limit.head not in family.heads:
+            add_problem(
+                f"limits[{number}].head",
+                f"there is no [heads.{limit.head}]",
+                f"one of {_listed(family.heads)}",
+                "Correct the name.",
+            )
+
+
+def _roles(family: Family, add_problem: Complain) -> None:
+    for name, role in family.roles.items():
+        if role.model not in family.models:
+            add_problem(
+                f"roles.{name}.model",
+                f"there is no model {role.model!r}",
+                f"one of {_listed(family.models)}",
+                "Correct the name, or list the model under [models].",
+            )
+    if (CROSS_ATTENTION in family.parts) != (DECODER in family.roles):
+        there = CROSS_ATTENTION in family.parts
+        add_problem(
+            f"parts.{CROSS_ATTENTION}" if there else f"roles.{DECODER}",
+            f"there is cross-attention, but no role {DECODER!r}"
+            if there
+            else f"there is a {DECODER}, but no cross-attention",
+            f"[parts.{CROSS_ATTENTION}] in a family that can be a {DECODER}, and only there",
+            f"Write [roles] {DECODER} = …, or take the part out: {CROSS_ATTENTION} = false."
+            if there
+            else f"Write [parts.{CROSS_ATTENTION}], or take the role out.",
+        )
+    needed = {"width"} if family.roles else set()
+    if DECODER in family.roles or family.tokens:
+        needed.add("vocabulary")
+    for name in sorted(needed - set(family.measures)):
+        add_problem(
+            "measures",
+            f"lacks {name!r}",
+            "width in a family with roles, vocabulary in one of texts",
+            f'Name the field: {name} = "…".',
+        )
+    for name in family.tokens:
+        if name not in TOKENS:
+            add_problem(
+                f"tokens.{name}",
+                "is no role of a token",
+                f"one of {_listed(TOKENS)}",
+                "Correct the name.",
+            )
+    if family.languages and "start" not in family.tokens:
+        add_problem(
+            "languages",
+            "nothing says what starts a text where no code of a language does",
+            "a start token beside [languages]",
+            "Write [tokens] start = …",
+        )
+
+
+def _ties(family: Family, add_problem: Complain) -> None:
+    for name, tie in family.ties.items():
+        known = {*family.parts, *family.heads}
+        for key, group in (("beside", tie.beside), ("stored_without", tie.stored_without)):
+            if group is not None and group not in known:
+                add_problem(
+                    f"tied.{name}.{key}",
+                    f"there is no part or head {group!r}",
+                    f"one of {_listed(known)}",
+                    "Correct the name.",
+                )
+        for place in sorted(set(tie.to.places) - set(NamePattern(name).places)):
+            add_problem(
+                f"tied.{name}.to",
+                f"nothing says which {{{place}}} is meant",
+                "places of the tied name only",
+                "Use the same places on both sides.",
+            )
+
+
+def _warm_start(family: Family, add_problem: Complain) -> None:
+    if family.warm_start and CROSS_ATTENTION in family.parts and not family.warm_start.output:
+        add_problem(
+            "warm_start.output",
+            "names no module",
+            "the last modules of cross-attention",
+            "Name them, such as crossattention.output.dense.",
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "(there are none)"

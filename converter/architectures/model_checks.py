@@ -1,0 +1,263 @@
+"""What only drawn models show: names that clash or do not invert, drops that hit, dead ties."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import permutations, product
+
+import numpy as np
+
+from converter.architectures.cross_references import groups
+from converter.architectures.model_config import ModelConfig
+from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder, ParamSpec
+from converter.architectures.name_patterns import NamePattern
+from converter.architectures.schema import (
+    CROSS_ATTENTION,
+    Conventions,
+    CrossAttentionInitRules,
+    Family,
+    LayerType,
+    ModuleEntry,
+)
+from converter.errors import ConverterError, Problem
+from converter.tensors import Rearrangement
+from converter.tensors.rearrangement import rearrange
+
+_NUMBERS = (0, 1, 10, 23)
+"""Numbers of one and two digits, which run into each other where places touch."""
+
+
+def check_rows(family: Family, vocabulary: Conventions, file: str) -> Iterator[Problem]:
+    """Rows whose names do not invert, or that say what holds anyway."""
+    for group, rows in groups(family):
+        for row in rows:
+            yield from _inverts(family, row, vocabulary, file, f"{group}.{row.path}")
+            yield from _idle(family, row, vocabulary, file, f"{group}.{row.path}")
+
+
+def unsound_kind(kind: LayerType, file: str) -> Iterator[Problem]:
+    """Layouts of a kind of module that do not lead to one another and back."""
+    for leaf in kind.leaves:
+        for one, other in permutations(leaf.spellings, 2):
+            axes = leaf.spellings[one].axes, leaf.spellings[other].axes
+            try:
+                way = Rearrangement(*axes)
+                shape = axes[0].shape({size: 2 + n for n, size in enumerate(kind.sizes)})
+                values = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+                there = rearrange(values, way, np.empty(way.shape(shape), values.dtype))
+                back = rearrange(there, way.inverse, np.empty_like(values))
+                if np.array_equal(values, back):
+                    continue
+                found = "other values"
+            except (ValueError, KeyError) as error:
+                found = str(error)
+            yield Problem(
+                f"its layout does not lead to that of {other} and back",
+                file,
+                f"{kind.name}.{leaf.name}.{one}",
+                expected="the same named axes in both",
+                found=found,
+                remedy="Correct the axes.",
+            )
+
+
+def unsound_models(
+    family: Family, vocabulary: Conventions, configs: Sequence[ModelConfig], file: str
+) -> Iterator[Problem]:
+    """What is wrong with the models that the table gives for some configurations."""
+    draftsman = ModelSpecBuilder(vocabulary)
+    met: set[str] = set()
+    for config in configs:
+        try:
+            whole = draftsman.model(config)
+            for model in family.models.values():
+                draftsman.model(config, model.parts, model.heads)
+                if CROSS_ATTENTION in family.parts:
+                    draftsman.model(config, (*model.parts, CROSS_ATTENTION), model.heads)
+        except ConverterError as error:
+            for problem in error.problems or [Problem(error.message)]:
+                yield replace(problem, file=file, tensor=_folded(problem.tensor or "") or None)
+            continue
+        yield from duplicate_names(whole, vocabulary, file)
+        yield from _hitting_drops(whole, family, file)
+        met |= {slot.name for slot in whole.params}
+    if met:
+        yield from _dead(family, met, file)
+
+
+def _dead(family: Family, met: set[str], file: str) -> Iterator[Problem]:
+    """Entries that concern no tensor of any model."""
+    relisted = [
+        (f"relisted.{dialect}.{layer}", template)
+        for dialect, layers in family.relisted.items()
+        for layer, templates in layers.items()
+        for template in templates
+    ]
+    for place, template in relisted:
+        if not any(template.match(slot) is not None for slot in met):
+            yield Problem(
+                f"lists {str(template)!r}, which no model has",
+                file,
+                place,
+                expected="the canonical name of a tensor of some row",
+                found="none of that name",
+                remedy="Correct the name, or take it out.",
+            )
+    if CROSS_ATTENTION in family.parts and family.warm_start:
+        yield from _idle_warm_start(family.warm_start, met, file)
+    for name in family.ties:
+        if not any(NamePattern(name).match(slot) is not None for slot in met):
+            yield Problem(
+                "ties a tensor that no model has",
+                file,
+                f"tied.{name}",
+                expected="the canonical name of a tensor of some row",
+                found="none of that name",
+                remedy="Correct the name, or take the tie out.",
+            )
+
+
+def _idle_warm_start(table: CrossAttentionInitRules, met: set[str], file: str) -> Iterator[Problem]:
+    """Parts of paths that no tensor has, and counterparts that there are none of."""
+    for parts, other in table.copies.items():
+        alone = replace(table, copies={parts: other})
+        named = {name for name in met if alone.counterpart(name)}
+        if not any(alone.counterpart(name) in met for name in named):
+            yield Problem(
+                f"copies from {other!r}, which no model has" if named else "is in no path",
+                file,
+                f"warm_start.copies.{parts}",
+                expected="parts of the paths of cross-attention, and those of self-attention",
+                found=repr(other),
+                remedy="Correct the paths, or take the entry out.",
+            )
+    for path in table.output:
+        alone = replace(table, output=(path,))
+        if not any(alone.is_output(name) for name in met):
+            yield Problem(
+                "is no module of any model",
+                file,
+                "warm_start.output",
+                expected="the last parts of the path of a module",
+                found=repr(path),
+                remedy="Correct the path, or take it out.",
+            )
+
+
+def duplicate_names(blueprint: ModelSpec, vocabulary: Conventions, file: str) -> Iterator[Problem]:
+    """Names that two tensors claim in one dialect, be it to write or to read them."""
+    for dialect in vocabulary.dialects:
+        owners: dict[str, ParamSpec] = {}
+        for slot in blueprint.params:
+            spelling = slot.spellings.get(dialect)
+            for name in (spelling.name, *spelling.also) if spelling else ():
+                owner = owners.setdefault(name, slot)
+                if owner is not slot:
+                    yield Problem(
+                        f"{dialect} name {_folded(name)!r} is claimed twice",
+                        file,
+                        _folded(slot.name),
+                        expected="names that mean one tensor each",
+                        found=f"{_folded(owner.name)} claims it as well",
+                        remedy="Rename one of the two rows, or take one out.",
+                    )
+
+
+def _hitting_drops(blueprint: ModelSpec, family: Family, file: str) -> Iterator[Problem]:
+    """Drops of tensors that every model has; where a condition takes a row away, files may still
+    hold its tensors."""
+    hit: set[tuple[str, NamePattern]] = set()
+    for dialect, entries in blueprint.drops.items():
+        for name, slot in blueprint.index(dialect).items():
+            for prefix, template, _ in entries:
+                if (
+                    (dialect, template) not in hit
+                    and name.startswith(prefix)
+                    and template.match(name[len(prefix) :]) is not None
+                    and not _conditional(family, slot.name)
+                ):
+                    hit.add((dialect, template))
+                    yield Problem(
+                        "drops a tensor that the model has",
+                        file,
+                        f"drop.{dialect}.{template}",
+                        expected="names that no row claims",
+                        found=_folded(name),
+                        remedy="Take out the drop, or the row.",
+                    )
+
+
+def _conditional(family: Family, name: str) -> bool:
+    """Whether the tensor of this canonical name is one that models may lack."""
+    paths = [
+        f"{row.path}.{leaf.name}" if leaf.name else str(row.path)
+        for _, rows in groups(family)
+        for row in rows
+        for leaf in row.kind.leaves
+        if row.when
+    ]
+    return any(NamePattern(path).match(name) is not None for path in paths)
+
+
+def _inverts(
+    family: Family, row: ModuleEntry, vocabulary: Conventions, file: str, place: str
+) -> Iterator[Problem]:
+    """Whether the numbers in a name can be told from the name in every dialect."""
+    places = row.path.places
+    for dialect in vocabulary.dialects.values():
+        spelled = row.paths.get(dialect.name)
+        index = family.index.get(dialect.name)
+        template = spelled or NamePattern(dialect.path(row.path.text, index))
+        for numbers in product(_NUMBERS, repeat=len(places)):
+            wanted = dict(zip(places, numbers, strict=True))
+            name = (
+                spelled.format(wanted)
+                if spelled
+                else dialect.path(row.path.format(dict(wanted)), index)
+            )
+            if template.match(name) != wanted:
+                yield Problem(
+                    f"the {dialect.name} name does not invert",
+                    file,
+                    place,
+                    expected=f"{wanted} from {name!r}",
+                    found=str(template.match(name)),
+                    remedy="Put a letter or a separator between the places.",
+                )
+                break
+
+
+def _idle(
+    family: Family, row: ModuleEntry, vocabulary: Conventions, file: str, place: str
+) -> Iterator[Problem]:
+    """Spellings that say what follows from the dialect's rule anyway."""
+    first = row.kind.leaves[0]
+    for name, dialect in vocabulary.dialects.items():
+        path = row.paths.get(name)
+        usual = dialect.path(row.path.text, family.index.get(name))
+        if path and (name in row.not_in or path.text == usual):
+            yield _changes_nothing(file, f"{place}.path.{name}", path.text)
+        if name in row.leaves and (
+            first.name in row.without
+            or name not in first.spellings
+            or row.leaves[name] == first.spellings[name].leaf
+        ):
+            yield _changes_nothing(file, f"{place}.leaf.{name}", row.leaves[name])
+
+
+def _changes_nothing(file: str, place: str, text: str) -> Problem:
+    return Problem(
+        "changes nothing",
+        file,
+        place,
+        expected="a spelling that differs from the dialect's own",
+        found=repr(text),
+        remedy="Take it out.",
+    )
+
+
+def _folded(name: str) -> str:
+    """A name with its numbers left open: a finding in every layer is one finding."""
+    return re.sub(r"\d+", "{…}", name)

@@ -1,0 +1,150 @@
+"""A model's configuration as tables see it: fields with a family's defaults, checked on use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from converter.architectures.expressions import Expression, ExpressionError, Value, is_usable_number
+from converter.architectures.schema import Family
+from converter.errors import ConfigError, Problem
+
+Places: TypeAlias = Mapping[str, int | str]
+"""What the places in a path stand for."""
+
+MAX_LAYERS = 10_000
+"""No model has more layers; a configuration that claims so is damaged or hostile."""
+
+MAX_SIZE = 2**40
+"""No axis of a tensor is longer."""
+
+
+class ModelConfig:
+    """The content of ``config.json``, read through a family's table.
+
+    Args:
+        family: the table that knows the fields and their defaults.
+        raw: the content of ``config.json``.
+        file: what messages call the file.
+    """
+
+    def __init__(self, family: Family, raw: Mapping[str, Any], file: str = "config.json") -> None:
+        self.family = family
+        self.raw = raw
+        self.file = file
+
+    def __getitem__(self, field: str) -> Value:
+        """The value of `field`, or the family's default; of a table in its place, its keys.
+
+        Raises:
+            ConfigError: if the table does not know the field, or its value is of no plain type.
+        """
+        known = self.family.config
+        if field not in known:
+            raise ConfigError(f"mappings/{self.family.name}.toml does not list field {field!r}")
+        value = self.raw.get(field, known[field])
+        if value is None and known[field] is not None:
+            value = known[field]
+        if isinstance(value, list) and len(value) <= MAX_LAYERS:
+            value = tuple(value)
+        elif isinstance(value, dict) and isinstance(known[field], tuple):
+            value = tuple(value)  # such as id2label, of which tables ask how many there are
+        for item in value if isinstance(value, tuple) else (value,):
+            if item is not None and not isinstance(item, int | float | bool | str):
+                raise self._error(field, "plain values", value)
+        if known[field] is not None and value is not None:
+            wanted = type(known[field])
+            fits = isinstance(value, wanted) or (wanted is float and isinstance(value, int))
+            if not fits or (isinstance(value, bool) and wanted is not bool):
+                raise self._error(field, wanted.__name__, value)
+        return value  # type: ignore[no-any-return]  # narrowed to Value above
+
+    def attribute(self, name: str) -> Value:
+        """What the table measures as `name` (``width``, ``vocabulary`` …); ``None`` if nothing."""
+        expression = self.family.measures.get(name)
+        return None if expression is None else self.evaluate(expression)
+
+    def steps(self, expression: Expression, places: Places) -> Sequence[int | str]:
+        """The numbers or names that a place in a path takes.
+
+        Raises:
+            ConfigError: if `expression` gives neither a whole number from 0 to `MAX_LAYERS` nor a
+                list of names and numbers.
+        """
+        value = self.evaluate(expression, places)
+        if isinstance(value, tuple) and all(isinstance(item, int | str) for item in value):
+            return [item for item in value if isinstance(item, int | str)]
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_LAYERS:
+            expected = f"a whole number from 0 to {MAX_LAYERS}"
+            raise self._error(str(expression), expected, value)
+        return range(value)
+
+    def combinations(self, names: Sequence[str], most: int) -> list[Places]:
+        """Every choice for the places of a path; later places may depend on earlier ones.
+
+        Raises:
+            ConfigError: if there are more than `most`, or a place's number cannot be worked out.
+        """
+        choices: list[dict[str, int | str]] = [{}]
+        for name in names:
+            steps = [self.steps(self.family.layers[name], chosen) for chosen in choices]
+            if sum(map(len, steps)) > most:
+                raise ConfigError(f"{self.file}: asks for more than {most} modules of one kind")
+            choices = [
+                {**chosen, name: step}
+                for chosen, taken in zip(choices, steps, strict=True)
+                for step in taken
+            ]
+        return list(choices)
+
+    def number(self, expression: Expression, places: Places = MappingProxyType({})) -> float:
+        """The value of `expression`, which must be a finite number.
+
+        Raises:
+            ConfigError: if it is not.
+        """
+        value = self.evaluate(expression, places)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not is_usable_number(value)
+        ):
+            raise self._error(str(expression), "a number", value)
+        return value
+
+    def size(self, expression: Expression, places: Places = MappingProxyType({})) -> int:
+        """The length of an axis.
+
+        Raises:
+            ConfigError: if it comes out as no whole number from 1 to `MAX_SIZE`.
+        """
+        value = self.number(expression, places)
+        if value != int(value) or not 1 <= value <= MAX_SIZE:
+            raise self._error(str(expression), f"a whole number from 1 to {MAX_SIZE}", value)
+        return int(value)
+
+    def holds(self, condition: Expression | None, places: Places = MappingProxyType({})) -> bool:
+        """Whether `condition` is true; no condition always is."""
+        return condition is None or bool(self.evaluate(condition, places))
+
+    def evaluate(self, expression: Expression, places: Places = MappingProxyType({})) -> Value:
+        """The value of `expression`, in which places in a path may stand beside fields.
+
+        Raises:
+            ConfigError: if it cannot be worked out.
+        """
+        try:
+            return expression.evaluate(lambda name: places[name] if name in places else self[name])
+        except ExpressionError as error:
+            raise ConfigError(f"{self.file}: {error}") from error
+
+    def _error(self, field: str, expected: str, value: Any) -> ConfigError:
+        try:
+            found = repr(value)[:80]
+        except (ValueError, RecursionError):  # thousands of digits, thousands of levels
+            found = f"a {type(value).__name__} too large to print"
+        problem = Problem(
+            f"field {field!r} is not usable", file=self.file, expected=expected, found=found
+        )
+        return ConfigError(f"{self.file}: the configuration is not usable", [problem])

@@ -1,0 +1,252 @@
+"""Small configurations that bring out every row of a table: each condition both true and false."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, count, islice, product
+
+from converter.architectures.cross_references import expressions, groups
+from converter.architectures.expressions import Expression, ExpressionError, Scalar, Value
+from converter.architectures.model_config import ModelConfig, Places
+from converter.architectures.schema import Family
+from converter.errors import ConfigError, Problem
+
+_MAX_TRIALS = 5_000
+_MAX_PROBES = 150
+_MAX_CHOICES = 12
+
+Fields = dict[str, Value]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition of a table, and where it stands first."""
+
+    place: str
+    expression: Expression
+    path: tuple[str, ...] = ()
+    """Places in paths that it may depend on."""
+
+
+def probes(family: Family, file: str) -> tuple[list[ModelConfig], list[Problem]]:
+    """Configurations to draw the family with, and what stands in the way of finding them.
+
+    Sizes are tiny and distinct, so that a mistaken size shows as a mistaken shape. There is one
+    configuration for each condition and truth value, and for each pair of both.
+
+    Args:
+        family: a table whose references all hold.
+        file: what messages call it.
+    """
+    finder = _Finder(family)
+    base = finder.base()
+    if base is None:
+        return [], [
+            Problem(
+                "the sizes cannot be worked out, be it with small numbers or with the defaults",
+                file,
+                "config",
+                expected="defaults that every size of every row is a whole number with",
+                found=finder.obstacle,
+                remedy="Correct the defaults or the sizes.",
+            )
+        ]
+    found, problems, both = [base], [], []
+    for condition in _conditions(family):
+        for wanted in (True, False):
+            solution = finder.solve(base, [(condition, wanted)])
+            if solution is None:
+                problems.append(
+                    Problem(
+                        f"{str(condition.expression)!r} is {'never' if wanted else 'always'} true",
+                        file,
+                        condition.place,
+                        expected="a condition that holds for some configurations and not for all",
+                        remedy="What depends on it is dead: take it out."
+                        if wanted == condition.place.endswith("when")
+                        else "Take the condition out.",
+                    )
+                )
+            else:
+                found.append(solution)
+                both.append((condition, wanted))
+    pairs = [pair for pair in combinations(both, 2) if pair[0][0] != pair[1][0]]
+    for pair in pairs[:_MAX_PROBES]:
+        solution = finder.solve(base, pair)
+        if solution is not None:
+            found.append(solution)
+    distinct = {repr(sorted(fields.items())): fields for fields in found}
+    return [ModelConfig(family, fields, "a probe") for fields in distinct.values()], problems
+
+
+def _conditions(family: Family) -> list[Condition]:
+    """The conditions, each once, and for each field that may be null whether it is."""
+    found: dict[str, Condition] = {}
+    for place, expression, path in expressions(family):
+        if place.endswith((".when", ".unless")):
+            found.setdefault(expression.text, Condition(place, expression, path))
+    for name, default in family.config.items():
+        if default is None:
+            text = f"{name} == null"
+            found.setdefault(text, Condition(f"config.{name}.when", Expression(text)))
+    return list(found.values())
+
+
+class _Finder:
+    """Looks for configurations of one family."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._texts = [expression for _, expression, _ in expressions(family)]
+        divisors, numbers = _divisors(self._texts)
+        counts = {name for layer in family.layers.values() for name in layer.fields}
+        primes = (n for n in count(2) if all(n % k for k in range(2, math.isqrt(n) + 1)))
+        small = {name: next(primes) for name in sorted({*counts, *divisors} & {*family.config})}
+        self._unit = math.prod([*(small[name] for name in divisors if name in small), *numbers])
+        self._counts, self._small = counts, small
+        self._holders = _holders(self._texts)
+        self._tiny = {
+            name: self._shrunk(name, default, primes) for name, default in family.config.items()
+        }
+        self.obstacle = ""
+
+    def _shrunk(self, name: str, default: Value, primes: Iterator[int]) -> Value:
+        def number() -> int:
+            return self._small[name] if name in self._small else self._unit * next(primes)
+
+        if isinstance(default, tuple):
+            if not all(isinstance(item, int) for item in default):
+                return default
+            steps = range(1, 1 + len(default))
+            return tuple(1 + n % 2 if name in self._counts else number() * n for n in steps)
+        if default is None and name in self._holders:
+            return None
+        if default is None or (isinstance(default, int) and not isinstance(default, bool)):
+            return number()
+        return default
+
+    def base(self) -> Fields | None:
+        """Tiny distinct sizes, or failing that the table's defaults."""
+        defaults = dict(self._family.config)
+        shallow = {
+            name: self._tiny[name] if name in self._counts else default
+            for name, default in defaults.items()
+        }
+        for fields in (self._tiny, shallow, defaults):
+            if self._drawable(fields):
+                return fields
+        return None
+
+    def solve(self, base: Fields, wanted: Sequence[tuple[Condition, bool]]) -> Fields | None:
+        """A configuration in which every condition of `wanted` has its truth value."""
+        names = sorted({name for condition, _ in wanted for name in condition.expression.fields})
+        names = [name for name in names if name in base]
+        choices = [self._choices(name, names, base) for name in names]
+        for values in islice(product(*choices), _MAX_TRIALS):
+            fields = {**base, **dict(zip(names, values, strict=True))}
+            config = ModelConfig(self._family, fields, "a probe")
+            if all(self._holds(condition, config, truth) for condition, truth in wanted) and (
+                self._drawable(fields)
+            ):
+                return fields
+        return None
+
+    def _choices(self, name: str, names: Sequence[str], base: Fields) -> list[Value]:
+        """Values for a field that may make a difference; its own first."""
+        default = self._family.config[name]
+        literals = [item for text in self._texts if name in text.fields for item in _literals(text)]
+        options: list[Value] = [base[name], default]
+        numeric = isinstance(default, int | float) and not isinstance(default, bool)
+        if default is None:
+            options += [None, True, False, "another", *literals]
+        elif isinstance(default, bool):
+            options += [True, False]
+        elif isinstance(default, str):
+            options += [*(item for item in literals if isinstance(item, str)), "another"]
+        elif isinstance(default, tuple):
+            options += [default[:1], ()]
+        elif numeric:
+            for literal in literals:
+                if isinstance(literal, int | float) and not isinstance(literal, bool):
+                    near = literal // self._unit * self._unit
+                    options += [near + self._unit, near, literal, literal + 1, literal - 1]
+        others = [base[other] for other in names if other != name]
+        if numeric or default is None:
+            options += [item for item in others if isinstance(item, int | float)]
+        elif isinstance(default, tuple) and all(isinstance(item, int) for item in default):
+            options += [(item,) * len(default) for item in others if isinstance(item, int)]
+        options = [item for item in options if _fits(item, default)]
+        return list({repr(item): item for item in options}.values())[:_MAX_CHOICES]
+
+    def _holds(self, condition: Condition, config: ModelConfig, wanted: bool) -> bool:
+        rows = [row for _, rows in groups(self._family) for row in rows]
+        depends = {*condition.path} & condition.expression.fields
+        choices: Iterator[Places] = iter([{}])
+        try:
+            if depends:
+                row = next(row for row in rows if row.when == condition.expression)
+                choices = iter(config.combinations(row.path.places, _MAX_TRIALS))
+            return any(config.holds(condition.expression, places) == wanted for places in choices)
+        except (ConfigError, ExpressionError):
+            return False
+
+    def _drawable(self, fields: Mapping[str, Value]) -> bool:
+        """Whether every size can be worked out."""
+        config = ModelConfig(self._family, fields, "with the defaults")
+        try:
+            for _, rows in groups(self._family):
+                for row in rows:
+                    for places in config.combinations(row.path.places, _MAX_TRIALS):
+                        if config.holds(row.when, places):
+                            for size in row.sizes:
+                                config.size(size, places)
+        except ConfigError as error:
+            self.obstacle = str(error)
+            return False
+        return True
+
+
+def _fits(value: Value, default: Value) -> bool:
+    """Whether a configuration may hold `value` where a table has `default`."""
+    if default is None:
+        return True
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default) and (not isinstance(value, int) or value >= 0)
+
+
+def _divisors(texts: Sequence[Expression]) -> tuple[set[str], set[int]]:
+    """The fields and the whole numbers that something is divided by."""
+    fields, numbers = set(), set()
+    for text in texts:
+        for node in ast.walk(ast.parse(text.text.strip(), mode="eval")):
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div | ast.Mod):
+                for part in ast.walk(node.right):
+                    if isinstance(part, ast.Name):
+                        fields.add(part.id)
+                    elif isinstance(part, ast.Constant) and isinstance(part.value, int):
+                        numbers.add(part.value or 1)
+    return fields, numbers
+
+
+def _holders(texts: Sequence[Expression]) -> set[str]:
+    """The fields that are asked whether they hold something: lists and texts, no numbers."""
+    return {
+        node.comparators[0].id
+        for text in texts
+        for node in ast.walk(ast.parse(text.text.strip(), mode="eval"))
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn)
+        if isinstance(node.comparators[0], ast.Name)
+    }
+
+
+def _literals(text: Expression) -> list[Scalar]:
+    """The numbers and strings that stand in an expression."""
+    return [
+        node.value
+        for node in ast.walk(ast.parse(text.text.strip(), mode="eval"))
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str)
+    ]

@@ -1,0 +1,137 @@
+"""Whatever happens, the user gets a message and the right exit code, never a traceback."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from converter.cli.console import emit_json, print_message
+
+if TYPE_CHECKING:
+    from converter.errors import ConverterError
+
+INTERRUPTED = 130
+MAX_PROBLEMS = 40
+"""Problems that are printed; ``--json`` has all."""
+
+_TRACEBACK = "CONVERTER_TRACEBACK"
+
+
+def run_with_error_handling(call: Callable[[], object], json: bool) -> int:
+    """Run `call` and tell how it ended.
+
+    Args:
+        call: what to run; it returns an exit code, or anything else for success.
+        json: whether standard output must hold a JSON document, also when `call` fails.
+
+    Returns:
+        0 done, 1 failed, 2 wrong usage, 130 interrupted; or what `call` returned.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop us
+            # In ASCII, which is what Python takes an unknown locale for, click would drop names.
+            plain = codecs.lookup(stream.encoding or "utf-8").name == "ascii"
+            stream.reconfigure(encoding="utf-8" if plain else None, errors="backslashreplace")
+    try:
+        code = call()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        return _close_streams()
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except BaseException as error:
+        if os.environ.get(_TRACEBACK):
+            import traceback
+
+            traceback.print_exc()
+        try:
+            return _tell(error, json)
+        except BrokenPipeError:
+            return _close_streams()
+
+
+def _tell(error: BaseException, json: bool) -> int:
+    """Print what went wrong, and give the exit code."""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        print_message("Interrupted: nothing is left half-written.", style="bold")
+        if json:
+            _emit(_document("interrupted", "interrupted; nothing is left half-written"))
+        return INTERRUPTED
+    from converter.errors import ConverterError
+
+    if isinstance(error, click.ClickException):
+        error = _usage(error)
+    if isinstance(error, ConverterError):
+        print_error(error)
+        if json:
+            _emit(error.to_dict())
+        return error.exit_code
+    kind, message, remedy = _unexpected(error)
+    print_error(ConverterError(message, remedy=remedy))
+    if json:
+        _emit(_document(kind, message, remedy))
+    return 1
+
+
+def print_error(error: ConverterError) -> None:
+    """Print an error for people: the message, each problem, and what to do."""
+    print_message(f"Error: {error.message}", style="error")
+    for problem in error.problems[:MAX_PROBLEMS]:
+        print_message(f"  - {problem}")
+    more = len(error.problems) - MAX_PROBLEMS
+    if more > 0:
+        print_message(f"  … and {more} more; --json lists all")
+    if error.remedy:
+        print_message(error.remedy)
+
+
+def _usage(error: click.ClickException) -> ConverterError:
+    """An error of the command line's parser as one of ours."""
+    from converter.errors import UsageError
+
+    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
+    remedy = f"`{path or 'converter'} --help` tells what there is."
+    return UsageError(error.format_message(), remedy=remedy)
+
+
+def _unexpected(error: BaseException) -> tuple[str, str, str | None]:
+    """Kind, message and remedy of an error that nobody raised on purpose."""
+    name = type(error).__name__
+    if isinstance(error, MemoryError):
+        return "memory", "there is not enough memory", "Try a smaller --memory or fewer --jobs."
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        if isinstance(error, PermissionError) and place:
+            return "system", f"{place}{error.strerror}", "Look at the permissions, also above it."
+        return "system", f"{place}{error.strerror}", f"{_TRACEBACK}=1 shows where ({name})."
+    text = " ".join(str(error).split())[:300]
+    message = f"this is a bug in converter: {name}{': ' + text if text else ''}"
+    return "bug", message, f"{_TRACEBACK}=1 shows the traceback; please report it with that."
+
+
+def _document(kind: str, message: str, remedy: str | None = None) -> dict[str, Any]:
+    body: dict[str, Any] = {"kind": kind, "message": message, "problems": []}
+    return {"error": {**body, "remedy": remedy} if remedy else body}
+
+
+def _emit(document: dict[str, Any]) -> None:
+    """Print the document of an error, unless that error is that nothing can be printed."""
+    from converter.errors import OutputError
+
+    try:
+        emit_json(document)
+    except OutputError:
+        _close_streams()
+
+
+def _close_streams() -> int:
+    """The reader of our output has gone (``| head``): be quiet, also when Python flushes."""
+    sys.stdout = sys.stderr = None
+    return 1

@@ -1,0 +1,276 @@
+"""A first draft of a mapping table, from a checkpoint's names and its configuration.
+
+What can be told is filled in; what a person must decide is marked ``decide:``. The draft is TOML
+that loads, so that ``converter check-table`` can be asked at every step.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from converter.checkpoint.opening import Checkpoint, open_files
+from converter.errors import UnsupportedError
+from converter.name_ranges import split_layer_index
+from converter.tensors import TensorSpec
+from converter.tensors.spec import FLOATING
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_OUTPUT = re.compile(r"head|proj|decoder|classifier|output|dense|predictions")
+_WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
+_EMBEDDING = re.compile(r"embed|wte|wpe|token")
+_NORM = re.compile(r"norm|(^|[._])ln(_|$|\d)", re.IGNORECASE)
+_WORD = re.compile(r"[a-z]+")
+_MARK = "decide:"
+
+
+@dataclass
+class _Module:
+    """The tensors of one module, layers folded."""
+
+    path: str
+    """With places for numbers."""
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Leaf → shape."""
+
+
+def draft(source: str | Path, config: str | Path | None = None) -> str:
+    """The text of a table for the model at `source`, which must speak PyTorch's dialect.
+
+    Args:
+        source: a checkpoint: a directory or a weight file.
+        config: the configuration, where none lies beside the weights.
+
+    Raises:
+        CheckpointError: if it cannot be opened.
+        UnsupportedError: if its names are not PyTorch's.
+    """
+    with open_files(source, config, headers=True) as checkpoint:
+        if checkpoint.container not in ("safetensors", "torch"):
+            raise UnsupportedError(
+                f"{checkpoint.reference}: a table is drafted from PyTorch's names",
+                remedy="Give model.safetensors or pytorch_model.bin.",
+            )
+        return "\n".join(_table(checkpoint)) + "\n"
+
+
+def _table(checkpoint: Checkpoint) -> list[str]:
+    fields = {
+        key: value
+        for key, value in checkpoint.config.items()
+        if isinstance(value, int) and not isinstance(value, bool) and value > 1
+    }
+    stored = [tensor.spec for tensor in checkpoint.tensors.values()]
+    specs = [spec for spec in stored if spec.dtype in FLOATING]
+    buffers = [spec.name for spec in stored if spec.dtype not in FLOATING]
+    base = _base(specs)
+    modules, counts = _modules(specs, base)
+    places, fits = _places(counts, fields)
+    rows = _aligned([_row(module, fields) for module in modules["body"]])
+    heads = _aligned([_row(module, fields) for module in modules["head"]])
+    measures = _aligned(_measures(fields, rows))
+    lines = (*rows, *heads, *places, *measures)
+    used = [name for name in fields if any(_uses(line, name) for line in lines)]
+    family = str(checkpoint.config.get("model_type", "unknown"))
+    architecture = _architecture(checkpoint.config, family)
+    text = [
+        f"family = {_quoted(family)}",
+        f"title  = {_quoted(family)}  # {_MARK} a name people know, and the paper",
+        *([f"layers = {{ {', '.join(places)} }}  {fits}".rstrip()] if places else []),
+        *([f"base   = {_quoted(base)}"] if base else []),
+        'init   = "normal(initializer_range)"',
+        "",
+        f"[config]  # {_MARK} the defaults of the configuration class, not this model's values",
+        *_aligned(
+            [
+                *(f"{name} = {fields[name]}" for name in used),
+                f"initializer_range = {checkpoint.config.get('initializer_range', 0.02)}",
+            ]
+        ),
+        "",
+        f"[measures]  # {_MARK} which fields say so",
+        *measures,
+        'init_range = "initializer_range"',
+        "",
+        f"[models]  # {_MARK} the classes, and the frameworks that have them",
+        architecture + (' = { heads = ["lm"] }' if heads else " = {}"),
+        "",
+        f"[roles]  # {_MARK} encoder, decoder or both; a decoder needs [parts.cross_attention]",
+        f"encoder = {{ model = {_quoted(architecture)} }}",
+        "",
+        "[modules]",
+        *rows,
+    ]
+    if heads:
+        text += [
+            "",
+            f"[heads.lm]  # {_MARK} what the head is called, and what of it is tied",
+            *heads,
+        ]
+    if buffers:
+        text += ["", "[drop.pytorch]"]
+        names = dict.fromkeys(_folded(name.removeprefix(f"{base}.")) for name in buffers)
+        text += [f"{_quoted(name)} = {_quoted(f'{_MARK} why is it no weight?')}" for name in names]
+    return text
+
+
+def _folded(name: str) -> str:
+    """A name with places for its numbers."""
+    for level, _ in enumerate(_NUMBER.findall(name)):
+        name = _NUMBER.sub("{layer}" if level == 0 else f"{{layer{level + 1}}}", name, count=1)
+    return name
+
+
+def _aligned(lines: Sequence[str]) -> list[str]:
+    """The lines with their first equals signs below each other."""
+    parts = [line.partition(" = ") for line in lines]
+    width = max((len(key) for key, _, _ in parts), default=0)
+    return [f"{key:<{width}} = {value}" for key, _, value in parts]
+
+
+def _base(specs: Sequence[TensorSpec]) -> str:
+    """The name before most tensors, if what follows is more than a layer of the model."""
+    first: dict[str, int] = {}
+    for spec in specs:
+        head = spec.name.partition(".")[0]
+        first[head] = first.get(head, 0) + 1
+    name = max(first, key=lambda head: first[head], default="")
+    below = {spec.name.split(".")[1] for spec in specs if spec.name.startswith(f"{name}.")}
+    return (
+        name
+        if len(below) > 1
+        and not any(part.isdigit() for part in below)
+        and (first[name] > 0.8 * len(specs) and len(first) <= 3 and "encoder" not in name)
+        else ""
+    )
+
+
+def _modules(
+    specs: Sequence[TensorSpec], base: str
+) -> tuple[dict[str, list[_Module]], dict[str, int]]:
+    """The modules of the base model and beside it, and how many each place counts."""
+    found: dict[str, dict[str, _Module]] = {"body": {}, "head": {}}
+    counts: dict[str, int] = {}
+    for spec in sorted(specs, key=lambda spec: split_layer_index(spec.name)):
+        inside = not base or spec.name.startswith(f"{base}.")
+        name = spec.name.removeprefix(f"{base}.") if base else spec.name
+        path = _folded(name)
+        for level, number in enumerate(_NUMBER.findall(name)):
+            place = "layer" if level == 0 else f"layer{level + 1}"
+            counts[place] = max(counts.get(place, 0), int(number) + 1)
+        module, _, leaf = path.rpartition(".")
+        if leaf not in ("weight", "bias", "gamma", "beta"):
+            module, leaf = path, ""
+        group = found["body" if inside else "head"]
+        group.setdefault(module, _Module(module)).shapes.setdefault(leaf, spec.shape)
+    return {name: list(group.values()) for name, group in found.items()}, counts
+
+
+def _places(counts: Mapping[str, int], fields: Mapping[str, int]) -> tuple[list[str], str]:
+    """``layer = "num_hidden_layers"`` for each place, and a comment where that is a guess."""
+    entries, unsure = [], []
+    for place, count in counts.items():
+        names = [name for name, value in fields.items() if value == count]
+        likely = sorted(names, key=lambda name: "layer" not in name)
+        entries.append(f"{place} = {_quoted(likely[0] if likely else str(count))}")
+        if len(names) != 1:
+            unsure.append(f"{place}: {', '.join(likely) or 'no field'} is {count}")
+    return entries, f"# {_MARK} {'; '.join(unsure)}" if unsure else ""
+
+
+def _row(module: _Module, fields: Mapping[str, int]) -> str:
+    """One line of a table."""
+    weight = module.shapes.get("weight", module.shapes.get("gamma"))
+    bias = module.shapes.get("bias", module.shapes.get("beta"))
+    doubts: list[str] = []
+    extra = ""
+    if weight is None and "" in module.shapes and len(module.shapes[""]) <= 2:
+        shape = module.shapes[""]
+        kind, sizes = ("vector", shape) if len(shape) == 1 else ("matrix", shape)
+    elif weight is None:
+        kind, sizes = "vector", next(iter(module.shapes.values()))
+        doubts.append(f"which kind? {module.shapes}")
+    elif len(weight) == 1:
+        kind, sizes = "layer_norm", weight
+        if bias is None:
+            kind = "rms_norm"
+        elif not _NORM.search(module.path):
+            doubts.append("a layer norm?")
+    elif len(weight) == 2 and bias is None and _EMBEDDING.search(module.path):
+        kind, sizes = "embedding", weight
+    elif len(weight) == 2:
+        kind, sizes = "linear", weight[::-1]
+        if bias is None:
+            extra = ', without = ["bias"]'
+            if "{" not in module.path and not _OUTPUT.search(module.path):
+                kind, sizes, extra = "embedding", weight, ""
+                doubts.append("an embedding, or linear without a bias?")
+        elif bias == (weight[1],) != (weight[0],):
+            kind, sizes = "conv1d", weight
+        elif "c_" in module.path:
+            doubts.append("linear, or conv1d, which lies the other way round?")
+    else:
+        kind, sizes = "convolution", weight
+        doubts.append(f"which kind? {list(weight)}")
+    texts = [_size(module.path, length, fields, doubts) for length in sizes]
+    comment = f"  # {_MARK} {'; '.join(doubts)}" if doubts else ""
+    return f"{_quoted(module.path)} = {{ {kind} = {_quoted(' -> '.join(texts))}{extra} }}{comment}"
+
+
+def _size(path: str, length: int, fields: Mapping[str, int], doubts: list[str]) -> str:
+    """The field that has this value; where several have or none has, that is to be decided."""
+    words = set(_WORD.findall(path))
+    names = sorted(
+        (name for name, value in fields.items() if value == length and "token_id" not in name),
+        key=lambda name: -len(words & set(_WORD.findall(name))),
+    )
+    if len(names) == 1:
+        return names[0]
+    doubts.append(f"{' or '.join(names) or 'no field'} is {length}")
+    if names:
+        return names[0]
+    return next(
+        (
+            f"{times} * {name}"
+            for name in (*_WIDTHS, *fields)
+            for times in (2, 3, 4)
+            if fields.get(name, 0) * times == length
+        ),
+        str(length),
+    )
+
+
+def _measures(fields: Mapping[str, int], rows: Sequence[str]) -> list[str]:
+    """The usual names, and for the width the field that most rows depend on."""
+    common = max(fields, key=lambda name: sum(_uses(row, name) for row in rows), default="")
+    guesses = {
+        "width": (*_WIDTHS, common),
+        "vocabulary": ("vocab_size",),
+        "positions": ("max_position_embeddings", "n_positions"),
+        "heads": ("num_attention_heads", "n_head", "n_heads"),
+    }
+    return [
+        f"{measure} = {_quoted(name)}"
+        for measure, names in guesses.items()
+        for name in [next((name for name in names if name in fields), None)]
+        if name
+    ]
+
+
+def _architecture(config: Mapping[str, Any], family: str) -> str:
+    named = config.get("architectures")
+    first = named[0] if isinstance(named, list) and named else None
+    return first if isinstance(first, str) and first.isidentifier() else f"{family.title()}Model"
+
+
+def _uses(line: str, name: str) -> bool:
+    """Whether a line names a field, its comment left aside."""
+    return re.search(rf"\b{re.escape(name)}\b", line.partition("#")[0]) is not None
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)

@@ -1,0 +1,178 @@
+"""What a checkpoint is, told from its headers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.schema import FRAMEWORKS
+from converter.checkpoint.opening import Checkpoint, open_files
+from converter.errors import ConverterError
+from converter.models.model import Model, resolve_model
+from converter.progress import Progress, ProgressCounter
+from converter.verification.manifest_reading import find_manifest
+
+if TYPE_CHECKING:
+    from converter.verification.value_report import Statistics
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found."""
+
+    checkpoint: Checkpoint
+    """The files, closed again."""
+    model: Model
+    """The class, its tensors as they matched, and the frameworks that can hold it."""
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
+    """If they were asked for: canonical name → least, largest and mean value, and deviation."""
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    """What the manifest beside the weights states; empty if there is none."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that a stand-alone model can take in an encoder-decoder model."""
+        config = self.model.configs.get("")
+        return tuple(config.family.roles) if config else ()
+
+    @property
+    def frameworks(self) -> tuple[str, ...]:
+        """The frameworks that the model can be converted to."""
+        return tuple(name for name in FRAMEWORKS if name not in self.model.unsupported_reasons)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every tensor is accounted for."""
+        return not self.model.report.problems(self.model.required)
+
+    def origin(self, name: str) -> str:
+        """Where the manifest says that a tensor's values come from, in few words."""
+        stated = self.manifest.get("tensors")
+        entry = stated.get(name) if isinstance(stated, dict) else None
+        if not isinstance(entry, dict):
+            return ""
+        if entry.get("origin") != "initialised":
+            return str(entry.get("source", ""))
+        scale = entry.get("scale")
+        drawn = f"({scale:g})" if isinstance(scale, int | float) else ""
+        return f"fresh: {entry.get('rule')}{drawn}"
+
+    @property
+    def provenance(self) -> dict[str, Any] | None:
+        """What the manifest states of the whole: command, sources, seed, kinds of origin."""
+        if not self.manifest:
+            return None
+        stated, sources = self.manifest.get("tensors"), self.manifest.get("sources")
+        warnings = self.manifest.get("warnings")
+        entries = stated.values() if isinstance(stated, dict) else ()
+        origins = Counter(str(each.get("origin")) for each in entries if isinstance(each, dict))
+        known = sources.items() if isinstance(sources, dict) else ()
+        return {
+            **{key: self.manifest.get(key) for key in ("command", "converter_version", "seed")},
+            "sources": {label: each for label, each in known if isinstance(each, dict)},
+            "origins": dict(origins),
+            "warnings": warnings if isinstance(warnings, list) else [],
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inspection as ``--json`` prints it."""
+        checkpoint, model, report = self.checkpoint, self.model, self.model.report
+        specs = [tensor.spec for tensor in checkpoint.tensors.values()]
+        missing = [slot.name for slot in model.required if slot.name not in report.matched]
+        return {
+            "source": checkpoint.reference,
+            "family": checkpoint.family,
+            "class": model.name,
+            "halves": {half: model.configs[half].family.name for half in model.halves},
+            "roles": list(self.roles),
+            "files": {path.name: size for path, size in checkpoint.sizes.items()},
+            "other_files": list(checkpoint.others),
+            "container": checkpoint.container,
+            "dialect": report.dialect,
+            "tensors": len(specs),
+            "parameters": sum(
+                spec.size
+                for spec in {t.location: t.spec for t in checkpoint.tensors.values()}.values()
+            ),
+            "bytes": sum(spec.nbytes for spec in specs),
+            "dtypes": dict(Counter(spec.dtype for spec in specs)),
+            "frameworks": list(self.frameworks),
+            "obstacles": dict(model.unsupported_reasons),
+            "matched": {
+                name: {
+                    "key": stored.tensor.spec.name,
+                    "dtype": stored.tensor.spec.dtype,
+                    "shape": list(stored.tensor.spec.shape),
+                    "bytes": stored.tensor.spec.nbytes,
+                    **({"origin": origin} if (origin := self.origin(name)) else {}),
+                    **(self.statistics[name].to_dict() if name in self.statistics else {}),
+                }
+                for name, stored in report.matched.items()
+            },
+            "missing": missing,
+            "unmatched": [spec.name for spec in report.unmatched],
+            "dropped": dict(report.dropped),
+            "mismatched": {
+                spec.name: {"expected": list(shape), "found": list(spec.shape)}
+                for spec, _, shape in report.mismatched
+            },
+            "manifest": self.provenance,
+            "notes": list(model.notes),
+            "fits": self.fits,
+        }
+
+
+def inspect(
+    source: str | Path,
+    *,
+    config: str | Path | None = None,
+    mapping: Sequence[str | Path] = (),
+    stats: bool = False,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Tell what a checkpoint is, and how its tensors relate to the table of its family.
+
+    Only headers are read, unless statistics are asked for.
+
+    Args:
+        source: a directory or a weight file.
+        config: the configuration, where none lies beside the weights.
+        mapping: a user's own mapping tables.
+        stats: whether to read all values and work out their statistics.
+        progress: told how many bytes are read for that.
+
+    Raises:
+        CheckpointError: if it cannot be opened.
+        ConfigError: if its configuration cannot be used.
+        UnsupportedError: if there is no table for it.
+    """
+    library = ArchitectureRegistry(Path(path) for path in mapping)
+    with open_files(source, config, headers=not stats) as checkpoint:
+        model = resolve_model(checkpoint, library)
+        seen = _statistics(model, progress) if stats else {}
+        return Inspection(checkpoint, model, seen, _manifest(checkpoint.directory))
+
+
+def _manifest(home: Path) -> Mapping[str, Any]:
+    """What the manifest states; nothing if it cannot be read, which `verify` tells."""
+    try:
+        return find_manifest(home) or {}
+    except ConverterError:
+        return {}
+
+
+def _statistics(model: Model, progress: Progress | None) -> dict[str, Statistics]:
+    from converter.verification.comparison import thread_map
+    from converter.verification.value_report import measure
+
+    matched = model.report.matched
+    names = list(matched)
+    count = ProgressCounter(progress).start_step(
+        {name: matched[name].tensor.spec.nbytes for name in names}
+    )
+    found = thread_map(lambda name: measure(matched[name]), names, after=count)
+    return dict(zip(names, found, strict=True))

@@ -1,0 +1,201 @@
+"""A combined checkpoint taken apart again: two halves that load by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
+from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.schema import CROSS_ATTENTION
+from converter.checkpoint.opening import open_files
+from converter.errors import UnsupportedError
+from converter.execution.write_checkpoint import WriteResult, write_checkpoint
+from converter.models.framework_support import select_frameworks, unsupported_reasons
+from converter.models.key_matching import dominant_dtype
+from converter.models.model import Model, resolve_model
+from converter.options import OutputOptions, OutputOptionsDict
+from converter.plan import OutputFile, Plan, TargetTensor
+from converter.planning.generation_config import GENERATION_CONFIG
+from converter.planning.output_configs import with_dtype
+from converter.planning.split_projection import JOINT
+from converter.planning.tensor_plan import SourceMatch, plan_tensors
+from converter.planning.tokenizer_files import DECODER_TOKENIZER, processor_files, tokenizer_files
+from converter.planning.weight_files import SAFETENSORS, WeightFiles, plan_files
+from converter.safe_json import to_json
+
+_INHERITED = ("decoder_start_token_id", "eos_token_id")
+"""Fields of the combined configuration that the decoder needs by itself."""
+
+
+@dataclass(frozen=True)
+class _SubmodelOutput:
+    """One half on its way out."""
+
+    weights: WeightFiles
+    config: Mapping[str, Any]
+    classes: Mapping[str, str]
+    warnings: Sequence[str]
+
+
+def split(
+    source: str | Path,
+    output: str | Path,
+    *,
+    set: Sequence[str] = (),
+    mapping: Sequence[str | Path] = (),
+    config: str | Path | None = None,
+    **options: Unpack[OutputOptionsDict],
+) -> WriteResult:
+    """Write the encoder and the decoder of a combined checkpoint as checkpoints of their own.
+
+    They go to ``OUTPUT/encoder`` and ``OUTPUT/decoder``. A projection between the two widths, which
+    belongs to neither, goes to ``OUTPUT/joint.safetensors``; `compose` of the two directories finds
+    it there and gives back the combined checkpoint bit for bit.
+
+    Args:
+        source: a combined checkpoint: a directory or a weight file.
+        output: the directory to be made.
+        set: configuration fields, ``encoder.KEY=VALUE`` or ``decoder.KEY=VALUE``.
+        mapping: a user's own mapping tables.
+        config: the configuration, where none lies beside the weights.
+        options: see `OutputOptions`.
+
+    Returns:
+        What was written, or with ``dry_run`` what would be.
+
+    Raises:
+        UnsupportedError: if the source is no combined checkpoint.
+        ConverterError: see `converter.errors`; nothing is written then.
+    """
+    wanted = OutputOptions(**options)
+    library = ArchitectureRegistry(Path(path) for path in mapping)
+    with open_files(source, config, headers=wanted.dry_run) as checkpoint:
+        model = resolve_model(checkpoint, library, set)
+        if not model.halves:
+            raise UnsupportedError(
+                f"{checkpoint.reference}: is no combined model; nothing to split"
+            )
+        model.report.require(model.required)
+        tensors = plan_tensors(
+            model.target,
+            _findings(model),
+            model.reasons,
+            lambda slot: dominant_dtype(model.report.matched),
+            dtype=wanted.dtype,
+            seed=0,
+        )
+        parts = {half: _part(half, model, tensors, wanted, library) for half in model.halves}
+        plan = Plan(
+            command="split",
+            tensors=tensors,
+            files=(
+                *(file for part in parts.values() for file in part.weights.files),
+                *_joint(model, tensors),
+            ),
+            documents=_documents(parts),
+            copied_files=_copied(model),
+            warnings=(
+                *model.notes,
+                *(
+                    f"{half}: {warning}"
+                    for half, part in parts.items()
+                    for warning in (*part.warnings, *part.weights.notes)
+                ),
+            ),
+        )
+        return write_checkpoint(
+            plan,
+            output,
+            wanted,
+            sources=[model],
+            tables=model.tables,
+            settings={"share": model.shared},
+            classes={half: part.classes for half, part in parts.items()},
+        )
+
+
+def _findings(model: Model) -> dict[str, SourceMatch]:
+    return {
+        name: SourceMatch(stored, tuple(copy for _, copy in model.report.copies.get(name, ())))
+        for name, stored in model.report.matched.items()
+    }
+
+
+def _part(
+    half: str,
+    model: Model,
+    tensors: Sequence[TargetTensor],
+    wanted: OutputOptions,
+    library: ArchitectureRegistry,
+) -> _SubmodelOutput:
+    """The files and the configuration of one half."""
+    config = model.configs[half]
+    family = config.family
+    alone = family.models[family.roles[half].model]
+    parts = dict.fromkeys((*alone.parts, *([CROSS_ATTENTION] if half == "decoder" else [])))
+    target = ModelSpecBuilder(library.vocabulary).model(config, parts, alone.heads)
+    frameworks, warnings = select_frameworks(wanted.to, unsupported_reasons(config, alone))
+    lead = f"{half}."
+    own = [
+        replace(tensor, spec=replace(tensor.spec, name=tensor.spec.name.removeprefix(lead)))
+        for tensor in tensors
+        if tensor.spec.name.startswith(lead)
+    ]
+    weights = plan_files(
+        target, own, alone.classes, frameworks, wanted.pytorch_format, wanted.shard_bytes
+    )
+    files = tuple(
+        replace(
+            file,
+            path=f"{half}/{file.path}",
+            entries=[replace(entry, tensor=lead + entry.tensor) for entry in file.entries],
+        )
+        for file in weights.files
+    )
+    indexes = {f"{half}/{name}": content for name, content in weights.indexes.items()}
+    raw = {**config.raw, "architectures": [alone.name]}
+    if half == "decoder":
+        raw |= {key: model.raw[key] for key in _INHERITED if model.raw.get(key) is not None}
+    if wanted.dtype != "keep":
+        raw = with_dtype(raw, wanted.dtype)
+    return _SubmodelOutput(
+        replace(weights, files=files, indexes=indexes), raw, alone.classes, warnings
+    )
+
+
+def _joint(model: Model, tensors: Sequence[TargetTensor]) -> list[OutputFile]:
+    """The file of what belongs to neither half, if there is anything."""
+    leads = tuple(f"{half}." for half in model.halves)
+    own = [tensor for tensor in tensors if not tensor.spec.name.startswith(leads)]
+    if not own:
+        return []
+    names = {tensor.spec.name for tensor in own}
+    target = ModelSpec(tuple(slot for slot in model.target.params if slot.name in names))
+    weights = plan_files(target, own, {}, ["pytorch"], "safetensors")
+    return [replace(file, path=JOINT) for file in weights.files if file.path == SAFETENSORS]
+
+
+def _documents(parts: Mapping[str, _SubmodelOutput]) -> dict[str, bytes]:
+    documents = {f"{half}/config.json": to_json(part.config) for half, part in parts.items()}
+    for part in parts.values():
+        documents |= part.weights.indexes
+    return documents
+
+
+def _copied(model: Model) -> dict[str, Path]:
+    """The tokenizer of each half; a combined checkpoint with one tokenizer has it for both, or for
+    its decoder if its encoder reads no texts."""
+    directory = model.checkpoint.directory
+    decoder = directory / DECODER_TOKENIZER
+    own = decoder if decoder.is_dir() else directory
+    copied = {f"encoder/{name}": path for name, path in processor_files(directory).items()}
+    if model.configs["encoder"].attribute("vocabulary") is not None:
+        copied |= tokenizer_files(directory, "encoder/")
+    copied |= tokenizer_files(own, "decoder/")
+    generation = directory / GENERATION_CONFIG
+    if generation.is_file():
+        copied[f"decoder/{GENERATION_CONFIG}"] = generation
+    return copied

@@ -1,0 +1,105 @@
+"""Planned tensors in memory instead of in a file, made by the very steps that write files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from converter.errors import MatchError
+from converter.execution.row_blocks import RowLayout
+from converter.execution.tensor_copy import TensorCopier
+from converter.formats.base import Array
+from converter.formats.lazy_tensors import byte_view, swap_bytes
+from converter.plan import FileEntry, OutputFile, Plan
+from converter.tensors import numpy_dtype
+
+_BLOCK = 16 << 20
+"""Bytes that are read and rearranged at once."""
+
+
+class InMemoryOutput(Mapping[str, Array]):
+    """The tensors of one planned file by their names in it, each made when it is asked for.
+
+    Nothing is kept: asking twice reads twice. Safe to use from several threads at once.
+
+    Args:
+        plan: what the tensors are made from.
+        file: a file of `plan`.
+        check: called before anything is read; refuses by raising.
+    """
+
+    def __init__(
+        self, plan: Plan, file: OutputFile, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self._check = check
+        self._origins = {tensor.spec.name: tensor for tensor in plan.tensors}
+        self._entries = {entry.spec.name: entry for entry in file.entries}
+        self.aliases = file.aliases
+        """Further names → the names whose values they share."""
+
+    def __getitem__(self, name: str) -> Array:
+        """The values in the file's layout and dtype.
+
+        Raises:
+            KeyError: if the file has no tensor of that name.
+            CheckpointError: if the source cannot be read.
+            MatchError: if copies of the tensor in the source differ.
+        """
+        entry = self._entries[name]
+        self._check()
+        place = _Place(entry)
+        block = min(_BLOCK, max(entry.spec.nbytes, 1))
+        carrier = TensorCopier({entry.tensor: [(place, entry)]}, block, hashed=False)
+        result = carrier.copy(self._origins[entry.tensor])
+        if result.problems:
+            raise MatchError("The source contradicts itself.", result.problems)
+        return place.array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def spec(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """Dtype name and shape of a tensor, without reading it.
+
+        Raises:
+            KeyError: if the file has no tensor of that name.
+        """
+        spec = self._entries[name].spec
+        return spec.dtype, spec.shape
+
+    def nbytes(self, name: str) -> int:
+        """Bytes of a tensor's values, without reading it.
+
+        Raises:
+            KeyError: if the file has no tensor of that name.
+        """
+        return self._entries[name].spec.nbytes
+
+
+class _Place:
+    """An array that takes a tensor's rows as a `Sink` does."""
+
+    def __init__(self, entry: FileEntry) -> None:
+        self.array = np.empty(entry.spec.shape, numpy_dtype(entry.spec.dtype))
+
+    def write_rows(
+        self,
+        name: str,
+        values: memoryview,
+        runs: RowLayout,
+        start: int,
+        stop: int,
+        check: Callable[[], None],
+    ) -> None:
+        """Put the canonical rows ``start .. stop`` in their places."""
+        if not self.array.size:
+            return
+        part = np.frombuffer(values, np.uint8).reshape(runs.outer, stop - start, -1)
+        byte_view(self.array).reshape(runs.outer, runs.rows, -1)[:, start:stop] = part
+        if sys.byteorder == "big" and stop == runs.rows:
+            swap_bytes(self.array)

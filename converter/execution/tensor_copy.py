@@ -1,0 +1,168 @@
+"""Carrying one tensor over: read, proven, hashed, rearranged and put where it belongs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from converter.errors import Problem
+from converter.execution.row_blocks import (
+    Permutation,
+    RowLayout,
+    blocks,
+    cast,
+    count_non_finite,
+    little_endian,
+    squeeze_shape,
+    squeezed_permutation,
+)
+from converter.execution.row_readers import BufferPool, copy_checks, reader_for
+from converter.formats.base import Array
+from converter.plan import FileEntry, SourceTensor, TargetTensor
+from converter.tensors import itemsize, numpy_dtype
+from converter.tensors.rearrangement import permute
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class TensorResult:
+    """What was found while one tensor was carried over."""
+
+    sha256: str = ""
+    """Of the little-endian bytes in PyTorch layout and planned dtype."""
+    non_finite: int = 0
+    overflowed: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+class RowWriter(Protocol):
+    """What takes the rows of tensors: a file (`Sink`), or memory."""
+
+    def write_rows(
+        self,
+        name: str,
+        values: memoryview,
+        runs: RowLayout,
+        start: int,
+        stop: int,
+        check: Callable[[], None],
+    ) -> None:
+        """Take the canonical rows ``start .. stop`` of a tensor; see `Sink.write_rows`."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """Outputs that take the very same bytes: rearranged and cast once, written to each."""
+
+    permutation: Permutation
+    dtype: str
+    runs: RowLayout
+    outputs: list[tuple[RowWriter, FileEntry]] = field(default_factory=list)
+
+
+class TensorCopier:
+    """Working memory and tallies for carrying over one tensor after another.
+
+    Args:
+        outputs: canonical name → each place that takes the tensor, with its entry there.
+        block: bytes that are read at once.
+        check: called for every block; stops the work by raising.
+        number: which of the outputs to begin with, so that threads seldom wait for the same one.
+        hashed: whether the SHA-256 of each tensor is wanted.
+    """
+
+    def __init__(
+        self,
+        outputs: Mapping[str, Sequence[tuple[RowWriter, FileEntry]]],
+        block: int,
+        check: Callable[[], None] = lambda: None,
+        number: int = 0,
+        hashed: bool = True,
+    ) -> None:
+        self.bytes_done = 0
+        self.scratch = BufferPool(block)
+        self._outputs = outputs
+        self._block = block
+        self._check = check
+        self._number = number
+        self._hashed = hashed
+
+    def copy(self, tensor: TargetTensor) -> TensorResult:
+        """Read, prove, hash and write one tensor, block by block.
+
+        Raises:
+            CheckpointError: if its source cannot be read.
+            OutputError: if a place cannot take it.
+        """
+        result = TensorResult()
+        shape = squeeze_shape(tensor.spec.shape)
+        source = reader_for(tensor)
+        planned = numpy_dtype(tensor.spec.dtype)
+        groups = self._groups(tensor, shape)
+        checks = copy_checks(tensor)
+        digest = hashlib.sha256()
+        widest = max([source.dtype.itemsize, *(itemsize(group.dtype) for group in groups)])
+        for start, stop in blocks(shape, widest, self._block):
+            self._check()
+            raw, stored = source.read(start, stop, self.scratch, "raw")
+            for check in checks:
+                check.compare(stored, start, stop, self.scratch, self._check)
+            infinite = count_non_finite(stored)
+            result.non_finite += infinite
+            values = stored
+            if planned != stored.dtype:
+                values = self.scratch.array("cast", planned, stored.shape)
+                cast(stored, values)
+                result.overflowed += count_non_finite(values) - infinite
+            if self._hashed:
+                digest.update(little_endian(values))
+            part = (stop - start, *shape[1:]) if shape else ()
+            for group in groups:
+                laid_out = values
+                if group.permutation == source.layout and values is stored:
+                    laid_out = raw
+                elif group.permutation != tuple(range(len(part))):
+                    laid_out = self.scratch.array("layout", planned, part)
+                    permute(values, part, group.permutation, laid_out)
+                self._write(group, laid_out, start, stop)
+        result.sha256 = digest.hexdigest() if self._hashed else ""
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s: %s, %s", tensor.spec.name, tensor.spec.describe(), _whence(tensor))
+        result.problems = [found for check in checks if (found := check.problem())]
+        return result
+
+    def _groups(self, tensor: TargetTensor, shape: tuple[int, ...]) -> list[_Group]:
+        """The outputs of `tensor`, by layout and dtype."""
+        groups: dict[tuple[Permutation, str], _Group] = {}
+        outputs = self._outputs[tensor.spec.name]
+        turn = self._number % len(outputs) if outputs else 0
+        for sink, entry in (*outputs[turn:], *outputs[:turn]):
+            permutation = squeezed_permutation(entry.rearrangement, tensor.spec.shape)
+            key = permutation, entry.spec.dtype
+            if key not in groups:
+                groups[key] = _Group(*key, RowLayout.of(shape, permutation))
+            groups[key].outputs.append((sink, entry))
+        return list(groups.values())
+
+    def _write(self, group: _Group, values: Array, start: int, stop: int) -> None:
+        """Write rows that lie in the group's layout to each of its files."""
+        wanted = numpy_dtype(group.dtype)
+        if wanted != values.dtype:
+            narrow, values = values, self.scratch.array("entry", wanted, values.shape)
+            cast(narrow, values)
+        content = little_endian(values)
+        for sink, entry in group.outputs:
+            sink.write_rows(entry.spec.name, content, group.runs, start, stop, self._check)
+            self.bytes_done += len(content)
+
+
+def _whence(tensor: TargetTensor) -> str:
+    """Where its values came from, for a message."""
+    origin = tensor.origin
+    if isinstance(origin, SourceTensor):
+        return f"from {origin.tensor.spec.name} in {origin.tensor.path}"
+    return f"drawn anew: {origin.reason}"

@@ -1,0 +1,26 @@
+"""The file formats that checkpoints come in, one module each, reader beside writer."""
+
+from __future__ import annotations
+
+from converter.formats.base import (
+    Array,
+    FileFormat,
+    PreallocatedFile,
+    Reader,
+    Segment,
+    StoredTensor,
+)
+from converter.formats.registry import FORMATS, detect_format, get_format, open_file
+
+__all__ = [
+    "FORMATS",
+    "Array",
+    "FileFormat",
+    "PreallocatedFile",
+    "Reader",
+    "Segment",
+    "StoredTensor",
+    "detect_format",
+    "get_format",
+    "open_file",
+]

@@ -1,0 +1,258 @@
+"""What the formats share: opening, checking, reporting and creating a file."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from converter.errors import CheckpointError, FormatError, Problem
+from converter.formats.base import Reader, StoredTensor, read_exactly
+from converter.tensors import TensorSpec, itemsize
+
+MAX_RANK = 32
+"""The most axes that every numpy can hold; 64 since numpy 2."""
+MAX_TENSORS = 1 << 18
+"""More tensors in one file than any model has; bounds what a hostile header can take."""
+
+
+def format_error(
+    path: Path,
+    what: str,
+    *,
+    tensor: str | None = None,
+    expected: object = None,
+    found: object = None,
+    remedy: str | None = None,
+) -> FormatError:
+    """The error for a file that is damaged, truncated, lying or hostile.
+
+    Args:
+        path: the file.
+        what: the finding in one clause.
+        tensor: the tensor that it concerns, shortened if the file makes it absurdly long.
+        expected: what the format demands.
+        found: what the file holds.
+        remedy: what the user can do.
+    """
+    problem = Problem(
+        what,
+        file=path.name,
+        tensor=None if tensor is None else sanitize(tensor),
+        expected=None if expected is None else sanitize(str(expected)),
+        found=None if found is None else sanitize(str(found)),
+        remedy=remedy,
+    )
+    return FormatError(f"{path}: cannot be read", [problem])
+
+
+def sanitize(text: str, limit: int = 200) -> str:
+    """`text` fit for a message, whatever a hostile file put into it."""
+    text = text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+class FileHandle(ABC):
+    """A file, open for reading by position from any number of threads.
+
+    All that a container knows of the place where a file lies. Nothing is counted: whoever opened
+    it closes it once, after the last read.
+    """
+
+    path: Path
+    """Its name, for messages; where it lies, if it lies on this machine."""
+    size: int
+    """Bytes of the file when it was opened."""
+    bytes_read: int = 0
+    """Bytes read so far; exact only while one thread reads."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file; further reads raise `ValueError`."""
+
+    @abstractmethod
+    def beside(self, name: str) -> FileHandle | None:
+        """The file called `name` in the same directory, opened; ``None`` if there is none."""
+
+    @abstractmethod
+    def as_file_argument(self) -> Path | BinaryIO:
+        """What to give a library that opens files itself: the path, or an object to read from."""
+
+    @abstractmethod
+    def _fill(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` from `offset`.
+
+        Raises:
+            EOFError: with the bytes that there are, if the file ends first.
+            OSError: if the system cannot read it.
+            CheckpointError: if it lies elsewhere and cannot be had.
+            ValueError: if it is closed.
+        """
+
+    def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
+        """Say which parts, as offset and bytes, will soon be read; helps where reads take long."""
+        del places
+
+    def fill(self, buffer: memoryview, offset: int, tensor: str | None = None) -> None:
+        """Fill the bytes of `buffer` from `offset` of the file.
+
+        Args:
+            buffer: one-dimensional, of bytes.
+            offset: where in the file to start.
+            tensor: on whose behalf, for the message.
+
+        Raises:
+            FormatError: if the file ends first or the system cannot read it.
+            CheckpointError: if it lies elsewhere and cannot be had.
+            ValueError: if the file is closed.
+        """
+        end = offset + len(buffer)
+        try:
+            self._fill(buffer, offset)
+        except EOFError as error:
+            raise format_error(
+                self.path,
+                "the file ends early",
+                tensor=tensor,
+                expected=f"bytes {offset} to {end}",
+                found=f"{error.args[0]} bytes",
+                remedy="fetch or write the file again",
+            ) from None
+        except OSError as error:
+            raise format_error(self.path, f"read error: {error.strerror}", tensor=tensor) from error
+        self.bytes_read += len(buffer)
+
+    def read(self, offset: int, nbytes: int, tensor: str | None = None) -> bytes:
+        """`nbytes` from `offset`; takes no memory when the file does not hold them.
+
+        Raises:
+            FormatError: as `fill`.
+            CheckpointError: as `fill`.
+        """
+        if not 0 <= offset <= offset + nbytes <= self.size:
+            raise format_error(
+                self.path,
+                "the file ends early",
+                tensor=tensor,
+                expected=f"bytes {offset} to {offset + nbytes}",
+                found=f"{self.size} bytes",
+                remedy="fetch or write the file again",
+            )
+        buffer = bytearray(nbytes)
+        self.fill(memoryview(buffer), offset, tensor)
+        return bytes(buffer)
+
+
+class LocalFile(FileHandle):
+    """A regular file of this machine.
+
+    Raises:
+        CheckpointError: if `path` is no regular file or cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            # Without O_NONBLOCK, opening a FIFO would wait for a writer.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise CheckpointError(f"{path}: cannot be read: not a regular file")
+        self.size = status.st_size
+
+    def close(self) -> None:
+        """Let go of the file; further reads raise `ValueError`."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def beside(self, name: str) -> FileHandle | None:
+        """The file called `name` in the same directory, opened; ``None`` if there is none."""
+        other = self.path.with_name(name)
+        return LocalFile(other) if other.is_file() else None
+
+    def as_file_argument(self) -> Path:
+        """The path."""
+        return self.path
+
+    def _fill(self, buffer: memoryview, offset: int) -> None:
+        if self._fd < 0:
+            raise ValueError(f"{self.path} is closed")
+        read_exactly(self._fd, buffer, offset)
+
+
+@contextmanager
+def closed_on_error(file: FileHandle) -> Iterator[None]:
+    """Close `file` if the ``with`` block raises."""
+    try:
+        yield
+    except BaseException:
+        file.close()
+        raise
+
+
+class FileReader(Reader):
+    """A reader whose tensors all lie in one open file."""
+
+    def __init__(
+        self,
+        handle: FileHandle,
+        tensors: Mapping[str, StoredTensor],
+        metadata: Mapping[str, str],
+        duplicates: Mapping[str, Sequence[StoredTensor]] | None = None,
+    ) -> None:
+        self.path = handle.path
+        self.handle = handle
+        self.tensors = tensors
+        self.metadata = metadata
+        self.duplicates = duplicates or {}
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.handle.close()
+
+
+def checked_spec(path: Path, name: str, dtype: str, shape: Sequence[object]) -> TensorSpec:
+    """The specification of a stored tensor, if numpy can hold its shape.
+
+    Raises:
+        FormatError: if `shape` holds anything but lengths, or has too many or too large axes.
+    """
+    lengths = tuple(length for length in shape if type(length) is int and 0 <= length < 1 << 63)
+    # Of the axes of an empty array numpy multiplies those that are not zero, too.
+    nbytes = math.prod(length or 1 for length in lengths[:MAX_RANK]) * itemsize(dtype)
+    if len(lengths) != len(shape) or len(lengths) > MAX_RANK or nbytes >= 1 << 63:
+        raise format_error(
+            path,
+            "impossible shape",
+            tensor=name,
+            expected=f"up to {MAX_RANK} lengths and less than 2^63 bytes",
+            found=list(shape[: MAX_RANK + 1]),
+        )
+    return TensorSpec(name, dtype, lengths)
+
+
+def create_file(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> None:
+    """Create a file of `size` bytes that holds each piece at its offset, and holes elsewhere.
+
+    Raises:
+        OSError: if `path` exists or cannot be written; then nothing new is left behind.
+    """
+    with path.open("xb") as file:
+        try:
+            file.truncate(size)
+            for offset, data in pieces:
+                file.seek(offset)
+                file.write(data)
+            file.flush()
+        except BaseException:
+            path.unlink()
+            raise

@@ -1,0 +1,1 @@
+"""Flax's msgpack: a bounded reader and a writer."""

@@ -1,0 +1,1 @@
+"""Keras weights in HDF5: a bounded reader and a writer."""

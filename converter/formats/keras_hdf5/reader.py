@@ -1,0 +1,133 @@
+"""Reading of ``tf_model.h5``, whole or a shard; its layout is told in `keras_hdf5`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from converter.formats.base import Reader, StoredTensor
+from converter.formats.files import MAX_TENSORS, FileHandle, format_error
+from converter.formats.keras_hdf5.objects import Hdf5Objects
+
+MAX_NAME_BYTES = 64 << 20
+"""Bytes of all names together: a few stored bytes can claim to be many names."""
+
+Variable = tuple[str, str, bool]
+"""A variable's path in the file, its name, and whether it lies flat."""
+
+
+class KerasReader(Reader):
+    """An opened ``tf_model.h5``, whole or a shard.
+
+    Its `metadata` are what `create` takes: ``scope``, the most frequent of the components dropped,
+    ``layout``, which is ``layers`` or ``flat``, and ``shared``, where a layer lists a weight that
+    another one has listed before.
+    """
+
+    def __init__(self, file: FileHandle) -> None:
+        self.path = file.path
+        self.tensors: dict[str, StoredTensor] = {}
+        self.duplicates: dict[str, list[StoredTensor]] = {}
+        self.metadata: dict[str, str] = {}
+        self._handle = file
+        self._objects: Hdf5Objects | None = None
+        try:
+            self._objects = Hdf5Objects(self._handle)
+            self._list(self._objects)
+            if not self._objects.needs_h5py:
+                self._objects.close()
+                self._objects = None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._handle.close()
+        objects, self._objects = self._objects, None
+        if objects is not None:
+            objects.close()
+
+    def _list(self, objects: Hdf5Objects) -> None:
+        scopes: Counter[str] = Counter()
+        shared: dict[str, list[str]] = {}
+        flat = False
+        variables = self._bounded(self._variables(objects))
+        models = _models(variables)
+        for path, variable, is_flat in variables:
+            flat |= is_flat
+            name = variable
+            if "/" in variable and (not is_flat or "model." in variable):
+                scope, _, below = variable.partition("/")
+                scopes[scope] += 1
+                name = variable if scope in models else below
+            tensor = objects.tensor(path, name)
+            if name in self.tensors:
+                self.duplicates.setdefault(name, []).append(tensor)
+                shared.setdefault(path.partition("/")[0], []).append(name)
+            else:
+                self.tensors[name] = tensor
+        if scopes:
+            self.metadata["scope"] = scopes.most_common(1)[0][0]
+        self.metadata["layout"] = "flat" if flat else "layers"
+        if shared and not flat:
+            self.metadata["shared"] = json.dumps(shared)
+
+    def _bounded(self, variables: Iterator[Variable]) -> list[Variable]:
+        """All of `variables`, if they are not too many for the file."""
+        total, found = 0, []
+        limit = min(MAX_TENSORS, self._handle.size // 64)
+        for variable in variables:
+            found.append(variable)
+            total += len(variable[0])
+            if len(found) > limit or total > MAX_NAME_BYTES:
+                count = f"over {len(found)}"
+                raise format_error(self.path, "the file lists too many names", found=count)
+        return found
+
+    def _variables(self, objects: Hdf5Objects) -> Iterator[Variable]:
+        """Each variable that is listed."""
+        layers = objects.names("", "layer_names")
+        if layers is None:
+            raise format_error(
+                self.path,
+                "no Keras weights",
+                expected="an attribute 'layer_names' at the root",
+                remedy="a '.weights.h5' of Keras 3 numbers the weights of each layer and names "
+                "none: read it into its model with load_weights, and use save_pretrained",
+            )
+        for layer in _unique(self.path, layers):
+            if objects.is_dataset(layer):
+                yield layer, layer, True
+                continue
+            weights = objects.names(layer, "weight_names")
+            if weights is None:
+                raise format_error(self.path, "a layer does not list its weights", tensor=layer)
+            for weight in _unique(self.path, weights):
+                yield f"{layer}/{weight}", weight, False
+
+
+def _models(variables: list[Variable]) -> set[str]:
+    """The layers that are models of their own.
+
+    A model that is made of two others lists them as layers, ``tf_bert_model`` and
+    ``tf_bert_lm_head_model``. The variables of one that was in use before begin with its own name,
+    not with that of the whole, and it alone tells them apart.
+    """
+    scopes = {
+        (path.partition("/")[0], variable.partition("/")[0])
+        for path, variable, is_flat in variables
+        if not is_flat and "/" in variable
+    }
+    several = len({scope for _, scope in scopes}) > 1
+    return {scope for layer, scope in scopes if several and layer == scope}
+
+
+def _unique(path: Path, names: list[str]) -> list[str]:
+    """`names`, if each stands there once."""
+    if len(set(names)) != len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise format_error(path, "listed twice", tensor=twice)
+    return names

@@ -1,0 +1,215 @@
+"""A tensor whose C-order bytes lie in a file as they are, in one run or in a few."""
+
+from __future__ import annotations
+
+import math
+import sys
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+
+from converter.formats.base import Array, Segment, StoredTensor
+from converter.formats.files import FileHandle
+from converter.tensors import TensorSpec, itemsize, numpy_dtype
+
+_GAP = 16 << 10
+"""Bytes that cost about a read call; gaps up to this between runs up to this are read over."""
+_SCRATCH = 1 << 20
+"""Bytes read at once where wanted and unwanted ones alternate."""
+
+
+class ContiguousTensor(StoredTensor):
+    """A tensor whose C-order bytes lie in a file in runs.
+
+    Args:
+        spec: name, dtype and shape.
+        handle: the file, open as long as the tensor is read.
+        segments: the runs by ascending `tensor_offset`, without gaps, ``spec.nbytes`` together.
+        byteorder: of the stored values, ``"little"`` or ``"big"``.
+
+    Raises:
+        ValueError: if the segments do not cover the tensor: the reader that made them is wrong.
+    """
+
+    def __init__(
+        self,
+        spec: TensorSpec,
+        handle: FileHandle,
+        segments: Sequence[Segment],
+        byteorder: str = "little",
+    ) -> None:
+        self.spec = spec
+        self.path = handle.path
+        self.segments = tuple(segments)
+        self.byteorder = byteorder
+        self._handle = handle
+        self._starts = [segment.tensor_offset for segment in self.segments]
+        ends = [0, *(segment.tensor_offset + segment.nbytes for segment in self.segments)]
+        if self._starts != ends[:-1] or ends[-1] != spec.nbytes:
+            raise ValueError(f"{spec.name}: segments do not cover {spec.nbytes} bytes")
+
+    @property
+    def location(self) -> tuple[object, ...]:
+        """File and offset, then all that makes two readings of the same bytes equal."""
+        first = self.segments[0].file_offset if self.segments else 0
+        rest = tuple((segment.file_offset, segment.nbytes) for segment in self.segments)
+        return (str(self.path), first, rest, self.byteorder, self.spec.dtype, self.spec.shape)
+
+    def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
+        """Read a part along `axis`; see `StoredTensor.read_into`."""
+        check_target(self.spec, out, axis, start)
+        if out.size == 0:
+            return
+        shape, item = self.spec.shape, itemsize(self.spec.dtype)
+        before = math.prod(shape[:axis])
+        below = math.prod(shape[axis + 1 :]) * item
+        stride = below * (shape[axis] if shape else 1)
+        run = below * (out.shape[axis] if shape else 1)
+        target = byte_view(out)
+        if run == stride or before == 1:
+            self._fill(target, start * below)
+        elif max(run, stride - run) > _GAP:
+            for index in range(before):
+                piece = target[index * run : (index + 1) * run]
+                self._fill(piece, index * stride + start * below)
+        else:
+            self._fill_across(target.reshape(before, run), stride, start * below)
+        if self.byteorder != sys.byteorder:
+            swap_bytes(out)
+
+    def _fill_across(self, rows: Array, stride: int, first: int) -> None:
+        """Fill each row of bytes from `first + row * stride`, reading over the gaps between."""
+        count, run = rows.shape
+        step = max(1, _SCRATCH // stride)
+        scratch = np.empty(min(step, count) * stride, np.uint8)
+        for row in range(0, count, step):
+            here = min(step, count - row)
+            length = (here - 1) * stride + run  # stops at the last wanted byte
+            self._fill(scratch[:length], row * stride + first)
+            rows[row : row + here] = scratch[: here * stride].reshape(here, stride)[:, :run]
+
+    def _fill(self, target: Array, offset: int) -> None:
+        """Fill bytes from `offset` of the tensor, across the segments that hold them."""
+        view = target.data
+        index = bisect_right(self._starts, offset) - 1
+        while view:
+            segment = self.segments[index]
+            skipped = offset - segment.tensor_offset
+            part = view[: segment.nbytes - skipped]
+            self._handle.fill(part, segment.file_offset + skipped, self.spec.name)
+            view, offset, index = view[len(part) :], offset + len(part), index + 1
+
+
+def check_target(spec: TensorSpec, out: Array, axis: int, start: int) -> None:
+    """Raise `ValueError` unless `out` can take the part of the tensor that is asked for."""
+    wanted = list(spec.shape)
+    if wanted:
+        if not 0 <= axis < len(wanted) or out.ndim != len(wanted):
+            raise ValueError(f"{spec.name}: no axis {axis} of {wanted} for {list(out.shape)}")
+        wanted[axis] = out.shape[axis]
+        if not 0 <= start <= start + wanted[axis] <= spec.shape[axis]:
+            raise ValueError(f"{spec.name}: {start} + {wanted[axis]} is outside {list(spec.shape)}")
+    if list(out.shape) != wanted or out.dtype != numpy_dtype(spec.dtype):
+        raise ValueError(f"{spec.name}: {out.dtype} {list(out.shape)} for {spec.describe()}")
+    if not out.flags.c_contiguous:
+        raise ValueError(f"{spec.name}: target is not C-contiguous")
+
+
+def byte_view(array: Array) -> Array:
+    """The bytes of a C-contiguous array, one-dimensional, without a copy."""
+    return array.reshape(-1).view(np.uint8)
+
+
+def swap_bytes(array: Array) -> None:
+    """Reverse the bytes of each number in place; a complex number's two parts each by itself."""
+    unit = array.dtype.itemsize // (2 if array.dtype.kind == "c" else 1)
+    if unit > 1:
+        byte_view(array).view(f"u{unit}").byteswap(inplace=True)
+
+
+_SCRATCH_strided = 256 << 10
+"""Bytes that are read at once and then gathered from, while they are in the cache."""
+_GAP_strided = 16 << 10
+"""Unwanted bytes that cost about as much to read as a read call."""
+
+
+class StridedTensor(StoredTensor):
+    """A tensor whose elements lie at regular distances in a file.
+
+    Args:
+        spec: name, dtype and shape of the view.
+        handle: the file, open as long as the tensor is read.
+        offset: of the first element, in bytes from the start of the file.
+        strides: for each axis the distance between neighbours, in elements, not negative.
+        byteorder: of the stored values, ``"little"`` or ``"big"``.
+    """
+
+    def __init__(
+        self,
+        spec: TensorSpec,
+        handle: FileHandle,
+        offset: int,
+        strides: Sequence[int],
+        byteorder: str = "little",
+    ) -> None:
+        self.spec = spec
+        self.path = handle.path
+        self.offset = offset
+        self.strides = tuple(strides)
+        self.byteorder = byteorder
+        self._handle = handle
+
+    @property
+    def location(self) -> tuple[object, ...]:
+        """File and offset, then all that makes two views of the same bytes equal."""
+        view = (self.spec.dtype, self.spec.shape, self.strides, self.byteorder)
+        return (str(self.path), self.offset, *view)
+
+    def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
+        """Read a part along `axis`; see `StoredTensor.read_into`."""
+        check_target(self.spec, out, axis, start)
+        if out.size == 0:
+            return
+        skipped = start * self.strides[axis] if out.ndim else 0
+        self._gather(out, self.offset + skipped * itemsize(self.spec.dtype))
+        if self.byteorder != sys.byteorder:
+            swap_bytes(out)
+
+    def _gather(self, out: Array, offset: int) -> None:
+        """Fill `out`, whose axes have the view's strides, with what starts at byte `offset`."""
+        item = out.dtype.itemsize
+        reach = [(n - 1) * stride for n, stride in zip(out.shape, self.strides, strict=True)]
+        extent = (sum(reach) + 1) * item
+        widest = max(range(out.ndim), key=lambda k: (out.shape[k] > 1, self.strides[k]), default=0)
+        if not out.ndim or out.shape[widest] == 1 or self._is_dense(extent, reach, widest, item):
+            buffer = np.empty(extent, np.uint8)
+            self._handle.fill(buffer.data, offset, self.spec.name)
+            strides = [stride * item for stride in self.strides]
+            out[...] = np.ndarray(out.shape, numpy_dtype(self.spec.dtype), buffer, 0, strides)
+            return
+        step = self.strides[widest] * item
+        inner = extent - reach[widest] * item
+        count = 1 if step - inner > _GAP_strided else max(1, (_SCRATCH_strided - inner) // step + 1)
+        for first in range(0, out.shape[widest], count):
+            part = [slice(None)] * out.ndim
+            part[widest] = slice(first, first + count)
+            self._gather(out[tuple(part)], offset + first * step)
+
+    def _is_dense(self, extent: int, reach: list[int], widest: int, item: int) -> bool:
+        """Whether `extent` bytes fit the scratch and hold no gaps worth jumping over."""
+        inner = extent - reach[widest] * item
+        return extent <= _SCRATCH_strided and self.strides[widest] * item - inner <= _GAP_strided
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides, in elements, of a C-contiguous array of `shape`."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether elements lie in C order; axes of length one may have any stride."""
+    if 0 in shape:
+        return True
+    expected = contiguous_strides(shape)
+    return all(n == 1 or a == b for n, a, b in zip(shape, strides, expected, strict=True))

@@ -1,0 +1,241 @@
+"""Orbax checkpoints: directories of arrays that JAX training code writes, read with TensorStore.
+
+``_METADATA`` lists the tree of arrays; each is a Zarr array called by its keys joined with dots,
+in a directory of its own or, with the others, in one OCDBT key-value store. TensorStore, which the
+``flax`` extra brings along, reads both; nothing of Orbax itself is needed, and nothing is executed.
+
+Source: https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html, and the
+files that orbax-checkpoint 0.12.8 writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from converter.errors import ConfigError
+from converter.formats.base import Array, FileFormat, Reader, StoredTensor
+from converter.formats.files import MAX_TENSORS, FileHandle, checked_spec, format_error
+from converter.optional_imports import import_optional
+from converter.safe_json import read_json_object
+from converter.tensors import TensorSpec
+
+METADATA = "_METADATA"
+"""The file in an Orbax directory that lists its tree."""
+
+MAX_RATIO = 1000
+"""Bytes that a byte of the directory may expand to; trained weights hardly compress at all."""
+_CODECS = frozenset({"zstd", "gzip", "zlib", "bytes", "transpose", "crc32c", "sharding_indexed"})
+"""What Orbax has ever written. Not blosc: TensorStore takes as much memory as the head of a chunk
+says, and ends the process if there is none (measured with 0.1.86)."""
+_CACHE_BYTES = 128 << 20
+"""Of decoded chunks: an array is mostly one chunk, of which rows are asked for in turn."""
+
+
+class OrbaxTensor(StoredTensor):
+    """An array in an Orbax directory."""
+
+    def __init__(self, spec: TensorSpec, path: Path, number: int, store: Any) -> None:
+        self.spec = spec
+        self.path = path
+        self._number = number
+        self._store = store
+
+    @property
+    def location(self) -> tuple[object, ...]:
+        """The directory's listing and the array's number in it."""
+        return (str(self.path), self._number)
+
+    def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
+        """Decode the chunks in question; see `StoredTensor.read_into`."""
+        store = self._store
+        if out.ndim:
+            ranges = [slice(None)] * out.ndim
+            ranges[axis] = slice(start, start + out.shape[axis])
+            store = store[tuple(ranges)]
+        try:
+            out[...] = store.read().result()
+        except Exception as error:  # TensorStore raises ValueError, OSError and others alike
+            raise format_error(
+                self.path, "cannot be decoded", tensor=self.spec.name, found=_short(error)
+            ) from error
+
+
+class OrbaxReader(Reader):
+    """An opened Orbax directory. Plain values (texts, nothing) are left out, as Orbax does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tensors: dict[str, OrbaxTensor] = {}
+        self.duplicates: Mapping[str, Sequence[OrbaxTensor]] = {}
+        self.metadata: dict[str, str] = {}
+        try:
+            listing = read_json_object(path)
+        except ConfigError as error:
+            raise format_error(path, "is no listing of a tree", found=error.message) from error
+        self._ocdbt = listing.get("use_ocdbt", False) is True
+        self._driver = "zarr3" if listing.get("use_zarr3", False) is True else "zarr"
+        sizes = [(file, file.lstat().st_size) for file in _files(path.parent)]
+        self._files = tuple(file for file, _ in sizes if file.parent.name == "d")
+        self._list(listing.get("tree_metadata"), sum(size for _, size in sizes))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The listing, and the files of the store where the arrays share one."""
+        return (self.path, *self._files)
+
+    def close(self) -> None:
+        """Let go of the arrays."""
+        self.tensors = {}
+
+    def _list(self, tree: object, nbytes: int) -> None:
+        tensorstore = _tensorstore(self.path)
+        if not isinstance(tree, dict) or len(tree) > MAX_TENSORS:
+            raise format_error(self.path, "lists no tree of arrays", expected="'tree_metadata'")
+        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+        opening = {}
+        for name, stored in self._arrays(tree):
+            if name in opening:
+                raise format_error(self.path, "a name stands twice", tensor=name)
+            opening[name] = tensorstore.open(
+                {"driver": self._driver, "kvstore": self._place(name, stored)},
+                context=context,
+                open=True,
+                read=True,
+            )
+        for number, (name, future) in enumerate(opening.items()):
+            try:
+                store = future.result()
+            except Exception as error:
+                raise format_error(
+                    self.path, "an array cannot be opened", tensor=name, found=_short(error)
+                ) from error
+            unknown = sorted(_codecs(store.spec().to_json().get("metadata")) - _CODECS)
+            if unknown:
+                raise format_error(
+                    self.path,
+                    "a compression that is not decoded",
+                    tensor=name,
+                    expected=f"one of {', '.join(sorted(_CODECS))}",
+                    found=", ".join(unknown),
+                )
+            spec = checked_spec(self.path, name, store.dtype.name, store.shape)
+            chunk = spec.nbytes // max(spec.size, 1)
+            for length in store.chunk_layout.read_chunk.shape or ():
+                chunk *= length
+            if max(spec.nbytes, chunk) > max(1 << 20, MAX_RATIO * nbytes):
+                raise format_error(
+                    self.path,
+                    "an array is larger than its files can be",
+                    tensor=name,
+                    expected=f"at most {MAX_RATIO} times {nbytes} bytes",
+                    found=f"{spec.describe()} in chunks of {chunk} bytes",
+                )
+            self.tensors[name] = OrbaxTensor(spec, self.path, number, store)
+
+    def _arrays(self, tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """The name of each array, and what it is called in the store."""
+        for entry in tree.values():
+            keys = entry.get("key_metadata") if isinstance(entry, dict) else None
+            value = entry.get("value_metadata") if isinstance(entry, dict) else None
+            if not isinstance(keys, list) or not isinstance(value, dict):
+                raise format_error(
+                    self.path, "an entry has no keys or no value", tensor=str(entry)[:80]
+                )
+            parts = [key.get("key") if isinstance(key, dict) else None for key in keys]
+            texts = [str(part) for part in parts if isinstance(part, str | int)]
+            stored = ".".join(texts)
+            plain = stored.isprintable() and "/" not in stored and stored.strip(".")
+            if len(texts) != len(parts) or not plain:
+                raise format_error(
+                    self.path, "an array's keys are no plain names", tensor=stored[:80]
+                )
+            if value.get("value_type") not in ("None", "string") and not value.get(
+                "skip_deserialize"
+            ):
+                yield "/".join(texts), stored
+
+    def _place(self, name: str, stored: str) -> dict[str, Any]:
+        """Where TensorStore finds an array."""
+        directory = self.path.parent.resolve()
+        if self._ocdbt:
+            return {"driver": "ocdbt", "base": f"file://{directory}/", "path": f"{stored}/"}
+        place = directory / stored
+        try:
+            linked = place.is_symlink()
+        except OSError as error:  # the name is too long
+            raise format_error(
+                self.path, "an array cannot be opened", tensor=name, found=error.strerror
+            ) from error
+        if linked:
+            raise format_error(self.path, "an array is a link", tensor=name)
+        return {"driver": "file", "path": f"{place}/"}
+
+
+def _files(directory: Path) -> list[Path]:
+    """Every file of the directory.
+
+    Raises:
+        FormatError: if one is a link, or there are too many.
+    """
+    found = []
+    for number, path in enumerate(directory.rglob("*")):
+        if number > 8 * MAX_TENSORS:
+            raise format_error(directory, "too many files")
+        if path.is_symlink() and not path.resolve().is_relative_to(directory.resolve()):
+            raise format_error(path, "a link that leaves the directory", found=str(path.resolve()))
+        if path.is_file():
+            found.append(path)
+    return sorted(found)
+
+
+def _codecs(metadata: object) -> set[str]:
+    """The names of all codecs in a Zarr array's metadata, those within shards too."""
+    if isinstance(metadata, list):
+        return {name for item in metadata for name in _codecs(item)}
+    if not isinstance(metadata, dict):
+        return set()
+    found = set()
+    for key, value in metadata.items():
+        if key in ("compressor", "codecs", "index_codecs", "filters", "configuration"):
+            found |= _codecs(value)
+        elif key in ("id", "name"):
+            found.add(str(value))
+    return found
+
+
+def _tensorstore(path: Path) -> Any:
+    """TensorStore, imported when the first Orbax directory is opened.
+
+    Raises:
+        UnsupportedError: if it is not installed.
+    """
+    return import_optional("tensorstore", "flax", f"{path.parent}: an Orbax checkpoint")
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+class Orbax(FileFormat):
+    """The container of Orbax directories, opened by their ``_METADATA``; it is only read."""
+
+    name = "orbax"
+    dtypes: frozenset[str] = frozenset()
+
+    def matches(self, file: FileHandle, head: bytes) -> bool:
+        """Whether the file starts as the listing of a tree."""
+        return head.replace(b" ", b"").startswith(b'{"tree_metadata"')
+
+    def open(self, file: FileHandle) -> OrbaxReader:
+        """List the directory that `file` lies in, on this machine; see `Container.open`.
+
+        Raises:
+            UnsupportedError: if TensorStore is not installed.
+        """
+        file.close()
+        return OrbaxReader(file.path)
+
+
+FORMAT: FileFormat = Orbax()

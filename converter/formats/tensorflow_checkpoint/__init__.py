@@ -1,0 +1,1 @@
+"""TensorFlow checkpoints: an index (a sorted string table) beside data files."""

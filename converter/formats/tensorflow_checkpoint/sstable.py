@@ -1,0 +1,150 @@
+"""LevelDB's sorted table, in which a TensorFlow bundle keeps its index.
+
+The file is blocks, each followed by how it is compressed (one byte) and a masked CRC-32C, then a
+footer of 48 bytes that says where the index block lies. A block is entries whose keys leave out
+what they share with the key before, then the places of the entries that share nothing. Source:
+``table_format.txt`` of google/leveldb and ``lib/io`` of tensorflow 2.20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+from converter.formats.files import FileHandle, format_error
+from converter.formats.tensorflow_checkpoint.protobuf import WireError, read_varint
+from converter.formats.tensorflow_checkpoint.snappy import decode
+
+FOOTER = 48
+"""Bytes of the footer."""
+MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+"""The last bytes of the file."""
+MAX_FILE = 64 << 20
+"""Bytes; an index takes about 100 a tensor."""
+MAX_KEY = 4096
+"""Bytes of one key; TensorFlow's own names stay far below."""
+
+_MAX_KEYS = 64 << 20
+"""Bytes of all keys together, which sharing beginnings could multiply."""
+_CHECKED = 4 << 20
+"""Bytes of blocks whose checksums are verified; beyond, they cost more than they are worth."""
+_PLAIN, _SNAPPY = 0, 1
+
+
+def read_table(handle: FileHandle) -> Iterator[tuple[bytes, bytes]]:
+    """Every key with its value, by ascending key.
+
+    Raises:
+        FormatError: if the file is damaged, truncated, lying or hostile.
+    """
+    path = handle.path
+    if not FOOTER <= handle.size <= MAX_FILE:
+        raise format_error(
+            path,
+            "no size of a bundle's index",
+            expected=f"{FOOTER} to {MAX_FILE} bytes",
+            found=handle.size,
+        )
+    data = handle.read(0, handle.size)
+    if not data.endswith(MAGIC):
+        raise format_error(
+            path,
+            "does not end as a bundle's index does",
+            expected=MAGIC.hex(" "),
+            found=data[-8:].hex(" "),
+            remedy="fetch or write the file again",
+        )
+    try:
+        yield from _Table(data).items()
+    except WireError as error:
+        raise format_error(
+            path, "malformed index", found=error, remedy="fetch or write the file again"
+        ) from None
+
+
+class _Table:
+    """The parts of a table, checked as they are met."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._end = len(data) - FOOTER
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        footer = self._data[self._end :]
+        _, at = _handle(footer, 0)  # of the metaindex, which TensorFlow leaves empty
+        index, _ = _handle(footer, at)
+        last, behind, total = None, 0, 0
+        for _, value in _entries(self._block(*index)):
+            (offset, size), _ = _handle(value, 0)
+            if offset < behind:
+                raise WireError(f"the block at {offset} overlaps the one before, up to {behind}")
+            behind = offset + size
+            for key, content in _entries(self._block(offset, size)):
+                if last is not None and key <= last:
+                    raise WireError(f"key {key[:80]!r} does not follow {last[:80]!r}")
+                total += len(key)
+                if total > _MAX_KEYS:
+                    raise WireError(f"keys of more than {_MAX_KEYS} bytes together")
+                last = key
+                yield key, content
+
+    def _block(self, offset: int, size: int) -> bytes:
+        """The content of the block at `offset`, decompressed."""
+        end = offset + size
+        if end + 5 > self._end:
+            raise WireError(f"a block from {offset} to {end + 5} passes the end at {self._end}")
+        content, kind = self._data[offset:end], self._data[end]
+        stored = int.from_bytes(self._data[end + 1 : end + 5], "little")
+        if self._end <= _CHECKED and masked_crc32c(self._data[offset : end + 1]) != stored:
+            raise WireError(f"the block at {offset} does not have the checksum {stored:#010x}")
+        if kind == _SNAPPY:
+            return decode(content, MAX_FILE)
+        if kind != _PLAIN:
+            raise WireError(f"the block at {offset} is compressed in the unknown way {kind}")
+        return content
+
+
+def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
+    """Offset and size of a block, and the place behind them."""
+    offset, at = read_varint(data, at)
+    size, at = read_varint(data, at)
+    return (offset, size), at
+
+
+def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of one block."""
+    if len(block) < 4:
+        raise WireError(f"a block of {len(block)} bytes")
+    restarts = int.from_bytes(block[-4:], "little")
+    end = len(block) - 4 - 4 * restarts
+    if end < 0:
+        raise WireError(f"a block of {len(block)} bytes claims {restarts} restarts")
+    at, key = 0, b""
+    while at < end:
+        shared, at = read_varint(block, at)
+        own, at = read_varint(block, at)
+        size, at = read_varint(block, at)
+        if shared > len(key) or shared + own > MAX_KEY or at + own + size > end:
+            raise WireError(f"an entry of {shared} + {own} and {size} bytes does not fit at {at}")
+        key = key[:shared] + block[at : at + own]
+        at += own + size
+        yield key, block[at - size : at]
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The CRC-32C of `data` as tables store it, so that no checksum is taken of a checksum."""
+    crc, table = 0xFFFFFFFF, _crc_table()
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@cache
+def _crc_table() -> tuple[int, ...]:
+    table = []
+    for crc in range(256):
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+        table.append(crc)
+    return tuple(table)

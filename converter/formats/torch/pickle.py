@@ -1,0 +1,451 @@
+"""An interpreter of pickles that builds inert descriptions and calls nothing.
+
+Why it is safe: the loop below is the whole interpreter; Python's own ``pickle`` is not involved.
+No opcode imports a module, calls an object or sets an attribute: ``GLOBAL`` gives a `Global` (two
+strings), a call gives what `Builder.call` makes of it (a tensor's description for a handful of
+names, an `Opaque` for all others), and ``BUILD`` keeps the state aside. Dictionaries stay lists of
+pairs, so nothing is hashed either (nested tuples take exponential time to hash). Memory is bounded
+by the number of operations and by the bytes of the stream, for each operation adds at most one
+object that its own bytes or the stack already hold. Opcodes: ``pickletools`` of Python 3.11.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from converter.formats.files import format_error
+
+MAX_BYTES = 64 << 20
+
+
+_MAX_LINE = 4096
+
+
+_CHUNK = 64 << 10
+
+
+class ByteSource:
+    """Bytes ``start .. end`` of something, read in order and only as far as needed.
+
+    Args:
+        path: the file, for messages.
+        fetch: gives so many bytes from an offset.
+        start: the first byte's offset.
+        end: the offset behind the last byte; at most `MAX_BYTES` are read.
+    """
+
+    def __init__(
+        self, path: Path, fetch: Callable[[int, int], bytes], start: int, end: int
+    ) -> None:
+        self.path = path
+        self._fetch = fetch
+        self._buffer = b""
+        self._base = start
+        self._at = 0
+        self._end = min(end, start + MAX_BYTES)
+
+    @property
+    def position(self) -> int:
+        """Offset of the next byte."""
+        return self._base + self._at
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes.
+
+        Raises:
+            FormatError: if there are fewer.
+        """
+        end = self._at + count
+        if end > len(self._buffer):
+            self._refill(count)
+            end = count
+        data = self._buffer[self._at : end]
+        self._at = end
+        return data
+
+    def line(self) -> bytes:
+        """The bytes up to the next line feed, which is read, too."""
+        end = self._buffer.find(b"\n", self._at, self._at + _MAX_LINE)
+        if end < 0:
+            self._refill(min(_MAX_LINE, self._end - self.position))
+            end = self._buffer.find(b"\n", 0, _MAX_LINE)
+        if end < 0:
+            raise format_error(self.path, f"malformed pickle at byte {self.position}: endless line")
+        line = self._buffer[self._at : end]
+        self._at = end + 1
+        return line
+
+    def _refill(self, count: int) -> None:
+        """Make at least `count` bytes available."""
+        start = self.position
+        if count > self._end - start:
+            raise format_error(
+                self.path,
+                "the pickle ends early",
+                expected=f"{count} bytes at {start}",
+                found=f"{self._end - start}",
+                remedy="fetch or write the file again",
+            )
+        size = min(max(count, _CHUNK), self._end - start)
+        self._buffer, self._base, self._at = self._fetch(start, size), start, 0
+
+
+class Global:
+    """A name that the pickle would import: a class or a function, never looked up."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, module: str, name: str) -> None:
+        self.name = f"{module}.{name}"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Opaque:
+    """An object of an unknown kind, with all that it was made from."""
+
+    __slots__ = ("kind", "parts")
+
+    def __init__(self, kind: str, *parts: object) -> None:
+        self.kind = kind
+        self.parts = list(parts)
+
+
+class Pairs:
+    """A dictionary as the pickle fills it: key and value by turns, in order."""
+
+    __slots__ = ("items",)
+
+    def __init__(self) -> None:
+        self.items: list[tuple[object, object]] = []
+
+
+MAX_OPERATIONS = 2 << 20
+"""The most operations in one pickle; torch spends about 55 on a tensor."""
+_MAX_INTEGER = 256
+"""Bytes of the longest integer. torch's magic number has 10."""
+
+
+class Builder(Protocol):
+    """What gives a meaning to the names in a pickle."""
+
+    names: set[str]
+    """Takes every name that the pickle would import."""
+
+    def call(self, function: Global, arguments: tuple[object, ...]) -> object:
+        """What stands for the result of a call.
+
+        Raises:
+            ValueError: if the call makes no sense.
+        """
+
+    def persistent(self, identity: object) -> object:
+        """What stands for an object that is stored outside of the pickle.
+
+        Raises:
+            ValueError: if there is no such object.
+        """
+
+
+def unpickle(source: ByteSource, builder: Builder) -> object:
+    """Read one pickle up to its ``STOP``.
+
+    Returns:
+        `Pairs`, list, tuple, str, bytes, int, float, bool, None, `Global`, `Opaque`, and whatever
+        `builder` makes; possibly shared and cyclic.
+
+    Raises:
+        FormatError: if the pickle is malformed, too large, or asks for what no checkpoint needs.
+    """
+    machine = _Machine(source, builder)
+    try:
+        return machine.run()
+    except (ValueError, IndexError, KeyError, struct.error) as error:
+        raise format_error(
+            source.path,
+            f"malformed pickle, operation {machine.operations} before byte {source.position}",
+            found=error if isinstance(error, ValueError) else "nothing on the stack or in the memo",
+        ) from None
+
+
+_MARK = object()
+
+
+class _Machine:
+    """The stack machine that a pickle programs."""
+
+    def __init__(self, source: ByteSource, builder: Builder) -> None:
+        self.operations = 0
+        self._source = source
+        self._take = source.take
+        self._builder = builder
+        self._stack: list[object] = []
+        self._memo: dict[int, object] = {}
+
+    def run(self) -> object:
+        """Execute up to ``STOP``, which leaves the result."""
+        take, table = self._take, _OPERATIONS
+        while True:
+            code = take(1)
+            if code == b".":
+                return self._pop()
+            self.operations += 1
+            if self.operations > MAX_OPERATIONS:
+                raise ValueError("more than any checkpoint needs")
+            operation = table.get(code)
+            if operation is None:
+                raise ValueError(f"operation {code!r}, which no checkpoint needs")
+            operation(self)
+
+    def _push(self, value: object) -> None:
+        self._stack.append(value)
+
+    def _pop(self) -> object:
+        value = self._stack.pop()
+        if value is _MARK:
+            raise ValueError("a mark where a value is needed")
+        return value
+
+    def _pop_to_mark(self) -> list[object]:
+        """The values above the topmost mark, which goes, too."""
+        stack = self._stack
+        at = len(stack) - 1
+        while stack[at] is not _MARK:
+            at -= 1
+            if at < 0:
+                raise ValueError("no mark")
+        values = stack[at + 1 :]
+        del stack[at:]
+        return values
+
+    def _top(self) -> object:
+        value = self._pop()
+        self._push(value)
+        return value
+
+    def _unsigned(self, size: int) -> int:
+        return int.from_bytes(self._take(size), "little")
+
+    # Numbers and strings
+
+    def _float_line(self) -> None:
+        self._push(float(self._source.line()))
+
+    def _int_line(self) -> None:
+        text = self._source.line()
+        constants = {b"00": False, b"01": True}
+        self._push(constants[text] if text in constants else _integer_from_text(text))
+
+    def _long_line(self) -> None:
+        self._push(_integer_from_text(self._source.line().removesuffix(b"L")))
+
+    def _long(self, size: int) -> None:
+        length = self._unsigned(size)
+        if length > _MAX_INTEGER:
+            raise ValueError(f"an integer of {length} bytes")
+        self._push(int.from_bytes(self._take(length), "little", signed=True))
+
+    def _binfloat(self) -> None:
+        self._push(struct.unpack(">d", self._take(8))[0])
+
+    def _text(self, size: int) -> None:
+        self._push(self._take(self._unsigned(size)).decode())
+
+    def _old_text(self, size: int) -> None:
+        """A string of Python 2: text, as torch takes it, or else bytes."""
+        data = self._take(self._unsigned(size))
+        try:
+            self._push(data.decode())
+        except UnicodeDecodeError:
+            self._push(data)
+
+    def _bytes(self, size: int) -> None:
+        self._push(self._take(self._unsigned(size)))
+
+    # Collections
+
+    def _tuple(self, length: int) -> None:
+        values = [self._pop() for _ in range(length)]
+        self._push(tuple(reversed(values)))
+
+    def _append(self) -> None:
+        value = self._pop()
+        self._extend([value])
+
+    def _extend(self, values: list[object]) -> None:
+        target = self._top()
+        if isinstance(target, list):
+            target.extend(values)
+        elif isinstance(target, Opaque):
+            target.parts.extend(values)
+        else:
+            raise ValueError("items for what is no list")
+
+    def _setitem(self) -> None:
+        value, key = self._pop(), self._pop()
+        self._set([key, value])
+
+    def _set(self, values: list[object]) -> None:
+        target = self._top()
+        if len(values) % 2:
+            raise ValueError("a key without a value")
+        if isinstance(target, Pairs):
+            target.items.extend(zip(values[::2], values[1::2], strict=True))
+        elif isinstance(target, Opaque):
+            target.parts.extend(values)
+        else:
+            raise ValueError("items for what is no dictionary")
+
+    def _dict(self) -> None:
+        values = self._pop_to_mark()
+        self._push(Pairs())
+        self._set(values)
+
+    # Memory
+
+    def _put(self, index: int) -> None:
+        if not 0 <= index < 1 << 32:
+            raise ValueError(f"memo {index}")
+        self._memo[index] = self._top()
+
+    # What a real unpickler would import, call or fetch
+
+    def _stack_global(self) -> None:
+        name, module = self._pop(), self._pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise ValueError("a name that is no string")
+        self._name(module, name)
+
+    def _global_lines(self) -> None:
+        module = self._source.line().decode()
+        self._name(module, self._source.line().decode())
+
+    def _name(self, module: str, name: str) -> None:
+        named = Global(module, name)
+        self._builder.names.add(named.name)
+        self._push(named)
+
+    def _call(self, function: object, *arguments: object) -> None:
+        if isinstance(function, Global):
+            self._push(self._builder.call(function, arguments))
+        elif isinstance(function, Opaque):
+            self._push(Opaque(function.kind, function, *arguments))
+        else:
+            raise ValueError("a call of what is no function")
+
+    def _reduce(self) -> None:
+        arguments, function = self._pop(), self._pop()
+        if not isinstance(arguments, tuple):
+            raise ValueError("arguments that are no tuple")
+        self._call(function, *arguments)
+
+    def _newobj_ex(self) -> None:
+        keywords, arguments, function = self._pop(), self._pop(), self._pop()
+        kind = function.name if isinstance(function, Global) else "unknown"
+        self._push(Opaque(kind, function, arguments, keywords))
+
+    def _inst(self) -> None:
+        arguments = self._pop_to_mark()
+        self._global_lines()
+        self._call(self._pop(), *arguments)
+
+    def _obj(self) -> None:
+        function, *arguments = self._pop_to_mark()
+        self._call(function, *arguments)
+
+    def _build(self) -> None:
+        """Keep an unknown object's state; attributes of dictionaries and tensors mean nothing."""
+        state, target = self._pop(), self._top()
+        if isinstance(target, Opaque):
+            target.parts.append(state)
+        elif isinstance(target, Global | list | tuple | str | bytes | int | float | None):
+            raise ValueError("state for what has none")
+
+    def _persistent(self) -> None:
+        self._push(self._builder.persistent(self._pop()))
+
+
+def _integer_from_text(text: bytes) -> int:
+    if len(text) > 2 * _MAX_INTEGER:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
+
+
+def _frame(machine: _Machine) -> None:
+    machine._take(8)  # its length helps readers that prefetch
+
+
+def _proto(machine: _Machine) -> None:
+    version = machine._unsigned(1)
+    if version > 5:
+        raise ValueError(f"pickle protocol {version}")
+
+
+_OPERATIONS: dict[bytes, Callable[[_Machine], object]] = {
+    b"\x80": _proto,
+    b"\x95": _frame,
+    b"(": lambda m: m._push(_MARK),
+    b"0": lambda m: m._stack.pop(),
+    b"1": lambda m: m._pop_to_mark(),
+    b"2": lambda m: m._push(m._top()),
+    b"N": lambda m: m._push(None),
+    b"\x88": lambda m: m._push(True),
+    b"\x89": lambda m: m._push(False),
+    b"F": _Machine._float_line,
+    b"G": _Machine._binfloat,
+    b"I": _Machine._int_line,
+    b"L": _Machine._long_line,
+    b"K": lambda m: m._push(m._unsigned(1)),
+    b"M": lambda m: m._push(m._unsigned(2)),
+    b"J": lambda m: m._push(int.from_bytes(m._take(4), "little", signed=True)),
+    b"\x8a": lambda m: m._long(1),
+    b"\x8b": lambda m: m._long(4),
+    b"V": lambda m: m._push(m._source.line().decode("raw-unicode-escape")),
+    b"\x8c": lambda m: m._text(1),
+    b"X": lambda m: m._text(4),
+    b"\x8d": lambda m: m._text(8),
+    b"U": lambda m: m._old_text(1),
+    b"T": lambda m: m._old_text(4),
+    b"C": lambda m: m._bytes(1),
+    b"B": lambda m: m._bytes(4),
+    b"\x8e": lambda m: m._bytes(8),
+    b"\x96": lambda m: m._bytes(8),
+    b")": lambda m: m._push(()),
+    b"\x85": lambda m: m._tuple(1),
+    b"\x86": lambda m: m._tuple(2),
+    b"\x87": lambda m: m._tuple(3),
+    b"t": lambda m: m._push(tuple(m._pop_to_mark())),
+    b"]": lambda m: m._push([]),
+    b"l": lambda m: m._push(m._pop_to_mark()),
+    b"a": _Machine._append,
+    b"e": lambda m: m._extend(m._pop_to_mark()),
+    b"}": lambda m: m._push(Pairs()),
+    b"d": _Machine._dict,
+    b"s": _Machine._setitem,
+    b"u": lambda m: m._set(m._pop_to_mark()),
+    b"\x8f": lambda m: m._push(Opaque("set")),
+    b"\x90": lambda m: m._extend(m._pop_to_mark()),
+    b"\x91": lambda m: m._push(Opaque("frozenset", *m._pop_to_mark())),
+    b"p": lambda m: m._put(_integer_from_text(m._source.line())),
+    b"q": lambda m: m._put(m._unsigned(1)),
+    b"r": lambda m: m._put(m._unsigned(4)),
+    b"\x94": lambda m: m._put(len(m._memo)),
+    b"g": lambda m: m._push(m._memo[_integer_from_text(m._source.line())]),
+    b"h": lambda m: m._push(m._memo[m._unsigned(1)]),
+    b"j": lambda m: m._push(m._memo[m._unsigned(4)]),
+    b"c": _Machine._global_lines,
+    b"\x93": _Machine._stack_global,
+    b"R": _Machine._reduce,
+    b"\x81": _Machine._reduce,
+    b"\x92": _Machine._newobj_ex,
+    b"i": _Machine._inst,
+    b"o": _Machine._obj,
+    b"b": _Machine._build,
+    b"Q": _Machine._persistent,
+}
+"""All operations but ``STOP``, text ``STRING`` and ``PERSID``, extensions and out-of-band buffers,
+none of which torch writes."""

@@ -1,0 +1,208 @@
+"""What the names in a torch pickle stand for: storages, and tensors as views of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from converter.formats.torch.pickle import Global, Opaque, Pairs
+from converter.tensors.spec import NAMES
+
+"""The longest pickle that is read; one of 100,000 tensors takes about 20 MB."""
+"""Bytes of the longest line in the operations that take text."""
+
+
+_STORAGES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+    "UntypedStorage": "uint8",
+}
+"""Storage classes of torch, whose sizes count elements of these dtypes."""
+_STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
+STORAGE_OF = {dtype: f"torch\n{name}" for name, dtype in _STORAGES.items() if name[0] != "U"}
+"""dtype → module and class of the storages that old and new versions of torch write for it."""
+
+DTYPES = frozenset(NAMES)
+"""torch has a dtype for each of ours, and calls it the same."""
+_DTYPE_NAMES = {f"torch.{name}": name for name in DTYPES}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Storage:
+    """A run of elements in the file.
+
+    `numel` counts elements of `dtype` and is what the file claims. `start` is the first element
+    of a view of a storage, which versions of torch before 0.4 wrote.
+    """
+
+    key: str
+    dtype: str
+    numel: int
+    start: int = 0
+    total: int = 0
+    """Elements of the whole storage, of which this may be a view."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """A view of a storage; `offset` and `strides` count elements of `dtype`."""
+
+    storage: Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class TorchUnpicklerHooks:
+    """Gives a meaning to the names that torch writes, and to no other."""
+
+    def __init__(self) -> None:
+        self.storages: dict[str, Storage] = {}
+        """By key, the first mention of every storage."""
+        self.names: set[str] = set()
+        """What the pickle would import."""
+
+    @property
+    def strange(self) -> list[str]:
+        """The names that no state dict of tensors needs."""
+        return sorted(self.names - _USUAL - {f"torch.{name}" for name in NAMES})
+
+    def call(self, function: Global, arguments: tuple[object, ...]) -> object:
+        """A tensor, a dictionary, a shape, or an `Opaque`."""
+        name = function.name
+        if name in _VIEWS:
+            return _view(name, arguments)
+        if name in _WRAPPERS and arguments and isinstance(arguments[0], Tensor):
+            return arguments[0]
+        if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:
+            inner, kind, values, _ = arguments
+            plain = isinstance(kind, Global) and kind.name in _TENSOR_CLASSES
+            if plain and isinstance(inner, Global) and isinstance(values, tuple):
+                return self.call(inner, values)
+        if name == "collections.OrderedDict":
+            return _ordered(arguments)
+        if name == "torch.Size" and len(arguments) == 1 and isinstance(arguments[0], tuple | list):
+            return tuple(arguments[0])
+        return Opaque(name, *arguments)
+
+    def persistent(self, identity: object) -> object:
+        """A storage, or a module's class, which is only a name."""
+        if not isinstance(identity, tuple) or not identity:
+            raise ValueError("a persistent id that is no tuple")
+        match identity:
+            case ("module", Global() as kind, *_):
+                return kind
+            case ("storage", kind, str() | int() as key, _, int(numel)):
+                storage = _storage(kind, key, numel, None)
+            case ("storage", kind, str() | int() as key, _, int(numel), view):
+                storage = _storage(kind, key, numel, view)
+            case _:
+                raise ValueError(f"a persistent id of {len(identity)} parts, which is no storage")
+        first = self.storages.setdefault(storage.key, storage)
+        if (first.dtype, first.total) != (storage.dtype, storage.total):
+            raise ValueError(f"storage {storage.key} in two forms")
+        return storage
+
+
+_VIEWS = {
+    "torch._utils._rebuild_tensor": 4,
+    "torch._utils._rebuild_tensor_v2": 6,
+    "torch._utils._rebuild_tensor_v3": 7,
+}
+"""Functions that make a tensor of a storage, and how many arguments they need."""
+_WRAPPERS = frozenset(
+    {
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_parameter_with_state",
+        "torch.nn.parameter.Parameter",
+    }
+)
+"""What makes a parameter of a tensor; values and shape stay."""
+_TENSOR_CLASSES = frozenset({"torch.Tensor", "torch.nn.parameter.Parameter"})
+
+_USUAL = frozenset(
+    {
+        *_VIEWS,
+        *_WRAPPERS,
+        *_TENSOR_CLASSES,
+        *(f"{module}.{name}" for module in _STORAGE_MODULES for name in _STORAGES),
+        "collections.OrderedDict",
+        "torch.Size",
+        "torch._tensor._rebuild_from_type_v2",
+        "torch.device",
+        "torch.serialization._get_layout",
+    }
+)
+"""What ``torch.load(weights_only=True)`` imports as well."""
+
+
+def _view(name: str, arguments: tuple[object, ...]) -> Tensor:
+    """The tensor that ``torch._utils._rebuild_tensor*`` makes."""
+    if len(arguments) < _VIEWS[name]:
+        raise ValueError(f"{name} with {len(arguments)} arguments")
+    storage, offset, shape, strides = arguments[:4]
+    if not isinstance(storage, Storage):
+        raise ValueError("a tensor without a storage")
+    dtype = storage.dtype
+    if name.endswith("_v3"):
+        given = arguments[6]
+        if not isinstance(given, Global):
+            raise ValueError("a tensor whose dtype is none")
+        if given.name not in _DTYPE_NAMES:
+            raise ValueError(f"a tensor of unknown dtype {given.name}")
+        dtype = _DTYPE_NAMES[given.name]
+    if type(offset) is not int or offset < 0:
+        raise ValueError("a tensor whose offset is no position")
+    return Tensor(storage, dtype, offset, _lengths(shape), _lengths(strides))
+
+
+def _lengths(value: object) -> tuple[int, ...]:
+    """`value` as non-negative integers."""
+    if not isinstance(value, tuple | list):
+        raise ValueError("a tensor whose shape or strides are no tuple")
+    lengths = tuple(n for n in value if type(n) is int and n >= 0)
+    if len(lengths) != len(value):
+        raise ValueError("a tensor whose shape or strides are no lengths")
+    return lengths
+
+
+def _storage(kind: object, key: str | int, numel: int, view: object) -> Storage:
+    """The storage of a persistent id.
+
+    A view is ``(key, first element, elements)``.
+    """
+    if not isinstance(kind, Global):
+        raise ValueError("a storage of no class")
+    module, _, name = kind.name.rpartition(".")
+    if module not in _STORAGE_MODULES or name not in _STORAGES:
+        raise ValueError(f"a storage of unknown class {kind.name}")
+    if numel < 0:
+        raise ValueError(f"a storage of {numel} elements")
+    start, length = 0, numel
+    if view is not None:
+        match view:
+            case (_, int(start), int(length)) if 0 <= start <= start + length <= numel:
+                pass
+            case _:
+                raise ValueError("a view that is not within its storage")
+    return Storage(str(key), _STORAGES[name], length, start, numel)
+
+
+def _ordered(arguments: tuple[object, ...]) -> object:
+    """``OrderedDict()``, or ``OrderedDict([[key, value], …])`` as Python 2 wrote it."""
+    pairs = Pairs()
+    for item in arguments[0] if arguments and isinstance(arguments[0], list | tuple) else ():
+        if not isinstance(item, list | tuple) or len(item) != 2:
+            raise ValueError("an OrderedDict of what are no pairs")
+        pairs.items.append((item[0], item[1]))
+    return pairs

@@ -1,0 +1,260 @@
+"""Writes the zip form of ``torch.save``, laid out before any tensor's bytes are known.
+
+The archive holds ``data.pkl`` (a state dict whose tensors name their storages), ``byteorder``,
+``version`` and one record per storage, each aligned to 64 bytes by padding in its local header, as
+torch does. Records have no data descriptor; `seal` patches their CRC-32. The record
+``.format_version`` is left out on purpose: with it torch may compute the places of storages from
+its own writer's habits instead of looking into the directory.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from converter.formats.base import FileSpec, PreallocatedFile, Segment
+from converter.formats.files import create_file
+from converter.formats.lazy_tensors import contiguous_strides
+from converter.formats.torch.storages import STORAGE_OF
+from converter.tensors import TensorSpec
+
+_PREFIX = "archive"
+_ALIGNMENT = 64
+_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
+_UTF8 = 0x0800
+_PLAIN, _ZIP64 = 20, 45
+"""Versions of the zip format that a reader must understand."""
+_DATE = 0x0021
+"""1980-01-01, the first day that the format knows: files have no times."""
+
+
+def create_archive(wanted: FileSpec) -> PreallocatedFile:
+    """Create the archive with a hole for each tensor; see `Container.lay_out`."""
+    path, tensors, aliases = wanted.path, wanted.tensors, wanted.aliases
+    pieces: list[tuple[int, bytes]] = []
+    entries: list[_Entry] = []
+    end = 0
+
+    def add(name: str, size: int, data: bytes | None) -> _Entry:
+        nonlocal end
+        crc32 = zlib.crc32(data) if data is not None else 0
+        entry = _Entry(f"{_PREFIX}/{name}".encode(), size, end, crc32)
+        header = entry.local_header()
+        pieces.append((end, header + (data or b"")))
+        entries.append(entry)
+        end += len(header) + size
+        return entry
+
+    def add_small(name: str, data: bytes) -> None:
+        add(name, len(data), data)
+
+    add_small("data.pkl", _state_dict(tensors, aliases))
+    add_small("byteorder", b"little")
+    storages = {}
+    segments = {}
+    for key, spec in enumerate(tensors):
+        storages[spec.name] = add(f"data/{key}", spec.nbytes, None)
+        segments[spec.name] = (Segment(0, end - spec.nbytes, spec.nbytes),)
+    add_small("version", b"3\n")
+
+    directory = end
+    crc32_places = {}
+    named = {id(entry): name for name, entry in storages.items()}
+    for entry in entries:
+        data = entry.directory_entry()
+        if id(entry) in named:
+            crc32_places[named[id(entry)]] = (entry.header + 14, end + 16)
+        pieces.append((end, data))
+        end += len(data)
+    trailer = _trailer(len(entries), directory, end - directory)
+    pieces.append((end, trailer))
+    create_file(path, end + len(trailer), pieces)
+    return _Archive(path, segments, True, crc32_places)
+
+
+@dataclass
+class _Archive(PreallocatedFile):
+    """A zip archive that lacks its tensors and their CRC-32s."""
+
+    crc32_places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """For each tensor where its CRC-32 stands in the local header and in the directory."""
+
+    def finalize(self, crc32: Mapping[str, int]) -> None:
+        """Write the CRC-32s.
+
+        Raises:
+            KeyError: if one is missing.
+        """
+        with self.path.open("r+b") as file:
+            for name, places in self.crc32_places.items():
+                for place in places:
+                    file.seek(place)
+                    file.write(crc32[name].to_bytes(4, "little"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A stored record of the archive."""
+
+    name: bytes
+    size: int
+    header: int
+    """Offset of the local header."""
+    crc32: int
+
+    def local_header(self) -> bytes:
+        """The header before the data, which ends at a multiple of 64."""
+        large = self.size >= _FULL32
+        extra = struct.pack("<HHQQ", 1, 16, self.size, self.size) if large else b""
+        end = self.header + 30 + len(self.name) + len(extra) + 4
+        padding = -end % _ALIGNMENT
+        extra += struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+        shown = _FULL32 if large else self.size
+        return (
+            struct.pack(
+                "<4sHHHHHIIIHH",
+                b"PK\x03\x04",
+                _ZIP64 if large else _PLAIN,
+                _UTF8,
+                0,
+                0,
+                _DATE,
+                self.crc32,
+                shown,
+                shown,
+                len(self.name),
+                len(extra),
+            )
+            + self.name
+            + extra
+        )
+
+    def directory_entry(self) -> bytes:
+        """The record's entry in the directory."""
+        size, header, longs = self.size, self.header, b""
+        if size >= _FULL32:
+            longs, size = struct.pack("<QQ", size, size), _FULL32
+        if header >= _FULL32:
+            longs, header = longs + struct.pack("<Q", header), _FULL32
+        extra = struct.pack("<HH", 1, len(longs)) + longs if longs else b""
+        version = _ZIP64 if longs else _PLAIN
+        return (
+            struct.pack(
+                "<4sHHHHHHIIIHHHHHII",
+                b"PK\x01\x02",
+                version,
+                version,
+                _UTF8,
+                0,
+                0,
+                _DATE,
+                self.crc32,
+                size,
+                size,
+                len(self.name),
+                len(extra),
+                0,
+                0,
+                0,
+                0,
+                header,
+            )
+            + self.name
+            + extra
+        )
+
+
+def _trailer(count: int, start: int, size: int) -> bytes:
+    """What ends the archive and says where its directory is."""
+    end64 = b""
+    if count >= _FULL16 or max(start, size) >= _FULL32:
+        end64 = struct.pack(
+            "<4sQHHIIQQQQ", b"PK\x06\x06", 44, _ZIP64, _ZIP64, 0, 0, count, count, size, start
+        ) + struct.pack("<4sIQI", b"PK\x06\x07", 0, start + size, 1)
+    short = min(count, _FULL16)
+    sizes = (min(size, _FULL32), min(start, _FULL32))
+    return end64 + struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, short, short, *sizes, 0)
+
+
+def _state_dict(tensors: Sequence[TensorSpec], aliases: Mapping[str, str]) -> bytes:
+    """The pickle of an ``OrderedDict`` with the tensors and then their aliases."""
+    pickle = _Pickle()
+    pickle.ordered_dict()
+    pickle.write(b"(")
+    places = {spec.name: (key, spec) for key, spec in enumerate(tensors)}
+    for name, (key, spec) in places.items():
+        pickle.item(name, key, spec)
+    for alias, name in aliases.items():
+        pickle.item(alias, *places[name])
+    pickle.write(b"u.")
+    return pickle.data()
+
+
+class _Pickle:
+    """A writer of pickle protocol 2 for a state dict."""
+
+    def __init__(self) -> None:
+        self._parts = [b"\x80\x02"]
+        self._memo: dict[str, int] = {}
+
+    def data(self) -> bytes:
+        """All that was written."""
+        return b"".join(self._parts)
+
+    def write(self, code: bytes) -> None:
+        """Append opcodes."""
+        self._parts.append(code)
+
+    def ordered_dict(self) -> None:
+        """An empty ``OrderedDict``."""
+        self._global("collections\nOrderedDict")
+        self.write(b")R")
+
+    def item(self, name: str, key: int, spec: TensorSpec) -> None:
+        """A name and the call that rebuilds its tensor from storage `key`."""
+        self._text(name)
+        untyped = spec.dtype not in STORAGE_OF
+        self._global(f"torch._utils\n_rebuild_tensor_{'v3' if untyped else 'v2'}")
+        self.write(b"((")
+        self._text("storage")
+        self._global("torch.storage\nUntypedStorage" if untyped else STORAGE_OF[spec.dtype])
+        self._text(str(key))
+        self._text("cpu")
+        self._integer(spec.nbytes if untyped else spec.size)
+        self.write(b"tQ")
+        self._integer(0)
+        self._integers(spec.shape)
+        self._integers(contiguous_strides(spec.shape))
+        self.write(b"\x89")  # requires no gradient
+        self.ordered_dict()  # has no backward hooks
+        if untyped:
+            self._global(f"torch\n{spec.dtype}")
+        self.write(b"tR")
+
+    def _global(self, lines: str) -> None:
+        """A module and a name in it, spelt out once."""
+        if lines in self._memo:
+            self.write(b"h" + bytes([self._memo[lines]]))
+        else:
+            place = self._memo[lines] = len(self._memo)
+            self.write(b"c" + lines.encode() + b"\nq" + bytes([place]))
+
+    def _text(self, text: str) -> None:
+        data = text.encode()
+        self.write(b"X" + struct.pack("<I", len(data)) + data)
+
+    def _integers(self, values: Sequence[int]) -> None:
+        self.write(b"(")
+        for value in values:
+            self._integer(value)
+        self.write(b"t")
+
+    def _integer(self, value: int) -> None:
+        if value < 1 << 8:
+            self.write(b"K" + value.to_bytes(1, "little"))
+        elif value < 1 << 31:
+            self.write(b"J" + value.to_bytes(4, "little"))
+        else:
+            self.write(b"\x8a\x08" + value.to_bytes(8, "little"))

@@ -1,0 +1,263 @@
+"""The directory of a zip archive, checked against the archive itself.
+
+Only what torch writes is understood: one disk, no encryption, no data before the first record, no
+name twice. Local headers must agree with the directory and records must not overlap, so that no
+two readers can see different archives. Source: APPNOTE.TXT 6.3.10.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from converter.formats.files import MAX_TENSORS, FileHandle, format_error
+
+STORED, DEFLATED = 0, 8
+_LOCAL = struct.Struct("<4sHHHHHIIIHH")
+_ENTRY = struct.Struct("<4sHHHHHHIIIHHHHHII")
+_END = struct.Struct("<4sHHHHIIH")
+_END64 = struct.Struct("<4sQHHIIQQQQ")
+_LOCATOR = struct.Struct("<4sIQI")
+_FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
+_ENCRYPTED, _DESCRIPTOR = 0x0001, 0x0008
+_MAX_COMMENT = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One file in the archive."""
+
+    name: str
+    method: int
+    crc32: int
+    packed: int
+    """Bytes in the archive."""
+    size: int
+    """Bytes when unpacked."""
+    header: int
+    """Offset of the local header."""
+    data: int = 0
+    """Offset of the first byte."""
+
+
+def read_directory(handle: FileHandle) -> dict[str, Record]:
+    """All records by name, in the order in which they lie in the archive.
+
+    Raises:
+        FormatError: if the archive is damaged, ambiguous, or of a kind that torch does not write.
+    """
+    start, size, count = _find_directory(handle)
+    listed = _parse_directory(handle, handle.read(start, size), count)
+    handle.prefetch((record.header, _LOCAL.size + len(record.name.encode())) for record in listed)
+    records: dict[str, Record] = {}
+    position = 0
+    for record in sorted(listed, key=lambda record: record.header):
+        if record.name in records:
+            raise format_error(handle.path, "a record stands twice", tensor=record.name)
+        if record.header < position:
+            raise format_error(
+                handle.path,
+                "record overlaps another",
+                tensor=record.name,
+                expected=f"offset {position} or more",
+                found=record.header,
+            )
+        located = _locate(handle, record)
+        position = located.data + located.packed
+        if position > start:
+            raise format_error(
+                handle.path,
+                "record reaches into the directory",
+                tensor=record.name,
+                expected=f"end at {start} or before",
+                found=position,
+            )
+        records[record.name] = located
+    return records
+
+
+def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
+    """The unpacked bytes of a small record.
+
+    Raises:
+        FormatError: if they are more than `limit` or cannot be unpacked.
+    """
+    if max(record.size, record.packed) > limit:
+        found = max(record.size, record.packed)
+        raise format_error(
+            handle.path,
+            "record too long",
+            tensor=record.name,
+            expected=f"at most {limit} bytes",
+            found=found,
+        )
+    data = handle.read(record.data, record.packed, record.name)
+    if record.method == DEFLATED:
+        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            data = unpacker.decompress(data, record.size + 1)
+        except zlib.error as error:
+            raise format_error(
+                handle.path, "cannot be unpacked", tensor=record.name, found=error
+            ) from None
+    if len(data) != record.size:
+        raise format_error(
+            handle.path,
+            "record of another length than the directory says",
+            tensor=record.name,
+            expected=f"{record.size} bytes",
+            found=len(data),
+        )
+    if zlib.crc32(data) != record.crc32:
+        raise format_error(handle.path, "record does not match its CRC-32", tensor=record.name)
+    return data
+
+
+def _find_directory(handle: FileHandle) -> tuple[int, int, int]:
+    """Offset, bytes and number of entries of the directory."""
+    path, size = handle.path, handle.size
+    for comment in (0, _MAX_COMMENT):  # torch writes none
+        tail_start = max(0, size - _END.size - comment - _LOCATOR.size)
+        tail = handle.read(tail_start, size - tail_start)
+        at = tail.rfind(b"PK\x05\x06")
+        if at >= 0:
+            break
+    if at < 0 or len(tail) - at < _END.size:
+        raise format_error(
+            path,
+            "the zip archive has no directory at its end",
+            remedy="it is probably cut short: fetch or write the file again",
+        )
+    _, disk, first_disk, here, count, length, start, comment = _END.unpack_from(tail, at)
+    if at + _END.size + comment != len(tail):
+        raise format_error(path, "bytes behind the end of the zip archive")
+    end = tail_start + at
+    saturated = _FULL16 in (here, count) or _FULL32 in (length, start)
+    if at >= _LOCATOR.size and tail[at - _LOCATOR.size :].startswith(b"PK\x06\x07"):
+        _, disk64, place, disks = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        limit = end - _LOCATOR.size
+        if disk64 or disks > 1 or place + _END64.size > limit:
+            raise format_error(path, "impossible zip64 directory", found=f"offset {place}")
+        fields = _END64.unpack(handle.read(place, _END64.size))
+        if fields[0] != b"PK\x06\x06" or place + 12 + fields[1] != limit or any(fields[4:6]):
+            raise format_error(path, "malformed zip64 directory", found=f"offset {place}")
+        short = (here, count, length, start)
+        tops = (_FULL16, _FULL16, _FULL32, _FULL32)
+        for given, long, top in zip(short, fields[6:], tops, strict=True):
+            if given not in (long, top):
+                raise format_error(
+                    path, "two zip directories that disagree", found=f"{given}, {long}"
+                )
+        here, count, length, start = fields[6:]
+        end = place
+    elif saturated:
+        raise format_error(path, "the zip64 directory is missing")
+    if disk or first_disk or here != count:
+        raise format_error(path, "a zip archive of several disks")
+    if start + length != end or count > MAX_TENSORS + 16 or count * _ENTRY.size > length:
+        raise format_error(
+            path,
+            "impossible zip directory",
+            expected=f"the directory to end at {end}",
+            found=f"{count} entries in {length} bytes from {start}",
+        )
+    return start, length, count
+
+
+def _parse_directory(handle: FileHandle, data: bytes, count: int) -> list[Record]:
+    """The entries of the directory, not yet compared with the archive."""
+    path, at = handle.path, 0
+    records: list[Record] = []
+    for _ in range(count):
+        if len(data) - at < _ENTRY.size or not data.startswith(b"PK\x01\x02", at):
+            raise format_error(path, "malformed zip directory", found=f"entry {len(records)}")
+        fields = _ENTRY.unpack_from(data, at)
+        flags, method, crc32 = fields[3], fields[4], fields[7]
+        packed, size, name_length, extra_length, comment, disk = fields[8:14]
+        header = fields[16]
+        at += _ENTRY.size
+        name_bytes = data[at : at + name_length]
+        extra = data[at + name_length : at + name_length + extra_length]
+        at += name_length + extra_length + comment
+        if at > len(data):
+            raise format_error(path, "malformed zip directory", found=f"entry {len(records)}")
+        name = _decode(handle, name_bytes)
+        size, packed, header = _widen(handle, name, extra, [size, packed, header])
+        if flags & _ENCRYPTED or disk not in (0, _FULL16) or method not in (STORED, DEFLATED):
+            raise format_error(
+                path,
+                "record that torch does not write",
+                tensor=name,
+                expected="stored, not encrypted, on one disk",
+                found=f"method {method}, flags {flags:#x}",
+            )
+        if method == STORED and packed != size:
+            raise format_error(
+                path,
+                "two sizes of a stored record",
+                tensor=name,
+                expected=f"{size} bytes",
+                found=packed,
+            )
+        records.append(Record(name, method, crc32, packed, size, header))
+    if at != len(data):
+        raise format_error(path, "bytes of no entry in the zip directory", found=len(data) - at)
+    return records
+
+
+def _locate(handle: FileHandle, record: Record) -> Record:
+    """The record with the place of its data, after a look at its local header."""
+    expected_name = record.name.encode()
+    header = handle.read(record.header, _LOCAL.size + len(expected_name), record.name)
+    signature, _, flags, method, _, _, crc32, packed, size, name_length, extra_length = (
+        _LOCAL.unpack_from(header)
+    )
+    agrees = (
+        signature == b"PK\x03\x04"
+        and header[_LOCAL.size :] == expected_name
+        and name_length == len(expected_name)
+        and method == record.method
+        and not flags & _ENCRYPTED
+    )
+    data = record.header + _LOCAL.size + name_length + extra_length
+    if agrees and not (flags & _DESCRIPTOR and (crc32, packed, size) == (0, 0, 0)):
+        if _FULL32 in (packed, size):
+            extra = handle.read(data - extra_length, extra_length, record.name)
+            size, packed = _widen(handle, record.name, extra, [size, packed])
+        agrees = (crc32, packed, size) == (record.crc32, record.packed, record.size)
+    if not agrees:
+        raise format_error(
+            handle.path,
+            "a record's own header disagrees with the zip directory",
+            tensor=record.name,
+            remedy="fetch or write the file again",
+        )
+    return Record(
+        record.name, method, record.crc32, record.packed, record.size, record.header, data
+    )
+
+
+def _widen(handle: FileHandle, name: str, extra: bytes, values: list[int]) -> list[int]:
+    """Values with those that are saturated replaced by the zip64 field of `extra`."""
+    if _FULL32 not in values:
+        return values
+    at = 0
+    while at + 4 <= len(extra):
+        tag, length = struct.unpack_from("<HH", extra, at)
+        body = extra[at + 4 : at + 4 + length]
+        at += 4 + length
+        wanted = values.count(_FULL32)
+        if tag == 1 and len(body) == length >= 8 * wanted:
+            longs = iter(struct.unpack_from(f"<{wanted}Q", body))
+            return [next(longs) if value == _FULL32 else value for value in values]
+    raise format_error(handle.path, "a zip64 size is missing", tensor=name)
+
+
+def _decode(handle: FileHandle, name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise format_error(
+            handle.path, "a record's name is not UTF-8", tensor=ascii(name)
+        ) from None

@@ -1,0 +1,1 @@
+"""An opened checkpoint as a model: detection, key matching, framework support."""

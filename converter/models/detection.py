@@ -1,0 +1,80 @@
+"""Which family a checkpoint is of whose configuration does not say so.
+
+Configurations state a ``model_type`` since 2019. Older ones, and those of the original releases,
+are told by the fields they have and by the names of the tensors beside them; both stand in the
+families' tables, under ``[original]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.schema import Family, LegacyDetection
+from converter.checkpoint.opening import Checkpoint
+from converter.errors import CheckpointError, Problem
+
+
+def detect_model_type(checkpoint: Checkpoint, library: ArchitectureRegistry) -> None:
+    """Give the configuration of `checkpoint` a ``model_type`` and the field names it goes with.
+
+    Nothing happens to a configuration that has a ``model_type``, or that no table knows.
+
+    Raises:
+        CheckpointError: if several tables know it.
+    """
+    if "model_type" in checkpoint.config:
+        return
+    wrappers = {w for dialect in library.vocabulary.dialects.values() for w in dialect.wrappers}
+    names = {
+        name.removeprefix(wrapper) for name in checkpoint.tensors for wrapper in ("", *wrappers)
+    }
+    found = [
+        (family, family.original)
+        for family in library.with_legacy_detection()
+        if family.original and _fits(family.original, checkpoint.config, names)
+    ]
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{checkpoint.config_path}: states no model_type, and fits several families",
+            [Problem(f"may be {family.name}: {family.title}") for family, _ in found],
+            remedy=f'Add it, for example "model_type": "{found[0][0].name}".',
+        )
+    for family, original in found:
+        checkpoint.config = _translated(checkpoint.config, family, original)
+
+
+def select_submodel(checkpoint: Checkpoint, library: ArchitectureRegistry, role: str) -> None:
+    """Read a larger model as the one within it that can play `role`: CLIP as its image side.
+
+    Nothing happens where `checkpoint` is of a family itself, or no table tells what it holds.
+    """
+    whole = checkpoint.config.get("model_type")
+    if not isinstance(whole, str) or whole in library.names:
+        return
+    for family in library.nested_in(whole):
+        own = checkpoint.config.get(family.within[whole])
+        if role in family.roles and isinstance(own, dict):
+            checkpoint.config = {**own, "model_type": family.name}
+            return
+
+
+def _fits(original: LegacyDetection, config: Mapping[str, Any], names: Iterable[str]) -> bool:
+    return (
+        original.fields <= config.keys()
+        and original.without.isdisjoint(config)
+        and any(template.match(name) is not None for name in names for template in original.tensors)
+    )
+
+
+def _translated(
+    config: Mapping[str, Any], family: Family, original: LegacyDetection
+) -> dict[str, Any]:
+    """The configuration as transformers writes it."""
+    renamed = {
+        original.rename[key]: value for key, value in config.items() if key in original.rename
+    }
+    kept = {key: value for key, value in config.items() if key not in original.rename}
+    stated = {"architectures": [original.model]} if original.model else {}
+    return {"model_type": family.name, **stated, **renamed, **kept}

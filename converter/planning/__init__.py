@@ -1,0 +1,1 @@
+"""From matched sources to a `converter.plan.Plan`, without reading a tensor."""

@@ -1,0 +1,127 @@
+"""How cross-attention that no source has begins: drawn by a rule, silent, or as a copy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from converter.architectures.model_spec import ModelSpec, ParamSpec
+from converter.architectures.schema import CROSS_ATTENTION, CrossAttentionInitRules, Family
+from converter.errors import UnsupportedError
+from converter.planning.tensor_plan import DRAWN, InitOverride, SourceMatch
+
+CROSS_ATTENTION_RULES = (
+    "normal",
+    "truncated-normal",
+    "xavier",
+    "zero-output",
+    "copy-self-attention",
+)
+"""``normal`` is each family's own rule; the others are ways to begin elsewhere."""
+
+
+@dataclass(frozen=True)
+class CrossAttentionInit:
+    """How the fresh tensors of cross-attention begin, where not as their table says."""
+
+    draws: Mapping[str, InitOverride] = field(default_factory=dict)
+    """Canonical name → how it is drawn."""
+    copied: Mapping[str, SourceMatch] = field(default_factory=dict)
+    """Canonical name → where the values lie that it begins with."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
+
+
+def init_cross_attention(
+    init: str, target: ModelSpec, decoder: Family, findings: Mapping[str, SourceMatch]
+) -> CrossAttentionInit:
+    """How cross-attention begins by the rule `init`.
+
+    Args:
+        init: one of `CROSS_ATTENTION_RULES`.
+        target: the whole model.
+        decoder: the table of the decoder.
+        findings: canonical name → where its values lie.
+
+    Raises:
+        UnsupportedError: if the table does not tell what the rule needs.
+    """
+    fresh = [slot for slot in target.params if slot.part == CROSS_ATTENTION and not slot.tied_to]
+    fresh = [slot for slot in fresh if slot.name not in findings]
+    if init == "normal":
+        return CrossAttentionInit()
+    if not fresh:
+        return CrossAttentionInit(
+            notes=(f"init {init} concerns nothing: no cross-attention is fresh",)
+        )
+    if init == "truncated-normal":
+        return CrossAttentionInit(
+            {s.name: InitOverride(init, s.scale) for s in fresh if s.rule in DRAWN}
+        )
+    if init == "xavier":
+        return CrossAttentionInit({s.name: _xavier(s) for s in fresh if s.rule in DRAWN})
+    if decoder.warm_start is None:
+        raise UnsupportedError(
+            f"the mapping table of {decoder.name} has no [warm_start], which {init} needs",
+            remedy="Write it, see docs/mapping-tables.md, or choose another --init.",
+        )
+    if init == "zero-output":
+        return _silent(fresh, decoder, decoder.warm_start)
+    return _copied(fresh, target, findings, decoder.warm_start)
+
+
+def _xavier(slot: ParamSpec) -> InitOverride:
+    """Evenly within ±√(6 / (fan in + fan out)), of a matrix (Glorot and Bengio 2010)."""
+    shape = slot.canonical.shape
+    if len(shape) < 2:
+        return InitOverride(slot.rule, slot.scale)
+    field_size = math.prod(shape[2:])
+    return InitOverride("uniform", math.sqrt(6 / ((shape[0] + shape[1]) * field_size)))
+
+
+def _silent(
+    fresh: list[ParamSpec], decoder: Family, table: CrossAttentionInitRules
+) -> CrossAttentionInit:
+    """The last module of the branch is zero, so that the branch adds nothing at first."""
+    zero = InitOverride("constant", 0.0)
+    draws = {slot.name: zero for slot in fresh if table.is_output(slot.name)}
+    if table.norm == "before":
+        return CrossAttentionInit(draws)
+    return CrossAttentionInit(
+        draws,
+        notes=(
+            f"zero-output: {decoder.name} normalises the sum once more after cross-attention, so "
+            "that its decoder begins near to, but not as, the language model that it was",
+        ),
+    )
+
+
+def _copied(
+    fresh: list[ParamSpec],
+    target: ModelSpec,
+    findings: Mapping[str, SourceMatch],
+    table: CrossAttentionInitRules,
+) -> CrossAttentionInit:
+    """Each tensor begins as that of the self-attention; where it cannot, that is told."""
+    draws, copied = {}, {}
+    for slot in fresh:
+        name = table.counterpart(slot.name)
+        twin = target.resolve(target.by_name[name]) if name in target.by_name else None
+        found = findings.get(twin.name) if twin else None
+        if found is None or twin is None:
+            why = "has no counterpart" if twin is None else "its counterpart is drawn anew"
+        elif twin.canonical.shape != slot.canonical.shape:
+            shapes = (list(each.canonical.shape) for each in (slot, twin))
+            why = "its shape {} is not its counterpart's {}".format(*shapes)
+        else:
+            copied[slot.name] = SourceMatch(found.stored)
+            continue
+        draws[slot.name] = InitOverride(
+            slot.rule, slot.scale, f"cannot copy the self-attention: {why}"
+        )
+    notes = (
+        f"copy-self-attention: {len(copied)} tensors of cross-attention begin as copies"
+        + (f", {len(draws)} cannot and are drawn anew" if draws else ""),
+    )
+    return CrossAttentionInit(draws, copied, notes)

@@ -1,0 +1,267 @@
+"""The model card of an output: where it comes from, what has to be trained, how to load it.
+
+Front matter as https://huggingface.co/docs/hub/model-cards describes it. No machine paths, no
+times: the same inputs give the same card.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter._version import __version__
+from converter.architectures.schema import Composite, Family
+from converter.errors import UsageError
+from converter.models.source_model import MatchedCheckpoint
+from converter.name_ranges import collapse_ranges
+from converter.options import OutputOptions
+from converter.plan import InitializedTensor, Plan
+from converter.storage.hub_upload import PLACEHOLDER, is_generated, stated_licence, with_checksum
+
+_TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
+_OTHER = "other"
+
+
+@dataclass(frozen=True)
+class _CardSource:
+    """A source as the card names it."""
+
+    label: str
+    repo_id: str | None
+    commit: str | None
+    display_name: str
+    licence: str | None
+    drawn: bool
+    """Whether its configuration alone was used."""
+
+    @property
+    def reference(self) -> str:
+        """What a command takes for it."""
+        return f"{self.repo_id}@{self.commit}" if self.repo_id else self.display_name
+
+
+def make_model_card(
+    plan: Plan,
+    present: bytes | None,
+    options: OutputOptions,
+    *,
+    sources: Sequence[MatchedCheckpoint],
+    tables: Sequence[Family | Composite],
+    settings: Mapping[str, Any],
+    classes: Mapping[str, str],
+) -> bytes:
+    """The card that an output is to have: the user's, that which somebody wrote there, or ours.
+
+    Args:
+        plan: what is written.
+        present: the card that lies there; it stays if it was not made here.
+        options: how the output is wanted.
+        sources: what it is made from.
+        tables: the mapping tables in use.
+        settings: the options of the command that decide what is written.
+        classes: framework → the class that loads the file.
+
+    Raises:
+        UsageError: if the user's card cannot be read.
+    """
+    if options.card is not None:
+        try:
+            return Path(options.card).read_bytes()
+        except OSError as error:
+            raise UsageError(f"card: {options.card}: {error.strerror}") from error
+    if present is not None and not is_generated(present):
+        return present
+    origins = [_origin(source, settings) for source in sources]
+    lines = (
+        *_front_matter(plan, origins, tables),
+        *_introduction(plan, origins, tables),
+        *_fresh(plan),
+        *_loading(plan, classes, _beginnings(sources)),
+        *_making(plan, origins, options, settings),
+    )
+    return with_checksum("\n".join(lines))
+
+
+def _origin(source: MatchedCheckpoint, settings: Mapping[str, Any]) -> _CardSource:
+    checkpoint = source.checkpoint
+    hub = checkpoint.hub
+    remote = checkpoint.remote
+    name = remote.url.bare if remote else checkpoint.directory.resolve().name
+    return _CardSource(
+        source.label,
+        hub.id.repo_id if hub else None,
+        hub.commit if hub else None,
+        hub.id.repo_id if hub else "".join(c for c in name if c.isprintable() and c != "`"),
+        stated_licence(checkpoint.directory),
+        source.label in settings.get("random", ()),
+    )
+
+
+def _front_matter(
+    plan: Plan, origins: Sequence[_CardSource], tables: Sequence[Family | Composite]
+) -> Iterator[str]:
+    yield "---"
+    parents = [o.repo_id for o in origins if o.repo_id and not o.drawn]
+    if parents:
+        yield "base_model:"
+        yield from (f"- {parent}" for parent in dict.fromkeys(parents))
+        if plan.command == "compose":
+            yield "base_model_relation: merge"
+    yield "library_name: transformers"
+    yield from _licence(origins)
+    yield "tags:"
+    yield from (f"- {name}" for name in dict.fromkeys(table.name for table in reversed(tables)))
+    yield "---"
+    yield ""
+
+
+def _licence(origins: Sequence[_CardSource]) -> Iterator[str]:
+    """The licence that the sources share; ``other`` if each states one of its own; never one that
+    nobody stated."""
+    stated = [origin.licence for origin in origins if not origin.drawn]
+    if not stated or None in stated:
+        return
+    if len(set(stated)) == 1:
+        yield f"license: {stated[0]}"
+    else:
+        yield f"license: {_OTHER}"
+        yield f"license_name: {'-and-'.join(dict.fromkeys(map(str, stated)))}"
+
+
+def _introduction(
+    plan: Plan, origins: Sequence[_CardSource], tables: Sequence[Family | Composite]
+) -> Iterator[str]:
+    yield f"# {' and '.join(dict.fromkeys(origin.display_name for origin in origins))}"
+    yield ""
+    titles = [table.title for table in tables if isinstance(table, Family)]
+    if plan.command == "compose":
+        yield (
+            f"One encoder-decoder model of {titles[0]} as encoder and {titles[1]} as decoder. "
+            "**It was put together, not trained**: before it is fine-tuned it generates noise."
+        )
+    else:
+        yield f"{' and '.join(titles)}: the same model for other frameworks or in other files."
+    yield ""
+    yield "| part | from | commit | licence |"
+    yield "|---|---|---|---|"
+    for origin in origins:
+        link = f"[{origin.display_name}](https://huggingface.co/{origin.repo_id})"
+        place = link if origin.repo_id else f"`{origin.display_name}`"
+        drawn = " (its configuration; the weights are drawn anew)" if origin.drawn else ""
+        commit = f"`{origin.commit}`" if origin.commit else "–"
+        yield f"| {origin.label} | {place}{drawn} | {commit} | {origin.licence or 'not stated'} |"
+    yield ""
+    if plan.command == "compose":
+        yield from ("```mermaid", "flowchart LR")
+        yield f'    text[input] --> encoder["encoder: {titles[0]}"]'
+        yield f'    encoder -- cross-attention --> decoder["decoder: {titles[1]}"]'
+        yield from ("    decoder --> output", "```", "")
+
+
+def _fresh(plan: Plan) -> Iterator[str]:
+    reasons: dict[str, list[str]] = {}
+    for tensor in plan.tensors:
+        if isinstance(tensor.origin, InitializedTensor):
+            reasons.setdefault(tensor.origin.reason, []).append(tensor.spec.name)
+    if not reasons:
+        return
+    count = sum(map(len, reasons.values()))
+    yield "## Fresh weights, which need training"
+    yield ""
+    yield f"{count:,} of {len(plan.tensors):,} tensors come from no source and were drawn anew."
+    yield ""
+    for reason, names in reasons.items():
+        yield f"- {reason}:"
+        yield from (f"  - `{name}`" for name in collapse_ranges(names))
+    yield ""
+
+
+def _beginnings(sources: Sequence[MatchedCheckpoint]) -> dict[str, int]:
+    """Half → the position that its texts begin with, where it is not 0; all halves, if any."""
+    found = {
+        half: config.attribute("first_position") or 0
+        for source in sources
+        for half, config in source.submodel_configs().items()
+    }
+    return {half: int(str(first)) for half, first in found.items()} if any(found.values()) else {}
+
+
+def _loading(
+    plan: Plan, classes: Mapping[str, str], beginnings: Mapping[str, int]
+) -> Iterator[str]:
+    written = dict.fromkeys(file.framework for file in plan.files)
+    shadowed = any(file.container == "safetensors" for file in plan.files)
+    yield "## Load it"
+    yield ""
+    for framework in (name for name in written if name in classes):
+        # transformers 4 prefers safetensors to h5, and fails on them
+        more = ", use_safetensors=False" if framework == "tensorflow" and shadowed else ""
+        older = "" if framework == "pytorch" else " (transformers before version 5)"
+        counted = framework == "flax" and beginnings
+        name = classes[framework]
+        yield f"{_TITLES[framework]}{older}:"
+        yield ""
+        yield "```python"
+        yield from ["import numpy as np"] if counted else ()
+        yield f"from transformers import {name}"
+        yield ""
+        yield f'model = {name}.from_pretrained("{PLACEHOLDER}"{more})'
+        yield from _flax_call(beginnings) if counted else ()
+        yield "```"
+        yield ""
+
+
+def _flax_call(beginnings: Mapping[str, int]) -> Iterator[str]:
+    """A call with positions: Flax's classes count from 0 where they are not told."""
+    combined = len(beginnings) > 1
+    yield ""
+    yield "# Flax counts positions from 0 unless they are given, which this model does not."
+    yield "ids = np.array([[0, 4, 2]])"
+    yield "positions = np.arange(ids.shape[1])[None]"
+    yield "outputs = model("
+    yield "    ids,"
+    yield from ["    decoder_input_ids=ids,"] if combined else ()
+    for half, first in beginnings.items():
+        prefix = "decoder_" if combined and half == "decoder" else ""
+        yield f"    {prefix}position_ids=positions" + (f" + {first}," if first else ",")
+    yield ")"
+
+
+def _making(
+    plan: Plan, origins: Sequence[_CardSource], options: OutputOptions, settings: Mapping[str, Any]
+) -> Iterator[str]:
+    words = ["converter", plan.command, *(origin.reference for origin in origins), "OUTPUT"]
+    decisive = {
+        "to": ",".join(options.to or ()),
+        "pytorch_format": options.pytorch_format,
+        "dtype": options.dtype,
+        "max_shard_size": options.max_shard_size,
+        **settings,
+    }
+    for name, value in decisive.items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, Mapping):
+            value = [
+                f"{half}={','.join(map(str, each)) if isinstance(each, list | tuple) else each}"
+                for half, each in value.items()
+            ]
+        if value is True:
+            words.append(flag)
+        elif isinstance(value, list | tuple):
+            words += [word for item in value for word in (flag, str(item))]
+        elif value not in (None, False, "", "keep") or name == "seed":
+            words += [flag, str(value)]
+    yield "## How it was made"
+    yield ""
+    yield (
+        f"With encdec-converter {__version__}. "
+        "`converter-manifest.json` says where every tensor comes from, with its SHA-256."
+    )
+    yield ""
+    yield "```sh"
+    yield shlex.join(words)
+    yield "```"
+    yield ""

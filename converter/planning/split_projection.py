@@ -1,0 +1,80 @@
+"""What belongs to neither half of a combined model: the projection between two widths.
+
+`split` keeps it beside the two halves, and `compose` of these two takes it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from converter.architectures.model_spec import ParamSpec
+from converter.checkpoint.opening import Checkpoint
+from converter.errors import ConverterError, FormatError, Problem
+from converter.formats.registry import open_file
+from converter.plan import SourceTensor
+from converter.planning.manifest import MANIFEST
+from converter.planning.tensor_plan import SourceMatch
+from converter.safe_json import read_json_object
+from converter.tensors import Rearrangement
+
+JOINT = "joint.safetensors"
+"""Name of the file, beside the directories of the halves."""
+
+
+def split_manifest(encoder: Checkpoint, decoder: Checkpoint) -> Mapping[str, Any]:
+    """What `split` noted of two directories, if it made them both; nothing otherwise."""
+    manifest = encoder.directory.resolve().parent / MANIFEST
+    if _parent(encoder) != _parent(decoder) or not manifest.is_file():
+        return {}
+    try:
+        noted = read_json_object(manifest)
+    except ConverterError:
+        return {}
+    return noted if noted.get("command") == "split" else {}
+
+
+def projection_file(encoder: Checkpoint, decoder: Checkpoint) -> Path | None:
+    """The file that `split` left beside these two directories, if it made them both."""
+    path = encoder.directory.resolve().parent / JOINT
+    return path if path.is_file() and split_manifest(encoder, decoder) else None
+
+
+def _parent(half: Checkpoint) -> str:
+    """Where the directory of a half lies, or lay before it was fetched from there."""
+    if half.remote:
+        return half.remote.url.bare.rpartition("/")[0]
+    return str(half.directory.resolve().parent)
+
+
+def projection_tensors(
+    path: Path, slots: Sequence[ParamSpec], stack: ExitStack
+) -> dict[str, SourceMatch]:
+    """Where the values of `slots` lie in the file at `path`, which stays open until `stack` ends.
+
+    Raises:
+        FormatError: if a tensor is missing or has another shape.
+    """
+    reader = stack.enter_context(open_file(path))
+    findings, problems = {}, []
+    for slot in slots:
+        spelling = slot.canonical
+        tensor = reader.tensors.get(spelling.name)
+        if tensor is None or tensor.spec.shape != spelling.shape:
+            problems.append(
+                Problem(
+                    "does not fit the two halves",
+                    str(path),
+                    spelling.name,
+                    expected=str(list(spelling.shape)),
+                    found=str(list(tensor.spec.shape)) if tensor else "nothing",
+                )
+            )
+            continue
+        stored = SourceTensor("joint", tensor, Rearrangement(spelling.axes, spelling.axes))
+        findings[slot.name] = SourceMatch(stored)
+    if problems:
+        raise FormatError(f"{path}: is not what split left there", problems)
+    return findings

@@ -1,0 +1,94 @@
+"""From a blueprint and what was found to planned tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from converter.architectures.model_spec import ModelSpec, ParamSpec
+from converter.initializers import COMPUTED, RULES, Initializer
+from converter.plan import InitializedTensor, ResizedTensor, SourceTensor, TargetTensor
+from converter.tensors import TensorSpec
+from converter.tensors.spec import FLOATING
+
+DRAWN = tuple(rule for rule in RULES if rule not in ("constant", *COMPUTED))
+
+COMPUTED_REASON = "a fixed table, which is computed"
+
+
+@dataclass(frozen=True)
+class SourceMatch:
+    """What is known of the values of one target tensor."""
+
+    stored: SourceTensor
+    copies: tuple[SourceTensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class InitOverride:
+    """How one tensor is drawn anew, where not as its table says."""
+
+    rule: str
+    scale: float
+    reason: str | None = None
+    """Why so, if there is more to say than why it is drawn anew at all."""
+
+
+def plan_tensors(
+    target: ModelSpec,
+    findings: Mapping[str, SourceMatch],
+    reasons: Mapping[str, str],
+    fresh_dtype: Callable[[ParamSpec], str],
+    *,
+    dtype: str,
+    seed: int,
+    draws: Mapping[str, InitOverride] = MappingProxyType({}),
+    new_rows: str = "mean",
+) -> list[TargetTensor]:
+    """Every tensor of `target` that has values of its own, with its origin.
+
+    Args:
+        target: the model to be written.
+        findings: canonical name → where its values lie.
+        reasons: part → why its tensors are drawn anew.
+        fresh_dtype: the dtype of a tensor that is drawn anew, if `dtype` keeps.
+        dtype: ``keep``, or the dtype that floating-point tensors are cast to.
+        seed: of the fresh weights.
+        draws: canonical name → how it is drawn, where not as its table says.
+        new_rows: what the rows are that a tensor has too few of: the ``mean`` of the others, or
+            drawn as its table says (``normal``).
+    """
+    planned = []
+    for slot in target.params:
+        if slot.tied_to:
+            continue
+        finding = findings.get(slot.name)
+        kept = finding.stored.tensor.spec.dtype if finding else slot.dtype or fresh_dtype(slot)
+        spec = TensorSpec(
+            slot.name,
+            kept if dtype == "keep" or kept not in FLOATING else dtype,
+            slot.canonical.shape,
+        )
+        if finding and _shape(finding.stored) != slot.canonical.shape:
+            planned.append(TargetTensor(spec, _resized(finding.stored, slot, seed, new_rows)))
+        elif finding:
+            planned.append(TargetTensor(spec, finding.stored, finding.copies))
+        else:
+            draw = draws.get(slot.name, InitOverride(slot.rule, slot.scale))
+            initialiser = Initializer(draw.rule, draw.scale, seed, slot.name)
+            reason = COMPUTED_REASON if slot.rule in COMPUTED else reasons[slot.part]
+            if draw.reason:
+                reason = f"{reason}; {draw.reason}"
+            planned.append(TargetTensor(spec, InitializedTensor(initialiser, reason)))
+    return planned
+
+
+def _shape(stored: SourceTensor) -> tuple[int, ...]:
+    """The shape of stored values in PyTorch's layout."""
+    return stored.rearrangement.shape(stored.tensor.spec.shape)
+
+
+def _resized(stored: SourceTensor, slot: ParamSpec, seed: int, new_rows: str) -> ResizedTensor:
+    drawn = Initializer(slot.rule, slot.scale, seed, slot.name) if new_rows == "normal" else None
+    return ResizedTensor(stored.source, stored.tensor, stored.rearrangement, drawn)

@@ -1,1 +1,0 @@
-"""Proof: do checkpoints hold the same numbers, and is a finished one what it should be?"""

@@ -1,0 +1,1 @@
+"""Proof that a finished checkpoint is what it should be."""

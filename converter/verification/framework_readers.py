@@ -1,0 +1,188 @@
+"""Each weight file read again by its framework's own library, and compared with our reading."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.checkpoint.opening import Checkpoint
+from converter.errors import Problem, UnsupportedError
+from converter.models.model import Model
+from converter.optional_imports import install_hint
+from converter.verification.result import Verification
+
+_NEEDS = {
+    "safetensors": ("torch", ("torch",)),
+    "torch": ("torch", ("torch",)),
+    "keras-hdf5": ("tensorflow", ("tensorflow", "tf_keras")),
+    "flax-msgpack": ("flax", ("flax",)),
+}
+"""Container → the extra that brings its library, and the packages that it needs."""
+
+Values = tuple[tuple[int, ...], bytes]
+"""Shape and C-order bytes."""
+
+
+def check_native(models: Mapping[str, Model], found: Verification) -> None:
+    """Compare every tensor of every file with what the file's own library reads.
+
+    Args:
+        models: weight file → the model that it holds.
+        found: the verification in progress.
+
+    Raises:
+        UnsupportedError: if a library is not installed; it names the extra that brings it.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow talks to people's terminals
+    _require({model.checkpoint.container for model in models.values()})
+    for label, model in models.items():
+        checkpoint = model.checkpoint
+        read = _READERS.get(checkpoint.container)
+        if read is None:
+            found.notes.append(f"{label}: there is no native reader for {checkpoint.container}")
+            continue
+        count = 0
+        seen: set[str] = set()
+        for path in dict.fromkeys(checkpoint.files):
+            try:
+                for name, values in read(path):
+                    known = _ours(checkpoint, path, name)
+                    seen |= {known} if known else set()
+                    found.problems += _compare(checkpoint, path, name, known, values)
+                    count += 1
+            except Exception as error:  # whatever a library raises is what its users will see
+                finding = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                found.problems.append(
+                    Problem("its own library cannot read it", str(path), found=finding)
+                )
+        found.problems += [
+            Problem("its own library does not find it", str(tensor.path), name)
+            for name, tensor in checkpoint.tensors.items()
+            if name not in seen
+        ]
+        found.checks[f"tensors of {label} as its own library reads them"] = str(count)
+
+
+def _require(containers: set[str]) -> None:
+    missing = {
+        extra: [package for package in packages if find_spec(package) is None]
+        for extra, packages in (_NEEDS[name] for name in containers if name in _NEEDS)
+    }
+    problems = [
+        Problem(f"{' and '.join(packages)} is not installed", remedy=install_hint(extra))
+        for extra, packages in missing.items()
+        if packages
+    ]
+    if problems:
+        raise UnsupportedError("native verification needs the frameworks themselves", problems)
+
+
+def _ours(checkpoint: Checkpoint, path: Path, name: str) -> str | None:
+    """Our name of a tensor that a library calls `name`; TensorFlow's have a scope before it."""
+    for candidate in (name, name.partition("/")[2], name.partition(".")[2]):
+        if candidate in checkpoint.tensors:
+            return candidate
+    return None
+
+
+def _compare(
+    checkpoint: Checkpoint, path: Path, name: str, known: str | None, values: Values
+) -> Iterator[Problem]:
+    """What is wrong with one tensor."""
+    if known is None:
+        yield Problem("only its own library finds it", str(path), name)
+        return
+    tensor = checkpoint.tensors[known]
+    if tensor.path != path:
+        tensor = next(
+            (copy for copy in checkpoint.duplicates.get(known, ()) if copy.path == path), tensor
+        )
+    shape, data = values
+    if tensor.spec.shape != shape:
+        yield Problem(
+            "its own library finds another shape",
+            str(path),
+            name,
+            expected=str(list(tensor.spec.shape)),
+            found=str(list(shape)),
+        )
+    elif tensor.read().tobytes() != data:
+        yield Problem("its own library reads other values", str(path), name)
+
+
+def _safetensors(path: Path) -> Iterator[tuple[str, Values]]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - it is no dictionary
+            yield name, _of_torch(file.get_tensor(name))
+
+
+def _torch(path: Path) -> Iterator[tuple[str, Values]]:
+    import torch
+
+    from converter.formats.torch.state_dict import WRAPPERS
+
+    root = torch.load(path, map_location="cpu", weights_only=True)
+    for wrapper in WRAPPERS:
+        if isinstance(root.get(wrapper), Mapping):
+            root = root[wrapper]
+            break
+    for name, value in _leaves(root, "."):
+        if isinstance(value, torch.Tensor):
+            yield name, _of_torch(value)
+
+
+def _of_torch(tensor: Any) -> Values:
+    import torch
+
+    flat = tensor.detach().contiguous().reshape(-1)
+    return tuple(tensor.shape), flat.view(torch.uint8).numpy().tobytes()
+
+
+def _keras(path: Path) -> Iterator[tuple[str, Values]]:
+    """As tf-keras goes through a file: layers by their list, weights by each layer's."""
+    import h5py
+    from tf_keras.src.saving.legacy.hdf5_format import (  # type: ignore[import-untyped]
+        load_attributes_from_hdf5_group as attributes,
+    )
+
+    with h5py.File(path, "r") as file:
+        for layer in attributes(file, "layer_names"):
+            if isinstance(file[layer], h5py.Dataset):  # a shard lists its weights themselves
+                yield layer, _of_numpy(np.asarray(file[layer]))
+                continue
+            for name in attributes(file[layer], "weight_names"):
+                yield name, _of_numpy(np.asarray(file[layer][name]))
+
+
+def _flax(path: Path) -> Iterator[tuple[str, Values]]:
+    from flax.serialization import msgpack_restore
+
+    for name, value in _leaves(msgpack_restore(path.read_bytes()), "/"):
+        yield name, _of_numpy(np.asarray(value))
+
+
+def _of_numpy(array: Any) -> Values:
+    return array.shape, np.ascontiguousarray(array).tobytes()
+
+
+def _leaves(tree: Mapping[str, Any], separator: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, separator, f"{prefix}{key}{separator}")
+        else:
+            yield f"{prefix}{key}", value
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[tuple[str, Values]]]] = {
+    "safetensors": _safetensors,
+    "torch": _torch,
+    "keras-hdf5": _keras,
+    "flax-msgpack": _flax,
+}

@@ -1,0 +1,175 @@
+"""What `split` left: two checkpoints side by side, and what belongs to neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from converter.architectures.registry import ArchitectureRegistry
+from converter.checkpoint.discovery import CONFIG
+from converter.checkpoint.opening import open_files
+from converter.errors import ConverterError, Problem, UnsupportedError
+from converter.formats.registry import open_file
+from converter.models.model import resolve_model
+from converter.plan import SourceTensor
+from converter.planning.compose_options import HALVES
+from converter.planning.manifest import MANIFEST
+from converter.planning.split_projection import JOINT
+from converter.safe_json import read_json_object
+from converter.storage.hub_download import INDEX, WEIGHT_FILES
+from converter.tensors import Axes, Rearrangement
+from converter.verification.difference_classifier import tensor_sha256
+from converter.verification.loadability import check_manifest_files
+from converter.verification.result import Verification
+from converter.verification.value_report import WHOLE, ReportSection, ValueReport
+
+
+def weight_files(home: Path) -> list[str]:
+    """The weight files and indexes of a checkpoint directory."""
+    return [
+        name for whole in WEIGHT_FILES for name in (whole, whole + INDEX) if (home / name).is_file()
+    ]
+
+
+def is_split(home: Path) -> bool:
+    """Whether a directory holds no checkpoint, but one in each of its directories of the halves."""
+    return not weight_files(home) and all(
+        (home / half / CONFIG).is_file() and weight_files(home / half) for half in HALVES
+    )
+
+
+def verify_halves(
+    home: Path,
+    label: str,
+    against: Sequence[str | Path],
+    library: ArchitectureRegistry,
+    prove: Callable[[Path, str, Sequence[str | Path]], Verification],
+) -> Verification:
+    """Prove both halves, and the file of what lies between them; one report of all.
+
+    Args:
+        home: the directory that holds them.
+        label: what the user calls it.
+        against: what they were made from: combined models, or the halves' own sources.
+        library: the mapping tables.
+        prove: verifies one checkpoint: its place, what to call it, what it was made from.
+
+    Raises:
+        UnsupportedError: if a source belongs to neither half.
+        ConverterError: if a source cannot be opened or understood.
+    """
+    whole = Verification(label, [])
+    sources = _shared_out(home, against, library)
+    for half in HALVES:
+        found = prove(home / half, f"{label}/{half}", sources[half])
+        whole.formats = [*whole.formats, *(f"{half}/{name}" for name in found.formats)]
+        whole.checks |= {f"{half}: {what}": much for what, much in found.checks.items()}
+        whole.problems += found.problems
+        whole.notes += [f"{half}: {note}" for note in found.notes]
+        whole.origins = {
+            **whole.origins,
+            **{f"{half}.{name}": origin for name, origin in found.origins.items()},
+        }
+        whole.portrait = _joined(whole.portrait, half, found.portrait)
+    _check_joint(home, whole)
+    return whole
+
+
+def _shared_out(
+    home: Path, against: Sequence[str | Path], library: ArchitectureRegistry
+) -> dict[str, list[str | Path]]:
+    """Half → its sources: each combined model for both, others for the first of their family."""
+    shared: dict[str, list[str | Path]] = {half: [] for half in HALVES}
+    families = {half: read_json_object(home / half / CONFIG).get("model_type") for half in HALVES}
+    for reference in against:
+        with open_files(reference) as checkpoint:
+            model = resolve_model(checkpoint, library, label=str(reference))
+        if model.halves:
+            for half in HALVES:
+                shared[half].append(reference)
+            continue
+        family = model.configs[""].family.name
+        free = [half for half in HALVES if families[half] == family and not shared[half]]
+        if not free:
+            raise UnsupportedError(
+                f"{reference}: is a {family} model, and no half is left that is one",
+                remedy="Of two sources of one family, give the encoder first.",
+            )
+        shared[free[0]].append(reference)
+    return shared
+
+
+def _joined(whole: ValueReport | None, half: str, part: ValueReport | None) -> ValueReport | None:
+    """The portrait of what was seen so far, and that of one half."""
+    if part is None:
+        return whole
+    title = half.capitalize()
+    panels = [
+        ReportSection(
+            title if each.title == WHOLE else f"{title}: {each.title.lower()}", each.layers
+        )
+        for each in part.panels
+    ]
+    for panel in panels:
+        for layer in panel.layers:
+            layer.names = [f"{half}.{name}" for name in layer.names]
+    origins = dict.fromkeys([half], *part.origins.values())
+    tensors = {f"{half}.{name}": seen for name, seen in part.tensors.items()}
+    if whole is None:
+        return ValueReport(part.model, part.parameters, origins, tensors, panels)
+    return ValueReport(
+        f"{whole.model} and {part.model}",
+        whole.parameters + part.parameters,
+        {**whole.origins, **origins},
+        {**whole.tensors, **tensors},
+        [*whole.panels, *panels],
+    )
+
+
+def _check_joint(home: Path, found: Verification) -> None:
+    """What belongs to neither half: its files, and its tensors' hashes, by the manifest."""
+    if not (home / MANIFEST).is_file():
+        return
+    try:
+        manifest = read_json_object(home / MANIFEST)
+    except ConverterError:
+        return  # each half has told it
+    files = _between(manifest.get("files"), "/")
+    problems, held = check_manifest_files(home, {"files": files})
+    found.problems += problems
+    found.checks["between the halves: files that the manifest lists"] = held
+    stated = _between(manifest.get("tensors"), ".")
+    path = home / JOINT
+    if not stated or not path.is_file():
+        return
+    held_tensors = 0
+    try:
+        with open_file(path) as reader:
+            for name, entry in stated.items():
+                tensor = reader.tensors.get(name)
+                if tensor is None:
+                    found.problems.append(Problem("missing tensor", str(path), name))
+                    continue
+                axes = Axes(tuple(f"axis{number}" for number in range(len(tensor.spec.shape))))
+                stored = SourceTensor("joint", tensor, Rearrangement(axes, axes))
+                print_ = tensor_sha256(stored, tensor.spec.dtype).hex()
+                if isinstance(entry, dict) and print_ == entry.get("sha256"):
+                    held_tensors += 1
+                    continue
+                wrong = "its values are not those that were written"
+                found.problems.append(Problem(wrong, str(path), name, found=f"SHA-256 {print_}"))
+            odd = [name for name in reader.tensors if name not in stated]
+            found.problems += [Problem("the manifest does not know it", str(path), n) for n in odd]
+    except ConverterError as error:
+        found.problems += error.problems or [Problem(error.message)]
+    found.checks["between the halves: tensors with the hash that the manifest states"] = (
+        f"{held_tensors} of {len(stated)}"
+    )
+
+
+def _between(entries: Any, mark: str) -> dict[str, Any]:
+    """The entries that are of neither half."""
+    leads = tuple(f"{half}{mark}" for half in HALVES)
+    known = entries.items() if isinstance(entries, dict) else ()
+    return {name: entry for name, entry in known if not name.startswith(leads)}

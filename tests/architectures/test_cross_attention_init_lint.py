@@ -1,0 +1,31 @@
+"""Slips in what a table says of how cross-attention begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from converter.architectures.lint import lint
+
+MAPPINGS = Path(__file__).parents[2] / "mappings"
+
+
+@pytest.mark.parametrize(
+    ("family", "right", "wrong", "told"),
+    [
+        ("gpt2", '"attn.c_proj"', '"attn.proj"', "copies from 'attn.proj', which no model has"),
+        ("gpt2", 'ln_cross_attn = "ln_1"', 'ln_across = "ln_1"', "is in no path"),
+        ("gpt2", 'output = ["crossattention.c_proj"]', 'output = ["c_out"]', "is no module"),
+        ("gpt2", 'output = ["crossattention.c_proj"]', "", "names no module"),
+        ("gpt2", 'norm   = "before"', 'norm   = "around"', "is none of before, after"),
+        ("gpt2", 'norm   = "before"', 'norms  = "before"', "unknown key 'norms'"),
+        ("mbart", 'norm = "before"', 'norm = "after"', "changes nothing"),
+        ("distilbert", "[modules]", '[warm_start]\nnorm = "after"\n\n[modules]', "concerns cross-"),
+    ],
+)
+def test_a_slip_is_told(tmp_path: Path, family: str, right: str, wrong: str, told: str) -> None:
+    text = (MAPPINGS / f"{family}.toml").read_text()
+    assert right in text
+    (tmp_path / f"{family}.toml").write_text(text.replace(right, wrong, 1))
+    assert any(told in str(problem) for problem in lint(tmp_path / f"{family}.toml"))

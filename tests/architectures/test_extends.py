@@ -1,0 +1,144 @@
+"""Tables that extend others: added, changed, taken away."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from converter.architectures.registry import ArchitectureRegistry
+from converter.errors import TableError
+
+BASE = """
+family = "base"
+title = "Base"
+base = "base"
+layers = { layer = "n" }
+[config]
+n = 2
+width = 8
+flag = true
+[measures]
+width = "width"
+[models]
+BaseModel = { parts = ["pooler", "extra"] }
+[modules]
+"emb" = { embedding = "width -> width", when = "flag == true" }
+"h.{layer}.norm" = { layer_norm = "width" }
+[parts.pooler]
+"pooler" = { linear = "width -> width" }
+[parts.extra]
+"extra.a" = { linear = "width -> width" }
+"extra.b" = { linear = "width -> width" }
+[drop.pytorch]
+"old" = "because"
+"older" = "because"
+"""
+
+CHILD = 'family = "child"\ntitle = "Child"\nextends = "base"\n'
+
+
+def library(directory: Path, *texts: str) -> ArchitectureRegistry:
+    paths = []
+    for number, text in enumerate(texts):
+        paths.append(directory / f"{number}.toml")
+        paths[-1].write_text(text)
+    return ArchitectureRegistry(paths)
+
+
+def child(directory: Path, text: str):
+    return library(directory, BASE, CHILD + text).family("child")
+
+
+def paths(rows) -> dict[str, str]:
+    return {row.path.text: row.kind.name for row in rows}
+
+
+def test_inherits_everything(tmp_path):
+    family, base = child(tmp_path, ""), library(tmp_path, BASE).family("base")
+    assert (family.name, family.title) == ("child", "Child")
+    assert (family.modules, family.parts, family.drops) == (base.modules, base.parts, base.drops)
+    assert (family.config, family.models, family.base) == (base.config, base.models, base.base)
+
+
+def test_adds_changes_and_takes_away_rows(tmp_path):
+    family = child(
+        tmp_path,
+        '[config]\nflag = false\nmore = 3\n[modules]\n"emb" = { linear = "width -> more" }\n'
+        '"h.{layer}.norm" = false\n"h.{layer}.new" = { layer_norm = "width" }\n'
+        '"last" = { layer_norm = "width" }\n[parts.extra]\n"extra.a" = false\n'
+        '[drop.pytorch]\n"old" = false\n"oldest" = "why not"\n[parts.pooler]\n'
+        '"pooler" = { linear = "width -> width", when = "flag == true" }',
+    )
+    assert paths(family.modules) == {
+        "emb": "linear",
+        "h.{layer}.new": "layer_norm",
+        "last": "layer_norm",
+    }
+    assert paths(family.parts["extra"]) == {"extra.b": "linear"}
+    assert {str(name) for name in family.drops["pytorch"]} == {"older", "oldest"}
+    assert family.config == {"n": 2, "width": 8, "flag": False, "more": 3}
+
+
+def test_takes_a_whole_part_away(tmp_path):
+    family = child(
+        tmp_path, '[models]\nChildModel = { parts = ["pooler"] }\n[parts]\nextra = false'
+    )
+    assert set(family.parts) == {"pooler"}
+    assert set(family.models) == {"ChildModel"}
+
+
+def test_extends_over_several_steps(tmp_path):
+    grandchild = (
+        'family = "grandchild"\ntitle = "G"\nextends = "child"\n'
+        '[modules]\n"last" = { linear = "width -> width" }'
+    )
+    middle = CHILD + '[modules]\n"last" = { layer_norm = "width" }'
+    found = library(tmp_path, BASE, middle, grandchild).family("grandchild")
+    assert paths(found.modules)["last"] == "linear"
+    assert paths(found.modules)["emb"] == "embedding"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('[modules]\n"nothing" = false', "nothing"),
+        ("[parts]\nnothing = false", "nothing"),
+        ('[parts.extra]\n"extra.c" = false', "extra.c"),
+        ("[measures]\nheads = false", "heads"),
+        ('[drop.pytorch]\n"oldest" = false', "oldest"),
+    ],
+)
+def test_taking_away_what_is_not_there_is_refused(tmp_path, text, named):
+    with pytest.raises(TableError, match=r"not there") as caught:
+        child(tmp_path, text)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("circle", [("a", "a"), ("a", "b", "a"), ("a", "b", "c", "b")])
+def test_a_circle_is_refused(tmp_path, circle):
+    texts = [
+        f'family = "{one}"\ntitle = "t"\nextends = "{other}"' for one, other in pairwise(circle)
+    ]
+    with pytest.raises(TableError, match="extends itself"):
+        library(tmp_path, *texts).family("a")
+
+
+def test_an_unknown_parent_is_refused(tmp_path):
+    text = 'family = "a"\ntitle = "t"\nextends = "nobody"'
+    with pytest.raises(TableError, match="nobody"):
+        library(tmp_path, text).family("a")
+
+
+def test_a_change_of_the_parent_shows_in_the_checksum(tmp_path):
+    before = child(tmp_path, "").sha256
+    changed = library(tmp_path, BASE.replace("because", "therefore"), CHILD).family("child")
+    assert before != changed.sha256
+    assert before == child(tmp_path, "").sha256
+
+
+def test_a_users_table_takes_precedence(tmp_path):
+    own = library(tmp_path, BASE.replace('"base"\ntitle', '"bert"\ntitle'))
+    assert own.family("bert").title == "Base"
+    assert ArchitectureRegistry().family("bert").title != "Base"

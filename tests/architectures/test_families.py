@@ -1,0 +1,77 @@
+"""Every bundled table: a new one is tested by being there."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from converter.architectures.lint import lint
+from converter.architectures.model_spec import ModelSpecBuilder
+from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.sample_configs import probes
+from converter.architectures.schema import FRAMEWORKS
+
+LIBRARY = ArchitectureRegistry()
+TABLES = sorted(
+    path
+    for path in Path(str(files("converter.mappings"))).glob("*.toml")
+    if path.stem != "_recipes"  # names compositions, no table
+)
+FAMILIES = [name for name in LIBRARY.names if not LIBRARY.is_composite(name)]
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_lint_finds_nothing(path):
+    assert [str(problem) for problem in lint(path)] == []
+
+
+@pytest.mark.parametrize("name", LIBRARY.names)
+def test_file_is_named_after_what_is_in_it(name):
+    table = LIBRARY.composite(name) if LIBRARY.is_composite(name) else LIBRARY.family(name)
+    assert table.name == name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
+    family = LIBRARY.family(name)
+    configs, problems = probes(family, name)
+    assert not problems
+    drawn = {
+        config: {*ModelSpecBuilder(LIBRARY.vocabulary).model(config).by_name} for config in configs
+    }
+    rows = [*family.modules]
+    for group in (*family.parts.values(), *family.heads.values()):
+        rows += group
+    paths = [row.path for row in rows]
+    alternatives = {path for path in paths if paths.count(path) > 1}
+    for row in rows:
+        leaf = next(leaf for leaf in row.kind.leaves if leaf.name not in row.without)
+        met = []
+        for config, names in drawn.items():
+            paths = [row.path.format(places) for places in config.combinations(row.path.places, 99)]
+            met.append(
+                any((f"{path}.{leaf.name}" if leaf.name else path) in names for path in paths)
+            )
+        assert any(met), row.path
+        if row.when is None:
+            assert all(met), row.path
+        elif not row.when.fields & set(row.path.places) and row.path not in alternatives:
+            assert not all(met), row.path
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_index_gives_every_slot_back_by_all_its_names(name):
+    family = LIBRARY.family(name)
+    for config in probes(family, name)[0]:
+        blueprint = ModelSpecBuilder(LIBRARY.vocabulary).model(config)
+        for dialect in LIBRARY.vocabulary.dialects:
+            index = blueprint.index(dialect)
+            for slot in blueprint.params:
+                if dialect not in slot.spellings:  # all but the canonical one may lack names
+                    assert dialect != FRAMEWORKS[0]
+                    continue
+                spelling = slot.spellings[dialect]
+                for other in (spelling.name, *spelling.also):
+                    assert index[other] is slot

@@ -1,0 +1,406 @@
+"""The command line: what goes where, and that it says what the functions found."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import converter
+from converter import options as composition_options
+from converter.architectures.schema import FRAMEWORKS
+from converter.cli import COMMANDS, commands, options
+from converter.commands import compose as composing
+from tests import factories
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*args: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(commands, [str(arg) for arg in args])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    return factories.make(tmp_path / "bert", "bert", intermediate_size=41).directory
+
+
+@pytest.fixture
+def gpt2(tmp_path: Path) -> Path:
+    return factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
+
+
+def test_the_list_of_commands_is_what_the_commands_say() -> None:
+    context = click.Context(commands, info_name="converter", **commands.context_settings)
+    for name, text in COMMANDS.items():
+        command = commands.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.help
+        assert command.help.splitlines()[0] == text
+        assert command.epilog
+    assert commands.get_command(context, "frobnicate") is None
+
+
+def test_the_literals_of_the_options_are_those_of_the_library() -> None:
+    assert options.FRAMEWORKS == FRAMEWORKS
+    assert options.PYTORCH_FORMATS == composition_options.PYTORCH_FORMATS
+    assert options.DTYPES == composition_options.DTYPES
+    assert options.INITIALISERS == composing.CROSS_ATTENTION_RULES
+    assert options.TOKENIZERS == composing.TOKENIZERS
+
+
+def test_every_example_in_the_help_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = click.Context(commands, info_name="converter", **commands.context_settings)
+    epilogs = [commands.epilog, *(commands.get_command(context, n).epilog for n in COMMANDS)]  # type: ignore[union-attr]
+    for name in ("fixtures", "mappings"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"^  converter (.*)$", "\n".join(map(str, epilogs)), re.MULTILINE)
+    assert len(examples) >= 2 * len(COMMANDS)
+    for example in dict.fromkeys(examples):
+        if example.startswith(("push ", "run ")):  # need the Hub, or recipes: see their tests
+            continue
+        overwrite = ["--overwrite"] if example.split()[0] in ("compose", "convert") else []
+        run(*example.split(), *overwrite)
+
+
+def test_compose_passes_its_options_on(bert: Path, gpt2: Path, tmp_path: Path) -> None:
+    args = ["--to", "pytorch", "--to", "flax,pytorch", "--dtype", "float16", "--seed", "3"]
+    args += ["--set", "decoder.resid_pdrop=0.3", "--pytorch-format", "both", "--pad-token", "7"]
+    args += ["--init", "truncated-normal", "--jobs", "1", "--memory", "64MB", "--checksums"]
+    run("compose", bert, gpt2, tmp_path / "cli", *args)
+    converter.compose(
+        bert,
+        gpt2,
+        tmp_path / "api",
+        to=["pytorch", "flax"],
+        dtype="float16",
+        seed=3,
+        set=["decoder.resid_pdrop=0.3"],
+        pytorch_format="both",
+        pad_token=7,
+        init="truncated-normal",
+        checksums=True,
+    )
+    made = {path.name: path.read_bytes() for path in (tmp_path / "cli").iterdir()}
+    assert made == {path.name: path.read_bytes() for path in (tmp_path / "api").iterdir()}
+    assert set(made) == {
+        "README.md",
+        "config.json",
+        "converter-manifest.json",
+        "flax_model.msgpack",
+        "generation_config.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+    }
+    assert json.loads(made["config.json"])["decoder"]["resid_pdrop"] == 0.3
+    assert json.loads(made["generation_config.json"])["pad_token_id"] == 7
+
+
+def test_the_summary_says_what_was_made_and_what_to_do(
+    bert: Path, gpt2: Path, tmp_path: Path
+) -> None:
+    result = run("compose", bert, gpt2, tmp_path / "out")
+    text = result.stdout
+    for file in ("model.safetensors", "tf_model.h5", "flax_model.msgpack"):
+        size = (tmp_path / "out" / file).stat().st_size / 1000
+        assert re.search(rf"^  {re.escape(file)} +{size:.1f} kB", text, re.MULTILINE)
+    report = json.loads(
+        run("compose", bert, gpt2, tmp_path / "out", "--json", "--overwrite").stdout
+    )
+    fresh = len(report["fresh"])
+    assert fresh == 2 * 8 + 2
+    assert f"{len(report['tensors'])} tensors: " in text
+    assert f"{fresh} initialised" in text
+    assert "decoder.h.{0,1}.crossattention.c_attn.{weight,bias}" in text
+    assert "enc_to_dec_proj.{weight,bias}" in text
+    out = str(tmp_path / "out")
+    assert f"EncoderDecoderModel.from_pretrained({out!r})\n" in text
+    assert f"TFEncoderDecoderModel.from_pretrained({out!r}, use_safetensors=False)\n" in text
+    assert f"FlaxEncoderDecoderModel.from_pretrained({out!r})\n" in text
+
+
+def test_tensorflow_beside_a_bin_file_needs_no_argument(bert: Path, tmp_path: Path) -> None:
+    text = run("convert", bert, tmp_path / "out", "--pytorch-format", "bin").stdout
+    assert "use_safetensors" not in text
+
+
+def test_shards_are_listed_and_loaded(bert: Path, tmp_path: Path) -> None:
+    args = ("convert", bert, tmp_path / "out", "--max-shard-size", "20kB")
+    text = run(*args).stdout
+    shards = sorted(path.name for path in (tmp_path / "out").glob("*-of-*"))
+    assert len(shards) > 6
+    assert all(shard in text for shard in shards)
+    assert "model.safetensors.index.json" in text
+    assert "use_safetensors=False" in text
+    assert "Every tensor is accounted for." in run("inspect", tmp_path / "out").stdout
+
+
+def test_quiet_leaves_only_warnings(bert: Path, gpt2: Path, tmp_path: Path) -> None:
+    result = run("compose", bert, gpt2, tmp_path / "out", "--quiet", "--dtype", "bfloat16")
+    assert result.stdout == ""
+    assert result.stderr == ("Warning: tf_model.h5: bfloat16 is written as float32, without loss\n")
+
+
+def test_what_is_left_out_is_said_with_its_reason(bert: Path, gpt2: Path, tmp_path: Path) -> None:
+    factories.make(tmp_path / "pretraining", "bert", "BertForPreTraining")
+    text = run("compose", tmp_path / "pretraining", gpt2, tmp_path / "out", "--to", "flax").stdout
+    assert re.search(r"encoder +cls\..*not part of BertModel", text)
+
+
+def test_json_is_one_document(bert: Path, gpt2: Path, tmp_path: Path) -> None:
+    for args in (
+        ("compose", bert, gpt2, tmp_path / "out"),
+        ("compose", bert, gpt2, tmp_path / "planned", "--dry-run"),
+        ("convert", bert, tmp_path / "again", "--to", "pytorch"),
+        ("inspect", bert),
+        ("families",),
+        ("families", "gpt2"),
+        ("check-table", ROOT / "mappings" / "bert.toml"),
+    ):
+        assert isinstance(json.loads(run(*args, "--json").stdout), dict)
+    report = json.loads(run("convert", bert, tmp_path / "2", "--to", "flax", "--json").stdout)
+    assert report["classes"] == {"": {"flax": "FlaxBertModel"}}
+    assert report["written"] is True
+
+
+def test_a_dry_run_tells_everything_and_writes_nothing(
+    bert: Path, gpt2: Path, tmp_path: Path
+) -> None:
+    factories.make(tmp_path / "tf", "bert", dialect="tensorflow", num_hidden_layers=12)
+    before = sorted(tmp_path.rglob("*"))
+    text = run("compose", tmp_path / "tf", gpt2, tmp_path / "out", "--dry-run").stdout
+    assert sorted(tmp_path.rglob("*")) == before
+    line = next(line for line in text.splitlines() if "self.query.weight" in line)
+    assert re.split(r"  +", line.strip()) == [
+        "encoder.encoder.layer.{0…11}.attention.self.query.weight",
+        "24 × 24",
+        "float32",
+        "← encoder tf_model.h5: bert/encoder/layer_._{0…11}/attention/self/query/kernel:0",
+        "in out → out in",
+    ]
+    line = next(line for line in text.splitlines() if "q_attn.weight" in line)
+    assert "decoder.h.{0,1}.crossattention.q_attn.weight" in line
+    assert "normal(0.02), seed 0" in line
+    assert "no source has it" in line
+    report = converter.compose(tmp_path / "tf", gpt2, tmp_path / "out", dry_run=True)
+    told = [part for part in text.splitlines() if " ← " in part]
+    count = 0
+    for name in (part.split()[0] for part in told):
+        layers = re.search(r"\{(\d+)[…,](\d+)\}", name)
+        count += int(layers[2]) - int(layers[1]) + 1 if layers else 1
+    assert count == len(report.plan.tensors)
+    assert re.search(r"config\.json +\d.* B +made", text)
+
+
+def test_layers_that_change_places_are_not_folded(bert: Path, tmp_path: Path) -> None:
+    from converter.report.grouping import group_similar
+
+    plan = converter.convert(bert, tmp_path / "out", dry_run=True).plan
+    assert any(len(group) == 3 for group in group_similar(plan.tensors))
+    swapped = list(plan.tensors)
+    name = "encoder.layer.{}.output.dense.weight".format
+    places = {tensor.spec.name: number for number, tensor in enumerate(swapped)}
+    first, second = (swapped[places[name(n)]] for n in (0, 1))
+    swapped[places[name(0)]] = type(first)(first.spec, second.origin)
+    swapped[places[name(1)]] = type(first)(second.spec, first.origin)
+    groups = [
+        group for group in group_similar(swapped) if "output.dense.weight" in group[0].spec.name
+    ]
+    assert [len(group) for group in groups if "attention" not in group[0].spec.name] == [1, 1, 1]
+
+
+def test_inspect_tells_what_there_is(bert: Path) -> None:
+    text = run("inspect", bert, "--tensors").stdout
+    assert "BertModel" in text
+    assert re.search(r"converts to +pytorch, tensorflow, flax", text)
+    assert "Every tensor is accounted for." in text
+    assert re.search(r"encoder\.layer\.\{0…2\}\.output\.dense\.weight +24 × 41 +float32", text)
+    assert run("inspect", bert / "model.safetensors").stdout.count("encoder.layer") == 0
+
+
+def test_inspect_tells_what_does_not_fit(bert: Path) -> None:
+    config = json.loads((bert / "config.json").read_text())
+    (bert / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
+    text = run("inspect", bert).stdout
+    assert re.search(r"missing tensor +encoder\.layer\.\{3,4\}\.output\.dense\.weight", text)
+    assert json.loads(run("inspect", bert, "--json").stdout)["fits"] is False
+
+
+def test_families_lists_every_table() -> None:
+    text = run("families").stdout
+    assert re.search(r"^distilbert +pytorch, tensorflow +–$", text, re.MULTILINE)
+    found = json.loads(run("families", "--json").stdout)
+    tables = {path.stem for path in (ROOT / "mappings").glob("[!_]*.toml")}
+    assert tables == set(found["families"]) | set(found["composites"])
+    electra = found["families"]["electra"]["roles"]["decoder"]
+    assert electra["frameworks"] == ["pytorch"]
+    assert set(electra["left_out"]) == {"tensorflow", "flax"}
+    gpt2 = json.loads(run("families", "gpt2", "--json").stdout)
+    assert gpt2["config"]["n_embd"] == 768
+    assert "TFGPT2LMHeadModel" in run("families", "gpt2").stdout
+    assert "there is no mapping table" in run("families", "nope", code=1).stderr
+
+
+def test_check_table_finds_what_is_wrong(tmp_path: Path) -> None:
+    good = run("check-table", *sorted((ROOT / "mappings").glob("[!_]*.toml"))).stdout
+    assert all(line.endswith(": good") for line in good.splitlines())
+    bad = tmp_path / "bad.toml"
+    text = (ROOT / "mappings" / "gpt2.toml").read_text().replace("n_positions ->", "n_place ->")
+    bad.write_text(text.replace('family   = "gpt2"', 'family   = "bad"'))
+    assert "n_place" in run("check-table", ROOT / "mappings" / "bert.toml", bad, code=1).stdout
+    found = json.loads(run("check-table", bad, "--json", code=1).stdout)
+    assert found["tables"][str(bad)]["problems"]
+    bad.write_text("family = ")
+    assert str(bad) in run("check-table", bad, code=1).stdout
+
+
+def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    config = factories.tiny_config("bert")
+    evil = "\x1b]0;owned\x07[bold]\u202e.weight"
+    tensors = factories.stored(factories.blueprint(config)) | {evil: factories.noise("x", (2,))}
+    factories.write(tmp_path / "evil", config, tensors)
+    for args in (["inspect", tmp_path / "evil"], ["convert", tmp_path / "evil", tmp_path / "o"]):
+        result = CliRunner().invoke(commands, [str(arg) for arg in args])
+        assert "\x1b" not in result.output
+        assert "\u202e" not in result.output
+        assert r"\x1b]0;owned\x07[bold]\u202e.weight" in result.output
+
+
+@pytest.mark.parametrize("how", ["KeyboardInterrupt", "MemoryError", "ZeroDivisionError"])
+def test_what_nobody_expected(
+    how: str, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def burst(*args: Any, **options: Any) -> None:
+        raise {"KeyboardInterrupt": KeyboardInterrupt, "MemoryError": MemoryError}.get(
+            how, ZeroDivisionError
+        )("by\nzero")
+
+    monkeypatch.setattr("converter.execution.write_checkpoint.execute", burst)
+    args = ("convert", bert, tmp_path / "out")
+    code, kind, told = {
+        "KeyboardInterrupt": (130, "interrupted", "Interrupted: nothing is left half-written.\n"),
+        "MemoryError": (1, "memory", "Error: there is not enough memory\n"),
+        "ZeroDivisionError": (1, "bug", "Error: this is a bug in converter: ZeroDivisionError"),
+    }[how]
+    result = run(*args, code=code)
+    assert result.stderr.lstrip().startswith(told)
+    assert "Traceback" not in result.stderr
+    assert json.loads(run(*args, "--json", code=code).stdout)["error"]["kind"] == kind
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bert"]
+    monkeypatch.setenv("CONVERTER_TRACEBACK", "1")
+    assert "Traceback" in run(*args, code=code).stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(bert: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "converter", "inspect", bert, "--json"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+    )
+    os.close(write)
+    assert done.stderr == b""
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_error(closed: str, bert: Path, tmp_path: Path) -> None:
+    for command in (f"inspect '{bert}'", f"convert '{bert}' '{tmp_path / 'out'}' --overwrite"):
+        line = f"exec '{sys.executable}' -m converter {command} {closed}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == b""
+
+
+def on_a_terminal(columns: int, *args: object, **environment: str) -> str:
+    """What a command prints on a terminal of a width."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "converter", *map(str, args)],
+        stdout=follower,
+        stderr=follower,
+        stdin=follower,
+        env={**env, "TERM": "xterm-256color", **environment},
+    )
+    os.close(follower)
+    text = b""
+    while True:
+        try:
+            piece = os.read(leader, 65536)
+        except OSError as error:
+            assert error.errno == errno.EIO  # how Linux tells the end
+            break
+        if not piece:
+            break
+        text += piece
+    os.close(leader)
+    assert process.wait() == 0, text
+    return text.decode()
+
+
+def test_a_narrow_terminal(bert: Path, gpt2: Path, tmp_path: Path) -> None:
+    for number, args in enumerate(
+        (
+            ("compose", bert, gpt2, tmp_path / "out"),
+            ("compose", bert, gpt2, tmp_path / "planned", "--dry-run"),
+            ("inspect", bert, "--tensors"),
+            ("families",),
+        )
+    ):
+        text = on_a_terminal(50, *args)
+        assert "\x1b[" in text
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r\n", "\n")
+        if number:  # the first also shows a bar that goes away
+            assert max(map(len, re.split(r"[\r\n]", plain))) <= 50
+        else:
+            assert re.search(r"━ \d+\.\d/\d+\.\d kB", plain)
+
+
+def test_no_colour_where_none_is_wanted(bert: Path, tmp_path: Path) -> None:
+    assert "\x1b" not in on_a_terminal(80, "inspect", bert, NO_COLOR="1")
+    assert "\x1b" not in on_a_terminal(80, "inspect", bert, TERM="dumb")
+    assert "\x1b" not in run("convert", bert, tmp_path / "out").output
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "converter", "--version"], capture_output=True, text=True
+    )
+    assert done.stdout == f"converter, version {converter.__version__}\n"
+    done = subprocess.run([sys.executable, "-m", "converter"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: converter ")
+
+
+def test_every_option_stands_in_the_help_once() -> None:
+    context = click.Context(commands, info_name="converter", **commands.context_settings)
+    for name in COMMANDS:
+        command = commands.get_command(context, name)
+        assert command is not None
+        text = command.get_help(click.Context(command, context, info_name=name))
+        for param in command.params:
+            if isinstance(param, click.Option):
+                long = next(opt for opt in param.opts if opt.startswith("--"))
+                assert len(re.findall(rf"^  (?:-\w, )?{long}\s", text, re.MULTILINE)) == 1, long
+        assert "\n  --log-level" in text
+        assert "INTEGER RANGE" not in text

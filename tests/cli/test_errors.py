@@ -1,0 +1,309 @@
+"""Wrong inputs: what is told, with which exit code, and that nothing is left on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from converter.cli import commands
+from tests import factories
+
+
+class Shell:
+    """Runs commands in a directory that must stay as it is when they fail."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def __truediv__(self, name: str) -> Path:
+        return self.directory / name
+
+    def run(self, *args: object) -> Result:
+        return CliRunner().invoke(commands, [str(arg) for arg in args])
+
+    def fail(self, *args: object, code: int = 1) -> str:
+        """Run twice, as text and as JSON; the text of the error, after checking what must hold."""
+        before = snapshot(self.directory)
+        result = self.run(*args)
+        assert result.exit_code == code, result.output
+        assert result.stdout == ""
+        assert result.stderr.startswith("Error: ")
+        assert "Traceback" not in result.stderr
+        assert "bug in converter" not in result.stderr
+        told = self.run(*args, "--json")
+        assert told.exit_code == code
+        error = json.loads(told.stdout)["error"]
+        assert error["message"] in result.stderr
+        assert set(error) <= {"kind", "message", "problems", "remedy"}
+        assert snapshot(self.directory) == before
+        return result.stderr
+
+
+def snapshot(directory: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in directory.rglob("*")
+    }
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    factories.make(tmp_path / "bert", "bert", intermediate_size=41)
+    factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel")
+    yield Shell(tmp_path)
+
+
+def spoil(shell: Shell, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A BERT checkpoint whose tensors were tampered with."""
+    config = factories.tiny_config("bert")
+    tensors = factories.stored(factories.blueprint(config))
+    change(tensors)
+    factories.write(shell / "spoilt", config, tensors)
+    return shell / "spoilt"
+
+
+@pytest.mark.parametrize("command", ["compose", "convert"])
+def test_missing_tensors_are_named_with_layers_folded(shell: Shell, command: str) -> None:
+    def change(tensors: dict[str, Any]) -> None:
+        for layer in range(3):
+            del tensors[f"encoder.layer.{layer}.attention.self.query.weight"]
+        del tensors["embeddings.LayerNorm.bias"]
+
+    path = spoil(shell, change)
+    inputs = [path, shell / "gpt2"] if command == "compose" else [path]
+    told = shell.fail(command, *inputs, shell / "out")
+    assert str(path / "model.safetensors") in told
+    assert "encoder.layer.{0…2}.attention.self.query.weight: missing tensor" in told
+    assert "embeddings.LayerNorm.bias: missing tensor" in told
+    assert "converter inspect" in told
+
+
+def test_an_extra_tensor_is_named(shell: Shell) -> None:
+    path = spoil(
+        shell, lambda t: t.update({"adapter.down": factories.noise("adapter.down", (3, 4))})
+    )
+    told = shell.fail("compose", path, shell / "gpt2", shell / "out")
+    assert "adapter.down: the mapping table does not know this tensor" in told
+    assert "--mapping FILE" in told
+
+
+def test_a_wrong_shape_is_told_with_both_shapes(shell: Shell) -> None:
+    name = "encoder.layer.1.intermediate.dense.weight"
+    path = spoil(shell, lambda t: t.update({name: factories.noise(name, (24, 40))}))
+    told = shell.fail("compose", path, shell / "gpt2", shell / "out")
+    assert f"{name}: wrong shape" in told
+    assert "expected [40, 24]" in told
+    assert "found [24, 40]" in told
+
+
+def test_all_problems_are_told_at_once(shell: Shell) -> None:
+    def change(tensors: dict[str, Any]) -> None:
+        del tensors["pooler.dense.bias"]
+        tensors["extra.weight"] = factories.noise("extra", (2,))
+        tensors["embeddings.LayerNorm.weight"] = factories.noise("w", (25,))
+
+    told = shell.fail("convert", spoil(shell, change), shell / "out")
+    assert told.count("  - ") == 3
+
+
+def test_many_problems_are_cut_with_a_count_and_json_has_all(shell: Shell) -> None:
+    names = [f"extra_{chr(97 + i % 26)}{chr(97 + i // 26)}.weight" for i in range(53)]
+    path = spoil(shell, lambda t: t.update({name: factories.noise(name, (2,)) for name in names}))
+    told = shell.fail("convert", path, shell / "out")
+    assert told.count("  - ") == 40
+    assert "… and 13 more; --json lists all" in told
+    error = json.loads(shell.run("convert", path, shell / "out", "--json").stdout)["error"]
+    assert sorted(problem["tensor"] for problem in error["problems"]) == sorted(names)
+    assert error["kind"] == "match"
+
+
+def test_an_unknown_family_lists_the_known_ones(shell: Shell) -> None:
+    config = {**factories.tiny_config("bert"), "model_type": "mystery"}
+    (shell / "bert" / "config.json").write_text(json.dumps(config))
+    for args in (("inspect", shell / "bert"), ("convert", shell / "bert", shell / "out")):
+        told = shell.fail(*args)
+        assert "'mystery'" in told
+        assert "roberta" in told
+
+
+@pytest.mark.parametrize("family", ["distilbert", "albert"])
+def test_a_decoder_that_cannot_take_cross_attention(shell: Shell, family: str) -> None:
+    factories.make(shell / family, family)
+    told = shell.fail("compose", shell / "bert", shell / family, shell / "out")
+    assert f"{family} cannot be the decoder" in told
+    assert "cross-attention" in told
+    assert "converter families" in told
+
+
+def test_a_framework_without_a_class_tells_which_remain(shell: Shell) -> None:
+    factories.make(shell / "electra", "electra", "ElectraForCausalLM")
+    args = ("compose", shell / "bert", shell / "electra", shell / "out")
+    told = shell.fail(*args, "--to", "pytorch,tensorflow")
+    assert "tensorflow: cannot be written" in told
+    assert "ElectraForCausalLM" in told
+    assert "--to pytorch." in told
+    done = shell.run(*args)
+    assert done.exit_code == 0, done.stderr
+    assert "Warning: tensorflow is left out" in done.stderr
+    assert [path.name for path in (shell / "out").glob("*model*")] == ["model.safetensors"]
+
+
+def test_an_existing_output_is_kept(shell: Shell) -> None:
+    args = ("convert", shell / "bert", shell / "out", "--to", "pytorch")
+    assert shell.run(*args).exit_code == 0
+    assert "--overwrite" in shell.fail(*args)
+    assert shell.run(*args, "--overwrite").exit_code == 0
+    (shell / "notes").mkdir()
+    (shell / "notes" / "diary.txt").write_text("dear diary")
+    told = shell.fail("convert", shell / "bert", shell / "notes", "--overwrite")
+    assert "no checkpoint" in told
+    told = shell.fail("convert", shell / "bert", shell / "bert" / "config.json", "--overwrite")
+    assert "not a directory" in told
+
+
+@pytest.mark.parametrize("container", ["safetensors", "torch", "keras-hdf5", "flax-msgpack"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
+def test_a_truncated_file(shell: Shell, container: str, share: float) -> None:
+    dialect = {"keras-hdf5": "tensorflow", "flax-msgpack": "flax"}.get(container, "pytorch")
+    made = factories.make(shell / "cut", "bert", dialect=dialect, container=container)
+    raw = made.file.read_bytes()
+    made.file.write_bytes(raw[: int(len(raw) * share)])
+    told = shell.fail("compose", shell / "cut", shell / "gpt2", shell / "out")
+    assert str(made.file) in told
+    shell.fail("inspect", shell / "cut")
+
+
+def test_a_missing_config(shell: Shell) -> None:
+    (shell / "bert" / "config.json").rename(shell / "elsewhere.json")
+    told = shell.fail("convert", shell / "bert", shell / "out")
+    assert str(shell / "bert" / "config.json") in told
+    assert "--config FILE" in told
+    done = shell.run("convert", shell / "bert", shell / "out", "--config", shell / "elsewhere.json")
+    assert done.exit_code == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("{", "not a JSON file"),
+        ("", "not a JSON file"),
+        ("[1]", "must hold a JSON object"),
+        ("[" * 100_000, "not a JSON file"),
+        ('{"hidden_size": 24}', "model_type"),
+        ('{"model_type": 7}', "model_type"),
+        ('{"model_type": "bert", "hidden_size": "wide"}', "'hidden_size'"),
+        ('{"model_type": "bert", "num_hidden_layers": 1000000000}', "'num_hidden_layers'"),
+        ('{"model_type": "bert", "num_hidden_layers": -1}', "'num_hidden_layers'"),
+        ('{"model_type": "bert", "vocab_size": 0}', "vocab_size"),
+        ('{"model_type": "../bert"}', "no mapping table"),
+    ],
+)
+def test_a_config_that_is_none(shell: Shell, text: str, finding: str) -> None:
+    path = shell / "bert" / "config.json"
+    path.write_text(text)
+    for args in (
+        ("inspect", shell / "bert"),
+        ("compose", shell / "bert", shell / "gpt2", shell / "out"),
+    ):
+        told = shell.fail(*args)
+        assert finding in told
+        if "no mapping table" not in finding:
+            assert str(path) in told
+
+
+def test_no_such_path(shell: Shell) -> None:
+    for args in (
+        ("inspect", shell / "nowhere"),
+        ("convert", shell / "nowhere", shell / "out"),
+        ("compose", shell / "bert", shell / "nowhere", shell / "out"),
+    ):
+        told = shell.fail(*args)
+        assert f"{shell / 'nowhere'}: there is no such file or directory" in told
+
+
+def test_a_directory_without_weights(shell: Shell) -> None:
+    (shell / "bert" / "model.safetensors").unlink()
+    told = shell.fail("convert", shell / "bert", shell / "out")
+    assert f"{shell / 'bert'}: holds no weight file" in told
+    assert "pytorch_model.bin" in told
+
+
+def test_a_file_that_is_no_weight_file(shell: Shell) -> None:
+    (shell / "bert" / "model.safetensors").write_text("once upon a time" * 100)
+    assert str(shell / "bert" / "model.safetensors") in shell.fail("inspect", shell / "bert")
+
+
+def test_a_combined_model_is_no_half(shell: Shell) -> None:
+    done = shell.run("compose", shell / "bert", shell / "gpt2", shell / "both", "--to", "pytorch")
+    assert done.exit_code == 0, done.stderr
+    told = shell.fail("compose", shell / "both", shell / "gpt2", shell / "out")
+    assert "encoder-decoder model itself" in told
+
+
+def test_an_output_that_cannot_be_made(shell: Shell) -> None:
+    told = shell.fail("convert", shell / "bert", shell / "bert" / "config.json" / "out")
+    assert "config.json" in told
+    assert "Not a directory" in told or "exists" in told
+
+
+@pytest.mark.parametrize(
+    ("args", "finding"),
+    [
+        (["compose", "a", "b"], "Missing argument 'OUTPUT'"),
+        (["compose", "a", "b", "c", "--to", "keras"], "'keras' is none of pytorch"),
+        (["compose", "a", "b", "c", "--to", ""], "'' is none of pytorch"),
+        (["compose", "a", "b", "c", "--dtype", "int4"], "'int4' is not one of"),
+        (["compose", "a", "b", "c", "--seed", "x"], "'x' is not a valid integer"),
+        (["compose", "a", "b", "c", "--init", "magic"], "'magic' is not one of"),
+        (["compose", "a", "b", "c", "--tokenizer", "x"], "'x' is not one of"),
+        (["convert", "a", "c", "--pytorch-format", "zip"], "'zip' is not one of"),
+        (["convert", "a", "c", "--jobs", "0"], "0 is not in the range x>=1"),
+        (["convert", "a", "c", "--memory", "lots"], "'lots' is no size"),
+        (["convert", "a", "c", "--memory", "0"], "no size above zero"),
+        (["convert", "a", "c", "--max-shard-size", "5XB"], "'5XB' is no size"),
+        (["convert", "a", "c", "--mapping", "no.toml"], "'no.toml' does not exist"),
+        (["convert", "a", "c", "--config", "no.json"], "'no.json' does not exist"),
+        (["convert", "a", "c", "--frobnicate"], "--frobnicate"),
+        (["inspect"], "Missing argument 'SOURCE'"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["--frobnicate"], "--frobnicate"),
+    ],
+)
+def test_wrong_usage(shell: Shell, args: list[str], finding: str) -> None:
+    told = shell.fail(*args, code=2)
+    assert finding in told
+    assert "--help" in told
+    error = json.loads(shell.run(*args, "--json").stdout)["error"]
+    assert error["kind"] == "usage"
+
+
+@pytest.mark.parametrize("setting", ["nonsense", "middle.x=1", "=1", "encoder.=3"])
+def test_settings_that_are_none(shell: Shell, setting: str) -> None:
+    args = ("compose", shell / "bert", shell / "gpt2", shell / "out", "--set", setting)
+    assert repr(setting) in shell.fail(*args, code=2)
+
+
+def test_a_token_that_nobody_knows(shell: Shell) -> None:
+    args = ("compose", shell / "bert", shell / "gpt2", shell / "out")
+    told = shell.fail(*args, "--pad-token", "<nil>", "--eos-token", "1000")
+    assert "cannot tell the pad token from '<nil>'" in told
+    assert "--pad-token ID" in told
+    assert "the end token lies outside the vocabulary; expected an id below 61" in told
+    assert "found 1000" in told
+
+
+def test_a_table_of_the_users_that_is_wrong(shell: Shell) -> None:
+    table = shell / "own.toml"
+    bundled = Path(__file__).parents[2] / "mappings" / "bert.toml"
+    table.write_text(bundled.read_text().replace("{ layer_norm =", "{ magic ="))
+    told = shell.fail("convert", shell / "bert", shell / "out", "--mapping", table)
+    assert str(table) in told
+    assert "must name one kind of module" in told
+    assert "encoder.layer.{layer}.output.LayerNorm" in told
+    table.write_text("family = ")
+    assert str(table) in shell.fail("families", "--mapping", table)

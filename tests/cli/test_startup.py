@@ -1,0 +1,123 @@
+"""Starting is quick, and nothing is imported that a command does not need."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from converter.formats.registry import get_format
+from converter.tensors import TensorSpec
+from tests import factories
+
+FRAMEWORKS = {"torch", "tensorflow", "keras", "tf_keras", "flax", "jax", "transformers"}
+HEAVY = {"numpy", "rich", "h5py", "msgpack", "safetensors", "ml_dtypes", "huggingface_hub"}
+
+_PROBE = """
+import sys
+sys.argv[0] = "converter"
+from converter.cli import commands
+try:
+    commands.main(sys.argv[1:])
+except SystemExit as leaving:
+    assert not leaving.code, leaving.code
+import json
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+"""
+
+
+def imported(*args: object) -> set[str]:
+    """The packages that a fresh interpreter has imported after running one command."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE, *map(str, args)], capture_output=True, text=True, check=True
+    )
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def test_importing_the_package_imports_next_to_nothing() -> None:
+    script = "import sys, converter; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert not (FRAMEWORKS | HEAVY | {"click"}) & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "args", [[], ["--help"], ["--version"], ["compose", "--help"], ["inspect", "--help"]]
+)
+def test_help_imports_nothing_heavy(args: list[str]) -> None:
+    assert not (FRAMEWORKS | HEAVY) & imported(*args)
+
+
+def test_commands_import_no_framework(tmp_path: Path) -> None:
+    factories.make(tmp_path / "bert", "bert")
+    factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel", container="torch")
+    for args in (
+        ("compose", tmp_path / "bert", tmp_path / "gpt2", tmp_path / "both"),
+        ("convert", tmp_path / "both" / "tf_model.h5", tmp_path / "again"),
+        ("inspect", tmp_path / "both"),
+        ("families",),
+    ):
+        assert not FRAMEWORKS & imported(*args)
+
+
+def test_inspect_imports_only_the_container_it_reads(tmp_path: Path) -> None:
+    factories.make(tmp_path, "bert")
+    assert not {"h5py", "huggingface_hub"} & imported("inspect", tmp_path)
+
+
+def quickest(*args: object, runs: int = 3) -> float:
+    """Seconds of processor time of the quickest of some runs.
+
+    On a machine with nothing else to do that is the time a user waits.
+    """
+    taken = []
+    for _ in range(runs):
+        before = os.times()
+        subprocess.run(
+            [sys.executable, "-m", "converter", *map(str, args)], capture_output=True, check=True
+        )
+        after = os.times()
+        taken.append(
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
+    return min(taken)
+
+
+def test_help_appears_in_a_blink() -> None:
+    assert quickest("--help") < 0.25
+
+
+def test_a_large_checkpoint_is_inspected_by_its_headers(tmp_path: Path) -> None:
+    config = factories.tiny_config("bert", vocab_size=10_500_000)
+    drawn = factories.blueprint(config)
+    specs = [TensorSpec(s.canonical.name, "float32", s.canonical.shape) for s in drawn.params]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    file = tmp_path / "model.safetensors"
+    get_format("safetensors").create(file, specs, metadata={"format": "pt"}).finalize({})
+    assert file.stat().st_size > 1_000_000_000
+    assert quickest("inspect", tmp_path) < 0.5
+
+
+def test_a_checkout_finds_its_tables_without_being_installed(tmp_path: Path) -> None:
+    """As where Python runs in a clone, whose package hides the one that is installed."""
+    made = factories.make(tmp_path, "bert")
+    script = """
+import sys
+sys.meta_path[:] = [each for each in sys.meta_path if "editable" not in repr(each).lower()]
+import converter
+print(converter.inspect(sys.argv[1]).fits)
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(made.directory)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")

@@ -1,0 +1,126 @@
+"""The configurations of the literature, and the options below them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import load_file
+
+from converter import UsageError, compose
+from converter.architectures.presets import recipes
+from converter.cli import commands, options
+from converter.commands import compose as composing
+from tests.factories import make
+from tests.reading import FILES, config_of, manifest_of, values
+
+
+def run(*args: object, code: int = 0) -> str:
+    result = CliRunner().invoke(commands, [str(arg) for arg in args])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def _sources(home: Path, name: str) -> tuple[Path, Path]:
+    """The checkpoints that a recipe wants; a shared model is one checkpoint with its head."""
+    recipe = recipes()[name]
+    heads = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM", "gpt2": "GPT2LMHeadModel"}
+    decoder = make(home / "decoder", recipe.decoder, heads[recipe.decoder], seed=1).directory
+    if recipe.share:
+        return decoder, decoder
+    return make(home / "encoder", recipe.encoder).directory, decoder
+
+
+def test_the_literals_of_the_command_line_are_those_of_the_library() -> None:
+    assert options.HALVES == composing.HALVES
+    assert (*composing.HALVES, "both") == options.RANDOM
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_a_recipe_draws_and_shares_what_the_paper_does(name: str, tmp_path: Path) -> None:
+    recipe = recipes()[name]
+    encoder, decoder = _sources(tmp_path, name)
+    out = tmp_path / "out"
+    run("compose", "--like", name, encoder, decoder, out)
+    config = config_of(out)
+    tensors = values(out / "model.safetensors")
+    fresh = {
+        tensor
+        for tensor, entry in manifest_of(out)["tensors"].items()
+        if entry["origin"] == "initialised"
+    }
+    for half in ("encoder", "decoder"):
+        own = {tensor for tensor in tensors if tensor.startswith(f"{half}.")}
+        if half in recipe.random:
+            assert own <= fresh
+        elif half == "encoder":
+            pooler = {f"encoder.pooler.dense.{leaf}" for leaf in ("weight", "bias")}
+            assert own & fresh <= (pooler if recipe.share else set())
+        else:
+            assert all("cross" in tensor for tensor in own & fresh)
+    assert bool(config.get("tie_encoder_decoder")) == recipe.share
+    if recipe.settings:
+        assert config["decoder"]["num_hidden_layers"] == 6
+        assert config["decoder"]["intermediate_size"] == 2048
+
+
+def test_shared_halves_are_equal_in_every_file(tmp_path: Path) -> None:
+    source = make(tmp_path / "bert", "bert", "BertForMaskedLM").directory
+    run("compose", "--like", "bertshare", source, source, tmp_path / "out")
+    compose(source, source, tmp_path / "same", share=True)
+    for name in FILES:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()
+        found = values(tmp_path / "out" / name)
+        shared = 0
+        for tensor, value in found.items():
+            half, _, rest = tensor.partition(".")
+            twin = found.get(f"decoder.{rest}")
+            if half == "encoder" and twin is not None:
+                shared += 1
+                assert np.array_equal(value, twin), tensor
+        assert shared == 5 + 16 * 3
+
+
+def test_random_both_stands_for_either(tmp_path: Path) -> None:
+    encoder = make(tmp_path / "bert", "bert").directory
+    decoder = make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
+    run("compose", encoder, decoder, tmp_path / "both", "--random", "both", "--to", "pytorch")
+    run(
+        *("compose", encoder, decoder, tmp_path / "each", "--to", "pytorch"),
+        *("--random", "encoder", "--random", "decoder"),
+    )
+    both, each = (load_file(tmp_path / name / FILES[0]) for name in ("both", "each"))
+    assert all(np.array_equal(both[name], each[name]) for name in both)
+
+
+def test_another_family_than_the_papers_is_said(tmp_path: Path) -> None:
+    source = make(tmp_path / "roberta", "roberta", "RobertaForMaskedLM").directory
+    text = run("compose", "--like", "bert2bert", source, source, tmp_path / "out", "--quiet")
+    assert "bert2bert of Rothe et al. 2020 has bert as encoder; this is roberta" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--like", "bert2llama"], "there is no recipe 'bert2llama'"),
+        (["--share"], "only if both are one checkpoint"),
+        (["--like", "rnd2rnd", "--share"], "drawn anew are not shared"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(tmp_path: Path, args: list[str], told: str) -> None:
+    encoder = make(tmp_path / "bert", "bert").directory
+    decoder = make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
+    assert told in run("compose", encoder, decoder, tmp_path / "out", *args, code=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_nobody_knows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no recipe"):
+        compose(tmp_path, tmp_path, tmp_path / "out", like="seq2seq")
+
+
+def test_the_list_of_families_ends_with_the_recipes() -> None:
+    text = run("families")
+    assert all(f"  {name} " in text for name in recipes())

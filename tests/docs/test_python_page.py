@@ -1,0 +1,132 @@
+"""The page on using the package from Python: its examples run, and its claims hold.
+
+Those that hand checkpoints to the frameworks run in ``tests/transformers/test_loading.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+import converter
+from converter.options import OutputOptions, OutputOptionsDict
+from tests.docs.reading_pages import ROOT, blocks
+
+EXAMPLES = [code for code in blocks("python.md", "python") if "transformers" not in code]
+
+USER = """
+from pathlib import Path
+
+import converter
+from converter import Comparison, ConverterError, LazyTensor, OpenedCheckpoint, Progress, Result
+
+
+def progress(done: int, total: int, tensor: str) -> None: ...
+
+
+told: Progress = progress
+result: Result = converter.compose("a", Path("b"), "c", dtype="float16", progress=told)
+nbytes: int = result.plan.nbytes
+with converter.open_checkpoint("a") as checkpoint:
+    same: OpenedCheckpoint = checkpoint
+    tensor: LazyTensor = checkpoint["x"]
+    shape: tuple[int, ...] = tensor.shape
+    names: list[str] = list(checkpoint)
+comparison: Comparison = converter.diff("a", "b", tolerance=0.5)
+largest: list[float] = [each.max_abs for each in comparison.differing.values()]
+try:
+    urls: list[str] = [converter.push("a", "b/c").url]
+except ConverterError as error:
+    texts: list[str] = [problem.what for problem in error.problems]
+for outcome in converter.run("a.yaml", told=print).outcomes:
+    status: str = outcome.status
+"""
+WRONG = """
+converter.convert("a", "b", dtyp="float16")
+converter.convert("a", "b", dtype=16)
+converter.verify("a", jobs="2")
+verified: str = converter.verify("a").verified
+"""
+
+
+def test_every_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    monkeypatch.chdir(tmp_path)
+    level = logging.getLogger("converter").level
+    monkeypatch.setattr(logging, "basicConfig", lambda: None)
+    names: dict[str, object] = {}
+    assert len(EXAMPLES) >= 9
+    try:
+        for code in EXAMPLES:
+            exec(compile(code, "docs/python.md", "exec"), names)
+    finally:
+        logging.getLogger("converter").setLevel(level)
+    told = capsys.readouterr().out
+    assert "100% " in told
+    assert "nothing is left of it" in told
+    assert "UsageError" in told or "Error " in told
+    assert "['seed-0', 'seed-1', 'seed-2', 'seed-3']" in told
+    made = {path.name for path in tmp_path.iterdir()} - {"fixtures"}
+    assert {"bert2gpt2", "half", "halves", "shown", "rescued", "seed-3"} <= made
+    assert not {"planned", "never", "odd"} & made
+
+
+def test_every_public_name_is_there() -> None:
+    for name in converter.__all__:
+        assert getattr(converter, name) is not None
+        assert name in dir(converter)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        converter.nothing  # noqa: B018
+
+
+def test_the_options_are_those_that_are_typed() -> None:
+    assert OutputOptionsDict.__annotations__.keys() == OutputOptions.__dataclass_fields__.keys()
+    own = {name: str(kind) for name, kind in OutputOptions.__annotations__.items()}
+    assert own == {
+        name: kind.__forward_arg__ for name, kind in OutputOptionsDict.__annotations__.items()
+    }
+    assert get_type_hints(converter.convert, vars(sys.modules["converter.commands.convert"]))
+
+
+def test_the_reports_have_a_document() -> None:
+    for name in (
+        "Comparison",
+        "Inspection",
+        "PushResult",
+        "WriteResult",
+        "RunSummary",
+        "Verification",
+    ):
+        assert callable(getattr(converter, name).to_dict)
+
+
+def test_mypy_sees_the_types_of_the_installed_package(tmp_path: Path) -> None:
+    """As a user has it: installed, so that ``py.typed`` decides, and the script in ``--strict``."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    (site,) = (tmp_path / "venv").glob("lib/*/site-packages")
+    (site / "converter").symlink_to(ROOT / "converter")
+    (tmp_path / "user.py").write_text(USER + WRONG)
+    args = ["--strict", "--python-executable", tmp_path / "venv" / "bin" / "python", "user.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-error-summary", *args],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    first = USER.count("\n") + 2
+    found = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert [line.split(":")[1] for line in found] == [str(first + n) for n in range(4)], done.stdout
+    for line, what in zip(
+        found,
+        ('"dtyp"', '"dtype"', '"jobs"', "Incompatible types"),
+        strict=True,
+    ):
+        assert what in line

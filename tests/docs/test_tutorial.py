@@ -1,0 +1,47 @@
+"""The tutorial's commands work, and its table is that of the recipes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from converter.architectures.presets import recipes
+from converter.cli import commands
+from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "tutorial.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["tutorial", "ready"])
+def test_every_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    told = re.findall(r"^converter (.*)$", text, re.MULTILINE)
+    assert len(told) >= 5
+    for command in told:
+        result = CliRunner().invoke(commands, command.split())
+        assert result.exit_code == 0, result.output
+    if page == "tutorial":
+        assert (tmp_path / "summariser" / "decoder_tokenizer" / "tokenizer.json").is_file()
+        return
+    generation = json.loads((tmp_path / "beams" / "generation_config.json").read_text())
+    assert (generation["num_beams"], generation["max_length"]) == (4, 64)
+    assert json.loads((tmp_path / "chosen" / "config.json").read_text())["eos_token_id"] == 1
+    assert (tmp_path / "one" / "vocab.json").is_file()
+
+
+def test_every_script_is_there() -> None:
+    scripts = set(re.findall(r"examples/\w+\.py", TEXT))
+    assert len(scripts) == 3
+    assert all((ROOT / script).is_file() for script in scripts)
+
+
+def test_the_tables_are_complete() -> None:
+    named = re.findall(r"^\| `([\w-]+)` \|", TEXT, re.MULTILINE)
+    assert named == ["--init", *CROSS_ATTENTION_RULES, *recipes()]

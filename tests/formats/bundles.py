@@ -1,0 +1,188 @@
+"""Writes TensorFlow bundles, which the package only reads; independent of its reader.
+
+Tables, protobuf and checksums are spelled out here as their specifications have them, with every
+part open to lies.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from converter.formats.base import Array
+from converter.tensors import TensorSpec
+
+DTYPES = {
+    "float32": 1,
+    "float64": 2,
+    "int32": 3,
+    "uint8": 4,
+    "int16": 5,
+    "int8": 6,
+    "complex64": 8,
+    "int64": 9,
+    "bool": 10,
+    "bfloat16": 14,
+    "uint16": 17,
+    "complex128": 18,
+    "float16": 19,
+    "uint32": 22,
+    "uint64": 23,
+    "float8_e5m2": 24,
+    "float8_e4m3fn": 25,
+    "float8_e4m3fnuz": 26,
+    "float8_e5m2fnuz": 28,
+}
+MAGIC = 0xDB4775248B80FB57
+HEADER = b"\x08\x01"
+"""One data file, little-endian."""
+
+
+def varint(number: int) -> bytes:
+    number &= (1 << 64) - 1
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def number(field: int, value: int) -> bytes:
+    return varint(field << 3) + varint(value)
+
+
+def message(field: int, content: bytes) -> bytes:
+    return varint(field << 3 | 2) + varint(len(content)) + content
+
+
+def entry(
+    dtype: int,
+    shape: Sequence[int],
+    shard: int = 0,
+    offset: int = 0,
+    size: int = 0,
+    more: bytes = b"",
+) -> bytes:
+    """A ``BundleEntryProto``; like protobuf, without the fields that are 0."""
+    axes = b"".join(message(2, number(1, length) if length else b"") for length in shape)
+    fields = [(1, dtype), (3, shard), (4, offset), (5, size)]
+    numbers = {field: number(field, value) for field, value in fields if value}
+    checksum = varint(6 << 3 | 5) + b"\0\0\0\0"
+    return (
+        numbers.get(1, b"")
+        + message(2, axes)
+        + b"".join(numbers.get(field, b"") for field in (3, 4, 5))
+        + checksum
+        + more
+    )
+
+
+def slices(pieces: Sequence[Sequence[tuple[int, int]]]) -> bytes:
+    """The field of a ``BundleEntryProto`` that lists pieces by start and length of each axis."""
+
+    def extent(start: int, length: int) -> bytes:
+        first = number(1, start) if start else b""
+        return first + (number(2, length) if length >= 0 else b"")
+
+    return b"".join(
+        message(7, b"".join(message(1, extent(*axis)) for axis in piece)) for piece in pieces
+    )
+
+
+def _of_a_byte(crc: int) -> int:
+    for _ in range(8):
+        crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc
+
+
+_CRC32C = [_of_a_byte(byte) for byte in range(256)]
+
+
+def crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC32C[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+def masked(crc: int) -> int:
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def block(entries: Sequence[tuple[bytes, bytes]], restart: int = 16) -> bytes:
+    out, restarts, last = bytearray(), [], b""
+    for index, (key, value) in enumerate(entries):
+        shared = 0
+        if index % restart == 0:
+            restarts.append(len(out))
+        else:
+            while shared < min(len(last), len(key)) and last[shared] == key[shared]:
+                shared += 1
+        out += varint(shared) + varint(len(key) - shared) + varint(len(value))
+        out += key[shared:] + value
+        last = key
+    restarts = restarts or [0]
+    return bytes(out) + struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))
+
+
+def table(blocks: Sequence[tuple[bytes, bytes]], kind: int = 0) -> bytes:
+    """A table of ready blocks, each with the last key in it; `kind` is their compression."""
+    out, handles = bytearray(), []
+
+    def append(content: bytes, compression: int) -> bytes:
+        handle = varint(len(out)) + varint(len(content))
+        tail = content + bytes([compression])
+        out.extend(tail + struct.pack("<I", masked(crc32c(tail))))
+        return handle
+
+    for last, content in blocks:
+        handles.append((last, append(content, kind)))
+    meta = append(block([]), 0)
+    index = append(block(handles, 1), 0)
+    return bytes(out) + (meta + index).ljust(40, b"\0") + struct.pack("<Q", MAGIC)
+
+
+def first_block(data: bytes) -> bytes:
+    """The content of the first block of a table whose blocks are smaller than 16 KiB."""
+    end = len(data) - 48
+    handle, places, at = data[end:], [], 0
+    for _ in range(4):
+        value = shift = 0
+        while True:
+            value |= (handle[at] & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if handle[at - 1] < 0x80:
+                break
+        places.append(value)
+    return data[: places[0] - 5]
+
+
+def write(
+    path: Path,
+    arrays: Mapping[TensorSpec, Array],
+    metadata: Mapping[str, str] | None = None,
+    aliases: Mapping[str, str] | None = None,
+) -> None:
+    """Write a bundle of one data file whose index is `path`."""
+    if aliases:
+        raise ValueError("a bundle cannot express that tensors share their bytes")
+    data, entries = bytearray(), [(b"", HEADER)]
+    for spec, array in sorted(arrays.items(), key=lambda item: item[0].name):
+        raw = array.tobytes()
+        entries.append(
+            (spec.name.encode(), entry(DTYPES[spec.dtype], spec.shape, 0, len(data), len(raw)))
+        )
+        data += raw
+    write_parts(path, entries, [bytes(data)])
+
+
+def write_parts(
+    path: Path, entries: Sequence[tuple[bytes, bytes]], data: Sequence[bytes], **options: Any
+) -> None:
+    """Write an index of any entries, and data files of any content."""
+    path.write_bytes(table([(entries[-1][0] if entries else b"", block(entries))], **options))
+    stem = path.name.removesuffix(".index")
+    for shard, content in enumerate(data):
+        path.with_name(f"{stem}.data-{shard:05}-of-{len(data):05}").write_bytes(content)

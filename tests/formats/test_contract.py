@@ -1,0 +1,263 @@
+"""What every container must do, the same for all: a new one is tested by being registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converter.errors import CheckpointError, FormatError
+from converter.formats.base import FileFormat, Reader
+from converter.formats.directory import RemoteDirectory
+from converter.formats.files import FileHandle
+from converter.formats.registry import FORMATS, detect_format, get_format, open_file
+from converter.storage.hub_download import HubRanges
+from converter.tensors import TensorSpec
+from converter.tensors.spec import NAMES
+from tests.formats.fuzzing import examine
+from tests.formats.writing import READ_ONLY, bring_along, model, same, values, write
+from tests.storage.hub.hub_server import Hub, asked
+
+
+@pytest.fixture(params=[name for name in FORMATS if name != "orbax"])  # a directory
+def container(request: pytest.FixtureRequest) -> FileFormat:
+    return get_format(request.param)
+
+
+@pytest.fixture
+def arrays(container: FileFormat) -> dict[TensorSpec, np.ndarray]:
+    return {spec: values(spec) for spec in model(container)}
+
+
+@pytest.fixture
+def path(container: FileFormat, arrays: dict[TensorSpec, np.ndarray], tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    write(container, path, arrays)
+    return path
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[Hub, str]]:
+    with asked() as running:
+        yield running
+
+
+@pytest.fixture(params=["here", "afar"])
+def opened(request: pytest.FixtureRequest) -> Callable[[Path], Reader]:
+    """What opens a file, as it lies on this machine or on the Hub."""
+    if request.param == "here":
+        return open_file
+    hub, endpoint = request.getfixturevalue("server")
+    return lambda path: open_file(afar(hub, endpoint, path))
+
+
+def afar(hub: Hub, endpoint: str, path: Path) -> FileHandle:
+    """The file at `path`, and those whose names begin with its own, on the Hub."""
+    files = {file.name: file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
+    hub.publish("acme/model", {f"{name}.bin": data for name, data in files.items()})
+
+    def ranges(name: str) -> HubRanges:
+        url = f"{endpoint}/acme/model/resolve/main/{name}.bin"
+        return HubRanges("acme/model", name, url, len(files[name]))
+
+    sizes = {name: len(data) for name, data in files.items()}
+    return RemoteDirectory(path.parent / "nothing", sizes, ranges).open(path.name)
+
+
+def test_reads_what_it_writes(opened, container, arrays, path):
+    assert detect_format(path).name == container.name
+    with opened(path) as reader:
+        assert {tensor.spec for tensor in reader.tensors.values()} == set(arrays)
+        assert not reader.duplicates
+        for spec, array in arrays.items():
+            assert same(reader.tensors[spec.name].read(), array), spec
+
+
+def test_reads_parts_along_every_axis(opened, arrays, path):
+    with opened(path) as reader:
+        for spec, array in arrays.items():
+            for axis, length in enumerate(spec.shape):
+                for start, stop in {(0, length), (length // 2, length), (0, length // 2)}:
+                    part = np.moveaxis(np.moveaxis(array, axis, 0)[start:stop], 0, axis)
+                    read = reader.tensors[spec.name].read(axis, start, stop)
+                    assert same(read, np.ascontiguousarray(part).reshape(read.shape)), spec
+
+
+def test_reads_parts_of_large_tensors(opened, container, tmp_path):
+    specs = [
+        TensorSpec("m/a/w:0", "float32", (3, 70_000)),
+        TensorSpec("m/b/w:0", "int64", (900, 9)),
+    ]
+    arrays = {spec: values(spec) for spec in specs}
+    write(container, tmp_path / "file", arrays)
+    with opened(tmp_path / "file") as reader:
+        for spec, array in arrays.items():
+            for axis in (0, 1):
+                stop = spec.shape[axis] - 1
+                expected = array[1:stop] if axis == 0 else array[:, 1:stop]
+                read = reader.tensors[spec.name].read(axis, 1, stop)
+                assert same(read, np.ascontiguousarray(expected))
+
+
+@pytest.fixture
+def writer(container: FileFormat) -> FileFormat:
+    if container.name in READ_ONLY:
+        pytest.skip("is read, not written")
+    return container
+
+
+@pytest.mark.parametrize("name", READ_ONLY)
+def test_what_is_only_read_says_so(name, tmp_path):
+    with pytest.raises(ValueError, match="read, not written"):
+        get_format(name).create(tmp_path / "new", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_segments_tile_each_tensor_and_share_no_byte(writer, arrays, tmp_path):
+    output = writer.create(tmp_path / "new", list(arrays))
+    runs = []
+    for spec in arrays:
+        offset = 0
+        for segment in output.segments[spec.name]:
+            assert segment.tensor_offset == offset
+            offset += segment.nbytes
+            runs.append((segment.file_offset, segment.file_offset + segment.nbytes))
+        assert offset == spec.nbytes
+    runs = sorted(run for run in runs if run[0] < run[1])
+    assert all(end <= start for (_, end), (start, _) in pairwise(runs))
+
+
+def test_output_is_deterministic(container, arrays, path, tmp_path):
+    write(container, tmp_path / "again", arrays)
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_threads_read_at_once(opened, arrays, path):
+    with opened(path) as reader, ThreadPoolExecutor(8) as pool:
+        wanted = [spec for spec in arrays for _ in range(20)]
+        read = pool.map(lambda spec: reader.tensors[spec.name].read(), wanted)
+        for spec, array in zip(wanted, read, strict=True):
+            assert same(array, arrays[spec])
+
+
+def test_listing_reads_headers_only(opened, container, tmp_path, monkeypatch):
+    spec = TensorSpec("model/large/w:0", "float32", (1024, 2048))
+    write(container, tmp_path / "file", {spec: values(spec)})
+    read = 0
+    fill = FileHandle.fill
+
+    def count(self: FileHandle, buffer: memoryview, *args: object) -> None:
+        nonlocal read
+        read += len(buffer)
+        fill(self, buffer, *args)
+
+    monkeypatch.setattr(FileHandle, "fill", count)
+    with opened(tmp_path / "file") as reader:
+        assert read < 1 << 18
+        read = 0
+        reader.tensors[spec.name].read(0, 7, 9)
+        assert read < 1 << 18
+
+
+def test_equal_locations_mean_shared_bytes(opened, container, tmp_path):
+    spec = TensorSpec("model/embeddings/w:0", "float32", (4, 3))
+    other = TensorSpec("model/other/w:0", "float32", (4, 3))
+    arrays = {spec: values(spec), other: values(other)}
+    aliases = {"model/head/w:0": spec.name}
+    try:
+        write(container, tmp_path / "file", arrays, aliases=aliases)
+    except ValueError:  # a format that cannot
+        write(container, (tmp_path / "plain"), arrays)
+        with opened(tmp_path / "plain") as reader:
+            assert len({tensor.location for tensor in reader.tensors.values()}) == 2
+        return
+    with opened(tmp_path / "file") as reader:
+        alias = reader.tensors["model/head/w:0"]
+        assert alias.location == reader.tensors[spec.name].location
+        assert alias.location != reader.tensors[other.name].location
+        assert same(alias.read(), arrays[spec])
+
+
+def test_refuses_what_it_cannot_write(writer, tmp_path):
+    spec = TensorSpec("model/a/w:0", "float32", (2,))
+    with pytest.raises(ValueError):
+        writer.create(tmp_path / "twice", [spec, spec])
+    for dtype in set(NAMES) - writer.dtypes:
+        with pytest.raises(ValueError):
+            writer.create(tmp_path / dtype, [TensorSpec("model/a/w:0", dtype, (2,))])
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "there").write_bytes(b"precious")
+    with pytest.raises(OSError):
+        writer.create(tmp_path / "there", [spec])
+    assert (tmp_path / "there").read_bytes() == b"precious"
+
+
+def test_no_tensors_at_all(opened, container, tmp_path):
+    write(container, tmp_path / "file", {})
+    with opened(tmp_path / "file") as reader:
+        assert not reader.tensors
+
+
+def test_closed_reader_does_not_read(opened, arrays, path):
+    with opened(path) as reader:
+        tensor = next(t for t in reader.tensors.values() if t.spec.nbytes)
+    with pytest.raises((ValueError, FormatError)):
+        tensor.read()
+
+
+def test_targets_that_do_not_fit_are_refused(opened, arrays, path):
+    with opened(path) as reader:
+        tensor = reader.tensors["model/cube/w:0"]
+        for out in (
+            np.empty((2, 3, 5), np.float32),
+            np.empty((2, 3, 4), np.float64),
+            np.empty((2, 3, 8), np.float32)[..., ::2],
+            np.empty((2, 3), np.float32),
+        ):
+            with pytest.raises(ValueError):
+                tensor.read_into(out)
+        with pytest.raises(ValueError):
+            tensor.read_into(np.empty((2, 2, 4), np.float32), 1, 2)
+
+
+def test_every_truncation_is_an_error(container, path, tmp_path):
+    data = path.read_bytes()
+    cuts = {*range(0, min(len(data), 300), 7), *range(0, len(data), max(1, len(data) // 150))}
+    bring_along(path, tmp_path / "cut")
+    for cut in sorted(cuts | {len(data) - 1, len(data) - 2, len(data) - 22}):
+        assert not examine(container, tmp_path / "cut", data[:cut]), cut
+
+
+def test_a_way_that_fails_is_not_taken_for_damage(container, path):
+    files = {file.name: file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
+
+    class Failing:
+        """Gives some parts of a file, and then none."""
+
+        def __init__(self, name: str) -> None:
+            self.data = files[name]
+            self.size = len(self.data)
+
+        def read(self, offset: int, nbytes: int) -> bytes:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise CheckpointError("the way fails")
+            return self.data[offset : offset + nbytes]
+
+    sizes = {name: len(data) for name, data in files.items()}
+    folder = RemoteDirectory(path.parent / "nothing", sizes, Failing)
+    failed = 0
+    for given in range(100):
+        left = given
+        try:
+            with open_file(folder.open(path.name)):
+                break
+        except CheckpointError as error:
+            assert type(error) is CheckpointError, given
+            failed += 1
+    assert failed

@@ -1,0 +1,77 @@
+"""One tensor of a checkpoint of 2 GB costs its own bytes and the headers, in every container."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converter.formats.base import FileFormat
+from converter.formats.registry import FORMATS, get_format, open_file
+from converter.tensors import TensorSpec
+from tests.formats import bundles
+from tests.formats.writing import READ_ONLY
+
+LARGE = [TensorSpec(f"model/layer_{i:02}/kernel:0", "float32", (4096, 2048)) for i in range(64)]
+SMALL = TensorSpec("model/layer_31/bias:0", "float32", (512,))
+HEADERS = 1 << 19
+"""Bytes that headers of 65 tensors may take, in reads of the size that files are read in."""
+
+VALUES = np.arange(512, dtype="<f4")
+
+
+def sparse(container: FileFormat, path: Path) -> None:
+    """A file of 2 GB that takes little of the disk, with values in `SMALL` alone."""
+    specs = sorted([*LARGE, SMALL], key=lambda spec: spec.name)
+    if container.name not in READ_ONLY:
+        output = container.create(path, specs)
+        output.finalize({spec.name: 0 for spec in specs})
+        (segment,) = output.segments[SMALL.name]
+        data, offset = path, segment.file_offset
+    else:
+        entries, end, offset = [(b"", bundles.HEADER)], 0, 0
+        for spec in specs:
+            offset = end if spec == SMALL else offset
+            code = bundles.DTYPES[spec.dtype]
+            place = bundles.entry(code, spec.shape, 0, end, spec.nbytes)
+            entries.append((spec.name.encode(), place))
+            end += spec.nbytes
+        bundles.write_parts(path, entries, [b""])
+        (data,) = path.parent.glob(f"{path.name}.data-*")
+        with data.open("r+b") as file:
+            file.truncate(end)
+    with data.open("r+b") as file:
+        file.seek(offset)
+        file.write(VALUES.tobytes())
+    assert data.stat().st_size > 2 << 30
+    assert data.stat().st_blocks * 512 < 16 << 20
+
+
+def bytes_read() -> int:
+    """Bytes that this process has asked the system for, by whatever library."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count")
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "orbax"])
+def test_one_tensor_costs_its_own_bytes(name: str, tmp_path: Path) -> None:
+    sparse(get_format(name), tmp_path / "model")
+    with open_file(tmp_path / "model"):
+        pass  # whatever is imported on first use
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, began = bytes_read(), time.process_time()
+    with open_file(tmp_path / "model") as reader:
+        assert len(reader.tensors) == len(LARGE) + 1
+        listed = bytes_read() - before
+        assert listed < HEADERS
+        assert np.array_equal(reader.tensors[SMALL.name].read(), VALUES)
+        assert bytes_read() - before - listed < SMALL.nbytes + 4096
+        reader.tensors[LARGE[40].name].read(0, 100, 200)
+        row = LARGE[40].nbytes // 4096
+        assert bytes_read() - before < HEADERS + SMALL.nbytes + 100 * row
+    assert time.process_time() - began < 1
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    assert grown < 16 << 10

@@ -1,0 +1,152 @@
+"""TensorFlow bundles: how they are read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converter.formats.registry import FORMATS, detect_format, open_file
+from converter.formats.tensorflow_checkpoint.partitioned import slice_key
+from converter.formats.tensorflow_checkpoint.protobuf import WireError
+from converter.formats.tensorflow_checkpoint.snappy import decode
+from converter.formats.tensorflow_checkpoint.sstable import masked_crc32c
+from tests.formats import bundles
+from tests.formats.bundle_files import FLOAT, STRING, W, index, one, refused
+from tests.formats.bundles import HEADER, block, entry, number, table, varint
+
+
+def test_reads_a_tensor(tmp_path):
+    with open_file(index(tmp_path, one())) as reader:
+        assert np.array_equal(reader.tensors["w"].read(), W)
+        assert [file.name for file in reader.files] == ["m.index", "m.data-00000-of-00001"]
+
+
+def test_is_recognised_by_its_end_alone(tmp_path):
+    path = index(tmp_path, one()).rename(tmp_path / "weights")
+    assert detect_format(path).name == "tf-bundle" in FORMATS
+
+
+def test_reads_big_endian_values(tmp_path):
+    header = HEADER + number(2, 1)
+    with open_file(index(tmp_path, one(), header=header, data=[W.astype(">f4").tobytes()])) as r:
+        assert np.array_equal(r.tensors["w"].read(), W)
+
+
+def test_strips_the_suffix_of_object_checkpoints(tmp_path):
+    graph = (b"_CHECKPOINTABLE_OBJECT_GRAPH", entry(STRING, ()))
+    kernel = (b"model/w/.ATTRIBUTES/VARIABLE_VALUE", one()[1])
+    with open_file(index(tmp_path, graph, kernel)) as reader:
+        assert list(reader.tensors) == ["model/w"]
+
+
+def test_reads_tables_of_many_blocks(tmp_path):
+    entries = [(b"", HEADER)]
+    entries += [
+        (f"layer_{n:03}/w".encode(), entry(FLOAT, (), offset=4 * n, size=4)) for n in range(99)
+    ]
+    parts = [entries[start : start + 10] for start in range(0, 100, 10)]
+    (tmp_path / "m.data-00000-of-00001").write_bytes(np.arange(99, dtype="<f4").tobytes())
+    (tmp_path / "m.index").write_bytes(table([(part[-1][0], block(part, 4)) for part in parts]))
+    with open_file(tmp_path / "m.index") as reader:
+        assert [float(t.read()) for t in reader.tensors.values()] == list(range(99))
+        assert list(reader.tensors)[7] == "layer_007/w"
+
+
+@pytest.mark.parametrize(
+    ("packed", "plain"),
+    [
+        (b"\x05\x10hello", b"hello"),
+        (b"\x0a\x04ab\x11\x02", b"ab" * 5),  # a short copy into what it writes
+        (b"\x0b\x00a\x26\x01\x00", b"a" * 11),
+        (b"\x08\x0cabcd\x0f\x04\0\0\0", b"abcdabcd"),
+        (b"\x50\xf0\x4f" + b"x" * 80, b"x" * 80),  # a literal whose length takes a byte
+        (b"\x00", b""),
+    ],
+)
+def test_decodes_snappy(packed, plain):
+    assert decode(packed, 1 << 20) == plain
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [b"", b"\x05", b"\x05\x10hell", b"\x04\x10hello", b"\x06\x10hello", b"\x0a\x04ab\x11\x03",
+     b"\x0a\x04ab\x11", b"\x0a\x04ab\x11\x00", b"\xff\xff\xff\xff\x0f\x00a", b"\x05\xf0",
+     b"\x05\xfc\xff\xff\xff\xff"],
+)  # fmt: skip
+def test_refuses_broken_snappy(packed):
+    with pytest.raises(WireError):
+        decode(packed, 1 << 20)
+
+
+def test_reads_compressed_blocks(tmp_path):
+    plain = block([(b"", HEADER), one()])
+    packed = varint(len(plain)) + bytes([0xF0, len(plain) - 1]) + plain
+    index(tmp_path, one()).write_bytes(table([(b"w", packed)], kind=1))
+    with open_file(tmp_path / "m.index") as reader:
+        assert np.array_equal(reader.tensors["w"].read(), W)
+
+
+def test_checksum_as_published():
+    """RFC 3720, appendix B.4: 32 bytes of zeros; LevelDB masks it."""
+    assert (
+        masked_crc32c(bytes(32))
+        == bundles.masked(0x8A9136AA)
+        == bundles.masked(bundles.crc32c(bytes(32)))
+    )
+
+
+def pieces(path: Path, *cuts: int, axis: int = 0, leave_out: int = -1) -> Path:
+    """`W` in pieces along an axis, each in a data file of its own."""
+    edges = list(zip((0, *cuts), (*cuts, W.shape[axis]), strict=True))
+    extents = [[(a, b - a) if own == axis else (0, -1) for own in range(2)] for a, b in edges]
+    entries, data = [(b"w", entry(FLOAT, W.shape, more=bundles.slices(extents)))], []
+    for shard, (extent, (a, b)) in enumerate(zip(extents, edges, strict=True)):
+        part = W.take(range(a, b), axis=axis)
+        data.append(part.tobytes())
+        if shard != leave_out:
+            entries.append(
+                (slice_key("w", extent), entry(FLOAT, part.shape, shard, 0, part.nbytes))
+            )
+    return index(path, *sorted(entries), header=number(1, len(data)), data=data)
+
+
+@pytest.mark.parametrize(
+    ("axis", "cuts"), [(0, (1,)), (0, (1, 2)), (1, (3,)), (1, (1, 2)), (0, ())]
+)
+def test_joins_partitioned_variables(tmp_path, axis, cuts):
+    with open_file(pieces(tmp_path, *cuts, axis=axis)) as reader:
+        tensor = reader.tensors["w"]
+        assert np.array_equal(tensor.read(), W)
+        for along in (0, 1):
+            for start in range(W.shape[along]):
+                for stop in range(start, W.shape[along] + 1):
+                    wanted = W.take(range(start, stop), axis=along)
+                    assert np.array_equal(tensor.read(along, start, stop), wanted)
+        assert len(reader.tensors) == 1
+
+
+def test_refuses_a_variable_with_a_piece_missing(tmp_path):
+    refused(
+        pieces(tmp_path, 1, 2, leave_out=1), "a piece of a partitioned variable is missing", "w"
+    )
+
+
+def test_one_tensor_of_a_large_bundle_costs_its_own_bytes(tmp_path):
+    """Two data files of 2 GiB each, almost all of them holes."""
+    size = 1 << 31
+    entries = [(f"w{n}".encode(), entry(FLOAT, (size // 4,), n, 0, size)) for n in range(2)]
+    entries.append((b"z", entry(FLOAT, (3, 4), 1, size, 48)))
+    path = index(tmp_path, *entries, header=number(1, 2), data=[b"", b""])
+    for shard, more in ((0, b""), (1, W.tobytes())):
+        with (tmp_path / f"m.data-{shard:05}-of-00002").open("r+b") as file:
+            file.seek(size)
+            file.write(more)
+            file.truncate(size + len(more))
+    began = time.monotonic()
+    with open_file(path) as reader:
+        assert np.array_equal(reader.tensors["z"].read(), W)
+        assert not reader.tensors["w1"].read(0, size // 4 - 5).any()
+    assert time.monotonic() - began < 0.5

@@ -1,0 +1,160 @@
+"""TensorFlow bundles: everything a lying index can say."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import struct
+
+import pytest
+
+from converter.formats.tensorflow_checkpoint.partitioned import slice_key
+from converter.formats.tensorflow_checkpoint.protobuf import WireError
+from converter.formats.tensorflow_checkpoint.snappy import decode
+from converter.formats.tensorflow_checkpoint.sstable import MAX_FILE, masked_crc32c
+from tests.formats import bundles
+from tests.formats.bundle_files import W, index, one, refused
+from tests.formats.bundles import HEADER, block, entry, message, number, varint, write_parts
+
+LIES = {
+    "no header": ([(b"w", one()[1])], "does not begin with the bundle's header"),
+    "no data files": ([(b"", b""), one()], "0, for readers"),
+    "millions of data files": ([(b"", number(1, 1 << 30)), one()], "1073741824"),
+    "negative data files": ([(b"", number(1, -1)), one()], "-1, for readers"),
+    "a version to come": ([(b"", HEADER + message(3, number(2, 2))), one()], "version 2"),
+    "unknown dtype": ([(b"", HEADER), one(dtype=99)], "DataType 99"),
+    "unknown rank": (
+        [(b"", HEADER), (b"w", number(1, 1) + message(2, number(3, 1)))],
+        "unknown dtype or shape",
+    ),
+    "negative length": ([(b"", HEADER), one((-3, 4))], "impossible shape"),
+    "huge shape": ([(b"", HEADER), one((1 << 40, 1 << 40))], "impossible shape"),
+    "many axes": ([(b"", HEADER), one((1,) * 99)], "more than 32 axes"),
+    "many pieces": (
+        [(b"", HEADER), (b"w", entry(1, (3,), more=message(7, b"") * 20_000))],
+        "10000 pieces",
+    ),
+    "pieces of many axes": (
+        [(b"", HEADER), (b"w", entry(1, (3,), more=message(7, message(1, b"") * 99)))],
+        "more than 32 axes",
+    ),
+    "too few bytes": ([(b"", HEADER), one(size=44)], "size and shape disagree"),
+    "negative size": ([(b"", HEADER), one(size=-48)], "size and shape disagree"),
+    "beyond the end": ([(b"", HEADER), one(offset=4)], "the data file ends early"),
+    "before the start": ([(b"", HEADER), one(offset=-48)], "the data file ends early"),
+    "far beyond": ([(b"", HEADER), one(offset=(1 << 63) - 1)], "the data file ends early"),
+    "another data file": ([(b"", HEADER), one(shard=1)], "lies in a data file that there is not"),
+    "negative data file": ([(b"", HEADER), one(shard=-1)], "lies in a data file that there is not"),
+    "shared bytes": (
+        [(b"", HEADER), (b"v", entry(1, (2,), offset=40, size=8)), one()],
+        "overlaps another tensor",
+    ),
+    "one name twice": (
+        [(b"", HEADER), (b"w", entry(1, (), size=4)),
+         (b"w/.ATTRIBUTES/VARIABLE_VALUE", entry(1, (), offset=4, size=4))],
+        "a name stands twice",
+    ),
+    "no UTF-8": ([(b"", HEADER), (b"\xff\xfe", one()[1])], "malformed entry"),
+    "no message": ([(b"", HEADER), (b"w", b"\x0a")], "malformed entry"),
+    "a group": ([(b"", HEADER), (b"w", b"\x0b")], "unknown wire type 3"),
+    "a text for a number": ([(b"", HEADER), (b"w", message(1, b"x"))], "is no number"),
+    "a number for a text": ([(b"", HEADER), (b"w", number(2, 1))], "is no message"),
+    "an endless number": ([(b"", HEADER), (b"w", b"\x08" + b"\xff" * 11)], "64 bits"),
+    "keys out of order": ([(b"", HEADER), (b"x", one()[1]), one()], "does not follow"),
+    "a key twice": ([(b"", HEADER), one(), one()], "does not follow"),
+    "an endless key": ([(b"", HEADER), (b"w" * 5000, one()[1])], "does not fit"),
+    "pieces of nothing": (
+        [(b"", HEADER), (slice_key("v", [(0, 1)]), one()[1])],
+        "a piece of no listed variable",
+    ),
+    "pieces across": (
+        [(b"", HEADER), (b"w", entry(1, (3, 4), more=message(7, message(1, number(2, 1)) * 2)))],
+        "more than one axis",
+    ),
+    "pieces with a gap": (
+        [(b"", HEADER),
+         (b"w", entry(1, (3,), more=message(7, message(1, number(1, 1) + number(2, 2)))))],
+        "begins at 1",
+    ),
+    "pieces that stop short": (
+        [(b"", HEADER), (b"w", entry(1, (3,), more=message(7, message(1, number(2, 2)))))],
+        "end at 2 of 3",
+    ),
+    "pieces of another rank": (
+        [(b"", HEADER), (b"w", entry(1, (3,), more=message(7, b"")))],
+        "other than 1 axes",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_refuses_lies(lie, tmp_path):
+    entries, finding = LIES[lie]
+    write_parts(tmp_path / "m.index", entries, [W.tobytes()])
+    refused(tmp_path / "m.index", finding)
+
+
+def test_names_the_data_files_that_are_missing(tmp_path):
+    path = index(tmp_path, one(), header=number(1, 3), data=[W.tobytes(), b"", b""])
+    (tmp_path / "m.data-00001-of-00003").unlink()
+    refused(path, "1 of 3 data file(s) are missing", "m.data-00001-of-00003")
+
+
+def test_finds_a_changed_byte_by_its_checksum(tmp_path):
+    path = index(tmp_path, one())
+    data = bytearray(path.read_bytes())
+    data[data.index(b"w")] ^= 1
+    path.write_bytes(data)
+    refused(path, "checksum")
+
+
+@pytest.mark.parametrize(
+    ("index_block", "finding"),
+    [
+        (block([(b"w", varint(1 << 40) + varint(9))]), "passes the end"),
+        (block([(b"w", varint(0) + varint(1 << 63))]), "passes the end"),
+        (block([(b"w", b"\x80")]), "passes the end"),
+        (b"\0\0", "a block of 2 bytes"),
+        (struct.pack("<I", 1 << 30), "restarts"),
+    ],
+)
+def test_refuses_lies_about_blocks(tmp_path, index_block, finding):
+    body = index_block + b"\0"
+    body += struct.pack("<I", masked_crc32c(body))
+    footer = (varint(0) + varint(0) + varint(0) + varint(len(index_block))).ljust(40, b"\0")
+    path = tmp_path / "m.index"
+    path.write_bytes(body + footer + struct.pack("<Q", bundles.MAGIC))
+    refused(path, finding)
+
+
+def test_refuses_blocks_that_are_listed_twice(tmp_path):
+    path = index(tmp_path, one())
+    first = bundles.first_block(path.read_bytes())
+    handle = varint(0) + varint(len(first))
+    body = bytearray(first + b"\0")
+    body += struct.pack("<I", masked_crc32c(body))
+    listing = block([(b"w", handle), (b"x", handle)]) + b"\0"
+    place = varint(len(body)) + varint(len(listing) - 1)
+    body += listing + struct.pack("<I", masked_crc32c(listing))
+    path.write_bytes(
+        bytes(body) + (b"\0\0" + place).ljust(40, b"\0") + struct.pack("<Q", bundles.MAGIC)
+    )
+    refused(path, "overlaps the one before")
+
+
+def test_refuses_an_index_that_is_too_large(tmp_path):
+    path = index(tmp_path, one())
+    with path.open("r+b") as file:
+        file.truncate(MAX_FILE + 1)
+        file.seek(-8, os.SEEK_END)
+        file.write(struct.pack("<Q", bundles.MAGIC))
+    refused(path, "no size of a bundle's index")
+
+
+def test_snappy_never_decodes_without_end():
+    rng = random.Random(0)
+    for _ in range(2000):
+        data = varint(rng.randrange(200)) + rng.randbytes(rng.randrange(40))
+        with contextlib.suppress(WireError):
+            assert len(decode(data, 1 << 20)) < 200

@@ -1,0 +1,135 @@
+"""Torch files that would explode, and zip directories that lie. Needs no torch."""
+
+from __future__ import annotations
+
+import struct
+import time
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from converter.errors import FormatError
+from converter.formats.files import LocalFile
+from converter.formats.torch.format import FORMAT
+from tests.formats.torch_files import KEY, TENSOR, archive, long, state
+
+BOMBS = {
+    "operations": b"\x80\2" + b"N" * 5_000_000 + b".",
+    "lists": b"\x80\2" + b"]" * 5_000_000 + b".",
+    "marks": b"\x80\2" + b"(" * 5_000_000 + b".",
+    "doubling": b"\x80\2]q\0" + b"(h\0h\0lq\0" * 200_000 + b"0" + state()[2:],
+    "doubled tensors": b"\x80\2" + TENSOR + b"q\0" + b"0(h\0h\0lq\0" * 64 + b"0}" + KEY + b"h\0s.",
+    "doubled names": b"\x80\2"
+    + TENSOR
+    + b"q\0"
+    + b"0(h\0h\0lq\0" * 50
+    + b"0}"
+    + (b"X" + struct.pack("<I", 1 << 20) + b"n" * (1 << 20))
+    + b"h\0s.",
+    "tuples as keys": b"\x80\2)q\0" + b"0h\0h\0\x86q\0" * 100 + b"0}h\0Ns.",
+    "deep key": b"\x80\2)" + b"\x85" * 1_000_000 + b"q\0}h\0Ns.",
+    "cycle": b"\x80\2}q\0" + KEY + b"h\0s" + b"X\1\0\0\0x" + TENSOR + b"s.",
+    "deep lists": b"\x80\2]" + b"q\0](h\0e" * 200_000 + b"q\1}" + KEY + b"h\1s.",
+    "integers that collide": b"\x80\2}("
+    + b"".join(long(n * (2**61 - 1)) + b"N" for n in range(50_000))
+    + b"u.",
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_bombs_take_neither_time_nor_memory(case: str, tmp_path: Path):
+    path = archive(tmp_path / "zip", BOMBS[case])
+    began = time.process_time()
+    try:
+        with FORMAT.open(LocalFile(path)) as reader:
+            assert len(reader.tensors) < 3
+    except FormatError:
+        pass
+    assert time.process_time() - began < 5
+
+
+def test_a_compressed_bomb_is_not_unpacked(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "bomb", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"\x80\2" + b"N" * 300_000_000)
+    tracemalloc.start()
+    with pytest.raises(FormatError, match="too long"):
+        FORMAT.open(LocalFile(tmp_path / "bomb"))
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+def test_compressed_listings_are_read_and_compressed_storages_refused(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "listing", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", state())
+        file.writestr("archive/data/0", bytes(16), zipfile.ZIP_STORED)
+    with FORMAT.open(LocalFile(tmp_path / "listing")) as reader:
+        assert reader.tensors["w"].read().tolist() == [0] * 4
+    with zipfile.ZipFile(tmp_path / "storage", "w") as file:
+        file.writestr("archive/data.pkl", state())
+        file.writestr("archive/data/0", bytes(16), zipfile.ZIP_DEFLATED)
+    with pytest.raises(FormatError, match="compressed storage"):
+        FORMAT.open(LocalFile(tmp_path / "storage"))
+
+
+def patched(data: bytes, old: bytes, new: bytes, place: int = 0) -> bytes:
+    """`data` with `new` over what comes `place` bytes after the last `old`."""
+    at = data.rindex(old) + place
+    return data[:at] + new + data[at + len(new) :]
+
+
+ZIP_LIES = {
+    "no directory": (lambda d: d[:-22], "no directory"),
+    "bytes behind": (lambda d: d + b"x", "bytes behind|no directory"),
+    "bytes before": (lambda d: b"PK\3\4" + d, "impossible zip directory"),
+    "entries": (lambda d: patched(d, b"PK\5\6", b"\7\0\7\0", 8), "zip directory"),
+    "fewer entries": (lambda d: patched(d, b"PK\5\6", b"\1\0\1\0", 8), "zip directory"),
+    "disks": (lambda d: patched(d, b"PK\5\6", b"\1\0", 4), "several disks"),
+    "directory offset": (lambda d: patched(d, b"PK\5\6", b"\1\0\0\0", 16), "zip directory"),
+    "zip64 missing": (lambda d: patched(d, b"PK\5\6", b"\xff" * 4, 16), "zip64"),
+    "local offset": (lambda d: patched(d, b"PK\1\2", b"\1\0\0\0", 42), "overlap|disagrees"),
+    "local offset far": (lambda d: patched(d, b"PK\1\2", b"\0\0\0\x7f", 42), "ends early"),
+    "local name": (lambda d: patched(d, b"PK\3\4", b"X", 31), "disagrees"),
+    "local size": (lambda d: patched(d, b"PK\3\4", b"\x08", 22), "disagrees"),
+    "local crc": (lambda d: patched(d, b"PK\3\4", b"\1\2\3\4", 14), "disagrees"),
+    "local method": (lambda d: patched(d, b"PK\3\4", b"\x08", 8), "disagrees"),
+    "two sizes": (lambda d: patched(d, b"PK\1\2", b"\x08", 20), "two sizes"),
+    "size": (lambda d: patched(d, b"PK\1\2", b"\x11\0\0\0\x11\0\0\0", 20), "disagrees|reaches"),
+    "encrypted": (lambda d: patched(d, b"PK\1\2", b"\1", 8), "not write"),
+    "method": (lambda d: patched(d, b"PK\1\2", b"\x0e", 10), "not write"),
+    "zip64 size missing": (lambda d: patched(d, b"PK\1\2", b"\xff" * 8, 20), "zip64 size"),
+    "listing": (lambda d: patched(d, b"X\1\0\0\0w", b"v", 5), "CRC-32"),
+}
+
+
+@pytest.mark.parametrize("case", ZIP_LIES)
+def test_lying_zip_directories_are_refused(case: str, tmp_path: Path):
+    change, message = ZIP_LIES[case]
+    good = archive(tmp_path / "good", state()).read_bytes()
+    (tmp_path / "bad").write_bytes(change(good))
+    with pytest.raises(FormatError, match=message):
+        FORMAT.open(LocalFile(tmp_path / "bad"))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_record_twice_is_refused(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "file", "w") as file:
+        for _ in range(2):
+            file.writestr("archive/data.pkl", state())
+        file.writestr("archive/data/0", bytes(16))
+    with pytest.raises(FormatError, match="stands twice"):
+        FORMAT.open(LocalFile(tmp_path / "file"))
+
+
+def test_two_entries_for_the_same_bytes_are_refused(tmp_path: Path):
+    """The overlap of which zip bombs are made."""
+    data = archive(tmp_path / "file", state()).read_bytes()
+    start = data.index(b"PK\1\2")
+    last = data.rindex(b"PK\1\2")
+    end = data.rindex(b"PK\5\6")
+    twin = data[last:end].replace(b"data/0", b"data/1")
+    tail = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 3, 3, end - start + len(twin), start, 0)
+    (tmp_path / "bad").write_bytes(data[:end] + twin + tail)
+    with pytest.raises(FormatError, match="overlaps"):
+        FORMAT.open(LocalFile(tmp_path / "bad"))

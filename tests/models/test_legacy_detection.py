@@ -1,0 +1,225 @@
+"""Original releases, told and found without a framework: names come from the tables here."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from converter import convert, inspect
+from converter.architectures.name_patterns import NamePattern
+from converter.architectures.registry import ArchitectureRegistry
+from converter.checkpoint.opening import open_files
+from converter.errors import CheckpointError, MatchError, TableError
+from converter.formats.tensorflow_checkpoint.partitioned import slice_key
+from converter.models.detection import detect_model_type
+from converter.tensors import TensorSpec
+from tests import factories
+from tests.formats import bundles
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": {"file": "bert_config.json", "model": "BertForPreTraining"},
+    "albert": {
+        "file": "albert_config.json",
+        "model": "AlbertForPreTraining",
+        "inner_group_num": 2,
+        "num_hidden_groups": 2,
+    },
+    "electra": {"file": "config.json", "model": "ElectraForPreTraining"},
+    "gpt2": {"file": "hparams.json", "model": "GPT2LMHeadModel", "n_inner": None},
+}
+HPARAMS = {"vocab_size": "n_vocab", "n_positions": "n_ctx"}
+
+
+def release(directory: Path, family: str, name: str = "model.ckpt") -> dict[str, np.ndarray]:
+    """Write a release of `family`; its values by canonical name."""
+    own = dict(CONFIGS[family])
+    file, model = own.pop("file"), own.pop("model")
+    config = factories.tiny_config(family, **own)
+    drawn = factories.blueprint(config, model)
+    arrays = {
+        TensorSpec(key, str(array.dtype), array.shape): array
+        for key, array in google(drawn).items()
+    }
+    step = TensorSpec("global_step", "int64", ())
+    directory.mkdir(parents=True, exist_ok=True)
+    bundles.write(directory / f"{name}.index", {**arrays, step: np.asarray(7, np.int64)})
+    fields = ArchitectureRegistry().family(family).config.keys() & config.keys()
+    renamed = HPARAMS if family == "gpt2" else {}
+    plain = {renamed.get(key, key): config[key] for key in fields if config[key] is not None}
+    (directory / file).write_text(json.dumps(plain))
+    return {
+        slot.canonical.name: factories.noise(slot.name, slot.canonical.shape)
+        for slot in drawn.params
+        if not slot.tied_to
+    }
+
+
+def google(drawn: Any) -> dict[str, np.ndarray]:
+    """Every tensor that has a name in the dialect, in its layout."""
+    named = [slot for slot in drawn.params if "google" in slot.spellings]
+    kept = type(drawn)(tuple(named), drawn.drops)
+    return factories.stored(kept, "google")
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_release_becomes_a_whole_checkpoint(family, tmp_path):
+    values = release(tmp_path / "in", family)
+    result = convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])
+    assert result.to_dict()["dropped"] == {
+        "source": {"global_step": "counts the steps of training"}
+    }
+    read = load_file(tmp_path / "out" / "model.safetensors")
+    assert read.keys() == values.keys()
+    for name, array in values.items():
+        assert np.array_equal(read[name], array), name
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == family
+    assert config["architectures"] == [CONFIGS[family]["model"]]
+    if family == "gpt2":
+        assert (config["vocab_size"], config["n_positions"]) == (61, 30)
+        assert not {"n_vocab", "n_ctx"} & config.keys()
+    manifest = json.loads((tmp_path / "out" / "converter-manifest.json").read_text())
+    files = manifest["sources"]["source"]["files"]
+    assert set(files) == {"model.ckpt.index", "model.ckpt.data-00000-of-00001"}
+
+
+def test_partitioned_variables_become_whole(tmp_path):
+    """Each variable cut in two along its longest axis, the halves in different data files."""
+    values = release(tmp_path / "in", "bert")
+    entries, data = [(b"", bundles.number(1, 2))], [bytearray(), bytearray()]
+    with open_files(tmp_path / "in") as checkpoint:
+        arrays = {
+            name: tensor.read() for name, tensor in checkpoint.tensors.items() if tensor.spec.shape
+        }
+    for name, array in arrays.items():
+        axis = int(np.argmax(array.shape))
+        whole, cut = array.shape[axis], array.shape[axis] // 3
+        pieces = [[(0, -1)] * array.ndim for _ in range(2)]
+        pieces[0][axis], pieces[1][axis] = (0, cut), (cut, whole - cut)
+        listed = bundles.slices(pieces)
+        entries.append((name.encode(), bundles.entry(1, array.shape, more=listed)))
+        for shard, (part, piece) in enumerate(
+            zip(np.split(array, [cut], axis), pieces, strict=True)
+        ):
+            place = (shard, len(data[shard]), part.nbytes)
+            entries.append((slice_key(name, piece), bundles.entry(1, part.shape, *place)))
+            data[shard] += part.tobytes()
+    bundles.write_parts(tmp_path / "in" / "model.ckpt.index", sorted(entries), data)
+    convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])
+    read = load_file(tmp_path / "out" / "model.safetensors")
+    assert read.keys() == values.keys()
+    for name, array in values.items():
+        assert np.array_equal(read[name], array), name
+
+
+@pytest.mark.parametrize(
+    "reference", [".", "model.ckpt", "model.ckpt.index", "model.ckpt.data-00000-of-00001"]
+)
+def test_a_bundle_is_found_by_any_of_its_names(reference, tmp_path):
+    release(tmp_path, "bert")
+    with open_files(tmp_path / reference) as checkpoint:
+        assert checkpoint.container == "tf-bundle"
+        assert checkpoint.config_path.name == "bert_config.json"
+        assert [path.name for path in checkpoint.files] == [
+            "model.ckpt.index",
+            "model.ckpt.data-00000-of-00001",
+        ]
+
+
+def test_several_bundles_in_a_directory_are_named(tmp_path):
+    release(tmp_path, "bert", "model.ckpt-10")
+    release(tmp_path, "bert", "model.ckpt-20")
+    with pytest.raises(CheckpointError, match=r"holds 2 .*\n.*model.ckpt-10, model.ckpt-20"):
+        open_files(tmp_path)
+    assert inspect(tmp_path / "model.ckpt-20").fits
+
+
+def test_transformers_own_files_come_first(tmp_path):
+    factories.make(tmp_path, "bert")
+    (tmp_path / "bert.ckpt.index").write_bytes(b"of no interest")
+    with open_files(tmp_path) as checkpoint:
+        assert checkpoint.container == "safetensors"
+
+
+def test_a_pytorch_file_with_an_old_configuration(tmp_path):
+    """As pytorch-pretrained-bert had them in 2018."""
+    made = factories.make(tmp_path, "bert", "BertForPreTraining", container="torch")
+    config = {key: value for key, value in made.config.items() if key != "model_type"}
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "bert_config.json").write_text(json.dumps(config))
+    found = inspect(tmp_path)
+    assert found.checkpoint.family == "bert" and found.fits
+
+
+def test_a_stated_model_type_is_believed(tmp_path):
+    release(tmp_path, "bert")
+    config = json.loads((tmp_path / "bert_config.json").read_text())
+    (tmp_path / "bert_config.json").write_text(json.dumps({**config, "model_type": "albert"}))
+    with pytest.raises(MatchError):
+        convert(tmp_path, tmp_path / "out", to=["pytorch"])
+
+
+def test_a_configuration_that_tells_nothing(tmp_path):
+    release(tmp_path, "bert")
+    (tmp_path / "bert_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"states no model_type\n.*Add it"):
+        inspect(tmp_path)
+    (tmp_path / "bert_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no configuration\n.*--config.*hparams.json"):
+        inspect(tmp_path)
+
+
+def test_a_configuration_that_fits_several_families(tmp_path):
+    release(tmp_path / "in", "bert")
+    own = tmp_path / "twin.toml"
+    text = (Path(__file__).parents[2] / "mappings" / "bert.toml").read_text()
+    twin = re.sub(r'^(family\s*=) "bert"', r'\1 "twin"', text)
+    assert twin != text
+    own.write_text(twin)
+    with open_files(tmp_path / "in") as checkpoint:
+        with pytest.raises(CheckpointError, match="fits several families") as caught:
+            detect_model_type(checkpoint, ArchitectureRegistry([own]))
+        assert {problem.what.split(":")[0] for problem in caught.value.problems} == {
+            "may be bert",
+            "may be twin",
+        }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "finding"),
+    [
+        ('rename  = { n_vocab = "vocab_size"', 'rename  = { n_vocab = "words"', "no field"),
+        ('model   = "GPT2LMHeadModel"', 'model   = "GPT3"', "no model 'GPT3'"),
+        ('tensors = ["model/h{layer}', 'tensors = ["model/h{layer', "braces do not pair"),
+        ('tensors = ["model/h{layer}/attn/c_attn/w"]', "tensors = []", "must name a tensor"),
+        ("fields  = [\"n_vocab\", ", "without = [\"n_vocab\", ", "must name the fields"),
+        ("[original]", "[original]\nsize = 3", "unknown key 'size'"),
+        ('path.google = "h{layer}/ln_1"', 'not_in = ["keras"]', "'keras' is none of"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_tables_are_named(old, new, finding, tmp_path):
+    text = (Path(__file__).parents[2] / "mappings" / "gpt2.toml").read_text()
+    assert text.count(old) == 1
+    path = tmp_path / "gpt2.toml"
+    path.write_text(text.replace(old, new))
+    with pytest.raises(TableError, match=finding):
+        ArchitectureRegistry([path]).family("gpt2")
+
+
+def test_no_table_inherits_how_another_family_is_told():
+    library = ArchitectureRegistry()
+    assert {family.name for family in library.with_legacy_detection()} >= set(CONFIGS)
+    assert library.family("roberta").original is None
+
+
+def test_templates_that_are_open_in_front():
+    slot = NamePattern("*/adam_m")
+    assert slot.match("bert/pooler/dense/kernel/adam_m") == {}
+    assert slot.match("/adam_m") is None and slot.match("a/adam_m/b") is None
+    assert NamePattern("*/{n}/*").match("a/3/b") == {"n": 3}

@@ -1,0 +1,185 @@
+"""How fresh cross-attention begins: every rule's statistics, the same in every file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter import UnsupportedError, compose
+from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.sample_configs import probes
+from converter.errors import TableError
+from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES
+from tests.factories import make
+from tests.reading import FILES, manifest_of, values
+
+LIBRARY = ArchitectureRegistry()
+CROSS = ("crossattention", "ln_cross_attn")
+
+
+def _composed(home: Path, init: str, decoder: str = "gpt2") -> tuple[dict[str, Any], list[str]]:
+    """The cross-attention of a composition, which is the same in all its files."""
+    width = {"gpt2": "n_embd", "bert": "hidden_size"}[decoder]
+    model = {"gpt2": "GPT2LMHeadModel", "bert": "BertLMHeadModel"}[decoder]
+    make(home / "encoder", "bert")
+    make(home / "decoder", decoder, model, seed=1, **{width: 64})
+    result = compose(home / "encoder", home / "decoder", home / init, init=init, seed=11)
+    first, *others = (values(home / init / name) for name in FILES)
+    for other in others:
+        assert other.keys() == first.keys()
+        assert all(np.array_equal(first[name], other[name]) for name in first)
+    cross = {name: v for name, v in first.items() if any(mark in name for mark in CROSS)}
+    assert cross
+    return cross, list(result.warnings)
+
+
+def _matrices(cross: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in cross.items() if value.ndim == 2}
+
+
+@pytest.mark.parametrize("decoder", ["bert", "gpt2"])
+def test_normal_is_the_familys_rule(tmp_path: Path, decoder: str) -> None:
+    cross, _ = _composed(tmp_path, "normal", decoder)
+    for name, value in _matrices(cross).items():
+        scale = 0.02 / (math.sqrt(4) if "c_proj" in name else 1)
+        assert value.std() == pytest.approx(scale, rel=0.05), name
+        assert np.abs(value).max() > 2.6 * scale, name
+
+
+@pytest.mark.parametrize("decoder", ["bert", "gpt2"])
+def test_truncated_normal_ends_at_two_deviations(tmp_path: Path, decoder: str) -> None:
+    cross, _ = _composed(tmp_path, "truncated-normal", decoder)
+    for name, value in _matrices(cross).items():
+        scale = 0.02 / (math.sqrt(4) if "c_proj" in name else 1)
+        assert np.abs(value).max() <= np.float32(2 * scale), name
+        assert value.std() == pytest.approx(0.8796 * scale, rel=0.05), name
+
+
+@pytest.mark.parametrize("decoder", ["bert", "gpt2"])
+def test_xavier_is_even_within_the_bound_of_the_shape(tmp_path: Path, decoder: str) -> None:
+    cross, _ = _composed(tmp_path, "xavier", decoder)
+    for name, value in _matrices(cross).items():
+        bound = math.sqrt(6 / sum(value.shape))
+        assert 0.99 * bound < np.abs(value).max() <= bound, name
+        assert value.std() == pytest.approx(bound / math.sqrt(3), rel=0.05), name
+        assert abs(value.mean()) < bound / 20, name
+    assert all(not v.any() for name, v in cross.items() if name.endswith(".bias"))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "output"), [("bert", "output.dense"), ("gpt2", "crossattention.c_proj")]
+)
+def test_zero_output_silences_the_last_module_only(
+    tmp_path: Path, decoder: str, output: str
+) -> None:
+    cross, warnings = _composed(tmp_path, "zero-output", decoder)
+    plain, _ = _composed(tmp_path, "normal", decoder)
+    silent = {name for name in cross if output in name}
+    assert silent
+    for name, value in cross.items():
+        if name in silent:
+            assert not value.any(), name
+        else:
+            assert np.array_equal(value, plain[name]), name
+    told = [warning for warning in warnings if "normalises the sum once more" in warning]
+    assert len(told) == (decoder == "bert")
+
+
+def test_bert_copies_all_of_its_self_attention(tmp_path: Path) -> None:
+    cross, warnings = _composed(tmp_path, "copy-self-attention", "bert")
+    whole = values(tmp_path / "copy-self-attention" / FILES[0])
+    for name, value in cross.items():
+        assert np.array_equal(value, whole[name.replace("crossattention", "attention")]), name
+    assert f"copy-self-attention: {len(cross)} tensors" in " ".join(warnings)
+    assert not any("cannot and are drawn" in warning for warning in warnings)
+    entry = manifest_of(tmp_path / "copy-self-attention")["tensors"]
+    key = "decoder.encoder.layer.0.crossattention.self.query.weight"
+    assert entry[key]["origin"] == "copied"
+    assert entry[key]["key"].endswith("encoder.layer.0.attention.self.query.weight")
+
+
+def test_gpt2_copies_what_it_can_and_says_what_it_cannot(tmp_path: Path) -> None:
+    cross, warnings = _composed(tmp_path, "copy-self-attention")
+    plain, _ = _composed(tmp_path, "normal")
+    whole = values(tmp_path / "copy-self-attention" / FILES[0])
+    entries = manifest_of(tmp_path / "copy-self-attention")["tensors"]
+    for name, value in cross.items():
+        if "c_attn" in name or "q_attn" in name:
+            assert np.array_equal(value, plain[name]), name
+            assert "cannot copy the self-attention" in entries[name]["reason"], name
+            continue
+        twin = name.replace("crossattention", "attn").replace("ln_cross_attn", "ln_1")
+        assert np.array_equal(value, whole[twin]), name
+        assert "reason" not in entries[name]
+    assert "begin as copies, 8 cannot and are drawn anew" in " ".join(warnings)
+
+
+def test_a_decoder_that_is_drawn_anew_has_nothing_to_copy(tmp_path: Path) -> None:
+    make(tmp_path / "bert", "bert", "BertForMaskedLM")
+    result = compose(
+        *(tmp_path / "bert", tmp_path / "bert", tmp_path / "out"),
+        random=["decoder"],
+        init="copy-self-attention",
+    )
+    reasons = [entry.get("reason", "") for entry in result.to_dict()["tensors"].values()]
+    assert any("its counterpart is drawn anew" in reason for reason in reasons)
+
+
+def test_kept_cross_attention_is_left_alone(tmp_path: Path) -> None:
+    make(tmp_path / "encoder", "bert")
+    make(tmp_path / "decoder", "bert", "BertLMHeadModel", seed=1, cross_attention=True)
+    result = compose(
+        tmp_path / "encoder", tmp_path / "decoder", tmp_path / "out", init="zero-output"
+    )
+    assert "init zero-output concerns nothing" in " ".join(result.warnings)
+    whole = values(tmp_path / "out")
+    assert whole["decoder.encoder.layer.0.crossattention.output.dense.weight"].any()
+
+
+def _decoders() -> Iterator[str]:
+    for name in LIBRARY.names:
+        with suppress(TableError):  # told by the tests of that table
+            if not LIBRARY.is_composite(name):
+                family = LIBRARY.family(name)
+                if family.warm_start and "decoder" in family.roles:
+                    yield name
+
+
+@pytest.mark.parametrize("family", list(_decoders()))
+def test_every_decoder_can_begin_in_every_way(family: str, tmp_path: Path) -> None:
+    """Each family's table leads from every fresh branch to its output and its counterparts."""
+    table = LIBRARY.family(family)
+    make(tmp_path / "encoder", "bert")
+    small = {**probes(table, family)[0][0].raw, "cross_attention_hidden_size": None}
+    make(tmp_path / "decoder", family, table.roles["decoder"].model, **small)
+    for init in CROSS_ATTENTION_RULES[3:]:
+        result = compose(
+            *(tmp_path / "encoder", tmp_path / "decoder", tmp_path / "out"),
+            init=init,
+            dry_run=True,
+            decoder_start_token=1,
+            eos_token=1,
+            pad_token=0,
+        )
+        assert any(init in warning for warning in result.warnings) or init == "zero-output"
+
+
+def test_a_table_without_the_knowledge_is_told(tmp_path: Path) -> None:
+    table = tmp_path / "gpt2.toml"
+    text = (Path(__file__).parents[2] / "mappings" / "gpt2.toml").read_text()
+    start, end = text.index("[warm_start]"), text.index("[original]")
+    table.write_text(text[:start] + text[end:])
+    make(tmp_path / "encoder", "bert")
+    make(tmp_path / "decoder", "gpt2", "GPT2LMHeadModel")
+    with pytest.raises(UnsupportedError, match="no \\[warm_start\\]"):
+        compose(
+            *(tmp_path / "encoder", tmp_path / "decoder", tmp_path / "out"),
+            init="zero-output",
+            mapping=[table],
+        )

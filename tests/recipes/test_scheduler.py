@@ -1,0 +1,392 @@
+"""Recipes: read, checked, run, and not run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import converter
+from converter.cli import commands
+from converter.errors import UsageError
+from converter.recipes.job import run_job
+from converter.recipes.parser import read_recipes
+from converter.recipes.schema import options
+from tests import factories
+from tests.recipes import fifty
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    factories.make(tmp_path / "bert", "bert", intermediate_size=41)
+    factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(recipe: Any, name: str = "recipe.yaml") -> str:
+    Path(name).write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return name
+
+
+def job(name: str, source: str = "bert", **more: Any) -> dict[str, Any]:
+    return {"name": name, "convert": {"source": source, "output": f"made/{name}", **more}}
+
+
+def statuses(*args: object, code: int = 0) -> dict[str, str]:
+    result = CliRunner().invoke(commands, ["run", *map(str, args), "--json"])
+    assert result.exit_code == code, result.output
+    jobs = json.loads(result.stdout)["jobs"]
+    return {name: outcome["status"] for name, outcome in jobs.items()}
+
+
+def test_a_recipe_makes_what_the_command_makes(place: Path) -> None:
+    recipe = {
+        "version": 1,
+        "variables": {"decoder": "gpt2", "out": "made"},
+        "defaults": {"to": "pytorch", "seed": 5, "init": "truncated-normal"},
+        "jobs": [
+            {"compose": {"encoder": "bert", "decoder": "${decoder}", "output": "${out}/both"}},
+            {"name": "flax", "convert": {"source": "made/both", "output": "x", "to": ["flax"]}},
+        ],
+    }
+    assert statuses(write(recipe)) == {"both": "done", "flax": "done"}
+    how = {"to": ["pytorch"], "seed": 5, "init": "truncated-normal"}
+    converter.compose("bert", "gpt2", "direct", **how)  # type: ignore[arg-type]
+    for path in Path("direct").iterdir():
+        assert (Path("made/both") / path.name).read_bytes() == path.read_bytes()
+    assert {path.name for path in Path("x").iterdir()} >= {"flax_model.msgpack", "config.json"}
+
+
+def test_what_is_done_and_unchanged_is_skipped(place: Path) -> None:
+    jobs = [job("one", to=["pytorch"]), job("two", "gpt2", to=["pytorch"])]
+    recipe = write({"jobs": jobs})
+    assert set(statuses(recipe).values()) == {"done"}
+    assert set(statuses(recipe).values()) == {"skipped"}
+    jobs[0]["convert"]["dtype"] = "float16"  # another option
+    recipe = write({"jobs": jobs})
+    assert statuses(recipe) == {"one": "done", "two": "skipped"}
+    os.utime("gpt2/model.safetensors")  # a source was written to
+    assert statuses(recipe) == {"one": "skipped", "two": "done"}
+    os.truncate("made/one/model.safetensors", 100)  # an output is broken
+    assert statuses(recipe) == {"one": "done", "two": "skipped"}
+    Path("made/two/config.json").write_text("{}")
+    assert statuses(recipe) == {"one": "skipped", "two": "done"}
+    jobs[1]["convert"]["set"] = ["resid_pdrop=0.3"]
+    assert statuses(write({"jobs": jobs})) == {"one": "skipped", "two": "done"}
+
+
+def test_fifty_recipes_with_three_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipes = fifty.write()
+    refused = statuses(*recipes, code=1)
+    assert sum(status == "failed" for status in refused.values()) == 3
+    assert sum(status == "not started" for status in refused.values()) == 47
+    assert not Path("made").exists()
+    found = statuses(*recipes, "--keep-going", "--jobs", 2, "--summary", "s.json", code=1)
+    assert {name for name, status in found.items() if status == "failed"} == fifty.FAULTS.keys()
+    assert sum(status == "done" for status in found.values()) == 47
+    summary = json.loads(Path("s.json").read_text())
+    assert summary["counts"]["failed"] == 3
+    for name, told in fifty.FAULTS.items():
+        assert told in json.dumps(summary["jobs"][name]["error"]), name
+    fifty.mend()
+    again = statuses(*recipes, "--keep-going")
+    assert {name for name, status in again.items() if status == "done"} == fifty.FAULTS.keys()
+    assert set(statuses(*recipes).values()) == {"skipped"}
+
+
+def test_what_needs_a_failed_job_is_not_tried(place: Path) -> None:
+    recipe = write({"jobs": [job("a", "missing/"), job("b", "made/a"), job("c", to="pytorch")]})
+    found = statuses(recipe, "--keep-going", code=1)
+    assert found == {"a": "failed", "b": "failed", "c": "done"}
+
+
+def test_what_is_not_ours_is_not_replaced(place: Path) -> None:
+    Path("made/one").mkdir(parents=True)
+    Path("made/one/thesis.txt").write_text("years of work")
+    assert statuses(write({"jobs": [job("one")]}), code=1) == {"one": "failed"}
+    assert Path("made/one/thesis.txt").read_text() == "years of work"
+
+
+def test_everything_that_is_wrong_is_told_at_once(place: Path) -> None:
+    recipe = {
+        "version": 2,
+        "extra": 1,
+        "defaults": {"colour": "red"},
+        "jobs": [
+            job("one", sed=1),
+            job("two", seed="many"),
+            job("three", "${nothing}"),
+            {"convert": {"source": "bert"}},
+            {"name": "none"},
+            job("same"),
+            job("same"),
+        ],
+    }
+    with pytest.raises(UsageError) as caught:
+        read_recipes([Path(write(recipe))])
+    told = str(caught.value)
+    for part in (
+        "version",
+        "extra",
+        "colour",
+        "one.convert.sed",
+        "two.convert.seed",
+        "variable",
+        "job 4.convert.output",
+        "exactly one command",
+        "same name",
+    ):
+        assert part in told, part
+
+
+def test_one_output_may_not_lie_in_another(place: Path) -> None:
+    inner = {"name": "in", "convert": {"source": "bert", "output": "made/out/in"}}
+    with pytest.raises(UsageError, match="in: its output lies in that of out"):
+        read_recipes([Path(write({"jobs": [job("out"), inner]}))])
+
+
+def test_values_that_there_are_not(place: Path) -> None:
+    wrong = [
+        {"to": "pytorch,flax"},
+        {"dtype": "float8"},
+        {"to": ["jax"]},
+        {"checksums": "yes"},
+        {"set": 3},
+        {"seed": 1.5},
+    ]
+    for each in wrong:
+        with pytest.raises(UsageError, match=f"one.convert.{next(iter(each))}: does not fit"):
+            read_recipes([Path(write({"jobs": [job("one", **each)]}))])
+
+
+def test_variables(place: Path) -> None:
+    recipe = {
+        "variables": {"half": "float16", "n": 7, "sums": True, "out": "made"},
+        "defaults": {"seed": "${n}", "checksums": "$sums"},
+        "jobs": [
+            {
+                "name": "${half}-$n",
+                "convert": {
+                    "source": "$from",
+                    "output": "${out}/$${x}",
+                    "dtype": "${half}",
+                    "to": ["$to"],
+                    "memory": "${n}00MB",
+                },
+            }
+        ],
+    }
+    given = {"from": "bert", "to": "flax", "n": "9"}
+    (read,) = read_recipes([Path(write(recipe))], given)
+    assert read.name == "float16-9"
+    assert read.options == {
+        "source": "bert",
+        "output": "made/${x}",
+        "dtype": "float16",
+        "to": ["flax"],
+        "memory": "900MB",
+        "seed": 9,
+        "checksums": True,
+    }
+    with pytest.raises(UsageError, match=r"give it with --var from=VALUE"):
+        read_recipes([Path(write(recipe))], {"to": "flax"})
+    with pytest.raises(UsageError, match="typo: no recipe uses this variable"):
+        read_recipes([Path(write(recipe))], {**given, "typo": "1"})
+    with pytest.raises(UsageError, match="seed: does not fit"):
+        read_recipes([Path(write(recipe))], {**given, "n": "nine"})
+    assert statuses("recipe.yaml", "--var", "from=bert", "--var", "to=pytorch") == {
+        "float16-7": "done"
+    }
+    result = CliRunner().invoke(commands, ["run", "recipe.yaml", "--var", "from"])
+    assert result.exit_code == 2
+
+
+def test_a_dry_run_tells_and_writes_nothing(place: Path) -> None:
+    jobs = [job("one", to="pytorch"), job("two", "made/one"), job("three", "gpt2", to="pytorch")]
+    recipe = write({"jobs": jobs})
+    before = sorted(place.rglob("*"))
+    planned = {"one": "planned", "two": "planned", "three": "planned"}
+    assert statuses(recipe, "--dry-run") == planned
+    text = CliRunner().invoke(commands, ["run", recipe, "--dry-run"]).stdout
+    assert (
+        "[1/3] one: would convert to made/one\n  model.safetensors, 66,060 bytes of tensors" in text
+    )
+    assert "[2/3] two: would convert to made/two after one\n" in text
+    assert sorted(place.rglob("*")) == before
+    statuses(recipe)
+    later = time.time() + 10
+    os.utime("gpt2/model.safetensors", (later, later))
+    found = statuses(recipe, "--dry-run")
+    assert found == {"one": "skipped", "two": "skipped", "three": "planned"}
+    jobs[0]["convert"]["source"] = "missing/"
+    found = statuses(write({"jobs": jobs}), "--dry-run", code=1)
+    assert found == {"one": "failed", "two": "failed", "three": "planned"}
+
+
+def test_a_job_that_is_stopped_leaves_nothing(place: Path) -> None:
+    (made,) = read_recipes([Path(write({"jobs": [job("one")]}))])
+    assert run_job(made, True, lambda: True).status == "interrupted"
+    assert not any(Path("made").iterdir())
+    assert run_job(made, True, lambda: False).status == "done"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run(place: Path, number: signal.Signals) -> None:
+    recipe = write({"jobs": [job(f"j{n}", to="pytorch") for n in range(24)]})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "converter", "run", recipe, "--summary", "s.json", "--jobs", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    for _ in range(4):
+        process.stderr.readline()
+    process.send_signal(number)
+    told = process.stderr.read()
+    assert process.wait() == 130
+    assert told.endswith("Interrupted: nothing is left half-written.\n")
+    counts = json.loads(Path("s.json").read_text())["counts"]
+    assert counts["done"] >= 4
+    assert counts["not started"] > 0
+    assert counts["failed"] == 0
+    made = sorted(path.name for path in Path("made").iterdir())
+    assert len(made) == counts["done"]
+    assert not [name for name in made if name.startswith(".")]
+    found = list(statuses(recipe).values())
+    assert found.count("skipped") == counts["done"]
+    assert found.count("done") == 24 - counts["done"]
+
+
+def test_a_summary_that_cannot_be_written_is_told_before_anything_is_made(place: Path) -> None:
+    recipe = write({"jobs": [job("one")]})
+    result = CliRunner().invoke(commands, ["run", recipe, "--summary", "no/such/s.json"])
+    assert result.exit_code == 1
+    assert "no/such/s.json: cannot be written: No such file" in result.stderr
+    assert not Path("made").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["jobs: []\njobs: []", "jobs: [{convert: {source: a, source: b, output: c}}]", "jobs: &a [*a]"],
+)
+def test_yaml_that_says_a_thing_twice_or_never_ends(place: Path, text: str) -> None:
+    Path("it.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"stands twice|must have exactly one command"):
+        read_recipes([Path("it.yaml")])
+
+
+def test_json_that_says_a_thing_twice(place: Path) -> None:
+    Path("it.json").write_text('{"jobs": [], "jobs": []}')
+    with pytest.raises(UsageError, match="'jobs' stands twice"):
+        read_recipes([Path("it.json")])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1", "jobs: 1", "jobs: [1]", "!!python/name:os.system", "- a"]
+)
+def test_files_that_are_no_recipes(place: Path, text: str) -> None:
+    Path("it.yaml").write_text(text)
+    with pytest.raises(UsageError):
+        read_recipes([Path("it.yaml")])
+
+
+@pytest.mark.parametrize("name", ["saved.yaml", "saved.json"])
+def test_a_command_is_saved_as_a_recipe(place: Path, name: str) -> None:
+    args = ["compose", "bert", "gpt2", "both", "--to", "pytorch,flax", "--seed", "3", "-q"]
+    args += ["--set", "decoder.resid_pdrop=0.3", "--pad-token", "7", "--save-recipe", name]
+    result = CliRunner().invoke(commands, args)
+    assert result.exit_code == 0, result.output
+    saved = yaml.safe_load(Path(name).read_text())
+    assert saved["jobs"][0]["compose"] == {
+        "encoder": "bert",
+        "decoder": "gpt2",
+        "output": "both",
+        "seed": 3,
+        "pad_token": "7",
+        "set": ["decoder.resid_pdrop=0.3"],
+        "to": ["pytorch", "flax"],
+    }
+    assert statuses(name) == {"both": "skipped"}  # it is what the recipe would make
+
+
+SAMPLES: dict[str, list[str]] = {
+    "to": ["pytorch"],
+    "pytorch_format": ["both"],
+    "dtype": ["float16"],
+    "max_shard_size": ["20kB"],
+    "layers": ["decoder=last:1"],
+    "seed": ["5"],
+    "init": ["xavier"],
+    "tokenizer": ["none"],
+    "resize_with": ["normal"],
+    "decoder_start_token": ["6"],
+    "pad_token": ["7"],
+    "eos_token": ["8"],
+    "settings": ["decoder.resid_pdrop=0.3", "encoder.x=$HOME"],
+    "mapping": ["own.toml"],
+    "encoder_config": ["bert/config.json"],
+    "decoder_config": ["gpt2/config.json"],
+    "card": ["card.md"],
+    "push": ["acme/both"],
+    "revision": ["next"],
+    "commit_message": ["It costs $5"],
+    "only": ["*.safetensors", "config.json"],
+    "jobs": ["2"],
+    "memory": ["100MB"],
+}
+"""Option of compose → what to give it, so that it is seen."""
+
+OTHERS: dict[str, list[str]] = {"like": ["bert2rnd"], "random": ["encoder"]}
+"""The same for those that do not go with the rest."""
+
+NOT_SAVED = {"overwrite", "dry_run", "json", "quiet", "token", "save_recipe", "log_level"}
+"""How this one run is made, and a secret."""
+
+
+def test_every_option_is_saved(place: Path) -> None:
+    Path("card.md").write_text("mine\n")
+    Path("own.toml").write_text("")
+    command = commands.get_command(click.Context(commands, **commands.context_settings), "compose")
+    assert command
+    every = {param.name: param for param in command.params if isinstance(param, click.Option)}
+    flags = {name for name, param in every.items() if param.is_flag} - NOT_SAVED
+    assert {*SAMPLES, *OTHERS, *flags, *NOT_SAVED} == every.keys()
+    args = ["compose", "bert", "gpt2", "both"]
+    for name, values in [*SAMPLES.items(), *OTHERS.items()]:
+        args += [word for value in values for word in (every[name].opts[0], value)]
+    args += [every[name].opts[0] for name in flags]
+    # Not all of this goes together: what matters is that nothing is lost on the way.
+    CliRunner().invoke(commands, [*args, "--save-recipe", "saved.yaml", "--dry-run"])
+    (read,) = read_recipes([Path("saved.yaml")])
+    kept = {"settings": "set"}
+    numbers = {"max_shard_size": 20_000, "seed": 5, "jobs": 2, "memory": 100_000_000}
+    saved = {**read.options, **(read.push or {})}
+    for name, values in [*SAMPLES.items(), *OTHERS.items()]:
+        found = saved.pop("repo_id" if name == "push" else kept.get(name, name))
+        assert found in (values, values[0], numbers.get(name)), name
+    assert {name for name, value in saved.items() if value is True} == flags
+    assert saved.keys() - flags == {"encoder", "decoder", "output"}
+    assert options("compose").keys() <= {*read.options}
+
+
+@pytest.mark.parametrize("command", ["convert", "split"])
+def test_other_commands_are_saved_too(place: Path, command: str) -> None:
+    converter.compose("bert", "gpt2", "both", to=["pytorch"])
+    args = [command, "both", "out", "--dtype", "float16", "--to", "pytorch,flax"]
+    result = CliRunner().invoke(commands, [*args, "--save-recipe", "saved.json"])
+    assert result.exit_code == 0, result.output
+    made = {"source": "both", "output": "out", "dtype": "float16", "to": ["pytorch", "flax"]}
+    assert json.loads(Path("saved.json").read_text())["jobs"] == [{"name": "out", command: made}]
+    assert statuses("saved.json") == {"out": "skipped"}

@@ -1,0 +1,148 @@
+"""Model cards: lineage, licences, what is fresh, and whose card stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import converter
+from converter.errors import UsageError
+from converter.storage.hub_upload import is_generated, stated_licence
+from tests import factories
+from tests.storage.hub.conftest import Desk
+
+
+def front(text: str) -> dict[str, object]:
+    found: dict[str, object] = yaml.safe_load(text.split("---\n")[1])
+    return found
+
+
+@pytest.fixture
+def halves(tmp_path: Path) -> tuple[Path, Path]:
+    bert = factories.make(tmp_path / "bert", "bert", intermediate_size=41).directory
+    return bert, factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
+
+
+@pytest.mark.usefixtures("bert", "gpt2")
+def test_sources_from_the_hub_are_the_lineage(desk: Desk) -> None:
+    desk.converter("compose", "acme/bert", "acme/gpt2", "both", "--seed", "3", "-q")
+    text = (desk.home / "both" / "README.md").read_text()
+    assert front(text) == {
+        "base_model": ["acme/bert", "acme/gpt2"],
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "license": "other",
+        "license_name": "apache-2.0-and-mit",
+        "tags": ["encoder-decoder", "gpt2", "bert"],
+    }
+    commits = [desk.hub.repos[name].refs["main"] for name in ("acme/bert", "acme/gpt2")]
+    command = f"converter compose acme/bert@{commits[0]} acme/gpt2@{commits[1]} OUTPUT"
+    assert command in text and "--seed 3" in text
+    assert "pipeline_tag" not in text
+    assert str(desk.home) not in text
+    # What the card says is what makes the very same files again.
+    again = next(line for line in text.splitlines() if line.startswith("converter compose"))
+    desk.converter(*again.replace("OUTPUT", "again").split()[1:], "-q")
+    one, two = (
+        json.loads((desk.home / n / "converter-manifest.json").read_text())
+        for n in ("both", "again")
+    )
+    assert one == two
+    desk.converter("push", "both", "me/both")
+    assert b'EncoderDecoderModel.from_pretrained("me/both")' in desk.hub.read(
+        "me/both", "README.md"
+    )
+
+
+def test_local_sources_are_no_lineage(halves: tuple[Path, Path], tmp_path: Path) -> None:
+    result = converter.compose(*halves, tmp_path / "both")
+    text = (tmp_path / "both" / "README.md").read_text()
+    assert front(text) == {
+        "library_name": "transformers",
+        "tags": ["encoder-decoder", "gpt2", "bert"],
+    }
+    assert (
+        'TFEncoderDecoderModel.from_pretrained("path/to/this-model", use_safetensors=False)' in text
+    )
+    assert 'FlaxEncoderDecoderModel.from_pretrained("path/to/this-model")' in text
+    fresh = len(result.to_dict()["fresh"])
+    assert f"{fresh} of {len(result.plan.tensors)} tensors" in text
+    assert "`decoder.h.{0,1}.crossattention.c_attn.weight`" in text
+    assert is_generated((tmp_path / "both" / "README.md").read_bytes())
+
+
+def test_licences(halves: tuple[Path, Path], tmp_path: Path) -> None:
+    bert, gpt2 = halves
+    (bert / "README.md").write_text("---\nlicense: mit\n---\n")
+    converter.compose(bert, gpt2, tmp_path / "one")
+    assert "license" not in front((tmp_path / "one" / "README.md").read_text())
+    (gpt2 / "README.md").write_text("---\ntags: [x]\nlicense:\n- MIT\n---\n")
+    converter.compose(bert, gpt2, tmp_path / "both")
+    assert front((tmp_path / "both" / "README.md").read_text())["license"] == "mit"
+    converter.convert(bert, tmp_path / "converted")
+    assert front((tmp_path / "converted" / "README.md").read_text())["license"] == "mit"
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ("---\nlicense: apache-2.0\n---\n", "apache-2.0"),
+        ("---\r\nlicense: 'mit'\r\n---\r\n", "mit"),
+        ("---\nlicense: [bsd-3-clause]\n---", "bsd-3-clause"),
+        ("---\nlicense:\n  - mit\n---\n", "mit"),
+        ("---\nlicense_name: mit\n---\n", None),
+        ("license: mit\n", None),
+        ("---\ntags: []\n---\nlicense: mit\n", None),
+        ("---\nlicense: a b\n---\n", None),
+    ],
+)
+def test_the_licence_that_a_card_states(tmp_path: Path, card: str, expected: str | None) -> None:
+    (tmp_path / "README.md").write_bytes(card.encode())
+    assert stated_licence(tmp_path) == expected
+
+
+def test_a_card_of_the_user_stays(halves: tuple[Path, Path], tmp_path: Path) -> None:
+    bert, _ = halves
+    card = tmp_path / "out" / "README.md"
+    converter.convert(bert, tmp_path / "out", to=["pytorch"])
+    first = card.read_bytes()
+    converter.convert(bert, tmp_path / "out", to=["flax"], overwrite=True)
+    assert is_generated(card.read_bytes()) and card.read_bytes() != first
+    card.write_text(card.read_text() + "\nAnd it is mine.\n")
+    mine = card.read_bytes()
+    converter.convert(bert, tmp_path / "out", overwrite=True)
+    assert card.read_bytes() == mine
+    own = tmp_path / "own.md"
+    own.write_text("# Own\n")
+    converter.convert(bert, tmp_path / "out", overwrite=True, card=own)
+    assert card.read_text() == "# Own\n"
+    with pytest.raises(UsageError, match="card"):
+        converter.convert(bert, tmp_path / "out", overwrite=True, card=tmp_path / "none.md")
+
+
+def test_weights_drawn_anew_have_no_lineage(halves: tuple[Path, Path], tmp_path: Path) -> None:
+    bert, gpt2 = halves
+    (gpt2 / "README.md").write_text("---\nlicense: mit\n---\n")
+    converter.compose(bert, gpt2, tmp_path / "both", random=["encoder"])
+    text = (tmp_path / "both" / "README.md").read_text()
+    assert front(text)["license"] == "mit"
+    assert "its configuration; the weights are drawn anew" in text
+
+
+def test_what_flax_must_be_told_stands_in_its_example(tmp_path: Path) -> None:
+    roberta = factories.make(tmp_path / "roberta", "roberta", pad_token_id=3).directory
+    gpt2 = factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
+    for sources, expected in (
+        ((roberta, gpt2), ["position_ids=positions + 4", "decoder_position_ids=positions"]),
+        ((gpt2,), []),
+        ((roberta,), ["position_ids=positions + 4"]),
+    ):
+        out = tmp_path / "-".join(source.name for source in sources)
+        made = out.with_name(f"{out.name}-made")
+        (converter.compose if len(sources) > 1 else converter.convert)(*sources, made)
+        card = (made / "README.md").read_text()
+        lines = [line.strip(" ,") for line in card.splitlines() if "position_ids=" in line]
+        assert lines == expected

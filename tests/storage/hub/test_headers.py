@@ -1,0 +1,134 @@
+"""What `inspect` and ``--dry-run`` read of a repository: headers, and never a whole weight file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import h5py
+import pytest
+from safetensors.numpy import load_file
+
+import converter
+from converter.tensors import TensorSpec
+from tests import factories
+from tests.storage.hub.conftest import Desk, contents
+
+SHARE = 0.05
+"""The most of a weight file that its headers may take."""
+
+
+def large(place: Path) -> Path:
+    """A BERT of 13 MB in every format of ours."""
+    sizes = {"hidden_size": 128, "intermediate_size": 512, "vocab_size": 20_000}
+    made = factories.make(place / "made", "bert", **sizes).directory
+    (made / "vocab.txt").write_text("[PAD]\n")
+    converter.convert(made, place / "all", pytorch_format="both")
+    converter.convert(made, place / "shards", to=["pytorch"], max_shard_size="4MB")
+    return place / "all"
+
+
+def as_keras_writes(source: Path, target: Path) -> None:
+    """The HDF5 file `source` by the calls that Keras makes: headers between the values."""
+    with h5py.File(source) as old, h5py.File(target, "w") as new:
+        for key, value in old.attrs.items():
+            new.attrs[key] = value
+        for layer in old:
+            names = list(old[layer].attrs["weight_names"])
+            group = new.create_group(layer)
+            group.attrs["weight_names"] = names
+            for name in names:
+                group.create_dataset(name.decode(), data=old[layer][name.decode()][()])
+
+
+def as_torch_writes(source: Path, target: Path, **how: bool) -> None:
+    import torch
+
+    state = {name: torch.from_numpy(value) for name, value in load_file(source).items()}
+    torch.save(state, target, **how)
+
+
+def as_google_writes(config: Path, place: Path) -> None:
+    from tests.formats import bundles
+
+    drawn = factories.blueprint(json.loads(config.read_text()))
+    named = [slot for slot in drawn.params if "google" in slot.spellings]
+    kept = type(drawn)(tuple(named), drawn.drops)
+    arrays = {
+        TensorSpec(name, "float32", array.shape): array
+        for name, array in factories.stored(kept, "google").items()
+    }
+    bundles.write(place / "bert_model.ckpt.index", arrays)
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Name → a directory with the model in one format."""
+    home = tmp_path_factory.mktemp("large")
+    all_of_them = large(home)
+    found = {"shards": home / "shards"}
+    names = {
+        "safetensors": "model.safetensors",
+        "bin": "pytorch_model.bin",
+        "h5": "tf_model.h5",
+        "msgpack": "flax_model.msgpack",
+        "torch": "pytorch_model.bin",
+        "legacy": "pytorch_model.bin",
+        "keras": "tf_model.h5",
+        "bundle": "bert_model.ckpt.index",
+    }
+    for name, file in names.items():
+        found[name] = home / name
+        found[name].mkdir()
+        for small in ("config.json", "vocab.txt"):
+            (found[name] / small).write_bytes((all_of_them / small).read_bytes())
+        if name in ("safetensors", "bin", "h5", "msgpack"):
+            (all_of_them / file).rename(found[name] / file)
+    native = found["safetensors"] / "model.safetensors"
+    as_torch_writes(native, found["torch"] / "pytorch_model.bin")
+    zipped = {"_use_new_zipfile_serialization": False}
+    as_torch_writes(native, found["legacy"] / "pytorch_model.bin", **zipped)
+    as_keras_writes(found["h5"] / "tf_model.h5", found["keras"] / "tf_model.h5")
+    as_google_writes(all_of_them / "config.json", found["bundle"])
+    return found
+
+
+def weights(directory: Path) -> dict[str, int]:
+    """The SHA-256 of each weight file → its bytes."""
+    return {
+        hashlib.sha256(data).hexdigest(): len(data)
+        for name, data in contents(directory).items()
+        if Path(name).suffix in (".safetensors", ".bin", ".h5", ".msgpack", ".data-00000-of-00001")
+    }
+
+
+def served(desk: Desk, digest: str) -> int:
+    return sum(nbytes for path, _, nbytes in desk.hub.served if digest in path)
+
+
+def test_headers_alone_are_read_and_tell_the_same(
+    desk: Desk, repositories: dict[str, Path]
+) -> None:
+    for name, directory in repositories.items():
+        desk.hub.publish(f"acme/{name}", contents(directory))
+    asked: list[tuple[object, ...]] = []
+    for place in ({name: f"acme/{name}" for name in repositories}, repositories):
+        asked += [("inspect", place[name], "--json") for name in repositories]
+        planned = ("planned", "--dry-run", "--json")
+        asked.append(("compose", place["legacy"], place["keras"], *planned))
+        asked.append(("convert", place["shards"], *planned))
+        asked.append(("check-table", "--draft", place["safetensors"]))
+    done = desk.errands(*asked)
+    half = len(asked) // 2
+    for command, afar, here in zip(asked, done[:half], done[half:], strict=False):
+        assert afar.code == here.code == 0, (command, afar.stderr, here.stderr)
+        named = [re.sub(r'"source": ".*/', '"source": "', each.stdout) for each in (afar, here)]
+        assert len(named[0]) > 1000 and named[0] == named[1], command
+    for name in repositories:
+        for digest, size in weights(repositories[name]).items():
+            assert served(desk, digest) < SHARE * size, (name, served(desk, digest), size)
+    # What is signed for a storage of another host is all that it needs.
+    storage = [token for path, token, _ in desk.hub.served if path.startswith("/_blob/")]
+    assert storage and not any(storage)

@@ -1,0 +1,58 @@
+"""The commands of the pages on the Hub, run as they stand there."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+import converter
+from tests import factories
+from tests.docs.reading_pages import blocks
+from tests.storage.hub.conftest import Desk, Errand, contents
+
+
+def run(desk: Desk, page: str) -> dict[str, Errand]:
+    """Every command of ours on a page, in order → how it ended."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    ours = [line for line in lines if line.startswith("converter ")]
+    done = desk.errands(*(shlex.split(line)[1:] for line in ours))
+    assert not [each.stderr for each in done if each.code]
+    return dict(zip(ours, done, strict=True))
+
+
+@pytest.fixture
+def org(desk: Desk) -> Desk:
+    """The repositories that the pages name."""
+    bert = factories.make(desk.home / "bert-made", "bert").directory
+    gpt2 = factories.make(desk.home / "gpt2-made", "gpt2", "GPT2LMHeadModel").directory
+    for name, directory in (("org/bert", bert), ("org/gpt2", gpt2)):
+        desk.hub.publish(name, contents(directory))
+    converter.convert(bert, desk.home / "tf", to=["tensorflow"])
+    files = contents(desk.home / "tf")
+    desk.hub.publish("org/name", {name: files[name] for name in ("config.json", "tf_model.h5")})
+    (desk.home / "card.md").write_text("# By hand\n")
+    return desk
+
+
+def test_the_page_on_the_hub(org: Desk) -> None:
+    done = run(org, "hub.md")
+    assert len(done) == 8
+    assert not (org.home / "planned").exists()
+    mine, again = (org.hub.repos[name] for name in ("me/bert2gpt2", "me/again"))
+    assert mine.private and not again.private
+    assert set(again.files()) == set(contents(org.home / "again"))
+    assert "model.safetensors" in org.hub.repos["org/gpt2"].files("refs/pr/1")
+    assert (org.home / "carded" / "README.md").read_text() == "# By hand\n"
+
+
+def test_the_page_on_rescue(org: Desk) -> None:
+    run(org, "rescue.md")
+    repo = org.hub.repos["org/name"]
+    assert set(repo.files("refs/pr/1")) - set(repo.files()) == {"model.safetensors"}
+    config = json.loads(org.hub.read("org/name", "config.json", "refs/pr/1"))
+    assert config["model_type"] == "bert"
+    assert contents(org.home / "name")["model.safetensors"] == org.hub.read(
+        "org/name", "model.safetensors", "refs/pr/1"
+    )

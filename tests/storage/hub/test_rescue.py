@@ -1,0 +1,109 @@
+"""A repository that only TensorFlow could read gets its safetensors by a pull request."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import converter
+from converter.tensors import TensorSpec
+from tests import factories
+from tests.storage.hub.conftest import Desk, contents
+
+KINDS = ("tensorflow", "flax", "bundle")
+
+
+def left_behind(place: Path, source: Path, kind: str) -> dict[str, bytes]:
+    """The files of a repository that only TensorFlow, only Flax, or only Google's code can read."""
+    if kind != "bundle":
+        converter.convert(source, place, to=[kind])
+        file = {"tensorflow": "tf_model.h5", "flax": "flax_model.msgpack"}[kind]
+        return {name: (place / name).read_bytes() for name in ("config.json", file)}
+    from tests.formats import bundles
+
+    place.mkdir()
+    config = json.loads((source / "config.json").read_text())
+    drawn = factories.blueprint(config)
+    named = [slot for slot in drawn.params if "google" in slot.spellings]
+    stored = factories.stored(type(drawn)(tuple(named), drawn.drops), "google")
+    arrays = {TensorSpec(name, "float32", each.shape): each for name, each in stored.items()}
+    bundles.write(place / "bert_model.ckpt.index", arrays)
+    del config["model_type"]
+    original = json.dumps({**config, "layer_norm_eps": 1e-12}).encode()
+    return {**contents(place), "bert_config.json": original}
+
+
+@pytest.fixture
+def stranded(desk: Desk, request: pytest.FixtureRequest) -> Desk:
+    """``other/tf`` on the Hub, as it was left behind."""
+    source = factories.make(desk.home / "bert", "bert", intermediate_size=41).directory
+    kind = getattr(request, "param", "tensorflow")
+    files = left_behind(desk.home / "left", source, kind)
+    desk.hub.publish("other/tf", {**files, "README.md": b"# By its author\n"})
+    return desk
+
+
+def rescue(desk: Desk, *more: str) -> dict[str, object]:
+    args = ("convert", "other/tf", "out", "--to", "pytorch", "--push", "other/tf", "--create-pr")
+    told: dict[str, object] = json.loads(desk.converter(*args, "--json", *more).stdout)["pushed"]
+    return told
+
+
+@pytest.mark.parametrize("stranded", KINDS, indirect=True)
+def test_the_pull_request_adds_the_weights_and_nothing_else(stranded: Desk) -> None:
+    told = rescue(stranded)
+    repo = stranded.hub.repos["other/tf"]
+    before, after = repo.files("main"), repo.files("refs/pr/1")
+    added = {"model.safetensors"} | {"config.json"} - set(before)
+    assert told["pull_request"] == 1 and set(told["sent"]) == added
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == added
+    assert repo.pulls[0]["title"] == "Adding `safetensors` variant of this model"
+    proof = repo.commits[repo.refs["refs/pr/1"]]["description"]
+    assert "tensors equal to their source" in proof and str(stranded.home) not in proof
+    sent = stranded.hub.read("other/tf", "model.safetensors", "refs/pr/1")
+    original = contents(stranded.home / "bert")["model.safetensors"]
+    (stranded.home / "sent.safetensors").write_bytes(sent)
+    (stranded.home / "old.safetensors").write_bytes(original)
+    config = stranded.home / "bert" / "config.json"
+    found = converter.diff(
+        stranded.home / "sent.safetensors",
+        stranded.home / "old.safetensors",
+        first_config=config,
+        second_config=config,
+    )
+    assert found.equal
+
+
+def test_a_recipe_rescues_as_the_command_does(stranded: Desk) -> None:
+    job = {
+        "convert": {"source": "other/tf", "output": "out", "to": ["pytorch"]},
+        "push": {"repo_id": "other/tf", "create_pr": True},
+    }
+    (stranded.home / "rescue.json").write_text(json.dumps({"jobs": [job]}))
+    summary = json.loads(stranded.converter("run", "rescue.json", "--json").stdout)
+    assert summary["jobs"]["out"]["pushed"]["sent"] == ["model.safetensors"]
+    repo = stranded.hub.repos["other/tf"]
+    assert repo.pulls[0]["title"] == "Adding `safetensors` variant of this model"
+    proof = repo.commits[repo.refs["refs/pr/1"]]["description"]
+    assert "tensors equal to their source" in proof and str(stranded.home) not in proof
+    again = json.loads(stranded.converter("run", "rescue.json", "--json").stdout)["jobs"]["out"]
+    assert again["status"] == "skipped" and again["pushed"]["sent"] == []
+    assert again["pushed"]["pull_request"] == 1 and len(repo.pulls) == 1
+    again = rescue(stranded, "--overwrite")
+    assert again["continued"] and again["sent"] == [] and len(repo.pulls) == 1
+
+
+def test_options_of_a_push_need_one(stranded: Desk) -> None:
+    done = stranded.converter("convert", "other/tf", "out", "--create-pr", code=2)
+    assert "only with --push" in done.stderr
+    assert not (stranded.home / "out").exists()
+
+
+def test_a_composition_is_pushed_whole(stranded: Desk) -> None:
+    args = ("compose", "bert", "other/tf", "both", "--push", "me/both", "--private", "-q")
+    stranded.converter(*args)
+    assert stranded.hub.repos["me/both"].private
+    assert set(stranded.hub.repos["me/both"].files()) == set(contents(stranded.home / "both"))

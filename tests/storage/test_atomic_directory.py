@@ -1,0 +1,238 @@
+"""Outputs are complete or absent, and nothing that was there is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from converter.errors import OutputError
+from converter.storage import atomic_directory as module
+from converter.storage.atomic_directory import atomic_directory, require_space
+
+
+def fill(directory: Path, text: str) -> None:
+    (directory / "config.json").write_text(text)
+    (directory / "sub").mkdir()
+    (directory / "sub" / "weights").write_text(text * 1000)
+
+
+def content(directory: Path) -> str:
+    text = _config(directory)
+    assert (directory / "sub" / "weights").read_text() == text * 1000
+    return text
+
+
+def _config(directory: Path) -> str:
+    return (directory / "config.json").read_text()
+
+
+def make(output: Path, text: str, overwrite: bool = False) -> None:
+    with atomic_directory(output, overwrite) as partial:
+        assert partial.parent == output.parent
+        assert partial.name.startswith(f".{output.name}.partial-")
+        fill(partial, text)
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_a_new_output_and_its_parents_appear(tmp_path):
+    output = tmp_path / "a" / "b" / "model"
+    make(output, "new")
+    assert content(output) == "new"
+    assert names(output.parent) == {"model"}
+
+
+def test_an_empty_directory_is_filled(tmp_path):
+    (tmp_path / "model").mkdir()
+    make(tmp_path / "model", "new")
+    assert content(tmp_path / "model") == "new"
+    assert names(tmp_path) == {"model"}
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_overwrite_replaces_everything(tmp_path, monkeypatch, exchange):
+    if not exchange:
+        monkeypatch.setattr(module, "_exchange", lambda first, second: False)
+    output = tmp_path / "model"
+    make(output, "old")
+    (output / "stale").write_text("")
+    make(output, "new", overwrite=True)
+    assert content(output) == "new"
+    assert names(output) == {"config.json", "sub"}
+    assert names(tmp_path) == {"model"}
+
+
+def test_what_exists_needs_overwrite(tmp_path):
+    make(tmp_path / "model", "old")
+    with pytest.raises(OutputError, match="--overwrite"):
+        make(tmp_path / "model", "new")
+    assert content(tmp_path / "model") == "old"
+    assert names(tmp_path) == {"model"}
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_what_is_no_checkpoint_is_never_replaced(tmp_path, overwrite):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("precious")
+    with pytest.raises(OutputError, match="no checkpoint"):
+        make(tmp_path / "thesis", "new", overwrite)
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(OutputError, match="not a directory"):
+        make(tmp_path / "file", "new", overwrite)
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with pytest.raises(OutputError, match="not a directory"):
+        make(tmp_path / "link", "new", overwrite)
+    assert (tmp_path / "file").read_text() == "precious"
+    assert names(tmp_path) == {"thesis", "file", "link"}
+
+
+def test_a_link_to_a_checkpoint_stays_a_link(tmp_path):
+    make(tmp_path / "model", "old")
+    (tmp_path / "latest").symlink_to("model")
+    with atomic_directory(tmp_path / "latest", overwrite=True) as partial:
+        fill(partial, "new")
+    assert (tmp_path / "latest").is_symlink()
+    assert content(tmp_path / "model") == "new"
+
+
+def test_the_current_directory_is_not_pulled_away(tmp_path, monkeypatch):
+    make(tmp_path / "model", "old")
+    monkeypatch.chdir(tmp_path / "model" / "sub")
+    with pytest.raises(OutputError, match="current directory"):
+        make(tmp_path / "model", "new", overwrite=True)
+    assert content(tmp_path / "model") == "old"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_the_old_and_no_trace(tmp_path, error):
+    make(tmp_path / "model", "old")
+    with pytest.raises(error), atomic_directory(tmp_path / "model", overwrite=True) as partial:
+        fill(partial, "half")
+        raise error
+    assert content(tmp_path / "model") == "old"
+    assert names(tmp_path) == {"model"}
+
+
+def test_a_failing_rename_restores_the_old(tmp_path, monkeypatch):
+    make(tmp_path / "model", "old")
+    monkeypatch.setattr(module, "_exchange", lambda first, second: False)
+    rename = Path.rename
+
+    def refuse(self, target):
+        if ".partial-" in self.name:
+            raise OSError(errno.EACCES, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OutputError, match="Permission denied"):
+        make(tmp_path / "model", "new", overwrite=True)
+    assert content(tmp_path / "model") == "old"
+    assert names(tmp_path) == {"model"}
+
+
+def test_an_output_that_appeared_meanwhile_is_not_replaced(tmp_path):
+    with (
+        pytest.raises(OutputError, match="--overwrite"),
+        atomic_directory(tmp_path / "model") as partial,
+    ):
+        fill(partial, "mine")
+        (tmp_path / "model").mkdir()
+        fill(tmp_path / "model", "theirs")
+    assert content(tmp_path / "model") == "theirs"
+
+
+def test_two_runs_do_not_meet(tmp_path):
+    with atomic_directory(tmp_path / "model") as partial:
+        fill(partial, "first")
+        with pytest.raises(OutputError, match="another run is writing there"):
+            make(tmp_path / "model", "second")
+        make(tmp_path / "other", "other")
+    assert content(tmp_path / "model") == "first"
+    assert names(tmp_path) == {"model", "other"}
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from converter.storage.atomic_directory import atomic_directory
+with atomic_directory(Path(sys.argv[1]), overwrite=True) as partial:
+    (partial / "config.json").write_text("killed")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_run_leaves_the_old_and_the_next_clears_up(tmp_path):
+    output = tmp_path / "model"
+    make(output, "old")
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(output)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(OutputError, match="another run"):
+            make(output, "new", overwrite=True)
+        process.send_signal(signal.SIGKILL)
+    assert content(output) == "old"
+    assert len(names(tmp_path)) == 3  # the output, the partial directory, the lock file
+    make(output, "new", overwrite=True)
+    assert content(output) == "new"
+    assert names(tmp_path) == {"model"}
+
+
+def test_a_run_killed_between_two_renames_is_undone(tmp_path):
+    make(tmp_path / ".model.previous-00000000", "old")
+    with pytest.raises(OutputError, match="--overwrite"):
+        make(tmp_path / "model", "new")
+    assert content(tmp_path / "model") == "old"
+    assert names(tmp_path) == {"model"}
+
+
+def test_leftovers_of_other_outputs_are_left_alone(tmp_path):
+    (tmp_path / ".model2.partial-1").mkdir()
+    (tmp_path / ".model.partial-1").mkdir()
+    make(tmp_path / "model", "new")
+    assert names(tmp_path) == {"model", ".model2.partial-1"}
+
+
+def test_many_runs_at_once_give_one_whole_output(tmp_path):
+    code = KILLED.replace("time.sleep(60)", "time.sleep(0.02)")
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "model")], stderr=-3, stdout=-3
+        )
+        for _ in range(6)
+    ]
+    deadline = time.monotonic() + 30
+    codes = [run.wait(max(0.1, deadline - time.monotonic())) for run in runs]
+    assert 0 in codes
+    assert _config(tmp_path / "model") == "killed"
+    assert names(tmp_path) == {"model"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_a_forbidden_place(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="Permission denied"):
+        make(tmp_path / "model", "new")
+
+
+def test_a_file_in_the_way_of_the_parents(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        make(tmp_path / "file" / "model", "new")
+
+
+def test_room_is_checked(tmp_path):
+    require_space(tmp_path / "not" / "there", 1)
+    with pytest.raises(OutputError, match=r"(?s)too little room.*1,000,000,000,000,000,000 bytes"):
+        require_space(tmp_path / "not" / "there", 10**18)

@@ -1,0 +1,236 @@
+"""References that are URLs, whatever the protocol: fsspec's own memory stands for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from click.testing import CliRunner, Result
+from fsspec.implementations.memory import MemoryFile
+from fsspec.spec import AbstractBufferedFile
+
+import converter
+from converter.cli import commands
+from converter.errors import CheckpointError, OutputError, UnsupportedError
+from converter.recipes.parser import read_recipes
+from converter.storage import url_download
+from converter.storage.url import Url, path_of, same_location_key, url_of
+from converter.storage.url_upload import commit_order
+from tests import factories
+from tests.models.test_legacy_detection import release
+from tests.reading import manifest_of
+
+
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+    yield system
+    system.store.clear()
+    assert not any((tmp_path / "tmp").iterdir()), "something was left behind"
+
+
+def put(system: Any, directory: Path, below: str) -> None:
+    for path in directory.rglob("*"):
+        if path.is_file():
+            system.pipe(f"/{below}/{path.relative_to(directory).as_posix()}", path.read_bytes())
+
+
+def run(*args: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(commands, [str(arg) for arg in args])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("s3://bucket/some/name/", "s3://bucket/some/name"),
+        ("S3://bucket/name", "s3://bucket/name"),
+        ("ftp://me:secret@host/name", "ftp://host/name"),
+        ("https://host/name?X-Amz-Signature=abc", "https://host/name"),
+        ("s3://bucket/a name#1?", "s3://bucket/a name#1?"),
+        ("hf://org/name/below", "hf://org/name/below"),
+        ("memory://name", "memory://name"),
+        ("hf://org/name@v1", None),
+        ("file:///some/where", None),
+        ("org/name", None),
+        ("./s3:/bucket", None),
+        ("C://name", None),
+        ("name", None),
+    ],
+)
+def test_what_is_a_url(text: str, bare: str | None) -> None:
+    found = url_of(text)
+    assert (found and found.bare) == bare
+
+
+def test_parts_of_urls_and_paths(memory: Any, tmp_path: Path) -> None:
+    assert Url("s3://bucket/some/name/").name == "name"
+    assert (Url("s3://bucket/some/") / "x").text == "s3://bucket/some/x"
+    assert path_of("file:///some/wh%20ere") == Path("/some/wh ere")
+    assert same_location_key("made/x/../y") == str(tmp_path / "made" / "y")
+    assert same_location_key("s3://b/x/") == same_location_key("s3://b/x")
+    assert same_location_key("hf://org/name/") == same_location_key("hf://org/name")
+
+
+def test_files_appear_in_an_order_that_tells_no_lie() -> None:
+    names = "converter-manifest.json config.json model.safetensors.index.json vocab.txt"
+    names += (
+        " decoder_tokenizer/vocab.json tf_model.h5 encoder/config.json model-1-of-2.safetensors"
+    )
+    order = commit_order(names.split())
+    assert order[:2] == ["model-1-of-2.safetensors", "tf_model.h5"]
+    assert order[-4:-1] == ["model.safetensors.index.json", "config.json", "encoder/config.json"]
+    assert order[-1] == "converter-manifest.json"
+
+
+def test_the_disk_has_to_have_room(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(memory, factories.make(Path("bert"), "bert").directory, "bert")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1000))
+    with pytest.raises(CheckpointError, match=r"has 1,000 free\nFree some, or set TMPDIR"):
+        converter.convert("memory://bert", "out")
+
+
+def test_a_file_that_grows_meanwhile(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(memory, factories.make(Path("bert"), "bert").directory, "bert")
+    listing = url_download.listing
+
+    def then_grown(*args: Any, **options: Any) -> Any:
+        found = listing(*args, **options)
+        memory.pipe("/bert/config.json", b"{}" + memory.cat("/bert/config.json"))
+        return found
+
+    monkeypatch.setattr(url_download, "listing", then_grown)
+    with pytest.raises(CheckpointError, match=r"memory://bert/config.json: had 3\d\d bytes when"):
+        converter.convert("memory://bert", "out")
+
+
+def test_names_that_lead_out_of_the_directory(memory: Any, tmp_path: Path) -> None:
+    put(memory, factories.make(Path("bert"), "bert").directory, "bert")
+    found = url_download.listing(Url("memory://bert"), CheckpointError)
+    assert found is not None
+    files = {"../evil.json": {"size": 2, "name": "/evil.json", "type": "file"}}
+    lying = url_download._Downloader(
+        type(found)(found.url, found.filesystem, found.path, files), tmp_path, "none"
+    )
+    with pytest.raises(CheckpointError, match="is no name of a file in it"):
+        lying.fetch(list(files), tmp_path / "below")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a" * 300, "a\\b", "a\0b"])
+def test_urls_whose_last_part_names_no_directory(memory: Any, tmp_path: Path, name: str) -> None:
+    """What was fetched stays below the temporary directory, whatever a URL is called."""
+    put(memory, factories.make(Path("bert"), "bert").directory, "bert")
+    found = url_download.listing(Url("memory://bert"), CheckpointError)
+    assert found
+    home = tmp_path / "home" / "own"
+    home.mkdir(parents=True)
+    named = dataclasses.replace(found, url=Url(f"memory://models/{name}"))
+    staged = url_download._Downloader(named, home, "one").staged()
+    assert staged.directory == home / "checkpoint"
+    assert {path.name for path in home.parent.iterdir()} == {"own"}
+    assert (home / "checkpoint" / "model.safetensors").is_file()
+    assert Url("memory://models/bert/").local_name == "bert"
+
+
+def test_what_has_nothing_to_do_with_a_checkpoint_is_not_fetched(memory: Any) -> None:
+    made = factories.make(Path("bert"), "bert").directory
+    for name in ("optimizer.pt", "pytorch_model.bin", "logs/big.bin", "notes.pdf"):
+        (made / name).parent.mkdir(exist_ok=True)
+        (made / name).write_bytes(b"x")
+    (made / "vocab.txt").write_text("[PAD]")
+    put(memory, made, "bert")
+    origin = url_download.download(Url("memory://bert"), "one")
+    held = [path.name for path in origin.directory.rglob("*")]
+    assert sorted(held) == ["config.json", "model.safetensors", "vocab.txt"]
+    origin.close()
+    memory.rm("/bert/model.safetensors")
+    memory.rm("/bert/pytorch_model.bin")
+    assert "memory://bert: holds no weight file" in run("inspect", "memory://bert", code=1).stderr
+
+
+def test_a_tensorflow_bundle_by_what_its_files_begin_with(memory: Any) -> None:
+    release(Path("google"), "bert", "bert_model.ckpt")
+    put(memory, Path("google"), "google")
+    here = json.loads(run("inspect", "google/bert_model.ckpt", "--json").stdout)
+    for name in ("bert_model.ckpt", "bert_model.ckpt.index", ""):
+        url = f"memory://google/{name}".rstrip("/")
+        found = json.loads(run("inspect", url, "--json").stdout)
+        assert found == {**here, "source": url}
+    run("convert", "memory://google/bert_model.ckpt", "out", "--to", "pytorch", "-q")
+    run("diff", "out", "google/bert_model.ckpt")
+
+
+def test_a_half_that_is_drawn_needs_no_weights(memory: Any) -> None:
+    bert = factories.make(Path("bert"), "bert").directory
+    put(memory, bert, "bert")
+    memory.rm("/bert/model.safetensors")
+    factories.make(Path("gpt2"), "gpt2", "GPT2LMHeadModel")
+    args = ("gpt2", "memory://out/both", "--random", "encoder", "-q")
+    run("compose", "memory://bert", *args)
+    manifest = json.loads(memory.cat("/out/both/converter-manifest.json"))
+    assert manifest["sources"]["encoder"]["reference"] == "memory://bert"
+    run("compose", "bert", *args[:1], "here", *args[2:])
+    assert manifest["tensors"] == manifest_of(Path("here"))["tensors"]
+
+
+def test_where_files_cannot_be_held_back(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    factories.make(Path("bert"), "bert")
+    monkeypatch.setattr(MemoryFile, "commit", AbstractBufferedFile.commit)
+    with pytest.raises(OutputError, match="files appear one by one") as caught:
+        converter.convert("bert", "memory://out/bert")
+    assert "Let OUTPUT be a path of this machine" in str(caught.value)
+    assert not memory.find("/out")
+
+
+def test_a_file_url_is_a_path(memory: Any, tmp_path: Path) -> None:
+    factories.make(Path("bert"), "bert")
+    run("convert", f"file://{tmp_path}/bert", f"file://{tmp_path}/out", "-q")
+    run("convert", "bert", "again", "-q")
+    for path in Path("again").iterdir():
+        assert (Path("out") / path.name).read_bytes() == path.read_bytes()
+    assert run("verify", f"file://{tmp_path}/out").exit_code == 0
+
+
+def test_what_cannot_be(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    factories.make(Path("bert"), "bert")
+    told = run("convert", "bert", "memory://out", "--resume", code=2).stderr
+    assert "resume: only an output on this machine" in told
+    told = run("convert", "bert", "memory://out", "--push", "org/name", code=2).stderr
+    assert "--push sends a directory: let OUTPUT be a path." in told
+    told = run("inspect", "zzz://bert", code=1).stderr
+    assert "zzz://bert: cannot be reached: there is no such protocol" in told
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    told = run("inspect", "gs://models/bert", code=1).stderr
+    assert "the library for gs:// is not installed" in told
+    assert "pip install 'encdec-converter[gs]'" in told
+    with pytest.raises(UnsupportedError):
+        converter.convert("bert", "gs://models/bert")
+    with pytest.raises(OutputError, match="data:// does not allow that"):
+        converter.convert("bert", "data://text")
+    with pytest.raises(OutputError, match="Let OUTPUT be hf://org/name, a whole repository"):
+        converter.convert("bert", "hf://org/name/below")
+    memory.pipe("/dir/file", b"x")
+    with pytest.raises(OutputError, match="memory://dir/file exists and is not a directory"):
+        converter.convert("bert", "memory://dir/file")
+    Path("r.yaml").write_text(
+        "jobs: [{convert: {source: bert, output: 'memory://out'}},"
+        " {name: below, convert: {source: 'memory://out', output: 'memory://out/below'}}]"
+    )
+    with pytest.raises(converter.UsageError, match="below: its output lies in that of out"):
+        read_recipes([Path("r.yaml")])

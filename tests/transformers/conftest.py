@@ -1,0 +1,48 @@
+"""One process, one import of the frameworks, one workshop of peer-made checkpoints."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.transformers.source_cache import Workshop
+from tests.transformers.transformers_5 import Fifth, fifth
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frameworks() -> None:
+    """Import all frameworks once, or skip everything here with the reason."""
+    for name in ("torch", "tensorflow", "flax", "transformers"):
+        pytest.importorskip(name)
+    import jax
+    import torch
+    import transformers
+
+    jax.config.update("jax_disable_most_optimizations", True)  # most of the time goes to compiling
+
+    torch.set_num_threads(2)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """Peer-made checkpoints, each built once."""
+    return Workshop(Path(tmp_path_factory.mktemp("sources")))
+
+
+@pytest.fixture(scope="session")
+def later() -> Iterator[Fifth]:
+    """transformers 5, started when it is first asked."""
+    with fifth() as running:
+        yield running

@@ -1,0 +1,139 @@
+"""One weight file loaded by its own framework, with any class and any inputs.
+
+`oracle` says what can be wrong; here the class and the inputs are given, so that models of any
+modality can be judged, also those that load but cannot run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.transformers import oracle
+from tests.transformers.oracle import FILES, FRAMEWORKS, Loaded
+
+Batch = Mapping[str, np.ndarray]
+
+
+def without(values: Mapping[str, Any], texts: tuple[str, ...]) -> dict[str, Any]:
+    """The values whose names hold none of some texts."""
+    return {key: value for key, value in values.items() if not any(text in key for text in texts)}
+
+
+def load(
+    directory: Path, kind: str, name: str, batch: Batch | None, computed: tuple[str, ...] = ()
+) -> Loaded:
+    """Load one weight file with class ``name``; run it on ``batch`` unless that is ``None``.
+
+    A file may lack tensors with a text of ``computed`` in their name, and they are not listed.
+    """
+    loaded = Loaded(kind)
+    reader = {"pytorch": _pytorch, "tensorflow": _tensorflow, "flax": _flax}[FRAMEWORKS[kind]]
+    weightless: set[str] = set()
+    with oracle.isolated(directory, kind) as place, oracle.captured() as messages:
+        try:
+            weightless = reader(loaded, place, name, batch, computed) or set()
+        except Exception as error:  # whatever the peer raises is a finding
+            loaded.problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+    loaded.problems += [
+        f"warning: {text[:300]}"
+        for text in messages
+        if "newly initialized" in text or ("were not used when" in text and "All " not in text[:5])
+        if not any(f"['{layer}']" in text for layer in weightless)
+    ]
+    loaded.stored = without(loaded.stored, computed)
+    for group in (loaded.outputs, loaded.stored):
+        for key, value in group.items():
+            if not np.isfinite(value).all():
+                loaded.problems.append(f"{key} is not finite")
+    if batch is not None and not loaded.outputs and not loaded.problems:
+        loaded.problems.append("no floating output")
+    return loaded
+
+
+def _pytorch(
+    loaded: Loaded, place: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
+) -> None:
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    model, info = getattr(transformers, name).from_pretrained(
+        place, output_loading_info=True, use_safetensors=True
+    )
+    oracle._report(loaded, info)
+    stored = load_file(place / FILES["safetensors"])
+    loaded.stored = {key: value.float().numpy() for key, value in stored.items()}
+    native = model.state_dict(keep_vars=True)
+    covered = {oracle._place(native[key]) for key in stored if key in native}
+    oracle._compare(
+        loaded,
+        {
+            key: value.detach().float().numpy()
+            for key, value in native.items()
+            if (key in stored or oracle._place(value) not in covered)  # a tied name may be absent
+            and (key in stored or without({key: value}, computed))
+        },
+    )
+    loaded.model = model.eval()
+    if batch is not None:
+        with torch.no_grad():
+            tensors = {key: torch.from_numpy(value) for key, value in batch.items()}
+            oracle._keep_outputs(loaded, model(**tensors))
+
+
+def _tensorflow(
+    loaded: Loaded, place: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
+) -> set[str]:
+    """Read it; return the layers without weights (a dropout, whose number differs from process to
+    process), which transformers reports missing even from a file that it wrote itself."""
+    import tensorflow as tf
+    import transformers
+
+    model, info = getattr(transformers, name).from_pretrained(
+        place, output_loading_info=True, use_safetensors=False
+    )
+    weightless = {layer.name for layer in model.layers if not layer.weights}
+    info["missing_keys"] = [key for key in info["missing_keys"] if key not in weightless]
+    oracle._report(loaded, info)
+    stored, _ = oracle.read_h5(place / FILES["h5"])
+    loaded.stored = {key: value.astype(np.float32) for key, value in stored.items()}
+    oracle._compare(loaded, {w.name.split("/", 1)[-1]: w.numpy() for w in model.weights})
+    loaded.model = model
+    if batch is not None:
+        tensors = {
+            key: tf.constant(value, tf.float32 if value.dtype.kind == "f" else tf.int32)
+            for key, value in batch.items()
+        }
+        oracle._keep_outputs(loaded, model(**tensors, training=False))
+    return weightless
+
+
+def _flax(
+    loaded: Loaded, place: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
+) -> None:
+    import jax.numpy as jnp
+    import transformers
+    from flax.traverse_util import flatten_dict
+
+    model = getattr(transformers, name).from_pretrained(place)
+    stored = oracle.read_msgpack(place / FILES["msgpack"])
+    loaded.stored = {key: np.asarray(value, np.float32) for key, value in stored.items()}
+    native = {key: np.asarray(value) for key, value in flatten_dict(model.params, sep="/").items()}
+    required = {"/".join(key) for key in model.required_params}
+    oracle._compare(loaded, {key: value for key, value in native.items() if key in required})
+    loaded.model = model
+    if batch is not None:
+        speech = "inputs" in signature(type(model).__call__).parameters
+        other = "inputs" if speech else "input_values"  # what FlaxSpeechEncoderDecoderModel says
+        tensors = {
+            other if key == "input_values" else key: jnp.asarray(
+                value, jnp.float32 if value.dtype.kind == "f" else jnp.int32
+            )
+            for key, value in batch.items()
+        }
+        oracle._keep_outputs(loaded, model(**tensors))

@@ -1,0 +1,119 @@
+"""What the two halves of a composition must hold, told by the peer from the sources alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.transformers.files import FRAMEWORKS
+from tests.transformers.models import STEMS, class_name, weights
+from tests.transformers.oracle import Loaded, difference, inputs
+from tests.transformers.source_cache import Workshop
+
+ENCODER_KINDS = {
+    family: ("safetensors", "h5")
+    if family in ("camembert", "distilbert", "electra")
+    else ("safetensors", "h5", "msgpack")
+    for family in STEMS
+}
+"""Family → frameworks whose encoder-decoder class can hold and call it as encoder."""
+
+DECODER_KINDS = {
+    "bert": ("safetensors", "h5", "msgpack"),
+    "roberta": ("safetensors", "h5", "msgpack"),
+    "xlm-roberta": ("safetensors", "h5", "msgpack"),
+    "camembert": ("safetensors", "h5"),
+    "roberta-prelayernorm": ("safetensors", "h5", "msgpack"),
+    "gpt2": ("safetensors", "h5", "msgpack"),
+    "electra": ("safetensors",),
+}
+"""Family → frameworks whose encoder-decoder class can hold and call it as decoder."""
+
+
+def expected_kinds(encoder: str, decoder: str) -> tuple[str, ...]:
+    """The weight files a composition has by default."""
+    return tuple(kind for kind in ENCODER_KINDS[encoder] if kind in DECODER_KINDS[decoder])
+
+
+def source_model(directory: Path, family: str, head: str) -> Any:
+    """The source in PyTorch, in float32, as the role needs it."""
+    import transformers
+
+    name = class_name("pytorch", family, head)
+    changes = {"is_decoder": True} if head == "causal" else {}
+    safe = (directory / "model.safetensors").exists()
+    model = getattr(transformers, str(name)).from_pretrained(
+        directory, use_safetensors=safe, **changes
+    )
+    return model.float().eval()
+
+
+def check_encoder(loaded: Loaded, source: Any, config: dict[str, Any]) -> None:
+    """The composition's encoder computes what the source computes by itself."""
+    import torch
+
+    ids = torch.from_numpy(inputs(config)["input_ids"])
+    with torch.no_grad():
+        own = source(input_ids=ids).last_hidden_state.numpy()
+    gap = difference(own, loaded.outputs["encoder_last_hidden_state"])
+    assert gap <= 1e-5, f"{loaded.kind}: encoder differs from its source by {gap:.1e}"
+
+
+def check_decoder(loaded: Loaded, source: Any, config: dict[str, Any]) -> None:
+    """The PyTorch decoder without its encoder computes what the source computes by itself."""
+    import torch
+
+    ids = torch.from_numpy(inputs(config)["decoder_input_ids"])
+    with torch.no_grad():
+        own = source(input_ids=ids).logits.numpy()
+        new = loaded.model.decoder(input_ids=ids).logits.numpy()
+    gap = difference(own, new)
+    assert gap <= 1e-5, f"decoder differs from its source by {gap:.1e}"
+
+
+def check_pytorch_values(loaded: Loaded, encoder: Any, decoder: Any) -> set[str]:
+    """Every source tensor is in its half, bit for bit; returns the names no source has."""
+    native = {key: value.detach() for key, value in loaded.model.state_dict().items()}
+    left = set(native)
+    for prefix, source in (("encoder.", encoder), ("decoder.", decoder)):
+        for key, value in source.state_dict().items():
+            assert native[prefix + key].equal(value), f"{prefix}{key} is not its source's"
+            left.discard(prefix + key)
+    return left
+
+
+def check_native_values(
+    loaded: Loaded, workshop: Workshop, encoder: tuple[Path, str], decoder: tuple[Path, str, str]
+) -> set[str]:
+    """As `check_pytorch_values` in another framework, against the peer's translation of each half.
+
+    The sources must be PyTorch checkpoints of a base encoder and of a decoder with its head.
+    """
+    framework = FRAMEWORKS[loaded.kind]
+    native = weights(loaded.model, framework)
+    if framework == "tensorflow":  # drop the scopes before the half's own name
+        native = {_half_path(key): value for key, value in native.items()}
+    left = set(native)
+    for prefix, part in (("encoder/", (*encoder, "base")), ("decoder/", decoder)):
+        for key, value in workshop.peer_weights(part[0], framework, part[1], part[2]).items():
+            assert prefix + key in native, f"{loaded.kind}: no {prefix}{key}"
+            assert np.array_equal(native[prefix + key], value), f"{loaded.kind}: {prefix}{key}"
+            left.discard(prefix + key)
+    return left
+
+
+def _half_path(key: str) -> str:
+    """``tf_encoder_decoder_model/encoder/bert/…`` without what stands before the half."""
+    parts = key.split("/")
+    for name in ("encoder", "decoder", "enc_to_dec_proj"):
+        if name in parts[:2]:
+            return "/".join(parts[parts.index(name) :])
+    return key
+
+
+def fresh(names: set[str]) -> bool:
+    """Whether all names are ones that no source of a composition can have."""
+    marks = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")
+    return all(any(mark in name for mark in marks) for name in names)

@@ -1,0 +1,252 @@
+"""Untied heads, factorised embeddings, many layers, 16-bit numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import converter
+from converter.errors import UnsupportedError
+from tests.transformers.files import configuration as config_of
+from tests.transformers.models import Size, combined_pytorch, configuration, pytorch_model
+from tests.transformers.oracle import Loaded, check, compare, load
+from tests.transformers.source_cache import Workshop
+from tests.transformers.submodels import (
+    check_decoder,
+    check_encoder,
+    check_pytorch_values,
+    fresh,
+    source_model,
+)
+
+pytestmark = pytest.mark.peer
+
+ALL = ("safetensors", "h5", "msgpack")
+
+
+def mentions(report: object, *words: str) -> bool:
+    """Whether the report tells the user about all the words."""
+    text = str(report.to_dict()).lower()  # type: ignore[attr-defined]
+    return all(word in text for word in words)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "gpt2", "electra"])
+def test_an_untied_head_is_kept(workshop: Workshop, tmp_path: Path, family: str) -> None:
+    """TensorFlow's classes cannot hold one, so TensorFlow is left out, and said, or refused."""
+    encoder = workshop.source("bert", size="large")
+    decoder = workshop.source(family, "causal", tie_word_embeddings=False)
+    kinds = ("safetensors",) if family == "electra" else ("safetensors", "msgpack")
+    report = converter.compose(encoder, decoder, tmp_path / "out")
+    proof = check(tmp_path / "out", only=kinds)
+    assert mentions(report, "tensorflow")
+    causal = source_model(decoder, family, "causal")
+    left = check_pytorch_values(proof["safetensors"], source_model(encoder, "bert", "base"), causal)
+    assert fresh(left)
+    check_decoder(proof["safetensors"], causal, config_of(tmp_path / "out"))
+    with pytest.raises(UnsupportedError, match=r"(?i)tensorflow"):
+        converter.compose(encoder, decoder, tmp_path / "tf", to=["tensorflow"])
+    assert not (tmp_path / "tf").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "head"), [("bert", "mlm"), ("roberta", "mlm"), ("gpt2", "causal")]
+)
+def test_an_untied_single_model_is_kept(
+    workshop: Workshop, tmp_path: Path, family: str, head: str
+) -> None:
+    source = workshop.source(family, head, tie_word_embeddings=False)
+    report = converter.convert(source, tmp_path / "out")
+    proof = check(tmp_path / "out", only=("safetensors", "msgpack"))
+    assert mentions(report, "tensorflow")
+    [original] = check(source).values()
+    for loaded in proof.values():
+        assert not compare(original, loaded)
+    converter.convert(tmp_path / "out", tmp_path / "back", to=["pytorch"])
+    back = load(tmp_path / "back", "safetensors").stored.keys()
+    bias = {name for name in back - original.stored.keys() if name.endswith(".decoder.bias")}
+    assert back - bias == original.stored.keys()  # which transformers 5 would not tie
+    assert len(bias) <= 1
+
+
+@pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
+@pytest.mark.parametrize("role", ["encoder", "decoder"])
+def test_relative_positions_are_never_dropped(
+    workshop: Workshop, tmp_path: Path, kind: str, role: str
+) -> None:
+    """TensorFlow's and Flax's BERT have no ``distance_embedding``: left out, said, or refused."""
+    special: dict[str, Any] = {"position_embedding_type": kind}
+    encoder = workshop.source("bert", size="large", **(special if role == "encoder" else {}))
+    decoder = workshop.source("bert", "causal", **(special if role == "decoder" else {}))
+    report = converter.compose(encoder, decoder, tmp_path / "out")
+    proof = check(tmp_path / "out", only=("safetensors",))
+    assert mentions(report, "tensorflow", "flax")
+    assert any("distance_embedding" in key for key in proof["safetensors"].stored)
+    own, causal = source_model(encoder, "bert", "base"), source_model(decoder, "bert", "causal")
+    assert fresh(check_pytorch_values(proof["safetensors"], own, causal))
+    check_encoder(proof["safetensors"], own, config_of(tmp_path / "out"))
+    check_decoder(proof["safetensors"], causal, config_of(tmp_path / "out"))
+    for framework in ("tensorflow", "flax"):
+        with pytest.raises(UnsupportedError, match=f"(?i){framework}"):
+            converter.compose(encoder, decoder, tmp_path / framework, to=[framework])
+        assert not (tmp_path / framework).exists()
+
+
+@pytest.mark.parametrize("family", ["albert", "electra"])
+@pytest.mark.parametrize("embedding", [20, 32])
+def test_factorised_embeddings(
+    workshop: Workshop, tmp_path: Path, family: str, embedding: int
+) -> None:
+    """As wide as the model or not: ELECTRA has a projection only if not, ALBERT always."""
+    source = workshop.source(family, embedding_size=embedding)
+    converter.compose(source, workshop.source("bert", "causal"), tmp_path / "out")
+    proof = check(tmp_path / "out")
+    for loaded in proof.values():
+        check_encoder(loaded, source_model(source, family, "base"), config_of(tmp_path / "out"))
+
+
+def test_albert_with_several_groups(workshop: Workshop, tmp_path: Path) -> None:
+    source = workshop.source("albert", num_hidden_layers=4, num_hidden_groups=2, inner_group_num=2)
+    converter.compose(source, workshop.source("bert", "causal"), tmp_path / "out")
+    for loaded in check(tmp_path / "out", only=ALL).values():
+        check_encoder(loaded, source_model(source, "albert", "base"), config_of(tmp_path / "out"))
+
+
+def test_thirteen_layers(workshop: Workshop, tmp_path: Path) -> None:
+    """Two-digit layers: 1 and 10 are not mixed up, nor are they sorted as words."""
+    converter.compose(
+        workshop.source("bert", num_hidden_layers=13),
+        workshop.source("gpt2", "causal", n_layer=13),
+        tmp_path / "out",
+    )
+    proof = check(tmp_path / "out", only=ALL)
+    assert any(".layer.12." in key for key in proof["safetensors"].stored)
+
+
+DEEP = Size(8, 2, 12, 48, 131, 16, 2, 4)
+
+
+def test_long_h5_attributes_are_split_as_keras_splits_them(tmp_path: Path) -> None:
+    """48 layers of GPT-2 name more weights than one HDF5 attribute holds."""
+    combined_pytorch(
+        configuration("bert", Size(8, 2, 12, 1, 131, 16, 2, 4)),
+        configuration("gpt2", DEEP),
+    ).save_pretrained(tmp_path / "source")
+    converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch", "tensorflow"])
+    with h5py.File(tmp_path / "out" / "tf_model.h5") as file:
+        assert "weight_names" not in file["decoder"].attrs
+        assert "weight_names1" in file["decoder"].attrs
+        chunks = (value for key, value in file["decoder"].attrs.items() if "weight_names" in key)
+        assert all(value.nbytes <= 64512 for value in chunks)
+    proof = check(tmp_path / "out", only=("safetensors", "h5"))
+    proof["h5"].model.save_pretrained(tmp_path / "peer")
+    converter.convert(tmp_path / "peer", tmp_path / "back", to=["pytorch"])
+    back = load(tmp_path / "back", "safetensors")
+    assert not compare(proof["safetensors"], back)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("container", ["safetensors", "bin"])
+def test_sixteen_bits_stay_what_they_are(
+    workshop: Workshop, tmp_path: Path, dtype: str, container: str
+) -> None:
+    """HDF5 has no bfloat16: there, and only there, the same values lie in float32."""
+    encoder = workshop.source("bert", size="large", container=container, dtype=dtype)
+    decoder = workshop.source("gpt2", "causal", container=container, dtype=dtype)
+    converter.compose(encoder, decoder, tmp_path / "out")
+    proof = check(tmp_path / "out", only=ALL)
+    assert proof["safetensors"].dtypes == {dtype}
+    assert proof["msgpack"].dtypes == {dtype}
+    assert proof["h5"].dtypes == {"float32" if dtype == "bfloat16" else dtype}
+    for loaded in proof.values():
+        check_encoder(loaded, source_model(encoder, "bert", "base"), config_of(tmp_path / "out"))
+    converter.convert(tmp_path / "out", tmp_path / "again")
+    again = check(tmp_path / "again", only=ALL)
+    for kind in ALL:
+        assert not compare(proof["safetensors"], again[kind])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_sixteen_bit_flax_files_are_read(workshop: Workshop, tmp_path: Path, dtype: str) -> None:
+    import jax.numpy as jnp
+    import transformers
+
+    source = workshop.source("bert", "mlm", container="msgpack")
+    model = transformers.FlaxBertForMaskedLM.from_pretrained(source)
+    half = {"float16": model.to_fp16, "bfloat16": model.to_bf16}[dtype]
+    model.params = half(model.params)
+    model.save_pretrained(tmp_path / "source")
+    converter.convert(tmp_path / "source", tmp_path / "out")
+    proof = check(tmp_path / "out", only=ALL)
+    assert proof["safetensors"].dtypes == {dtype}
+    assert not compare(load(tmp_path / "source", "msgpack"), proof["safetensors"])
+    assert jnp.dtype(dtype).itemsize == 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("origin", ["float32", "bfloat16"])
+def test_casts_round_as_torch_rounds(
+    workshop: Workshop, tmp_path: Path, dtype: str, origin: str
+) -> None:
+    import torch
+
+    source = workshop.source("bert", "mlm", dtype=origin)
+    converter.convert(source, tmp_path / "out", dtype=dtype)
+    proof = check(tmp_path / "out", only=ALL)
+    assert proof["safetensors"].dtypes == {dtype}
+    for key, value in load(source, "safetensors").stored.items():
+        told = torch.from_numpy(value).to(getattr(torch, dtype)).float().numpy()
+        assert np.array_equal(proof["safetensors"].stored[key], told), key
+
+
+def test_two_dtypes_in_one_model_stay_apart(workshop: Workshop, tmp_path: Path) -> None:
+    converter.compose(
+        workshop.source("bert", dtype="bfloat16"),
+        workshop.source("gpt2", "causal"),
+        tmp_path / "out",
+    )
+    proof: dict[str, Loaded] = check(tmp_path / "out", only=ALL)
+    assert proof["safetensors"].dtypes == {"bfloat16", "float32"}
+
+
+def test_old_buffers_are_dropped(tmp_path: Path) -> None:
+    """``position_ids`` of old BERT files and the causal masks of old GPT-2 files."""
+    import torch
+
+    for family, head, extra in (
+        ("bert", "base", {"embeddings.position_ids": torch.arange(40)[None]}),
+        (
+            "gpt2",
+            "causal",
+            {
+                "transformer.h.0.attn.bias": torch.ones(1, 1, 40, 40, dtype=torch.uint8).tril(),
+                "transformer.h.0.attn.masked_bias": torch.tensor(-1e4),
+                "transformer.h.1.attn.bias": torch.ones(1, 1, 40, 40, dtype=torch.bool).tril(),
+            },
+        ),
+    ):
+        model = pytorch_model(family, head)
+        state = {**model.state_dict(), **extra}
+        model.save_pretrained(tmp_path / family, state_dict=state, safe_serialization=False)
+    converter.compose(tmp_path / "bert", tmp_path / "gpt2", tmp_path / "out")
+    check(tmp_path / "out", only=ALL)
+
+
+@pytest.mark.parametrize("old", ["encoder", "decoder", "both"])
+def test_old_configurations_say_torch_dtype(workshop: Workshop, tmp_path: Path, old: str) -> None:
+    """The field was renamed ``dtype`` in transformers 4.56; older files must compose as well."""
+    parts = {"encoder": workshop.source("bert"), "decoder": workshop.source("gpt2", "causal")}
+    for role, source in parts.items():
+        if old in (role, "both"):
+            parts[role] = tmp_path / role
+            parts[role].mkdir()
+            for file in source.iterdir():
+                text = file.read_bytes()
+                if file.name == "config.json":
+                    text = text.replace(b'"dtype"', b'"torch_dtype"')
+                (parts[role] / file.name).write_bytes(text)
+    converter.compose(parts["encoder"], parts["decoder"], tmp_path / "out")
+    check(tmp_path / "out", only=ALL)

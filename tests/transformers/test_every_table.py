@@ -1,0 +1,314 @@
+"""Every family table, judged by transformers: tiny models of all classes in all their roles.
+
+transformers 4.57 judges in all three frameworks. transformers 5, which has PyTorch alone, loads
+every PyTorch file that is written here too, saves it again bit by bit, and computes the same.
+
+A family needs one file, ``tiny/<model_type>.json``:
+
+``config``
+    fields of the family's transformers configuration: tiny, no two sizes equal where the
+    architecture allows it (hidden size other than the partner's 32; at least two layers).
+``variants`` (optional)
+    name → changes of ``config``; one for every switch that changes the set of tensors. It is tried
+    with the classes whose tensors it changes. A row of the table that neither ``config`` nor a
+    variant exercises fails ``tests/architectures/test_tiny_models.py``.
+``inputs`` (optional)
+    name → array, besides or instead of the random ``input_ids`` of shape [2, 9]::
+
+        {"ids": [2, 9], "from": 5, "below": 90}   random integers
+        {"floats": [2, 3, 24, 24]}                standard normal
+        {"range": [2, 9], "from": 2}              2, 3, 4 … along the last axis; a measure of the
+                                                  table, by its name, where variants change it
+        {"fill": [2, 9], "value": 0}              constant
+        null                                      not given, whatever ``inputs`` says
+
+    ``pixel_values``, ``input_values`` and ``input_features`` take the place of ``input_ids``.
+    As a decoder, every name gets ``decoder_`` before it.
+``tensorflow_inputs``, ``flax_inputs`` (optional)
+    the same for one framework only, on top of ``inputs`` (such as Flax' ``position_ids``).
+``class_inputs`` (optional)
+    PyTorch class → its inputs, on top of ``inputs`` (such as ``decoder_input_ids``).
+``class_config`` (optional)
+    PyTorch class → changes of ``config`` for its stand-alone model (such as ``num_labels``).
+``cannot_run`` (optional)
+    role, or class name of a framework, or either of them with ``-`` and a variant → why the class
+    loads but cannot be called; then only what it loads is compared.
+``cannot_build`` (optional)
+    name → ``config``, changes of ``config`` with which transformers cannot build a model, and
+    ``why``.
+``own_files`` (optional)
+    PyTorch class with ``-`` and a variant → why transformers cannot load what it saves itself; only
+    what is written here is judged then.
+``refused`` (optional)
+    name → changes of ``config`` that no framework takes, as a limit of the table says.
+``keep`` (optional)
+    texts; parameters with one in their name get no noise, and files may lack them (constants that
+    a framework computes).
+``tolerance`` (optional)
+    largest relative difference of outputs across frameworks, where 1e-5 is too strict.
+``transformers_5`` (optional)
+    variant, or ``""`` for the family → why transformers 5 cannot hold it; the test demands that it
+    fails then. ``other lengths``: why it cannot decode what has another length than its own text.
+
+One family only: ``pytest tests/transformers/test_every_table.py -k "ernie-"``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import converter
+from converter.architectures.schema import FRAMEWORKS, ModelClass
+from tests.transformers import oracle
+from tests.transformers import oracle_checks as judge
+from tests.transformers.oracle import Loaded
+from tests.transformers.tiny import (
+    LIBRARY,
+    Tiny,
+    add_noise,
+    build,
+    described,
+    model_of,
+    roles,
+    single_models,
+    source_fields,
+    stored_ties,
+    tiny,
+)
+from tests.transformers.transformers_5 import Fifth, differences
+
+pytestmark = pytest.mark.peer
+
+KINDS = {"pytorch": "safetensors", "tensorflow": "h5", "flax": "msgpack"}
+PREFIXES = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
+PARTNER = {
+    "vocab_size": 151,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 1,
+    "intermediate_size": 56,
+    "max_position_embeddings": 70,
+}
+TOKENS = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
+
+
+def names(table: list[tuple[str, str, str]]) -> list[str]:
+    return ["-".join(filter(None, item)) for item in table]
+
+
+@pytest.fixture(scope="session")
+def partners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    """Role → the BERT that plays it beside every family: its directory and the model."""
+    found = {}
+    for role, name in (("encoder", "BertModel"), ("decoder", "BertLMHeadModel")):
+        fields = {**PARTNER, "is_decoder": role == "decoder"}
+        model = build(tiny("bert"), name, fields, seed=9)
+        directory = tmp_path_factory.mktemp("partners") / role
+        model.save_pretrained(directory)
+        found[role] = (directory, model)
+    return found
+
+
+def written(directory: Path) -> list[str]:
+    """The frameworks of which a directory holds the weights."""
+    return [name for name in FRAMEWORKS if (directory / oracle.FILES[KINDS[name]]).is_file()]
+
+
+def same(first: Loaded, second: Loaded, tied: set[str] = frozenset()) -> None:
+    """Two PyTorch files hold the same names and the same bits.
+
+    The first may lack those of `tied`, which are other tensors' values.
+    """
+    assert first.stored.keys() - tied == second.stored.keys() - tied
+    for key, value in first.stored.items():
+        assert np.array_equal(value, second.stored[key]), key
+
+
+def faultless(loaded: list[Loaded], tolerance: float) -> None:
+    """No framework found anything wrong, and all found the same values and outputs."""
+    problems = [f"{item.kind}: {text}" for item in loaded for text in item.problems]
+    for other in loaded[1:]:
+        problems += oracle.compare(loaded[0], other, tolerance)
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize(("family", "name", "variant"), single_models(), ids=names(single_models()))
+def test_a_model_survives_the_circle(
+    tmp_path: Path, later: Fifth, family: str, name: str, variant: str
+) -> None:
+    """PyTorch → TensorFlow → Flax → PyTorch, each step loaded natively, bit-equal at the end.
+
+    transformers 5 loads what comes out, and computes what 4.57 computes of what went in.
+    """
+    spec = tiny(family)
+    model = spec.table.models[name]
+    source = tmp_path / "source"
+    build(spec, model.classes["pytorch"], source_fields(family, model, variant)).save_pretrained(
+        source
+    )
+    plan = converter.convert(source, tmp_path / "unused", dry_run=True).plan
+    possible = [framework for framework in FRAMEWORKS if framework in plan_frameworks(plan)]
+    assert possible[0] == "pytorch"
+    steps = [_judge(source, "pytorch", model, spec, variant)]
+    directory = source
+    for framework in [*possible[1:], "pytorch"]:
+        out = tmp_path / framework
+        converter.convert(directory, out, to=[framework])
+        assert written(out) == [framework]
+        steps.append(_judge(out, framework, model, spec, variant))
+        directory = out
+    if spec.own_files.get(f"{model.name}-{variant}"):
+        assert steps[0].problems
+        faultless(steps[1:], spec.tolerance)
+    else:
+        faultless(steps, spec.tolerance)
+    same(steps[0], steps[-1], stored_ties(family, model, variant))
+    name = model.classes["pytorch"]
+    batch = (
+        spec.batch("pytorch", model=model.name, variant=variant)
+        if spec.can_run(name, variant)
+        else None
+    )
+    _same_later(later, spec, variant, directory, name, batch, steps[-1])
+
+
+def plan_frameworks(plan: Any) -> set[str]:
+    """The frameworks that a plan writes for."""
+    found = {path: framework for framework, kind in KINDS.items() for path in [oracle.FILES[kind]]}
+    return {found[file.path] for file in plan.files if file.path in found}
+
+
+def _judge(directory: Path, framework: str, model: ModelClass, spec: Tiny, variant: str) -> Loaded:
+    name = model.classes[framework]
+    batch = (
+        spec.batch(framework, model=model.name, variant=variant)
+        if spec.can_run(name, variant)
+        else None
+    )
+    return judge.load(directory, KINDS[framework], name, batch, spec.keep)
+
+
+@pytest.mark.parametrize(("family", "role", "variant"), roles(), ids=names(roles()))
+def test_a_family_plays_its_role(
+    tmp_path: Path,
+    partners: dict[str, tuple[Path, Any]],
+    later: Fifth,
+    family: str,
+    role: str,
+    variant: str,
+) -> None:
+    """Composed with BERT: every value its source's, complete in every framework, the same outputs.
+
+    Outputs are compared with noise on every parameter, fresh cross-attention included; each
+    framework's file leads back to the same PyTorch file.
+    """
+    spec = tiny(family)
+    model = model_of(family, role)
+    own = build(spec, model.classes["pytorch"], source_fields(family, model, variant), seed=1)
+    own.save_pretrained(tmp_path / "own")
+    other = "decoder" if role == "encoder" else "encoder"
+    halves = {role: (tmp_path / "own", own), other: partners[other]}
+    out = tmp_path / "composed"
+    converter.compose(halves["encoder"][0], halves["decoder"][0], out, seed=3, **TOKENS)
+
+    config = json.loads((out / "config.json").read_text())
+    composite = LIBRARY.composite(config["model_type"])
+    possible = written(out)
+    assert possible[0] == "pytorch"
+    composed = judge.load(out, "safetensors", composite.classes["pytorch"], None, spec.keep)
+    faultless([composed], spec.tolerance)
+    _halves_are_sources(composed, {name: half for name, (_, half) in halves.items()}, out)
+    for framework in possible[1:]:
+        same(composed, _back(out, framework, tmp_path / f"composed-{framework}", spec.keep))
+
+    noisy = tmp_path / "noisy"
+    add_noise(composed.model, seed=4, keep=spec.keep)
+    composed.model.save_pretrained(noisy)
+    converter.convert(noisy, tmp_path / "all")
+    assert written(tmp_path / "all") == possible
+    runs = spec.can_run(role, variant)
+    results = []
+    batches = {}
+    specs, variants = {role: spec, other: tiny("bert")}, {role: variant}
+    for framework in possible:
+        batches[framework] = {
+            **specs["encoder"].batch(framework, variant=variants.get("encoder", "")),
+            **specs["decoder"].batch(
+                framework, "decoder_", seed=1, variant=variants.get("decoder", "")
+            ),
+        }
+        name, batch = composite.classes[framework], batches[framework] if runs else None
+        results.append(judge.load(tmp_path / "all", KINDS[framework], name, batch, spec.keep))
+    faultless(results, spec.tolerance)
+    name, batch = composite.classes["pytorch"], batches["pytorch"] if runs else None
+    _same_later(later, spec, variant, tmp_path / "all", name, batch, results[0])
+    original = judge.load(noisy, "safetensors", composite.classes["pytorch"], None, spec.keep)
+    same(original, results[0], stored_ties(family, model, variant, role))
+    for framework in possible[1:]:
+        same(
+            results[0], _back(tmp_path / "all", framework, tmp_path / f"all-{framework}", spec.keep)
+        )
+
+
+def _same_later(
+    later: Fifth,
+    spec: Tiny,
+    variant: str,
+    directory: Path,
+    name: str,
+    batch: dict[str, np.ndarray] | None,
+    first: Loaded,
+) -> None:
+    """transformers 5 finds nothing wrong and computes the same, or truly fails where it is said."""
+    loaded = later.load(directory, name, batch, spec.keep)
+    problems = differences(first, loaded, spec.tolerance) if loaded else [f"there is no {name}"]
+    if why := spec.fails_later(variant):
+        assert problems, f"transformers 5 can, although it is said: {why}"
+    else:
+        assert not problems, "\n".join(problems)
+
+
+def _back(directory: Path, framework: str, place: Path, keep: tuple[str, ...]) -> Loaded:
+    """The PyTorch file that one framework's file of a directory leads to, values only."""
+    from safetensors.numpy import load_file
+
+    kind = KINDS[framework]
+    with oracle.isolated(directory, kind) as alone:
+        converter.convert(alone, place, to=["pytorch"])
+    loaded = Loaded("safetensors")
+    loaded.stored = judge.without(load_file(place / oracle.FILES["safetensors"]), keep)
+    return loaded
+
+
+def _halves_are_sources(loaded: Loaded, halves: dict[str, Any], out: Path) -> None:
+    """Every source value is in its half bit for bit, and exactly the rest is drawn anew."""
+    manifest = json.loads((out / "converter-manifest.json").read_text())
+    drawn = [
+        name for name, entry in manifest["tensors"].items() if entry["origin"] == "initialised"
+    ]
+    native = loaded.model.state_dict()
+    left = set(native)
+    for half, source in halves.items():
+        for key, value in source.state_dict().items():
+            assert native[f"{half}.{key}"].equal(value), f"{half}.{key} is not its source's"
+            left.discard(f"{half}.{key}")
+    assert len(left) == len(drawn), (sorted(left), sorted(drawn))
+
+
+@pytest.mark.parametrize("family", described())
+def test_the_table_knows_the_classes_that_there_are(family: str) -> None:
+    """The classes it names exist, and a class it does not name in some framework does not."""
+    import transformers
+
+    for model in tiny(family).table.models.values():
+        for framework in FRAMEWORKS:
+            name = model.classes.get(framework)
+            if name:
+                assert getattr(transformers, name, None) is not None, name
+            else:
+                assert not hasattr(transformers, PREFIXES[framework] + model.name), model.name

@@ -1,0 +1,149 @@
+"""What a composition computes before it is trained, by how its cross-attention begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import converter
+from tests.transformers.files import configuration
+from tests.transformers.oracle import check, inputs
+from tests.transformers.source_cache import Workshop
+from tests.transformers.submodels import source_model
+from tests.transformers.tiny import FAMILIES, LIBRARY, build, model_of, source_fields, tiny
+
+pytestmark = pytest.mark.peer
+
+DECODERS = [name for name in FAMILIES if "decoder" in LIBRARY.family(name).roles and name != "mega"]
+"""Every family that can decode; of Mega's cross-attention its table does not tell the output."""
+BUSY = {"big_bird": "its self-attention reads the encoder, see its table"}
+"""Decoders that a silent branch does not leave as they were, and why."""
+IDS = [[5, 9, 3, 17, 8, 4], [7, 3, 3, 9, 1, 2]]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("encoder")
+    build(tiny("bert"), "BertModel", {**tiny("bert").config}, seed=9).save_pretrained(place)
+    return place
+
+
+def _language_model(place: Path, family: str) -> Any:
+    """A decoder alone, whose file has no cross-attention."""
+    from safetensors.torch import load_file, save_file
+
+    model = model_of(family, "decoder")
+    fields = {**source_fields(family, model, ""), "is_decoder": True, "add_cross_attention": False}
+    own = build(tiny(family), model.classes["pytorch"], fields, seed=1)
+    own.save_pretrained(place)
+    file = place / "model.safetensors"
+    cross = (
+        ".encoder_attn.",
+        ".encoder_attn_layer_norm.",
+        ".cross_attn.",
+        ".cross_attn_layer_norm.",
+    )
+    kept = {key: v for key, v in load_file(file).items() if not any(mark in key for mark in cross)}
+    save_file(kept, file, metadata={"format": "pt"})
+    return own.eval()
+
+
+def _gap(own: Any, encoder: Path, decoder: Path, out: Path, init: str) -> float:
+    """How far the composed decoder's logits beside its encoder are from those it had alone."""
+    import torch
+    from transformers import EncoderDecoderModel
+
+    tokens = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
+    converter.compose(encoder, decoder, out, to=["pytorch"], init=init, **tokens)
+    model = EncoderDecoderModel.from_pretrained(out).eval()
+    ids = torch.tensor(IDS)
+    with torch.no_grad():
+        alone = own(input_ids=ids).logits
+        return float((model(input_ids=ids, decoder_input_ids=ids).logits - alone).abs().max())
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_silent_branch_leaves_the_language_model_as_it_was(
+    encoder: Path, tmp_path: Path, family: str
+) -> None:
+    """Wherever the branch normalises its own input; else the sum is normalised once more."""
+    own = _language_model(tmp_path / "decoder", family)
+    place = (encoder, tmp_path / "decoder")
+    silent = _gap(own, *place, tmp_path / "silent", "zero-output")
+    table = LIBRARY.family(family).warm_start
+    assert table
+    if table.norm == "before" and family not in BUSY:
+        assert silent <= 1e-5
+        assert _gap(own, *place, tmp_path / "normal", "normal") > 1e-3
+    else:
+        assert silent > 1e-3, "then the table's norm, or BUSY, is no longer true"
+
+
+def test_a_silent_branch_is_silent_in_every_framework(workshop: Workshop, tmp_path: Path) -> None:
+    import torch
+
+    encoder = workshop.source("bert", "base", "large")
+    for family in ("gpt2", "roberta-prelayernorm"):
+        source, out = workshop.source(family, "causal", "small", seed=1), tmp_path / family
+        converter.compose(encoder, source, out, init="zero-output")
+        with torch.no_grad():
+            ids = torch.from_numpy(inputs(configuration(out))["decoder_input_ids"])
+            alone = source_model(source, family, "causal")(input_ids=ids).logits.numpy()
+        for loaded in check(out, only=("safetensors", "h5", "msgpack")).values():
+            assert np.abs(loaded.outputs["logits"] - alone).max() <= 1e-5, loaded.kind
+
+
+def test_the_projection_follows_transformers_5(workshop: Workshop, tmp_path: Path) -> None:
+    """Normal of the decoder's own deviation, and no bias; transformers 4 draws it evenly."""
+    from safetensors.numpy import load_file
+
+    encoder = workshop.source("bert", "base", "large")
+    decoder = workshop.source("gpt2", "causal", "small", seed=1, initializer_range=0.05)
+    converter.compose(encoder, decoder, tmp_path / "out", to=["pytorch"])
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    weight = stored["enc_to_dec_proj.weight"]
+    assert weight.std() == pytest.approx(0.05, rel=0.1)
+    assert np.abs(weight).max() > 2.2 * 0.05
+    assert not stored["enc_to_dec_proj.bias"].any()
+
+
+def test_training_is_that_of_the_peers_own_composition(workshop: Workshop, tmp_path: Path) -> None:
+    """Given the same fresh weights, the loss of each of 20 steps is the same."""
+    import torch
+    from transformers import EncoderDecoderModel
+
+    encoder = workshop.source("bert", "base", "small")
+    decoder = workshop.source("gpt2", "causal", "small", seed=1)
+    converter.compose(encoder, decoder, tmp_path / "out", to=["pytorch"])
+    ours = EncoderDecoderModel.from_pretrained(tmp_path / "out")
+    peers = EncoderDecoderModel.from_encoder_decoder_pretrained(str(encoder), str(decoder))
+    fresh = {
+        name: value
+        for name, value in ours.state_dict().items()
+        if any(mark in name for mark in ("cross", "enc_to_dec_proj"))
+    }
+    missing, unexpected = peers.load_state_dict(fresh, strict=False)
+    assert not unexpected and not any("cross" in name for name in missing)
+    for field in ("decoder_start_token_id", "pad_token_id", "eos_token_id"):
+        setattr(peers.config, field, getattr(ours.config, field))
+    losses = [_losses(model, torch) for model in (peers, ours)]
+    assert losses[0] == losses[1]
+    assert losses[1][-1] < losses[1][0]
+
+
+def _losses(model: Any, torch: Any) -> list[float]:
+    torch.manual_seed(0)
+    model.train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    ids = torch.tensor([[5, 9, 3, 17, 8, 4], [7, 3, 3, 9, 1, 2]])
+    found = []
+    for _ in range(20):
+        optimiser.zero_grad()
+        loss = model(input_ids=ids, labels=ids.flip(1)).loss
+        loss.backward()
+        optimiser.step()
+        found.append(float(loss.detach()))
+    return found

@@ -1,0 +1,127 @@
+"""The tests' own judge: content with what the peer made, and not with what somebody broke."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.transformers.files import FRAMEWORKS
+from tests.transformers.known_failures import break_flax, break_pytorch, break_tensorflow
+from tests.transformers.models import (
+    EQUAL,
+    SINGLES,
+    SMALL,
+    class_name,
+    combined_flax,
+    combined_pytorch,
+    combined_tensorflow,
+    configuration,
+    has_class,
+)
+from tests.transformers.oracle import Loaded, check, compare, load
+from tests.transformers.source_cache import Workshop
+
+pytestmark = pytest.mark.peer
+
+QUERY = "encoder.layer.0.attention.self.query.weight"
+KEY = "encoder.layer.0.attention.self.key.weight"
+
+
+@pytest.mark.parametrize(("family", "head"), SINGLES)
+def test_the_known_classes_are_the_peers(family: str, head: str) -> None:
+    for framework in ("pytorch", "tensorflow", "flax"):
+        assert has_class(framework, family, head) == bool(class_name(framework, family, head))
+
+
+@pytest.mark.parametrize(("family", "head"), SINGLES)
+def test_the_peer_translates_single_models_rightly(
+    workshop: Workshop, family: str, head: str
+) -> None:
+    """Ground truth for everything else: one model, each container, equal outputs and values."""
+    loaded: list[Loaded] = []
+    for container, framework in FRAMEWORKS.items():
+        if has_class(framework, family, head):
+            loaded += check(workshop.source(family, head, container=container)).values()
+    first, *others = loaded
+    assert first.outputs
+    for other in others:
+        assert not compare(first, other)
+
+
+@pytest.fixture(scope="module")
+def combined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A combined checkpoint of the peer's, PyTorch only."""
+    path = tmp_path_factory.mktemp("combined")
+    parts = configuration("bert", SMALL), configuration("bert", EQUAL)
+    combined_pytorch(*parts).save_pretrained(path)
+    return path
+
+
+def test_the_peer_saves_combined_models_that_pass(combined: Path, tmp_path: Path) -> None:
+    parts = configuration("bert", SMALL), configuration("gpt2", EQUAL)
+    check(combined, only=("safetensors",))
+    combined_tensorflow(*parts).save_pretrained(tmp_path / "tf")
+    check(tmp_path / "tf", only=("h5",))
+    combined_flax(*parts).save_pretrained(tmp_path / "flax")
+    check(tmp_path / "flax", only=("msgpack",))
+
+
+@pytest.fixture
+def trio(workshop: Workshop, tmp_path: Path) -> Path:
+    """One model in all three frameworks in one directory."""
+    directory = tmp_path / "trio"
+    directory.mkdir()
+    for container in ("safetensors", "h5", "msgpack"):
+        for file in workshop.source("bert", container=container).iterdir():
+            (directory / file.name).write_bytes(file.read_bytes())
+    (directory / "config.json").write_bytes((workshop.source("bert") / "config.json").read_bytes())
+    check(directory, only=("safetensors", "h5", "msgpack"))
+    return directory
+
+
+def swap(tensors: dict[str, np.ndarray], names: tuple[str, str]) -> None:
+    """Exchange two tensors of one shape."""
+    tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
+
+
+def turn(tensors: dict[str, np.ndarray], names: tuple[str, str]) -> None:
+    """Transpose one square matrix."""
+    tensors[names[0]] = np.ascontiguousarray(tensors[names[0]].T)
+
+
+def nudge(tensors: dict[str, np.ndarray], names: tuple[str, str]) -> None:
+    """Change the last bit of one value."""
+    tensors[names[0]].reshape(-1)[3] = np.nextafter(
+        tensors[names[0]].reshape(-1)[3], np.float32(9), dtype=np.float32
+    )
+
+
+def drop(tensors: dict[str, np.ndarray], names: tuple[str, str]) -> None:
+    """Leave one tensor out."""
+    del tensors[names[0]]
+
+
+def poison(tensors: dict[str, np.ndarray], names: tuple[str, str]) -> None:
+    """Put one NaN."""
+    tensors[names[0]].reshape(-1)[5] = np.nan
+
+
+@pytest.mark.parametrize("damage", [swap, turn, nudge, drop, poison])
+@pytest.mark.parametrize("kind", ["safetensors", "h5", "msgpack"])
+def test_damage_is_found(
+    trio: Path, kind: str, damage: Callable[[dict[str, np.ndarray], tuple[str, str]], None]
+) -> None:
+    edit = {"safetensors": break_pytorch, "h5": break_tensorflow, "msgpack": break_flax}[kind]
+    edit(trio, QUERY, KEY, damage)
+    with pytest.raises(AssertionError, match=kind):
+        check(trio)
+
+
+def test_a_model_that_misses_a_tensor_is_found_by_itself(combined: Path) -> None:
+    """Even the framework alone, with nothing to compare to, must object."""
+    break_pytorch(combined, "encoder." + QUERY, "encoder." + KEY, drop)
+    [problem] = [text for text in load(combined, "safetensors").problems if "missing_keys" in text]
+    assert QUERY in problem

@@ -1,0 +1,175 @@
+"""A covering sample of pairs: each family in each role twice, beside a half as wide and another.
+
+In every framework that has a class for it, a family meets two partners that the framework has as
+well. All that a pair holds is drawn from configurations alone and given noise, taken apart, and
+composed again for every framework: the frameworks' own classes must load it whole, find the very
+values, and compute the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import converter
+from converter.architectures.model_config import ModelConfig
+from converter.architectures.schema import FRAMEWORKS
+from converter.models.framework_support import role_unsupported_reasons
+from tests.factories import noise
+from tests.transformers import oracle_checks as judge
+from tests.transformers.oracle import FILES, Loaded
+from tests.transformers.test_every_table import KINDS, TOKENS, faultless, names, written
+from tests.transformers.tiny import FAMILIES, LIBRARY, Tiny, tiny
+from tests.transformers.transformers_5 import Fifth, differences
+
+pytestmark = pytest.mark.peer
+
+ENCODERS = [name for name in FAMILIES if "encoder" in LIBRARY.family(name).roles]
+DECODERS = [name for name in FAMILIES if "decoder" in LIBRARY.family(name).roles]
+WIDTHS = (24, 48, 72)
+"""What the heads of every tiny decoder divide."""
+
+
+def possible(family: str, role: str) -> set[str]:
+    """The frameworks that have the tiny model of a family in a role."""
+    spec = tiny(family)
+    found = {*FRAMEWORKS} - role_unsupported_reasons(
+        ModelConfig(spec.table, spec.fields()), role
+    ).keys()
+    if role == "encoder":
+        found &= LIBRARY.composite(spec.table.roles[role].composite).classes.keys()
+    return found
+
+
+def sample() -> list[tuple[str, str, str]]:
+    """Encoder, decoder, and whether they are of equal width; always the same.
+
+    An encoder meets the two decoders that share most of its frameworks and were met least, and
+    BERT last, which all families meet anyway.
+    """
+    met = Counter(dict.fromkeys(((decoder, "equal") for decoder in DECODERS), 0))
+    pairs = []
+    for encoder in ENCODERS:
+        shared = {
+            name: possible(encoder, "encoder") & possible(name, "decoder") for name in DECODERS
+        }
+        order = sorted(
+            DECODERS,
+            key=lambda name: (
+                -len(shared[name]),
+                met[name, "equal"] + met[name, "unequal"],
+                name == "bert",
+                name,
+            ),
+        )
+        first, second = sorted(
+            order[:2], key=lambda name: met[name, "equal"] - met[name, "unequal"]
+        )
+        for decoder, width in ((first, "equal"), (second, "unequal")):
+            met[decoder, width] += 1
+            pairs.append((encoder, decoder, width))
+    return pairs
+
+
+SAMPLE = sample()
+
+
+def test_the_sample_covers_every_family() -> None:
+    for role, place in (("encoder", 0), ("decoder", 1)):
+        for family in {"encoder": ENCODERS, "decoder": DECODERS}[role]:
+            widths = {pair[2] for pair in SAMPLE if pair[place] == family}
+            assert widths == {"equal", "unequal"}, f"{family} as {role} meets {widths}"
+            for framework in possible(family, role):
+                partners = [
+                    pair
+                    for pair in SAMPLE
+                    if pair[place] == family
+                    and framework in possible(pair[0], "encoder") & possible(pair[1], "decoder")
+                ]
+                assert len(partners) >= 2, f"{framework}: {family} as {role} meets {partners}"
+
+
+@pytest.mark.parametrize(("encoder", "decoder", "width"), SAMPLE, ids=names(SAMPLE))
+def test_a_pair_is_one_model_in_every_framework(
+    tmp_path: Path, later: Fifth, encoder: str, decoder: str, width: str
+) -> None:
+    specs = {"encoder": tiny(encoder), "decoder": tiny(decoder)}
+    keep = (*specs["encoder"].keep, *specs["decoder"].keep)
+    drawn = tmp_path / "drawn"
+    for half, config in configurations(encoder, decoder, width).items():
+        (tmp_path / half).mkdir()
+        (tmp_path / half / "config.json").write_text(json.dumps(config))
+    places = [tmp_path / half for half in specs]
+    converter.compose(*places, drawn, to=["pytorch"], random=[*specs], **TOKENS)
+    values = with_noise(drawn / FILES["safetensors"], keep)
+
+    converter.split(drawn, tmp_path / "halves", to=["pytorch"])
+    out = tmp_path / "out"
+    result = converter.compose(
+        tmp_path / "halves/encoder", tmp_path / "halves/decoder", out, **TOKENS
+    )
+    assert {*result.frameworks} == possible(encoder, "encoder") & possible(decoder, "decoder")
+    assert ("enc_to_dec_proj.weight" in values) == (width == "unequal")
+    composed = load_file(out / FILES["safetensors"])
+    assert composed.keys() == values.keys()
+    assert all(np.array_equal(composed[name], values[name]) for name in values)
+
+    runs = all(spec.can_run(half, "") for half, spec in specs.items())
+    results, classes = [], result.classes[""]
+    for framework in written(out):
+        batch = {
+            **specs["encoder"].batch(framework),
+            **specs["decoder"].batch(framework, "decoder_", seed=1),
+        }
+        kind, inputs = KINDS[framework], batch if runs else None
+        results.append(judge.load(out, kind, classes[framework], inputs, keep))
+        if framework == "pytorch" and not any(spec.fails_later("") for spec in specs.values()):
+            found = later.load(out, classes[framework], inputs, keep)
+            assert found
+            problems = differences(results[0], found, 1e-5)
+            assert bool(problems) == _too_long(specs["decoder"], results[0]), problems
+    faultless(results, max(spec.tolerance for spec in specs.values()))
+
+
+def _too_long(decoder: Tiny, loaded: Loaded) -> bool:
+    """Whether a decoder of transformers 5 fails at states that are more or fewer than its own."""
+    if "other lengths" not in decoder.transformers_5 or not loaded.outputs:
+        return False
+    encoded, written = (
+        loaded.outputs[key].shape[1] for key in ("encoder_last_hidden_state", "logits")
+    )
+    return encoded != written
+
+
+def configurations(encoder: str, decoder: str, width: str) -> dict[str, dict[str, object]]:
+    """Half → its configuration, the decoder made as wide as the encoder or otherwise."""
+    configs = {
+        name: {**tiny(name).config, "model_type": name}
+        for name in dict.fromkeys((encoder, decoder))
+    }
+    table = tiny(encoder).table
+    own = ModelConfig(table, configs[encoder]).attribute("width")
+    wanted = own if width == "equal" else next(other for other in WIDTHS[1:] if other != own)
+    field = [name for name in ("hidden_size", "d_model", "n_embd") if name in configs[decoder]]
+    return {"encoder": configs[encoder], "decoder": {**configs[decoder], field[0]: wanted}}
+
+
+def with_noise(path: Path, keep: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The values of a file, to whose parameters noise is added that their names decide.
+
+    What is tied stays so: drawn tensors of equal values get equal noise.
+    """
+    values = load_file(path)
+    keys: dict[bytes, str] = {}
+    for name, value in values.items():
+        if value.dtype.kind == "f" and not any(text in name for text in keep):
+            key = keys.setdefault(value.tobytes(), name) if value.std() > 0 else name
+            drawn = noise(key, value.shape)
+            values[name] = value + (np.abs(drawn) if ".running_" in name else drawn)
+    save_file(values, path, metadata={"format": "pt"})
+    return values

@@ -1,0 +1,164 @@
+"""The configurations of the literature, loaded natively: equal logits, and they generate."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import converter
+from converter.architectures.presets import Preset, recipes
+from tests.environments import TRANSFORMERS_5, interpreter
+from tests.reading import FILES, values
+from tests.transformers.files import configuration
+from tests.transformers.oracle import check, inputs
+from tests.transformers.source_cache import Workshop
+
+pytestmark = pytest.mark.peer
+
+NAMES = sorted(recipes())
+FRESH = ("crossattention", "ln_cross_attn", "enc_to_dec_proj", "pooler")
+"""What no source of a recipe has: the pooler where a decoder's checkpoint is the encoder's too."""
+
+FIFTH = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from transformers import EncoderDecoderModel
+for home in map(Path, sys.argv[1:]):
+    model, info = EncoderDecoderModel.from_pretrained(home, output_loading_info=True)
+    assert not any(info.values()), (home, info)
+    batch = {key: torch.tensor(value) for key, value in np.load(home / "batch.npz").items()}
+    with torch.no_grad():
+        logits = model.eval()(**batch).logits.numpy()
+    ids = model.generate(batch["input_ids"]).numpy()
+    labels = torch.tensor([[7, 8, 9]])
+    shifted = model.prepare_decoder_input_ids_from_labels(labels).numpy()
+    loss = model(input_ids=batch["input_ids"][:1], labels=labels).loss.item()
+    np.savez(home / "fifth.npz", logits=logits, ids=ids, shifted=shifted, loss=loss)
+"""
+
+
+@pytest.fixture(scope="module")
+def composed(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each recipe followed with tiny checkpoints of the families of its paper."""
+    home, found = tmp_path_factory.mktemp("recipes"), {}
+    for name, recipe in recipes().items():
+        encoder, decoder = _sources(workshop, recipe)
+        small = ["decoder.num_attention_heads=4"] if recipe.settings else []
+        found[name] = home / name
+        converter.compose(encoder, decoder, found[name], like=name, set=small)
+    return found
+
+
+def _sources(workshop: Workshop, recipe: Preset) -> tuple[Path, Path]:
+    decoder = workshop.source(recipe.decoder, "causal", "small", seed=1)
+    encoder = decoder if recipe.share else workshop.source(recipe.encoder, "base", "small")
+    return encoder, decoder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_loads_and_generates_everywhere(composed: dict[str, Path], name: str) -> None:
+    config = configuration(composed[name])
+    ids = inputs(config)["input_ids"]
+    for kind, loaded in check(composed[name], only=("safetensors", "h5", "msgpack")).items():
+        written = _generate(kind, loaded.model, ids)
+        assert written.shape[0] == len(ids)
+        assert set(written[:, 0].tolist()) == {config["decoder_start_token_id"]}
+        assert int(written.max()) < config["decoder"]["vocab_size"]
+        if kind == "safetensors" and recipes()[name].share:
+            _is_tied(loaded.model)
+
+
+def _is_tied(model: Any) -> None:
+    """PyTorch has one tensor in both halves, wherever both have one of the path."""
+    body = getattr(model.decoder, model.decoder.base_model_prefix)
+    own = dict(body.named_parameters())
+    pairs = [(value, own[name]) for name, value in model.encoder.named_parameters() if name in own]
+    assert len(pairs) > 30
+    assert all(one.data_ptr() == other.data_ptr() for one, other in pairs)
+
+
+def _generate(kind: str, model: Any, ids: Any) -> Any:
+    """``generate()`` told nothing but the input, in each framework."""
+    if kind == "safetensors":
+        import torch
+
+        return model.generate(torch.from_numpy(ids)).numpy()
+    if kind == "h5":
+        return np.asarray(model.generate(ids))
+    return np.asarray(model.generate(ids).sequences)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_draws_and_shares_what_its_paper_does(
+    composed: dict[str, Path], workshop: Workshop, name: str
+) -> None:
+    recipe, out = recipes()[name], composed[name]
+    tensors = json.loads((out / "converter-manifest.json").read_text())["tensors"]
+    drawn = {key for key, entry in tensors.items() if entry["origin"] == "initialised"}
+    stored = values(out)
+    for half in ("encoder", "decoder"):
+        own = {key for key in tensors if key.startswith(f"{half}.")}
+        fresh = {key for key in own if any(mark in key for mark in FRESH)}
+        if half in recipe.random:
+            assert own <= drawn
+        elif half == "encoder" and not recipe.share:
+            assert not own & drawn
+        else:
+            assert own & drawn == fresh
+    for half, source in zip(("encoder", "decoder"), _sources(workshop, recipe), strict=True):
+        own = values(source)
+        for key in {key for key in stored if key.startswith(f"{half}.")} - drawn:
+            assert np.array_equal(stored[key], own[key.removeprefix(f"{half}.")]), key
+    if recipe.share:
+        assert configuration(out)["tie_encoder_decoder"]
+        for file in FILES:
+            whole = values(out / file)
+            twins = [key.removeprefix("encoder.") for key in whole if key.startswith("encoder.")]
+            twins = [key for key in twins if f"decoder.{key}" in whole]
+            assert len(twins) > 30
+            assert all(np.array_equal(whole[f"encoder.{k}"], whole[f"decoder.{k}"]) for k in twins)
+
+
+@pytest.mark.parametrize("name", ["bert2gpt", "robertashare"])
+def test_the_halves_load_by_themselves(
+    composed: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    converter.split(composed[name], tmp_path / "halves")
+    for half in ("encoder", "decoder"):
+        check(tmp_path / "halves" / half, only=("safetensors", "h5", "msgpack"))
+
+
+@pytest.fixture(scope="module")
+def fifth(composed: dict[str, Path]) -> dict[str, Any]:
+    """What transformers 5 makes of each recipe."""
+    for place in composed.values():
+        np.savez(place / "batch.npz", **inputs(configuration(place)))
+    command = [interpreter(TRANSFORMERS_5), "-c", FIFTH, *composed.values()]
+    subprocess.run(command, check=True, capture_output=True)
+    return {name: np.load(place / "fifth.npz") for name, place in composed.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_5_computes_and_generates_the_same(
+    composed: dict[str, Path], fifth: dict[str, Any], name: str
+) -> None:
+    import torch
+    from transformers import EncoderDecoderModel
+
+    model = EncoderDecoderModel.from_pretrained(composed[name]).eval()
+    batch = {key: torch.tensor(v) for key, v in inputs(configuration(composed[name])).items()}
+    labels = torch.tensor([[7, 8, 9]])
+    with torch.no_grad():
+        logits = model(**batch).logits.numpy()
+        loss = model(input_ids=batch["input_ids"][:1], labels=labels).loss.item()
+    np.testing.assert_allclose(fifth[name]["logits"], logits, atol=1e-5, rtol=0)
+    assert fifth[name]["ids"].tolist() == model.generate(batch["input_ids"]).tolist()
+    shifted = model.prepare_decoder_input_ids_from_labels(labels)
+    assert fifth[name]["shifted"].tolist() == shifted.tolist()
+    assert float(fifth[name]["loss"]) == pytest.approx(loss, rel=1e-5)

@@ -1,0 +1,95 @@
+"""What TensorFlow's and Flax's own classes save reads back exactly.
+
+These models never were PyTorch models: their outputs are told by TensorFlow and Flax themselves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import converter
+from converter.errors import ConverterError
+from tests.transformers.models import (
+    DECODERS,
+    EQUAL,
+    LARGE,
+    SINGLES,
+    SMALL,
+    STEMS,
+    combined_flax,
+    combined_tensorflow,
+    configuration,
+    flax_model,
+    has_class,
+    tensorflow_model,
+)
+from tests.transformers.oracle import check, compare
+from tests.transformers.submodels import DECODER_KINDS, ENCODER_KINDS, expected_kinds
+
+pytestmark = pytest.mark.peer
+
+BUILD = {"h5": tensorflow_model, "msgpack": flax_model}
+COMBINE = {"h5": combined_tensorflow, "msgpack": combined_flax}
+FRAMEWORK = {"h5": "tensorflow", "msgpack": "flax"}
+
+
+def converted(model: Any, kind: str, place: Path) -> dict[str, Any]:
+    """Save, convert to everything, and return what every framework says, the source's own first."""
+    model.save_pretrained(place / "source")
+    [original] = check(place / "source", only=(kind,)).values()
+    converter.convert(place / "source", place / "out")
+    return {"source": original, **check(place / "out")}
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "kind"),
+    [
+        (family, head, kind)
+        for family, head in SINGLES
+        for kind, framework in FRAMEWORK.items()
+        if has_class(framework, family, head)
+        and (family != "albert" or kind != "h5" or head == "base")  # see the last test here
+    ],
+)
+def test_single_models(tmp_path: Path, family: str, head: str, kind: str) -> None:
+    proof = converted(BUILD[kind](family, head, SMALL), kind, tmp_path)
+    assert {"safetensors", kind} <= proof.keys()
+    original = proof.pop("source")
+    for loaded in proof.values():
+        assert not compare(original, loaded)
+
+
+PAIRS = [
+    *((encoder, "gpt2" if encoder != "gpt2" else "bert") for encoder in STEMS),
+    *(("bert", decoder) for decoder in DECODERS),
+]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "kind"),
+    [
+        (encoder, decoder, kind)
+        for encoder, decoder in PAIRS
+        for kind in FRAMEWORK
+        if kind in ENCODER_KINDS[encoder] and kind in DECODER_KINDS[decoder]
+    ],
+)
+def test_combined_models(tmp_path: Path, encoder: str, decoder: str, kind: str) -> None:
+    small = configuration(encoder, SMALL if encoder == "bert" else LARGE)
+    model = COMBINE[kind](small, configuration(decoder, EQUAL))
+    proof = converted(model, kind, tmp_path)
+    original = proof.pop("source")
+    assert set(proof) == set(expected_kinds(encoder, decoder))
+    for loaded in proof.values():
+        assert not compare(original, loaded)
+
+
+def test_two_output_biases_that_differ_are_not_silently_made_one(tmp_path: Path) -> None:
+    """TFAlbertMLMHead keeps ``bias`` (unused) and ``decoder/bias`` apart; PyTorch ties them."""
+    tensorflow_model("albert", "mlm", SMALL).save_pretrained(tmp_path / "source")
+    with pytest.raises(ConverterError, match="bias"):
+        converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch"])
+    assert not (tmp_path / "out").exists()

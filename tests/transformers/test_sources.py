@@ -1,0 +1,132 @@
+"""One model in every container, with every head: always the same composition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import converter
+from tests.transformers.files import FRAMEWORKS
+from tests.transformers.models import DECODERS, SINGLES, STEMS, class_name, has_class
+from tests.transformers.oracle import check, load
+from tests.transformers.source_cache import Workshop
+
+pytestmark = pytest.mark.peer
+
+
+def stored(directory: Path) -> dict[str, np.ndarray]:
+    """The PyTorch tensors of a composition, which passed by themselves."""
+    loaded = load(directory, "safetensors")
+    assert not loaded.problems, loaded.problems
+    return loaded.stored
+
+
+def equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    """Same names, same bits."""
+    return first.keys() == second.keys() and all(
+        np.array_equal(value, second[key]) for key, value in first.items()
+    )
+
+
+@pytest.mark.parametrize("family", STEMS)
+def test_an_encoder_is_the_same_from_every_container(
+    workshop: Workshop, tmp_path: Path, family: str
+) -> None:
+    decoder = workshop.source("gpt2", "causal", seed=1)
+    results = {}
+    for container, framework in FRAMEWORKS.items():
+        if has_class(framework, family, "base"):
+            source = workshop.source(family, "base", container=container)
+            converter.compose(source, decoder, tmp_path / container, to=["pytorch"])
+            results[container] = stored(tmp_path / container)
+    first = results.pop("safetensors")
+    assert results
+    for container, other in results.items():
+        assert equal(first, other), container
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_decoder_is_the_same_from_every_container(
+    workshop: Workshop, tmp_path: Path, family: str
+) -> None:
+    encoder = workshop.source("bert", seed=1)
+    results = {}
+    for container, framework in FRAMEWORKS.items():
+        if has_class(framework, family, "causal"):
+            source = workshop.source(family, "causal", container=container)
+            converter.compose(encoder, source, tmp_path / container, to=["pytorch"])
+            results[container] = stored(tmp_path / container)
+    first = results.pop("safetensors")
+    assert results
+    for container, other in results.items():
+        assert equal(first, other), container
+
+
+HEADS = [(family, head) for family, head in SINGLES if head != "base"]
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "container"),
+    [
+        (family, head, container)
+        for family, head in HEADS
+        for container, framework in FRAMEWORKS.items()
+        if has_class(framework, family, head)
+    ],
+)
+def test_an_encoder_comes_out_of_a_model_with_a_head(
+    workshop: Workshop, tmp_path: Path, family: str, head: str, container: str
+) -> None:
+    """The base model below any head is the encoder, value by value."""
+    import transformers
+
+    source = workshop.source(family, head, container=container)
+    converter.compose(
+        source, workshop.source("gpt2", "causal", seed=1), tmp_path / "out", to=["pytorch"]
+    )
+    composed = stored(tmp_path / "out")
+    name = str(class_name("pytorch", family, head))
+    original = getattr(transformers, name).from_pretrained(workshop.source(family, head))
+    base = original.base_model.state_dict()
+    assert base
+    for key, value in base.items():
+        assert np.array_equal(composed["encoder." + key], value.numpy()), key
+    left = {key.removeprefix("encoder.") for key in composed if key.startswith("encoder.")}
+    assert all(key.startswith("pooler") for key in left - base.keys()), left - base.keys()
+
+
+@pytest.mark.parametrize("family", [name for name in DECODERS if name != "gpt2"])
+def test_a_decoder_comes_out_of_a_masked_language_model(
+    workshop: Workshop, tmp_path: Path, family: str
+) -> None:
+    """As decoder it is the causal model with the same values."""
+    if family == "electra":
+        kinds: tuple[str, ...] = ("safetensors",)
+    else:
+        kinds = ("safetensors", "h5") + (() if family == "camembert" else ("msgpack",))
+    source = workshop.source(family, "mlm")
+    converter.compose(workshop.source("bert", seed=1), source, tmp_path / "out")
+    composed = check(tmp_path / "out", only=kinds)["safetensors"].stored
+    original = load(source, "safetensors").stored
+    for key, value in original.items():
+        assert np.array_equal(composed["decoder." + key], value), key
+
+
+def test_an_encoder_without_pooler_composes_completely(workshop: Workshop, tmp_path: Path) -> None:
+    """The classes have a pooler, so the file must have one; nothing may be left to the loader."""
+    source = workshop.source("bert", pooler=False)
+    converter.compose(source, workshop.source("gpt2", "causal"), tmp_path / "out")
+    proof = check(tmp_path / "out", only=("safetensors", "h5", "msgpack"))
+    assert "encoder.pooler.dense.weight" in proof["safetensors"].stored
+
+
+def test_each_half_can_take_the_other_role(workshop: Workshop, tmp_path: Path) -> None:
+    """A decoder's weights as encoder, an encoder's as decoder."""
+    converter.compose(
+        workshop.source("gpt2", "causal", "large"),
+        workshop.source("bert", "pretraining"),
+        tmp_path / "out",
+    )
+    check(tmp_path / "out", only=("safetensors", "h5", "msgpack"))

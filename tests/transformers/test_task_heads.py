@@ -1,0 +1,239 @@
+"""Where transformers is silently wrong, verify names what it did.
+
+The numbers are those of the list that was measured: real output of transformers, held against what
+it was made from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import converter
+from converter.verification.result import Verification
+from tests.transformers.files import read_msgpack
+from tests.transformers.models import EQUAL, LARGE, SMALL, combined_pytorch, configuration
+from tests.transformers.source_cache import Workshop
+from tests.transformers.tiny import add_noise, build, tiny
+
+pytestmark = pytest.mark.peer
+
+ANEW = "has nothing to do with it: drawn anew, or from another checkpoint"
+
+
+def said(found: Verification) -> dict[str, str]:
+    """Tensor → what is wrong with it."""
+    return {str(problem.tensor): problem.what for problem in found.problems}
+
+
+def wrong(found: Verification) -> dict[str, str]:
+    """Canonical name → what is wrong, by comparison with the sources."""
+    return {
+        name: origin.verdict
+        for name, origin in found.origins.items()
+        if origin.verdict not in ("equal", "fresh")
+    }
+
+
+def by_the_peer(framework: str, source: Path, out: Path) -> None:
+    """What transformers makes of a combined PyTorch checkpoint in another framework."""
+    import transformers
+
+    name = {"tensorflow": "TF", "flax": "Flax"}[framework] + "EncoderDecoderModel"
+    getattr(transformers, name).from_pretrained(source, from_pt=True).save_pretrained(out)
+
+
+def combined(encoder: Any, decoder: Any, place: Path) -> Path:
+    """A combined PyTorch checkpoint of the peer's."""
+    combined_pytorch(encoder, decoder).save_pretrained(place, safe_serialization=False)
+    return place
+
+
+FAMILIES = ("xlm-roberta", "camembert", "roberta-prelayernorm", "deberta-v2", "xlnet", "gpt2")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_1_the_encoder_that_tensorflow_loses(tmp_path: Path, family: str) -> None:
+    import transformers
+
+    encoder = transformers.AutoConfig.for_model(family, **tiny(family).config)
+    source = combined(encoder, configuration("bert", EQUAL), tmp_path / "source")
+    by_the_peer("tensorflow", source, tmp_path / "out")
+    found = converter.verify(tmp_path / "out", against=[source])
+    file = str(tmp_path / "out" / "tf_model.h5")
+    told = found.problems[0]
+    assert (told.what, told.tensor, told.file) == (f"nothing of {source} arrived", "encoder", file)
+    broken = wrong(found)
+    matrices = {name for name, o in found.origins.items() if o.difference and "norm" not in name}
+    lost = {name for name in matrices if name.startswith("encoder.") and "bias" not in name}
+    assert len(lost) > 8
+    assert {broken[name] for name in lost if "Norm" not in name and "ln_" not in name} == {ANEW}
+    assert all(name.startswith("encoder.") for name in broken)
+
+
+@pytest.mark.parametrize("framework", ["tensorflow", "flax"])
+def test_2_shared_halves_that_are_lost(tmp_path: Path, framework: str) -> None:
+    import transformers
+
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
+        configuration("bert", SMALL), configuration("bert", SMALL), tie_encoder_decoder=True
+    )
+    transformers.EncoderDecoderModel(config).save_pretrained(tmp_path / "source")
+    by_the_peer(framework, tmp_path / "source", tmp_path / "out")
+    found = converter.verify(tmp_path / "out", against=[tmp_path / "source"])
+    broken = wrong(found)
+    assert any("query.weight" in name for name in broken)
+    assert {name.partition(".")[0] for name in broken} == {"encoder"}
+    assert set(broken.values()) == {ANEW}
+    tied = [p for p in found.problems if "which it is tied to" in str(p.expected)]
+    assert any("query" in str(problem.tensor) for problem in tied)
+
+
+def test_3_the_head_that_tensorflow_drops(tmp_path: Path) -> None:
+    decoder = configuration("bert", EQUAL, tie_word_embeddings=False)
+    source = combined(configuration("bert", SMALL), decoder, tmp_path / "source")
+    by_the_peer("tensorflow", source, tmp_path / "out")
+    found = converter.verify(tmp_path / "out", against=[source])
+    assert any("cls" in name and "decoder" in name for name in said(found))
+    assert any("no class of tensorflow can hold" in what for what in said(found).values())
+
+
+@pytest.mark.parametrize("family", ["bart", "mbart"])
+def test_4_the_embeddings_that_a_decoder_loses(tmp_path: Path, family: str) -> None:
+    """It is taken out of a whole model, which keeps them where both its halves share them."""
+    import transformers
+
+    name = {"bart": "Bart", "mbart": "MBart"}[family] + "ForConditionalGeneration"
+    build(tiny(family), name, tiny(family).config).save_pretrained(tmp_path / "whole")
+    build(tiny("bert"), "BertModel", tiny("bert").config).save_pretrained(tmp_path / "bert")
+    sources = [tmp_path / "bert", tmp_path / "whole"]
+    model = transformers.EncoderDecoderModel.from_encoder_decoder_pretrained(*sources)
+    model.save_pretrained(tmp_path / "out")
+    found = converter.verify(tmp_path / "out", against=sources)
+    assert wrong(found) == {"decoder.decoder.embed_tokens.weight": ANEW}
+    [problem] = [p for p in found.problems if p.what == ANEW]
+    assert "shared.weight" in str(problem.expected)
+    assert any("final_logits_bias" in note for note in found.notes)
+    converter.compose(*sources, tmp_path / "ours", to=["pytorch"])
+    assert converter.verify(tmp_path / "ours", against=sources).verified
+
+
+@pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
+@pytest.mark.parametrize("framework", ["tensorflow", "flax"])
+def test_5_distances_that_are_dropped(tmp_path: Path, framework: str, kind: str) -> None:
+    encoder = configuration("bert", SMALL, position_embedding_type=kind)
+    source = combined(encoder, configuration("bert", EQUAL), tmp_path / "source")
+    by_the_peer(framework, source, tmp_path / "out")
+    found = converter.verify(tmp_path / "out", against=[source])
+    lost = [p.tensor for p in found.problems if p.what == "is lost: the source has it"]
+    name = "encoder.encoder.layer.{}.attention.self.distance_embedding.weight"
+    assert lost == [name.format(0), name.format(1)]
+    reasons = [p.found for p in found.problems if f"no class of {framework}" in p.what]
+    assert any("distance_embedding" in str(reason) for reason in reasons)
+
+
+def test_6_a_projection_that_is_invented(tmp_path: Path) -> None:
+    import transformers
+    from safetensors.numpy import load_file, save_file
+
+    whole, holed = tmp_path / "whole", tmp_path / "holed"
+    model = combined_pytorch(configuration("bert", LARGE), configuration("gpt2", SMALL))
+    model.save_pretrained(whole)
+    model.save_pretrained(holed)
+    tensors = load_file(holed / "model.safetensors")
+    del tensors["enc_to_dec_proj.weight"]
+    save_file(tensors, holed / "model.safetensors", metadata={"format": "pt"})
+    transformers.EncoderDecoderModel.from_pretrained(holed).save_pretrained(tmp_path / "out")
+    found = converter.verify(tmp_path / "out", against=[whole])
+    assert set(said(found)) == {"enc_to_dec_proj.weight"}
+
+
+def test_6_memory_that_nobody_wrote_to(tmp_path: Path) -> None:
+    """Fresh layer norms hold whatever lay there; here it is made what was seen: 1e20 and more."""
+    import torch
+    import transformers
+
+    build(tiny("bert"), "BertModel", tiny("bert").config).save_pretrained(tmp_path / "bert")
+    build(tiny("xglm"), "XGLMForCausalLM", tiny("xglm").config).save_pretrained(tmp_path / "xglm")
+    sources = [tmp_path / "bert", tmp_path / "xglm"]
+    model = transformers.EncoderDecoderModel.from_encoder_decoder_pretrained(*sources)
+    norms = {n: p for n, p in model.named_parameters() if "encoder_attn_layer_norm" in n}
+    with torch.no_grad():
+        for name, parameter in norms.items():
+            parameter.uniform_(0.1, 0.3)  # what another tensor left there
+            if name.endswith("1.encoder_attn_layer_norm.bias"):
+                parameter.fill_(1e23)
+    model.save_pretrained(tmp_path / "out")
+    found = converter.verify(tmp_path / "out", against=sources)
+    never = [p.tensor for p in found.problems if "never drawn" in p.what]
+    assert never == ["decoder.model.layers.1.encoder_attn_layer_norm.bias"]
+    [note] = [note for note in found.notes if "not the constants" in note]
+    assert "layers.{0,1}.encoder_attn_layer_norm.weight" in note
+    assert "layers.0.encoder_attn_layer_norm.bias" in note
+    converter.compose(*sources, tmp_path / "ours", to=["pytorch"])
+    ours = converter.verify(tmp_path / "ours", against=sources)
+    assert ours.verified
+    assert not any("not the constants" in note for note in ours.notes)
+
+
+def test_8_weights_drawn_anew_from_a_wrapped_tree(workshop: Workshop, tmp_path: Path) -> None:
+    import transformers
+    from flax.serialization import msgpack_serialize
+    from flax.traverse_util import unflatten_dict
+
+    source = workshop.source("bert", container="msgpack")
+    wrapped = tmp_path / "wrapped"
+    wrapped.mkdir()
+    (wrapped / "config.json").write_bytes((source / "config.json").read_bytes())
+    tree = unflatten_dict(read_msgpack(source / "flax_model.msgpack"), sep="/")
+    (wrapped / "flax_model.msgpack").write_bytes(msgpack_serialize({"params": tree}))
+    transformers.FlaxBertModel.from_pretrained(wrapped).save_pretrained(tmp_path / "out")
+    found = converter.verify(tmp_path / "out", against=[source])
+    assert len(found.origins) > 30
+    assert not any(o.verdict == "equal" for o in found.origins.values())
+    assert converter.verify(source, against=[wrapped]).verified
+
+
+def test_7_a_width_that_fails_when_it_is_called(tmp_path: Path) -> None:
+    """It loads, has no projection, and cannot run."""
+    decoder = configuration("gpt2", SMALL, cross_attention_hidden_size=LARGE.hidden)
+    source = combined(configuration("bert", LARGE), decoder, tmp_path / "source")
+    found = converter.verify(source)
+    assert not found.verified
+    assert any("enc_to_dec_proj" in name for name in said(found))
+
+
+def test_9_flax_weights_of_roberta_are_right(tmp_path: Path) -> None:
+    """Its positions are wrong by default, its weights are not: nothing is to be told of them."""
+    import transformers
+
+    model = transformers.RobertaModel(configuration("roberta", SMALL))
+    add_noise(model, 0)
+    model.save_pretrained(tmp_path / "source")
+    flax = transformers.FlaxRobertaModel.from_pretrained(tmp_path / "source", from_pt=True)
+    flax.save_pretrained(tmp_path / "out")
+    found = converter.verify(tmp_path / "out", against=[tmp_path / "source"])
+    assert found.verified
+    assert not wrong(found)
+
+
+def test_10_fresh_weights_that_differ_between_frameworks(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    import transformers
+
+    sources = [workshop.source("bert"), workshop.source("gpt2", "causal")]
+    for prefix in ("", "Flax"):
+        given = {"encoder_from_pt": True, "decoder_from_pt": True} if prefix else {}
+        cls = getattr(transformers, f"{prefix}EncoderDecoderModel")
+        model = cls.from_encoder_decoder_pretrained(*sources, **given)
+        model.config.decoder_start_token_id = model.config.pad_token_id = 5
+        model.save_pretrained(tmp_path / "out")
+    found = converter.verify(tmp_path / "out", against=sources)
+    assert not wrong(found)
+    flax = str(tmp_path / "out" / "flax_model.msgpack")
+    broken = [p for p in found.problems if p.file == flax and p.what == ANEW]
+    assert len(broken) >= 6
+    assert all("crossattention" in str(problem.tensor) for problem in broken)

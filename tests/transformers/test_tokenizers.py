@@ -1,0 +1,179 @@
+"""AutoTokenizer loads from a composition what its sources have, in transformers 4 and 5."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import converter
+from tests.environments import TRANSFORMERS_5, interpreter
+from tests.transformers.tiny import FAMILIES, LIBRARY, tiny
+
+pytestmark = pytest.mark.peer
+
+ROOT = Path(__file__).parents[2]
+TEXT = "A checkpoint holds the numbers of 3 models, unaffable."
+
+LOAD = """
+import json, sys
+from transformers import AutoTokenizer
+found = {}
+for place in sys.argv[2:]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place)
+        ids = tokenizer(sys.argv[1])["input_ids"]
+        name = type(tokenizer).__name__.removesuffix("Fast")
+        found[place] = [name, ids, tokenizer.decode(ids), tokenizer.eos_token, tokenizer.pad_token]
+    except Exception as error:
+        found[place] = f"{type(error).__name__}: {error}"[:300]
+json.dump(found, sys.stdout)
+"""
+
+LAYOUTS: Mapping[str, tuple[str, str, str, Mapping[str, str]]] = {
+    "two": ("bert", "gpt2", "both", {"": "bert", "decoder_tokenizer": "gpt2"}),
+    "one": ("bert", "bert", "both", {"": "bert"}),
+    "old": ("bert-old", "gpt2-old", "both", {"": "bert-old", "decoder_tokenizer": "gpt2-old"}),
+    "older": (
+        "bert-slow",
+        "gpt2-slow",
+        "both",
+        {"": "bert-slow", "decoder_tokenizer": "gpt2-slow"},
+    ),
+    "decoder's": ("bert-old", "gpt2-old", "decoder", {"": "gpt2-old"}),
+    "encoder's": ("gpt2-old", "bert-old", "encoder", {"": "gpt2-old"}),
+    "image": ("vit", "gpt2-old", "both", {"": "gpt2-old"}),
+    "pieces": ("xlm-roberta", "mbart", "both", {"": "xlm-roberta", "decoder_tokenizer": "mbart"}),
+    "more pieces": (
+        "camembert",
+        "plbart",
+        "both",
+        {"": "camembert", "decoder_tokenizer": "plbart"},
+    ),
+    "foreign": ("gpt2-as-bert", "bert", "both", {"": "gpt2-as-bert", "decoder_tokenizer": "bert"}),
+    "foreign decoder": (
+        "gpt2",
+        "gpt2-as-bert",
+        "both",
+        {"": "gpt2", "decoder_tokenizer": "gpt2-as-bert"},
+    ),
+}
+"""Name → encoder, decoder, ``--tokenizer``, and where whose tokenizer must lie."""
+
+
+def _source(home: Path, family: str, **fields: Any) -> Path:
+    home.mkdir()
+    config = {**tiny(family).config, "model_type": family, **fields}
+    (home / "config.json").write_text(json.dumps(config))
+    return home
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokenizers as they lie about: whole, without their class, slow files alone, sentencepieces,
+    and of another family's class by the word of the model's configuration."""
+    import sentencepiece
+
+    home = tmp_path_factory.mktemp("sources")
+    for family in ("bert", "gpt2"):
+        for kind in ("", "-old", "-slow"):
+            place = _source(home / (family + kind), family)
+            for path in (ROOT / "fixtures" / f"{family}-tiny").iterdir():
+                slow = path.name in ("vocab.txt", "vocab.json", "merges.txt")
+                token = path.name.startswith(("tokenizer", "special"))
+                if slow or (token and kind != "-slow"):
+                    shutil.copy(path, place)
+            if kind == "-old":  # as bert-base-uncased and gpt2 have it
+                (place / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    foreign = _source(home / "gpt2-as-bert", "gpt2", tokenizer_class="BertTokenizer")
+    shutil.copy(ROOT / "fixtures/bert-tiny/vocab.txt", foreign)
+    (home / "text").write_text((ROOT / "README.md").read_text())
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(home / "text"),
+        model_prefix=str(home / "pieces"),
+        vocab_size=300,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    for family in ("xlm-roberta", "camembert", "mbart", "plbart"):
+        place = _source(home / family, family)
+        shutil.copy(home / "pieces.model", place / "sentencepiece.bpe.model")
+    _source(home / "vit", "vit")
+    return home
+
+
+@pytest.fixture(scope="module")
+def composed(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    home, found = tmp_path_factory.mktemp("composed"), {}
+    for name, (encoder, decoder, tokenizer, _) in LAYOUTS.items():
+        found[name] = home / name.replace(" ", "-")
+        converter.compose(
+            *(sources / encoder, sources / decoder, found[name]),
+            to=["pytorch"],
+            random=["encoder", "decoder"],
+            tokenizer=tokenizer,
+            decoder_start_token=3,
+            eos_token=2,
+            pad_token=1,
+        )
+    return found
+
+
+@pytest.fixture(scope="module", params=["4", "5"])
+def loaded(
+    request: pytest.FixtureRequest, sources: Path, composed: dict[str, Path]
+) -> dict[str, Any]:
+    """What each version loads from every source and every place of a composition."""
+    python = sys.executable if request.param == "4" else interpreter(TRANSFORMERS_5)
+    names = sorted({name for layout in LAYOUTS.values() for name in layout[3].values()})
+    places = [str(sources / name) for name in names]
+    for name, (*_, expected) in LAYOUTS.items():
+        places += [str(composed[name] / below) for below in expected]
+    done = subprocess.run([python, "-c", LOAD, TEXT, *places], check=True, capture_output=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_place_holds_the_tokenizer_of_its_source(
+    loaded: dict[str, Any], sources: Path, composed: dict[str, Path], name: str
+) -> None:
+    expected = LAYOUTS[name][3]
+    assert (composed[name] / "decoder_tokenizer").exists() == ("decoder_tokenizer" in expected)
+    for below, source in expected.items():
+        own = loaded[str(sources / source)]
+        assert isinstance(own, list), own
+        assert loaded[str(composed[name] / below)] == own
+        assert len(own[1]) > 8
+
+
+def test_the_tables_name_the_class_that_transformers_takes() -> None:
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    stating = {name: LIBRARY.family(name).tokenizer for name in FAMILIES}
+    decoders = {name for name in FAMILIES if "decoder" in LIBRARY.family(name).roles}
+    assert {name for name, stated in stating.items() if stated} == decoders - {"trocr"}
+    for name, stated in stating.items():
+        if stated:
+            assert TOKENIZER_MAPPING_NAMES[name][0] == stated
+
+
+def test_every_file_of_a_tokenizer_is_known() -> None:
+    from transformers.models.auto.tokenization_auto import (
+        TOKENIZER_MAPPING_NAMES,
+        tokenizer_class_from_name,
+    )
+
+    from converter.planning.tokenizer_files import TOKENIZER_FILES
+
+    for name in set(FAMILIES) & TOKENIZER_MAPPING_NAMES.keys():
+        classes = TOKENIZER_MAPPING_NAMES[name]
+        for stated in filter(None, [classes] if isinstance(classes, str) else classes):
+            files = tokenizer_class_from_name(stated).vocab_files_names.values()
+            assert set(files) <= set(TOKENIZER_FILES), (name, stated)

@@ -1,0 +1,121 @@
+"""Special tokens, by the peer's own configurations and by what its models start with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import converter
+from tests.transformers.tiny import FAMILIES, LIBRARY, tiny
+
+pytestmark = pytest.mark.peer
+
+DECODERS = [name for name in FAMILIES if "decoder" in LIBRARY.family(name).roles]
+FIELDS = {
+    "start": "decoder_start_token_id",
+    "end": "eos_token_id",
+    "pad": "pad_token_id",
+}
+RELEASED = {
+    ("prophetnet", "start"): "prophetnet-large-uncased states 102, and BERT's vocabulary",
+    ("prophetnet", "end"): "prophetnet-large-uncased states 102",
+    ("xlm-prophetnet", "start"): "its tokenizer begins what is written with [SEP]",
+    ("camembert", "start"): "camembert-base states 5",
+    ("camembert", "end"): "camembert-base states 6: four tokens go before its sentencepieces",
+    ("big_bird", "end"): "its texts end with [SEP]; the class states <s>",
+}
+"""Where the class's default is not what was released with it, and what was."""
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_the_table_has_the_ids_of_the_peers_class(family: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    config, table = CONFIG_MAPPING[family](), LIBRARY.family(family).tokens
+    for role, field in FIELDS.items():
+        stated = {getattr(config, name, None) for name in (field, f"{table[role].token}_token_id")}
+        agree = stated <= {None, table[role].id}
+        assert agree != ((family, role) in RELEASED), (role, stated)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every decoder drawn anew beside a BERT, its tokens told by its own files alone."""
+    place = tmp_path_factory.mktemp("tokens")
+    for name in {"bert", *DECODERS}:
+        (place / name).mkdir()
+        told = {key for key in tiny(name).config if "token_id" in key} - {"pad_token_id"}
+        sizes = {key: value for key, value in tiny(name).config.items() if key not in told}
+        config = {**sizes, "model_type": name}
+        (place / name / "config.json").write_text(json.dumps(config))
+    return place
+
+
+def _tokenizer(directory: Path, family: str) -> dict[str, Any]:
+    """A tokenizer of words whose special tokens have ids that nothing else has."""
+    table, words = LIBRARY.family(family).tokens, {"<unk>": 40}
+    special = dict.fromkeys(token.token for token in table.values())
+    roles = {name: f"<{name}>" for name in special}
+    words |= {f"<{name}>": 41 + place for place, name in enumerate(special)}
+    if "pad_token_id" in tiny(family).config:
+        words["<pad>"] = tiny(family).config["pad_token_id"]
+    if LIBRARY.family(family).languages:
+        words["en_XX" if family == "mbart" else "__en_XX__"] = 60
+    (directory / "vocab.json").write_text(json.dumps(words))
+    told = {f"{name}_token": text for name, text in roles.items()}
+    (directory / "tokenizer_config.json").write_text(json.dumps({**told, "tgt_lang": "en_XX"}))
+    return {name: words[text] for name, text in roles.items()}
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_training_and_generation_begin_alike(home: Path, tmp_path: Path, family: str) -> None:
+    """Labels shifted by the peer's model begin with what its ``generate()`` begins with, which is
+    what the decoder's own class makes of labels."""
+    import torch
+    from transformers import EncoderDecoderModel
+
+    ids = _tokenizer(home / family, family)
+    converter.compose(
+        home / "bert",
+        home / family,
+        tmp_path / "out",
+        to=["pytorch"],
+        random=["encoder", "decoder"],
+    )
+    model = EncoderDecoderModel.from_pretrained(tmp_path / "out").eval()
+    table = LIBRARY.family(family)
+    start = 60 if table.languages else ids[table.tokens["start"].token]
+    end = ids[table.tokens["end"].token]
+    labels = torch.tensor([[11, 12, 13, end, -100]])
+    shifted = model.prepare_decoder_input_ids_from_labels(labels)
+    assert shifted.tolist() == [[start, 11, 12, 13, end]]
+    # 4.57.6 cannot cache the states of BigBird, Mega and XLM-ProphetNet beside an encoder's
+    written = model.generate(torch.tensor([[21, 22, 23]]), max_new_tokens=2, use_cache=False)
+    assert int(written[0, 0]) == start
+    assert model.generation_config.eos_token_id == end
+    own = _own_shift(family, ids, labels, start)
+    assert own is None or own == start
+
+
+def _own_shift(family: str, ids: dict[str, Any], labels: Any, start: int) -> int | None:
+    """What the family's own sequence-to-sequence class begins with, of labels as its tokenizer
+    makes them: the code of the language comes last, and is put first."""
+    import importlib
+    from inspect import signature
+
+    from transformers import CONFIG_MAPPING
+
+    place = CONFIG_MAPPING[family].__module__.replace(".configuration_", ".modeling_")
+    module = importlib.import_module(place)
+    shift = getattr(module, "shift_tokens_right", None)
+    if shift is None:
+        return None
+    labels = labels.clone()
+    labels[labels == -100] = ids["pad"]
+    if len(signature(shift).parameters) == 3:
+        return int(shift(labels, ids["pad"], start)[0, 0])
+    labels[0, -1] = start
+    return int(shift(labels, ids["pad"])[0, 0])

@@ -1,0 +1,128 @@
+"""Proof by the frameworks themselves, and what transformers breaks without a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import converter
+from converter.errors import UnsupportedError
+from converter.verification import framework_readers
+from converter.verification.result import Verification
+from tests.environments import TRANSFORMERS_5, interpreter
+from tests.transformers.source_cache import Workshop
+from tests.verification.damage import alter, copy_of, key_of, not_a_number, rewrite
+
+pytestmark = pytest.mark.peer
+
+
+def said(found: Verification) -> dict[str, str]:
+    """Tensor → what is wrong with it."""
+    return {str(problem.tensor): problem.what for problem in found.problems}
+
+
+@pytest.fixture(scope="module")
+def both(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A composition with a file of every kind."""
+    out = tmp_path_factory.mktemp("verify") / "both"
+    encoder, decoder = workshop.source("bert", size="large"), workshop.source("gpt2", "causal")
+    converter.compose(encoder, decoder, out, pytorch_format="both")
+    return out
+
+
+def test_the_libraries_read_what_we_read(both: Path) -> None:
+    found = converter.verify(both, native=True)
+    assert found.verified, found.problems
+    assert sum("own library" in check for check in found.checks) == 4
+
+
+def test_sharded_files_too(workshop: Workshop, tmp_path: Path) -> None:
+    converter.convert(
+        workshop.source("bert"), tmp_path / "it", pytorch_format="both", max_shard_size=30_000
+    )
+    found = converter.verify(tmp_path / "it", native=True)
+    assert found.verified, found.problems
+    assert sum("own library" in check for check in found.checks) == 4
+
+
+def test_a_reader_of_ours_that_errs_is_found(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from converter.formats.lazy_tensors import ContiguousTensor
+
+    honest = ContiguousTensor.read_into
+
+    def lying(self: Any, out: Any, axis: int = 0, start: int = 0) -> None:
+        honest(self, out, axis, start)
+        if "query" in self.spec.name and out.ndim == 2:
+            out[...] = out.T.copy()
+
+    monkeypatch.setattr(ContiguousTensor, "read_into", lying)
+    found = converter.verify(both, native=True)
+    wrong = {p.tensor for p in found.problems if p.what == "its own library reads other values"}
+    assert {name for name in wrong if name and "query" in name} == wrong
+    assert len(wrong) >= 4
+
+
+def test_a_missing_extra_is_named(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framework_readers, "find_spec", lambda name: None)
+    with pytest.raises(UnsupportedError) as caught:
+        converter.verify(both, native=True)
+    for extra in ("torch", "tensorflow", "flax"):
+        assert f"pip install 'encdec-converter[{extra}]'" in str(caught.value)
+
+
+def test_transformers_runs_it(both: Path, tmp_path: Path) -> None:
+    found = converter.verify(both, run=True)
+    assert found.verified, found.problems
+    assert sum("loads whole and runs" in text for text in found.checks.values()) == 4
+    assert sum(text.startswith("agree to") for text in found.checks.values()) == 3
+
+
+def test_transformers_finds_damage(both: Path, tmp_path: Path) -> None:
+    broken = copy_of(both, tmp_path / "it")
+    file = broken / "model.safetensors"
+    module = "encoder.layer.0.attention.self.query"
+    rewrite(file, lambda tensors: tensors.pop(key_of(file, module)) is None)
+    file = broken / "flax_model.msgpack"
+    alter(file, [key_of(file, module)], not_a_number)
+    found = converter.verify(broken, run=True)
+    told = [(p.what, p.tensor or "") for p in found.problems if "manifest" not in p.what]
+    missing = [t for w, t in told if w == "transformers finds it missing and draws it anew"]
+    assert missing == [f"encoder.{module}.weight"]
+    assert any("outputs differ" in what or "an output is" in what for what, _ in told)
+
+
+def test_an_interpreter_without_transformers(both: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "python"
+    empty.write_text("#!/bin/sh\necho 'No module named transformers' >&2\nexit 1\n")
+    empty.chmod(0o755)
+    for python, text in ((empty, "No module named transformers"), (tmp_path / "no", "cannot be")):
+        with pytest.raises(UnsupportedError, match=text):
+            converter.verify(both, run=True, python=python)
+
+
+def test_transformers_5_runs_it(both: Path) -> None:
+    found = converter.verify(both, python=interpreter(TRANSFORMERS_5))
+    assert found.verified, found.problems
+    assert sum("transformers 5" in check for check in found.checks) == 2
+
+
+def test_a_hand_written_script_that_forgets_to_transpose_is_named(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    source = workshop.source("bert")
+    converter.convert(source, tmp_path / "out", to=["flax"])
+    file = tmp_path / "out" / "flax_model.msgpack"
+
+    def forget(tensors: dict[str, np.ndarray]) -> None:
+        for name, array in tensors.items():
+            if "/attention/" in name and name.endswith("kernel"):
+                tensors[name] = np.ascontiguousarray(array.T)
+
+    rewrite(file, forget)
+    found = converter.verify(tmp_path / "out", against=[source])
+    wrong = {n: o.verdict for n, o in found.origins.items() if o.verdict != "equal"}
+    assert set(wrong.values()) == {"is transposed"}
+    assert len(wrong) == 8

@@ -1,0 +1,300 @@
+"""Tiny models of every family table: built by transformers from ``tiny/*.json``, judged by it.
+
+The form of the files is documented at the top of ``test_every_table.py``. This module imports no
+framework by itself, so that what needs none can use it.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.architectures.model_config import ModelConfig
+from converter.architectures.model_spec import BODY, ModelSpecBuilder
+from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.schema import CROSS_ATTENTION, FRAMEWORKS, Family, ModelClass
+from converter.errors import ConverterError, TableError
+from converter.models.framework_support import role_unsupported_reasons, unsupported_reasons
+
+DIRECTORY = Path(__file__).parent / "tiny"
+LIBRARY = ArchitectureRegistry()
+FAMILIES = tuple(name for name in LIBRARY.names if not LIBRARY.is_composite(name))
+NOISE = 0.1
+MAIN_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
+_KEYS = {
+    "cannot_build",
+    "config",
+    "variants",
+    "inputs",
+    "tensorflow_inputs",
+    "flax_inputs",
+    "class_inputs",
+    "class_config",
+    "cannot_run",
+    "keep",
+    "own_files",
+    "refused",
+    "tolerance",
+    "transformers_5",
+}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """One file of ``tiny/``."""
+
+    family: str
+    config: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    framework_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    class_inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    class_config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cannot_run: Mapping[str, str] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+    tolerance: float = 1e-5
+    own_files: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cannot_build: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    transformers_5: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def table(self) -> Family:
+        """The family's table."""
+        return LIBRARY.family(self.family)
+
+    def fields(self, variant: str = "") -> dict[str, Any]:
+        """Every field of one variant; ``""`` is the configuration itself."""
+        return {**self.config, **(self.variants[variant] if variant else {})}
+
+    def can_run(self, what: str, variant: str) -> bool:
+        """Whether a role or a class of a framework can be called."""
+        return self.cannot_run.keys().isdisjoint({what, f"{what}-{variant}"})
+
+    def fails_later(self, variant: str) -> str | None:
+        """Why transformers 5 cannot hold a variant, if it cannot."""
+        return self.transformers_5.get("", self.transformers_5.get(variant))
+
+    def batch(
+        self, framework: str, prefix: str = "", seed: int = 0, model: str = "", variant: str = ""
+    ) -> dict[str, np.ndarray]:
+        """The inputs of one forward pass, as numpy arrays, each name behind ``prefix``."""
+        config = ModelConfig(self.table, self.fields(variant), self.family)
+        wanted = {
+            **self.inputs,
+            **self.class_inputs.get(model, {}),
+            **self.framework_inputs.get(framework, {}),
+        }
+        if not any(name in wanted for name in MAIN_INPUTS):
+            below = self.config["vocab_size"]
+            wanted = {"input_ids": {"ids": [2, 9], "from": 5, "below": below}, **wanted}
+        return {
+            prefix + name: _array(
+                spec, config, np.random.default_rng([seed, zlib.crc32(name.encode())])
+            )
+            for name, spec in wanted.items()
+            if spec is not None
+        }
+
+
+def _array(spec: Mapping[str, Any], config: ModelConfig, stream: np.random.Generator) -> np.ndarray:
+    if "ids" in spec:
+        return stream.integers(spec.get("from", 0), spec["below"], spec["ids"])
+    if "floats" in spec:
+        return stream.standard_normal(spec["floats"]).astype(np.float32)
+    if "range" in spec:
+        start = spec.get("from", 0)
+        row = np.arange(spec["range"][-1])
+        row += config.attribute(start) if isinstance(start, str) else start
+        return np.broadcast_to(row, spec["range"]).copy()
+    return np.full(spec["fill"], spec["value"])
+
+
+@cache
+def tiny(family: str) -> Tiny:
+    """The tiny model of a family."""
+    data = json.loads((DIRECTORY / f"{family}.json").read_text())
+    unknown = data.keys() - _KEYS
+    assert not unknown, f"{family}.json: unknown {sorted(unknown)}"
+    return Tiny(
+        family,
+        config=data["config"],
+        variants=data.get("variants", {}),
+        inputs=data.get("inputs", {}),
+        framework_inputs={
+            framework: data[f"{framework}_inputs"]
+            for framework in ("tensorflow", "flax")
+            if f"{framework}_inputs" in data
+        },
+        class_inputs=data.get("class_inputs", {}),
+        class_config=data.get("class_config", {}),
+        cannot_run=data.get("cannot_run", {}),
+        keep=tuple(data.get("keep", ())),
+        tolerance=data.get("tolerance", 1e-5),
+        cannot_build=data.get("cannot_build", {}),
+        refused=data.get("refused", {}),
+        own_files=data.get("own_files", {}),
+        transformers_5=data.get("transformers_5", {}),
+    )
+
+
+@cache
+def described() -> tuple[str, ...]:
+    """The families that have both a sound table and a tiny model.
+
+    One that lacks either fails ``tests/architectures/test_tiny_models.py`` and must not hide the others.
+    """
+    return tuple(
+        name for name in FAMILIES if (DIRECTORY / f"{name}.json").is_file() and _loads(name)
+    )
+
+
+def _loads(family: str) -> bool:
+    LIBRARY.vocabulary  # noqa: B018  # what is wrong with all tables is told at once
+    try:
+        LIBRARY.family(family)
+    except TableError:
+        return False
+    return True
+
+
+def roles() -> list[tuple[str, str, str]]:
+    """Family, role and variant of every composition, where the variant changes what plays."""
+    return [
+        (family, role, variant)
+        for family in described()
+        for role, played in tiny(family).table.roles.items()
+        for variant in ("", *tiny(family).variants)
+        if not variant or _changes(family, played.model, variant)
+        if not _refused(family, role, variant)
+    ]
+
+
+def _refused(family: str, role: str, variant: str) -> bool:
+    """Whether no framework takes this configuration in this role."""
+    spec = tiny(family)
+    config = ModelConfig(spec.table, spec.fields(variant), family)
+    return role_unsupported_reasons(config, role).keys() >= {*FRAMEWORKS}
+
+
+def single_models() -> list[tuple[str, str, str]]:
+    """Family, model class and variant of every stand-alone conversion.
+
+    Every class with the configuration itself. With a variant those that play a role, where it
+    changes their tensors, and any other where it changes those of a part or head that the former
+    lack; what it changes of the rest is the same in all classes.
+    """
+    found = []
+    for family in described():
+        table = tiny(family).table
+        leading = {role.model for role in table.roles.values()} or set(list(table.models)[:1])
+        found += [(family, model, "") for model in table.models]
+        found += [
+            (family, model, variant)
+            for variant in tiny(family).variants
+            for model in table.models
+            if _changes(family, model, variant, _groups(table, leading))
+        ]
+    return found
+
+
+def _groups(table: Family, models: Iterable[str]) -> frozenset[str]:
+    """The body, and the parts and heads of some classes."""
+    found = {BODY}
+    for name in models:
+        found |= {*table.models[name].parts, *table.models[name].heads}
+    return frozenset(found)
+
+
+def _changes(family: str, name: str, variant: str, seen: frozenset[str] | None = None) -> bool:
+    """Whether a variant changes the tensors or the frameworks of a model.
+
+    Of a model that has more parts or heads than `seen`, only those are looked at.
+    """
+    return _nature(family, name, "", seen) != _nature(family, name, variant, seen)
+
+
+@cache
+def _nature(family: str, name: str, variant: str, seen: frozenset[str] | None) -> Any:
+    spec = tiny(family)
+    model = spec.table.models[name]
+    parts = (*model.parts, *({CROSS_ATTENTION} & set(spec.table.parts)))
+    config = ModelConfig(spec.table, spec.fields(variant), family)
+    try:
+        drawn = ModelSpecBuilder(LIBRARY.vocabulary).model(config, parts, model.heads)
+    except ConverterError as error:
+        return str(error)  # the test of this variant tells it
+    others = set() if seen is None else {*model.parts, *model.heads} - seen
+    slots = [
+        (slot.name, slot.spellings, slot.tied_to, slot.stored)
+        for slot in drawn.params
+        if not others or slot.part in others
+    ]
+    return slots, None if others else set(unsupported_reasons(config, model))
+
+
+def stored_ties(family: str, model: ModelClass, variant: str, half: str = "") -> set[str]:
+    """The PyTorch names that files are given although transformers 4.57 ties them."""
+    spec = tiny(family)
+    config = ModelConfig(spec.table, spec.fields(variant), family)
+    cross = {CROSS_ATTENTION} & {*spec.table.parts} if half == "decoder" else set()
+    drawn = ModelSpecBuilder(LIBRARY.vocabulary).model(
+        config, (*model.parts, *cross), model.heads, half
+    )
+    names = [
+        slot.spellings[FRAMEWORKS[0]].name for slot in drawn.params if FRAMEWORKS[0] in slot.stored
+    ]
+    return {*names}
+
+
+def source_fields(family: str, model: ModelClass, variant: str) -> dict[str, Any]:
+    """The configuration of a stand-alone model; one that only decodes says so."""
+    spec = tiny(family)
+    decoder = spec.table.roles.get("decoder")
+    fields = spec.fields(variant)
+    if decoder and decoder.model == model.name:
+        own = {key: value for key, value in decoder.config.items() if key != "add_cross_attention"}
+        fields = {**own, **fields}
+    return {**fields, **spec.class_config.get(model.name, {})}
+
+
+def build(spec: Tiny, name: str, fields: Mapping[str, Any], seed: int = 0) -> Any:
+    """A PyTorch model of class ``name`` in eval mode with noise on every parameter."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    config = transformers.AutoConfig.for_model(spec.family, **fields)
+    model = getattr(transformers, name)(config).eval()
+    add_noise(model, seed, spec.keep)
+    return model
+
+
+def add_noise(model: Any, seed: int, keep: Iterable[str] = ()) -> None:
+    """Noise on every parameter and running statistic that no text of ``keep`` occurs in.
+
+    The noise of a name depends on the name and the seed alone. Variances stay positive.
+    """
+    import torch
+
+    tensors = dict(model.named_parameters())
+    tensors |= {key: value for key, value in model.named_buffers() if ".running_" in key}
+    with torch.no_grad():
+        for key, value in tensors.items():
+            if value.is_floating_point() and not any(text in key for text in keep):
+                stream = np.random.default_rng([seed, zlib.crc32(key.encode())])
+                drawn = torch.from_numpy(stream.standard_normal(tuple(value.shape)) * NOISE)
+                value += (drawn.abs() if ".running_" in key else drawn).to(value.dtype)
+
+
+def model_of(family: str, role: str) -> ModelClass:
+    """The class that a family plays a role with."""
+    table = tiny(family).table
+    return table.models[table.roles[role].model]

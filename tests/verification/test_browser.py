@@ -1,0 +1,132 @@
+"""The page as a real browser shows it: on a desk and a telephone, light, dark and on paper."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from converter.commands.verify import verify
+from converter.report.html import page
+from converter.verification.result import Verification
+from tests import factories
+from tests.verification import damage
+from tests.verification.browser import browse, look
+from tests.verification.damage import QUERY, alter, copy_of, key_of, rewrite
+
+LIGHT, DARK = "rgb(255, 255, 255)", "rgb(20, 23, 26)"
+
+
+@pytest.fixture
+def asked() -> Iterator[tuple[int, list[str]]]:
+    """A server on this machine: its port, and every path that anybody asks it for."""
+    paths: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, paths
+        server.shutdown()
+
+
+def written(target: Path, found: Verification) -> Path:
+    target.write_text(page(found, found.portrait), "utf-8")
+    return target
+
+
+@pytest.fixture(scope="module")
+def broken(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a damaged layer."""
+    directory = copy_of(sound, tmp_path_factory.mktemp("broken") / "it")
+    alter(directory / "tf_model.h5", [key_of(directory / "tf_model.h5", QUERY)], damage.negated)
+    file = directory / "model.safetensors"
+    alter(file, [key_of(file, QUERY)], damage.redrawn)
+    return directory
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1100, False), (390, True), (320, False)])
+@pytest.mark.parametrize("which", ["sound", "broken"])
+def test_everything_is_seen_and_nothing_hangs_over(
+    sound: Path,
+    broken: Path,
+    sources: tuple[Path, Path],
+    tmp_path: Path,
+    which: str,
+    width: int,
+    dark: bool,
+) -> None:
+    directory = {"sound": sound, "broken": broken}[which]
+    found = verify(directory, against=sources, portrait=True)
+    seen = look(written(tmp_path / "page.html", found), width, dark=dark)
+    assert seen["wide"] == 0
+    assert seen["beyond"] == []
+    assert seen["hidden"] == []
+    assert found.portrait is not None
+    layers = sum(len(panel.layers) for panel in found.portrait.panels)
+    assert len(seen["plots"]) == layers > 8
+    colours = set()
+    for plot in seen["plots"]:
+        assert plot["width"] > 90
+        assert plot["height"] > 25
+        assert plot["seen"]
+        colours.add(plot["fill"])
+    # The halves and what is fresh are told apart, and so is a layer that is wrong.
+    assert len(colours) == (3 if which == "sound" else 4)
+    assert all(share["height"] > 10 and share["seen"] for share in seen["shares"])
+    assert (seen["paper"], seen["ink"] != seen["paper"]) == (DARK if dark else LIGHT, True)
+    assert seen["badge"].startswith("verified" if which == "sound" else "not verified: ")
+
+
+def test_hostile_names_load_and_run_nothing(
+    sound: Path, tmp_path: Path, asked: tuple[int, list[str]]
+) -> None:
+    port, paths = asked
+    lure = f"http://127.0.0.1:{port}/lure"
+    bait = (
+        f"<img src='{lure}' onerror=alert(1)>",
+        f'"><script src="{lure}"></script><script>document.title="run"</script>',
+        f"</style></title><link rel=stylesheet href={lure}><iframe src={lure}></iframe>",
+    )
+    directory = copy_of(sound, tmp_path / "<img src=x onerror=alert(1)>")
+
+    def lay(tensors: dict[str, damage.Array]) -> None:
+        tensors.update({f"encoder.{text}": tensors[next(iter(tensors))] for text in bait})
+
+    rewrite(directory / "model.safetensors", lay)
+    found = verify(directory, portrait=True)
+    assert all(any(text in str(each) for each in found.problems) for text in bait)
+    seen = look(written(tmp_path / "page.html", found), 1100, port=port)
+    assert paths == ["/control"]  # which the frame asks for, to show that it could be had
+    assert seen["requests"] == []
+    assert seen["active"] == 0
+    assert seen["handlers"] == 0
+    assert seen["title"] == "<img src=x onerror=alert(1)>: not verified"
+
+
+def test_the_page_of_what_cannot_be_read(tmp_path: Path) -> None:
+    made = factories.make(tmp_path / "it", "bert")
+    made.file.write_bytes(b"nothing")
+    seen = look(written(tmp_path / "page.html", verify(tmp_path / "it", portrait=True)), 390)
+    assert seen["badge"].startswith("not verified: ")
+    assert seen["beyond"] == seen["plots"] == []
+
+
+def test_paper_and_pictures(sound: Path, tmp_path: Path) -> None:
+    at = written(tmp_path / "page.html", verify(sound, portrait=True))
+    paper, picture = tmp_path / "page.pdf", tmp_path / "page.png"
+    browse(tmp_path / "profile", f"--print-to-pdf={paper}", at.as_uri())
+    assert paper.read_bytes().startswith(b"%PDF")
+    browse(tmp_path / "profile", "--window-size=1100,1400", f"--screenshot={picture}", at.as_uri())
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 30_000

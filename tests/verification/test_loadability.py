@@ -1,0 +1,175 @@
+"""Directories that others made, and the page that shows a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import converter
+from converter.checkpoint.opening import open_files
+from converter.commands.verify import verify
+from converter.verification.value_report import NOTHING, measure, sample
+from tests import factories
+from tests.verification import damage
+from tests.verification.damage import QUERY, alter, copy_of, key_of
+from tests.verification.test_diff import run
+
+
+def whats(directory: Path) -> list[str]:
+    return [problem.what for problem in verify(directory).problems]
+
+
+@pytest.mark.parametrize("told", ["tf", "none"])
+def test_safetensors_that_transformers_refuses(tmp_path: Path, told: str) -> None:
+    made = factories.make(tmp_path / "it", "bert")
+    data = made.file.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = {"format": told} if told != "none" else {"made": "by hand"}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    made.file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    [problem] = verify(tmp_path / "it").problems
+    assert problem.tensor == "metadata: format"
+    assert problem.found == told
+
+
+def test_flax_names_in_safetensors(tmp_path: Path) -> None:
+    factories.make(tmp_path / "it", "bert", dialect="flax", container="safetensors")
+    assert any("another framework's names" in what for what in whats(tmp_path / "it"))
+
+
+def test_a_file_under_another_one_s_name(tmp_path: Path) -> None:
+    made = factories.make(tmp_path / "it", "bert", container="torch")
+    made.file.rename(tmp_path / "it" / "model.safetensors")
+    assert "is no such file as its name says" in whats(tmp_path / "it")
+
+
+def test_a_wrapped_tree(tmp_path: Path) -> None:
+    config = factories.tiny_config("bert")
+    tensors = factories.stored(factories.blueprint(config), "flax")
+    wrapped = {f"params/{name}": array for name, array in tensors.items()}
+    factories.write(tmp_path / "it", config, wrapped, "flax-msgpack")
+    assert any("lie below 'params'" in what for what in whats(tmp_path / "it"))
+
+
+def test_pickles_that_do_more_are_named_and_not_run(tmp_path: Path) -> None:
+    made = factories.make(tmp_path / "it", "bert", container="torch")
+    spoil(made.file, b"cposix\nsystem\n0")
+    [problem] = verify(tmp_path / "it").problems
+    assert "does more than build tensors" in problem.what
+    assert problem.found == "posix.system"
+    factories.make(tmp_path / "fine", "bert")
+    shutil.copy(made.file, tmp_path / "fine" / "optimizer.pt")
+    found = verify(tmp_path / "fine")
+    assert found.verified
+    assert any("optimizer.pt" in note and "posix.system" in note for note in found.notes)
+
+
+def spoil(file: Path, code: bytes) -> None:
+    """Put `code` before everything else that a torch file's pickle does."""
+    with zipfile.ZipFile(file) as archive:
+        content = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in content.items():
+            if name.endswith("data.pkl"):
+                data = data[:2] + code + data[2:]
+            archive.writestr(name, data)
+
+
+def test_the_readme_may_be_edited(sound: Path, tmp_path: Path) -> None:
+    directory = copy_of(sound, tmp_path / "it")
+    (directory / "README.md").write_text("mine")
+    assert verify(directory).verified
+
+
+def test_statistics_are_right(tmp_path: Path) -> None:
+    for dialect, dtype in (("pytorch", "float32"), ("flax", "bfloat16"), ("tensorflow", "float16")):
+        made = factories.make(tmp_path / dtype, "bert", dialect=dialect, dtype=dtype)
+        found = converter.inspect(made.directory, stats=True)
+        assert set(found.statistics) == set(made.values)
+        together = NOTHING
+        for name, values in made.values.items():
+            wide, seen = values.astype(np.float64), found.statistics[name]
+            assert (seen.minimum, seen.maximum) == (wide.min(), wide.max())
+            assert seen.mean == pytest.approx(wide.mean(), abs=1e-12)
+            assert seen.deviation == pytest.approx(wide.std(), rel=1e-9)
+            together += seen
+        everything = np.concatenate([v.astype(np.float64).ravel() for v in made.values.values()])
+        assert together.count == everything.size
+        assert together.deviation == pytest.approx(everything.std(), rel=1e-9)
+        assert together.mean == pytest.approx(everything.mean(), abs=1e-12)
+
+
+def test_statistics_leave_out_what_is_no_number(tmp_path: Path) -> None:
+    made = factories.make(tmp_path / "it", "bert")
+    alter(made.file, [f"{QUERY}.weight"], damage.not_a_number)
+    seen = converter.inspect(made.directory, stats=True).statistics[f"{QUERY}.weight"]
+    assert seen.broken == 1
+    assert seen.count == 24 * 24 - 1
+    assert np.isfinite(seen.deviation)
+
+
+def test_inspect_shows_sizes_and_statistics(tmp_path: Path) -> None:
+    made = factories.make(tmp_path / "it", "bert")
+    text = run("inspect", made.directory, "--tensors", code=0).stdout
+    assert re.search(r"layer\.\{0…2\}\.output\.dense\.weight +24 × 40 +float32 +11\.5 kB", text)
+    text = run("inspect", made.directory, "--stats", code=0).stdout
+    layers = [made.values[f"encoder.layer.{n}.output.dense.weight"] for n in range(3)]
+    row = next(line for line in text.splitlines() if "layer.{0…2}.output.dense.weight" in line)
+    assert row.split()[-4] == f"{np.min(layers):.4g}"
+    assert row.split()[-1] == f"{np.std(np.array(layers, np.float64)):.4g}"
+    report = json.loads(run("inspect", made.directory, "--stats", "--json", code=0).stdout)
+    assert report["matched"]["pooler.dense.weight"]["bytes"] == 24 * 24 * 4
+    assert report["matched"]["pooler.dense.weight"]["min"] < 0
+
+
+def test_a_sample_is_of_the_values(tmp_path: Path) -> None:
+    made = factories.make(tmp_path / "it", "bert", vocab_size=9000)
+    with open_files(made.directory) as checkpoint:
+        from converter.architectures.registry import ArchitectureRegistry
+        from converter.models.model import resolve_model
+
+        matched = resolve_model(checkpoint, ArchitectureRegistry()).report.matched
+        for name, count in (("embeddings.word_embeddings.weight", 1000), (f"{QUERY}.weight", 50)):
+            values = sample(matched[name], count)
+            assert count / 2 < values.size <= 2 * count
+            assert np.isin(values, made.values[name]).all()
+            assert abs(values.std() - measure(matched[name]).deviation) < 0.03
+
+
+def test_the_page_tells_everything(sound: Path, sources: tuple[Path, Path], tmp_path: Path) -> None:
+    file = copy_of(sound, tmp_path / "<it>") / "model.safetensors"
+    alter(file, [key_of(file, QUERY)], damage.negated)
+    target = tmp_path / "page.html"
+    args = ("--against", sources[0], "--against", sources[1], "--html", target)
+    run("verify", tmp_path / "<it>", *args, code=1)
+    text = target.read_text("utf-8")
+    assert "<it>" not in text
+    assert "&lt;it&gt;" in text
+    assert "has the opposite sign" in text
+    for word in (
+        "Encoder",
+        "Decoder",
+        "Fresh weights",
+        "not as in",
+        "What was looked at",
+        "How far",
+    ):
+        assert word in text
+    assert text.count("<svg") > 10
+    assert not re.search(r"(?:src|href)=|url\(|@import|<script|https?:", text)
+
+
+def test_the_page_of_what_cannot_be_read(tmp_path: Path) -> None:
+    made = factories.make(tmp_path / "it", "bert")
+    made.file.write_bytes(b"nothing")
+    run("verify", tmp_path / "it", "--html", tmp_path / "page.html", code=1)
+    assert "not verified" in (tmp_path / "page.html").read_text("utf-8")

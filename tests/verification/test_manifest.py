@@ -1,0 +1,111 @@
+"""The manifest: the same bytes whoever makes it, wherever and however; and where it is shown."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import converter
+from tests import factories
+from tests.verification.damage import copy_of
+from tests.verification.test_diff import run
+
+
+def prints(directory: Path) -> dict[str, str]:
+    """Every file of a directory → its SHA-256."""
+    return {
+        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with sources, and one that lies elsewhere and leads to them."""
+    root = tmp_path_factory.mktemp("reproducible")
+    factories.make(root / "bert", "bert")
+    factories.make(root / "gpt2", "gpt2", "GPT2LMHeadModel")
+    (root / "deep" / "down").mkdir(parents=True)
+    (root / "link").symlink_to(root / "bert")
+    return root
+
+
+@pytest.mark.parametrize("command", ["compose", "convert", "split"])
+def test_every_way_gives_the_same_bytes(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    if command == "split":
+        converter.compose(home / "bert", home / "gpt2", tmp_path / "whole", seed=7)
+    whole = str(tmp_path / "whole")
+
+    def make(lead: str, out: str, name: str = "bert", **options: object) -> None:
+        options = {"pytorch_format": "both", "max_shard_size": 50_000, **options}
+        if command == "compose":
+            converter.compose(f"{lead}{name}", f"{lead}gpt2", out, seed=7, **options)
+        elif command == "convert":
+            converter.convert(f"{lead}{name}", out, dtype="bfloat16", **options)
+        else:
+            converter.split(whole, out, **options)
+
+    first = tmp_path / "first"
+    make(f"{home}/", str(first), jobs=1)
+    expected = prints(first)
+    assert "converter-manifest.json" in expected
+    make(f"{home}/", str(tmp_path / "threads"), jobs=7)
+    make(f"{home}/", str(tmp_path / "memory"), jobs=2, memory="1MB")
+    make(f"{home}/", str(tmp_path / "link"), name="link")
+    monkeypatch.chdir(home)
+    make("", str(tmp_path / "relative"))
+    make("./", str(tmp_path / "dotted"), name="bert/")
+    monkeypatch.chdir(home / "deep" / "down")
+    make("../../", str(tmp_path / "elsewhere"))
+    make("../../", "nested/output")
+    places = ("threads", "memory", "link", "relative", "dotted", "elsewhere")
+    for place in places:
+        assert prints(tmp_path / place) == expected, place
+    assert prints(home / "deep" / "down" / "nested" / "output") == expected
+    text = (first / "converter-manifest.json").read_text()
+    assert str(home) not in text
+    assert str(tmp_path) not in text
+    (home / "deep" / "down" / "nested").rename(tmp_path / "nested")  # for the next command
+
+
+def test_another_seed_gives_other_fresh_weights_alone(home: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        converter.compose(home / "bert", home / "gpt2", tmp_path / str(seed), seed=seed)
+    one, two = (
+        json.loads((tmp_path / name / "converter-manifest.json").read_text())["tensors"]
+        for name in ("1", "2")
+    )
+    changed = {name for name in one if one[name]["sha256"] != two[name]["sha256"]}
+    drawn = {name for name, each in one.items() if each.get("rule") not in (None, "constant")}
+    assert changed == drawn
+
+
+def test_inspect_shows_how_it_was_made(sound: Path, tmp_path: Path) -> None:
+    text = run("inspect", sound, code=0).stdout
+    assert "How it was made, by its manifest" in text
+    assert "compose, seed 0" in text
+    assert "encoder  bert, model.safetensors" in text
+    assert re.search(r"tensors +\d+ copied, \d+ drawn fresh\n", text)
+    listed = run("inspect", sound, "--tensors", code=0).stdout.splitlines()
+    [row] = [line for line in listed if "crossattention.c_attn.weight" in line]
+    assert row.rstrip().endswith("fresh: normal(0.02)")
+    [row] = [line for line in listed if "attention.self.query.weight" in line]
+    assert row.rstrip().endswith("encoder")
+    told = json.loads(run("inspect", sound, "--json", code=0).stdout)
+    assert told["manifest"]["command"] == "compose"
+    assert told["manifest"]["sources"]["decoder"]["reference"] == "gpt2"
+    assert sum(told["manifest"]["origins"].values()) == len(told["matched"])
+    assert told["matched"]["enc_to_dec_proj.weight"]["origin"].startswith("fresh: ")
+    copy = copy_of(sound, tmp_path / "it")
+    for content in ("[]", "nonsense", '{"tensors": 5, "sources": [], "warnings": 5}'):
+        (copy / "converter-manifest.json").write_text(content)
+        run("inspect", copy, "--tensors", code=0)
+    (copy / "converter-manifest.json").unlink()
+    assert json.loads(run("inspect", copy, "--json", code=0).stdout)["manifest"] is None

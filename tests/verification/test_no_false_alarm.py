@@ -1,0 +1,83 @@
+"""Every undamaged checkpoint is accepted: families of every kind, dtypes, shards, sharing."""
+
+from __future__ import annotations
+
+import json
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+import converter
+from converter.commands.verify import verify
+from tests import factories
+from tests.transformers.tiny import FAMILIES, LIBRARY, tiny
+
+TOKENS = {"decoder_start_token": 3, "eos_token": 2, "pad_token": 1}
+PLAYED = [(name, list(LIBRARY.family(name).roles)) for name in FAMILIES]
+ROLES = [(name, played[at % len(played)]) for at, (name, played) in enumerate(PLAYED) if played]
+"""Each family in one of its roles; ``tests/transformers`` composes it in all."""
+
+WAYS = [
+    {"dtype": dtype, "max_shard_size": size, "init": rule}
+    for dtype, size, rule in zip(
+        ("keep", "float16", "bfloat16", "float32", "bfloat16"),
+        (None, 30_000, None, 9_000, 60_000),
+        ("normal", "normal", "truncated-normal", "normal", "truncated-normal"),
+        strict=True,
+    )
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "role", "way"),
+    [(*pair, way) for pair, way in zip(ROLES, cycle(range(len(WAYS))), strict=False)],
+)
+def test_a_composed_model_is_verified(tmp_path: Path, family: str, role: str, way: int) -> None:
+    for half, name in {"encoder": "bert", "decoder": "bert", role: family}.items():
+        (tmp_path / half).mkdir()
+        config = {**tiny(name).config, "model_type": name}
+        (tmp_path / half / "config.json").write_text(json.dumps(config))
+    converter.compose(
+        tmp_path / "encoder",
+        tmp_path / "decoder",
+        tmp_path / "out",
+        random=["encoder", "decoder"],
+        pytorch_format="both",
+        seed=way,
+        **TOKENS,
+        **WAYS[way],
+    )
+    found = verify(tmp_path / "out")
+    assert found.verified, found.problems
+    for what, much in found.checks.items():
+        held, _, whole = much.removesuffix(" tensors compared").partition(" of ")
+        assert held == whole, what
+    (tmp_path / "out" / "converter-manifest.json").unlink()
+    found = verify(tmp_path / "out", against=[tmp_path / "out"])
+    assert found.verified, found.problems
+    assert {origin.verdict for origin in found.origins.values()} == {"equal"}
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("dtype", ["keep", "bfloat16"])
+def test_shared_halves_are_verified(tmp_path: Path, share: bool, dtype: str) -> None:
+    source = factories.make(tmp_path / "bert", "bert", "BertForMaskedLM").directory
+    options = {"pytorch_format": "both", "max_shard_size": 40_000, "dtype": dtype}
+    converter.compose(source, source, tmp_path / "out", share=share, **options)
+    found = verify(tmp_path / "out", against=[source, source] if dtype == "keep" else ())
+    assert found.verified, found.problems
+    converter.convert(tmp_path / "out", tmp_path / "again", pytorch_format="both")
+    assert verify(tmp_path / "again", against=[tmp_path / "out"]).verified
+
+
+@pytest.mark.parametrize("container", ["safetensors", "torch", "keras-hdf5", "flax-msgpack"])
+def test_what_others_wrote_is_verified(tmp_path: Path, container: str) -> None:
+    dialect = {"keras-hdf5": "tensorflow", "flax-msgpack": "flax"}.get(container, "pytorch")
+    for family, model in (("bert", "BertModel"), ("gpt2", "GPT2LMHeadModel")):
+        made = factories.make(
+            tmp_path / family, family, model, dialect=dialect, container=container
+        ).directory
+        assert verify(made).verified
+        converter.convert(made, tmp_path / f"{family}-out", pytorch_format="both")
+        assert verify(tmp_path / f"{family}-out", against=[made]).verified

@@ -1,0 +1,223 @@
+"""Against what a checkpoint was made from: what arrived, what is fresh, what broke."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import converter
+from converter.commands.verify import verify
+from converter.errors import UnsupportedError
+from tests import factories
+from tests.verification import damage
+from tests.verification.damage import DENSE, FILES, KEY, QUERY, alter, copy_of, key_of, update
+from tests.verification.test_damage import SINGLE
+
+
+def alone(sound: Path, directory: Path, name: str) -> Path:
+    """A checkpoint of one file, as if another tool had made it."""
+    copy_of(sound, directory)
+    for other in (*FILES, "converter-manifest.json"):
+        if other != name:
+            (directory / other).unlink()
+    return directory
+
+
+def test_fresh_tensors_are_listed_exactly(sound: Path, sources: tuple[Path, Path]) -> None:
+    found = verify(sound, against=sources)
+    planned = converter.compose(*sources, sound.parent / "never", dry_run=True)
+    fresh = {name for name, origin in found.origins.items() if origin.verdict == "fresh"}
+    assert fresh == set(planned.to_dict()["fresh"])
+    equal = {origin.source for name, origin in found.origins.items() if name not in fresh}
+    assert equal == set(map(str, sources))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("change", SINGLE, ids=lambda change: change.__name__)
+def test_damage_is_diagnosed(
+    sound: Path,
+    sources: tuple[Path, Path],
+    tmp_path: Path,
+    name: str,
+    change: Callable[..., None],
+) -> None:
+    directory = alone(sound, tmp_path / "it", name)
+    key = key_of(directory / name, QUERY)
+    alter(directory / name, [key], change)
+    assert verify(directory).verified
+    found = verify(directory, against=sources)
+    assert [(p.tensor, SINGLE[change] in p.what) for p in found.problems] == [(key, True)]
+    assert found.origins[f"encoder.{QUERY}.weight"].verdict == found.problems[0].what
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_mixed_up_tensors_name_each_other(
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    directory = alone(sound, tmp_path / "it", name)
+    keys = [key_of(directory / name, module) for module in (QUERY, KEY)]
+    alter(directory / name, keys, damage.swapped)
+    said = {p.tensor: p.what for p in verify(directory, against=sources).problems}
+    assert said == {
+        keys[0]: f"holds the values of encoder.{KEY}.weight",
+        keys[1]: f"holds the values of encoder.{QUERY}.weight",
+    }
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_tensor_that_stands_for_another_is_named(
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    directory = alone(sound, tmp_path / "it", name)
+    keys = [key_of(directory / name, module) for module in (QUERY, KEY)]
+    alter(directory / name, keys, damage.duplicated)
+    [problem] = verify(directory, against=sources).problems
+    assert (problem.tensor, problem.what) == (
+        keys[1],
+        f"holds the values of encoder.{QUERY}.weight",
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_another_set_of_tensors_is_named(
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    """Lost, cast and grown, in the only file that there is."""
+    directory = alone(sound, tmp_path / "it", name)
+    lost, cast, grown = (key_of(directory / name, module) for module in (QUERY, KEY, DENSE))
+
+    def harm(tensors: dict[str, damage.Array]) -> None:
+        del tensors[lost]
+        tensors[cast] = tensors[cast].astype(np.float16)
+        tensors[grown] = np.concatenate([tensors[grown], tensors[grown][:1]])
+
+    damage.rewrite(directory / name, harm)
+    problems = verify(directory, against=sources).problems
+    said = {(str(problem.tensor), problem.what) for problem in problems}
+    assert (cast, "was rounded to float16") in said
+    assert (grown, "wrong shape") in said
+    assert (lost, "missing tensor") in said
+    assert (f"encoder.{QUERY}.weight", "is lost: the source has it") in said
+    assert len(said) == 4
+
+
+def test_other_weights_are_no_source(
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = factories.make(tmp_path / "other", "bert", seed=5).directory
+    found = verify(sound, against=[other, sources[1]])
+    wrong = {p.what for p in found.problems}
+    assert wrong == {
+        "has nothing to do with it: drawn anew, or from another checkpoint",
+        f"nothing of {other} arrived",
+    }
+    assert all(o.verdict != "equal" for n, o in found.origins.items() if n.startswith("encoder."))
+    assert found.checks["tensors equal to their source"].startswith("28 of ")
+
+
+def test_added_rows_are_told_from_another_tensor(
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    larger = factories.make(tmp_path / "larger", "bert", vocab_size=70).directory
+    problems = verify(sound, against=[larger, sources[1]]).problems
+    shaped = [p for p in problems if "shape" in p.what]
+    assert [p.tensor for p in shaped] == ["encoder.embeddings.word_embeddings.weight"]
+
+
+def test_two_of_one_family_are_taken_in_order(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    second = factories.make(tmp_path / "b", "bert", "BertForMaskedLM", seed=4).directory
+    converter.compose(sources[0], second, tmp_path / "out")
+    assert verify(tmp_path / "out", against=[sources[0], second]).verified
+    assert not verify(tmp_path / "out", against=[second, sources[0]]).verified
+    with pytest.raises(UnsupportedError, match="no half"):
+        verify(tmp_path / "out", against=[sources[0], second, second])
+
+
+def test_a_converted_model_equals_its_source(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    converter.convert(sources[1], tmp_path / "out")
+    found = verify(tmp_path / "out", against=[sources[1]])
+    assert found.verified
+    assert {origin.verdict for origin in found.origins.values()} == {"equal"}
+    converter.convert(sources[1], tmp_path / "half", dtype="float16")
+    found = verify(tmp_path / "half", against=[sources[1]])
+    assert {p.what for p in found.problems} == {"was rounded to float16"}
+
+
+def test_special_tokens_that_are_not_set(sound: Path, tmp_path: Path) -> None:
+    directory = alone(sound, tmp_path / "it", FILES[0])
+    for name in ("config.json", "generation_config.json"):
+        update(directory / name, pad_token_id=None)
+    [problem] = verify(directory).problems
+    assert problem.tensor == "pad_token_id"
+    assert "generate()" in problem.what
+
+
+def _two(home: Path) -> tuple[Path, Path]:
+    """Sources with tokenizers of other sizes than their embeddings, and with four layers."""
+    first = factories.make(home / "first", "bert", num_hidden_layers=4).directory
+    second = factories.make(home / "second", "gpt2", "GPT2LMHeadModel", seed=3, n_layer=4).directory
+    (first / "vocab.txt").write_text("".join(f"w{number}\n" for number in range(50)))
+    (second / "vocab.json").write_text('{"w": 69}')
+    return first, second
+
+
+MEANT: dict[str, tuple[dict[str, Any], int, str]] = {
+    "layers": (
+        {"layers": ["decoder=3,1", "encoder=last:2"]},
+        0,
+        "decoder.h.{0,2}.attn.c_attn.bias",
+    ),
+    "mean": ({"resize_embeddings": True}, 0, ""),
+    "rows": ({"resize_embeddings": True, "resize_with": "normal"}, 0, ""),
+    "random": ({"random": ["decoder"]}, 52, "drawn anew, as asked for: decoder.h.{0…3}"),
+    "copies": ({"init": "copy-self-attention", "layers": ["decoder=0,2"]}, -8, ""),
+}
+"""Options, how many tensors more than otherwise are fresh, and what is told."""
+
+
+@pytest.mark.parametrize("case", MEANT)
+def test_what_was_meant_to_be_otherwise_is_no_fault(tmp_path: Path, case: str) -> None:
+    options, more, told = MEANT[case]
+    sources, out = _two(tmp_path), tmp_path / "out"
+    planned = converter.compose(*sources, out, **options).to_dict()
+    found = verify(out, against=sources)
+    assert found.verified, [str(problem) for problem in found.problems]
+    fresh = {name for name, origin in found.origins.items() if origin.verdict == "fresh"}
+    assert fresh == set(planned["fresh"])
+    plain = {"layers": options.get("layers", ())}
+    usual = converter.compose(*sources, tmp_path / "never", dry_run=True, **plain).to_dict()
+    assert len(fresh) - len(usual["fresh"]) == more
+    assert any(told in note for note in found.notes) or not told
+
+
+@pytest.mark.parametrize("case", MEANT)
+def test_what_was_meant_is_not_believed_but_compared(tmp_path: Path, case: str) -> None:
+    """One value altered behind the manifest's back, in the last row of what was meant otherwise."""
+    from safetensors.numpy import load_file, save_file
+
+    sources, out = _two(tmp_path), tmp_path / "out"
+    converter.compose(*sources, out, to=["pytorch"], **MEANT[case][0])
+    key = {
+        "layers": "decoder.transformer.h.0.mlp.c_fc.weight",
+        "copies": "decoder.transformer.h.1.crossattention.c_proj.weight",
+        "random": "encoder.encoder.layer.3.output.dense.weight",
+    }.get(case, "decoder.transformer.wte.weight")
+    tensors = load_file(out / "model.safetensors")
+    tensors[key][-1, -1] += 1
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    problems = verify(out, against=sources).problems
+    assert any(p.tensor == key and "differs in 1 value" in p.what for p in problems)
+
+
+def test_shared_halves_have_one_source(tmp_path: Path) -> None:
+    bert = factories.make(tmp_path / "bert", "bert", "BertForMaskedLM").directory
+    converter.compose(bert, bert, tmp_path / "out", share=True)
+    for sources in ([bert], [bert, bert]):
+        found = verify(tmp_path / "out", against=sources)
+        assert found.verified
+        fresh = {name for name, origin in found.origins.items() if origin.verdict == "fresh"}
+        assert fresh and all("crossattention" in name or "pooler" in name for name in fresh)

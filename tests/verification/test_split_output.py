@@ -1,0 +1,143 @@
+"""A combined model and its halves: both proven at once, and each compared with the whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import converter
+from converter.commands.verify import verify
+from converter.errors import UnsupportedError
+from converter.formats.registry import open_file
+from tests import factories
+from tests.verification import damage
+from tests.verification.damage import FILES, QUERY, alter, copy_of, key_of
+from tests.verification.test_diff import run
+
+
+@pytest.fixture(scope="module")
+def halves(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sound checkpoint taken apart; its widths differ, so that something lies between."""
+    out = tmp_path_factory.mktemp("halves") / "apart"
+    converter.split(sound, out, pytorch_format="both")
+    assert (out / "joint.safetensors").is_file()
+    return out
+
+
+def test_both_are_proven_in_one_report(halves: Path, sound: Path) -> None:
+    found = verify(halves, against=[sound], portrait=True)
+    assert found.verified, found.problems
+    assert len(found.formats) == 8
+    assert found.checks["encoder: files that are well-formed"] == "4 of 4"
+    assert found.checks["decoder: tensors with the hash that the manifest states"] == "44 of 44"
+    between = {what: much for what, much in found.checks.items() if "between" in what}
+    assert list(between.values()) == ["1 of 1", "2 of 2"]
+    assert {origin.verdict for origin in found.origins.values()} == {"equal"}
+    assert not any("made by another tool" in note for note in found.notes)
+    assert found.portrait is not None
+    assert [panel.title for panel in found.portrait.panels] == ["Encoder", "Decoder"]
+    assert set(found.portrait.tensors) == set(found.origins)
+
+
+def test_each_source_goes_to_its_half(halves: Path, sources: tuple[Path, Path]) -> None:
+    for given in (sources, sources[::-1]):
+        found = verify(halves, against=given)
+        assert found.verified
+        origins = {origin.source for name, origin in found.origins.items() if name[:3] == "enc"}
+        assert origins == {str(sources[0])}
+        fresh = [name for name, origin in found.origins.items() if origin.verdict == "fresh"]
+        assert fresh
+        assert all("cross" in name for name in fresh)
+    with pytest.raises(UnsupportedError, match="no half is left"):
+        verify(halves, against=[sources[0], sources[0]])
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_damage_to_a_half_is_found(halves: Path, tmp_path: Path, file: str) -> None:
+    copy = copy_of(halves, tmp_path / "it")
+    place = copy / "encoder" / file
+    with open_file(place) as reader:
+        [key] = [
+            name
+            for name in reader.tensors
+            if ("0/attention/self/query" in name or "0.attention.self.query" in name)
+            and name.endswith(("weight", "kernel", "kernel:0"))
+        ]
+    alter(place, [key], damage.flip_bit)
+    found = verify(copy)
+    assert {(problem.file, problem.tensor) for problem in found.problems} == {(str(place), key)}
+    assert verify(copy / "decoder").verified
+    alone = verify(copy / "encoder")  # the manifest above speaks of it
+    assert [problem.tensor for problem in alone.problems] == [key]
+    for other in FILES:
+        if other != file:
+            (copy / "encoder" / other).unlink()
+    told = {problem.what for problem in verify(copy / "encoder").problems}
+    assert "its values are not those that were written" in told
+
+
+def test_damage_between_the_halves_is_found(halves: Path, tmp_path: Path) -> None:
+    copy = copy_of(halves, tmp_path / "it")
+    joint = copy / "joint.safetensors"
+    alter(joint, ["enc_to_dec_proj.weight"], damage.flip_bit)
+    [problem] = verify(copy).problems
+    assert (problem.file, problem.tensor) == (str(joint), "enc_to_dec_proj.weight")
+    assert problem.what == "its values are not those that were written"
+    joint.write_bytes(joint.read_bytes()[:40])
+    assert str(joint) in [problem.file for problem in verify(copy).problems]
+    joint.unlink()
+    [problem] = verify(copy).problems
+    assert (problem.file, problem.what) == (
+        str(joint),
+        "the manifest lists it, but it is not there",
+    )
+
+
+def test_the_manifest_above_lists_the_files_of_a_half(halves: Path, tmp_path: Path) -> None:
+    copy = copy_of(halves, tmp_path / "it")
+    (copy / "decoder" / "generation_config.json").unlink()
+    [problem] = verify(copy / "decoder").problems
+    assert problem.file == str(copy / "decoder" / "generation_config.json")
+    path = copy / "converter-manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "command": "compose"}))  # speaks of something else
+    assert any("another tool" in note for note in verify(copy / "decoder").notes)
+
+
+def test_a_half_against_another_family_is_refused(halves: Path, sources: tuple[Path, Path]) -> None:
+    with pytest.raises(UnsupportedError, match=r"is gpt2, but .* is bert"):
+        verify(halves / "encoder", against=[sources[1]])
+
+
+def test_the_whole_is_compared_with_each_half(halves: Path, sound: Path, tmp_path: Path) -> None:
+    for half in ("encoder", "decoder"):
+        for first, second in ((sound, halves / half), (halves / half, sound)):
+            found = converter.diff(first, second)
+            assert found.equal
+            assert found.half == half
+            assert len(found.differences) > 40
+    text = run("diff", sound, halves / "encoder", code=0).stdout
+    assert "the encoder alone: equal" in text
+    copy = copy_of(sound, tmp_path / "it")
+    file = copy / "flax_model.msgpack"
+    alter(file, [key_of(file, QUERY)], damage.negated)
+    found = converter.diff(file, halves / "encoder")
+    assert list(found.differing) == [f"{QUERY}.weight"]
+    assert converter.diff(file, halves / "decoder").equal
+    other = factories.make(tmp_path / "roberta", "roberta").directory
+    with pytest.raises(UnsupportedError, match="is no half of"):
+        converter.diff(sound, other)
+
+
+def test_two_halves_of_one_family_are_told_apart(
+    sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    second = factories.make(tmp_path / "b", "bert", "BertForMaskedLM", seed=4).directory
+    converter.compose(sources[0], second, tmp_path / "whole", to=["pytorch"])
+    converter.split(tmp_path / "whole", tmp_path / "apart", to=["pytorch"])
+    for half in ("encoder", "decoder"):
+        found = converter.diff(tmp_path / "whole", tmp_path / "apart" / half)
+        assert (found.equal, found.half) == (True, half)
+        assert verify(tmp_path / "apart" / half, against=[tmp_path / "whole"]).verified

@@ -21,7 +21,7 @@ class Bert:
     hidden: int = 768
     layers: int = 12
     heads: int = 12
-    vocabulary: int = 30522
+    conventions: int = 30522
     positions: int = 512
 
     @property
@@ -33,7 +33,7 @@ class Bert:
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
             "intermediate_size": 4 * self.hidden,
-            "vocab_size": self.vocabulary,
+            "vocab_size": self.conventions,
             "max_position_embeddings": self.positions,
             "type_vocab_size": 2,
             "hidden_act": "gelu",
@@ -49,7 +49,7 @@ class Bert:
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Canonical names and shapes of a bare BertModel."""
         h = self.hidden
-        yield "embeddings.word_embeddings.weight", (self.vocabulary, h)
+        yield "embeddings.word_embeddings.weight", (self.conventions, h)
         yield "embeddings.position_embeddings.weight", (self.positions, h)
         yield "embeddings.token_type_embeddings.weight", (2, h)
         yield from _norm("embeddings.LayerNorm", h)

@@ -54,11 +54,11 @@ def _fresh(size: Bert) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from _attention(f"decoder.bert.encoder.layer.{layer}.crossattention", size.hidden)
     yield from _linear("decoder.cls.predictions.transform.dense", size.hidden, size.hidden)
     yield from _norm("decoder.cls.predictions.transform.LayerNorm", size.hidden)
-    yield "decoder.cls.predictions.bias", (size.vocabulary,)
+    yield "decoder.cls.predictions.bias", (size.conventions,)
 
 
 def _file(framework: str, tensors: Sequence[TargetTensor]) -> OutputFile:
-    path, container = FILES[framework]
+    path, file_format = FILES[framework]
     entries = []
     for tensor in tensors:
         spec = tensor.spec
@@ -74,4 +74,4 @@ def _file(framework: str, tensors: Sequence[TargetTensor]) -> OutputFile:
         shape = way.shape(spec.shape)
         entries.append(FileEntry(spec.name, TensorSpec(name, spec.dtype, shape), way))
     metadata = {"format": "pt"} if framework == "pytorch" else {}
-    return OutputFile(path, framework, container, entries, metadata=metadata)
+    return OutputFile(path, framework, file_format, entries, metadata=metadata)

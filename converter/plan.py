@@ -80,7 +80,7 @@ class OutputFile:
     path: str
     """Relative to the output directory."""
     framework: str
-    container: str
+    file_format: str
     entries: Sequence[FileEntry]
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names in the file for entries that share their bytes (tied heads in ``.bin``)."""

@@ -18,8 +18,8 @@ _INTRODUCTION = """# Families
 Every family has one table in [`mappings/`](../mappings). This page is made from the tables and from
 the tests' tiny configurations by `python docs/families.py`; a test keeps it true.
 
-One parametrised test (`tests/transformers/test_every_table.py`) goes over all of them: a tiny model with
-noise on every parameter and distinct sizes is composed with BERT in each role, and converted
+One parametrized test (`tests/transformers/test_every_table.py`) covers all of them: a tiny model
+with noise on every parameter and distinct sizes is composed with BERT in each role, and converted
 PyTorch → TensorFlow → Flax → PyTorch in each class. transformers' own classes must load every file
 with no missing, unexpected or new tensor, and every value must be in place:
 
@@ -30,19 +30,19 @@ with no missing, unexpected or new tensor, and every value must be in place:
 
 Each variant of a configuration that changes the tensors is checked as well. Of encoders and
 decoders of other families, a sample is composed and loaded in each framework
-(`tests/transformers/test_pairs.py`): each family in each role meets two partners, one as wide as itself and
-one of another width. Every pair is planned (`tests/planning/test_every_pair.py`).
+(`tests/transformers/test_pairs.py`): each family in each role meets two partners, one as wide as
+itself and one of another width. Every pair is planned (`tests/planning/test_every_pair.py`).
 """
 
 
 def text() -> str:
     """The whole page."""
-    library = ArchitectureRegistry()
-    names = sorted(name for name in library.names if not library.is_composite(name))
-    families = [library.family(name) for name in names]
+    registry = ArchitectureRegistry()
+    names = sorted(name for name in registry.names if not registry.is_composite(name))
+    families = [registry.architecture(name) for name in names]
     lines = [_INTRODUCTION]
     for role in ("encoder", "decoder"):
-        rows = [row for family in families for row in _roles(family, role, library)]
+        rows = [row for architecture in families for row in _roles(architecture, role, registry)]
         lines += [f"## As {role}: {len(rows)}\n"]
         lines += [
             "| family | composite | frameworks | 4.57.6 | 5.23 | variants |",
@@ -50,37 +50,37 @@ def text() -> str:
         ]
         lines += [*rows, ""]
     lines += ["## Stand-alone classes\n", "| family | classes | frameworks |", "|---|---|---|"]
-    lines += [row for family in families for row in _classes(family)]
+    lines += [row for architecture in families for row in _classes(architecture)]
     lines += ["", "## What transformers cannot do\n"]
     lines += ["Found by the tests, or read from transformers' sources; stated in the tables.\n"]
     shared: dict[str, list[str]] = {}
-    for family in families:
-        for fault in _faults(family):
-            shared.setdefault(fault, []).append(family.name)
+    for architecture in families:
+        for fault in _faults(architecture):
+            shared.setdefault(fault, []).append(architecture.name)
     lines += [f"- {fault}. **{', '.join(named)}**" for fault, named in sorted(shared.items())]
     return "\n".join(lines) + "\n"
 
 
-def _tiny(family: Family) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads((_TINY / f"{family.name}.json").read_text("utf-8"))
+def _tiny(architecture: Family) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((_TINY / f"{architecture.name}.json").read_text("utf-8"))
     return data
 
 
-def _roles(family: Family, role: str, library: ArchitectureRegistry) -> Iterator[str]:
-    if role not in family.roles:
+def _roles(architecture: Family, role: str, registry: ArchitectureRegistry) -> Iterator[str]:
+    if role not in architecture.roles:
         return
-    entry, tiny = family.roles[role], _tiny(family)
-    classes = family.models[entry.model].classes
+    entry, tiny = architecture.roles[role], _tiny(architecture)
+    classes = architecture.models[entry.model].classes
     possible = set(entry.frameworks) & set(classes)
     if role == "encoder":
-        possible &= set(library.composite(entry.composite).classes)
+        possible &= set(registry.composite(entry.composite).classes)
     frameworks = [_MARKS[name] for name in FRAMEWORKS if name in possible]
     checked = "values" if role in tiny.get("cannot_run", {}) else "values and outputs"
     composite = entry.composite if role == "encoder" else "any"
     variants = ", ".join(tiny.get("variants", {})) or "–"
     later = _later(tiny, checked)
     named = ", ".join(frameworks)
-    yield f"| {family.name} | {composite} | {named} | {checked} | {later} | {variants} |"
+    yield f"| {architecture.name} | {composite} | {named} | {checked} | {later} | {variants} |"
 
 
 def _later(tiny: Mapping[str, Any], checked: str) -> str:
@@ -91,25 +91,25 @@ def _later(tiny: Mapping[str, Any], checked: str) -> str:
     return f"{checked}, but not {', '.join(faults)}" if faults else checked
 
 
-def _classes(family: Family) -> Iterator[str]:
+def _classes(architecture: Family) -> Iterator[str]:
     grouped: dict[str, list[str]] = {}
-    for model in family.models.values():
+    for model in architecture.models.values():
         frameworks = ", ".join(_MARKS[name] for name in FRAMEWORKS if name in model.classes)
         grouped.setdefault(frameworks, []).append(model.name)
     for frameworks, names in grouped.items():
-        yield f"| {family.name} | {', '.join(names)} | {frameworks} |"
+        yield f"| {architecture.name} | {', '.join(names)} | {frameworks} |"
 
 
-def _faults(family: Family) -> Iterator[str]:
+def _faults(architecture: Family) -> Iterator[str]:
     """What a family cannot, without its name: many share it."""
-    for role, entry in family.roles.items():
+    for role, entry in architecture.roles.items():
         if entry.why:
             yield f"As {role}: {entry.why}"
-    has = {framework for model in family.models.values() for framework in model.classes}
-    for limit in family.limits:
+    has = {framework for model in architecture.models.values() for framework in model.classes}
+    for limit in architecture.limits:
         if where := ", ".join(_MARKS[name] for name in limit.frameworks if name in has):
             yield f"`{limit.when}`, {where}: {limit.reason}"
-    tiny = _tiny(family)
+    tiny = _tiny(architecture)
     for what, reason in tiny.get("cannot_run", {}).items():
         yield f"`{what}`, compared by values only: {reason}"
     for what, told in tiny.get("cannot_build", {}).items():

@@ -76,14 +76,14 @@ class Made:
     """Canonical name → values in PyTorch's layout."""
 
 
-def tiny_config(family: str, **changes: Any) -> dict[str, Any]:
-    """The content of a ``config.json`` for a tiny model of `family`."""
-    fields = ArchitectureRegistry().family(family).config
+def tiny_config(architecture: str, **changes: Any) -> dict[str, Any]:
+    """The content of a ``config.json`` for a tiny model of `architecture`."""
+    fields = ArchitectureRegistry().architecture(architecture).config
     sizes = {field: value for field, value in TINY.items() if field in fields}
-    return {"model_type": family, **sizes, **TOKENS, **changes}
+    return {"model_type": architecture, **sizes, **TOKENS, **changes}
 
 
-def blueprint(
+def model_spec(
     config: Mapping[str, Any], model: str | None = None, *, cross_attention: bool = False
 ) -> ModelSpec:
     """The blueprint of class `model` of a stand-alone family, by default that of its encoder.
@@ -93,18 +93,18 @@ def blueprint(
         model: the PyTorch class.
         cross_attention: whether the model has it too.
     """
-    library = ArchitectureRegistry()
-    family = library.family(config["model_type"])
-    chosen = family.models[model or _leading(family)]
+    registry = ArchitectureRegistry()
+    architecture = registry.architecture(config["model_type"])
+    chosen = architecture.models[model or _leading(architecture)]
     parts = [*chosen.parts, *([CROSS_ATTENTION] if cross_attention else [])]
-    return ModelSpecBuilder(library.vocabulary).model(
-        ModelConfig(family, config), parts, chosen.heads
+    return ModelSpecBuilder(registry.conventions).model(
+        ModelConfig(architecture, config), parts, chosen.heads
     )
 
 
-def _leading(family: Family) -> str:
+def _leading(architecture: Family) -> str:
     """The class that a family encodes with, or else decodes with."""
-    return (family.roles.get("encoder") or family.roles["decoder"]).model
+    return (architecture.roles.get("encoder") or architecture.roles["decoder"]).model
 
 
 def noise(name: str, shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> Array:
@@ -118,13 +118,13 @@ def stored(
 ) -> dict[str, Array]:
     """Every tensor that a file in `dialect` holds, by its name there and in its layout."""
     tensors = {}
-    for slot in drawn.params:
-        if slot.tied_to and dialect not in slot.stored:
+    for param in drawn.params:
+        if param.tied_to and dialect not in param.stored:
             continue
-        origin = drawn.resolve(slot)
+        origin = drawn.resolve(param)
         values = noise(origin.name, origin.canonical.shape, dtype, seed)
-        spelling = slot.spellings[dialect]
-        way = Rearrangement(slot.canonical.axes, spelling.axes)
+        spelling = param.stored_as[dialect]
+        way = Rearrangement(param.canonical.axes, spelling.axes)
         out = np.empty(spelling.shape, values.dtype)
         tensors[spelling.name] = rearrange(values, way, out)
     return tensors
@@ -134,19 +134,19 @@ def write(
     directory: Path,
     config: Mapping[str, Any] | None,
     tensors: Mapping[str, Array],
-    container: str = "safetensors",
+    file_format: str = "safetensors",
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``config.json`` (if there is one) and a weight file; the path of the latter."""
     directory.mkdir(parents=True, exist_ok=True)
     if config is not None:
         (directory / "config.json").write_text(json.dumps(config))
-    path = directory / _FILES[container]
-    if container == "safetensors":
+    path = directory / _FILES[file_format]
+    if file_format == "safetensors":
         save_file(dict(tensors), path, metadata={"format": "pt", **(metadata or {})})
         return path
     specs = [TensorSpec(name, str(array.dtype), array.shape) for name, array in tensors.items()]
-    output = get_format(container).create(path, specs, metadata=metadata or {})
+    output = get_format(file_format).create(path, specs, metadata=metadata or {})
     crc32 = {}
     with path.open("r+b") as file:
         for name, array in tensors.items():
@@ -161,11 +161,11 @@ def write(
 
 def make(
     directory: Path,
-    family: str,
+    architecture: str,
     model: str | None = None,
     *,
     dialect: str = "pytorch",
-    container: str | None = None,
+    file_format: str | None = None,
     dtype: str = "float32",
     seed: int = 0,
     cross_attention: bool = False,
@@ -175,24 +175,24 @@ def make(
 
     Args:
         directory: where.
-        family: its table's name.
+        architecture: its table's name.
         model: the PyTorch class; by default that of the family as encoder.
         dialect: whose names and layouts.
-        container: the file format; by default that of the dialect.
+        file_format: the file format; by default that of the dialect.
         dtype: of all tensors.
         seed: of the values.
         cross_attention: whether the model has it too.
         changes: fields of the configuration.
     """
-    config = tiny_config(family, **changes)
-    drawn = blueprint(config, model, cross_attention=cross_attention)
+    config = tiny_config(architecture, **changes)
+    drawn = model_spec(config, model, cross_attention=cross_attention)
     tensors = stored(drawn, dialect, dtype=dtype, seed=seed)
-    container = container or _CONTAINERS[dialect]
-    scope = {"scope": "tf_model"} if container == "keras-hdf5" else {}
-    file = write(directory, config, tensors, container, scope)
+    file_format = file_format or _CONTAINERS[dialect]
+    scope = {"scope": "tf_model"} if file_format == "keras-hdf5" else {}
+    file = write(directory, config, tensors, file_format, scope)
     values = {
-        slot.name: noise(slot.name, slot.canonical.shape, dtype, seed)
-        for slot in drawn.params
-        if not slot.tied_to
+        param.name: noise(param.name, param.canonical.shape, dtype, seed)
+        for param in drawn.params
+        if not param.tied_to
     }
     return Made(directory, file, config, values)

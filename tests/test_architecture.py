@@ -140,15 +140,15 @@ def test_files_stay_short(path):
 @cache
 def names_of_models() -> set[str]:
     """Names of families, of their classes and of their base models, but for plain words."""
-    library = ArchitectureRegistry()
-    found = set(library.names)
-    for name in library.names:
-        if library.is_composite(name):
-            found |= set(library.composite(name).classes.values())
+    registry = ArchitectureRegistry()
+    found = set(registry.names)
+    for name in registry.names:
+        if registry.is_composite(name):
+            found |= set(registry.composite(name).classes.values())
             continue
-        family = library.family(name)
-        found |= {*family.base.values()}
-        for model in family.models.values():
+        architecture = registry.architecture(name)
+        found |= {*architecture.base.values()}
+        for model in architecture.models.values():
             found |= {model.name, *model.classes.values()}
     return found - {"", "transformer", "model"}
 
@@ -198,8 +198,8 @@ EXAMPLES = {
 def test_no_longer_text_hides_a_family(path):
     """Paths such as ``fixtures/bert-tiny`` and the examples of help texts aside."""
     file = str(path.relative_to(PACKAGE))
-    library = ArchitectureRegistry()
-    families = [name for name in library.names if not library.is_composite(name)]
+    registry = ArchitectureRegistry()
+    families = [name for name in registry.names if not registry.is_composite(name)]
     word = re.compile(rf"(?<![\w/-])({'|'.join(map(re.escape, families))})(?![\w-])", re.IGNORECASE)
     named = [
         f"{file}:{line}: {found[1]} in {text!r}"

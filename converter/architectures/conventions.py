@@ -63,7 +63,7 @@ def _kind(name: str, section: TomlSection, dialects: Mapping[str, Dialect]) -> L
         dtype = entry.take("dtype", str, "")
         if dtype not in ("", "int64"):
             entry.add_problem(f"{dtype!r} is not int64", "dtype")
-        spellings = {}
+        stored_as = {}
         for dialect in entry:
             if dialect not in dialects:
                 entry.add_problem(f"{dialect!r} is no dialect")
@@ -74,12 +74,12 @@ def _kind(name: str, section: TomlSection, dialects: Mapping[str, Dialect]) -> L
             if axes and not set(axes.names) <= set(sizes):
                 spelled.add_problem(f"'{axes}' names axes that are not among the sizes", "axes")
             leaf = spelled.require("leaf", str, "")
-            spellings[dialect] = ParamLayout(leaf, axes or Axes(()), spelled.names("also"))
+            stored_as[dialect] = ParamLayout(leaf, axes or Axes(()), spelled.names("also"))
             spelled.finish("leaf, axes, also")
         for framework in FRAMEWORKS:
-            if framework in dialects and framework not in spellings:
+            if framework in dialects and framework not in stored_as:
                 entry.add_problem(f"lacks {framework!r}")
-        if len({frozenset(spelling.axes.names) for spelling in spellings.values()}) > 1:
+        if len({frozenset(spelling.axes.names) for spelling in stored_as.values()}) > 1:
             entry.add_problem("its dialects name different axes")
-        leaves.append(Param(leaf_name, init, spellings, dtype))
+        leaves.append(Param(leaf_name, init, stored_as, dtype))
     return LayerType(name, sizes, tuple(leaves))

@@ -19,11 +19,11 @@ DECODER = "decoder"
 Complain = Callable[..., None]
 
 
-def references(family: Family, file: str) -> list[Problem]:
+def references(architecture: Family, file: str) -> list[Problem]:
     """Every name in the table that leads nowhere, and every declaration that nothing uses.
 
     Args:
-        family: the table, as far as it could be read.
+        architecture: the table, as far as it could be read.
         file: what messages call it.
     """
     problems: list[Problem] = []
@@ -31,33 +31,33 @@ def references(family: Family, file: str) -> list[Problem]:
     def add_problem(place: str, what: str, expected: str | None, remedy: str) -> None:
         problems.append(Problem(what, file, place, expected=expected, remedy=remedy))
 
-    _expressions(family, add_problem)
-    _places(family, add_problem)
-    _groups(family, add_problem)
-    _roles(family, add_problem)
-    _ties(family, add_problem)
-    _warm_start(family, add_problem)
+    _expressions(architecture, add_problem)
+    _places(architecture, add_problem)
+    _groups(architecture, add_problem)
+    _roles(architecture, add_problem)
+    _ties(architecture, add_problem)
+    _warm_start(architecture, add_problem)
     return problems
 
 
-def groups(family: Family) -> Iterator[tuple[str, tuple[ModuleEntry, ...]]]:
+def groups(architecture: Family) -> Iterator[tuple[str, tuple[ModuleEntry, ...]]]:
     """The places of the table that hold rows, with the rows."""
-    yield "modules", family.modules
-    for name, rows in family.parts.items():
+    yield "modules", architecture.modules
+    for name, rows in architecture.parts.items():
         yield f"parts.{name}", rows
-    for name, rows in family.heads.items():
+    for name, rows in architecture.heads.items():
         yield f"heads.{name}", rows
 
 
-def expressions(family: Family) -> Iterator[tuple[str, Expression, tuple[str, ...]]]:
+def expressions(architecture: Family) -> Iterator[tuple[str, Expression, tuple[str, ...]]]:
     """Place, expression, and the places in paths that it may name beside fields."""
-    for name, expression in family.layers.items():
-        others = tuple(other for other in family.layers if other != name)
+    for name, expression in architecture.layers.items():
+        others = tuple(other for other in architecture.layers if other != name)
         yield f"layers.{name}", expression, others
-    yield "init", family.init.scale, ()
-    for name, expression in family.measures.items():
+    yield "init", architecture.init.scale, ()
+    for name, expression in architecture.measures.items():
         yield f"measures.{name}", expression, ()
-    for group, rows in groups(family):
+    for group, rows in groups(architecture):
         for row in rows:
             place = f"{group}.{row.path}"
             for size in row.sizes:
@@ -66,19 +66,19 @@ def expressions(family: Family) -> Iterator[tuple[str, Expression, tuple[str, ..
                 yield f"{place}.when", row.when, row.path.places
             if row.init:
                 yield f"{place}.init", row.init.scale, ()
-    for name, tie in family.ties.items():
+    for name, tie in architecture.ties.items():
         if tie.unless:
             yield f"tied.{name}.unless", tie.unless, ()
         for dialect, condition in tie.stored.items():
             if condition:
                 yield f"tied.{name}.stored.{dialect}.when", condition, ()
-    for number, limit in enumerate(family.limits):
+    for number, limit in enumerate(architecture.limits):
         yield f"limits[{number}].when", limit.when, ()
 
 
-def unused_fields(family: Family, own: Iterable[str], file: str) -> Iterator[Problem]:
+def unused_fields(architecture: Family, own: Iterable[str], file: str) -> Iterator[Problem]:
     """The fields among `own`, those that the table itself lists, that nothing depends on."""
-    used = {name for _, expression, _ in expressions(family) for name in expression.fields}
+    used = {name for _, expression, _ in expressions(architecture) for name in expression.fields}
     for name in own:
         if name not in used:
             yield Problem(
@@ -90,12 +90,12 @@ def unused_fields(family: Family, own: Iterable[str], file: str) -> Iterator[Pro
             )
 
 
-def unused_groups(family: Family, own: Iterable[str], file: str) -> Iterator[Problem]:
+def unused_groups(architecture: Family, own: Iterable[str], file: str) -> Iterator[Problem]:
     """The parts and heads among `own`, those that the table itself holds, that no model has."""
-    used = {CROSS_ATTENTION} if DECODER in family.roles else set()
-    for model in family.models.values():
+    used = {CROSS_ATTENTION} if DECODER in architecture.roles else set()
+    for model in architecture.models.values():
         used |= {*model.parts, *model.heads}
-    for group, _ in groups(family):
+    for group, _ in groups(architecture):
         kind, _, name = group.partition(".")
         if name in own and name not in used:
             yield Problem(
@@ -107,16 +107,16 @@ def unused_groups(family: Family, own: Iterable[str], file: str) -> Iterator[Pro
             )
 
 
-def _expressions(family: Family, add_problem: Complain) -> None:
-    for place, expression, beside in expressions(family):
-        for name in sorted(expression.fields - set(family.config) - set(beside)):
+def _expressions(architecture: Family, add_problem: Complain) -> None:
+    for place, expression, beside in expressions(architecture):
+        for name in sorted(expression.fields - set(architecture.config) - set(beside)):
             add_problem(
                 place,
                 f"{str(expression)!r} names {name!r}, which is no field",
-                f"a field under [config]: {_listed(family.config)}",
+                f"a field under [config]: {_listed(architecture.config)}",
                 f"Correct the name, or list {name!r} with its default under [config].",
             )
-    for name, default in family.config.items():
+    for name, default in architecture.config.items():
         items = default if isinstance(default, tuple) else (default,)
         if not all(item is None or isinstance(item, int | float | str) for item in items):
             add_problem(
@@ -127,15 +127,15 @@ def _expressions(family: Family, add_problem: Complain) -> None:
             )
 
 
-def _places(family: Family, add_problem: Complain) -> None:
+def _places(architecture: Family, add_problem: Complain) -> None:
     used: set[str] = set()
     numbered = {
         row.path.text[: found.start()]
-        for _, rows in groups(family)
+        for _, rows in groups(architecture)
         for row in rows
         for found in re.finditer(r"\.\{", row.path.text)
     }
-    for group, rows in groups(family):
+    for group, rows in groups(architecture):
         for row in rows:
             for lead in sorted(numbered):
                 if re.match(re.escape(lead) + r"\.[^\d{]", row.path.text):
@@ -154,11 +154,11 @@ def _places(family: Family, add_problem: Complain) -> None:
                     "Write the module's whole path.",
                 )
             for name in row.path.places:
-                if name not in family.layers:
+                if name not in architecture.layers:
                     add_problem(
                         f"{group}.{row.path}",
                         f"nothing says how many {{{name}}} there are",
-                        f"a place under layers: {_listed(family.layers)}",
+                        f"a place under layers: {_listed(architecture.layers)}",
                         f"Correct the place, or declare it: layers = {{ {name} = … }}.",
                     )
             if len(row.without) == len(row.kind.leaves):
@@ -168,7 +168,7 @@ def _places(family: Family, add_problem: Complain) -> None:
                     f"some of {_listed(leaf.name for leaf in row.kind.leaves)} to stay",
                     "Take the row out.",
                 )
-    for name in family.layers:
+    for name in architecture.layers:
         if name not in used:
             add_problem(
                 f"layers.{name}",
@@ -178,14 +178,14 @@ def _places(family: Family, add_problem: Complain) -> None:
             )
 
 
-def _groups(family: Family, add_problem: Complain) -> None:
+def _groups(architecture: Family, add_problem: Complain) -> None:
     """Parts and heads against the models that have them."""
-    for name in sorted({*family.parts} & {*family.heads}):
+    for name in sorted({*architecture.parts} & {*architecture.heads}):
         add_problem(f"heads.{name}", "a part has the same name", "distinct names", "Rename one.")
-    for model in family.models.values():
+    for model in architecture.models.values():
         for kind, named, known in (
-            ("parts", model.parts, family.parts),
-            ("heads", model.heads, family.heads),
+            ("parts", model.parts, architecture.parts),
+            ("heads", model.heads, architecture.heads),
         ):
             for name in named:
                 if name not in known:
@@ -195,37 +195,37 @@ def _groups(family: Family, add_problem: Complain) -> None:
                         f"one of {_listed(known)}",
                         "Correct the name, or write the rows.",
                     )
-    for group, rows in groups(family):
+    for group, rows in groups(architecture):
         if not rows:
             add_problem(group, "holds no rows", "at least one module", "Write them or take it out.")
-    for number, limit in enumerate(family.limits):
-        if limit.role is not None and limit.role not in family.roles:
+    for number, limit in enumerate(architecture.limits):
+        if limit.role is not None and limit.role not in architecture.roles:
             add_problem(
                 f"limits[{number}].role",
                 f"there is no role {limit.role!r}",
-                f"one of {_listed(family.roles)}",
+                f"one of {_listed(architecture.roles)}",
                 "Correct the name.",
             )
-        if limit.head is not None and limit.head not in family.heads:
+        if limit.head is not None and limit.head not in architecture.heads:
             add_problem(
                 f"limits[{number}].head",
                 f"there is no [heads.{limit.head}]",
-                f"one of {_listed(family.heads)}",
+                f"one of {_listed(architecture.heads)}",
                 "Correct the name.",
             )
 
 
-def _roles(family: Family, add_problem: Complain) -> None:
-    for name, role in family.roles.items():
-        if role.model not in family.models:
+def _roles(architecture: Family, add_problem: Complain) -> None:
+    for name, role in architecture.roles.items():
+        if role.model not in architecture.models:
             add_problem(
                 f"roles.{name}.model",
                 f"there is no model {role.model!r}",
-                f"one of {_listed(family.models)}",
+                f"one of {_listed(architecture.models)}",
                 "Correct the name, or list the model under [models].",
             )
-    if (CROSS_ATTENTION in family.parts) != (DECODER in family.roles):
-        there = CROSS_ATTENTION in family.parts
+    if (CROSS_ATTENTION in architecture.parts) != (DECODER in architecture.roles):
+        there = CROSS_ATTENTION in architecture.parts
         add_problem(
             f"parts.{CROSS_ATTENTION}" if there else f"roles.{DECODER}",
             f"there is cross-attention, but no role {DECODER!r}"
@@ -236,17 +236,17 @@ def _roles(family: Family, add_problem: Complain) -> None:
             if there
             else f"Write [parts.{CROSS_ATTENTION}], or take the role out.",
         )
-    needed = {"width"} if family.roles else set()
-    if DECODER in family.roles or family.tokens:
+    needed = {"width"} if architecture.roles else set()
+    if DECODER in architecture.roles or architecture.tokens:
         needed.add("vocabulary")
-    for name in sorted(needed - set(family.measures)):
+    for name in sorted(needed - set(architecture.measures)):
         add_problem(
             "measures",
             f"lacks {name!r}",
             "width in a family with roles, vocabulary in one of texts",
             f'Name the field: {name} = "…".',
         )
-    for name in family.tokens:
+    for name in architecture.tokens:
         if name not in TOKENS:
             add_problem(
                 f"tokens.{name}",
@@ -254,7 +254,7 @@ def _roles(family: Family, add_problem: Complain) -> None:
                 f"one of {_listed(TOKENS)}",
                 "Correct the name.",
             )
-    if family.languages and "start" not in family.tokens:
+    if architecture.languages and "start" not in architecture.tokens:
         add_problem(
             "languages",
             "nothing says what starts a text where no code of a language does",
@@ -263,9 +263,9 @@ def _roles(family: Family, add_problem: Complain) -> None:
         )
 
 
-def _ties(family: Family, add_problem: Complain) -> None:
-    for name, tie in family.ties.items():
-        known = {*family.parts, *family.heads}
+def _ties(architecture: Family, add_problem: Complain) -> None:
+    for name, tie in architecture.ties.items():
+        known = {*architecture.parts, *architecture.heads}
         for key, group in (("beside", tie.beside), ("stored_without", tie.stored_without)):
             if group is not None and group not in known:
                 add_problem(
@@ -283,8 +283,12 @@ def _ties(family: Family, add_problem: Complain) -> None:
             )
 
 
-def _warm_start(family: Family, add_problem: Complain) -> None:
-    if family.warm_start and CROSS_ATTENTION in family.parts and not family.warm_start.output:
+def _warm_start(architecture: Family, add_problem: Complain) -> None:
+    if (
+        architecture.warm_start
+        and CROSS_ATTENTION in architecture.parts
+        and not architecture.warm_start.output
+    ):
         add_problem(
             "warm_start.output",
             "names no module",

@@ -84,19 +84,19 @@ def _idle(place: str, file: str) -> Problem:
     )
 
 
-def lint(path: Path, library: ArchitectureRegistry | None = None) -> list[Problem]:
+def lint(path: Path, registry: ArchitectureRegistry | None = None) -> list[Problem]:
     """Everything that is wrong with a mapping table.
 
     Args:
         path: the table's file: a family's, a composite's, or ``_dialects.toml``.
-        library: the tables that it may extend; the bundled ones by default.
+        registry: the tables that it may extend; the bundled ones by default.
 
     Returns:
         The findings, none twice; none at all for a good table.
     """
-    library = library or ArchitectureRegistry()
+    registry = registry or ArchitectureRegistry()
     try:
-        found = list(_findings(path, library))
+        found = list(_findings(path, registry))
     except ConverterError as error:
         found = list(error.problems) or [_problem(error, str(path))]
     return list(dict.fromkeys(found))
@@ -107,44 +107,46 @@ def _problem(error: ConverterError, file: str) -> Problem:
     return Problem(error.message.removeprefix(f"{file}: "), file, remedy=error.remedy)
 
 
-def _findings(path: Path, library: ArchitectureRegistry) -> Iterator[Problem]:
+def _findings(path: Path, registry: ArchitectureRegistry) -> Iterator[Problem]:
     file = str(path)
     if path.stem == DIALECTS:
         yield from _vocabulary(load_vocabulary(parse_toml(read_table(path), file), file), file)
         return
-    library, name = library.with_table(path)
-    if library.is_composite(name):
-        yield from _composite(library.composite(name), library, file)
+    registry, name = registry.with_table(path)
+    if registry.is_composite(name):
+        yield from _composite(registry.composite(name), registry, file)
         return
-    family = library.family(name)
-    child, parent = library.contents(name)
+    architecture = registry.architecture(name)
+    child, parent = registry.contents(name)
     if parent is not None:
         yield from redundant_overrides(parent, child, file)
-    yield from unused_fields(family, child.get("config", {}), file)
-    yield from unused_groups(family, {*child.get("parts", {}), *child.get("heads", {})}, file)
-    if "warm_start" in child and CROSS_ATTENTION not in family.parts:
+    yield from unused_fields(architecture, child.get("config", {}), file)
+    yield from unused_groups(architecture, {*child.get("parts", {}), *child.get("heads", {})}, file)
+    if "warm_start" in child and CROSS_ATTENTION not in architecture.parts:
         yield Problem(
             "concerns cross-attention, which the family has not",
             file,
             "warm_start",
             remedy="Take it out.",
         )
-    yield from _family(family, library, file)
+    yield from _family(architecture, registry, file)
 
 
-def _family(family: Family, library: ArchitectureRegistry, file: str) -> Iterator[Problem]:
-    yield from _halves(family, library, file)
-    yield from check_rows(family, library.vocabulary, file)
-    configs, problems = probes(family, file)
+def _family(architecture: Family, registry: ArchitectureRegistry, file: str) -> Iterator[Problem]:
+    yield from _halves(architecture, registry, file)
+    yield from check_rows(architecture, registry.conventions, file)
+    configs, problems = probes(architecture, file)
     yield from problems
-    yield from unsound_models(family, library.vocabulary, configs, file)
+    yield from unsound_models(architecture, registry.conventions, configs, file)
 
 
-def _halves(family: Family, library: ArchitectureRegistry, file: str) -> Iterator[Problem]:
+def _halves(architecture: Family, registry: ArchitectureRegistry, file: str) -> Iterator[Problem]:
     """Whether composites find in the family what they ask its halves for."""
-    composites = [library.composite(name) for name in library.names if library.is_composite(name)]
-    known = {half for composite in composites for half in composite.halves}
-    for role in family.roles:
+    composites = [
+        registry.composite(name) for name in registry.names if registry.is_composite(name)
+    ]
+    known = {submodel for composite in composites for submodel in composite.submodels}
+    for role in architecture.roles:
         if role not in known:
             yield Problem(
                 "is the half of no composite",
@@ -156,23 +158,26 @@ def _halves(family: Family, library: ArchitectureRegistry, file: str) -> Iterato
             )
     for composite in composites:
         for place, name in _measures(composite):
-            half, _, measure = name.partition(".")
-            if _may_be(family, half, composite) and measure not in family.measures:
+            submodel, _, measure = name.partition(".")
+            if _may_be(architecture, submodel, composite) and measure not in architecture.measures:
                 yield Problem(
                     f"lacks {measure!r}",
                     file,
                     "measures",
-                    expected=f"what {composite.name} asks its {half} for in {place}",
-                    found=", ".join(family.measures),
+                    expected=f"what {composite.name} asks its {submodel} for in {place}",
+                    found=", ".join(architecture.measures),
                     remedy=f'Name the field: {measure} = "…".',
                 )
 
 
-def _may_be(family: Family, half: str, composite: Composite) -> bool:
+def _may_be(architecture: Family, submodel: str, composite: Composite) -> bool:
     """Whether the family can be a half of the composite; the first half decides which it is."""
-    if half not in family.roles:
+    if submodel not in architecture.roles:
         return False
-    return half != composite.halves[0] or family.roles[half].composite == composite.name
+    return (
+        submodel != composite.submodels[0]
+        or architecture.roles[submodel].composite == composite.name
+    )
 
 
 def _measures(composite: Composite) -> Iterator[tuple[str, str]]:
@@ -189,22 +194,24 @@ def _measures(composite: Composite) -> Iterator[tuple[str, str]]:
         yield from ((place, name) for name in sorted(limit.when.fields))
 
 
-def _composite(composite: Composite, library: ArchitectureRegistry, file: str) -> Iterator[Problem]:
+def _composite(
+    composite: Composite, registry: ArchitectureRegistry, file: str
+) -> Iterator[Problem]:
     def problem(place: str, what: str, expected: str, found: str, remedy: str) -> Problem:
         return Problem(what, file, place, expected, found, remedy)
 
-    if len(set(composite.halves)) != len(composite.halves):
-        yield problem("halves", "are one", "two names", composite.halves[0], "Rename one.")
+    if len(set(composite.submodels)) != len(composite.submodels):
+        yield problem("halves", "are one", "two names", composite.submodels[0], "Rename one.")
     if not composite.classes:
         yield problem("classes", "is empty", ", ".join(FRAMEWORKS), "none", "Name the classes.")
-    families = _families(library)
-    measures = {measure for family in families for measure in family.measures}
+    families = _families(registry)
+    measures = {measure for architecture in families for measure in architecture.measures}
     broken = False
     for place, name in _measures(composite):
-        half, _, measure = name.partition(".")
-        if half not in composite.halves or measure not in measures:
+        submodel, _, measure = name.partition(".")
+        if submodel not in composite.submodels or measure not in measures:
             broken = True
-            known = f"{' or '.join(composite.halves)}, a dot, and one of {', '.join(measures)}"
+            known = f"{' or '.join(composite.submodels)}, a dot, and one of {', '.join(measures)}"
             yield problem(place, "asks for no measure of a half", known, name, "Correct the name.")
     for row in composite.modules:
         place = f"modules.{row.path}"
@@ -223,46 +230,51 @@ def _composite(composite: Composite, library: ArchitectureRegistry, file: str) -
                 "Write it.",
             )
     if not broken:
-        yield from _joined(composite, families, library.vocabulary, file)
+        yield from _joined(composite, families, registry.conventions, file)
 
 
-def _families(library: ArchitectureRegistry) -> list[Family]:
+def _families(registry: ArchitectureRegistry) -> list[Family]:
     """All families whose tables can be read; what is wrong with another is not of this table."""
     found = []
-    for name in library.names:
+    for name in registry.names:
         with suppress(TableError):
-            if not library.is_composite(name):
-                found.append(library.family(name))
+            if not registry.is_composite(name):
+                found.append(registry.architecture(name))
     return found
 
 
 def _joined(
-    composite: Composite, families: Iterable[Family], vocabulary: Conventions, file: str
+    composite: Composite, families: Iterable[Family], conventions: Conventions, file: str
 ) -> Iterator[Problem]:
     """Draws the composite with halves of equal and of unequal measures."""
-    draftsman = ModelSpecBuilder(vocabulary)
-    first, second = composite.halves
-    encoders = [family for family in families if _may_be(family, first, composite)]
-    decoders = [family for family in families if second in family.roles]
+    builder = ModelSpecBuilder(conventions)
+    first, second = composite.submodels
+    encoders = [
+        architecture for architecture in families if _may_be(architecture, first, composite)
+    ]
+    decoders = [architecture for architecture in families if second in architecture.roles]
     met: set[str] = set()
     drawn = 0
     for one in encoders[:1]:
         for other in decoders:
-            halves = {
-                half: ModelConfig(family, config.raw)
-                for half, family in ((first, one), (second, other))
-                for config in probes(family, file)[0][:1]
+            submodels = {
+                submodel: ModelConfig(architecture, config.raw)
+                for submodel, architecture in ((first, one), (second, other))
+                for config in probes(architecture, file)[0][:1]
             }
-            if len(halves) < 2:
+            if len(submodels) < 2:
                 continue
             try:
-                models = {half: _half(draftsman, half, config) for half, config in halves.items()}
+                models = {
+                    submodel: _half(builder, submodel, config)
+                    for submodel, config in submodels.items()
+                }
             except TableError:  # a family's own mistake, found in its own table
                 continue
-            whole = draftsman.composite(composite, halves, models)
+            whole = builder.composite(composite, submodels, models)
             drawn += 1
-            met |= {slot.name for slot in whole.params}
-            yield from duplicate_names(whole, vocabulary, file)
+            met |= {param.name for param in whole.params}
+            yield from duplicate_names(whole, conventions, file)
     for row in composite.modules:
         if drawn and not any(name.startswith(row.path.text) for name in met):
             yield Problem(
@@ -275,21 +287,21 @@ def _joined(
             )
 
 
-def _half(draftsman: ModelSpecBuilder, half: str, config: ModelConfig) -> ModelSpec:
-    role = config.family.roles[half]
-    model = config.family.models[role.model]
-    has = CROSS_ATTENTION in config.family.parts and half == "decoder"
+def _half(builder: ModelSpecBuilder, submodel: str, config: ModelConfig) -> ModelSpec:
+    role = config.architecture.roles[submodel]
+    model = config.architecture.models[role.model]
+    has = CROSS_ATTENTION in config.architecture.parts and submodel == "decoder"
     parts = (*model.parts, CROSS_ATTENTION) if has else model.parts
-    return draftsman.model(config, parts, model.heads, prefix=half)
+    return builder.model(config, parts, model.heads, prefix=submodel)
 
 
-def _vocabulary(vocabulary: Conventions, file: str) -> Iterator[Problem]:
-    for kind in vocabulary.kinds.values():
+def _vocabulary(conventions: Conventions, file: str) -> Iterator[Problem]:
+    for kind in conventions.kinds.values():
         yield from unsound_kind(kind, file)
         named = {
             axis
             for leaf in kind.leaves
-            for spelled in leaf.spellings.values()
+            for spelled in leaf.stored_as.values()
             for axis in spelled.axes.names
         }
         for size in sorted(set(kind.sizes) - named):
@@ -301,12 +313,12 @@ def _vocabulary(vocabulary: Conventions, file: str) -> Iterator[Problem]:
                 found=", ".join(kind.sizes),
                 remedy="Take it out, or name it in axes.",
             )
-        for dialect in vocabulary.dialects:
+        for dialect in conventions.dialects:
             names = [
                 name
                 for leaf in kind.leaves
-                if dialect in leaf.spellings
-                for name in (leaf.spellings[dialect].leaf, *leaf.spellings[dialect].also)
+                if dialect in leaf.stored_as
+                for name in (leaf.stored_as[dialect].leaf, *leaf.stored_as[dialect].also)
             ]
             for name in sorted({name for name in names if names.count(name) > 1}):
                 yield Problem(

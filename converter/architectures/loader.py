@@ -34,18 +34,18 @@ _INIT = re.compile(
 _ROW_KEYS = ("when", "without", "init", "path", "leaf", "also", "not_in")
 
 
-def load_rows(section: TomlSection, vocabulary: Conventions) -> tuple[ModuleEntry, ...]:
+def load_rows(section: TomlSection, conventions: Conventions) -> tuple[ModuleEntry, ...]:
     """The rows of a section: of each path one, or alternatives that conditions choose from."""
     rows = []
     for path, entry in [(key, each) for key in section for each in section.alternatives(key)]:
-        kinds = [key for key in entry if key in vocabulary.kinds]
+        kinds = [key for key in entry if key in conventions.kinds]
         if len(kinds) != 1:
             entry.add_problem(
                 f"must name one kind of module, not {len(kinds)}",
-                remedy="kinds: " + ", ".join(vocabulary.kinds),
+                remedy="kinds: " + ", ".join(conventions.kinds),
             )
             continue
-        kind = vocabulary.kinds[kinds[0]]
+        kind = conventions.kinds[kinds[0]]
         texts = split_sizes(entry.take(kind.name, str, ""))
         if len(texts) != len(kind.sizes):
             entry.add_problem(f"{kind.name} takes sizes '{' -> '.join(kind.sizes)}'", kind.name)
@@ -55,7 +55,7 @@ def load_rows(section: TomlSection, vocabulary: Conventions) -> tuple[ModuleEntr
         template = entry.parsed("", NamePattern, path)
         paths = {
             dialect: entry.parsed("path", NamePattern, str(text))
-            for dialect, text in by_dialect(entry, "path", vocabulary).items()
+            for dialect, text in by_dialect(entry, "path", conventions).items()
         }
         for dialect, other in paths.items():
             if other and template and set(other.places) != set(template.places):
@@ -69,9 +69,9 @@ def load_rows(section: TomlSection, vocabulary: Conventions) -> tuple[ModuleEntr
                 without=frozenset(without),
                 init=load_init(entry, "init", init) if init else None,
                 paths={dialect: other for dialect, other in paths.items() if other},
-                leaves=by_dialect(entry, "leaf", vocabulary),
-                also=_also(entry, vocabulary),
-                not_in=frozenset(entry.names("not_in", _may_lack(vocabulary))),
+                leaves=by_dialect(entry, "leaf", conventions),
+                also=_also(entry, conventions),
+                not_in=frozenset(entry.names("not_in", _may_lack(conventions))),
             )
         )
         entry.finish(", ".join((*_ROW_KEYS, "or one kind of module")))
@@ -92,29 +92,29 @@ def load_init(section: TomlSection, key: str, text: str) -> Init:
     return Init(found[1], scale or Expression("0.02"))
 
 
-def _may_lack(vocabulary: Conventions) -> tuple[str, ...]:
+def _may_lack(conventions: Conventions) -> tuple[str, ...]:
     """The dialects that may lack a module: all but that of the canonical names."""
-    return tuple(name for name in vocabulary.dialects if name != FRAMEWORKS[0])
+    return tuple(name for name in conventions.dialects if name != FRAMEWORKS[0])
 
 
-def by_dialect(section: TomlSection, key: str, vocabulary: Conventions) -> dict[str, str]:
+def by_dialect(section: TomlSection, key: str, conventions: Conventions) -> dict[str, str]:
     """Take a table of one text for each dialect."""
     spelled = section.section(key)
-    found = {name: spelled.take(name, str, "") for name in spelled if name in vocabulary.dialects}
-    spelled.finish(", ".join(vocabulary.dialects))
+    found = {name: spelled.take(name, str, "") for name in spelled if name in conventions.dialects}
+    spelled.finish(", ".join(conventions.dialects))
     return found
 
 
-def _also(section: TomlSection, vocabulary: Conventions) -> dict[str, tuple[NamePattern, ...]]:
+def _also(section: TomlSection, conventions: Conventions) -> dict[str, tuple[NamePattern, ...]]:
     listed = section.section("also")
     found = {}
     for dialect in listed:
-        if dialect in vocabulary.dialects:
+        if dialect in conventions.dialects:
             templates = [
                 listed.parsed(dialect, NamePattern, name) for name in listed.names(dialect)
             ]
             found[dialect] = tuple(template for template in templates if template)
-    listed.finish(", ".join(vocabulary.dialects))
+    listed.finish(", ".join(conventions.dialects))
     return found
 
 
@@ -205,7 +205,7 @@ _CLASS_PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 
 
 def load_family(
-    data: Mapping[str, Any], file: str, vocabulary: Conventions, sha256: str = ""
+    data: Mapping[str, Any], file: str, conventions: Conventions, sha256: str = ""
 ) -> Family:
     """A family from its table, ``extends`` already resolved.
 
@@ -222,38 +222,38 @@ def load_family(
     }
     parts, heads = root.section("parts"), root.section("heads")
     models = _models(root.section("models"), frameworks)
-    family = Family(
+    architecture = Family(
         name=root.require("family", str, ""),
         title=root.require("title", str, ""),
-        base=_base(root, vocabulary),
+        base=_base(root, conventions),
         layers=_expressions(root.section("layers")),
         init=load_init(root, "init", root.take("init", str, "normal(0.02)")),
         config=config,
         measures=_expressions(root.section("measures")),
-        modules=load_rows(root.section("modules"), vocabulary),
-        parts={name: load_rows(parts.section(name), vocabulary) for name in parts},
-        heads={name: load_rows(heads.section(name), vocabulary) for name in heads},
+        modules=load_rows(root.section("modules"), conventions),
+        parts={name: load_rows(parts.section(name), conventions) for name in parts},
+        heads={name: load_rows(heads.section(name), conventions) for name in heads},
         models=models,
         roles=_roles(root.section("roles")),
-        ties=_ties(root.section("tied"), vocabulary),
-        drops=_drops(root.section("drop"), vocabulary),
-        relisted=_relisted(root.section("relisted"), vocabulary),
+        ties=_ties(root.section("tied"), conventions),
+        drops=_drops(root.section("drop"), conventions),
+        relisted=_relisted(root.section("relisted"), conventions),
         limits=_limits(root, file, problems),
         tokens=load_tokens(root.section("tokens")),
         languages=load_languages(root.section("languages")),
         tokenizer=root.take("tokenizer", str, "") or None,
         warm_start=_warm_start(root.section("warm_start")),
-        index=by_dialect(root, "index", vocabulary),
+        index=by_dialect(root, "index", conventions),
         within=root.section("within").texts(),
         original=load_original(root.section("original"), config, models),
         sha256=sha256,
     )
     root.finish()
-    return raise_if_problems(family, [*problems, *references(family, file)], file)
+    return raise_if_problems(architecture, [*problems, *references(architecture, file)], file)
 
 
 def load_composite(
-    data: Mapping[str, Any], file: str, vocabulary: Conventions, sha256: str = ""
+    data: Mapping[str, Any], file: str, conventions: Conventions, sha256: str = ""
 ) -> Composite:
     """A composite from its table.
 
@@ -262,19 +262,19 @@ def load_composite(
     """
     problems: list[Problem] = []
     root = TomlSection(data, "", problems, file)
-    halves = root.names("halves")
-    if len(halves) != 2:
+    submodels = root.names("halves")
+    if len(submodels) != 2:
         root.add_problem('must name two halves, such as ["encoder", "decoder"]', "halves")
-        halves = ("encoder", "decoder")
+        submodels = ("encoder", "decoder")
     classes = root.take("classes", dict, {})
     for framework in set(classes) - set(FRAMEWORKS):
         root.add_problem(f"{framework!r} is none of {', '.join(FRAMEWORKS)}", "classes")
     composite = Composite(
         name=root.require("composite", str, ""),
         title=root.require("title", str, ""),
-        halves=(halves[0], halves[1]),
+        submodels=(submodels[0], submodels[1]),
         classes=classes,
-        modules=load_rows(root.section("modules"), vocabulary),
+        modules=load_rows(root.section("modules"), conventions),
         shared=root.take("shared", str, ""),
         limits=_limits(root, file, problems),
         sha256=sha256,
@@ -283,11 +283,11 @@ def load_composite(
     return raise_if_problems(composite, problems, file)
 
 
-def _base(root: TomlSection, vocabulary: Conventions) -> dict[str, str]:
+def _base(root: TomlSection, conventions: Conventions) -> dict[str, str]:
     """One name for all dialects, or a table of one for each."""
     if root.holds("base", dict):
-        return by_dialect(root, "base", vocabulary)
-    return dict.fromkeys(vocabulary.dialects, root.take("base", str, ""))
+        return by_dialect(root, "base", conventions)
+    return dict.fromkeys(conventions.dialects, root.take("base", str, ""))
 
 
 def _expressions(section: TomlSection) -> dict[str, Expression]:
@@ -341,7 +341,7 @@ def _roles(section: TomlSection) -> dict[str, Role]:
     return roles
 
 
-def _ties(section: TomlSection, vocabulary: Conventions) -> dict[str, Tie]:
+def _ties(section: TomlSection, conventions: Conventions) -> dict[str, Tie]:
     ties = {}
     for name in section:
         entry = section.section(name)
@@ -349,7 +349,7 @@ def _ties(section: TomlSection, vocabulary: Conventions) -> dict[str, Tie]:
         ties[name] = Tie(
             to or NamePattern("?"),
             entry.expression("unless"),
-            _stored(entry, vocabulary),
+            _stored(entry, conventions),
             entry.take("stored_without", str, "") or None,
             entry.take("beside", str, "") or None,
         )
@@ -357,38 +357,38 @@ def _ties(section: TomlSection, vocabulary: Conventions) -> dict[str, Tie]:
     return ties
 
 
-def _stored(entry: TomlSection, vocabulary: Conventions) -> dict[str, Expression | None]:
+def _stored(entry: TomlSection, conventions: Conventions) -> dict[str, Expression | None]:
     """The dialects whose files hold a tied tensor: a list of them, or each with its condition."""
     if entry.holds("stored", list):
-        return dict.fromkeys(entry.names("stored", tuple(vocabulary.dialects)))
+        return dict.fromkeys(entry.names("stored", tuple(conventions.dialects)))
     stored = entry.section("stored")
     found: dict[str, Expression | None] = {}
-    for name in [name for name in stored if name in vocabulary.dialects]:
+    for name in [name for name in stored if name in conventions.dialects]:
         if not stored.holds(name, bool):
             found[name] = stored.expression(name)
         elif stored.take(name, bool, True):
             found[name] = None
-    stored.finish(", ".join(vocabulary.dialects))
+    stored.finish(", ".join(conventions.dialects))
     return found
 
 
-def _drops(section: TomlSection, vocabulary: Conventions) -> dict[str, dict[NamePattern, str]]:
+def _drops(section: TomlSection, conventions: Conventions) -> dict[str, dict[NamePattern, str]]:
     drops: dict[str, dict[NamePattern, str]] = {}
     for dialect in section:
         entry = section.section(dialect)
-        if dialect not in vocabulary.dialects:
+        if dialect not in conventions.dialects:
             section.add_problem(f"{dialect!r} is no dialect")
         drops[dialect] = entry.reasons()
     return drops
 
 
 def _relisted(
-    section: TomlSection, vocabulary: Conventions
+    section: TomlSection, conventions: Conventions
 ) -> dict[str, dict[str, tuple[NamePattern, ...]]]:
     relisted: dict[str, dict[str, tuple[NamePattern, ...]]] = {}
     for dialect in section:
         entry = section.section(dialect)
-        if dialect not in vocabulary.dialects:
+        if dialect not in conventions.dialects:
             section.add_problem(f"{dialect!r} is no dialect")
         relisted[dialect] = {}
         for layer in entry:

@@ -29,19 +29,19 @@ _NUMBERS = (0, 1, 10, 23)
 """Numbers of one and two digits, which run into each other where places touch."""
 
 
-def check_rows(family: Family, vocabulary: Conventions, file: str) -> Iterator[Problem]:
+def check_rows(architecture: Family, conventions: Conventions, file: str) -> Iterator[Problem]:
     """Rows whose names do not invert, or that say what holds anyway."""
-    for group, rows in groups(family):
+    for group, rows in groups(architecture):
         for row in rows:
-            yield from _inverts(family, row, vocabulary, file, f"{group}.{row.path}")
-            yield from _idle(family, row, vocabulary, file, f"{group}.{row.path}")
+            yield from _inverts(architecture, row, conventions, file, f"{group}.{row.path}")
+            yield from _idle(architecture, row, conventions, file, f"{group}.{row.path}")
 
 
 def unsound_kind(kind: LayerType, file: str) -> Iterator[Problem]:
     """Layouts of a kind of module that do not lead to one another and back."""
     for leaf in kind.leaves:
-        for one, other in permutations(leaf.spellings, 2):
-            axes = leaf.spellings[one].axes, leaf.spellings[other].axes
+        for one, other in permutations(leaf.stored_as, 2):
+            axes = leaf.stored_as[one].axes, leaf.stored_as[other].axes
             try:
                 way = Rearrangement(*axes)
                 shape = axes[0].shape({size: 2 + n for n, size in enumerate(kind.sizes)})
@@ -64,39 +64,39 @@ def unsound_kind(kind: LayerType, file: str) -> Iterator[Problem]:
 
 
 def unsound_models(
-    family: Family, vocabulary: Conventions, configs: Sequence[ModelConfig], file: str
+    architecture: Family, conventions: Conventions, configs: Sequence[ModelConfig], file: str
 ) -> Iterator[Problem]:
     """What is wrong with the models that the table gives for some configurations."""
-    draftsman = ModelSpecBuilder(vocabulary)
+    builder = ModelSpecBuilder(conventions)
     met: set[str] = set()
     for config in configs:
         try:
-            whole = draftsman.model(config)
-            for model in family.models.values():
-                draftsman.model(config, model.parts, model.heads)
-                if CROSS_ATTENTION in family.parts:
-                    draftsman.model(config, (*model.parts, CROSS_ATTENTION), model.heads)
+            whole = builder.model(config)
+            for model in architecture.models.values():
+                builder.model(config, model.parts, model.heads)
+                if CROSS_ATTENTION in architecture.parts:
+                    builder.model(config, (*model.parts, CROSS_ATTENTION), model.heads)
         except ConverterError as error:
             for problem in error.problems or [Problem(error.message)]:
                 yield replace(problem, file=file, tensor=_folded(problem.tensor or "") or None)
             continue
-        yield from duplicate_names(whole, vocabulary, file)
-        yield from _hitting_drops(whole, family, file)
-        met |= {slot.name for slot in whole.params}
+        yield from duplicate_names(whole, conventions, file)
+        yield from _hitting_drops(whole, architecture, file)
+        met |= {param.name for param in whole.params}
     if met:
-        yield from _dead(family, met, file)
+        yield from _dead(architecture, met, file)
 
 
-def _dead(family: Family, met: set[str], file: str) -> Iterator[Problem]:
+def _dead(architecture: Family, met: set[str], file: str) -> Iterator[Problem]:
     """Entries that concern no tensor of any model."""
     relisted = [
         (f"relisted.{dialect}.{layer}", template)
-        for dialect, layers in family.relisted.items()
+        for dialect, layers in architecture.relisted.items()
         for layer, templates in layers.items()
         for template in templates
     ]
     for place, template in relisted:
-        if not any(template.match(slot) is not None for slot in met):
+        if not any(template.match(param) is not None for param in met):
             yield Problem(
                 f"lists {str(template)!r}, which no model has",
                 file,
@@ -105,10 +105,10 @@ def _dead(family: Family, met: set[str], file: str) -> Iterator[Problem]:
                 found="none of that name",
                 remedy="Correct the name, or take it out.",
             )
-    if CROSS_ATTENTION in family.parts and family.warm_start:
-        yield from _idle_warm_start(family.warm_start, met, file)
-    for name in family.ties:
-        if not any(NamePattern(name).match(slot) is not None for slot in met):
+    if CROSS_ATTENTION in architecture.parts and architecture.warm_start:
+        yield from _idle_warm_start(architecture.warm_start, met, file)
+    for name in architecture.ties:
+        if not any(NamePattern(name).match(param) is not None for param in met):
             yield Problem(
                 "ties a tensor that no model has",
                 file,
@@ -146,37 +146,39 @@ def _idle_warm_start(table: CrossAttentionInitRules, met: set[str], file: str) -
             )
 
 
-def duplicate_names(blueprint: ModelSpec, vocabulary: Conventions, file: str) -> Iterator[Problem]:
+def duplicate_names(
+    model_spec: ModelSpec, conventions: Conventions, file: str
+) -> Iterator[Problem]:
     """Names that two tensors claim in one dialect, be it to write or to read them."""
-    for dialect in vocabulary.dialects:
+    for dialect in conventions.dialects:
         owners: dict[str, ParamSpec] = {}
-        for slot in blueprint.params:
-            spelling = slot.spellings.get(dialect)
+        for param in model_spec.params:
+            spelling = param.stored_as.get(dialect)
             for name in (spelling.name, *spelling.also) if spelling else ():
-                owner = owners.setdefault(name, slot)
-                if owner is not slot:
+                owner = owners.setdefault(name, param)
+                if owner is not param:
                     yield Problem(
                         f"{dialect} name {_folded(name)!r} is claimed twice",
                         file,
-                        _folded(slot.name),
+                        _folded(param.name),
                         expected="names that mean one tensor each",
                         found=f"{_folded(owner.name)} claims it as well",
                         remedy="Rename one of the two rows, or take one out.",
                     )
 
 
-def _hitting_drops(blueprint: ModelSpec, family: Family, file: str) -> Iterator[Problem]:
+def _hitting_drops(model_spec: ModelSpec, architecture: Family, file: str) -> Iterator[Problem]:
     """Drops of tensors that every model has; where a condition takes a row away, files may still
     hold its tensors."""
     hit: set[tuple[str, NamePattern]] = set()
-    for dialect, entries in blueprint.drops.items():
-        for name, slot in blueprint.index(dialect).items():
+    for dialect, entries in model_spec.drops.items():
+        for name, param in model_spec.index(dialect).items():
             for prefix, template, _ in entries:
                 if (
                     (dialect, template) not in hit
                     and name.startswith(prefix)
                     and template.match(name[len(prefix) :]) is not None
-                    and not _conditional(family, slot.name)
+                    and not _conditional(architecture, param.name)
                 ):
                     hit.add((dialect, template))
                     yield Problem(
@@ -189,11 +191,11 @@ def _hitting_drops(blueprint: ModelSpec, family: Family, file: str) -> Iterator[
                     )
 
 
-def _conditional(family: Family, name: str) -> bool:
+def _conditional(architecture: Family, name: str) -> bool:
     """Whether the tensor of this canonical name is one that models may lack."""
     paths = [
         f"{row.path}.{leaf.name}" if leaf.name else str(row.path)
-        for _, rows in groups(family)
+        for _, rows in groups(architecture)
         for row in rows
         for leaf in row.kind.leaves
         if row.when
@@ -202,13 +204,13 @@ def _conditional(family: Family, name: str) -> bool:
 
 
 def _inverts(
-    family: Family, row: ModuleEntry, vocabulary: Conventions, file: str, place: str
+    architecture: Family, row: ModuleEntry, conventions: Conventions, file: str, place: str
 ) -> Iterator[Problem]:
     """Whether the numbers in a name can be told from the name in every dialect."""
     places = row.path.places
-    for dialect in vocabulary.dialects.values():
+    for dialect in conventions.dialects.values():
         spelled = row.paths.get(dialect.name)
-        index = family.index.get(dialect.name)
+        index = architecture.index.get(dialect.name)
         template = spelled or NamePattern(dialect.path(row.path.text, index))
         for numbers in product(_NUMBERS, repeat=len(places)):
             wanted = dict(zip(places, numbers, strict=True))
@@ -230,19 +232,19 @@ def _inverts(
 
 
 def _idle(
-    family: Family, row: ModuleEntry, vocabulary: Conventions, file: str, place: str
+    architecture: Family, row: ModuleEntry, conventions: Conventions, file: str, place: str
 ) -> Iterator[Problem]:
     """Spellings that say what follows from the dialect's rule anyway."""
     first = row.kind.leaves[0]
-    for name, dialect in vocabulary.dialects.items():
+    for name, dialect in conventions.dialects.items():
         path = row.paths.get(name)
-        usual = dialect.path(row.path.text, family.index.get(name))
+        usual = dialect.path(row.path.text, architecture.index.get(name))
         if path and (name in row.not_in or path.text == usual):
             yield _changes_nothing(file, f"{place}.path.{name}", path.text)
         if name in row.leaves and (
             first.name in row.without
-            or name not in first.spellings
-            or row.leaves[name] == first.spellings[name].leaf
+            or name not in first.stored_as
+            or row.leaves[name] == first.stored_as[name].leaf
         ):
             yield _changes_nothing(file, f"{place}.leaf.{name}", row.leaves[name])
 

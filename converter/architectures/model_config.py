@@ -24,13 +24,15 @@ class ModelConfig:
     """The content of ``config.json``, read through a family's table.
 
     Args:
-        family: the table that knows the fields and their defaults.
+        architecture: the table that knows the fields and their defaults.
         raw: the content of ``config.json``.
         file: what messages call the file.
     """
 
-    def __init__(self, family: Family, raw: Mapping[str, Any], file: str = "config.json") -> None:
-        self.family = family
+    def __init__(
+        self, architecture: Family, raw: Mapping[str, Any], file: str = "config.json"
+    ) -> None:
+        self.architecture = architecture
         self.raw = raw
         self.file = file
 
@@ -40,9 +42,11 @@ class ModelConfig:
         Raises:
             ConfigError: if the table does not know the field, or its value is of no plain type.
         """
-        known = self.family.config
+        known = self.architecture.config
         if field not in known:
-            raise ConfigError(f"mappings/{self.family.name}.toml does not list field {field!r}")
+            raise ConfigError(
+                f"mappings/{self.architecture.name}.toml does not list field {field!r}"
+            )
         value = self.raw.get(field, known[field])
         if value is None and known[field] is not None:
             value = known[field]
@@ -61,8 +65,8 @@ class ModelConfig:
         return value  # type: ignore[no-any-return]  # narrowed to Value above
 
     def attribute(self, name: str) -> Value:
-        """What the table measures as `name` (``width``, ``vocabulary`` …); ``None`` if nothing."""
-        expression = self.family.measures.get(name)
+        """What the table measures as `name` (``width``, ``conventions`` …); ``None`` if nothing."""
+        expression = self.architecture.measures.get(name)
         return None if expression is None else self.evaluate(expression)
 
     def steps(self, expression: Expression, places: Places) -> Sequence[int | str]:
@@ -88,7 +92,7 @@ class ModelConfig:
         """
         choices: list[dict[str, int | str]] = [{}]
         for name in names:
-            steps = [self.steps(self.family.layers[name], chosen) for chosen in choices]
+            steps = [self.steps(self.architecture.layers[name], chosen) for chosen in choices]
             if sum(map(len, steps)) > most:
                 raise ConfigError(f"{self.file}: asks for more than {most} modules of one kind")
             choices = [

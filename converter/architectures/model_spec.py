@@ -44,8 +44,8 @@ class FrameworkParam:
 class ParamNamer:
     """Spells the tensors of one group of rows."""
 
-    vocabulary: Conventions
-    family: Family | None
+    conventions: Conventions
+    architecture: Family | None
     prefix: str
     in_base: bool
     beside_head: bool
@@ -71,15 +71,15 @@ class ParamNamer:
             places: what the places in the row's path stand for.
             lengths: the length of each named axis.
         """
-        spelled = leaf.spellings[dialect.name]
+        spelled = leaf.stored_as[dialect.name]
         override = row.paths.get(dialect.name)
-        index = self.family.index.get(dialect.name) if self.family else None
+        index = self.architecture.index.get(dialect.name) if self.architecture else None
         path = override.format(places) if override else dialect.path(row.path.format(places), index)
         last = spelled.leaf
         if dialect.name in row.leaves and leaf is row.kind.leaves[0]:
             last = row.leaves[dialect.name]
         bases = [""]
-        base = self.family.base.get(dialect.name) if self.family else None
+        base = self.architecture.base.get(dialect.name) if self.architecture else None
         if self.in_base and base:
             bases = [base, ""] if dialect.base_always or self.beside_head else ["", base]
         paths = [path, *(other.format(places) for other in row.also.get(dialect.name, ()))]
@@ -92,44 +92,44 @@ class ParamNamer:
         return FrameworkParam(names[0], spelled.axes, spelled.axes.shape(lengths), tuple(names[1:]))
 
 
-def invalid_ties(slots: Mapping[str, ParamSpec], file: str) -> list[Problem]:
-    """Every tie among `slots`, by canonical name, that leads nowhere or to something else.
+def invalid_ties(params: Mapping[str, ParamSpec], file: str) -> list[Problem]:
+    """Every tie among `params`, by canonical name, that leads nowhere or to something else.
 
     Args:
-        slots: all tensors of a model.
+        params: all tensors of a model.
         file: what messages call the table.
     """
     problems = []
 
-    def add_problem(slot: ParamSpec, what: str, expected: str, found: str, remedy: str) -> None:
-        problems.append(Problem(what, file, f"tied.{slot.name}", expected, found, remedy))
+    def add_problem(param: ParamSpec, what: str, expected: str, found: str, remedy: str) -> None:
+        problems.append(Problem(what, file, f"tied.{param.name}", expected, found, remedy))
 
-    for slot in slots.values():
-        if slot.tied_to is None:
+    for param in params.values():
+        if param.tied_to is None:
             continue
-        target, seen = slots.get(slot.tied_to), {slot.name}
+        target, seen = params.get(param.tied_to), {param.name}
         if target is None:
             add_problem(
-                slot,
-                f"is tied to {slot.tied_to}, which is not there",
+                param,
+                f"is tied to {param.tied_to}, which is not there",
                 "a tensor of the same model",
                 "none",
                 "Correct the name, or let the model have the part or head that holds it.",
             )
-        elif target.canonical.shape != slot.canonical.shape:
+        elif target.canonical.shape != param.canonical.shape:
             add_problem(
-                slot,
-                f"is tied to {slot.tied_to}, which has another shape",
+                param,
+                f"is tied to {param.tied_to}, which has another shape",
                 str(list(target.canonical.shape)),
-                str(list(slot.canonical.shape)),
+                str(list(param.canonical.shape)),
                 "Correct the sizes of one of the two rows.",
             )
         while target is not None and target.tied_to is not None and target.name not in seen:
             seen.add(target.name)
-            target = slots.get(target.tied_to)
+            target = params.get(target.tied_to)
         if target is not None and target.name in seen:
             add_problem(
-                slot,
+                param,
                 "is tied in a circle",
                 "a tensor with values of its own at the end",
                 " → ".join([*sorted(seen)]),
@@ -153,7 +153,7 @@ class ParamSpec:
     """Canonical: PyTorch's path below the base model, below the half in a composite."""
     part: str
     """`BODY`, or the table's name of the part or head it belongs to."""
-    spellings: Mapping[str, FrameworkParam]
+    stored_as: Mapping[str, FrameworkParam]
     rule: str
     """How it is drawn when fresh: a rule of `converter.initializers`."""
     scale: float
@@ -167,7 +167,7 @@ class ParamSpec:
     @property
     def canonical(self) -> FrameworkParam:
         """The PyTorch spelling, whose layout is the canonical one."""
-        return self.spellings["pytorch"]
+        return self.stored_as["pytorch"]
 
 
 @dataclass(frozen=True)
@@ -185,23 +185,23 @@ class ModelSpec:
     @cached_property
     def by_name(self) -> dict[str, ParamSpec]:
         """The slots by canonical name."""
-        return {slot.name: slot for slot in self.params}
+        return {param.name: param for param in self.params}
 
-    def resolve(self, slot: ParamSpec) -> ParamSpec:
-        """The slot whose values `slot` shares; itself if it is not tied."""
-        while slot.tied_to:
-            slot = self.by_name[slot.tied_to]
-        return slot
+    def resolve(self, param: ParamSpec) -> ParamSpec:
+        """The slot whose values `param` shares; itself if it is not tied."""
+        while param.tied_to:
+            param = self.by_name[param.tied_to]
+        return param
 
     def index(self, dialect: str) -> dict[str, ParamSpec]:
         """Every name that a file in `dialect` may use → the slot it means."""
         found: dict[str, ParamSpec] = {}
-        spelled = [slot for slot in self.params if dialect in slot.spellings]
-        for slot in spelled:
-            for name in slot.spellings[dialect].also:
-                found.setdefault(name, slot)
-        for slot in spelled:  # the exact name of one slot beats another's alternative
-            found[slot.spellings[dialect].name] = slot
+        spelled = [param for param in self.params if dialect in param.stored_as]
+        for param in spelled:
+            for name in param.stored_as[dialect].also:
+                found.setdefault(name, param)
+        for param in spelled:  # the exact name of one slot beats another's alternative
+            found[param.stored_as[dialect].name] = param
         return found
 
     def ignore_reason(self, dialect: str, name: str) -> str | None:
@@ -216,11 +216,11 @@ class ModelSpecBuilder:
     """Draws blueprints.
 
     Args:
-        vocabulary: the dialects and kinds that the tables share.
+        conventions: the dialects and kinds that the tables share.
     """
 
-    def __init__(self, vocabulary: Conventions) -> None:
-        self.vocabulary = vocabulary
+    def __init__(self, conventions: Conventions) -> None:
+        self.conventions = conventions
 
     def model(
         self,
@@ -241,18 +241,18 @@ class ModelSpecBuilder:
             ConfigError: if a size cannot be worked out, or the model would be absurdly large.
             TableError: if a tensor is tied to none, to one of another shape, or in a circle.
         """
-        family = config.family
-        parts = tuple(dict.fromkeys(family.parts if parts is None else parts))
-        heads = tuple(family.heads if heads is None else heads)
+        architecture = config.architecture
+        parts = tuple(dict.fromkeys(architecture.parts if parts is None else parts))
+        heads = tuple(architecture.heads if heads is None else heads)
         has = {*parts, *heads}
         ties = [
             (NamePattern(name), replace(tie, stored={}) if tie.stored_without in has else tie)
-            for name, tie in family.ties.items()
+            for name, tie in architecture.ties.items()
             if tie.beside is None or tie.beside in has
         ]
-        groups = [(BODY, family.modules, True)]
-        groups += [(part, family.parts[part], True) for part in parts]
-        groups += [(head, family.heads[head], False) for head in heads]
+        groups = [(BODY, architecture.modules, True)]
+        groups += [(part, architecture.parts[part], True) for part in parts]
+        groups += [(head, architecture.heads[head], False) for head in heads]
         asked = sum(
             len(config.combinations(row.path.places, MAX_TENSORS)) * len(row.kind.leaves)
             for _, rows, _ in groups
@@ -260,22 +260,24 @@ class ModelSpecBuilder:
         )
         if asked > MAX_TENSORS:
             raise ConfigError(f"{config.file}: asks for up to {asked} tensors")
-        slots: list[ParamSpec] = []
+        params: list[ParamSpec] = []
         for part, rows, in_base in groups:
-            namer = ParamNamer(self.vocabulary, family, prefix, in_base, bool(heads))
+            namer = ParamNamer(self.conventions, architecture, prefix, in_base, bool(heads))
             for row in rows:
-                slots += self._module(row, config, part, namer, ties)
-        relisted = {} if prefix else _relisted(family, slots)
-        blueprint = ModelSpec(tuple(slots), self._drops(family, prefix), relisted)
-        problems = invalid_ties(blueprint.by_name, f"mappings/{family.name}.toml")
+                params += self._module(row, config, part, namer, ties)
+        relisted = {} if prefix else _relisted(architecture, params)
+        model_spec = ModelSpec(tuple(params), self._drops(architecture, prefix), relisted)
+        problems = invalid_ties(model_spec.by_name, f"mappings/{architecture.name}.toml")
         if problems:
-            raise TableError(f"{family.name}: {len(problems)} tied tensor(s) cannot be", problems)
-        return blueprint
+            raise TableError(
+                f"{architecture.name}: {len(problems)} tied tensor(s) cannot be", problems
+            )
+        return model_spec
 
     def composite(
         self,
         composite: Composite,
-        halves: Mapping[str, ModelConfig],
+        submodels: Mapping[str, ModelConfig],
         models: Mapping[str, ModelSpec],
     ) -> ModelSpec:
         """The blueprint of a composite, from those of its halves (drawn with their prefixes).
@@ -285,8 +287,8 @@ class ModelSpecBuilder:
         """
 
         def lookup(name: str) -> Value:
-            half, _, measure = name.partition(".")
-            return halves[half].attribute(measure) if half in halves else None
+            submodel, _, measure = name.partition(".")
+            return submodels[submodel].attribute(measure) if submodel in submodels else None
 
         def number(expression: Expression) -> float:
             try:
@@ -295,7 +297,7 @@ class ModelSpecBuilder:
                 raise ConfigError(f"{composite.name}: {error}") from error
 
         own: list[ParamSpec] = []
-        namer = ParamNamer(self.vocabulary, None, "", in_base=False, beside_head=False)
+        namer = ParamNamer(self.conventions, None, "", in_base=False, beside_head=False)
         for row in composite.modules:
             if row.when is None or row.when.evaluate(lookup):
                 sizes = [int(number(size)) for size in row.sizes]
@@ -310,11 +312,11 @@ class ModelSpecBuilder:
                     row.init,
                 )
         drops: dict[str, tuple[tuple[str, NamePattern, str], ...]] = {}
-        for blueprint in models.values():
-            for dialect, entries in blueprint.drops.items():
+        for model_spec in models.values():
+            for dialect, entries in model_spec.drops.items():
                 drops[dialect] = (*drops.get(dialect, ()), *entries)
-        slots = [slot for blueprint in models.values() for slot in blueprint.params]
-        return ModelSpec((*slots, *own), drops)
+        params = [param for model_spec in models.values() for param in model_spec.params]
+        return ModelSpec((*params, *own), drops)
 
     def _module(
         self,
@@ -337,7 +339,7 @@ class ModelSpecBuilder:
         for places in config.combinations(row.path.places, MAX_TENSORS):
             if config.holds(row.when, places):
                 sizes = [config.size(size, places) for size in row.sizes]
-                init = row.init or config.family.init
+                init = row.init or config.architecture.init
                 yield from self._leaves(row, places, sizes, part, namer, live, scale, init)
 
     def _leaves(
@@ -356,10 +358,10 @@ class ModelSpecBuilder:
         for leaf in row.kind.leaves:
             if leaf.name in row.without:
                 continue
-            spellings = {
+            stored_as = {
                 name: namer.spell(dialect, row, leaf, places, lengths)
-                for name, dialect in self.vocabulary.dialects.items()
-                if name in leaf.spellings and name not in row.not_in
+                for name, dialect in self.conventions.dialects.items()
+                if name in leaf.stored_as and name not in row.not_in
             }
             own = f"{path}.{leaf.name}" if leaf.name else path
             tied_to, stored = _tied(own, ties)
@@ -367,7 +369,7 @@ class ModelSpecBuilder:
             yield ParamSpec(
                 name=namer.canonical(own),
                 part=part,
-                spellings=spellings,
+                stored_as=stored_as,
                 rule=rule,
                 scale=amount,
                 tied_to=namer.canonical(tied_to) if tied_to else None,
@@ -376,13 +378,13 @@ class ModelSpecBuilder:
             )
 
     def _drops(
-        self, family: Family, prefix: str
+        self, architecture: Family, prefix: str
     ) -> dict[str, tuple[tuple[str, NamePattern, str], ...]]:
         """The table's names to leave out, behind every prefix that a file may put before them."""
         drops = {}
-        for name, dialect in self.vocabulary.dialects.items():
-            templates = family.drops.get(name, {})
-            leads = {dialect.join(prefix, base) for base in ("", family.base.get(name, ""))}
+        for name, dialect in self.conventions.dialects.items():
+            templates = architecture.drops.get(name, {})
+            leads = {dialect.join(prefix, base) for base in ("", architecture.base.get(name, ""))}
             drops[name] = (
                 *(("", template, reason) for template, reason in dialect.drops.items()),
                 *(
@@ -402,17 +404,19 @@ def _tied(name: str, ties: list[tuple[NamePattern, Tie]]) -> tuple[str | None, f
     return None, frozenset()
 
 
-def _relisted(family: Family, slots: list[ParamSpec]) -> dict[str, dict[str, tuple[str, ...]]]:
+def _relisted(
+    architecture: Family, params: list[ParamSpec]
+) -> dict[str, dict[str, tuple[str, ...]]]:
     """The names that a head's layers list again; combined files do without."""
     relisted: dict[str, dict[str, tuple[str, ...]]] = {}
-    for dialect, layers in family.relisted.items():
+    for dialect, layers in architecture.relisted.items():
         for layer, templates in layers.items():
-            spelled = [slot for slot in slots if dialect in slot.spellings]
-            if any(slot.spellings[dialect].name.startswith(f"{layer}/") for slot in spelled):
+            spelled = [param for param in params if dialect in param.stored_as]
+            if any(param.stored_as[dialect].name.startswith(f"{layer}/") for param in spelled):
                 relisted.setdefault(dialect, {})[layer] = tuple(
-                    slot.spellings[dialect].name
-                    for slot in spelled
-                    if any(template.match(slot.name) is not None for template in templates)
+                    param.stored_as[dialect].name
+                    for param in spelled
+                    if any(template.match(param.name) is not None for template in templates)
                 )
     return relisted
 

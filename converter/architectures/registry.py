@@ -50,7 +50,7 @@ class ArchitectureRegistry:
         self._composites: dict[str, Composite] = {}
 
     @cached_property
-    def vocabulary(self) -> Conventions:
+    def conventions(self) -> Conventions:
         """The dialects and kinds that all tables share."""
         data, file, _ = self._read(DIALECTS)
         return load_vocabulary(data, file)
@@ -67,9 +67,9 @@ class ArchitectureRegistry:
             TableError: if the file cannot be read or names neither a family nor a composite.
         """
         name, text = _read_own(path)
-        library = ArchitectureRegistry()
-        library._sources = {**self._sources, name: (str(path), text)}
-        return library, name
+        registry = ArchitectureRegistry()
+        registry._sources = {**self._sources, name: (str(path), text)}
+        return registry, name
 
     def contents(self, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
         """What a table's file says, and what the table that it extends says, ``None`` without one.
@@ -93,7 +93,7 @@ class ArchitectureRegistry:
         Raises:
             TableError: if one of their tables breaks a rule.
         """
-        return [self.family(name) for name in self.names if "original" in self._read(name)[0]]
+        return [self.architecture(name) for name in self.names if "original" in self._read(name)[0]]
 
     def nested_in(self, whole: str) -> list[Family]:
         """The families whose models stand within larger ones of ``model_type`` `whole`.
@@ -101,10 +101,10 @@ class ArchitectureRegistry:
         Raises:
             TableError: if one of their tables breaks a rule.
         """
-        found = [self.family(name) for name in self.names if "within" in self._read(name)[0]]
-        return [family for family in found if whole in family.within]
+        found = [self.architecture(name) for name in self.names if "within" in self._read(name)[0]]
+        return [architecture for architecture in found if whole in architecture.within]
 
-    def family(self, name: str) -> Family:
+    def architecture(self, name: str) -> Family:
         """The family called `name`, which is the ``model_type`` of its configurations.
 
         Raises:
@@ -113,7 +113,7 @@ class ArchitectureRegistry:
         """
         if name not in self._families:
             data, file, sha256 = self._read(name, chain=())
-            self._families[name] = load_family(data, file, self.vocabulary, sha256)
+            self._families[name] = load_family(data, file, self.conventions, sha256)
         return self._families[name]
 
     def composite(self, name: str) -> Composite:
@@ -125,7 +125,7 @@ class ArchitectureRegistry:
         """
         if name not in self._composites:
             data, file, sha256 = self._read(name)
-            self._composites[name] = load_composite(data, file, self.vocabulary, sha256)
+            self._composites[name] = load_composite(data, file, self.conventions, sha256)
         return self._composites[name]
 
     def _read(self, name: str, chain: tuple[str, ...] | None = None) -> tuple[Any, str, str]:

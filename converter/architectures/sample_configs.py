@@ -31,17 +31,17 @@ class Condition:
     """Places in paths that it may depend on."""
 
 
-def probes(family: Family, file: str) -> tuple[list[ModelConfig], list[Problem]]:
+def probes(architecture: Family, file: str) -> tuple[list[ModelConfig], list[Problem]]:
     """Configurations to draw the family with, and what stands in the way of finding them.
 
     Sizes are tiny and distinct, so that a mistaken size shows as a mistaken shape. There is one
     configuration for each condition and truth value, and for each pair of both.
 
     Args:
-        family: a table whose references all hold.
+        architecture: a table whose references all hold.
         file: what messages call it.
     """
-    finder = _Finder(family)
+    finder = _Finder(architecture)
     base = finder.base()
     if base is None:
         return [], [
@@ -55,7 +55,7 @@ def probes(family: Family, file: str) -> tuple[list[ModelConfig], list[Problem]]
             )
         ]
     found, problems, both = [base], [], []
-    for condition in _conditions(family):
+    for condition in _conditions(architecture):
         for wanted in (True, False):
             solution = finder.solve(base, [(condition, wanted)])
             if solution is None:
@@ -79,16 +79,16 @@ def probes(family: Family, file: str) -> tuple[list[ModelConfig], list[Problem]]
         if solution is not None:
             found.append(solution)
     distinct = {repr(sorted(fields.items())): fields for fields in found}
-    return [ModelConfig(family, fields, "a probe") for fields in distinct.values()], problems
+    return [ModelConfig(architecture, fields, "a probe") for fields in distinct.values()], problems
 
 
-def _conditions(family: Family) -> list[Condition]:
+def _conditions(architecture: Family) -> list[Condition]:
     """The conditions, each once, and for each field that may be null whether it is."""
     found: dict[str, Condition] = {}
-    for place, expression, path in expressions(family):
+    for place, expression, path in expressions(architecture):
         if place.endswith((".when", ".unless")):
             found.setdefault(expression.text, Condition(place, expression, path))
-    for name, default in family.config.items():
+    for name, default in architecture.config.items():
         if default is None:
             text = f"{name} == null"
             found.setdefault(text, Condition(f"config.{name}.when", Expression(text)))
@@ -98,18 +98,21 @@ def _conditions(family: Family) -> list[Condition]:
 class _Finder:
     """Looks for configurations of one family."""
 
-    def __init__(self, family: Family) -> None:
-        self._family = family
-        self._texts = [expression for _, expression, _ in expressions(family)]
+    def __init__(self, architecture: Family) -> None:
+        self._family = architecture
+        self._texts = [expression for _, expression, _ in expressions(architecture)]
         divisors, numbers = _divisors(self._texts)
-        counts = {name for layer in family.layers.values() for name in layer.fields}
+        counts = {name for layer in architecture.layers.values() for name in layer.fields}
         primes = (n for n in count(2) if all(n % k for k in range(2, math.isqrt(n) + 1)))
-        small = {name: next(primes) for name in sorted({*counts, *divisors} & {*family.config})}
+        small = {
+            name: next(primes) for name in sorted({*counts, *divisors} & {*architecture.config})
+        }
         self._unit = math.prod([*(small[name] for name in divisors if name in small), *numbers])
         self._counts, self._small = counts, small
         self._holders = _holders(self._texts)
         self._tiny = {
-            name: self._shrunk(name, default, primes) for name, default in family.config.items()
+            name: self._shrunk(name, default, primes)
+            for name, default in architecture.config.items()
         }
         self.obstacle = ""
 

@@ -71,7 +71,7 @@ class Param:
     name: str
     init: str
     """``normal`` (the family's own rule), ``zeros`` or ``ones``."""
-    spellings: Mapping[str, ParamLayout]
+    stored_as: Mapping[str, ParamLayout]
     dtype: str = ""
     """The dtype when fresh, if not that of the model: of whole numbers."""
 
@@ -190,12 +190,12 @@ class LanguageCodes:
     follows: frozenset[str] = frozenset()
     """Classes of tokenizers with which the start token stays, and the code follows."""
 
-    def ids(self, vocabulary: int) -> dict[str, int]:
+    def ids(self, conventions: int) -> dict[str, int]:
         """Code → id in the family's own vocabulary of a size; none if it is none of them."""
         known: list[str] = []
         for group in self.codes:
             known += group
-            if vocabulary - self.first - len(known) in (0, 1):
+            if conventions - self.first - len(known) in (0, 1):
                 return {code: self.first + place for place, code in enumerate(known)}
         return {}
 
@@ -312,7 +312,7 @@ class Composite:
 
     name: str
     title: str
-    halves: tuple[str, str]
+    submodels: tuple[str, str]
     classes: Mapping[str, str]
     modules: tuple[ModuleEntry, ...]
     shared: str = ""

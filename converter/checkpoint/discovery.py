@@ -76,7 +76,7 @@ def find_config(directory: Path) -> Path:
         return directory / CONFIG
     from converter.architectures.registry import ArchitectureRegistry
 
-    dialects = ArchitectureRegistry().vocabulary.dialects.values()
+    dialects = ArchitectureRegistry().conventions.dialects.values()
     names = [name for dialect in dialects for name in dialect.configs]
     found = [directory / name for name in names if (directory / name).is_file()]
     if not found:

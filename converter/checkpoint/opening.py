@@ -48,7 +48,7 @@ class Checkpoint:
     """The weight files in use."""
     sizes: Mapping[Path, int]
     """Bytes of each."""
-    container: str
+    file_format: str
     """Name of the container that they are."""
     config: Mapping[str, Any]
     config_path: Path
@@ -67,7 +67,7 @@ class Checkpoint:
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @property
-    def family(self) -> str:
+    def architecture(self) -> str:
         """The ``model_type`` of the configuration.
 
         Raises:
@@ -125,7 +125,7 @@ def open_config(reference: str | Path, config: str | Path | None = None) -> Chec
             directory=directory,
             files=(),
             sizes={},
-            container="none",
+            file_format="none",
             config=read_config(config_path),
             config_path=config_path,
             tensors={},
@@ -181,7 +181,7 @@ def open_files(
         index = ShardIndex.read(chosen, folder) if chosen.name.endswith(INDEX) else None
         weights = index.shards if index else (chosen,)
         opened |= file_states(_local_files(folder, weights))
-        readers, container = _open_all(folder, weights, stack)
+        readers, file_format = _open_all(folder, weights, stack)
         if index:
             index.check(readers)
         tensors, duplicates = _merge_tensors(readers)
@@ -190,7 +190,7 @@ def open_files(
             "%s: %s as %s, %d tensors%s",
             reference,
             summarize_names(file.name for file in files),
-            container,
+            file_format,
             len(tensors),
             f"; left alone: {', '.join(others)}" if others else "",
         )
@@ -199,7 +199,7 @@ def open_files(
             directory=folder.path,
             files=files,
             sizes={file: folder.size(file) for file in files},
-            container=container,
+            file_format=file_format,
             config=raw,
             config_path=config_path,
             tensors=tensors,
@@ -266,12 +266,12 @@ def _open_all(
     opened = [stack.enter_context(closing(folder.open(name))) for name in names]
     with ThreadPoolExecutor(min(len(opened), _AT_ONCE)) as threads:  # files may be far away
         containers = list(threads.map(detect_format, opened))
-    kinds = {container.name for container in containers}
+    kinds = {file_format.name for file_format in containers}
     if len(kinds) != 1:
         raise FormatError(f"{files[0].parent}: shards of different formats: {sorted(kinds)}")
     readers = [
-        stack.enter_context(container.open(file))
-        for container, file in zip(containers, opened, strict=True)
+        stack.enter_context(file_format.open(file))
+        for file_format, file in zip(containers, opened, strict=True)
     ]
     return readers, kinds.pop()
 

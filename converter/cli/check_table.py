@@ -45,8 +45,8 @@ def command(files: tuple[Path, ...], draft: str | None, config: Path | None, jso
     from converter.architectures.lint import lint
     from converter.report.rich_text import count, printable
 
-    library = _together(files)
-    found = {str(file): lint(file, library) for file in files}
+    registry = _together(files)
+    found = {str(file): lint(file, registry) for file in files}
     if json:
         emit_json(
             {

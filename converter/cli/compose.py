@@ -31,7 +31,7 @@ train the result before you use it."""
 
 def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """The halves that are named, ``both`` standing for each of them."""
-    return options.HALVES if "both" in values else tuple(dict.fromkeys(values))
+    return options.SUBMODELS if "both" in values else tuple(dict.fromkeys(values))
 
 
 @click.command("compose", cls=GroupedCommand, epilog=_EPILOG)

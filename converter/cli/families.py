@@ -28,8 +28,8 @@ def command(name: str | None, mapping: tuple[Path, ...], json: bool) -> None:
     from converter.architectures.registry import ArchitectureRegistry
     from converter.report.families import catalogue, describe_catalogue, describe_details, details
 
-    library = ArchitectureRegistry(mapping)
-    found = details(library, name) if name else catalogue(library)
+    registry = ArchitectureRegistry(mapping)
+    found = details(registry, name) if name else catalogue(registry)
     if json:
         emit_json(found)
     else:

@@ -15,7 +15,7 @@ from converter.models.source_model import SourceModel
 from converter.options import OutputOptions, OutputOptionsDict
 from converter.plan import Plan
 from converter.planning.compatibility import check_compatibility, supported_frameworks
-from converter.planning.compose_options import HALVES, ComposeOptions
+from converter.planning.compose_options import SUBMODELS, ComposeOptions
 from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES, init_cross_attention
 from converter.planning.encoder_decoder import EncoderDecoderPair
 from converter.planning.generation_config import GENERATION_CONFIG, GenerationSettings
@@ -117,15 +117,18 @@ def compose(
         settings=set,
         configs=(encoder_config, decoder_config),
     )
-    library = ArchitectureRegistry(Path(path) for path in mapping)
-    check_compatibility(wishes, library, wanted.to)
+    registry = ArchitectureRegistry(Path(path) for path in mapping)
+    check_compatibility(wishes, registry, wanted.to)
     with ExitStack() as stack:
-        sources = {half: wishes.source(half, library, stack, wanted.dry_run) for half in HALVES}
+        sources = {
+            submodel: wishes.source(submodel, registry, stack, wanted.dry_run)
+            for submodel in SUBMODELS
+        }
         decoder_source = sources["decoder"]
         frameworks, warnings = supported_frameworks(
-            {half: source.config for half, source in sources.items()}, library, wanted.to
+            {submodel: source.config for submodel, source in sources.items()}, registry, wanted.to
         )
-        joined = EncoderDecoderPair.of(sources["encoder"], decoder_source, library, wishes.drawn)
+        joined = EncoderDecoderPair.of(sources["encoder"], decoder_source, registry, wishes.drawn)
         findings = dict(joined.findings)
         notes = [*wishes.preset_mismatch_warnings(joined), *joined.notes]
         opened = [source.checkpoint for source in sources.values()]
@@ -137,7 +140,7 @@ def compose(
                 "the halves shared their weights before they were split, and do not any more: "
                 f"--set {joined.composite.shared}=true, if neither was trained since"
             )
-        beginning = init_cross_attention(init, joined.target, decoder_source.family, findings)
+        beginning = init_cross_attention(init, joined.target, decoder_source.architecture, findings)
         findings |= beginning.copied
         notes += beginning.notes
         tensors = plan_tensors(
@@ -165,7 +168,7 @@ def compose(
         tokens = resolve_tokens(
             decoder_source.config, decoder_source.checkpoint.directory, asked, generation
         )
-        vocabularies = {half: _vocabulary(source) for half, source in sources.items()}
+        vocabularies = {submodel: _vocabulary(source) for submodel, source in sources.items()}
         generation.check(vocabularies["decoder"])
         _log.info("tokens of the decoder: %s", dict(tokens.ids))
         notes += [
@@ -200,7 +203,7 @@ def compose(
             output,
             wanted,
             sources=[*sources.values()],
-            tables=[*(source.family for source in sources.values()), joined.composite],
+            tables=[*(source.architecture for source in sources.values()), joined.composite],
             settings={
                 "init": init,
                 "layers": wishes.layers,
@@ -235,10 +238,10 @@ def _vocabulary(source: SourceModel) -> int | None:
 def _configs(joined: EncoderDecoderPair, wanted: OutputOptions) -> dict[str, dict[str, Any]]:
     """Half → its configuration in its role and in the dtype that is written."""
     return {
-        half.name: with_role_fields(
-            half.source.config.raw,
-            half.role,
-            half.dtype if wanted.dtype == "keep" else wanted.dtype,
+        submodel.name: with_role_fields(
+            submodel.source.config.raw,
+            submodel.role,
+            submodel.dtype if wanted.dtype == "keep" else wanted.dtype,
         )
-        for half in joined.halves
+        for submodel in joined.submodels
     }

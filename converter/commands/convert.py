@@ -42,9 +42,9 @@ def convert(
         ConverterError: see `converter.errors`; nothing is written then.
     """
     wanted = OutputOptions(**options)
-    library = ArchitectureRegistry(Path(path) for path in mapping)
+    registry = ArchitectureRegistry(Path(path) for path in mapping)
     with open_files(source, config, headers=wanted.dry_run) as checkpoint:
-        model = resolve_model(checkpoint, library, set)
+        model = resolve_model(checkpoint, registry, set)
         plan = plan_conversion(model, wanted, seed)
         written = {tensor.spec.name for tensor in plan.tensors}
         held = [name for name in model.report.matched if name in model.target.by_name]

@@ -32,7 +32,7 @@ class Comparison:
     """Canonical name → the two shapes, where they are not the same."""
     unknown: Mapping[str, Sequence[str]]
     """Reference → stored tensors that its table does not know, which were not compared."""
-    half: str | None = None
+    submodel: str | None = None
     """Where one is combined and the other stand-alone: the half that was compared, alone."""
 
     @property
@@ -62,7 +62,7 @@ class Comparison:
             "second": self.second,
             "tolerance": self.tolerance,
             "equal": self.equal,
-            "half": self.half,
+            "half": self.submodel,
             "compared": len(self.differences),
             "exact": sum(difference.exact for difference in self.differences.values()),
             "differing": {name: found.to_dict() for name, found in self.differing.items()},
@@ -103,16 +103,16 @@ def diff(
     """
     if not tolerance >= 0:
         raise UsageError(f"tolerance: must be at least 0, not {tolerance}")
-    library = ArchitectureRegistry(Path(path) for path in mapping)
+    registry = ArchitectureRegistry(Path(path) for path in mapping)
     with (
         open_files(first, first_config) as one,
         open_files(second, second_config) as two,
     ):
         models = (
-            resolve_model(one, library, label="first"),
-            resolve_model(two, library, label="second"),
+            resolve_model(one, registry, label="first"),
+            resolve_model(two, registry, label="second"),
         )
-        found, half = _counterparts(*models)
+        found, submodel = _counterparts(*models)
         shared = [name for name in found[0] if name in found[1]]
         shapes = {
             name: (canonical_shape(found[0][name]), canonical_shape(found[1][name]))
@@ -130,7 +130,7 @@ def diff(
             only_first=[name for name in found[0] if name not in found[1]],
             only_second=[name for name in found[1] if name not in found[0]],
             shapes=unequal,
-            half=half,
+            submodel=submodel,
             unknown={
                 str(reference): _unknown(model)
                 for reference, model in zip((first, second), models, strict=True)
@@ -142,21 +142,21 @@ def _counterparts(
     first: Model, second: Model
 ) -> tuple[tuple[Mapping[str, SourceTensor], Mapping[str, SourceTensor]], str | None]:
     """The tensors of both by the names of the stand-alone one, if one is; and the half it is."""
-    half = None
-    if bool(first.halves) != bool(second.halves):
-        whole, alone = (first, second) if first.halves else (second, first)
-        half = matching_submodel(whole, alone)
-        if half is None:
-            family = alone.configs[""].family.name
+    submodel = None
+    if bool(first.submodels) != bool(second.submodels):
+        whole, alone = (first, second) if first.submodels else (second, first)
+        submodel = matching_submodel(whole, alone)
+        if submodel is None:
+            architecture = alone.configs[""].architecture.name
             raise UnsupportedError(
-                f"{alone.checkpoint.reference}: is a {family} model, which is no half of"
+                f"{alone.checkpoint.reference}: is a {architecture} model, which is no half of"
                 f" {whole.checkpoint.reference}",
                 remedy="Compare two combined models, or one with a checkpoint of either half.",
             )
-        found = align_names(alone, whole, half)
+        found = align_names(alone, whole, submodel)
         pair = (found, alone.report.matched)
-        return (pair if whole is first else pair[::-1]), half
-    return (first.report.matched, second.report.matched), half
+        return (pair if whole is first else pair[::-1]), submodel
+    return (first.report.matched, second.report.matched), submodel
 
 
 def _compare(pair: tuple[str, SourceTensor, SourceTensor]) -> Difference:

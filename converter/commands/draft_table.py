@@ -50,7 +50,7 @@ def draft(source: str | Path, config: str | Path | None = None) -> str:
         UnsupportedError: if its names are not PyTorch's.
     """
     with open_files(source, config, headers=True) as checkpoint:
-        if checkpoint.container not in ("safetensors", "torch"):
+        if checkpoint.file_format not in ("safetensors", "torch"):
             raise UnsupportedError(
                 f"{checkpoint.reference}: a table is drafted from PyTorch's names",
                 remedy="Give model.safetensors or pytorch_model.bin.",
@@ -75,11 +75,11 @@ def _table(checkpoint: Checkpoint) -> list[str]:
     measures = _aligned(_measures(fields, rows))
     lines = (*rows, *heads, *places, *measures)
     used = [name for name in fields if any(_uses(line, name) for line in lines)]
-    family = str(checkpoint.config.get("model_type", "unknown"))
-    architecture = _architecture(checkpoint.config, family)
+    architecture = str(checkpoint.config.get("model_type", "unknown"))
+    architecture = _architecture(checkpoint.config, architecture)
     text = [
-        f"family = {_quoted(family)}",
-        f"title  = {_quoted(family)}  # {_MARK} a name people know, and the paper",
+        f"family = {_quoted(architecture)}",
+        f"title  = {_quoted(architecture)}  # {_MARK} a name people know, and the paper",
         *([f"layers = {{ {', '.join(places)} }}  {fits}".rstrip()] if places else []),
         *([f"base   = {_quoted(base)}"] if base else []),
         'init   = "normal(initializer_range)"',
@@ -261,10 +261,12 @@ def _measures(fields: Mapping[str, int], rows: Sequence[str]) -> list[str]:
     ]
 
 
-def _architecture(config: Mapping[str, Any], family: str) -> str:
+def _architecture(config: Mapping[str, Any], architecture: str) -> str:
     named = config.get("architectures")
     first = named[0] if isinstance(named, list) and named else None
-    return first if isinstance(first, str) and first.isidentifier() else f"{family.title()}Model"
+    return (
+        first if isinstance(first, str) and first.isidentifier() else f"{architecture.title()}Model"
+    )
 
 
 def _uses(line: str, name: str) -> bool:

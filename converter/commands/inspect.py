@@ -37,7 +37,7 @@ class Inspection:
     def roles(self) -> tuple[str, ...]:
         """The roles that a stand-alone model can take in an encoder-decoder model."""
         config = self.model.configs.get("")
-        return tuple(config.family.roles) if config else ()
+        return tuple(config.architecture.roles) if config else ()
 
     @property
     def frameworks(self) -> tuple[str, ...]:
@@ -82,16 +82,18 @@ class Inspection:
         """The inspection as ``--json`` prints it."""
         checkpoint, model, report = self.checkpoint, self.model, self.model.report
         specs = [tensor.spec for tensor in checkpoint.tensors.values()]
-        missing = [slot.name for slot in model.required if slot.name not in report.matched]
+        missing = [param.name for param in model.required if param.name not in report.matched]
         return {
             "source": checkpoint.reference,
-            "family": checkpoint.family,
+            "family": checkpoint.architecture,
             "class": model.name,
-            "halves": {half: model.configs[half].family.name for half in model.halves},
+            "halves": {
+                submodel: model.configs[submodel].architecture.name for submodel in model.submodels
+            },
             "roles": list(self.roles),
             "files": {path.name: size for path, size in checkpoint.sizes.items()},
             "other_files": list(checkpoint.others),
-            "container": checkpoint.container,
+            "container": checkpoint.file_format,
             "dialect": report.dialect,
             "tensors": len(specs),
             "parameters": sum(
@@ -150,9 +152,9 @@ def inspect(
         ConfigError: if its configuration cannot be used.
         UnsupportedError: if there is no table for it.
     """
-    library = ArchitectureRegistry(Path(path) for path in mapping)
+    registry = ArchitectureRegistry(Path(path) for path in mapping)
     with open_files(source, config, headers=not stats) as checkpoint:
-        model = resolve_model(checkpoint, library)
+        model = resolve_model(checkpoint, registry)
         seen = _statistics(model, progress) if stats else {}
         return Inspection(checkpoint, model, seen, _manifest(checkpoint.directory))
 

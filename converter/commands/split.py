@@ -71,10 +71,10 @@ def split(
         ConverterError: see `converter.errors`; nothing is written then.
     """
     wanted = OutputOptions(**options)
-    library = ArchitectureRegistry(Path(path) for path in mapping)
+    registry = ArchitectureRegistry(Path(path) for path in mapping)
     with open_files(source, config, headers=wanted.dry_run) as checkpoint:
-        model = resolve_model(checkpoint, library, set)
-        if not model.halves:
+        model = resolve_model(checkpoint, registry, set)
+        if not model.submodels:
             raise UnsupportedError(
                 f"{checkpoint.reference}: is no combined model; nothing to split"
             )
@@ -83,11 +83,14 @@ def split(
             model.target,
             _findings(model),
             model.reasons,
-            lambda slot: dominant_dtype(model.report.matched),
+            lambda param: dominant_dtype(model.report.matched),
             dtype=wanted.dtype,
             seed=0,
         )
-        parts = {half: _part(half, model, tensors, wanted, library) for half in model.halves}
+        parts = {
+            submodel: _part(submodel, model, tensors, wanted, registry)
+            for submodel in model.submodels
+        }
         plan = Plan(
             command="split",
             tensors=tensors,
@@ -100,8 +103,8 @@ def split(
             warnings=(
                 *model.notes,
                 *(
-                    f"{half}: {warning}"
-                    for half, part in parts.items()
+                    f"{submodel}: {warning}"
+                    for submodel, part in parts.items()
                     for warning in (*part.warnings, *part.weights.notes)
                 ),
             ),
@@ -113,7 +116,7 @@ def split(
             sources=[model],
             tables=model.tables,
             settings={"share": model.shared},
-            classes={half: part.classes for half, part in parts.items()},
+            classes={submodel: part.classes for submodel, part in parts.items()},
         )
 
 
@@ -125,20 +128,20 @@ def _findings(model: Model) -> dict[str, SourceMatch]:
 
 
 def _part(
-    half: str,
+    submodel: str,
     model: Model,
     tensors: Sequence[TargetTensor],
     wanted: OutputOptions,
-    library: ArchitectureRegistry,
+    registry: ArchitectureRegistry,
 ) -> _SubmodelOutput:
     """The files and the configuration of one half."""
-    config = model.configs[half]
-    family = config.family
-    alone = family.models[family.roles[half].model]
-    parts = dict.fromkeys((*alone.parts, *([CROSS_ATTENTION] if half == "decoder" else [])))
-    target = ModelSpecBuilder(library.vocabulary).model(config, parts, alone.heads)
+    config = model.configs[submodel]
+    architecture = config.architecture
+    alone = architecture.models[architecture.roles[submodel].model]
+    parts = dict.fromkeys((*alone.parts, *([CROSS_ATTENTION] if submodel == "decoder" else [])))
+    target = ModelSpecBuilder(registry.conventions).model(config, parts, alone.heads)
     frameworks, warnings = select_frameworks(wanted.to, unsupported_reasons(config, alone))
-    lead = f"{half}."
+    lead = f"{submodel}."
     own = [
         replace(tensor, spec=replace(tensor.spec, name=tensor.spec.name.removeprefix(lead)))
         for tensor in tensors
@@ -150,14 +153,14 @@ def _part(
     files = tuple(
         replace(
             file,
-            path=f"{half}/{file.path}",
+            path=f"{submodel}/{file.path}",
             entries=[replace(entry, tensor=lead + entry.tensor) for entry in file.entries],
         )
         for file in weights.files
     )
-    indexes = {f"{half}/{name}": content for name, content in weights.indexes.items()}
+    indexes = {f"{submodel}/{name}": content for name, content in weights.indexes.items()}
     raw = {**config.raw, "architectures": [alone.name]}
-    if half == "decoder":
+    if submodel == "decoder":
         raw |= {key: model.raw[key] for key in _INHERITED if model.raw.get(key) is not None}
     if wanted.dtype != "keep":
         raw = with_dtype(raw, wanted.dtype)
@@ -168,18 +171,20 @@ def _part(
 
 def _joint(model: Model, tensors: Sequence[TargetTensor]) -> list[OutputFile]:
     """The file of what belongs to neither half, if there is anything."""
-    leads = tuple(f"{half}." for half in model.halves)
+    leads = tuple(f"{submodel}." for submodel in model.submodels)
     own = [tensor for tensor in tensors if not tensor.spec.name.startswith(leads)]
     if not own:
         return []
     names = {tensor.spec.name for tensor in own}
-    target = ModelSpec(tuple(slot for slot in model.target.params if slot.name in names))
+    target = ModelSpec(tuple(param for param in model.target.params if param.name in names))
     weights = plan_files(target, own, {}, ["pytorch"], "safetensors")
     return [replace(file, path=JOINT) for file in weights.files if file.path == SAFETENSORS]
 
 
 def _documents(parts: Mapping[str, _SubmodelOutput]) -> dict[str, bytes]:
-    documents = {f"{half}/config.json": to_json(part.config) for half, part in parts.items()}
+    documents = {
+        f"{submodel}/config.json": to_json(part.config) for submodel, part in parts.items()
+    }
     for part in parts.values():
         documents |= part.weights.indexes
     return documents

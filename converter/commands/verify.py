@@ -64,7 +64,7 @@ def verify(
         UnsupportedError: if a framework that is asked for is not installed.
         ConverterError: if a source cannot be opened or understood.
     """
-    library = ArchitectureRegistry(Path(path) for path in mapping)
+    registry = ArchitectureRegistry(Path(path) for path in mapping)
     meter = ProgressCounter(progress)
     origin = resolve_source(directory, weights="all")
     home = origin.directory if origin else path_of(directory)
@@ -74,7 +74,7 @@ def verify(
         found = Verification(label, weight_files(home))
         _prove(
             home,
-            library,
+            registry,
             found,
             against,
             portrait,
@@ -90,7 +90,7 @@ def verify(
         if isinstance(origin, UrlDownload):
             stack.push(origin.close)
         if is_split(home):
-            found = verify_halves(home, label, against, library, prove)
+            found = verify_halves(home, label, against, registry, prove)
         elif not weight_files(home):
             raise CheckpointError(
                 f"{label}: holds no weight file to verify",
@@ -105,7 +105,7 @@ def verify(
 
 def _prove(
     home: Path,
-    library: ArchitectureRegistry,
+    registry: ArchitectureRegistry,
     found: Verification,
     against: Sequence[str | Path],
     portrait: bool,
@@ -122,7 +122,7 @@ def _prove(
         for name in found.formats:
             try:
                 checkpoint = stack.enter_context(open_files(home / name, home / CONFIG))
-                model = resolve_model(checkpoint, library, label=name)
+                model = resolve_model(checkpoint, registry, label=name)
             except ConverterError as error:
                 found.problems += error.problems or [Problem(error.message)]
                 continue
@@ -139,7 +139,7 @@ def _prove(
             if against:
                 first = next(iter(models.values()))
                 found.origins = compare_with_sources(
-                    first, against, library, stack, found, jobs, meter, manifest
+                    first, against, registry, stack, found, jobs, meter, manifest
                 )
         if portrait and models:
             from converter.verification.value_report import value_report

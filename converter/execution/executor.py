@@ -208,7 +208,7 @@ def _create(directory: Path, file: OutputFile, resuming: bool) -> FileWriter:
     path = directory / file.path
 
     def create(path: Path) -> PreallocatedFile:
-        return get_format(file.container).create(
+        return get_format(file.file_format).create(
             path,
             [entry.spec for entry in file.entries],
             metadata=file.metadata,

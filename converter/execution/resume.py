@@ -145,7 +145,7 @@ def plan_hash(plan: Plan, sources: Mapping[Path, FileState]) -> str:
         "files": [
             {
                 "path": file.path,
-                "container": file.container,
+                "container": file.file_format,
                 "entries": [
                     [e.tensor, e.spec.name, e.spec.dtype, e.spec.shape, str(e.rearrangement)]
                     for e in file.entries

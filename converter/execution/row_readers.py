@@ -29,13 +29,13 @@ class BufferPool:
         self._block = block
         self._buffers: dict[str, Array] = {}
 
-    def array(self, slot: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    def array(self, param: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
         """An uninitialised C-contiguous array, valid until the slot is asked for again."""
         nbytes = math.prod(shape) * dtype.itemsize
-        buffer = self._buffers.get(slot)
+        buffer = self._buffers.get(param)
         if buffer is None or buffer.nbytes < nbytes:
-            self._buffers.pop(slot, None)
-            buffer = self._buffers[slot] = np.empty(max(nbytes, self._block), np.uint8)
+            self._buffers.pop(param, None)
+            buffer = self._buffers[param] = np.empty(max(nbytes, self._block), np.uint8)
         return buffer[:nbytes].view(dtype).reshape(shape)
 
 
@@ -61,10 +61,10 @@ class StoredTensorReader:
         long = [axis for axis in way.target.names if sizes[axis] != 1]
         self._axis = way.source.order.index(long[0]) if long else 0
 
-    def read(self, start: int, stop: int, scratch: BufferPool, slot: str) -> tuple[Array, Array]:
+    def read(self, start: int, stop: int, scratch: BufferPool, param: str) -> tuple[Array, Array]:
         """The rows as they are stored, and the same in canonical layout.
 
-        Both are valid until `slot` is read again; where the layouts agree they are one array.
+        Both are valid until `param` is read again; where the layouts agree they are one array.
 
         Raises:
             CheckpointError: if the system cannot read the file.
@@ -74,7 +74,7 @@ class StoredTensorReader:
         shape = list(tensor.spec.shape)
         if squeeze_shape(tensor.spec.shape):
             shape[self._axis] = stop - start
-        raw = scratch.array(slot, self.dtype, tuple(shape))
+        raw = scratch.array(param, self.dtype, tuple(shape))
         try:
             tensor.read_into(raw, self._axis, start)
         except OSError as error:
@@ -82,7 +82,7 @@ class StoredTensorReader:
         lengths = [shape[axis] for axis, whole in enumerate(tensor.spec.shape) if whole != 1]
         if self.to_canonical == tuple(range(len(lengths))):
             return raw, raw
-        canonical = scratch.array(f"{slot} canonical", self.dtype, raw.shape)
+        canonical = scratch.array(f"{param} canonical", self.dtype, raw.shape)
         permute(raw, lengths, self.to_canonical, canonical)
         return raw, canonical
 
@@ -100,18 +100,18 @@ class ResizedRows:
         self._there = squeeze_shape(origin.rearrangement.shape(origin.tensor.spec.shape))[0]
         self._mean: Array | None = None
 
-    def read(self, start: int, stop: int, scratch: BufferPool, slot: str) -> tuple[Array, Array]:
+    def read(self, start: int, stop: int, scratch: BufferPool, param: str) -> tuple[Array, Array]:
         """As `StoredRows.read`; the two arrays are one."""
-        rows = scratch.array(f"{slot} resized", self.dtype, (stop - start, *self._tail))
+        rows = scratch.array(f"{param} resized", self.dtype, (stop - start, *self._tail))
         kept = max(min(stop, self._there) - start, 0)
         if kept:
-            _, known = self._stored.read(start, start + kept, scratch, slot)
+            _, known = self._stored.read(start, start + kept, scratch, param)
             rows[:kept] = known.reshape(rows[:kept].shape)
         if kept < len(rows):
-            self._fill(rows[kept:], start + kept, scratch, slot)
+            self._fill(rows[kept:], start + kept, scratch, param)
         return rows, rows
 
-    def _fill(self, rows: Array, start: int, scratch: BufferPool, slot: str) -> None:
+    def _fill(self, rows: Array, start: int, scratch: BufferPool, param: str) -> None:
         if self._initialiser is not None:
             self._initialiser.fill(rows, start * rows[0].size)
             return
@@ -120,7 +120,7 @@ class ResizedRows:
             # Blocks of one size, so that the sum does not depend on the memory there is.
             for first in range(0, self._there, _MEAN_ROWS):
                 last = min(first + _MEAN_ROWS, self._there)
-                _, known = self._stored.read(first, last, scratch, slot)
+                _, known = self._stored.read(first, last, scratch, param)
                 total += _as_float64(known).reshape(last - first, *self._tail).sum(axis=0)
             self._mean = total / self._there
         cast(np.ascontiguousarray(np.broadcast_to(self._mean, rows.shape)), rows)
@@ -136,9 +136,9 @@ class InitializedTensorReader:
         self.layout: Permutation = tuple(range(len(shape)))
         self._tail = shape[1:]
 
-    def read(self, start: int, stop: int, scratch: BufferPool, slot: str) -> tuple[Array, Array]:
+    def read(self, start: int, stop: int, scratch: BufferPool, param: str) -> tuple[Array, Array]:
         """As `StoredRows.read`; the two arrays are one."""
-        rows = scratch.array(slot, self.dtype, (stop - start, *self._tail))
+        rows = scratch.array(param, self.dtype, (stop - start, *self._tail))
         self._initialiser.fill(rows, start * (rows[0].size if len(rows) else 0))
         return rows, rows
 

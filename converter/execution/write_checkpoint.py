@@ -86,7 +86,7 @@ class WriteResult:
             },
             "files": {
                 file.path: {
-                    "container": file.container,
+                    "container": file.file_format,
                     "tensors": len(file.entries),
                     "bytes": file.nbytes,
                 }

@@ -43,9 +43,9 @@ def detect_format(place: Path | FileHandle) -> FileFormat:
             return detect_format(opened)
     head = place.read(0, min(64, place.size))
     for name in FORMATS:
-        container = get_format(name)
-        if container.matches(place, head):
-            return container
+        file_format = get_format(name)
+        if file_format.matches(place, head):
+            return file_format
     raise FormatError(
         f"{place.path}: not a checkpoint file of a known format "
         f"(it starts with {head[:8].hex(' ')})",

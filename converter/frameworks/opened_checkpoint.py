@@ -106,7 +106,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
         self._model = model
         self._closed = False
         found = model.report.matched
-        ordered = dict.fromkeys((*(slot.name for slot in model.target.params), *found))
+        ordered = dict.fromkeys((*(param.name for param in model.target.params), *found))
         self._tensors = {
             name: LazyTensor(name, found[name], self._require_open)
             for name in ordered
@@ -147,9 +147,9 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
         return self._model.raw
 
     @property
-    def family(self) -> str:
+    def architecture(self) -> str:
         """The ``model_type``: a family, or a composite such as ``encoder-decoder``."""
-        return self._model.checkpoint.family
+        return self._model.checkpoint.architecture
 
     @property
     def class_name(self) -> str:
@@ -167,9 +167,9 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
         }
 
     @property
-    def halves(self) -> tuple[str, ...]:
+    def submodels(self) -> tuple[str, ...]:
         """``("encoder", "decoder")`` of a combined model, else nothing."""
-        return self._model.halves
+        return self._model.submodels
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -177,9 +177,9 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
         return self._model.checkpoint.files
 
     @property
-    def container(self) -> str:
+    def file_format(self) -> str:
         """The file format: ``safetensors``, ``torch``, ``keras-hdf5``, ``flax-msgpack`` …"""
-        return self._model.checkpoint.container
+        return self._model.checkpoint.file_format
 
     @property
     def dialect(self) -> str:
@@ -190,7 +190,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
     def tied(self) -> Mapping[str, str]:
         """Canonical names that share the values of another tensor → that tensor's name."""
         target = self._model.target
-        return {slot.name: target.resolve(slot).name for slot in target.params if slot.tied_to}
+        return {param.name: target.resolve(param).name for param in target.params if param.tied_to}
 
     @property
     def problems(self) -> Sequence[Problem]:
@@ -307,10 +307,10 @@ def open_checkpoint(
         ConfigError: if the configuration cannot be used.
         UnsupportedError: if there is no table for the model.
     """
-    library = ArchitectureRegistry(Path(path) for path in mapping)
+    registry = ArchitectureRegistry(Path(path) for path in mapping)
     checkpoint = open_source(reference, config)
     try:
-        return OpenedCheckpoint(resolve_model(checkpoint, library))
+        return OpenedCheckpoint(resolve_model(checkpoint, registry))
     except BaseException:
         checkpoint.close()
         raise

@@ -16,7 +16,7 @@ from converter.checkpoint.opening import Checkpoint
 from converter.errors import CheckpointError, Problem
 
 
-def detect_model_type(checkpoint: Checkpoint, library: ArchitectureRegistry) -> None:
+def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) -> None:
     """Give the configuration of `checkpoint` a ``model_type`` and the field names it goes with.
 
     Nothing happens to a configuration that has a ``model_type``, or that no table knows.
@@ -26,37 +26,40 @@ def detect_model_type(checkpoint: Checkpoint, library: ArchitectureRegistry) -> 
     """
     if "model_type" in checkpoint.config:
         return
-    wrappers = {w for dialect in library.vocabulary.dialects.values() for w in dialect.wrappers}
+    wrappers = {w for dialect in registry.conventions.dialects.values() for w in dialect.wrappers}
     names = {
         name.removeprefix(wrapper) for name in checkpoint.tensors for wrapper in ("", *wrappers)
     }
     found = [
-        (family, family.original)
-        for family in library.with_legacy_detection()
-        if family.original and _fits(family.original, checkpoint.config, names)
+        (architecture, architecture.original)
+        for architecture in registry.with_legacy_detection()
+        if architecture.original and _fits(architecture.original, checkpoint.config, names)
     ]
     if len(found) > 1:
         raise CheckpointError(
             f"{checkpoint.config_path}: states no model_type, and fits several families",
-            [Problem(f"may be {family.name}: {family.title}") for family, _ in found],
+            [
+                Problem(f"may be {architecture.name}: {architecture.title}")
+                for architecture, _ in found
+            ],
             remedy=f'Add it, for example "model_type": "{found[0][0].name}".',
         )
-    for family, original in found:
-        checkpoint.config = _translated(checkpoint.config, family, original)
+    for architecture, original in found:
+        checkpoint.config = _translated(checkpoint.config, architecture, original)
 
 
-def select_submodel(checkpoint: Checkpoint, library: ArchitectureRegistry, role: str) -> None:
+def select_submodel(checkpoint: Checkpoint, registry: ArchitectureRegistry, role: str) -> None:
     """Read a larger model as the one within it that can play `role`: CLIP as its image side.
 
     Nothing happens where `checkpoint` is of a family itself, or no table tells what it holds.
     """
     whole = checkpoint.config.get("model_type")
-    if not isinstance(whole, str) or whole in library.names:
+    if not isinstance(whole, str) or whole in registry.names:
         return
-    for family in library.nested_in(whole):
-        own = checkpoint.config.get(family.within[whole])
-        if role in family.roles and isinstance(own, dict):
-            checkpoint.config = {**own, "model_type": family.name}
+    for architecture in registry.nested_in(whole):
+        own = checkpoint.config.get(architecture.within[whole])
+        if role in architecture.roles and isinstance(own, dict):
+            checkpoint.config = {**own, "model_type": architecture.name}
             return
 
 
@@ -69,7 +72,7 @@ def _fits(original: LegacyDetection, config: Mapping[str, Any], names: Iterable[
 
 
 def _translated(
-    config: Mapping[str, Any], family: Family, original: LegacyDetection
+    config: Mapping[str, Any], architecture: Family, original: LegacyDetection
 ) -> dict[str, Any]:
     """The configuration as transformers writes it."""
     renamed = {
@@ -77,4 +80,4 @@ def _translated(
     }
     kept = {key: value for key, value in config.items() if key not in original.rename}
     stated = {"architectures": [original.model]} if original.model else {}
-    return {"model_type": family.name, **stated, **renamed, **kept}
+    return {"model_type": architecture.name, **stated, **renamed, **kept}

@@ -19,7 +19,7 @@ def unsupported_reasons(
         for framework in FRAMEWORKS
         if framework not in model.classes
     }
-    for limit in config.family.limits:
+    for limit in config.architecture.limits:
         concerns = limit.head is None or limit.head in model.heads
         if concerns and limit.role in (None, role) and config.holds(limit.when):
             for framework in limit.frameworks:
@@ -33,15 +33,15 @@ def role_unsupported_reasons(config: ModelConfig, role: str) -> dict[str, str]:
     Raises:
         UnsupportedError: if the family does not have the role at all.
     """
-    family = config.family
-    if role not in family.roles:
+    architecture = config.architecture
+    if role not in architecture.roles:
         raise UnsupportedError(
-            f"{family.name} cannot be the {role} of an encoder-decoder model",
+            f"{architecture.name} cannot be the {role} of an encoder-decoder model",
             remedy=f"`converter families` lists the families that can be a {role}."
             + (" A decoder needs cross-attention." if role == "decoder" else ""),
         )
-    entry = family.roles[role]
-    found = unsupported_reasons(config, family.models[entry.model], role)
+    entry = architecture.roles[role]
+    found = unsupported_reasons(config, architecture.models[entry.model], role)
     for framework in FRAMEWORKS:
         if framework not in entry.frameworks:
             found.setdefault(framework, entry.why or "not supported")
@@ -49,23 +49,23 @@ def role_unsupported_reasons(config: ModelConfig, role: str) -> dict[str, str]:
 
 
 def pair_unsupported_reasons(
-    composite: Composite, halves: Mapping[str, ModelConfig]
+    composite: Composite, submodels: Mapping[str, ModelConfig]
 ) -> dict[str, str]:
     """Framework → why its class cannot join these two halves.
 
     Args:
         composite: the composite's table.
-        halves: half → its configuration.
+        submodels: half → its configuration.
     """
 
     def attribute(name: str) -> Value:
-        half, _, wanted = name.partition(".")
-        return halves[half].attribute(wanted)
+        submodel, _, wanted = name.partition(".")
+        return submodels[submodel].attribute(wanted)
 
     found = {}
-    for half, config in halves.items():
-        for framework, reason in role_unsupported_reasons(config, half).items():
-            found[framework] = f"as {half}, {reason}"
+    for submodel, config in submodels.items():
+        for framework, reason in role_unsupported_reasons(config, submodel).items():
+            found[framework] = f"as {submodel}, {reason}"
     for framework in FRAMEWORKS:
         if framework not in composite.classes:
             found.setdefault(framework, f"there is no {framework} class for {composite.name}")

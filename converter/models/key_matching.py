@@ -32,7 +32,7 @@ class KeyNormalizer:
     """What flat files have for the dialect's separator, and that."""
     inside: tuple[str, ...] = ()
     """What wrappers of single modules put before the names of what they hold."""
-    halves: Mapping[str, str] = field(default_factory=dict)
+    submodels: Mapping[str, str] = field(default_factory=dict)
     """The file's own name of a half of a combined model → the half."""
 
     def bare(self, name: str) -> str:
@@ -46,14 +46,14 @@ class KeyNormalizer:
         for each in self.inside:
             while f".{each}" in name:
                 name = name.replace(f".{each}", ".")
-        for own, half in self.halves.items():
+        for own, submodel in self.submodels.items():
             if name.startswith(own):
-                return half + name[len(own) :]
+                return submodel + name[len(own) :]
         return name
 
 
 def detect_prefixes(
-    names: Sequence[str], dialect: Dialect, index: Collection[str], halves: Sequence[str] = ()
+    names: Sequence[str], dialect: Dialect, index: Collection[str], submodels: Sequence[str] = ()
 ) -> KeyNormalizer:
     """How to read `names` so that most of them are known; the plainer way among equals.
 
@@ -61,14 +61,14 @@ def detect_prefixes(
         names: as stored, in the order of the file.
         dialect: the dialect that they may be in.
         index: the names that are known.
-        halves: of a combined model, the names of its halves.
+        submodels: of a combined model, the names of its halves.
     """
     separators = None
     if dialect.flat and not any(dialect.separator in name for name in names):
         separators = (dialect.flat, dialect.separator)
     best = KeyNormalizer()
-    for renamed in _renamings(names, dialect.separator, index, halves):
-        plain = KeyNormalizer(separators=separators, inside=dialect.inside, halves=renamed)
+    for renamed in _renamings(names, dialect.separator, index, submodels):
+        plain = KeyNormalizer(separators=separators, inside=dialect.inside, submodels=renamed)
         read = [plain.bare(name) for name in names]
         for lead, known in _leads(read, dialect.wrappers, index).items():
             if known > best.known:
@@ -98,7 +98,7 @@ def _own_leads(name: str, wrappers: Sequence[str]) -> Iterator[str]:
 
 
 def _renamings(
-    names: Iterable[str], separator: str, index: Iterable[str], halves: Sequence[str]
+    names: Iterable[str], separator: str, index: Iterable[str], submodels: Sequence[str]
 ) -> Iterator[dict[str, str]]:
     """The file's names of halves that it does not call by theirs, in every order.
 
@@ -106,16 +106,16 @@ def _renamings(
     ``tf_bert_lm_head_model``, whatever its attributes are called.
     """
     yield {}
-    if not halves:
+    if not submodels:
         return
     known = {name.partition(separator)[0] for name in index}
     firsts = dict.fromkeys(name.partition(separator)[0] for name in names if separator in name)
-    absent = [half for half in halves if half not in firsts]
+    absent = [submodel for submodel in submodels if submodel not in firsts]
     strange = [first for first in firsts if first not in known]
     if absent and len(strange) == len(absent):
         for order in permutations(absent):
             pairs = zip(strange, order, strict=True)
-            yield {first + separator: half + separator for first, half in pairs}
+            yield {first + separator: submodel + separator for first, submodel in pairs}
 
 
 _log = logging.getLogger(__name__)
@@ -167,11 +167,11 @@ class KeyMatch:
             )
             for spec, _, shape in self.mismatched
         ]
-        wrong = {slot.name for _, slot, _ in self.mismatched}
+        wrong = {param.name for _, param, _ in self.mismatched}
         absent = [
-            slot.spellings.get(self.dialect, slot.canonical).name
-            for slot in required
-            if slot.name not in self.matched and slot.name not in wrong
+            param.stored_as.get(self.dialect, param.canonical).name
+            for param in required
+            if param.name not in self.matched and param.name not in wrong
         ]
         found += [Problem("missing tensor", self.files, name) for name in collapse_ranges(absent)]
         found += [
@@ -204,58 +204,58 @@ class KeyMatch:
 
 def match_keys(
     checkpoint: Checkpoint,
-    blueprint: ModelSpec,
-    vocabulary: Conventions,
+    model_spec: ModelSpec,
+    conventions: Conventions,
     source: str,
-    halves: Sequence[str] = (),
+    submodels: Sequence[str] = (),
 ) -> KeyMatch:
-    """Relate the tensors of `checkpoint` to the slots of `blueprint`.
+    """Relate the tensors of `checkpoint` to the slots of `model_spec`.
 
     The dialect is told by the container where it can be, and else by which dialect knows most of
     the names.
 
     Args:
         checkpoint: the opened source.
-        blueprint: what the tensors may be; a blueprint of all parts and heads of a family.
-        vocabulary: the dialects.
+        model_spec: what the tensors may be; a blueprint of all parts and heads of a family.
+        conventions: the dialects.
         source: what the plan calls the source: ``encoder``, ``decoder`` or ``source``.
-        halves: of a combined model, the names of its halves.
+        submodels: of a combined model, the names of its halves.
     """
     names = list(checkpoint.tensors)
     reading, chosen, index = KeyNormalizer(), "", dict[str, ParamSpec]()
-    for dialect in _candidates(checkpoint, vocabulary):
-        known = blueprint.index(dialect.name)
-        found = detect_prefixes(names, dialect, known, halves)
+    for dialect in _candidates(checkpoint, conventions):
+        known = model_spec.index(dialect.name)
+        found = detect_prefixes(names, dialect, known, submodels)
         if found.known > reading.known:
             reading, chosen, index = found, dialect.name, known
     report = KeyMatch(source, _files(checkpoint), chosen, reading)
     tied: list[tuple[ParamSpec, SourceTensor]] = []
     for name, tensor in checkpoint.tensors.items():
         bare = reading.bare(name)
-        slot = index.get(bare)
-        if slot is None:
-            reason = blueprint.ignore_reason(chosen, bare)
+        param = index.get(bare)
+        if param is None:
+            reason = model_spec.ignore_reason(chosen, bare)
             if reason is None:
                 report.unmatched.append(tensor.spec)
             else:
                 report.dropped[name] = reason
             continue
-        spelling = slot.spellings[chosen]
+        spelling = param.stored_as[chosen]
         copies = (tensor, *checkpoint.duplicates.get(name, ()))
         for number, copy in enumerate(copies):
             if copy.spec.shape != spelling.shape:
-                report.mismatched.append((copy.spec, slot, spelling.shape))
+                report.mismatched.append((copy.spec, param, spelling.shape))
                 continue
-            stored = SourceTensor(source, copy, Rearrangement(spelling.axes, slot.canonical.axes))
-            if slot.tied_to:
-                tied.append((slot, stored))
-            elif number or slot.name in report.matched:
-                report.copies[slot.name].append((slot.name, stored))
+            stored = SourceTensor(source, copy, Rearrangement(spelling.axes, param.canonical.axes))
+            if param.tied_to:
+                tied.append((param, stored))
+            elif number or param.name in report.matched:
+                report.copies[param.name].append((param.name, stored))
             else:
-                report.matched[slot.name] = stored
+                report.matched[param.name] = stored
     for key in filter(None, checkpoint.metadata.get("ignored", "").split(", ")):
         report.dropped.setdefault(key, "stands beside the model in a training checkpoint")
-    _settle_ties(report, blueprint, tied)
+    _settle_ties(report, model_spec, tied)
     _log.info(
         "%s: %d of %d tensors known, in the names of %s",
         checkpoint.reference,
@@ -264,29 +264,31 @@ def match_keys(
         chosen or "nobody",
     )
     report.missing = [
-        slot for slot in blueprint.params if slot.name not in report.matched and not slot.tied_to
+        param
+        for param in model_spec.params
+        if param.name not in report.matched and not param.tied_to
     ]
     return report
 
 
 def _settle_ties(
-    report: KeyMatch, blueprint: ModelSpec, tied: Sequence[tuple[ParamSpec, SourceTensor]]
+    report: KeyMatch, model_spec: ModelSpec, tied: Sequence[tuple[ParamSpec, SourceTensor]]
 ) -> None:
     """Tied tensors prove the values of what they are tied to, or provide them."""
-    for slot, stored in tied:
-        target = blueprint.resolve(slot).name
+    for param, stored in tied:
+        target = model_spec.resolve(param).name
         if target in report.matched:
-            report.copies[target].append((slot.name, stored))
+            report.copies[target].append((param.name, stored))
         else:
             report.matched[target] = stored
 
 
-def _candidates(checkpoint: Checkpoint, vocabulary: Conventions) -> list[Dialect]:
+def _candidates(checkpoint: Checkpoint, conventions: Conventions) -> list[Dialect]:
     """The dialects that the files may speak, likeliest first."""
-    if checkpoint.container in _DIALECTS:
-        return [vocabulary.dialects[_DIALECTS[checkpoint.container]]]
+    if checkpoint.file_format in _DIALECTS:
+        return [conventions.dialects[_DIALECTS[checkpoint.file_format]]]
     claimed = _FORMATS.get(checkpoint.metadata.get("format", ""))
-    return sorted(vocabulary.dialects.values(), key=lambda dialect: dialect.name != claimed)
+    return sorted(conventions.dialects.values(), key=lambda dialect: dialect.name != claimed)
 
 
 def _files(checkpoint: Checkpoint) -> str:

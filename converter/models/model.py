@@ -24,7 +24,7 @@ from converter.models.source_model import MatchedCheckpoint, SourceModel, requir
 from converter.options import apply_overrides, parse_settings
 
 
-def copy_shared_weights(report: KeyMatch, target: ModelSpec, halves: tuple[str, str]) -> int:
+def copy_shared_weights(report: KeyMatch, target: ModelSpec, submodels: tuple[str, str]) -> int:
     """Give each half of a shared model its values, wherever the file keeps them.
 
     A tensor that only one half has in the file takes the values of its twin: the tensor of the
@@ -36,31 +36,31 @@ def copy_shared_weights(report: KeyMatch, target: ModelSpec, halves: tuple[str, 
     """
     found = dict(report.matched)
     taken = 0
-    for slot, twin in _twins(target, halves):
+    for param, twin in _twins(target, submodels):
         if twin.name not in found:
             continue
-        if slot.name in found:
-            report.copies[slot.name].append((slot.name, found[twin.name]))
+        if param.name in found:
+            report.copies[param.name].append((param.name, found[twin.name]))
             continue
-        report.matched[slot.name] = found[twin.name]
-        report.copies[slot.name] += [
-            (slot.name, copy) for _, copy in report.copies.get(twin.name, ())
+        report.matched[param.name] = found[twin.name]
+        report.copies[param.name] += [
+            (param.name, copy) for _, copy in report.copies.get(twin.name, ())
         ]
         taken += 1
-    report.missing = [slot for slot in report.missing if slot.name not in report.matched]
+    report.missing = [param for param in report.missing if param.name not in report.matched]
     return taken
 
 
-def _twins(target: ModelSpec, halves: tuple[str, str]) -> Iterator[tuple[ParamSpec, ParamSpec]]:
+def _twins(target: ModelSpec, submodels: tuple[str, str]) -> Iterator[tuple[ParamSpec, ParamSpec]]:
     """Each tensor that has a twin, and the twin."""
-    first, second = halves
+    first, second = submodels
     for own, other in ((first, second), (second, first)):
-        for slot in target.params:
-            if slot.tied_to or not slot.name.startswith(f"{own}."):
+        for param in target.params:
+            if param.tied_to or not param.name.startswith(f"{own}."):
                 continue
-            twin = target.by_name.get(other + slot.name[len(own) :])
-            if twin and not twin.tied_to and twin.canonical.shape == slot.canonical.shape:
-                yield slot, twin
+            twin = target.by_name.get(other + param.name[len(own) :])
+            if twin and not twin.tied_to and twin.canonical.shape == param.canonical.shape:
+                yield param, twin
 
 
 _log = logging.getLogger(__name__)
@@ -98,14 +98,14 @@ class Model(MatchedCheckpoint):
         return self.configs
 
     @property
-    def halves(self) -> tuple[str, ...]:
+    def submodels(self) -> tuple[str, ...]:
         """The halves of a combined model; none of a stand-alone one."""
-        return tuple(half for half in self.configs if half)
+        return tuple(submodel for submodel in self.configs if submodel)
 
 
 def resolve_model(
     checkpoint: Checkpoint,
-    library: ArchitectureRegistry,
+    registry: ArchitectureRegistry,
     settings: Sequence[str] = (),
     label: str = "source",
 ) -> Model:
@@ -113,7 +113,7 @@ def resolve_model(
 
     Args:
         checkpoint: the opened source.
-        library: the mapping tables.
+        registry: the mapping tables.
         settings: configuration fields that the user changes, see `parse_settings`.
         label: what the plan calls the source.
 
@@ -123,26 +123,26 @@ def resolve_model(
         ConfigError: if its configuration cannot be used.
         UsageError: if `settings` are not of their form.
     """
-    detect_model_type(checkpoint, library)
-    whole = library.is_composite(checkpoint.family)
-    model = (_combined if whole else _stand_alone)(checkpoint, library, settings, label)
+    detect_model_type(checkpoint, registry)
+    whole = registry.is_composite(checkpoint.architecture)
+    model = (_combined if whole else _stand_alone)(checkpoint, registry, settings, label)
     _log.info("%s: is a %s", checkpoint.reference, model.name)
     return model
 
 
 def _stand_alone(
-    checkpoint: Checkpoint, library: ArchitectureRegistry, settings: Sequence[str], label: str
+    checkpoint: Checkpoint, registry: ArchitectureRegistry, settings: Sequence[str], label: str
 ) -> Model:
     raw = apply_overrides(checkpoint.config, parse_settings(settings, ())[""])
-    source = SourceModel.from_checkpoint(label, checkpoint, library, raw)
-    model, family = source.model, source.family
+    source = SourceModel.from_checkpoint(label, checkpoint, registry, raw)
+    model, architecture = source.model, source.architecture
     parts = [*model.parts]
     if source.has(CROSS_ATTENTION) and CROSS_ATTENTION not in parts:
         parts.append(CROSS_ATTENTION)
-    target = ModelSpecBuilder(library.vocabulary).model(source.config, parts, model.heads)
+    target = ModelSpecBuilder(registry.conventions).model(source.config, parts, model.heads)
     target = replace(target, without=model.without)
     source.move_tied_values(target.by_name)
-    lost = sorted(source.parts_found & set(family.heads) - set(model.heads))
+    lost = sorted(source.parts_found & set(architecture.heads) - set(model.heads))
     source.drop(target.by_name, model.name)
     usual = model.without.get(source.report.dialect, ())
     absent = [part for part in model.parts if not source.has(part) and part not in usual]
@@ -158,7 +158,7 @@ def _stand_alone(
         reasons={part: f"the checkpoint has no {part}" for part in model.parts},
         classes=model.classes,
         unsupported_reasons=unsupported_reasons(source.config, model),
-        tables=(family,),
+        tables=(architecture,),
         notes=[
             *(f"has no {part}, which {model.name} has; it is drawn anew" for part in absent),
             *(f"its head {head} is left out: no known class has it" for head in lost),
@@ -167,37 +167,39 @@ def _stand_alone(
 
 
 def _combined(
-    checkpoint: Checkpoint, library: ArchitectureRegistry, settings: Sequence[str], label: str
+    checkpoint: Checkpoint, registry: ArchitectureRegistry, settings: Sequence[str], label: str
 ) -> Model:
-    composite = library.composite(checkpoint.family)
-    changes = parse_settings(settings, composite.halves)
+    composite = registry.composite(checkpoint.architecture)
+    changes = parse_settings(settings, composite.submodels)
     raw = apply_overrides(checkpoint.config, changes[""])
-    draftsman = ModelSpecBuilder(library.vocabulary)
+    builder = ModelSpecBuilder(registry.conventions)
     configs, models = {}, {}
-    for half in composite.halves:
-        nested = raw.get(half)
+    for submodel in composite.submodels:
+        nested = raw.get(submodel)
         if not isinstance(nested, dict) or not isinstance(nested.get("model_type"), str):
             raise ConfigError(
-                f"{checkpoint.config_path}: holds no configuration of the {half} with a model_type"
+                f"{checkpoint.config_path}: no configuration with a model_type for the {submodel}"
             )
-        raw[half] = nested = apply_overrides(nested, changes[half])
+        raw[submodel] = nested = apply_overrides(nested, changes[submodel])
         config = ModelConfig(
-            library.family(nested["model_type"]), nested, f"{checkpoint.config_path}: {half}"
+            registry.architecture(nested["model_type"]),
+            nested,
+            f"{checkpoint.config_path}: {submodel}",
         )
-        role_unsupported_reasons(config, half)  # refuses a family that cannot be this half
-        model = config.family.models[config.family.roles[half].model]
-        parts = dict.fromkeys((*model.parts, *([CROSS_ATTENTION] if half == "decoder" else [])))
-        configs[half] = config
-        models[half] = draftsman.model(config, parts, model.heads, prefix=half)
-    target = draftsman.composite(composite, configs, models)
-    report = match_keys(checkpoint, target, library.vocabulary, label, composite.halves)
+        role_unsupported_reasons(config, submodel)  # refuses a family that cannot be this half
+        model = config.architecture.models[config.architecture.roles[submodel].model]
+        parts = dict.fromkeys((*model.parts, *([CROSS_ATTENTION] if submodel == "decoder" else [])))
+        configs[submodel] = config
+        models[submodel] = builder.model(config, parts, model.heads, prefix=submodel)
+    target = builder.composite(composite, configs, models)
+    report = match_keys(checkpoint, target, registry.conventions, label, composite.submodels)
     shared = raw.get(composite.shared) is True and copy_shared_weights(
-        report, target, composite.halves
+        report, target, composite.submodels
     )
-    poolers = {part for config in configs.values() for part in config.family.parts}
+    poolers = {part for config in configs.values() for part in config.architecture.parts}
     poolers -= {CROSS_ATTENTION}
-    found = {slot.part for slot in target.params if slot.name in report.matched}
-    lacking = sorted({slot.part for slot in target.params} & poolers - found)
+    found = {param.part for param in target.params if param.name in report.matched}
+    lacking = sorted({param.part for param in target.params} & poolers - found)
     return Model(
         label=label,
         checkpoint=checkpoint,
@@ -210,7 +212,7 @@ def _combined(
         reasons={part: f"the checkpoint has no {part}" for part in poolers},
         classes=composite.classes,
         unsupported_reasons=pair_unsupported_reasons(composite, configs),
-        tables=(*(config.family for config in configs.values()), composite),
+        tables=(*(config.architecture for config in configs.values()), composite),
         shared=raw.get(composite.shared) is True,
         notes=[
             *(f"has no {part}, which the model has; it is drawn anew" for part in lacking),

@@ -43,7 +43,7 @@ class SourceModel(MatchedCheckpoint):
         cls,
         label: str,
         checkpoint: Checkpoint,
-        library: ArchitectureRegistry,
+        registry: ArchitectureRegistry,
         raw: Mapping[str, Any],
     ) -> SourceModel:
         """Match `checkpoint` against the table of its family, `raw` being its configuration.
@@ -52,10 +52,10 @@ class SourceModel(MatchedCheckpoint):
             UnsupportedError: if there is no table for its family.
             ConfigError: if the configuration cannot be used.
         """
-        family = library.family(checkpoint.family)
-        config = ModelConfig(family, raw, str(checkpoint.config_path))
-        known = ModelSpecBuilder(library.vocabulary).model(config)
-        report = match_keys(checkpoint, known, library.vocabulary, label)
+        architecture = registry.architecture(checkpoint.architecture)
+        config = ModelConfig(architecture, raw, str(checkpoint.config_path))
+        known = ModelSpecBuilder(registry.conventions).model(config)
+        report = match_keys(checkpoint, known, registry.conventions, label)
         return cls(label, checkpoint, report, config, known)
 
     def submodel_configs(self) -> Mapping[str, ModelConfig]:
@@ -63,9 +63,9 @@ class SourceModel(MatchedCheckpoint):
         return {self.label: self.config}
 
     @property
-    def family(self) -> Family:
+    def architecture(self) -> Family:
         """The table."""
-        return self.config.family
+        return self.config.architecture
 
     def has(self, part: str) -> bool:
         """Whether any tensor of a part or head was found."""
@@ -75,7 +75,7 @@ class SourceModel(MatchedCheckpoint):
     def parts_found(self) -> set[str]:
         """The parts and heads that any tensor was found of, the body left aside."""
         found = self.report.matched
-        return {slot.part for slot in self.known.params if slot.name in found} - {BODY}
+        return {param.part for param in self.known.params if param.name in found} - {BODY}
 
     def move_tied_values(self, target: Mapping[str, ParamSpec]) -> None:
         """Let tensors that a model lacks leave their values to those that are tied to them.
@@ -87,8 +87,8 @@ class SourceModel(MatchedCheckpoint):
             target: the model's slots by the names of this source.
         """
         report, left = self.report, set()
-        for name, slot in target.items():
-            if slot.tied_to or name in report.matched or name not in self.known.by_name:
+        for name, param in target.items():
+            if param.tied_to or name in report.matched or name not in self.known.by_name:
                 continue
             root = self.known.resolve(self.known.by_name[name]).name
             if root in report.matched and root not in target:
@@ -113,11 +113,11 @@ class SourceModel(MatchedCheckpoint):
         for name in [name for name in report.matched if name not in target]:
             report.drop([name], _not_part(model, self.known.by_name[name].part))
         for odd in list(report.mismatched):
-            spec, slot, _ = odd
-            is_head = slot.name not in target and slot.part in self.family.heads
+            spec, param, _ = odd
+            is_head = param.name not in target and param.part in self.architecture.heads
             if heads_of_any_shape and is_head:
                 report.mismatched.remove(odd)
-                report.dropped[spec.name] = _not_part(model, slot.part)
+                report.dropped[spec.name] = _not_part(model, param.part)
 
     @property
     def model(self) -> ModelClass:
@@ -128,13 +128,13 @@ class SourceModel(MatchedCheckpoint):
         """
         named = self.checkpoint.config.get("architectures")
         names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-        heads = self.parts_found & set(self.family.heads)
+        heads = self.parts_found & set(self.architecture.heads)
         parts = self.parts_found - heads
 
         def surplus(model: ModelClass) -> tuple[int, int, int]:
             return len({*model.heads} - heads), len(parts - {*model.parts}), len(model.parts)
 
-        models = sorted(self.family.models.values(), key=surplus)
+        models = sorted(self.architecture.models.values(), key=surplus)
         stated = [
             model
             for model in models
@@ -157,7 +157,7 @@ def required(
     A part named in `may_lack` may be absent as a whole, never in pieces; what is computed may be
     absent anyway.
     """
-    slots = [slot for slot in target if not slot.tied_to and slot.rule not in COMPUTED]
-    present = {slot.part for slot in slots if slot.name in found}
+    params = [param for param in target if not param.tied_to and param.rule not in COMPUTED]
+    present = {param.part for param in params if param.name in found}
     absent = set(may_lack) - present
-    return [slot for slot in slots if slot.part not in absent]
+    return [param for param in params if param.part not in absent]

@@ -11,7 +11,7 @@ from converter.models.source_model import SourceModel
 REASON = "a foreign head: it lies beside the base model, and no table knows it"
 
 
-def leave_out_foreign_heads(source: SourceModel, vocabulary: Conventions) -> None:
+def leave_out_foreign_heads(source: SourceModel, conventions: Conventions) -> None:
     """Give up the unknown tensors of `source` that are surely no part of its base model.
 
     A tensor is, if all of the base model's names begin with something that its name does not
@@ -20,16 +20,16 @@ def leave_out_foreign_heads(source: SourceModel, vocabulary: Conventions) -> Non
     Every other unknown tensor stays unmatched, which is an error.
     """
     report = source.report
-    dialect = vocabulary.dialects[report.dialect]
+    dialect = conventions.dialects[report.dialect]
     known = source.known.index(dialect.name)
-    body = {name for name, slot in known.items() if slot.part == BODY}
+    body = {name for name, param in known.items() if param.part == BODY}
     lead = _lead_of_body(source, dialect.separator)
     if not lead:
         return
     heads = {
         name.partition(dialect.separator)[0]
-        for name, slot in known.items()
-        if slot.part in source.family.heads
+        for name, param in known.items()
+        if param.part in source.architecture.heads
     }
     staying = []
     for spec in report.unmatched:
@@ -46,13 +46,13 @@ def leave_out_foreign_heads(source: SourceModel, vocabulary: Conventions) -> Non
 
 def _lead_of_body(source: SourceModel, separator: str) -> str:
     """What the base model's names begin with in the file; ``""`` if with nothing."""
-    report, slots = source.report, source.known.by_name
+    report, params = source.report, source.known.by_name
     names = [
         report.reading.plain(stored.tensor.spec.name)
         for name, stored in report.matched.items()
-        if name in slots and slots[name].part == BODY
+        if name in params and params[name].part == BODY
     ]
-    base = source.family.base.get(report.dialect)
+    base = source.architecture.base.get(report.dialect)
     longer = f"{report.reading.lead}{base}{separator}"
     if base and 2 * sum(name.startswith(longer) for name in names) > len(names):
         return longer

@@ -23,7 +23,7 @@ from converter.planning.resize_embeddings import resize
 from converter.storage.hub_client import parse_repo_id
 from converter.storage.url import same_location_key, url_of
 
-HALVES = ("encoder", "decoder")
+SUBMODELS = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,22 @@ class ComposeOptions:
         recipe = get_preset(like) if like else None
         own = recipe.settings if recipe else ()
         wishes = cls(
-            references=dict(zip(HALVES, (encoder, decoder), strict=True)),
-            configs=dict(zip(HALVES, configs, strict=True)),
+            references=dict(zip(SUBMODELS, (encoder, decoder), strict=True)),
+            configs=dict(zip(SUBMODELS, configs, strict=True)),
             drawn=frozenset((*random, *(recipe.random if recipe else ()))),
             share=share or bool(recipe and recipe.share),
-            layers=parse_layers(layers, HALVES),
+            layers=parse_layers(layers, SUBMODELS),
             resized=resized,
-            changes=parse_settings((*own, *settings), HALVES),
+            changes=parse_settings((*own, *settings), SUBMODELS),
             recipe=recipe,
         )
         wishes._check()
         return wishes
 
     def _check(self) -> None:
-        for half in self.drawn:
-            if half not in HALVES:
-                raise UsageError(f"random: {half!r} is none of {', '.join(HALVES)}")
+        for submodel in self.drawn:
+            if submodel not in SUBMODELS:
+                raise UsageError(f"random: {submodel!r} is none of {', '.join(SUBMODELS)}")
         if not self.share:
             return
         if self.drawn:
@@ -93,7 +93,7 @@ class ComposeOptions:
                 "share: the halves can share their weights only if both are one checkpoint",
                 remedy="Give the same checkpoint twice.",
             )
-        if len({self.layers.get(half) for half in HALVES}) > 1:
+        if len({self.layers.get(submodel) for submodel in SUBMODELS}) > 1:
             raise UsageError("share: halves that share their weights have the same layers")
 
     @property
@@ -128,21 +128,21 @@ class ComposeOptions:
             found[role] = wanted
         return found
 
-    def configuration(self, half: str, library: ArchitectureRegistry) -> ModelConfig | None:
+    def configuration(self, submodel: str, registry: ArchitectureRegistry) -> ModelConfig | None:
         """The configuration of a half, read without its weights; ``None`` if they are needed to
         tell its family, or it cannot be read without them.
 
         Args:
-            half: ``encoder`` or ``decoder``.
-            library: the mapping tables.
+            submodel: ``encoder`` or ``decoder``.
+            registry: the mapping tables.
 
         Raises:
             CheckpointError: if it cannot be fetched from the Hub.
             UnsupportedError: if it is a combined model, or there is no table for its family.
         """
-        reference = self.references[half]
+        reference = self.references[submodel]
         try:
-            opened = open_config(reference, self.configs[half])
+            opened = open_config(reference, self.configs[submodel])
         except CheckpointError:
             if parse_repo_id(reference) or url_of(reference):
                 raise
@@ -151,45 +151,47 @@ class ComposeOptions:
             if "model_type" not in checkpoint.config:
                 return None
             raw = apply_overrides(
-                self._select_submodel(checkpoint, half, library).config, self.changes[half]
+                self._select_submodel(checkpoint, submodel, registry).config, self.changes[submodel]
             )
-            return ModelConfig(library.family(checkpoint.family), raw, str(checkpoint.config_path))
+            return ModelConfig(
+                registry.architecture(checkpoint.architecture), raw, str(checkpoint.config_path)
+            )
 
     def source(
-        self, half: str, library: ArchitectureRegistry, stack: ExitStack, headers: bool = False
+        self, submodel: str, registry: ArchitectureRegistry, stack: ExitStack, headers: bool = False
     ) -> SourceModel:
         """The checkpoint of a half as it is wanted: with its changes, its layers, its size.
 
         Args:
-            half: ``encoder`` or ``decoder``.
-            library: the mapping tables.
+            submodel: ``encoder`` or ``decoder``.
+            registry: the mapping tables.
             stack: keeps it open.
             headers: whether no values will be read; see `open_files`.
 
         Raises:
             UnsupportedError: if it is a combined model, or cannot be had as it is wanted.
         """
-        reference, config = self.references[half], self.configs[half]
+        reference, config = self.references[submodel], self.configs[submodel]
         checkpoint = stack.enter_context(
             open_config(reference, config)
-            if half in self.drawn
+            if submodel in self.drawn
             else open_files(reference, config, headers=headers)
         )
-        detect_model_type(checkpoint, library)
+        detect_model_type(checkpoint, registry)
         raw = apply_overrides(
-            self._select_submodel(checkpoint, half, library).config, self.changes[half]
+            self._select_submodel(checkpoint, submodel, registry).config, self.changes[submodel]
         )
-        source = SourceModel.from_checkpoint(half, checkpoint, library, raw)
-        if half in self.layers:
-            source = take_layers(source, self.layers[half], library.vocabulary)
-        return resize(source, library.vocabulary) if self.resized else source
+        source = SourceModel.from_checkpoint(submodel, checkpoint, registry, raw)
+        if submodel in self.layers:
+            source = take_layers(source, self.layers[submodel], registry.conventions)
+        return resize(source, registry.conventions) if self.resized else source
 
     def _select_submodel(
-        self, checkpoint: Checkpoint, half: str, library: ArchitectureRegistry
+        self, checkpoint: Checkpoint, submodel: str, registry: ArchitectureRegistry
     ) -> Checkpoint:
         """The checkpoint, read as the model within it that can play the half."""
-        select_submodel(checkpoint, library, half)
-        if library.is_composite(checkpoint.family):
+        select_submodel(checkpoint, registry, submodel)
+        if registry.is_composite(checkpoint.architecture):
             raise UnsupportedError(
                 f"{checkpoint.reference}: is an encoder-decoder model itself",
                 remedy="Take it apart first: `converter split`.",
@@ -201,9 +203,9 @@ class ComposeOptions:
         if self.recipe is None:
             return
         wanted = {"encoder": self.recipe.encoder, "decoder": self.recipe.decoder}
-        for half in joined.halves:
-            if half.source.family.name != wanted[half.name]:
+        for submodel in joined.submodels:
+            if submodel.source.architecture.name != wanted[submodel.name]:
                 yield (
-                    f"{self.recipe.name} of {self.recipe.paper} has {wanted[half.name]} as "
-                    f"{half.name}; this is {half.source.family.name}"
+                    f"{self.recipe.name} of {self.recipe.paper} has {wanted[submodel.name]} as "
+                    f"{submodel.name}; this is {submodel.source.architecture.name}"
                 )

@@ -39,7 +39,7 @@ def plan_conversion(model: Model, wanted: OutputOptions, seed: int) -> Plan:
         model.target,
         findings,
         model.reasons,
-        lambda slot: kept,
+        lambda param: kept,
         dtype=wanted.dtype,
         seed=seed,
     )
@@ -56,7 +56,7 @@ def plan_conversion(model: Model, wanted: OutputOptions, seed: int) -> Plan:
     raw = model.raw
     if wanted.dtype != "keep":
         raw = {
-            key: with_dtype(value, wanted.dtype) if key in model.halves else value
+            key: with_dtype(value, wanted.dtype) if key in model.submodels else value
             for key, value in with_dtype(raw, wanted.dtype).items()
         }
     copied = {

@@ -47,8 +47,10 @@ def init_cross_attention(
     Raises:
         UnsupportedError: if the table does not tell what the rule needs.
     """
-    fresh = [slot for slot in target.params if slot.part == CROSS_ATTENTION and not slot.tied_to]
-    fresh = [slot for slot in fresh if slot.name not in findings]
+    fresh = [
+        param for param in target.params if param.part == CROSS_ATTENTION and not param.tied_to
+    ]
+    fresh = [param for param in fresh if param.name not in findings]
     if init == "normal":
         return CrossAttentionInit()
     if not fresh:
@@ -71,11 +73,11 @@ def init_cross_attention(
     return _copied(fresh, target, findings, decoder.warm_start)
 
 
-def _xavier(slot: ParamSpec) -> InitOverride:
+def _xavier(param: ParamSpec) -> InitOverride:
     """Evenly within ±√(6 / (fan in + fan out)), of a matrix (Glorot and Bengio 2010)."""
-    shape = slot.canonical.shape
+    shape = param.canonical.shape
     if len(shape) < 2:
-        return InitOverride(slot.rule, slot.scale)
+        return InitOverride(param.rule, param.scale)
     field_size = math.prod(shape[2:])
     return InitOverride("uniform", math.sqrt(6 / ((shape[0] + shape[1]) * field_size)))
 
@@ -85,7 +87,7 @@ def _silent(
 ) -> CrossAttentionInit:
     """The last module of the branch is zero, so that the branch adds nothing at first."""
     zero = InitOverride("constant", 0.0)
-    draws = {slot.name: zero for slot in fresh if table.is_output(slot.name)}
+    draws = {param.name: zero for param in fresh if table.is_output(param.name)}
     if table.norm == "before":
         return CrossAttentionInit(draws)
     return CrossAttentionInit(
@@ -105,20 +107,20 @@ def _copied(
 ) -> CrossAttentionInit:
     """Each tensor begins as that of the self-attention; where it cannot, that is told."""
     draws, copied = {}, {}
-    for slot in fresh:
-        name = table.counterpart(slot.name)
+    for param in fresh:
+        name = table.counterpart(param.name)
         twin = target.resolve(target.by_name[name]) if name in target.by_name else None
         found = findings.get(twin.name) if twin else None
         if found is None or twin is None:
             why = "has no counterpart" if twin is None else "its counterpart is drawn anew"
-        elif twin.canonical.shape != slot.canonical.shape:
-            shapes = (list(each.canonical.shape) for each in (slot, twin))
+        elif twin.canonical.shape != param.canonical.shape:
+            shapes = (list(each.canonical.shape) for each in (param, twin))
             why = "its shape {} is not its counterpart's {}".format(*shapes)
         else:
-            copied[slot.name] = SourceMatch(found.stored)
+            copied[param.name] = SourceMatch(found.stored)
             continue
-        draws[slot.name] = InitOverride(
-            slot.rule, slot.scale, f"cannot copy the self-attention: {why}"
+        draws[param.name] = InitOverride(
+            param.rule, param.scale, f"cannot copy the self-attention: {why}"
         )
     notes = (
         f"copy-self-attention: {len(copied)} tensors of cross-attention begin as copies"

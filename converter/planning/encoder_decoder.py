@@ -36,12 +36,12 @@ class Submodel:
             UnsupportedError: if the family does not have it.
         """
         role_unsupported_reasons(self.source.config, self.name)
-        return self.source.family.roles[self.name]
+        return self.source.architecture.roles[self.name]
 
     @property
     def model(self) -> ModelClass:
         """The class of the half."""
-        return self.source.family.models[self.role.model]
+        return self.source.architecture.models[self.role.model]
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -54,9 +54,9 @@ class Submodel:
         """The floating-point dtype that most of its values have."""
         return dominant_dtype(self.source.report.matched)
 
-    def blueprint(self, draftsman: ModelSpecBuilder) -> ModelSpec:
+    def model_spec(self, builder: ModelSpecBuilder) -> ModelSpec:
         """All tensors of the half, under its prefix."""
-        return draftsman.model(self.source.config, self.parts, self.model.heads, self.name)
+        return builder.model(self.source.config, self.parts, self.model.heads, self.name)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class EncoderDecoderPair:
     """An encoder and a decoder on their way to one model."""
 
     composite: Composite
-    halves: tuple[Submodel, Submodel]
+    submodels: tuple[Submodel, Submodel]
     target: ModelSpec
 
     @classmethod
@@ -72,7 +72,7 @@ class EncoderDecoderPair:
         cls,
         encoder: SourceModel,
         decoder: SourceModel,
-        library: ArchitectureRegistry,
+        registry: ArchitectureRegistry,
         random: Collection[str] = (),
     ) -> EncoderDecoderPair:
         """Join two sources by the composite that the encoder's family calls for.
@@ -80,33 +80,33 @@ class EncoderDecoderPair:
         Args:
             encoder: the source of the encoder.
             decoder: the source of the decoder.
-            library: the mapping tables.
+            registry: the mapping tables.
             random: the halves whose weights are all drawn anew.
 
         Raises:
             UnsupportedError: if a family does not have the role, or the decoder's configuration
                 forbids that its states be widened.
         """
-        halves = (
+        submodels = (
             Submodel("encoder", encoder, False, "encoder" in random),
             Submodel("decoder", decoder, True, "decoder" in random),
         )
-        for half in halves:
-            leave_out_foreign_heads(half.source, library.vocabulary)
-        composite = library.composite(halves[0].role.composite)
+        for submodel in submodels:
+            leave_out_foreign_heads(submodel.source, registry.conventions)
+        composite = registry.composite(submodels[0].role.composite)
         _refuse_other_width(encoder, decoder)
-        draftsman = ModelSpecBuilder(library.vocabulary)
-        target = draftsman.composite(
+        builder = ModelSpecBuilder(registry.conventions)
+        target = builder.composite(
             composite,
-            {half.name: half.source.config for half in halves},
-            {half.name: half.blueprint(draftsman) for half in halves},
+            {submodel.name: submodel.source.config for submodel in submodels},
+            {submodel.name: submodel.model_spec(builder) for submodel in submodels},
         )
-        return cls(composite, halves, target)
+        return cls(composite, submodels, target)
 
-    def dtype(self, slot: ParamSpec) -> str:
+    def dtype(self, param: ParamSpec) -> str:
         """The dtype in which a tensor that no source has is drawn: that of its half."""
-        encoder, decoder = self.halves
-        return encoder.dtype if slot.name.startswith(f"{encoder.name}.") else decoder.dtype
+        encoder, decoder = self.submodels
+        return encoder.dtype if param.name.startswith(f"{encoder.name}.") else decoder.dtype
 
     @cached_property
     def findings(self) -> Mapping[str, SourceMatch]:
@@ -116,18 +116,18 @@ class EncoderDecoderPair:
             MatchError: if a source does not fit its table and configuration.
         """
         findings: dict[str, SourceMatch] = {}
-        for half in self.halves:
-            if half.random:
+        for submodel in self.submodels:
+            if submodel.random:
                 continue
-            report, own = half.source.report, self._own(half)
-            may_lack = (*half.parts, *half.model.heads)
-            half.source.move_tied_values(own)
+            report, own = submodel.source.report, self._own(submodel)
+            may_lack = (*submodel.parts, *submodel.model.heads)
+            submodel.source.move_tied_values(own)
             known = [
-                replace(slot, tied_to=own[slot.name].tied_to)
-                for slot in half.source.known.params
-                if slot.name in own
+                replace(param, tied_to=own[param.name].tied_to)
+                for param in submodel.source.known.params
+                if param.name in own
             ]
-            half.source.drop(own, half.model.name, heads_of_any_shape=True)
+            submodel.source.drop(own, submodel.model.name, heads_of_any_shape=True)
             report.require(required(known, report.matched, may_lack))
             for name, stored in report.matched.items():
                 copies = [
@@ -143,11 +143,11 @@ class EncoderDecoderPair:
             CROSS_ATTENTION: "connects the decoder with the encoder; no source has it",
             self.composite.name: "leads from the encoder's width to the decoder's",
         }
-        for half in self.halves:
-            if half.random:
+        for submodel in self.submodels:
+            if submodel.random:
                 reasons[BODY] = "is drawn anew, as asked for"
-            for part in (*half.parts, *half.model.heads):
-                reasons.setdefault(part, f"the {half.name}'s checkpoint has no {part}")
+            for part in (*submodel.parts, *submodel.model.heads):
+                reasons.setdefault(part, f"the {submodel.name}'s checkpoint has no {part}")
         return reasons
 
     @property
@@ -155,22 +155,22 @@ class EncoderDecoderPair:
         """What the user should know: parts that a model of the class has and the source lacks,
         cross-attention that a decoder brings along, and what its table says of its role."""
         notes = []
-        for half in self.halves:
-            if half.role.note:
-                notes.append(f"{half.name}: {half.role.note}")
-            if half.random:
-                notes.append(f"{half.name}: all weights are drawn anew, as asked for")
+        for submodel in self.submodels:
+            if submodel.role.note:
+                notes.append(f"{submodel.name}: {submodel.role.note}")
+            if submodel.random:
+                notes.append(f"{submodel.name}: all weights are drawn anew, as asked for")
                 continue
-            if half.takes_cross_attention and half.source.has(CROSS_ATTENTION):
-                notes.append(f"{half.name}: its own cross-attention is kept")
+            if submodel.takes_cross_attention and submodel.source.has(CROSS_ATTENTION):
+                notes.append(f"{submodel.name}: its own cross-attention is kept")
             drawn = {
-                slot.part
-                for slot in self._own(half).values()
-                if slot.name not in self.findings and not slot.tied_to
+                param.part
+                for param in self._own(submodel).values()
+                if param.name not in self.findings and not param.tied_to
             }
             notes += [
-                f"{half.name}: the checkpoint has no {part}, which is drawn anew"
-                for part in (*half.model.parts, *half.model.heads)
+                f"{submodel.name}: the checkpoint has no {part}, which is drawn anew"
+                for part in (*submodel.model.parts, *submodel.model.heads)
                 if part in drawn
             ]
         return notes
@@ -178,16 +178,16 @@ class EncoderDecoderPair:
     @property
     def own_slots(self) -> list[ParamSpec]:
         """The target's slots that belong to neither half."""
-        leads = tuple(f"{half.name}." for half in self.halves)
-        return [slot for slot in self.target.params if not slot.name.startswith(leads)]
+        leads = tuple(f"{submodel.name}." for submodel in self.submodels)
+        return [param for param in self.target.params if not param.name.startswith(leads)]
 
-    def _own(self, half: Submodel) -> dict[str, ParamSpec]:
+    def _own(self, submodel: Submodel) -> dict[str, ParamSpec]:
         """The target's slots of one half by their names in the half."""
-        lead = f"{half.name}."
+        lead = f"{submodel.name}."
         return {
-            slot.name.removeprefix(lead): slot
-            for slot in self.target.params
-            if slot.name.startswith(lead)
+            param.name.removeprefix(lead): param
+            for param in self.target.params
+            if param.name.startswith(lead)
         }
 
 
@@ -196,7 +196,7 @@ def _refuse_other_width(encoder: SourceModel, decoder: SourceModel) -> None:
     of a family that makes its cross-attention as wide."""
     field = "cross_attention_hidden_size"
     width = decoder.config.raw.get(field)
-    heeded = field in decoder.family.config and width == encoder.config.attribute("width")
+    heeded = field in decoder.architecture.config and width == encoder.config.attribute("width")
     if width is not None and not heeded:
         raise UnsupportedError(
             f"{decoder.config.file}: cross_attention_hidden_size is {width!r}, which keeps the "

@@ -19,7 +19,7 @@ _LIST = re.compile(r"\d{1,5}(,\d{1,5})*")
 _HOW = "Write decoder=0,2,4, or decoder=first:6, last:6 or even:6."
 
 
-def parse_layers(wishes: Iterable[str], halves: Sequence[str]) -> dict[str, str]:
+def parse_layers(wishes: Iterable[str], submodels: Sequence[str]) -> dict[str, str]:
     """Half → which layers, from texts such as ``decoder=0,2,4`` and ``encoder=even:6``.
 
     Raises:
@@ -27,13 +27,13 @@ def parse_layers(wishes: Iterable[str], halves: Sequence[str]) -> dict[str, str]
     """
     found: dict[str, str] = {}
     for wish in wishes:
-        half, _, which = wish.partition("=")
+        submodel, _, which = wish.partition("=")
         which = which.replace(" ", "")
-        if half not in halves or not (_RULE.fullmatch(which) or _LIST.fullmatch(which)):
+        if submodel not in submodels or not (_RULE.fullmatch(which) or _LIST.fullmatch(which)):
             raise UsageError(f"layers: {wish!r} does not say which layers of a half", remedy=_HOW)
-        if half in found:
-            raise UsageError(f"layers: those of the {half} are given twice")
-        found[half] = which
+        if submodel in found:
+            raise UsageError(f"layers: those of the {submodel} are given twice")
+        found[submodel] = which
     return found
 
 
@@ -69,27 +69,29 @@ def selected_layers(which: str, count: int) -> list[int]:
     return [(2 * step * (count - 1) + steps) // (2 * steps) for step in range(wanted)]
 
 
-def take_layers(source: SourceModel, which: str, vocabulary: Conventions) -> SourceModel:
+def take_layers(source: SourceModel, which: str, conventions: Conventions) -> SourceModel:
     """`source` with some of its layers only, numbered anew, and a configuration to match.
 
     Args:
         source: matched with all its layers.
         which: ``0,2,4``, ``first:N``, ``last:N`` or ``even:N``.
-        vocabulary: the dialects and kinds.
+        conventions: the dialects and kinds.
 
     Raises:
         UsageError: if `source` has no such layers.
         UnsupportedError: if the family's layers are not a plain list.
         ConfigError: if a layer does not fit where it would come to stand.
     """
-    family, report = source.family, source.report
-    place, field = _place(family)
+    architecture, report = source.architecture, source.report
+    place, field = _place(architecture)
     count = source.config[field]
     numbers = selected_layers(which, count if isinstance(count, int) else 0)
     position = {number: new for new, number in enumerate(numbers)}
-    config = ModelConfig(family, {**source.config.raw, field: len(numbers)}, source.config.file)
-    known = ModelSpecBuilder(vocabulary).model(config)
-    templates = _templates(family, place)
+    config = ModelConfig(
+        architecture, {**source.config.raw, field: len(numbers)}, source.config.file
+    )
+    known = ModelSpecBuilder(conventions).model(config)
+    templates = _templates(architecture, place)
 
     def renamed(name: str) -> str | None:
         """What the tensor is called from now on; ``None`` if its layer is left out."""
@@ -116,34 +118,34 @@ def take_layers(source: SourceModel, which: str, vocabulary: Conventions) -> Sou
         copies[str(renamed(name))] = [(str(renamed(by)), stored) for by, stored in entries]
     report.copies = copies
     report.missing = [
-        slot for slot in known.params if slot.name not in report.matched and not slot.tied_to
+        param for param in known.params if param.name not in report.matched and not param.tied_to
     ]
     return SourceModel(source.label, source.checkpoint, report, config, known)
 
 
-def _place(family: Family) -> tuple[str, str]:
+def _place(architecture: Family) -> tuple[str, str]:
     """The place in paths that numbers the layers, and the field that counts them.
 
     Raises:
         UnsupportedError: if the layers are not counted by one field.
     """
-    places = dict.fromkeys(name for row in family.modules for name in row.path.places)
+    places = dict.fromkeys(name for row in architecture.modules for name in row.path.places)
     if len(places) == 1:
         (place,) = places
-        field = str(family.layers[place])
-        if type(family.config.get(field)) is int:
+        field = str(architecture.layers[place])
+        if type(architecture.config.get(field)) is int:
             return place, field
     raise UnsupportedError(
-        f"layers of {family.name} cannot be chosen: no single field of its config counts them"
+        f"layers of {architecture.name} cannot be chosen: no single field of its config counts them"
     )
 
 
-def _templates(family: Family, place: str) -> list[NamePattern]:
+def _templates(architecture: Family, place: str) -> list[NamePattern]:
     """The names of all tensors that stand in a layer."""
     return list(
         dict.fromkeys(
             NamePattern(f"{row.path}.{leaf.name}" if leaf.name else row.path.text)
-            for _, rows in groups(family)
+            for _, rows in groups(architecture)
             for row in rows
             if place in row.path.places
             for leaf in row.kind.leaves

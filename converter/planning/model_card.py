@@ -182,18 +182,22 @@ def _fresh(plan: Plan) -> Iterator[str]:
 def _beginnings(sources: Sequence[MatchedCheckpoint]) -> dict[str, int]:
     """Half → the position that its texts begin with, where it is not 0; all halves, if any."""
     found = {
-        half: config.attribute("first_position") or 0
+        submodel: config.attribute("first_position") or 0
         for source in sources
-        for half, config in source.submodel_configs().items()
+        for submodel, config in source.submodel_configs().items()
     }
-    return {half: int(str(first)) for half, first in found.items()} if any(found.values()) else {}
+    return (
+        {submodel: int(str(first)) for submodel, first in found.items()}
+        if any(found.values())
+        else {}
+    )
 
 
 def _loading(
     plan: Plan, classes: Mapping[str, str], beginnings: Mapping[str, int]
 ) -> Iterator[str]:
     written = dict.fromkeys(file.framework for file in plan.files)
-    shadowed = any(file.container == "safetensors" for file in plan.files)
+    shadowed = any(file.file_format == "safetensors" for file in plan.files)
     yield "## Load it"
     yield ""
     for framework in (name for name in written if name in classes):
@@ -224,8 +228,8 @@ def _flax_call(beginnings: Mapping[str, int]) -> Iterator[str]:
     yield "outputs = model("
     yield "    ids,"
     yield from ["    decoder_input_ids=ids,"] if combined else ()
-    for half, first in beginnings.items():
-        prefix = "decoder_" if combined and half == "decoder" else ""
+    for submodel, first in beginnings.items():
+        prefix = "decoder_" if combined and submodel == "decoder" else ""
         yield f"    {prefix}position_ids=positions" + (f" + {first}," if first else ",")
     yield ")"
 
@@ -245,8 +249,8 @@ def _making(
         flag = "--" + name.replace("_", "-")
         if isinstance(value, Mapping):
             value = [
-                f"{half}={','.join(map(str, each)) if isinstance(each, list | tuple) else each}"
-                for half, each in value.items()
+                f"{submodel}={','.join(map(str, each)) if isinstance(each, list | tuple) else each}"
+                for submodel, each in value.items()
             ]
         if value is True:
             words.append(flag)

@@ -12,7 +12,7 @@ from converter.safe_json import to_json
 
 def composed_config(
     composite: Composite,
-    halves: Mapping[str, Mapping[str, Any]],
+    submodels: Mapping[str, Mapping[str, Any]],
     tokens: Mapping[str, int],
     changes: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -20,18 +20,18 @@ def composed_config(
 
     Args:
         composite: its table.
-        halves: half → its whole configuration, in its role.
+        submodels: half → its whole configuration, in its role.
         tokens: role → id, see `converter.planning.special_tokens`.
         changes: fields that the user set, but for settings of generation.
     """
-    decoder = halves["decoder"]
+    decoder = submodels["decoder"]
     return {
         "architectures": [composite.classes["pytorch"]],
         "dtype": decoder.get("dtype", decoder.get("torch_dtype")),
         "is_encoder_decoder": True,
         "model_type": composite.name,
         **_ids(tokens),
-        **{half: dict(config) for half, config in halves.items()},
+        **{submodel: dict(config) for submodel, config in submodels.items()},
         **changes,
     }
 

@@ -13,7 +13,7 @@ _LENGTHS = ("max_length", "max_new_tokens")
 
 
 def pair_warnings(
-    halves: Mapping[str, SourceModel],
+    submodels: Mapping[str, SourceModel],
     tokens: Mapping[str, int],
     vocabularies: Mapping[str, int | None],
     settings: Mapping[str, Any],
@@ -21,49 +21,49 @@ def pair_warnings(
     """Everything about two halves that works, and yet may not be what was meant.
 
     Args:
-        halves: half → its source.
+        submodels: half → its source.
         tokens: role → id, as the composition has them.
         vocabularies: half → number of embeddings that it will have, ``None`` for one of no texts.
         settings: of generation, as they will be written.
     """
     tokenizers = {
-        half: TokenizerFiles(source.checkpoint.directory)
-        for half, source in halves.items()
-        if vocabularies[half] is not None
+        submodel: TokenizerFiles(source.checkpoint.directory)
+        for submodel, source in submodels.items()
+        if vocabularies[submodel] is not None
     }
-    for half, source in halves.items():
-        yield from _heads(half, source)
-    for half, tokenizer in tokenizers.items():
-        yield from _vocabulary(half, tokenizer, vocabularies[half])
-    yield from _positions(halves, settings)
+    for submodel, source in submodels.items():
+        yield from _heads(submodel, source)
+    for submodel, tokenizer in tokenizers.items():
+        yield from _vocabulary(submodel, tokenizer, vocabularies[submodel])
+    yield from _positions(submodels, settings)
     if tokens["start"] == tokens["pad"]:
         yield (
             "the decoder starts with the token that pads: give decoder_attention_mask in training, "
             "or transformers hides the start, and generate() continues otherwise than was learned"
         )
-    if len(tokenizers) == len(halves):
+    if len(tokenizers) == len(submodels):
         yield from _casing(tokenizers)
         yield from _missing(tokenizers)
-        yield from _padding(halves, tokenizers, tokens)
+        yield from _padding(submodels, tokenizers, tokens)
 
 
-def _heads(half: str, source: SourceModel) -> Iterator[str]:
+def _heads(submodel: str, source: SourceModel) -> Iterator[str]:
     width, heads = (source.config.attribute(name) for name in ("width", "heads"))
     if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % heads:
-        yield f"{half}: its width {width} is no multiple of its {heads} attention heads"
+        yield f"{submodel}: its width {width} is no multiple of its {heads} attention heads"
 
 
-def _vocabulary(half: str, tokenizer: TokenizerFiles, vocabulary: int | None) -> Iterator[str]:
+def _vocabulary(submodel: str, tokenizer: TokenizerFiles, vocabulary: int | None) -> Iterator[str]:
     size = tokenizer.size
     if size is not None and vocabulary is not None and size > vocabulary:
         yield (
-            f"{half}: its tokenizer has {size:,} tokens and the model {vocabulary:,} embeddings; "
+            f"{submodel}: its tokenizer has {size:,} tokens, the model {vocabulary:,} embeddings; "
             "the others fail when they are used: --resize-embeddings"
         )
 
 
-def _positions(halves: Mapping[str, SourceModel], settings: Mapping[str, Any]) -> Iterator[str]:
-    reads, writes = (_usable(halves[half]) for half in ("encoder", "decoder"))
+def _positions(submodels: Mapping[str, SourceModel], settings: Mapping[str, Any]) -> Iterator[str]:
+    reads, writes = (_usable(submodels[submodel]) for submodel in ("encoder", "decoder"))
     if reads is not None and writes is not None and 2 * writes < reads:
         yield (
             f"decoder: has {writes:,} positions and the encoder {reads:,}: it can write no longer "
@@ -85,25 +85,25 @@ def _usable(source: SourceModel) -> int | None:
 
 
 def _casing(tokenizers: Mapping[str, TokenizerFiles]) -> Iterator[str]:
-    reads, writes = (tokenizers[half].lowercases for half in ("encoder", "decoder"))
+    reads, writes = (tokenizers[submodel].lowercases for submodel in ("encoder", "decoder"))
     if reads is not None and writes is not None and reads != writes:
         which = {True: "lower case only", False: "upper and lower case"}
         yield f"the encoder's tokenizer reads {which[reads]}, the decoder's writes {which[writes]}"
 
 
 def _missing(tokenizers: Mapping[str, TokenizerFiles]) -> Iterator[str]:
-    sizes = {half: tokenizer.size for half, tokenizer in tokenizers.items()}
-    for half, size in sizes.items():
+    sizes = {submodel: tokenizer.size for submodel, tokenizer in tokenizers.items()}
+    for submodel, size in sizes.items():
         if size is None and any(sizes.values()):
-            yield f"{half}: no vocabulary of a tokenizer lies beside its weights"
+            yield f"{submodel}: no vocabulary of a tokenizer lies beside its weights"
 
 
 def _padding(
-    halves: Mapping[str, SourceModel],
+    submodels: Mapping[str, SourceModel],
     tokenizers: Mapping[str, TokenizerFiles],
     tokens: Mapping[str, int],
 ) -> Iterator[str]:
-    own = non_negative_int(halves["encoder"].config.raw.get("pad_token_id"))
+    own = non_negative_int(submodels["encoder"].config.raw.get("pad_token_id"))
     own = tokenizers["encoder"].special("pad") if own is None else own
     if own is not None and own != tokens["pad"]:
         yield (

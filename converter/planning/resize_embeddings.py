@@ -16,7 +16,7 @@ _MAX_GROWTH = 4
 """A tokenizer that asks for more times the embeddings than this is not the model's."""
 
 
-def resize(source: SourceModel, vocabulary: Conventions) -> SourceModel:
+def resize(source: SourceModel, conventions: Conventions) -> SourceModel:
     """`source` with as many embeddings as the tokenizer beside it has tokens.
 
     What depends on the size of the vocabulary (embeddings, heads, their biases) is cut or grows
@@ -25,10 +25,10 @@ def resize(source: SourceModel, vocabulary: Conventions) -> SourceModel:
     Raises:
         UnsupportedError: if no tokenizer tells its size, or it cannot be the model's.
     """
-    family = source.family
-    if "vocabulary" not in family.measures:
+    architecture = source.architecture
+    if "vocabulary" not in architecture.measures:
         return source  # it reads images or sound
-    field, old = str(family.measures["vocabulary"]), source.config.attribute("vocabulary")
+    field, old = str(architecture.measures["vocabulary"]), source.config.attribute("vocabulary")
     size = TokenizerFiles(source.checkpoint.directory).size
     if size is None:
         raise UnsupportedError(
@@ -37,13 +37,13 @@ def resize(source: SourceModel, vocabulary: Conventions) -> SourceModel:
         )
     if size == old:
         return source
-    fits = isinstance(old, int) and field in family.config and size <= _MAX_GROWTH * old
+    fits = isinstance(old, int) and field in architecture.config and size <= _MAX_GROWTH * old
     if not fits:
         raise UnsupportedError(
             f"{source.checkpoint.directory}: {old} embeddings cannot be resized to {size}"
         )
-    config = ModelConfig(family, {**source.config.raw, field: size}, source.config.file)
-    known = ModelSpecBuilder(vocabulary).model(config)
+    config = ModelConfig(architecture, {**source.config.raw, field: size}, source.config.file)
+    known = ModelSpecBuilder(conventions).model(config)
     for name in source.report.matched:
         then, now = (each.by_name[name].canonical.shape for each in (source.known, known))
         # All that is long and stands before the vocabulary's axis would be cut in its stead.

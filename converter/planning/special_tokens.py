@@ -38,7 +38,7 @@ def target_languages(config: ModelConfig, tokenizer: TokenizerFiles) -> TargetLa
         config: of the decoder.
         tokenizer: the one beside it, if any is.
     """
-    table = config.family.languages
+    table = config.architecture.languages
     if table is None:
         return TargetLanguages({}, follows=False)
     told = {code: tokenizer.id_of(code) for code in table.names}
@@ -163,7 +163,7 @@ def resolve_tokens(
     notes = [*teller.notes()]
     if guessed:
         notes.append(
-            f"decoder: no file tells its special tokens; those of {config.family.name}'s own "
+            f"decoder: no file tells its special tokens; those of {config.architecture.name}'s own "
             f"vocabulary are taken: {', '.join(guessed)}"
         )
     return SpecialTokens(found, teller.forced(), tuple(notes))
@@ -192,7 +192,7 @@ class _TokenSources:
 
     def begins(self, role: str) -> bool:
         """Whether it is the code of a language, and nothing told which."""
-        return role == "start" and self.config.family.languages is not None
+        return role == "start" and self.config.architecture.languages is not None
 
     def told(self, role: str) -> dict[str, int]:
         """Who says what of a role; several entries only if they speak of the same token."""
@@ -203,7 +203,7 @@ class _TokenSources:
             if self.languages.starts:
                 target = self.languages.target
                 return self.languages.ids if target is None else {"the tokenizer": target}
-        entry = self.config.family.tokens.get(role)
+        entry = self.config.architecture.tokens.get(role)
         names = [*_NAMES[role], *([entry.token] if entry else [])]
         for name in dict.fromkeys(reversed(names) if entry and entry.always else names):
             said = self._stated(f"{name}_token_id")

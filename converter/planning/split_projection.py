@@ -42,25 +42,25 @@ def projection_file(encoder: Checkpoint, decoder: Checkpoint) -> Path | None:
     return path if path.is_file() and split_manifest(encoder, decoder) else None
 
 
-def _parent(half: Checkpoint) -> str:
+def _parent(submodel: Checkpoint) -> str:
     """Where the directory of a half lies, or lay before it was fetched from there."""
-    if half.remote:
-        return half.remote.url.bare.rpartition("/")[0]
-    return str(half.directory.resolve().parent)
+    if submodel.remote:
+        return submodel.remote.url.bare.rpartition("/")[0]
+    return str(submodel.directory.resolve().parent)
 
 
 def projection_tensors(
-    path: Path, slots: Sequence[ParamSpec], stack: ExitStack
+    path: Path, params: Sequence[ParamSpec], stack: ExitStack
 ) -> dict[str, SourceMatch]:
-    """Where the values of `slots` lie in the file at `path`, which stays open until `stack` ends.
+    """Where the values of `params` lie in the file at `path`, which stays open until `stack` ends.
 
     Raises:
         FormatError: if a tensor is missing or has another shape.
     """
     reader = stack.enter_context(open_file(path))
     findings, problems = {}, []
-    for slot in slots:
-        spelling = slot.canonical
+    for param in params:
+        spelling = param.canonical
         tensor = reader.tensors.get(spelling.name)
         if tensor is None or tensor.spec.shape != spelling.shape:
             problems.append(
@@ -74,7 +74,7 @@ def projection_tensors(
             )
             continue
         stored = SourceTensor("joint", tensor, Rearrangement(spelling.axes, spelling.axes))
-        findings[slot.name] = SourceMatch(stored)
+        findings[param.name] = SourceMatch(stored)
     if problems:
         raise FormatError(f"{path}: is not what split left there", problems)
     return findings

@@ -60,24 +60,24 @@ def plan_tensors(
             drawn as its table says (``normal``).
     """
     planned = []
-    for slot in target.params:
-        if slot.tied_to:
+    for param in target.params:
+        if param.tied_to:
             continue
-        finding = findings.get(slot.name)
-        kept = finding.stored.tensor.spec.dtype if finding else slot.dtype or fresh_dtype(slot)
+        finding = findings.get(param.name)
+        kept = finding.stored.tensor.spec.dtype if finding else param.dtype or fresh_dtype(param)
         spec = TensorSpec(
-            slot.name,
+            param.name,
             kept if dtype == "keep" or kept not in FLOATING else dtype,
-            slot.canonical.shape,
+            param.canonical.shape,
         )
-        if finding and _shape(finding.stored) != slot.canonical.shape:
-            planned.append(TargetTensor(spec, _resized(finding.stored, slot, seed, new_rows)))
+        if finding and _shape(finding.stored) != param.canonical.shape:
+            planned.append(TargetTensor(spec, _resized(finding.stored, param, seed, new_rows)))
         elif finding:
             planned.append(TargetTensor(spec, finding.stored, finding.copies))
         else:
-            draw = draws.get(slot.name, InitOverride(slot.rule, slot.scale))
-            initialiser = Initializer(draw.rule, draw.scale, seed, slot.name)
-            reason = COMPUTED_REASON if slot.rule in COMPUTED else reasons[slot.part]
+            draw = draws.get(param.name, InitOverride(param.rule, param.scale))
+            initialiser = Initializer(draw.rule, draw.scale, seed, param.name)
+            reason = COMPUTED_REASON if param.rule in COMPUTED else reasons[param.part]
             if draw.reason:
                 reason = f"{reason}; {draw.reason}"
             planned.append(TargetTensor(spec, InitializedTensor(initialiser, reason)))
@@ -89,6 +89,6 @@ def _shape(stored: SourceTensor) -> tuple[int, ...]:
     return stored.rearrangement.shape(stored.tensor.spec.shape)
 
 
-def _resized(stored: SourceTensor, slot: ParamSpec, seed: int, new_rows: str) -> ResizedTensor:
-    drawn = Initializer(slot.rule, slot.scale, seed, slot.name) if new_rows == "normal" else None
+def _resized(stored: SourceTensor, param: ParamSpec, seed: int, new_rows: str) -> ResizedTensor:
+    drawn = Initializer(param.rule, param.scale, seed, param.name) if new_rows == "normal" else None
     return ResizedTensor(stored.source, stored.tensor, stored.rearrangement, drawn)

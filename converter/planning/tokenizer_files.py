@@ -250,8 +250,8 @@ def collect_auxiliary_files(sources: Mapping[str, SourceModel], tokenizer: str) 
     """
     copied = dict(processor_files(sources["encoder"].checkpoint.directory))
     documents = {}
-    for below, half in _placed(sources, tokenizer).items():
-        source = sources[half]
+    for below, submodel in _placed(sources, tokenizer).items():
+        source = sources[submodel]
         copied |= tokenizer_files(source.checkpoint.directory, below)
         stated = _with_class(source)
         if stated is not None:
@@ -263,10 +263,12 @@ def collect_auxiliary_files(sources: Mapping[str, SourceModel], tokenizer: str) 
 def _placed(sources: Mapping[str, SourceModel], wanted: str) -> dict[str, str]:
     """Directory in the output → the half whose tokenizer goes there. An encoder of images or sound
     has none: what lies beside it was for the head that it had."""
-    found = {half: tokenizer_files(each.checkpoint.directory) for half, each in sources.items()}
+    found = {
+        submodel: tokenizer_files(each.checkpoint.directory) for submodel, each in sources.items()
+    }
     if sources["encoder"].config.attribute("vocabulary") is None:
         found["encoder"] = {}
-    there = [half for half, files in found.items() if files]
+    there = [submodel for submodel, files in found.items() if files]
     if wanted == "none" or not there:
         return {}
     if wanted != "both":
@@ -290,7 +292,7 @@ def _class_of(source: SourceModel) -> str | None:
     """The class that transformers loads the tokenizer beside a source with, as far as is known."""
     own = TokenizerFiles(source.checkpoint.directory).class_name
     stated = source.config.raw.get(_CLASS)
-    return own or (stated if isinstance(stated, str) else None) or source.family.tokenizer
+    return own or (stated if isinstance(stated, str) else None) or source.architecture.tokenizer
 
 
 def _with_class(source: SourceModel) -> bytes | None:

@@ -55,8 +55,8 @@ def plan_files(
     indexes: dict[str, bytes] = {}
     notes = []
     for framework in frameworks:
-        for name, container in _formats(framework, pytorch_format):
-            entries, widened = _entries(target, dtypes, framework, container)
+        for name, file_format in _formats(framework, pytorch_format):
+            entries, widened = _entries(target, dtypes, framework, file_format)
             if widened:
                 notes.append(
                     f"{name}: {', '.join(sorted(widened))} is written as float32, without loss"
@@ -64,10 +64,10 @@ def plan_files(
             whole = OutputFile(
                 path=name,
                 framework=framework,
-                container=container,
+                file_format=file_format,
                 entries=entries,
-                aliases=_aliases(target) if container == "torch" else {},
-                metadata=_metadata(target, framework, container, classes),
+                aliases=_aliases(target) if file_format == "torch" else {},
+                metadata=_metadata(target, framework, file_format, classes),
             )
             if max_shard_size is None or whole.nbytes <= max_shard_size:
                 files.append(whole)
@@ -79,12 +79,12 @@ def plan_files(
 
 
 def _metadata(
-    target: ModelSpec, framework: str, container: str, classes: Mapping[str, str]
+    target: ModelSpec, framework: str, file_format: str, classes: Mapping[str, str]
 ) -> dict[str, str]:
     """What a file says of itself, so that its framework's loader takes it."""
-    if container == "safetensors":
+    if file_format == "safetensors":
         return {"format": "pt"}
-    if container != "keras-hdf5":
+    if file_format != "keras-hdf5":
         return {}
     metadata = {"scope": _snake_case(classes[framework])}
     if target.relisted.get(framework):
@@ -104,14 +104,14 @@ def _shards(whole: OutputFile, limit: int) -> Iterator[OutputFile]:
         filled += entry.spec.nbytes
     stem, dot, suffix = whole.path.rpartition(".")
     metadata = dict(whole.metadata)
-    if whole.container == "keras-hdf5":
+    if whole.file_format == "keras-hdf5":
         metadata = {"scope": metadata["scope"], "layout": "flat"}
     for number, entries in enumerate(groups, 1):
         names = {entry.spec.name for entry in entries}
         yield OutputFile(
             path=f"{stem}-{number:05d}-of-{len(groups):05d}{dot}{suffix}",
             framework=whole.framework,
-            container=whole.container,
+            file_format=whole.file_format,
             entries=entries,
             aliases={alias: name for alias, name in whole.aliases.items() if name in names},
             metadata=metadata,
@@ -144,27 +144,27 @@ def _formats(framework: str, pytorch_format: str) -> list[tuple[str, str]]:
 
 
 def _entries(
-    target: ModelSpec, dtypes: Mapping[str, str], dialect: str, container: str
+    target: ModelSpec, dtypes: Mapping[str, str], dialect: str, file_format: str
 ) -> tuple[list[FileEntry], set[str]]:
     """The entries of one file, and the dtypes that its container made wider."""
-    holds = get_format(container).dtypes
+    holds = get_format(file_format).dtypes
     entries, widened = [], set()
-    for slot in target.params:
-        if (slot.tied_to and dialect not in slot.stored) or dialect not in slot.spellings:
+    for param in target.params:
+        if (param.tied_to and dialect not in param.stored) or dialect not in param.stored_as:
             continue
-        if slot.part in target.without.get(dialect, ()):
+        if param.part in target.without.get(dialect, ()):
             continue
-        origin = target.resolve(slot)
+        origin = target.resolve(param)
         dtype = dtypes[origin.name]
         if dtype not in holds:
             widened.add(dtype)
             dtype = _WIDER[dtype]
-        spelling = slot.spellings[dialect]
+        spelling = param.stored_as[dialect]
         entries.append(
             FileEntry(
                 tensor=origin.name,
                 spec=TensorSpec(spelling.name, dtype, spelling.shape),
-                rearrangement=Rearrangement(slot.canonical.axes, spelling.axes),
+                rearrangement=Rearrangement(param.canonical.axes, spelling.axes),
             )
         )
     return entries, widened
@@ -173,9 +173,9 @@ def _entries(
 def _aliases(target: ModelSpec) -> dict[str, str]:
     """PyTorch names of tied tensors → the names whose bytes they share, as in ``torch.save``."""
     return {
-        slot.canonical.name: target.resolve(slot).canonical.name
-        for slot in target.params
-        if slot.tied_to and "pytorch" not in slot.stored  # which have an entry of their own
+        param.canonical.name: target.resolve(param).canonical.name
+        for param in target.params
+        if param.tied_to and "pytorch" not in param.stored  # which have an entry of their own
     }
 
 

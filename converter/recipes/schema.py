@@ -18,7 +18,7 @@ from converter.commands.compose import compose
 from converter.commands.convert import convert
 from converter.commands.split import split
 from converter.options import DTYPES, PYTORCH_FORMATS, OutputOptions
-from converter.planning.compose_options import HALVES
+from converter.planning.compose_options import SUBMODELS
 from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES
 from converter.planning.resize_embeddings import NEW_ROWS
 from converter.planning.tokenizer_files import TOKENIZERS
@@ -73,7 +73,7 @@ def _choices() -> dict[str, tuple[str, ...]]:
         "to": tuple(FRAMEWORKS),
         "pytorch_format": tuple(PYTORCH_FORMATS),
         "dtype": tuple(DTYPES),
-        "random": tuple(HALVES),
+        "random": tuple(SUBMODELS),
         "tokenizer": tuple(TOKENIZERS),
         "init": tuple(CROSS_ATTENTION_RULES),
         "resize_with": tuple(NEW_ROWS),

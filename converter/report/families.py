@@ -17,44 +17,46 @@ if TYPE_CHECKING:
 _NONE = "–"
 
 
-def catalogue(library: ArchitectureRegistry) -> dict[str, Any]:
+def catalogue(registry: ArchitectureRegistry) -> dict[str, Any]:
     """Every family and composite in short, as ``--json`` prints it."""
-    composites = {name for name in library.names if library.is_composite(name)}
+    composites = {name for name in registry.names if registry.is_composite(name)}
     return {
         "families": {
-            name: _short(library.family(name)) for name in library.names if name not in composites
+            name: _short(registry.architecture(name))
+            for name in registry.names
+            if name not in composites
         },
         "composites": {
-            name: _composite(library.composite(name))
-            for name in library.names
+            name: _composite(registry.composite(name))
+            for name in registry.names
             if name in composites
         },
         "recipes": {name: _recipe(recipe) for name, recipe in recipes().items()},
     }
 
 
-def details(library: ArchitectureRegistry, name: str) -> dict[str, Any]:
+def details(registry: ArchitectureRegistry, name: str) -> dict[str, Any]:
     """One family or composite in full, as ``--json`` prints it.
 
     Raises:
         UnsupportedError: if there is no such table.
     """
-    if library.is_composite(name):
-        return {"composite": name, **_composite(library.composite(name))}
-    family = library.family(name)
+    if registry.is_composite(name):
+        return {"composite": name, **_composite(registry.composite(name))}
+    architecture = registry.architecture(name)
     return {
         "family": name,
-        **_short(family),
+        **_short(architecture),
         "models": {
             model.name: {
                 "parts": list(model.parts),
                 "heads": list(model.heads),
                 "classes": dict(model.classes),
             }
-            for model in family.models.values()
+            for model in architecture.models.values()
         },
-        "parts": list(family.parts),
-        "heads": list(family.heads),
+        "parts": list(architecture.parts),
+        "heads": list(architecture.heads),
         "limits": [
             {
                 "when": str(limit.when),
@@ -63,24 +65,25 @@ def details(library: ArchitectureRegistry, name: str) -> dict[str, Any]:
                 "role": limit.role,
                 "reason": limit.reason,
             }
-            for limit in family.limits
+            for limit in architecture.limits
         ],
         "tokens": {
-            role: {"token": token.token, "id": token.id} for role, token in family.tokens.items()
+            role: {"token": token.token, "id": token.id}
+            for role, token in architecture.tokens.items()
         },
-        "config": dict(family.config),
+        "config": dict(architecture.config),
     }
 
 
-def _short(family: Family) -> dict[str, Any]:
+def _short(architecture: Family) -> dict[str, Any]:
     return {
-        "title": family.title,
-        "roles": {name: _role(family, role) for name, role in family.roles.items()},
+        "title": architecture.title,
+        "roles": {name: _role(architecture, role) for name, role in architecture.roles.items()},
     }
 
 
-def _role(family: Family, role: Role) -> dict[str, Any]:
-    classes = family.models[role.model].classes
+def _role(architecture: Family, role: Role) -> dict[str, Any]:
+    classes = architecture.models[role.model].classes
     left_out = {
         framework: role.why or "not supported"
         if framework in classes
@@ -109,7 +112,7 @@ def _recipe(recipe: Preset) -> dict[str, Any]:
 def _composite(composite: Composite) -> dict[str, Any]:
     return {
         "title": composite.title,
-        "halves": list(composite.halves),
+        "halves": list(composite.submodels),
         "classes": dict(composite.classes),
     }
 
@@ -121,13 +124,13 @@ def describe_catalogue(found: Mapping[str, Any]) -> str:
 
 def _catalogue_parts(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     rows = [
-        (name, *(_frameworks(family, role) for role in ("encoder", "decoder")))
-        for name, family in found["families"].items()
+        (name, *(_frameworks(architecture, role) for role in ("encoder", "decoder")))
+        for name, architecture in found["families"].items()
     ]
     yield table(rows, header=("family", "as encoder", "as decoder"))
     reasons: dict[tuple[str, str], list[str]] = {}
-    for name, family in found["families"].items():
-        for role, entry in family["roles"].items():
+    for name, architecture in found["families"].items():
+        for role, entry in architecture["roles"].items():
             for framework, reason in entry["left_out"].items():
                 reasons.setdefault((f"{name} as {role}", reason), []).append(framework)
     if reasons:
@@ -147,7 +150,7 @@ def _catalogue_parts(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         table(
             (
                 name,
-                *(_half(recipe, half) for half in ("encoder", "decoder")),
+                *(_half(recipe, submodel) for submodel in ("encoder", "decoder")),
                 "shared" if recipe["share"] else "",
                 recipe["paper"],
             )
@@ -156,13 +159,13 @@ def _catalogue_parts(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     )
 
 
-def _half(recipe: Mapping[str, Any], half: str) -> str:
+def _half(recipe: Mapping[str, Any], submodel: str) -> str:
     """The family that the paper used for a half."""
-    return f"random {recipe[half]}" if half in recipe["random"] else str(recipe[half])
+    return f"random {recipe[submodel]}" if submodel in recipe["random"] else str(recipe[submodel])
 
 
-def _frameworks(family: Mapping[str, Any], role: str) -> str:
-    entry = family["roles"].get(role)
+def _frameworks(architecture: Mapping[str, Any], role: str) -> str:
+    entry = architecture["roles"].get(role)
     return ", ".join(entry["frameworks"]) or _NONE if entry else _NONE
 
 

@@ -210,8 +210,8 @@ def _origins(portrait: ValueReport, colours: Mapping[str, str]) -> Iterator[str]
     yield '<h2>What came from where</h2><p class="keys">'
     yield from (f"<span>{_dot(colour)}{_text(name)}</span>" for name, colour in colours.items())
     yield '</p><div class="shares">'
-    for half, shares in portrait.origins.items():
-        yield f'<span>{_text(half)}</span><span class="n">{sum(shares.values()):,}</span>'
+    for submodel, shares in portrait.origins.items():
+        yield f'<span>{_text(submodel)}</span><span class="n">{sum(shares.values()):,}</span>'
         yield bar(shares, colours)
     yield "</div>"
 

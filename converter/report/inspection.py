@@ -50,16 +50,16 @@ def _parts(inspection: Inspection, tensors: bool) -> Iterator[RenderableType]:
 
 def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
     checkpoint, model = inspection.checkpoint, inspection.model
-    yield "family", checkpoint.family
-    for half in model.halves:
-        yield half, model.configs[half].family.name
+    yield "family", checkpoint.architecture
+    for submodel in model.submodels:
+        yield submodel, model.configs[submodel].architecture.name
     if inspection.roles:
         yield "can be", " or ".join(inspection.roles)
     for path, nbytes in checkpoint.sizes.items():
         yield "file", f"{path.name}, {size(nbytes)}"
     if checkpoint.others:
         yield "not looked at", ", ".join(checkpoint.others)
-    yield "format", f"{checkpoint.container}, {model.report.dialect} names"
+    yield "format", f"{checkpoint.file_format}, {model.report.dialect} names"
     yield "converts to", ", ".join(inspection.frameworks)
     for framework, reason in model.unsupported_reasons.items():
         yield f"not {framework}", reason

@@ -41,7 +41,7 @@ def _parts(found: Comparison) -> Iterator[RenderableType]:
     verdict = "equal" if found.equal else "DIFFERENT"
     if found.equal and equal < len(found.differences):
         verdict = f"equal within {found.tolerance:g}"
-    what = f", the {found.half} alone" if found.half else ""
+    what = f", the {found.submodel} alone" if found.submodel else ""
     yield line(f"{found.first} and {found.second}{what}: {verdict}", "bold")
     yield indented(
         line(
@@ -129,8 +129,8 @@ def _origins(found: Verification) -> Iterator[tuple[str, str]]:
         verdict = f"{origin.verdict} to {origin.source}"
         if origin.verdict != "equal":
             verdict = "fresh" if origin.source is None else f"not as in {origin.source}"
-        half, _, _ = name.partition(".")
-        groups.setdefault((verdict, half), []).append(name)
+        submodel, _, _ = name.partition(".")
+        groups.setdefault((verdict, submodel), []).append(name)
     few = 4
     for (verdict, _), names in groups.items():
         shown = collapse_params(names)

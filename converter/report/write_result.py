@@ -55,7 +55,7 @@ def _parts(result: WriteResult) -> Iterator[RenderableType]:
     yield indented(table(rows, header=("tensor", "shape", "dtype", "from", "how")))
     yield from dropped_parts(result)
     yield heading(f"Files, {size(plan.nbytes)} of tensors")
-    files = [(file.path, size(file.nbytes), file.container) for file in plan.files]
+    files = [(file.path, size(file.nbytes), file.file_format) for file in plan.files]
     files += [(name, size(len(content)), "made") for name, content in plan.documents.items()]
     files += [(name, size(result.sizes[name]), "copied") for name in plan.copied_files]
     files.append((MANIFEST, "", "made"))
@@ -151,7 +151,7 @@ def dropped_parts(result: WriteResult) -> Iterator[RenderableType]:
 
 def _loading(result: WriteResult, output: Path) -> Iterator[RenderableType]:
     """For each framework the call that loads its file."""
-    containers = {file.container for file in result.plan.files}
+    containers = {file.file_format for file in result.plan.files}
     for directory, classes in result.classes.items():
         for framework in (name for name in result.frameworks if name in classes):
             arguments = repr(str(output / directory))

@@ -45,7 +45,7 @@ _AT_ONCE = 4
 _MAX_SMALL = 256 << 20
 """Larger than any configuration or tokenizer; what a bucket holds besides is left alone."""
 
-_HALVES = ("encoder/", "decoder/")
+_SUBMODELS = ("encoder/", "decoder/")
 """The directories that `split` makes."""
 
 _JOINT = ("joint.safetensors", "converter-manifest.json")
@@ -152,7 +152,7 @@ class _Downloader:
         now = [name for name in begun if name.endswith(INDEX) or not headers]
         small = [name for name in small_files(names) if self.listed.size(name) <= _MAX_SMALL]
         if file is None and self.weights == "all":
-            small = [each for lead in ("", *_HALVES) for each in self.below(lead, small_files)]
+            small = [each for lead in ("", *_SUBMODELS) for each in self.below(lead, small_files)]
         chosen = list(dict.fromkeys([*small, *now]))
         self.fetch(chosen, directory)
         shards = self.shards(name for name in chosen if name.endswith(INDEX)) if begun else []
@@ -176,7 +176,7 @@ class _Downloader:
         every = self.weights == "all"
         found = weight_files(names, every=every)
         if every:
-            for lead in _HALVES:
+            for lead in _SUBMODELS:
                 found += self.below(lead, lambda below: weight_files(below, every=True))
             found += [name for name in _JOINT[:1] if name in names]
         return found
@@ -208,7 +208,7 @@ class _Downloader:
     def joint(self, directory: Path) -> None:
         """Fetch what `split` left beside the halves, if this is one of them."""
         parent, _, name = self.listed.url.text.rstrip("/").rpartition("/")
-        if f"{name}/" in _HALVES and self.weights in ("one", "headers"):
+        if f"{name}/" in _SUBMODELS and self.weights in ("one", "headers"):
             around = listing(Url(parent), CheckpointError)
             if around and all(each in around.files for each in _JOINT):
                 _Downloader(around, self.home, "one").fetch(list(_JOINT), self.home)

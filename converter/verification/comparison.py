@@ -94,11 +94,11 @@ def ranges(stored: SourceTensor) -> Iterator[tuple[int, int]]:
         yield start, min(count, start + step)
 
 
-def blocks(stored: SourceTensor, scratch: BufferPool, slot: str) -> Iterator[Array]:
+def blocks(stored: SourceTensor, scratch: BufferPool, param: str) -> Iterator[Array]:
     """The values in canonical layout, some whole rows at a time; each valid until the next."""
     rows = StoredTensorReader(stored)
     for start, stop in ranges(stored):
-        yield rows.read(start, stop, scratch, slot)[1]
+        yield rows.read(start, stop, scratch, param)[1]
 
 
 def canonical_shape(stored: SourceTensor) -> tuple[int, ...]:

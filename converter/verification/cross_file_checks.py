@@ -14,18 +14,18 @@ def check_same_tensors(models: Mapping[str, Model], found: Verification) -> None
     """Parts that a model may lack must be lacking in all files alike."""
     for label, model in models.items():
         mine, dialect = model.report.matched, model.report.dialect
-        needed = {slot.name for slot in model.required}
+        needed = {param.name for param in model.required}
         usual = model.target.without.get(dialect, frozenset())
-        for name, slot in model.target.by_name.items():
+        for name, param in model.target.by_name.items():
             holder = next((at for at in models if name in models[at].report.matched), None)
-            if name in mine or name in needed or holder is None or slot.part in usual:
+            if name in mine or name in needed or holder is None or param.part in usual:
                 continue
-            if dialect in slot.spellings and not slot.tied_to:
+            if dialect in param.stored_as and not param.tied_to:
                 found.problems.append(
                     Problem(
                         f"missing, although {holder} has it",
                         str(model.checkpoint.directory / label),
-                        slot.spellings[dialect].name,
+                        param.stored_as[dialect].name,
                     )
                 )
 

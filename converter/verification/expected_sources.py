@@ -42,16 +42,16 @@ def expected_sources(sources: Sources, manifest: Mapping[str, Any] | None) -> Ex
         for name, (reference, stored) in sources.items()
     }
     random = manifest.get("random")
-    anew = tuple(half for half in random if isinstance(half, str)) if random else ()
+    anew = tuple(submodel for submodel in random if isinstance(submodel, str)) if random else ()
     found, drawn = dict(sources), set()
     for name, entry in entries.items():
         if not isinstance(entry, dict):
             continue
-        half, key = str(entry.get("source")), str(entry.get("key"))
+        submodel, key = str(entry.get("source")), str(entry.get("key"))
         if entry.get("origin") == "initialised" and _half(name) in anew:
             drawn |= {name} & found.keys()
             found.pop(name, None)
-        place = by_key.get((half, key))
+        place = by_key.get((submodel, key))
         if place is None and manifest.get("share") is True:
             place = next((by_key[h, k] for h, k in by_key if k == key), None)
         if place is not None:

@@ -39,12 +39,12 @@ def check_native(models: Mapping[str, Model], found: Verification) -> None:
         UnsupportedError: if a library is not installed; it names the extra that brings it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow talks to people's terminals
-    _require({model.checkpoint.container for model in models.values()})
+    _require({model.checkpoint.file_format for model in models.values()})
     for label, model in models.items():
         checkpoint = model.checkpoint
-        read = _READERS.get(checkpoint.container)
+        read = _READERS.get(checkpoint.file_format)
         if read is None:
-            found.notes.append(f"{label}: there is no native reader for {checkpoint.container}")
+            found.notes.append(f"{label}: there is no native reader for {checkpoint.file_format}")
             continue
         count = 0
         seen: set[str] = set()

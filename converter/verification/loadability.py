@@ -59,7 +59,7 @@ def check_documents(home: Path, model: Model) -> list[Problem]:
                     found=str(theirs),
                 )
             )
-    if model.halves:
+    if model.submodels:
         problems += [
             Problem(
                 "is not set, without which generate() fails",
@@ -117,7 +117,7 @@ def check_manifest_files(home: Path, manifest: Mapping[str, Any]) -> tuple[list[
 
 def _vocabulary(model: Model) -> int | None:
     """The number of tokens of the half that generates."""
-    config = model.configs.get(model.halves[1] if model.halves else "")
+    config = model.configs.get(model.submodels[1] if model.submodels else "")
     size = config.attribute("vocabulary") if config else None
     return size if isinstance(size, int) else None
 
@@ -151,8 +151,8 @@ def check_loadable(home: Path, models: Mapping[str, Model], found: Verification)
         found.problems += _imports(model.checkpoint)
     weights = {path for model in models.values() for path in model.checkpoint.files}
     found.notes += _pickles(home, weights)
-    halves = next(iter(models.values())).halves
-    if halves and not any((home / name).is_file() for name in _TOKENIZERS):
+    submodels = next(iter(models.values())).submodels
+    if submodels and not any((home / name).is_file() for name in _TOKENIZERS):
         found.notes.append("holds no tokenizer")
 
 
@@ -163,13 +163,13 @@ def _form(label: str, model: Model) -> Iterator[Problem]:
     """Whether the file is what its name says, in the names that its framework looks for."""
     checkpoint, report = model.checkpoint, model.report
     place = str(checkpoint.directory / label)
-    container, dialect = _EXPECTED[label.removesuffix(".index.json")]
-    if checkpoint.container != container:
+    file_format, dialect = _EXPECTED[label.removesuffix(".index.json")]
+    if checkpoint.file_format != file_format:
         yield Problem(
             "is no such file as its name says",
             place,
-            expected=container,
-            found=checkpoint.container,
+            expected=file_format,
+            found=checkpoint.file_format,
             remedy="`converter convert` writes each file as it should be",
         )
     if report.dialect != dialect:
@@ -188,7 +188,7 @@ def _form(label: str, model: Model) -> Iterator[Problem]:
             found=reason,
             remedy="leave the file out, or change the configuration",
         )
-    if container == "safetensors" and checkpoint.metadata.get("format") != "pt":
+    if file_format == "safetensors" and checkpoint.metadata.get("format") != "pt":
         yield Problem(
             "transformers 4 refuses it",
             place,

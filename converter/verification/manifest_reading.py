@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import ConverterError, Problem
-from converter.planning.compose_options import HALVES
+from converter.planning.compose_options import SUBMODELS
 from converter.planning.manifest import MANIFEST
 from converter.safe_json import read_json_object
 from converter.verification.loadability import check_manifest_files
@@ -46,7 +46,7 @@ def find_manifest(home: Path) -> Mapping[str, Any] | None:
         return read_json_object(home / MANIFEST)
     place = home.resolve()
     above = place.parent / MANIFEST
-    if place.name not in HALVES or not above.is_file():
+    if place.name not in SUBMODELS or not above.is_file():
         return None
     manifest = read_json_object(above)
     if manifest.get("command") != "split":

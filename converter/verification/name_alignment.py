@@ -18,34 +18,38 @@ def matching_submodel(whole: Model, alone: Model) -> str | None:
     Of two halves of one family, what attends to an encoder or is of a decoder's class is the
     decoder.
     """
-    family = alone.configs[""].family
-    halves = [half for half in whole.halves if whole.configs[half].family.name == family.name]
-    if len(halves) < 2:
-        return next(iter(halves), None)
-    decodes = family.models[family.roles[halves[1]].model].name
-    reads = family.models[family.roles[halves[0]].model].name
-    slots = alone.target.by_name
-    attends = any(slots[name].part == CROSS_ATTENTION for name in alone.report.matched)
-    return halves[1 if attends or alone.name == decodes != reads else 0]
+    architecture = alone.configs[""].architecture
+    submodels = [
+        submodel
+        for submodel in whole.submodels
+        if whole.configs[submodel].architecture.name == architecture.name
+    ]
+    if len(submodels) < 2:
+        return next(iter(submodels), None)
+    decodes = architecture.models[architecture.roles[submodels[1]].model].name
+    reads = architecture.models[architecture.roles[submodels[0]].model].name
+    params = alone.target.by_name
+    attends = any(params[name].part == CROSS_ATTENTION for name in alone.report.matched)
+    return submodels[1 if attends or alone.name == decodes != reads else 0]
 
 
-def align_names(model: Model, source: Model, half: str | None) -> Mapping[str, SourceTensor]:
+def align_names(model: Model, source: Model, submodel: str | None) -> Mapping[str, SourceTensor]:
     """The tensors of `source` by the names that they have in `model`.
 
     Args:
         model: whose names are wanted.
         source: whose tensors.
-        half: which half of the source the model is, where the source alone is combined.
+        submodel: which half of the source the model is, where the source alone is combined.
     """
     found = source.report.matched
-    if half is None:
+    if submodel is None:
         return found
-    lead = f"{half}."
+    lead = f"{submodel}."
     return {n.removeprefix(lead): each for n, each in found.items() if n.startswith(lead)}
 
 
 def align_submodel_names(
-    model: Model, source: Model, half: str, library: ArchitectureRegistry
+    model: Model, source: Model, submodel: str, registry: ArchitectureRegistry
 ) -> Mapping[str, SourceTensor]:
     """The tensors of a stand-alone model as `compose` puts them into a half of a combined one.
 
@@ -54,17 +58,17 @@ def align_submodel_names(
     Args:
         model: the combined one.
         source: the stand-alone one.
-        half: which half it was made into.
-        library: the mapping tables.
+        submodel: which half it was made into.
+        registry: the mapping tables.
     """
-    lead = f"{half}."
+    lead = f"{submodel}."
     own = {
-        slot.name.removeprefix(lead): slot
-        for slot in model.target.params
-        if slot.name.startswith(lead)
+        param.name.removeprefix(lead): param
+        for param in model.target.params
+        if param.name.startswith(lead)
     }
     raw = source.checkpoint.config
-    taken = SourceModel.from_checkpoint(source.label, source.checkpoint, library, raw)
+    taken = SourceModel.from_checkpoint(source.label, source.checkpoint, registry, raw)
     taken.move_tied_values(own)
     return {lead + name: stored for name, stored in taken.report.matched.items()}
 
@@ -77,7 +81,7 @@ def check_related(model: Model, source: Model, found: Mapping[str, SourceTensor]
     """
     if not any(name in model.target.by_name for name in found):
         kinds = [
-            " and ".join(config.family.name for config in each.configs.values())
+            " and ".join(config.architecture.name for config in each.configs.values())
             for each in (source, model)
         ]
         raise UnsupportedError(

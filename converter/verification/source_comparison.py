@@ -41,7 +41,7 @@ _LARGEST, _LEAST = 1e4, 1e-20
 def compare_with_sources(
     model: Model,
     references: Sequence[str | Path],
-    library: ArchitectureRegistry,
+    registry: ArchitectureRegistry,
     stack: ExitStack,
     found: Verification,
     jobs: int | None,
@@ -53,7 +53,7 @@ def compare_with_sources(
     Args:
         model: the finished checkpoint.
         references: what it was made from; of two of one family, the encoder first.
-        library: the mapping tables.
+        registry: the mapping tables.
         stack: keeps the sources open.
         found: the verification in progress.
         jobs: threads.
@@ -67,12 +67,12 @@ def compare_with_sources(
     taken: set[str] = set()
     for reference in references:
         checkpoint = stack.enter_context(open_files(reference))
-        source = resolve_model(checkpoint, library, label=str(reference))
-        half = _half(model, source, taken)
-        if half and model.halves:
-            own = align_submodel_names(model, source, half, library)
+        source = resolve_model(checkpoint, registry, label=str(reference))
+        submodel = _half(model, source, taken)
+        if submodel and model.submodels:
+            own = align_submodel_names(model, source, submodel, registry)
         else:
-            own = align_names(model, source, half)
+            own = align_names(model, source, submodel)
         check_related(model, source, own)
         sources |= {name: (str(reference), stored) for name, stored in own.items()}
     matched = model.report.matched
@@ -116,7 +116,7 @@ def compare_with_sources(
                 expected=f"the values of {sources[name][1].tensor.spec.name} in {sources[name][0]}",
             )
         )
-    told = {slot.name for _, slot, _ in model.report.mismatched}  # as of a wrong shape
+    told = {param.name for _, param, _ in model.report.mismatched}  # as of a wrong shape
     found.problems += [
         Problem("is lost: the source has it", tensor=name, file=sources[name][0])
         for name in sources
@@ -155,15 +155,15 @@ def _lost_wholly(
     sources: Mapping[str, tuple[str, SourceTensor]],
 ) -> Iterator[Problem]:
     """Halves of which no tensor arrived, which is told before its tensors are."""
-    for half in model.halves or ("",):
-        lead = f"{half}." if half else ""
+    for submodel in model.submodels or ("",):
+        lead = f"{submodel}." if submodel else ""
         mine = [name for name in shared if name.startswith(lead)]
         told = {verdicts.get(name) for name in mine}
         if len(mine) > 1 and UNRELATED in told and None not in told:
             yield Problem(
                 f"nothing of {sources[mine[0]][0]} arrived",
                 str(model.report.matched[mine[0]].tensor.path),
-                half or None,
+                submodel or None,
                 found=f"all of its {len(mine)} tensors are other ones",
                 remedy="make it again with `converter compose` or `converter convert`",
             )
@@ -180,7 +180,7 @@ def _drawn_as_told(
         Tensors of values that no rule draws, and names of those whose rule is a constant that
         they are not.
     """
-    matched, slots = model.report.matched, model.target.by_name
+    matched, params = model.report.matched, model.target.by_name
     seen = thread_map(measure, [matched[name] for name in fresh], jobs)
     problems, odd = [], []
     for name, values in zip(fresh, seen, strict=True):
@@ -197,7 +197,7 @@ def _drawn_as_told(
                     remedy="draw it anew: `converter compose` does",
                 )
             )
-        elif slots[name].rule == "constant" and values.minimum != values.maximum:
+        elif params[name].rule == "constant" and values.minimum != values.maximum:
             odd.append(name)
     return problems, odd
 
@@ -205,17 +205,17 @@ def _drawn_as_told(
 def _half(model: Model, source: Model, taken: set[str]) -> str | None:
     """Which half of the checkpoint the source is, or the other way round; of two combined or two
     stand-alone models, none."""
-    if bool(source.halves) == bool(model.halves):
+    if bool(source.submodels) == bool(model.submodels):
         return None
-    if source.halves:
+    if source.submodels:
         return matching_submodel(source, model)
-    family = source.configs[""].family.name
-    for half in model.halves:
-        if half not in taken and model.configs[half].family.name == family:
-            taken.add(half)
-            return half
+    architecture = source.configs[""].architecture.name
+    for submodel in model.submodels:
+        if submodel not in taken and model.configs[submodel].architecture.name == architecture:
+            taken.add(submodel)
+            return submodel
     raise UnsupportedError(
-        f"{source.label}: is a {family} model, and no half of the checkpoint is left that is one",
+        f"{source.label}: is a {architecture} model, and no other submodel is one",
         remedy="Of two sources of one family, give the encoder first.",
     )
 

@@ -13,7 +13,7 @@ from converter.errors import ConverterError, Problem, UnsupportedError
 from converter.formats.registry import open_file
 from converter.models.model import resolve_model
 from converter.plan import SourceTensor
-from converter.planning.compose_options import HALVES
+from converter.planning.compose_options import SUBMODELS
 from converter.planning.manifest import MANIFEST
 from converter.planning.split_projection import JOINT
 from converter.safe_json import read_json_object
@@ -35,7 +35,8 @@ def weight_files(home: Path) -> list[str]:
 def is_split(home: Path) -> bool:
     """Whether a directory holds no checkpoint, but one in each of its directories of the halves."""
     return not weight_files(home) and all(
-        (home / half / CONFIG).is_file() and weight_files(home / half) for half in HALVES
+        (home / submodel / CONFIG).is_file() and weight_files(home / submodel)
+        for submodel in SUBMODELS
     )
 
 
@@ -43,7 +44,7 @@ def verify_halves(
     home: Path,
     label: str,
     against: Sequence[str | Path],
-    library: ArchitectureRegistry,
+    registry: ArchitectureRegistry,
     prove: Callable[[Path, str, Sequence[str | Path]], Verification],
 ) -> Verification:
     """Prove both halves, and the file of what lies between them; one report of all.
@@ -52,7 +53,7 @@ def verify_halves(
         home: the directory that holds them.
         label: what the user calls it.
         against: what they were made from: combined models, or the halves' own sources.
-        library: the mapping tables.
+        registry: the mapping tables.
         prove: verifies one checkpoint: its place, what to call it, what it was made from.
 
     Raises:
@@ -60,51 +61,60 @@ def verify_halves(
         ConverterError: if a source cannot be opened or understood.
     """
     whole = Verification(label, [])
-    sources = _shared_out(home, against, library)
-    for half in HALVES:
-        found = prove(home / half, f"{label}/{half}", sources[half])
-        whole.formats = [*whole.formats, *(f"{half}/{name}" for name in found.formats)]
-        whole.checks |= {f"{half}: {what}": much for what, much in found.checks.items()}
+    sources = _shared_out(home, against, registry)
+    for submodel in SUBMODELS:
+        found = prove(home / submodel, f"{label}/{submodel}", sources[submodel])
+        whole.formats = [*whole.formats, *(f"{submodel}/{name}" for name in found.formats)]
+        whole.checks |= {f"{submodel}: {what}": much for what, much in found.checks.items()}
         whole.problems += found.problems
-        whole.notes += [f"{half}: {note}" for note in found.notes]
+        whole.notes += [f"{submodel}: {note}" for note in found.notes]
         whole.origins = {
             **whole.origins,
-            **{f"{half}.{name}": origin for name, origin in found.origins.items()},
+            **{f"{submodel}.{name}": origin for name, origin in found.origins.items()},
         }
-        whole.portrait = _joined(whole.portrait, half, found.portrait)
+        whole.portrait = _joined(whole.portrait, submodel, found.portrait)
     _check_joint(home, whole)
     return whole
 
 
 def _shared_out(
-    home: Path, against: Sequence[str | Path], library: ArchitectureRegistry
+    home: Path, against: Sequence[str | Path], registry: ArchitectureRegistry
 ) -> dict[str, list[str | Path]]:
     """Half → its sources: each combined model for both, others for the first of their family."""
-    shared: dict[str, list[str | Path]] = {half: [] for half in HALVES}
-    families = {half: read_json_object(home / half / CONFIG).get("model_type") for half in HALVES}
+    shared: dict[str, list[str | Path]] = {submodel: [] for submodel in SUBMODELS}
+    families = {
+        submodel: read_json_object(home / submodel / CONFIG).get("model_type")
+        for submodel in SUBMODELS
+    }
     for reference in against:
         with open_files(reference) as checkpoint:
-            model = resolve_model(checkpoint, library, label=str(reference))
-        if model.halves:
-            for half in HALVES:
-                shared[half].append(reference)
+            model = resolve_model(checkpoint, registry, label=str(reference))
+        if model.submodels:
+            for submodel in SUBMODELS:
+                shared[submodel].append(reference)
             continue
-        family = model.configs[""].family.name
-        free = [half for half in HALVES if families[half] == family and not shared[half]]
+        architecture = model.configs[""].architecture.name
+        free = [
+            submodel
+            for submodel in SUBMODELS
+            if families[submodel] == architecture and not shared[submodel]
+        ]
         if not free:
             raise UnsupportedError(
-                f"{reference}: is a {family} model, and no half is left that is one",
+                f"{reference}: is a {architecture} model, and no half is left that is one",
                 remedy="Of two sources of one family, give the encoder first.",
             )
         shared[free[0]].append(reference)
     return shared
 
 
-def _joined(whole: ValueReport | None, half: str, part: ValueReport | None) -> ValueReport | None:
+def _joined(
+    whole: ValueReport | None, submodel: str, part: ValueReport | None
+) -> ValueReport | None:
     """The portrait of what was seen so far, and that of one half."""
     if part is None:
         return whole
-    title = half.capitalize()
+    title = submodel.capitalize()
     panels = [
         ReportSection(
             title if each.title == WHOLE else f"{title}: {each.title.lower()}", each.layers
@@ -113,9 +123,9 @@ def _joined(whole: ValueReport | None, half: str, part: ValueReport | None) -> V
     ]
     for panel in panels:
         for layer in panel.layers:
-            layer.names = [f"{half}.{name}" for name in layer.names]
-    origins = dict.fromkeys([half], *part.origins.values())
-    tensors = {f"{half}.{name}": seen for name, seen in part.tensors.items()}
+            layer.names = [f"{submodel}.{name}" for name in layer.names]
+    origins = dict.fromkeys([submodel], *part.origins.values())
+    tensors = {f"{submodel}.{name}": seen for name, seen in part.tensors.items()}
     if whole is None:
         return ValueReport(part.model, part.parameters, origins, tensors, panels)
     return ValueReport(
@@ -170,6 +180,6 @@ def _check_joint(home: Path, found: Verification) -> None:
 
 def _between(entries: Any, mark: str) -> dict[str, Any]:
     """The entries that are of neither half."""
-    leads = tuple(f"{half}{mark}" for half in HALVES)
+    leads = tuple(f"{submodel}{mark}" for submodel in SUBMODELS)
     known = entries.items() if isinstance(entries, dict) else ()
     return {name: entry for name, entry in known if not name.startswith(leads)}

@@ -173,7 +173,7 @@ def _inputs(model: Any, framework: str) -> dict[str, Any]:
         return "input_ids", ids(config, 9)
 
     config = model.config
-    encoder, decoder = (getattr(config, half, None) for half in ("encoder", "decoder"))
+    encoder, decoder = (getattr(config, submodel, None) for submodel in ("encoder", "decoder"))
     if hasattr(encoder, "model_type") and hasattr(decoder, "model_type"):
         name, values = sample(encoder)
         return {name: values, "decoder_input_ids": ids(decoder, 7)}
@@ -187,12 +187,12 @@ def _positions(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
     """What some Flax classes get wrong unless it is said: positions that start behind the padding
     token's id, and token types."""
     config = model.config
-    halves = [getattr(config, half, None) for half in ("encoder", "decoder")]
+    submodels = [getattr(config, submodel, None) for submodel in ("encoder", "decoder")]
     sides = [("position_ids", "input_ids", config)]
-    if all(hasattr(half, "model_type") for half in halves):
+    if all(hasattr(submodel, "model_type") for submodel in submodels):
         sides = [
-            ("position_ids", "input_ids", halves[0]),
-            ("decoder_position_ids", "decoder_input_ids", halves[1]),
+            ("position_ids", "input_ids", submodels[0]),
+            ("decoder_position_ids", "decoder_input_ids", submodels[1]),
         ]
     known = inspect.signature(type(model).__call__).parameters
     given = {}

@@ -207,11 +207,11 @@ def value_report(
     told = {
         name: _origin(name, stated if isinstance(stated, dict) else {}, origins) for name in matched
     }
-    tally: dict[str, dict[str, int]] = {half: {} for half in model.halves}
+    tally: dict[str, dict[str, int]] = {submodel: {} for submodel in model.submodels}
     for name, stored in items:
-        half = name.partition(".")[0] if model.halves else "model"
-        known = half in model.halves or not model.halves
-        counts = tally.setdefault(half if known else "between the halves", {})
+        submodel = name.partition(".")[0] if model.submodels else "model"
+        known = submodel in model.submodels or not model.submodels
+        counts = tally.setdefault(submodel if known else "between the halves", {})
         counts[told[name]] = counts.get(told[name], 0) + stored.tensor.spec.size
     return ValueReport(
         model=model.name,
@@ -261,24 +261,24 @@ def _panels(
     for name, (statistics, values) in looks.items():
         if not values.size:
             continue  # vectors have their place in the table
-        half, _, rest = name.partition(".")
-        half = half if half in model.halves else ""
-        head, number, _ = split_layer_index(rest if half else name)
+        submodel, _, rest = name.partition(".")
+        submodel = submodel if submodel in model.submodels else ""
+        head, number, _ = split_layer_index(rest if submodel else name)
         fresh = is_fresh(told[name])
         panel = (
             "Fresh weights"
             if fresh
-            else half.capitalize() or ("Between the halves" if model.halves else WHOLE)
+            else submodel.capitalize() or ("Between the halves" if model.submodels else WHOLE)
         )
         title = f"layer {number}" if number is not None else head.rpartition(".")[0] or head
-        if fresh and half:
-            title = f"{half} {title}"
+        if fresh and submodel:
+            title = f"{submodel} {title}"
         layer = groups.setdefault(panel, {}).setdefault(title, Layer(title))
         layer.names.append(name)
         layer.statistics += statistics
         samples.setdefault(id(layer), []).append(values)
     order = [
-        *(half.capitalize() for half in model.halves),
+        *(submodel.capitalize() for submodel in model.submodels),
         "Between the halves",
         WHOLE,
         "Fresh weights",

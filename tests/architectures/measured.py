@@ -16,15 +16,15 @@ NAMES = Path(__file__).parent / "names"
 class Measured:
     """One weight file that transformers wrote."""
 
-    family: str
+    architecture: str
     what: str
     framework: str
-    container: str
+    file_format: str
     config: dict[str, Any]
     tensors: dict[str, tuple[int, ...]]
 
     def __str__(self) -> str:
-        return f"{self.family}-{self.what}-{self.container}"
+        return f"{self.architecture}-{self.what}-{self.file_format}"
 
     @property
     def is_combined(self) -> bool:

@@ -15,16 +15,16 @@ from converter.architectures.registry import ArchitectureRegistry
 from converter.errors import ConfigError
 
 LIBRARY = ArchitectureRegistry()
-DRAFTSMAN = ModelSpecBuilder(LIBRARY.vocabulary)
-BERT, GPT2, ALBERT = map(LIBRARY.family, ("bert", "gpt2", "albert"))
+DRAFTSMAN = ModelSpecBuilder(LIBRARY.conventions)
+BERT, GPT2, ALBERT = map(LIBRARY.architecture, ("bert", "gpt2", "albert"))
 
 DEEP: list = []
 for _ in range(5000):
     DEEP = [DEEP]
 
 
-def draw(family, raw):
-    return DRAFTSMAN.model(ModelConfig(family, raw, "some/config.json"))
+def draw(architecture, raw):
+    return DRAFTSMAN.model(ModelConfig(architecture, raw, "some/config.json"))
 
 
 def test_a_field_left_out_has_the_familys_default():
@@ -103,10 +103,10 @@ def test_measures():
     ],
     ids=lambda value: repr(value)[:50] if isinstance(value, str) else None,
 )
-def test_a_hostile_field_is_named_at_once(family, raw, named):
+def test_a_hostile_field_is_named_at_once(architecture, raw, named):
     begun = time.monotonic()
     with pytest.raises(ConfigError) as caught:
-        draw(family, raw)
+        draw(architecture, raw)
     assert time.monotonic() - begun < 2
     text = str(caught.value)
     assert named in text and "some/config.json" in text
@@ -129,10 +129,10 @@ ANYTHING = st.recursive(
 @settings(max_examples=150, deadline=None)
 def test_any_configuration_is_drawn_or_refused(raw):
     try:
-        blueprint = draw(BERT, {"num_hidden_layers": 1} | raw)
+        model_spec = draw(BERT, {"num_hidden_layers": 1} | raw)
     except ConfigError:
         return
-    assert len(blueprint.params) <= MAX_TENSORS
-    for slot in blueprint.params:
-        assert all(isinstance(size, int) and size > 0 for size in slot.canonical.shape)
-        assert math.isfinite(slot.scale)
+    assert len(model_spec.params) <= MAX_TENSORS
+    for param in model_spec.params:
+        assert all(isinstance(size, int) and size > 0 for size in param.canonical.shape)
+        assert math.isfinite(param.scale)

@@ -24,8 +24,10 @@ MAPPINGS = Path(__file__).parents[2] / "mappings"
         ("distilbert", "[modules]", '[warm_start]\nnorm = "after"\n\n[modules]', "concerns cross-"),
     ],
 )
-def test_a_slip_is_told(tmp_path: Path, family: str, right: str, wrong: str, told: str) -> None:
-    text = (MAPPINGS / f"{family}.toml").read_text()
+def test_a_slip_is_told(
+    tmp_path: Path, architecture: str, right: str, wrong: str, told: str
+) -> None:
+    text = (MAPPINGS / f"{architecture}.toml").read_text()
     assert right in text
-    (tmp_path / f"{family}.toml").write_text(text.replace(right, wrong, 1))
-    assert any(told in str(problem) for problem in lint(tmp_path / f"{family}.toml"))
+    (tmp_path / f"{architecture}.toml").write_text(text.replace(right, wrong, 1))
+    assert any(told in str(problem) for problem in lint(tmp_path / f"{architecture}.toml"))

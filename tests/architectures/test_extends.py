@@ -39,7 +39,7 @@ BaseModel = { parts = ["pooler", "extra"] }
 CHILD = 'family = "child"\ntitle = "Child"\nextends = "base"\n'
 
 
-def library(directory: Path, *texts: str) -> ArchitectureRegistry:
+def registry(directory: Path, *texts: str) -> ArchitectureRegistry:
     paths = []
     for number, text in enumerate(texts):
         paths.append(directory / f"{number}.toml")
@@ -48,7 +48,7 @@ def library(directory: Path, *texts: str) -> ArchitectureRegistry:
 
 
 def child(directory: Path, text: str):
-    return library(directory, BASE, CHILD + text).family("child")
+    return registry(directory, BASE, CHILD + text).architecture("child")
 
 
 def paths(rows) -> dict[str, str]:
@@ -56,14 +56,22 @@ def paths(rows) -> dict[str, str]:
 
 
 def test_inherits_everything(tmp_path):
-    family, base = child(tmp_path, ""), library(tmp_path, BASE).family("base")
-    assert (family.name, family.title) == ("child", "Child")
-    assert (family.modules, family.parts, family.drops) == (base.modules, base.parts, base.drops)
-    assert (family.config, family.models, family.base) == (base.config, base.models, base.base)
+    architecture, base = child(tmp_path, ""), registry(tmp_path, BASE).architecture("base")
+    assert (architecture.name, architecture.title) == ("child", "Child")
+    assert (architecture.modules, architecture.parts, architecture.drops) == (
+        base.modules,
+        base.parts,
+        base.drops,
+    )
+    assert (architecture.config, architecture.models, architecture.base) == (
+        base.config,
+        base.models,
+        base.base,
+    )
 
 
 def test_adds_changes_and_takes_away_rows(tmp_path):
-    family = child(
+    architecture = child(
         tmp_path,
         '[config]\nflag = false\nmore = 3\n[modules]\n"emb" = { linear = "width -> more" }\n'
         '"h.{layer}.norm" = false\n"h.{layer}.new" = { layer_norm = "width" }\n'
@@ -71,22 +79,22 @@ def test_adds_changes_and_takes_away_rows(tmp_path):
         '[drop.pytorch]\n"old" = false\n"oldest" = "why not"\n[parts.pooler]\n'
         '"pooler" = { linear = "width -> width", when = "flag == true" }',
     )
-    assert paths(family.modules) == {
+    assert paths(architecture.modules) == {
         "emb": "linear",
         "h.{layer}.new": "layer_norm",
         "last": "layer_norm",
     }
-    assert paths(family.parts["extra"]) == {"extra.b": "linear"}
-    assert {str(name) for name in family.drops["pytorch"]} == {"older", "oldest"}
-    assert family.config == {"n": 2, "width": 8, "flag": False, "more": 3}
+    assert paths(architecture.parts["extra"]) == {"extra.b": "linear"}
+    assert {str(name) for name in architecture.drops["pytorch"]} == {"older", "oldest"}
+    assert architecture.config == {"n": 2, "width": 8, "flag": False, "more": 3}
 
 
 def test_takes_a_whole_part_away(tmp_path):
-    family = child(
+    architecture = child(
         tmp_path, '[models]\nChildModel = { parts = ["pooler"] }\n[parts]\nextra = false'
     )
-    assert set(family.parts) == {"pooler"}
-    assert set(family.models) == {"ChildModel"}
+    assert set(architecture.parts) == {"pooler"}
+    assert set(architecture.models) == {"ChildModel"}
 
 
 def test_extends_over_several_steps(tmp_path):
@@ -95,7 +103,7 @@ def test_extends_over_several_steps(tmp_path):
         '[modules]\n"last" = { linear = "width -> width" }'
     )
     middle = CHILD + '[modules]\n"last" = { layer_norm = "width" }'
-    found = library(tmp_path, BASE, middle, grandchild).family("grandchild")
+    found = registry(tmp_path, BASE, middle, grandchild).architecture("grandchild")
     assert paths(found.modules)["last"] == "linear"
     assert paths(found.modules)["emb"] == "embedding"
 
@@ -122,23 +130,23 @@ def test_a_circle_is_refused(tmp_path, circle):
         f'family = "{one}"\ntitle = "t"\nextends = "{other}"' for one, other in pairwise(circle)
     ]
     with pytest.raises(TableError, match="extends itself"):
-        library(tmp_path, *texts).family("a")
+        registry(tmp_path, *texts).architecture("a")
 
 
 def test_an_unknown_parent_is_refused(tmp_path):
     text = 'family = "a"\ntitle = "t"\nextends = "nobody"'
     with pytest.raises(TableError, match="nobody"):
-        library(tmp_path, text).family("a")
+        registry(tmp_path, text).architecture("a")
 
 
 def test_a_change_of_the_parent_shows_in_the_checksum(tmp_path):
     before = child(tmp_path, "").sha256
-    changed = library(tmp_path, BASE.replace("because", "therefore"), CHILD).family("child")
+    changed = registry(tmp_path, BASE.replace("because", "therefore"), CHILD).architecture("child")
     assert before != changed.sha256
     assert before == child(tmp_path, "").sha256
 
 
 def test_a_users_table_takes_precedence(tmp_path):
-    own = library(tmp_path, BASE.replace('"base"\ntitle', '"bert"\ntitle'))
-    assert own.family("bert").title == "Base"
-    assert ArchitectureRegistry().family("bert").title != "Base"
+    own = registry(tmp_path, BASE.replace('"base"\ntitle', '"bert"\ntitle'))
+    assert own.architecture("bert").title == "Base"
+    assert ArchitectureRegistry().architecture("bert").title != "Base"

@@ -29,20 +29,20 @@ def test_lint_finds_nothing(path):
 
 @pytest.mark.parametrize("name", LIBRARY.names)
 def test_file_is_named_after_what_is_in_it(name):
-    table = LIBRARY.composite(name) if LIBRARY.is_composite(name) else LIBRARY.family(name)
+    table = LIBRARY.composite(name) if LIBRARY.is_composite(name) else LIBRARY.architecture(name)
     assert table.name == name
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
-    family = LIBRARY.family(name)
-    configs, problems = probes(family, name)
+    architecture = LIBRARY.architecture(name)
+    configs, problems = probes(architecture, name)
     assert not problems
     drawn = {
-        config: {*ModelSpecBuilder(LIBRARY.vocabulary).model(config).by_name} for config in configs
+        config: {*ModelSpecBuilder(LIBRARY.conventions).model(config).by_name} for config in configs
     }
-    rows = [*family.modules]
-    for group in (*family.parts.values(), *family.heads.values()):
+    rows = [*architecture.modules]
+    for group in (*architecture.parts.values(), *architecture.heads.values()):
         rows += group
     paths = [row.path for row in rows]
     alternatives = {path for path in paths if paths.count(path) > 1}
@@ -63,15 +63,15 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_index_gives_every_slot_back_by_all_its_names(name):
-    family = LIBRARY.family(name)
-    for config in probes(family, name)[0]:
-        blueprint = ModelSpecBuilder(LIBRARY.vocabulary).model(config)
-        for dialect in LIBRARY.vocabulary.dialects:
-            index = blueprint.index(dialect)
-            for slot in blueprint.params:
-                if dialect not in slot.spellings:  # all but the canonical one may lack names
+    architecture = LIBRARY.architecture(name)
+    for config in probes(architecture, name)[0]:
+        model_spec = ModelSpecBuilder(LIBRARY.conventions).model(config)
+        for dialect in LIBRARY.conventions.dialects:
+            index = model_spec.index(dialect)
+            for param in model_spec.params:
+                if dialect not in param.stored_as:  # all but the canonical one may lack names
                     assert dialect != FRAMEWORKS[0]
                     continue
-                spelling = slot.spellings[dialect]
+                spelling = param.stored_as[dialect]
                 for other in (spelling.name, *spelling.also):
-                    assert index[other] is slot
+                    assert index[other] is param

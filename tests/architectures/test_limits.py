@@ -17,9 +17,9 @@ def test_a_limit_of_a_role_concerns_no_model_by_itself():
     data = table("gpt2")
     limit = {"when": "n_layer > 3", "reason": "too deep", "role": "encoder"}
     data["limits"] = [{**limit, "frameworks": list(FRAMEWORKS)}]
-    family = load_family(data, "gpt2.toml", VOCABULARY)
-    deep, flat = (ModelConfig(family, {"n_layer": layers}) for layers in (4, 3))
-    model = family.models["GPT2Model"]
+    architecture = load_family(data, "gpt2.toml", VOCABULARY)
+    deep, flat = (ModelConfig(architecture, {"n_layer": layers}) for layers in (4, 3))
+    model = architecture.models["GPT2Model"]
     assert unsupported_reasons(deep, model) == {}
     assert role_unsupported_reasons(deep, "decoder") == {}
     assert role_unsupported_reasons(flat, "encoder") == {}
@@ -34,7 +34,7 @@ def test_a_limit_of_an_unknown_role_is_refused():
 
 
 def test_a_class_may_lack_a_part_in_one_framework():
-    model = ArchitectureRegistry().family("mpnet").models["MPNetForMaskedLM"]
+    model = ArchitectureRegistry().architecture("mpnet").models["MPNetForMaskedLM"]
     assert model.without == {"pytorch": frozenset({"pooler"})}
 
 

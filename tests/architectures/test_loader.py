@@ -15,7 +15,7 @@ from converter.architectures.toml_section import parse_toml
 from converter.errors import TableError
 from tests.architectures.planting import MAPPINGS
 
-VOCABULARY = ArchitectureRegistry().vocabulary
+VOCABULARY = ArchitectureRegistry().conventions
 LOADERS = {
     "gpt2": lambda data: load_family(data, "gpt2.toml", VOCABULARY),
     "encoder-decoder": lambda data: load_composite(data, "encoder-decoder.toml", VOCABULARY),
@@ -211,9 +211,9 @@ def test_conditions_choose_among_the_alternatives_of_a_row():
         {"layer_norm": "n_embd", "when": "n_layer > 3"},
         {"vector": "n_embd", "when": "n_layer <= 3"},
     ]
-    family = load_family(data, "gpt2.toml", VOCABULARY)
+    architecture = load_family(data, "gpt2.toml", VOCABULARY)
     for layers, found in ((4, {"ln_f.weight", "ln_f.bias"}), (3, {"ln_f"})):
-        config = ModelConfig(family, {"n_layer": layers})
+        config = ModelConfig(architecture, {"n_layer": layers})
         names = ModelSpecBuilder(VOCABULARY).model(config).by_name
         assert {name for name in names if name.startswith("ln_f")} == found
 

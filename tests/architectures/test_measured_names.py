@@ -11,52 +11,52 @@ from converter.architectures.schema import CROSS_ATTENTION, Family, ModelClass
 from tests.architectures.measured import Measured, measured
 
 LIBRARY = ArchitectureRegistry()
-DRAFTSMAN = ModelSpecBuilder(LIBRARY.vocabulary)
+DRAFTSMAN = ModelSpecBuilder(LIBRARY.conventions)
 CASES = list(measured())
 
 
-def stated(family: Family, config: dict, framework: str) -> ModelClass:
+def stated(architecture: Family, config: dict, framework: str) -> ModelClass:
     """The class that a configuration names, which it does without the framework's prefix."""
     prefix = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}[framework]
     (name,) = config["architectures"]
     (found,) = [
         model
-        for model in family.models.values()
+        for model in architecture.models.values()
         if model.name == name or model.classes.get(framework) == prefix + name
     ]
     return found
 
 
-def half(case: Measured, name: str) -> tuple[ModelConfig, ModelSpec]:
+def submodel(case: Measured, name: str) -> tuple[ModelConfig, ModelSpec]:
     config = case.config[name]
-    family = LIBRARY.family(config["model_type"])
-    read = ModelConfig(family, config)
-    model = family.models[family.roles[name].model]
+    architecture = LIBRARY.architecture(config["model_type"])
+    read = ModelConfig(architecture, config)
+    model = architecture.models[architecture.roles[name].model]
     parts = (*model.parts, CROSS_ATTENTION) if name == "decoder" else model.parts
     return read, DRAFTSMAN.model(read, parts, model.heads, prefix=name)
 
 
-def blueprint(case: Measured) -> ModelSpec:
+def model_spec(case: Measured) -> ModelSpec:
     if case.is_combined:
         composite = LIBRARY.composite(case.config["model_type"])
-        halves = {name: half(case, name) for name in composite.halves}
+        submodels = {name: submodel(case, name) for name in composite.submodels}
         return DRAFTSMAN.composite(
             composite,
-            {name: config for name, (config, _) in halves.items()},
-            {name: drawn for name, (_, drawn) in halves.items()},
+            {name: config for name, (config, _) in submodels.items()},
+            {name: drawn for name, (_, drawn) in submodels.items()},
         )
-    family = LIBRARY.family(case.family)
-    model = stated(family, case.config, case.framework)
+    architecture = LIBRARY.architecture(case.architecture)
+    model = stated(architecture, case.config, case.framework)
     assert case.framework in model.classes
-    return DRAFTSMAN.model(ModelConfig(family, case.config), model.parts, model.heads)
+    return DRAFTSMAN.model(ModelConfig(architecture, case.config), model.parts, model.heads)
 
 
 def written(target: ModelSpec, case: Measured) -> dict[str, tuple[int, ...]]:
     """What a file holds: tied tensors only in torch's own files, or where their table says so."""
     spelled = [
-        slot.spellings[case.framework]
-        for slot in target.params
-        if not slot.tied_to or case.container == "torch" or case.framework in slot.stored
+        param.stored_as[case.framework]
+        for param in target.params
+        if not param.tied_to or case.file_format == "torch" or case.framework in param.stored
     ]
     shapes = {spelling.name: spelling.shape for spelling in spelled}
     assert len(shapes) == len(spelled), "a name is written twice"
@@ -65,28 +65,28 @@ def written(target: ModelSpec, case: Measured) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_name_and_shape_is_as_transformers_writes_it(case):
-    assert written(blueprint(case), case) == case.tensors
+    assert written(model_spec(case), case) == case.tensors
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_name_that_transformers_writes_is_understood(case):
     """Matching knows all parts and heads of a family at once, so nothing may be ambiguous."""
     if case.is_combined:
-        target = blueprint(case)
+        target = model_spec(case)
     else:
-        target = DRAFTSMAN.model(ModelConfig(LIBRARY.family(case.family), case.config))
+        target = DRAFTSMAN.model(ModelConfig(LIBRARY.architecture(case.architecture), case.config))
     index = target.index(case.framework)
     found = {name: index[name] for name in case.tensors}
-    assert len({slot.name for slot in found.values()}) == len(found)
-    for name, slot in found.items():
-        assert slot.spellings[case.framework].shape == case.tensors[name]
+    assert len({param.name for param in found.values()}) == len(found)
+    for name, param in found.items():
+        assert param.stored_as[case.framework].shape == case.tensors[name]
 
 
 def test_nine_families_were_measured_in_every_framework_they_have():
-    measured_in = {family: set() for family in {case.family for case in CASES}}
+    measured_in = {architecture: set() for architecture in {case.architecture for case in CASES}}
     for case in CASES:
-        measured_in[case.family].add(case.framework)
+        measured_in[case.architecture].add(case.framework)
     assert len(measured_in) == 9
-    for family, frameworks in measured_in.items():
-        classes = [model.classes for model in LIBRARY.family(family).models.values()]
+    for architecture, frameworks in measured_in.items():
+        classes = [model.classes for model in LIBRARY.architecture(architecture).models.values()]
         assert frameworks == {framework for named in classes for framework in named}

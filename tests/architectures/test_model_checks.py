@@ -16,11 +16,11 @@ from tests.architectures.test_loader import VOCABULARY, table
 LIBRARY = ArchitectureRegistry()
 
 
-def drawn(family: str, model: str, prefix: str = "", **fields: Any) -> ModelSpec:
-    table = LIBRARY.family(family)
+def drawn(architecture: str, model: str, prefix: str = "", **fields: Any) -> ModelSpec:
+    table = LIBRARY.architecture(architecture)
     chosen = table.models[model]
     config = ModelConfig(table, {"encoder_layers": 1, "decoder_layers": 1, **fields})
-    return ModelSpecBuilder(LIBRARY.vocabulary).model(config, chosen.parts, chosen.heads, prefix)
+    return ModelSpecBuilder(LIBRARY.conventions).model(config, chosen.parts, chosen.heads, prefix)
 
 
 def test_embeddings_are_shared_only_where_the_shared_ones_are() -> None:
@@ -53,39 +53,41 @@ def test_one_dialect_may_store_always_and_another_under_a_condition() -> None:
         "to": "cls.predictions.bias",
         "stored": {"tensorflow": True, "flax": False, "pytorch": "num_hidden_layers > 3"},
     }
-    family = load_family(data, "bert.toml", VOCABULARY)
+    architecture = load_family(data, "bert.toml", VOCABULARY)
     for layers, stored in ((3, {"tensorflow"}), (4, {"tensorflow", "pytorch"})):
-        config = ModelConfig(family, {"num_hidden_layers": layers})
-        slot = ModelSpecBuilder(VOCABULARY).model(config).by_name["cls.predictions.decoder.bias"]
-        assert slot.stored == stored
+        config = ModelConfig(architecture, {"num_hidden_layers": layers})
+        param = ModelSpecBuilder(VOCABULARY).model(config).by_name["cls.predictions.decoder.bias"]
+        assert param.stored == stored
 
 
 def test_a_path_may_lie_beside_the_base_model() -> None:
     model = drawn("bart", "BartForConditionalGeneration")
     shared, bias = model.by_name["shared.weight"], model.by_name["final_logits_bias"]
-    names = {dialect: spelling.name for dialect, spelling in shared.spellings.items()}
+    names = {dialect: spelling.name for dialect, spelling in shared.stored_as.items()}
     assert names["pytorch"] == "model.shared.weight"
     assert names["tensorflow"] == "model.shared/embeddings:0"
     assert names["flax"] == "model/shared/embedding"
-    assert "model.shared/weight:0" in shared.spellings["tensorflow"].also  # an older name
-    assert {bias.spellings[name].name for name in ("pytorch", "flax")} == {"final_logits_bias"}
-    assert bias.spellings["tensorflow"].name == "final_logits_bias:0"
+    assert "model.shared/weight:0" in shared.stored_as["tensorflow"].also  # an older name
+    assert {bias.stored_as[name].name for name in ("pytorch", "flax")} == {"final_logits_bias"}
+    assert bias.stored_as["tensorflow"].name == "final_logits_bias:0"
     assert bias.canonical.shape == (1, 50265)
-    half = drawn("bart", "BartForConditionalGeneration", prefix="decoder")
-    assert half.by_name["decoder.final_logits_bias"].canonical.name == "decoder.final_logits_bias"
+    submodel = drawn("bart", "BartForConditionalGeneration", prefix="decoder")
+    assert (
+        submodel.by_name["decoder.final_logits_bias"].canonical.name == "decoder.final_logits_bias"
+    )
 
 
 def test_a_family_joins_numbers_in_its_own_way() -> None:
-    slot = drawn("bart", "BartModel").by_name["encoder.layers.0.fc1.weight"]
-    assert slot.spellings["tensorflow"].name == "model/encoder/layers.0/fc1/kernel:0"
-    assert slot.spellings["flax"].name == "encoder/layers/0/fc1/kernel"
+    param = drawn("bart", "BartModel").by_name["encoder.layers.0.fc1.weight"]
+    assert param.stored_as["tensorflow"].name == "model/encoder/layers.0/fc1/kernel:0"
+    assert param.stored_as["flax"].name == "encoder/layers/0/fc1/kernel"
 
 
 def test_a_dialect_may_lack_a_module() -> None:
-    slot = drawn("marian", "MarianMTModel").by_name["decoder.embed_positions.weight"]
-    assert "tensorflow" in slot.spellings
-    assert "flax" not in slot.spellings
-    assert (slot.rule, slot.scale) == ("sinusoidal", 1024)
+    param = drawn("marian", "MarianMTModel").by_name["decoder.embed_positions.weight"]
+    assert "tensorflow" in param.stored_as
+    assert "flax" not in param.stored_as
+    assert (param.rule, param.scale) == ("sinusoidal", 1024)
 
 
 def test_sinusoids_are_sines_and_cosines_however_they_are_cut() -> None:

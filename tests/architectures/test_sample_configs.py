@@ -12,7 +12,7 @@ from converter.architectures.cross_references import expressions
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.schema import CROSS_ATTENTION, FRAMEWORKS, ModuleEntry
 from converter.models.framework_support import unsupported_reasons
-from tests.factories import blueprint, stored, write
+from tests.factories import model_spec, stored, write
 from tests.transformers.tiny import (
     DIRECTORY,
     FAMILIES,
@@ -27,10 +27,10 @@ FORMATS = {"pytorch": "safetensors", "tensorflow": "keras-hdf5", "flax": "flax-m
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_has_a_tiny_model(family: str) -> None:
-    LIBRARY.family(family)
-    assert (DIRECTORY / f"{family}.json").is_file(), (
-        f"write {DIRECTORY.name}/{family}.json as tests/transformers/test_every_table.py says"
+def test_every_family_has_a_tiny_model(architecture: str) -> None:
+    LIBRARY.architecture(architecture)
+    assert (DIRECTORY / f"{architecture}.json").is_file(), (
+        f"write {DIRECTORY.name}/{architecture}.json as tests/transformers/test_every_table.py says"
     )
 
 
@@ -39,8 +39,8 @@ def test_no_tiny_model_is_without_its_table() -> None:
 
 
 @pytest.mark.parametrize("family", described())
-def test_every_row_is_exercised(family: str) -> None:
-    table, configs = LIBRARY.family(family), _configs(family)
+def test_every_row_is_exercised(architecture: str) -> None:
+    table, configs = LIBRARY.architecture(architecture), _configs(architecture)
     rows = [
         *table.modules,
         *(row for part in table.parts.values() for row in part),
@@ -51,24 +51,24 @@ def test_every_row_is_exercised(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", described())
-def test_every_part_and_head_is_of_a_class(family: str) -> None:
-    table = LIBRARY.family(family)
+def test_every_part_and_head_is_of_a_class(architecture: str) -> None:
+    table = LIBRARY.architecture(architecture)
     used = {name for model in table.models.values() for name in (*model.parts, *model.heads)}
     used |= {CROSS_ATTENTION} if "decoder" in table.roles else set()
-    _, parent = LIBRARY.contents(family)
+    _, parent = LIBRARY.contents(architecture)
     inherited = {*parent.get("parts", {}), *parent.get("heads", {})} if parent else set()
     assert used <= {*table.parts, *table.heads} <= used | inherited
-    assert {model for name, model, _ in single_models() if name == family} == {*table.models}
-    assert {role for name, role, _ in roles() if name == family} == {*table.roles}
+    assert {model for name, model, _ in single_models() if name == architecture} == {*table.models}
+    assert {role for name, role, _ in roles() if name == architecture} == {*table.roles}
 
 
 @pytest.mark.parametrize("family", described())
-def test_every_condition_is_met_and_is_not(family: str) -> None:
+def test_every_condition_is_met_and_is_not(architecture: str) -> None:
     """Conditions of rows, ties and limits; those on a place in the path are not counted.
 
     Nor are inherited limits of frameworks that the family has no class for.
     """
-    table, configs = LIBRARY.family(family), _configs(family)
+    table, configs = LIBRARY.architecture(architecture), _configs(architecture)
     has = {framework for model in table.models.values() for framework in model.classes}
     idle = {
         f"limits[{number}].when"
@@ -86,18 +86,20 @@ def test_every_condition_is_met_and_is_not(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", described())
-def test_every_variant_makes_a_test(family: str) -> None:
-    judged = {variant for name, _, variant in (*single_models(), *roles()) if name == family}
-    assert judged == {"", *tiny(family).variants}
+def test_every_variant_makes_a_test(architecture: str) -> None:
+    judged = {variant for name, _, variant in (*single_models(), *roles()) if name == architecture}
+    assert judged == {"", *tiny(architecture).variants}
 
 
-REFUSED = [(family, name) for family in described() for name in tiny(family).refused]
+REFUSED = [
+    (architecture, name) for architecture in described() for name in tiny(architecture).refused
+]
 
 
 @pytest.mark.parametrize(("family", "name"), REFUSED)
-def test_what_no_framework_takes_is_refused_by_a_limit(family: str, name: str) -> None:
-    spec = tiny(family)
-    config = ModelConfig(spec.table, {**spec.fields(), **spec.refused[name]}, family)
+def test_what_no_framework_takes_is_refused_by_a_limit(architecture: str, name: str) -> None:
+    spec = tiny(architecture)
+    config = ModelConfig(spec.table, {**spec.fields(), **spec.refused[name]}, architecture)
     limits = [limit.reason for limit in spec.table.limits if config.holds(limit.when)]
     refused = [
         found
@@ -107,30 +109,36 @@ def test_what_no_framework_takes_is_refused_by_a_limit(family: str, name: str) -
     assert any(reason in told for found in refused for told in found.values() for reason in limits)
 
 
-def _configs(family: str) -> list[ModelConfig]:
+def _configs(architecture: str) -> list[ModelConfig]:
     """The configuration, its variants, and those of classes of their own."""
-    spec = tiny(family)
+    spec = tiny(architecture)
     fields = [spec.fields(variant) for variant in ("", *spec.variants)]
     changed = [*spec.class_config.values(), *spec.refused.values()]
     changed += [each["config"] for each in spec.cannot_build.values()]
     fields += [{**spec.fields(), **changes} for changes in changed]
-    return [ModelConfig(spec.table, each, family) for each in fields]
+    return [ModelConfig(spec.table, each, architecture) for each in fields]
 
 
 @pytest.mark.parametrize("family", described())
-def test_every_name_to_leave_out_is_left_out_with_its_reason(family: str, tmp_path: Path) -> None:
+def test_every_name_to_leave_out_is_left_out_with_its_reason(
+    architecture: str, tmp_path: Path
+) -> None:
     """In each framework's names, beside the tensors of a model that has a head and of one alone."""
-    spec = tiny(family)
+    spec = tiny(architecture)
     models = [*spec.table.models.values()]
     model = next((each for each in models if each.heads), models[0])
-    for dialect, container in FORMATS.items():
+    for dialect, file_format in FORMATS.items():
         templates = spec.table.drops.get(dialect, {})
         if not templates or dialect not in model.classes:
             continue
-        config = {**spec.config, **spec.class_config.get(model.name, {}), "model_type": family}
-        tensors = stored(blueprint(config, model.name), dialect)
+        config = {
+            **spec.config,
+            **spec.class_config.get(model.name, {}),
+            "model_type": architecture,
+        }
+        tensors = stored(model_spec(config, model.name), dialect)
         base = spec.table.base.get(dialect, "") if model.heads else ""
-        separator = LIBRARY.vocabulary.dialects[dialect].separator
+        separator = LIBRARY.conventions.dialects[dialect].separator
         extra = {}
         for template, reason in templates.items():
             steps = dict.fromkeys(template.places, 0)
@@ -142,7 +150,7 @@ def test_every_name_to_leave_out_is_left_out_with_its_reason(family: str, tmp_pa
         place = tmp_path / dialect
         scope = {"scope": "tf_model"} if dialect == "tensorflow" else {}
         arrays = {**{name: np.zeros(3, "float32") for name in extra}, **tensors}
-        write(place, config, arrays, container, scope)
+        write(place, config, arrays, file_format, scope)
         dropped = inspect(place).to_dict()["dropped"]
         missed = {name: why for name, why in extra.items() if dropped.get(name) != why}
         assert not {name: why for name, why in missed.items() if name not in known}, dropped
@@ -155,6 +163,6 @@ def _lives(row: ModuleEntry, config: ModelConfig) -> bool:
         choices = [
             {**chosen, name: step}
             for chosen in choices
-            for step in config.steps(config.family.layers[name], chosen)
+            for step in config.steps(config.architecture.layers[name], chosen)
         ]
     return any(config.holds(row.when, places) for places in choices)

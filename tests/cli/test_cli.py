@@ -274,7 +274,7 @@ def test_check_table_finds_what_is_wrong(tmp_path: Path) -> None:
 def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
     config = factories.tiny_config("bert")
     evil = "\x1b]0;owned\x07[bold]\u202e.weight"
-    tensors = factories.stored(factories.blueprint(config)) | {evil: factories.noise("x", (2,))}
+    tensors = factories.stored(factories.model_spec(config)) | {evil: factories.noise("x", (2,))}
     factories.write(tmp_path / "evil", config, tensors)
     for args in (["inspect", tmp_path / "evil"], ["convert", tmp_path / "evil", tmp_path / "o"]):
         result = CliRunner().invoke(commands, [str(arg) for arg in args])

@@ -61,7 +61,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 def spoil(shell: Shell, change: Callable[[dict[str, Any]], object]) -> Path:
     """A BERT checkpoint whose tensors were tampered with."""
     config = factories.tiny_config("bert")
-    tensors = factories.stored(factories.blueprint(config))
+    tensors = factories.stored(factories.model_spec(config))
     change(tensors)
     factories.write(shell / "spoilt", config, tensors)
     return shell / "spoilt"
@@ -132,10 +132,10 @@ def test_an_unknown_family_lists_the_known_ones(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("family", ["distilbert", "albert"])
-def test_a_decoder_that_cannot_take_cross_attention(shell: Shell, family: str) -> None:
-    factories.make(shell / family, family)
-    told = shell.fail("compose", shell / "bert", shell / family, shell / "out")
-    assert f"{family} cannot be the decoder" in told
+def test_a_decoder_that_cannot_take_cross_attention(shell: Shell, architecture: str) -> None:
+    factories.make(shell / architecture, architecture)
+    told = shell.fail("compose", shell / "bert", shell / architecture, shell / "out")
+    assert f"{architecture} cannot be the decoder" in told
     assert "cross-attention" in told
     assert "converter families" in told
 
@@ -168,9 +168,9 @@ def test_an_existing_output_is_kept(shell: Shell) -> None:
 
 @pytest.mark.parametrize("container", ["safetensors", "torch", "keras-hdf5", "flax-msgpack"])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
-def test_a_truncated_file(shell: Shell, container: str, share: float) -> None:
-    dialect = {"keras-hdf5": "tensorflow", "flax-msgpack": "flax"}.get(container, "pytorch")
-    made = factories.make(shell / "cut", "bert", dialect=dialect, container=container)
+def test_a_truncated_file(shell: Shell, file_format: str, share: float) -> None:
+    dialect = {"keras-hdf5": "tensorflow", "flax-msgpack": "flax"}.get(file_format, "pytorch")
+    made = factories.make(shell / "cut", "bert", dialect=dialect, file_format=file_format)
     raw = made.file.read_bytes()
     made.file.write_bytes(raw[: int(len(raw) * share)])
     told = shell.fail("compose", shell / "cut", shell / "gpt2", shell / "out")

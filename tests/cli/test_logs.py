@@ -125,7 +125,7 @@ def test_json_stays_one_document(bert: Path, tmp_path: Path) -> None:
 
 def test_names_cannot_steer_the_terminal_through_logs(tmp_path: Path) -> None:
     config = factories.tiny_config("bert")
-    tensors = factories.stored(factories.blueprint(config))
+    tensors = factories.stored(factories.model_spec(config))
     factories.write(tmp_path / "e\x1b[31mvil", config, tensors)
     text = stderr("inspect", tmp_path / "e\x1b[31mvil", "--log-level", "info")
     assert "\x1b" not in text

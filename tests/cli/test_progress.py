@@ -21,7 +21,7 @@ TOKENS = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
 def place(tmp_path: Path) -> Path:
     """A directory with two sources and what is composed of them."""
     factories.make(tmp_path / "bert", "bert")
-    factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel", container="torch")
+    factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel", file_format="torch")
     converter.compose(tmp_path / "bert", tmp_path / "gpt2", tmp_path / "both", **TOKENS)
     return tmp_path
 

@@ -53,7 +53,7 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
 
 def test_commands_import_no_framework(tmp_path: Path) -> None:
     factories.make(tmp_path / "bert", "bert")
-    factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel", container="torch")
+    factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel", file_format="torch")
     for args in (
         ("compose", tmp_path / "bert", tmp_path / "gpt2", tmp_path / "both"),
         ("convert", tmp_path / "both" / "tf_model.h5", tmp_path / "again"),
@@ -95,7 +95,7 @@ def test_help_appears_in_a_blink() -> None:
 
 def test_a_large_checkpoint_is_inspected_by_its_headers(tmp_path: Path) -> None:
     config = factories.tiny_config("bert", vocab_size=10_500_000)
-    drawn = factories.blueprint(config)
+    drawn = factories.model_spec(config)
     specs = [TensorSpec(s.canonical.name, "float32", s.canonical.shape) for s in drawn.params]
     (tmp_path / "config.json").write_text(json.dumps(config))
     file = tmp_path / "model.safetensors"

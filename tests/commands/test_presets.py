@@ -34,8 +34,8 @@ def _sources(home: Path, name: str) -> tuple[Path, Path]:
 
 
 def test_the_literals_of_the_command_line_are_those_of_the_library() -> None:
-    assert options.HALVES == composing.HALVES
-    assert (*composing.HALVES, "both") == options.RANDOM
+    assert options.SUBMODELS == composing.SUBMODELS
+    assert (*composing.SUBMODELS, "both") == options.RANDOM
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
@@ -51,11 +51,11 @@ def test_a_recipe_draws_and_shares_what_the_paper_does(name: str, tmp_path: Path
         for tensor, entry in manifest_of(out)["tensors"].items()
         if entry["origin"] == "initialised"
     }
-    for half in ("encoder", "decoder"):
-        own = {tensor for tensor in tensors if tensor.startswith(f"{half}.")}
-        if half in recipe.random:
+    for submodel in ("encoder", "decoder"):
+        own = {tensor for tensor in tensors if tensor.startswith(f"{submodel}.")}
+        if submodel in recipe.random:
             assert own <= fresh
-        elif half == "encoder":
+        elif submodel == "encoder":
             pooler = {f"encoder.pooler.dense.{leaf}" for leaf in ("weight", "bias")}
             assert own & fresh <= (pooler if recipe.share else set())
         else:
@@ -75,9 +75,9 @@ def test_shared_halves_are_equal_in_every_file(tmp_path: Path) -> None:
         found = values(tmp_path / "out" / name)
         shared = 0
         for tensor, value in found.items():
-            half, _, rest = tensor.partition(".")
+            submodel, _, rest = tensor.partition(".")
             twin = found.get(f"decoder.{rest}")
-            if half == "encoder" and twin is not None:
+            if submodel == "encoder" and twin is not None:
                 shared += 1
                 assert np.array_equal(value, twin), tensor
         assert shared == 5 + 16 * 3

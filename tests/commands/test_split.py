@@ -32,9 +32,9 @@ def combined(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_compose_of_the_halves_is_the_whole_again(combined: Path, tmp_path: Path) -> None:
-    halves = tmp_path / "halves"
-    split(combined, halves)
-    compose(halves / "encoder", halves / "decoder", tmp_path / "again", seed=99)
+    submodels = tmp_path / "halves"
+    split(combined, submodels)
+    compose(submodels / "encoder", submodels / "decoder", tmp_path / "again", seed=99)
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (combined / name).read_bytes(), name
     old, new = (json.loads((d / "config.json").read_text()) for d in (combined, tmp_path / "again"))
@@ -73,12 +73,12 @@ KINDS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...], dict[str, Any], int]] =
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_composition_is_whole_again(tmp_path: Path, kind: str) -> None:
     encoder, decoder, options, frameworks = KINDS[kind]
-    for half, (family, model, changes) in (("encoder", encoder), ("decoder", decoder)):
-        make(tmp_path / half, family, model, seed=len(half), **changes)
-    out, halves, again = (tmp_path / name for name in ("out", "halves", "again"))
+    for submodel, (architecture, model, changes) in (("encoder", encoder), ("decoder", decoder)):
+        make(tmp_path / submodel, architecture, model, seed=len(submodel), **changes)
+    out, submodels, again = (tmp_path / name for name in ("out", "halves", "again"))
     compose(tmp_path / "encoder", tmp_path / "decoder", out, seed=7, **options)
-    split(out, halves)
-    compose(halves / "encoder", halves / "decoder", again, seed=99)
+    split(out, submodels)
+    compose(submodels / "encoder", submodels / "decoder", again, seed=99)
     written = [name for name in FILES if (out / name).exists()]
     assert len(written) == frameworks
     for name in (*written, "config.json", "generation_config.json"):
@@ -87,13 +87,13 @@ def test_any_composition_is_whole_again(tmp_path: Path, kind: str) -> None:
 
 def test_shared_halves_are_whole_again_and_told_to_be_two(tmp_path: Path) -> None:
     make(tmp_path / "bert", "bert", "BertForMaskedLM")
-    out, halves, again = (tmp_path / name for name in ("out", "halves", "again"))
+    out, submodels, again = (tmp_path / name for name in ("out", "halves", "again"))
     compose(tmp_path / "bert", tmp_path / "bert", out, share=True)
-    split(out, halves)
-    told = compose(halves / "encoder", halves / "decoder", again).warnings
+    split(out, submodels)
+    told = compose(submodels / "encoder", submodels / "decoder", again).warnings
     assert any("--set tie_encoder_decoder=true" in warning for warning in told)
     tied = ["tie_encoder_decoder=true"]
-    compose(halves / "encoder", halves / "decoder", again, set=tied, overwrite=True)
+    compose(submodels / "encoder", submodels / "decoder", again, set=tied, overwrite=True)
     for name in (*FILES, "config.json", "generation_config.json"):
         assert (again / name).read_bytes() == (out / name).read_bytes(), name
 
@@ -102,9 +102,9 @@ def test_shared_halves_are_whole_again_and_told_to_be_two(tmp_path: Path) -> Non
 def test_every_format_is_split_alike(combined: Path, tmp_path: Path, name: str) -> None:
     split(combined / name, tmp_path / "one", to=["pytorch"])
     split(combined, tmp_path / "two", to=["pytorch"])
-    for half in ("encoder", "decoder"):
-        one = load_file(tmp_path / "one" / half / "model.safetensors")
-        two = load_file(tmp_path / "two" / half / "model.safetensors")
+    for submodel in ("encoder", "decoder"):
+        one = load_file(tmp_path / "one" / submodel / "model.safetensors")
+        two = load_file(tmp_path / "two" / submodel / "model.safetensors")
         assert one.keys() == two.keys()
         assert all(np.array_equal(one[key], two[key]) for key in one)
 
@@ -112,7 +112,9 @@ def test_every_format_is_split_alike(combined: Path, tmp_path: Path, name: str) 
 def test_halves_are_whole_checkpoints_with_the_right_values(tmp_path: Path) -> None:
     combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
     split(combined, tmp_path / "halves")
-    encoder, decoder = (inspect(tmp_path / "halves" / half) for half in ("encoder", "decoder"))
+    encoder, decoder = (
+        inspect(tmp_path / "halves" / submodel) for submodel in ("encoder", "decoder")
+    )
     assert encoder.fits and encoder.model.name == "BertModel"
     assert decoder.fits and decoder.model.name == "GPT2LMHeadModel"
     whole = load_file(combined / "model.safetensors")
@@ -175,8 +177,8 @@ def test_a_decoder_that_counts_from_its_pad_token_keeps_its_own(tmp_path: Path) 
     (made.directory / "config.json").write_text(json.dumps(config))
     compose(tmp_path / "bert", tmp_path / "roberta", tmp_path / "out", pad_token=7)
     split(tmp_path / "out", tmp_path / "halves")
-    half = tmp_path / "halves/decoder"
-    assert "pad_token_id" not in json.loads((half / "config.json").read_text())
-    assert json.loads((half / "generation_config.json").read_text())["pad_token_id"] == 7
-    compose(tmp_path / "halves/encoder", half, tmp_path / "again")
+    submodel = tmp_path / "halves/decoder"
+    assert "pad_token_id" not in json.loads((submodel / "config.json").read_text())
+    assert json.loads((submodel / "generation_config.json").read_text())["pad_token_id"] == 7
+    compose(tmp_path / "halves/encoder", submodel, tmp_path / "again")
     assert json.loads((tmp_path / "again/config.json").read_text())["pad_token_id"] == 7

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 import converter
 from converter.execution.write_checkpoint import WriteResult
 from converter.formats.registry import open_file
-from tests.factories import blueprint, tiny_config
+from tests.factories import model_spec, tiny_config
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -23,7 +23,7 @@ HEAD = "BertForMaskedLM"
 
 def names_of(model: str = HEAD) -> dict[str, str]:
     """Canonical name → PyTorch's name in a model of the class."""
-    return {slot.name: slot.canonical.name for slot in blueprint(CONFIG, model).params}
+    return {param.name: param.canonical.name for param in model_spec(CONFIG, model).params}
 
 
 def converted(

@@ -13,24 +13,24 @@ from safetensors.numpy import load_file
 import converter
 from converter.errors import MatchError
 from tests.corpus.judging import CONFIG, HEAD
-from tests.factories import Array, blueprint, make, stored, write
+from tests.factories import Array, make, model_spec, stored, write
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 Names = tuple[str, str]
 
 
-def pytorch(home: Path, container: str, differ: bool) -> Names:
+def pytorch(home: Path, file_format: str, differ: bool) -> Names:
     """The tied output layer beside the embeddings, and an old name beside the new."""
-    arrays = stored(blueprint(CONFIG, HEAD))
+    arrays = stored(model_spec(CONFIG, HEAD))
     old = "bert.embeddings.LayerNorm.gamma"
     arrays["cls.predictions.decoder.weight"] = arrays[WORDS].copy()
     arrays[old] = arrays["bert.embeddings.LayerNorm.weight"].copy()
     arrays[old][3] += differ
-    write(home, CONFIG, arrays, container)
+    write(home, CONFIG, arrays, file_format)
     return old, "bert.embeddings.LayerNorm.weight"
 
 
-def hdf5(home: Path, container: str, differ: bool) -> Names:
+def hdf5(home: Path, file_format: str, differ: bool) -> Names:
     """The embeddings listed again with the head, as copies of their own."""
     make(home.parent / "plain", "bert", HEAD)
     converter.convert(home.parent / "plain", home, to=["tensorflow"])
@@ -44,14 +44,14 @@ def hdf5(home: Path, container: str, differ: bool) -> Names:
     return name, name
 
 
-def msgpack(home: Path, container: str, differ: bool) -> Names:
+def msgpack(home: Path, file_format: str, differ: bool) -> Names:
     """The same parameters with and without the wrapper."""
-    arrays: dict[str, Array] = stored(blueprint(CONFIG, HEAD), "flax")
+    arrays: dict[str, Array] = stored(model_spec(CONFIG, HEAD), "flax")
     name = "bert/embeddings/LayerNorm/scale"
     wrapped = {f"params/{key}": array for key, array in arrays.items()}
     copy = arrays[name].copy()
     copy[3] += differ
-    write(home, CONFIG, {**wrapped, name: copy}, container)
+    write(home, CONFIG, {**wrapped, name: copy}, file_format)
     return name, f"params/{name}"
 
 
@@ -64,18 +64,18 @@ CASES: dict[str, Callable[[Path, str, bool], Names]] = {
 
 
 @pytest.mark.parametrize("container", CASES)
-def test_equal_copies_are_folded(container: str, tmp_path: Path) -> None:
-    CASES[container](tmp_path / "source", container, False)
+def test_equal_copies_are_folded(file_format: str, tmp_path: Path) -> None:
+    CASES[file_format](tmp_path / "source", file_format, False)
     converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch"])
     found = load_file(tmp_path / "out/model.safetensors")
-    expected = stored(blueprint(CONFIG, HEAD))
+    expected = stored(model_spec(CONFIG, HEAD))
     assert found.keys() == expected.keys()
     np.testing.assert_array_equal(found[WORDS], expected[WORDS])
 
 
 @pytest.mark.parametrize("container", CASES)
-def test_copies_that_differ_are_refused(container: str, tmp_path: Path) -> None:
-    names = CASES[container](tmp_path / "source", container, True)
+def test_copies_that_differ_are_refused(file_format: str, tmp_path: Path) -> None:
+    names = CASES[file_format](tmp_path / "source", file_format, True)
     with pytest.raises(MatchError, match="copies of one tensor differ") as caught:
         converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch"])
     for name in names:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import converter
 from tests.corpus.judging import CONFIG, HEAD
-from tests.factories import blueprint, stored, write
+from tests.factories import model_spec, stored, write
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 NAME = "bert.encoder.layer.0.intermediate.dense.bias"
@@ -22,7 +22,7 @@ OTHER = "bert.encoder.layer.1.output.dense.bias"
 
 @pytest.fixture
 def arrays() -> dict[str, np.ndarray]:
-    return stored(blueprint(CONFIG, HEAD))
+    return stored(model_spec(CONFIG, HEAD))
 
 
 def written(arrays: dict[str, np.ndarray], home: Path, **options: Any) -> tuple[Any, Path]:
@@ -104,9 +104,9 @@ def test_mixed_dtypes_stay_as_they_are(arrays: dict[str, np.ndarray], tmp_path: 
 def test_bfloat16_lies_wider_in_hdf5_without_loss(
     arrays: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    halves = {name: array.astype(BF16) for name, array in arrays.items()}
-    result, out = written(halves, tmp_path)
+    submodels = {name: array.astype(BF16) for name, array in arrays.items()}
+    result, out = written(submodels, tmp_path)
     assert any("tf_model.h5: bfloat16 is written as float32" in text for text in result.warnings)
     converter.convert(out / "tf_model.h5", tmp_path / "back", to=["pytorch"], dtype="bfloat16")
     for name, values in load_file(tmp_path / "back/model.safetensors").items():
-        assert values.tobytes() == halves[name].tobytes(), name
+        assert values.tobytes() == submodels[name].tobytes(), name

@@ -15,7 +15,7 @@ import pytest
 import converter
 from converter.errors import CheckpointError, FormatError, UnsupportedError
 from tests.corpus.judging import CONFIG, HEAD, converted, same_as_library
-from tests.factories import blueprint, noise, stored
+from tests.factories import model_spec, noise, stored
 
 serialization = pytest.importorskip("flax.serialization")
 pytestmark = pytest.mark.peer
@@ -32,12 +32,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, np.ndarray]:
-    return stored(blueprint(CONFIG, HEAD))
+    return stored(model_spec(CONFIG, HEAD))
 
 
 @pytest.fixture(scope="module")
 def params() -> Tree:
-    return nested(stored(blueprint(CONFIG, HEAD), "flax"))
+    return nested(stored(model_spec(CONFIG, HEAD), "flax"))
 
 
 def nested(flat: Mapping[str, Any]) -> Tree:

@@ -16,7 +16,7 @@ import pytest
 import converter
 from converter.errors import FormatError, MatchError
 from tests.corpus.judging import CONFIG, HEAD, converted, same_as_library
-from tests.factories import blueprint, make, noise, stored
+from tests.factories import make, model_spec, noise, stored
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.peer
@@ -33,7 +33,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def arrays() -> dict[str, np.ndarray]:
-    found = stored(blueprint(CONFIG, HEAD))
+    found = stored(model_spec(CONFIG, HEAD))
     found["cls.predictions.decoder.weight"] = found["bert.embeddings.word_embeddings.weight"]
     found["cls.predictions.decoder.bias"] = found["cls.predictions.bias"]
     return found

@@ -102,8 +102,8 @@ def test_the_draft_is_a_table_that_names_what_is_to_be_decided(
     assert lint(path) == []
     for decision in ("defaults", "classes", "encoder, decoder or both", "why is it no weight"):
         assert re.search(f"decide:.*{decision}", result.stdout), decision
-    library = ArchitectureRegistry([path])
-    rows = {str(row.path): row.kind.name for row in library.family("pebble").modules}
+    registry = ArchitectureRegistry([path])
+    rows = {str(row.path): row.kind.name for row in registry.architecture("pebble").modules}
     assert rows == {
         "embed.words": "embedding",
         "embed.places": "embedding",

@@ -78,7 +78,7 @@ def test_messages_are_those_of_the_page() -> None:
     page = (ROOT / "docs" / "clusters.md").read_text()
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 7
-    code = "".join(path.read_text() for path in (ROOT / "converter" / "remote").glob("*.py"))
+    code = "".join(path.read_text() for path in (ROOT / "converter" / "storage").glob("*.py"))
     for row in rows:
         for part in row.replace("s3://", "…").split("…"):
             assert part.strip() in code, row

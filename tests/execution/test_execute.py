@@ -75,11 +75,11 @@ class RawContainer:
 
 @pytest.fixture
 def raw(monkeypatch) -> RawContainer:
-    container = RawContainer()
+    file_format = RawContainer()
     monkeypatch.setattr(
-        executor, "get_format", lambda n: container if n == "raw" else get_format(n)
+        executor, "get_format", lambda n: file_format if n == "raw" else get_format(n)
     )
-    return container
+    return file_format
 
 
 class Memory(StoredTensor):
@@ -225,11 +225,11 @@ SAME = Rearrangement(axes("out in"), axes("out in"))
 TURNED = Rearrangement(axes("in out"), axes("out in"))
 
 
-def one(values: np.ndarray, dtype: str | None = None, copies=(), container="raw") -> Plan:
+def one(values: np.ndarray, dtype: str | None = None, copies=(), file_format="raw") -> Plan:
     spec = TensorSpec("w", dtype or values.dtype.name, values.shape)
     tensor = TargetTensor(spec, SourceTensor("source", Memory("s", values), SAME), tuple(copies))
     entry = FileEntry("w", TensorSpec("f", spec.dtype, spec.shape), SAME)
-    return Plan("test", [tensor], [OutputFile("a.raw", "x", container, [entry])])
+    return Plan("test", [tensor], [OutputFile("a.raw", "x", file_format, [entry])])
 
 
 def test_equal_copies_pass_and_the_same_place_is_not_read_again(tmp_path, raw):
@@ -315,9 +315,9 @@ def test_casts_round_once_to_nearest_even():
     cast(fractions, out)
     mantissa, exponent = np.frexp(fractions)
     assert np.array_equal(out.astype(float), np.ldexp(np.rint(mantissa * 256) / 256, exponent))
-    half = np.empty(fractions.size, np.float16)
-    cast(fractions.astype(bf16), half)
-    assert np.array_equal(half, fractions.astype(bf16).astype(np.float32).astype(np.float16))
+    submodel = np.empty(fractions.size, np.float16)
+    cast(fractions.astype(bf16), submodel)
+    assert np.array_equal(submodel, fractions.astype(bf16).astype(np.float32).astype(np.float16))
 
 
 class Failing(Memory):
@@ -423,9 +423,9 @@ def test_blocks_cover_all_rows_evenly():
 
 
 @pytest.mark.parametrize("container", ["safetensors", "flax-msgpack"])
-def test_real_containers_read_back(tmp_path, container):
+def test_real_containers_read_back(tmp_path, file_format):
     values = noise((64, 48))
-    plan = one(values, container=container)
+    plan = one(values, file_format=file_format)
     execute(plan, tmp_path)
     with open_file(tmp_path / "a.raw") as reader:
         assert np.array_equal(reader.tensors["f"].read(), values)

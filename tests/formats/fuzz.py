@@ -41,11 +41,11 @@ def main() -> None:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
         try:
-            found = originals(wanted.container, Path(directory))
+            found = originals(wanted.file_format, Path(directory))
         except ImportError as error:
             print(json.dumps({"missing": error.name}))
             return
-        assert all(good(original.container, original) for original in found)
+        assert all(good(original.file_format, original) for original in found)
         _bound_memory()
         before, began = _resident(), time.perf_counter()
         numbers = range(wanted.cases) if wanted.only is None else [wanted.only]
@@ -54,7 +54,7 @@ def main() -> None:
             started = time.process_time()
             signal.alarm(STUCK)
             try:
-                seed = f"{wanted.container} {wanted.seed} {number}"
+                seed = f"{wanted.file_format} {wanted.seed} {number}"
                 readable += found[number % len(found)].try_out(seed)
             except BaseException:
                 print(f"case {number} of seed {wanted.seed}", file=sys.stderr)

@@ -60,22 +60,22 @@ def mutate(data: bytes, rng: random.Random, structure: str | None = None) -> byt
 class Original:
     """A good checkpoint, of which one file at a time is spoilt."""
 
-    container: FileFormat
+    file_format: FileFormat
     entry: Path
     """The file that is opened."""
     parts: Mapping[Path, bytes]
     """Every file that is read → its content."""
 
     @classmethod
-    def of(cls, container: FileFormat, entry: Path, *others: Path) -> Original:
+    def of(cls, file_format: FileFormat, entry: Path, *others: Path) -> Original:
         """Of files that lie there; those of `entry` may be spoilt most often."""
-        return cls(container, entry, {path: path.read_bytes() for path in (entry, *others)})
+        return cls(file_format, entry, {path: path.read_bytes() for path in (entry, *others)})
 
     def case(self, seed: str) -> tuple[Path, bytes]:
         """A file to be spoilt and what is to lie there, decided by `seed` alone."""
         rng = random.Random(seed)
         part = self.entry if rng.random() < 0.5 else rng.choice(list(self.parts))
-        shell = self.container.name if part == self.entry else None
+        shell = self.file_format.name if part == self.entry else None
         return part, mutate(self.parts[part], rng, shell)
 
     def try_out(self, seed: str) -> bool:
@@ -84,19 +84,19 @@ class Original:
         size = sum(map(len, self.parts.values())) + len(data)
         part.write_bytes(data)
         try:
-            return read_all(self.container, self.entry, size)
+            return read_all(self.file_format, self.entry, size)
         finally:
             if part != self.entry:
                 part.write_bytes(self.parts[part])
 
 
-def examine(container: FileFormat, path: Path, data: bytes) -> bool:
+def examine(file_format: FileFormat, path: Path, data: bytes) -> bool:
     """Read a file of content `data`, see `read_all`."""
     path.write_bytes(data)
-    return read_all(container, path, len(data))
+    return read_all(file_format, path, len(data))
 
 
-def read_all(container: FileFormat, path: Path, size: int) -> bool:
+def read_all(file_format: FileFormat, path: Path, size: int) -> bool:
     """Read a spoilt checkpoint; whether it could be read.
 
     Fails unless the outcome is an error of this project or values of the listed shapes, in time
@@ -105,7 +105,7 @@ def read_all(container: FileFormat, path: Path, size: int) -> bool:
     began = time.process_time()
     try:
         assert detect_format(path)
-        with container.open(LocalFile(path)) as reader:
+        with file_format.open(LocalFile(path)) as reader:
             for tensor in reader.tensors.values():
                 assert tensor.spec.nbytes <= max(size * 64, 1 << 22), tensor.spec
                 whole = tensor.read()

@@ -26,16 +26,16 @@ def originals(name: str, directory: Path) -> list[Original]:
     Raises:
         ImportError: if what writes them is not installed.
     """
-    container = get_format(name)
+    file_format = get_format(name)
     found = []
-    if container.dtypes:  # else it is a directory, which nothing here writes
+    if file_format.dtypes:  # else it is a directory, which nothing here writes
         path = directory / "model"
-        write(container, path, {spec: values(spec) for spec in model(container)})
-        found.append(Original.of(container, path, *sorted(directory.glob("model.*"))))
+        write(file_format, path, {spec: values(spec) for spec in model(file_format)})
+        found.append(Original.of(file_format, path, *sorted(directory.glob("model.*"))))
     for make in FURTHER.get(name, ()):
         below = directory / make.__name__
         below.mkdir()
-        found += [Original.of(container, *files) for files in make(below)]
+        found += [Original.of(file_format, *files) for files in make(below)]
     assert found and set(FORMATS) >= set(FURTHER)
     return found
 
@@ -142,7 +142,7 @@ FURTHER: Mapping[str, tuple[Callable[[Path], Files], ...]] = {
 """Container → what writes forms of it that its own writer does not."""
 
 
-def good(container: FileFormat, original: Original) -> bool:
+def good(file_format: FileFormat, original: Original) -> bool:
     """Whether an original reads as it is."""
-    with container.open(LocalFile(original.entry)) as reader:
+    with file_format.open(LocalFile(original.entry)) as reader:
         return bool([tensor.read() for tensor in reader.tensors.values()])

@@ -24,19 +24,19 @@ from tests.storage.hub.hub_server import Hub, asked
 
 
 @pytest.fixture(params=[name for name in FORMATS if name != "orbax"])  # a directory
-def container(request: pytest.FixtureRequest) -> FileFormat:
+def file_format(request: pytest.FixtureRequest) -> FileFormat:
     return get_format(request.param)
 
 
 @pytest.fixture
-def arrays(container: FileFormat) -> dict[TensorSpec, np.ndarray]:
-    return {spec: values(spec) for spec in model(container)}
+def arrays(file_format: FileFormat) -> dict[TensorSpec, np.ndarray]:
+    return {spec: values(spec) for spec in model(file_format)}
 
 
 @pytest.fixture
-def path(container: FileFormat, arrays: dict[TensorSpec, np.ndarray], tmp_path: Path) -> Path:
+def path(file_format: FileFormat, arrays: dict[TensorSpec, np.ndarray], tmp_path: Path) -> Path:
     path = tmp_path / "file"
-    write(container, path, arrays)
+    write(file_format, path, arrays)
     return path
 
 
@@ -68,8 +68,8 @@ def afar(hub: Hub, endpoint: str, path: Path) -> FileHandle:
     return RemoteDirectory(path.parent / "nothing", sizes, ranges).open(path.name)
 
 
-def test_reads_what_it_writes(opened, container, arrays, path):
-    assert detect_format(path).name == container.name
+def test_reads_what_it_writes(opened, file_format, arrays, path):
+    assert detect_format(path).name == file_format.name
     with opened(path) as reader:
         assert {tensor.spec for tensor in reader.tensors.values()} == set(arrays)
         assert not reader.duplicates
@@ -87,13 +87,13 @@ def test_reads_parts_along_every_axis(opened, arrays, path):
                     assert same(read, np.ascontiguousarray(part).reshape(read.shape)), spec
 
 
-def test_reads_parts_of_large_tensors(opened, container, tmp_path):
+def test_reads_parts_of_large_tensors(opened, file_format, tmp_path):
     specs = [
         TensorSpec("m/a/w:0", "float32", (3, 70_000)),
         TensorSpec("m/b/w:0", "int64", (900, 9)),
     ]
     arrays = {spec: values(spec) for spec in specs}
-    write(container, tmp_path / "file", arrays)
+    write(file_format, tmp_path / "file", arrays)
     with opened(tmp_path / "file") as reader:
         for spec, array in arrays.items():
             for axis in (0, 1):
@@ -104,10 +104,10 @@ def test_reads_parts_of_large_tensors(opened, container, tmp_path):
 
 
 @pytest.fixture
-def writer(container: FileFormat) -> FileFormat:
-    if container.name in READ_ONLY:
+def writer(file_format: FileFormat) -> FileFormat:
+    if file_format.name in READ_ONLY:
         pytest.skip("is read, not written")
-    return container
+    return file_format
 
 
 @pytest.mark.parametrize("name", READ_ONLY)
@@ -131,8 +131,8 @@ def test_segments_tile_each_tensor_and_share_no_byte(writer, arrays, tmp_path):
     assert all(end <= start for (_, end), (start, _) in pairwise(runs))
 
 
-def test_output_is_deterministic(container, arrays, path, tmp_path):
-    write(container, tmp_path / "again", arrays)
+def test_output_is_deterministic(file_format, arrays, path, tmp_path):
+    write(file_format, tmp_path / "again", arrays)
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
@@ -144,9 +144,9 @@ def test_threads_read_at_once(opened, arrays, path):
             assert same(array, arrays[spec])
 
 
-def test_listing_reads_headers_only(opened, container, tmp_path, monkeypatch):
+def test_listing_reads_headers_only(opened, file_format, tmp_path, monkeypatch):
     spec = TensorSpec("model/large/w:0", "float32", (1024, 2048))
-    write(container, tmp_path / "file", {spec: values(spec)})
+    write(file_format, tmp_path / "file", {spec: values(spec)})
     read = 0
     fill = FileHandle.fill
 
@@ -163,15 +163,15 @@ def test_listing_reads_headers_only(opened, container, tmp_path, monkeypatch):
         assert read < 1 << 18
 
 
-def test_equal_locations_mean_shared_bytes(opened, container, tmp_path):
+def test_equal_locations_mean_shared_bytes(opened, file_format, tmp_path):
     spec = TensorSpec("model/embeddings/w:0", "float32", (4, 3))
     other = TensorSpec("model/other/w:0", "float32", (4, 3))
     arrays = {spec: values(spec), other: values(other)}
     aliases = {"model/head/w:0": spec.name}
     try:
-        write(container, tmp_path / "file", arrays, aliases=aliases)
+        write(file_format, tmp_path / "file", arrays, aliases=aliases)
     except ValueError:  # a format that cannot
-        write(container, (tmp_path / "plain"), arrays)
+        write(file_format, (tmp_path / "plain"), arrays)
         with opened(tmp_path / "plain") as reader:
             assert len({tensor.location for tensor in reader.tensors.values()}) == 2
         return
@@ -196,8 +196,8 @@ def test_refuses_what_it_cannot_write(writer, tmp_path):
     assert (tmp_path / "there").read_bytes() == b"precious"
 
 
-def test_no_tensors_at_all(opened, container, tmp_path):
-    write(container, tmp_path / "file", {})
+def test_no_tensors_at_all(opened, file_format, tmp_path):
+    write(file_format, tmp_path / "file", {})
     with opened(tmp_path / "file") as reader:
         assert not reader.tensors
 
@@ -224,15 +224,15 @@ def test_targets_that_do_not_fit_are_refused(opened, arrays, path):
             tensor.read_into(np.empty((2, 2, 4), np.float32), 1, 2)
 
 
-def test_every_truncation_is_an_error(container, path, tmp_path):
+def test_every_truncation_is_an_error(file_format, path, tmp_path):
     data = path.read_bytes()
     cuts = {*range(0, min(len(data), 300), 7), *range(0, len(data), max(1, len(data) // 150))}
     bring_along(path, tmp_path / "cut")
     for cut in sorted(cuts | {len(data) - 1, len(data) - 2, len(data) - 22}):
-        assert not examine(container, tmp_path / "cut", data[:cut]), cut
+        assert not examine(file_format, tmp_path / "cut", data[:cut]), cut
 
 
-def test_a_way_that_fails_is_not_taken_for_damage(container, path):
+def test_a_way_that_fails_is_not_taken_for_damage(file_format, path):
     files = {file.name: file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
 
     class Failing:

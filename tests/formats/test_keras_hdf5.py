@@ -56,8 +56,8 @@ def test_reads_what_keras_writes(tmp_path, arrays, libver):
 
 def test_combined_files_keep_the_half_in_the_name(tmp_path, arrays):
     layers = {
-        half: {f"tf_encoder_decoder_model/{half}/bert/{name}": array * (index + 1)}
-        for index, half in enumerate(("encoder", "decoder"))
+        submodel: {f"tf_encoder_decoder_model/{submodel}/bert/{name}": array * (index + 1)}
+        for index, submodel in enumerate(("encoder", "decoder"))
         for name, array in list(arrays.items())[:1]
     }
     with FORMAT.open(LocalFile(keras_file(tmp_path / "file", layers))) as reader:

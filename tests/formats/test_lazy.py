@@ -23,11 +23,11 @@ HEADERS = 1 << 19
 VALUES = np.arange(512, dtype="<f4")
 
 
-def sparse(container: FileFormat, path: Path) -> None:
+def sparse(file_format: FileFormat, path: Path) -> None:
     """A file of 2 GB that takes little of the disk, with values in `SMALL` alone."""
     specs = sorted([*LARGE, SMALL], key=lambda spec: spec.name)
-    if container.name not in READ_ONLY:
-        output = container.create(path, specs)
+    if file_format.name not in READ_ONLY:
+        output = file_format.create(path, specs)
         output.finalize({spec.name: 0 for spec in specs})
         (segment,) = output.segments[SMALL.name]
         data, offset = path, segment.file_offset

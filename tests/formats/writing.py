@@ -25,9 +25,9 @@ def bring_along(path: Path, other: Path) -> None:
         shutil.copy(file, other.with_name(other.name + file.name.removeprefix(path.name)))
 
 
-def model(container: FileFormat) -> list[TensorSpec]:
+def model(file_format: FileFormat) -> list[TensorSpec]:
     """A tensor of every dtype that the container can hold, and every peculiar shape."""
-    specs = [TensorSpec(f"model/{name}/kernel:0", name, (3, 5)) for name in container.dtypes]
+    specs = [TensorSpec(f"model/{name}/kernel:0", name, (3, 5)) for name in file_format.dtypes]
     shapes = {"scalar": (), "row": (1, 7), "cube": (2, 3, 4), "empty": (0, 4), "deep": (1, 2) * 4}
     specs += [TensorSpec(f"model/{key}/w:0", "float32", shape) for key, shape in shapes.items()]
     return sorted(specs, key=lambda spec: spec.name)
@@ -50,13 +50,13 @@ def values(spec: TensorSpec, seed: int = 0) -> Array:
 
 
 def write(
-    container: FileFormat, path: Path, arrays: Mapping[TensorSpec, Array], **options: Any
+    file_format: FileFormat, path: Path, arrays: Mapping[TensorSpec, Array], **options: Any
 ) -> None:
     """Create `path` with the arrays, filled in reverse order and in two parts each."""
-    if container.name in READ_ONLY:
-        READ_ONLY[container.name](path, arrays, **options)
+    if file_format.name in READ_ONLY:
+        READ_ONLY[file_format.name](path, arrays, **options)
         return
-    output = container.create(path, list(arrays), **options)
+    output = file_format.create(path, list(arrays), **options)
     crc32 = {}
     fd = os.open(path, os.O_WRONLY)
     try:
@@ -65,9 +65,9 @@ def write(
             crc32[spec.name] = zlib.crc32(data)
             for segment in reversed(output.segments[spec.name]):
                 part = data[segment.tensor_offset : segment.tensor_offset + segment.nbytes]
-                half = len(part) // 2
-                os.pwrite(fd, part[half:], segment.file_offset + half)
-                os.pwrite(fd, part[:half], segment.file_offset)
+                submodel = len(part) // 2
+                os.pwrite(fd, part[submodel:], segment.file_offset + submodel)
+                os.pwrite(fd, part[:submodel], segment.file_offset)
     finally:
         os.close(fd)
     output.finalize(crc32 if output.needs_crc32 else {})

@@ -48,14 +48,14 @@ INDICES: list[Any] = [
 
 @pytest.mark.parametrize(("dialect", "container", "dtype"), SOURCES)
 def test_every_file_gives_the_same_mapping(
-    tmp_path: Path, dialect: str, container: str, dtype: str
+    tmp_path: Path, dialect: str, file_format: str, dtype: str
 ) -> None:
     made = factories.make(
-        tmp_path / "bert", "bert", "BertForPreTraining", dialect=dialect, container=container,
+        tmp_path / "bert", "bert", "BertForPreTraining", dialect=dialect, file_format=file_format,
         dtype=dtype,
     )  # fmt: skip
     with converter.open_checkpoint(made.directory) as checkpoint:
-        assert checkpoint.family == "bert"
+        assert checkpoint.architecture == "bert"
         assert checkpoint.class_name == "BertForPreTraining"
         assert checkpoint.dialect == dialect
         assert checkpoint.files == (made.file,)
@@ -151,7 +151,7 @@ def test_a_closed_checkpoint_says_so(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_opened_and_not_handed_over(tmp_path: Path) -> None:
     config = factories.tiny_config("bert")
-    tensors = factories.stored(factories.blueprint(config))
+    tensors = factories.stored(factories.model_spec(config))
     del tensors["encoder.layer.1.output.dense.bias"]
     tensors["adapter.weight"] = factories.noise("adapter", (3, 4))
     factories.write(tmp_path / "odd", config, tensors)
@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_opened_and_not_handed_over(tmp_path: Path) -> None
 
 def test_copies_that_differ_are_refused(tmp_path: Path) -> None:
     config = factories.tiny_config("gpt2")
-    tensors = factories.stored(factories.blueprint(config, "GPT2LMHeadModel"))
+    tensors = factories.stored(factories.model_spec(config, "GPT2LMHeadModel"))
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"] + 1
     factories.write(tmp_path / "gpt2", config, tensors)
     with converter.open_checkpoint(tmp_path / "gpt2") as checkpoint:
@@ -203,7 +203,7 @@ def test_what_a_class_has_and_the_checkpoint_lacks_is_drawn_as_convert_draws_it(
     tmp_path: Path,
 ) -> None:
     config = factories.tiny_config("bert")
-    tensors = factories.stored(factories.blueprint(config))
+    tensors = factories.stored(factories.model_spec(config))
     tensors = {name: value for name, value in tensors.items() if "pooler" not in name}
     factories.write(tmp_path / "bert", config, tensors)
     converter.convert(tmp_path / "bert", tmp_path / "out", to=["tensorflow"], seed=5)

@@ -240,9 +240,9 @@ def test_a_source_changed_underneath(
     ],
 )
 def test_a_source_truncated_while_it_is_read(
-    tmp_path: Path, container: str, dialect: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, file_format: str, dialect: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = factories.make(tmp_path / "bert", "bert", container=container, dialect=dialect)
+    made = factories.make(tmp_path / "bert", "bert", file_format=file_format, dialect=dialect)
     at_the_middle(monkeypatch, lambda: os.truncate(made.file, 1000))
     with pytest.raises(CheckpointError) as caught:
         converter.convert(made.directory, tmp_path / "out" / "model", jobs=1)

@@ -36,12 +36,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 HPARAMS = {"vocab_size": "n_vocab", "n_positions": "n_ctx"}
 
 
-def release(directory: Path, family: str, name: str = "model.ckpt") -> dict[str, np.ndarray]:
-    """Write a release of `family`; its values by canonical name."""
-    own = dict(CONFIGS[family])
+def release(directory: Path, architecture: str, name: str = "model.ckpt") -> dict[str, np.ndarray]:
+    """Write a release of `architecture`; its values by canonical name."""
+    own = dict(CONFIGS[architecture])
     file, model = own.pop("file"), own.pop("model")
-    config = factories.tiny_config(family, **own)
-    drawn = factories.blueprint(config, model)
+    config = factories.tiny_config(architecture, **own)
+    drawn = factories.model_spec(config, model)
     arrays = {
         TensorSpec(key, str(array.dtype), array.shape): array
         for key, array in google(drawn).items()
@@ -49,27 +49,27 @@ def release(directory: Path, family: str, name: str = "model.ckpt") -> dict[str,
     step = TensorSpec("global_step", "int64", ())
     directory.mkdir(parents=True, exist_ok=True)
     bundles.write(directory / f"{name}.index", {**arrays, step: np.asarray(7, np.int64)})
-    fields = ArchitectureRegistry().family(family).config.keys() & config.keys()
-    renamed = HPARAMS if family == "gpt2" else {}
+    fields = ArchitectureRegistry().architecture(architecture).config.keys() & config.keys()
+    renamed = HPARAMS if architecture == "gpt2" else {}
     plain = {renamed.get(key, key): config[key] for key in fields if config[key] is not None}
     (directory / file).write_text(json.dumps(plain))
     return {
-        slot.canonical.name: factories.noise(slot.name, slot.canonical.shape)
-        for slot in drawn.params
-        if not slot.tied_to
+        param.canonical.name: factories.noise(param.name, param.canonical.shape)
+        for param in drawn.params
+        if not param.tied_to
     }
 
 
 def google(drawn: Any) -> dict[str, np.ndarray]:
     """Every tensor that has a name in the dialect, in its layout."""
-    named = [slot for slot in drawn.params if "google" in slot.spellings]
+    named = [param for param in drawn.params if "google" in param.stored_as]
     kept = type(drawn)(tuple(named), drawn.drops)
     return factories.stored(kept, "google")
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_a_release_becomes_a_whole_checkpoint(family, tmp_path):
-    values = release(tmp_path / "in", family)
+def test_a_release_becomes_a_whole_checkpoint(architecture, tmp_path):
+    values = release(tmp_path / "in", architecture)
     result = convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])
     assert result.to_dict()["dropped"] == {
         "source": {"global_step": "counts the steps of training"}
@@ -79,9 +79,9 @@ def test_a_release_becomes_a_whole_checkpoint(family, tmp_path):
     for name, array in values.items():
         assert np.array_equal(read[name], array), name
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["model_type"] == family
-    assert config["architectures"] == [CONFIGS[family]["model"]]
-    if family == "gpt2":
+    assert config["model_type"] == architecture
+    assert config["architectures"] == [CONFIGS[architecture]["model"]]
+    if architecture == "gpt2":
         assert (config["vocab_size"], config["n_positions"]) == (61, 30)
         assert not {"n_vocab", "n_ctx"} & config.keys()
     manifest = json.loads((tmp_path / "out" / "converter-manifest.json").read_text())
@@ -124,7 +124,7 @@ def test_partitioned_variables_become_whole(tmp_path):
 def test_a_bundle_is_found_by_any_of_its_names(reference, tmp_path):
     release(tmp_path, "bert")
     with open_files(tmp_path / reference) as checkpoint:
-        assert checkpoint.container == "tf-bundle"
+        assert checkpoint.file_format == "tf-bundle"
         assert checkpoint.config_path.name == "bert_config.json"
         assert [path.name for path in checkpoint.files] == [
             "model.ckpt.index",
@@ -144,17 +144,17 @@ def test_transformers_own_files_come_first(tmp_path):
     factories.make(tmp_path, "bert")
     (tmp_path / "bert.ckpt.index").write_bytes(b"of no interest")
     with open_files(tmp_path) as checkpoint:
-        assert checkpoint.container == "safetensors"
+        assert checkpoint.file_format == "safetensors"
 
 
 def test_a_pytorch_file_with_an_old_configuration(tmp_path):
     """As pytorch-pretrained-bert had them in 2018."""
-    made = factories.make(tmp_path, "bert", "BertForPreTraining", container="torch")
+    made = factories.make(tmp_path, "bert", "BertForPreTraining", file_format="torch")
     config = {key: value for key, value in made.config.items() if key != "model_type"}
     (tmp_path / "config.json").unlink()
     (tmp_path / "bert_config.json").write_text(json.dumps(config))
     found = inspect(tmp_path)
-    assert found.checkpoint.family == "bert" and found.fits
+    assert found.checkpoint.architecture == "bert" and found.fits
 
 
 def test_a_stated_model_type_is_believed(tmp_path):
@@ -209,17 +209,17 @@ def test_mistakes_in_tables_are_named(old, new, finding, tmp_path):
     path = tmp_path / "gpt2.toml"
     path.write_text(text.replace(old, new))
     with pytest.raises(TableError, match=finding):
-        ArchitectureRegistry([path]).family("gpt2")
+        ArchitectureRegistry([path]).architecture("gpt2")
 
 
 def test_no_table_inherits_how_another_family_is_told():
-    library = ArchitectureRegistry()
-    assert {family.name for family in library.with_legacy_detection()} >= set(CONFIGS)
-    assert library.family("roberta").original is None
+    registry = ArchitectureRegistry()
+    assert {architecture.name for architecture in registry.with_legacy_detection()} >= set(CONFIGS)
+    assert registry.architecture("roberta").original is None
 
 
 def test_templates_that_are_open_in_front():
-    slot = NamePattern("*/adam_m")
-    assert slot.match("bert/pooler/dense/kernel/adam_m") == {}
-    assert slot.match("/adam_m") is None and slot.match("a/adam_m/b") is None
+    param = NamePattern("*/adam_m")
+    assert param.match("bert/pooler/dense/kernel/adam_m") == {}
+    assert param.match("/adam_m") is None and param.match("a/adam_m/b") is None
     assert NamePattern("*/{n}/*").match("a/3/b") == {"n": 3}

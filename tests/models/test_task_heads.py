@@ -22,7 +22,7 @@ TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
 CLASSES = [
     (name, model)
     for name in ("bert", "roberta", "camembert", "distilbert", "electra", "albert", "gpt2")
-    for model in LIBRARY.family(name).models
+    for model in LIBRARY.architecture(name).models
     if model.endswith(TASKS)
 ]
 LABELS: list[tuple[dict[str, Any], int]] = [
@@ -36,17 +36,17 @@ LABELS: list[tuple[dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(("family", "name"), CLASSES)
-def test_the_tensors_tell_the_task(tmp_path: Path, family: str, name: str) -> None:
-    make(tmp_path / "in", family, name)
+def test_the_tensors_tell_the_task(tmp_path: Path, architecture: str, name: str) -> None:
+    make(tmp_path / "in", architecture, name)
     converter.convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [name]
 
 
 @pytest.mark.parametrize(("fields", "number"), LABELS)
 def test_labels_are_counted_as_transformers_does(fields: dict[str, Any], number: int) -> None:
-    family = LIBRARY.family("bert")
-    (row,) = family.heads["classifier"]
-    assert ModelConfig(family, fields).size(row.sizes[1]) == number
+    architecture = LIBRARY.architecture("bert")
+    (row,) = architecture.heads["classifier"]
+    assert ModelConfig(architecture, fields).size(row.sizes[1]) == number
 
 
 def test_what_has_more_labels_than_the_configuration_says_is_refused(tmp_path: Path) -> None:
@@ -62,14 +62,16 @@ def test_what_has_more_labels_than_the_configuration_says_is_refused(tmp_path: P
 
 
 @pytest.mark.parametrize(("family", "name"), CLASSES)
-def test_as_an_encoder_it_leaves_its_head_behind(tmp_path: Path, family: str, name: str) -> None:
-    made = make(tmp_path / "in", family, name)
+def test_as_an_encoder_it_leaves_its_head_behind(
+    tmp_path: Path, architecture: str, name: str
+) -> None:
+    made = make(tmp_path / "in", architecture, name)
     make(tmp_path / "decoder", "bert", "BertLMHeadModel")
     result = converter.compose(tmp_path / "in", tmp_path / "decoder", tmp_path / "out")
     heads = {
-        slot
-        for slot in made.values
-        if slot.split(".")[0] in {"classifier", "pre_classifier", "qa_outputs", "score"}
+        param
+        for param in made.values
+        if param.split(".")[0] in {"classifier", "pre_classifier", "qa_outputs", "score"}
     }
     assert heads
     (dropped,) = [item.report.dropped for item in result.sources if item.label == "encoder"]

@@ -37,13 +37,15 @@ def refused(places: dict[str, Path], encoder: str, decoder: str, to: str = "") -
 
 
 @pytest.mark.parametrize("family", ["distilbert", "llama", "t5", "vit", "xlnet"])
-def test_what_has_no_cross_attention_cannot_decode(places: dict[str, Path], family: str) -> None:
-    told = refused(places, "bert", family)
-    assert f"{family} cannot be the decoder" in told
+def test_what_has_no_cross_attention_cannot_decode(
+    places: dict[str, Path], architecture: str
+) -> None:
+    told = refused(places, "bert", architecture)
+    assert f"{architecture} cannot be the decoder" in told
     assert "with cross-attention" in told
     able = told.split("What can be the decoder: ")[1].split(".")[0].split(", ")
     assert {"bert", "gpt2", "bart", "trocr"} <= {*able}
-    assert not {family, "vit", "albert"} & {*able}
+    assert not {architecture, "vit", "albert"} & {*able}
 
 
 def test_what_can_be_had_in_the_framework_that_was_asked_for(places: dict[str, Path]) -> None:
@@ -54,12 +56,14 @@ def test_what_can_be_had_in_the_framework_that_was_asked_for(places: dict[str, P
 
 
 @pytest.mark.parametrize("family", ["bart", "t5", "trocr"])
-def test_what_does_not_only_encode_cannot_encode(places: dict[str, Path], family: str) -> None:
-    told = refused(places, family, "bert")
-    assert f"{family} cannot be the encoder" in told
+def test_what_does_not_only_encode_cannot_encode(
+    places: dict[str, Path], architecture: str
+) -> None:
+    told = refused(places, architecture, "bert")
+    assert f"{architecture} cannot be the encoder" in told
     able = told.split("What can be the encoder: ")[1].split(".")[0].split(", ")
     assert {"bert", "vit", "wav2vec2"} <= {*able}
-    assert family not in able
+    assert architecture not in able
 
 
 def test_halves_that_were_exchanged(places: dict[str, Path]) -> None:

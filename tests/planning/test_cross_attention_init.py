@@ -146,18 +146,18 @@ def _decoders() -> Iterator[str]:
     for name in LIBRARY.names:
         with suppress(TableError):  # told by the tests of that table
             if not LIBRARY.is_composite(name):
-                family = LIBRARY.family(name)
-                if family.warm_start and "decoder" in family.roles:
+                architecture = LIBRARY.architecture(name)
+                if architecture.warm_start and "decoder" in architecture.roles:
                     yield name
 
 
 @pytest.mark.parametrize("family", list(_decoders()))
-def test_every_decoder_can_begin_in_every_way(family: str, tmp_path: Path) -> None:
+def test_every_decoder_can_begin_in_every_way(architecture: str, tmp_path: Path) -> None:
     """Each family's table leads from every fresh branch to its output and its counterparts."""
-    table = LIBRARY.family(family)
+    table = LIBRARY.architecture(architecture)
     make(tmp_path / "encoder", "bert")
-    small = {**probes(table, family)[0][0].raw, "cross_attention_hidden_size": None}
-    make(tmp_path / "decoder", family, table.roles["decoder"].model, **small)
+    small = {**probes(table, architecture)[0][0].raw, "cross_attention_hidden_size": None}
+    make(tmp_path / "decoder", architecture, table.roles["decoder"].model, **small)
     for init in CROSS_ATTENTION_RULES[3:]:
         result = compose(
             *(tmp_path / "encoder", tmp_path / "decoder", tmp_path / "out"),

@@ -13,9 +13,9 @@ from converter.architectures.schema import FRAMEWORKS
 from tests.transformers.tiny import tiny
 
 LIBRARY = ArchitectureRegistry()
-FAMILIES = [LIBRARY.family(name) for name in LIBRARY.names if not LIBRARY.is_composite(name)]
-ENCODERS = [family.name for family in FAMILIES if "encoder" in family.roles]
-DECODERS = [family.name for family in FAMILIES if "decoder" in family.roles]
+FAMILIES = [LIBRARY.architecture(name) for name in LIBRARY.names if not LIBRARY.is_composite(name)]
+ENCODERS = [architecture.name for architecture in FAMILIES if "encoder" in architecture.roles]
+DECODERS = [architecture.name for architecture in FAMILIES if "decoder" in architecture.roles]
 TOKENS = {"decoder_start_token": 3, "eos_token": 2, "pad_token": 1}
 
 
@@ -32,7 +32,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_decoder_goes_with_it(encoder: str, places: dict[str, Path], tmp_path: Path) -> None:
-    composite = LIBRARY.composite(LIBRARY.family(encoder).roles["encoder"].composite)
+    composite = LIBRARY.composite(LIBRARY.architecture(encoder).roles["encoder"].composite)
     for decoder in DECODERS:
         result = compose(
             places[encoder],

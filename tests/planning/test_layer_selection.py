@@ -63,7 +63,7 @@ def test_layers_move_to_their_new_places_and_the_others_are_left(tmp_path: Path)
     )
     config = config_of(out)
     assert config["encoder"]["num_hidden_layers"] == config["decoder"]["n_layer"] == 2
-    encoder, decoder = (values(tmp_path / half) for half in ("encoder", "decoder"))
+    encoder, decoder = (values(tmp_path / submodel) for submodel in ("encoder", "decoder"))
     for file in FILES:
         whole = values(out / file)
         assert not any("layer.2" in name or "h.2" in name for name in whole)

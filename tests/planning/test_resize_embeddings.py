@@ -45,14 +45,14 @@ def test_one_half_grows_by_the_mean_and_the_other_is_cut(tmp_path: Path, memory:
     compose(*sources, out, resize_embeddings=True, memory=memory)
     config = config_of(out)
     assert (config["encoder"]["vocab_size"], config["decoder"]["vocab_size"]) == (40, 70)
-    originals = {half: values(tmp_path / half) for half in ("encoder", "decoder")}
+    originals = {submodel: values(tmp_path / submodel) for submodel in ("encoder", "decoder")}
     for file in FILES:
         whole = values(out / file)
         for name, key in SIZED.items():
-            half = name.partition(".")[0]
-            own = originals[half][key]
+            submodel = name.partition(".")[0]
+            own = originals[submodel][key]
             kept = min(len(own), len(whole[name]))
-            assert len(whole[name]) == {"encoder": 40, "decoder": 70}[half]
+            assert len(whole[name]) == {"encoder": 40, "decoder": 70}[submodel]
             assert np.array_equal(whole[name][:kept], own[:kept]), (file, name)
             mean = own.astype(np.float64).mean(axis=0)
             for row in whole[name][kept:]:

@@ -88,15 +88,20 @@ def test_a_token_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
 
 
 def _writer(
-    home: Path, family: str = "mbart", model: str = "MBartForCausalLM", **roles: Any
+    home: Path, architecture: str = "mbart", model: str = "MBartForCausalLM", **roles: Any
 ) -> Path:
     """A decoder that begins with the code of a language, and its tokenizer."""
     encoder = home / "bert"
     if not encoder.exists():
         make(encoder, "bert")
     changes = {**NO_TOKENS, **MBART, "max_position_embeddings": 32}
-    decoder = make(home / "decoder", family, model, seed=1, **changes).directory
-    words = {"<s>": 0, "<pad>": 1, "</s>": 2, **(CODES if family == "mbart" else {"__java__": 33})}
+    decoder = make(home / "decoder", architecture, model, seed=1, **changes).directory
+    words = {
+        "<s>": 0,
+        "<pad>": 1,
+        "</s>": 2,
+        **(CODES if architecture == "mbart" else {"__java__": 33}),
+    }
     if roles:
         _tokenizer(decoder, words, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **roles)
     return decoder
@@ -122,7 +127,7 @@ def test_what_is_written_begins_with_the_code_of_its_language(tmp_path: Path) ->
         _written(tmp_path)
     assert "en_XX (31), fr_XX (32), ro_RO (30)" in str(refused.value)
     assert "--decoder-start-token fr_XX or --decoder-start-token ro_RO" in str(refused.value)
-    _writer(tmp_path, family="plbart", model="PLBartForCausalLM", tgt_lang="java")
+    _writer(tmp_path, architecture="plbart", model="PLBartForCausalLM", tgt_lang="java")
     assert _written(tmp_path)[0]["decoder_start_token_id"] == 33
 
 
@@ -164,10 +169,10 @@ def test_without_a_tokenizer_the_language_is_asked_for(tmp_path: Path) -> None:
     ],
 )
 def test_the_codes_of_the_families_own_vocabularies(
-    family: str, vocabulary: int, known: dict[str, int]
+    architecture: str, vocabulary: int, known: dict[str, int]
 ) -> None:
     """Ids as in transformers' integration tests and by its tokenizers' arithmetic."""
-    languages = ArchitectureRegistry().family(family).languages
+    languages = ArchitectureRegistry().architecture(architecture).languages
     assert languages
     ids = languages.ids(vocabulary)
     assert {code: ids[code] for code in known} == known

@@ -15,7 +15,7 @@ WORDS = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n"
 
 
 @pytest.fixture
-def halves(tmp_path: Path) -> tuple[Path, Path]:
+def submodels(tmp_path: Path) -> tuple[Path, Path]:
     encoder = make(tmp_path / "bert", "bert").directory
     decoder = make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
     (encoder / "vocab.txt").write_text(WORDS)
@@ -35,31 +35,31 @@ def _files(directory: Path) -> set[str]:
 
 
 def test_the_class_is_written_where_no_file_of_the_tokenizer_states_it(
-    halves: tuple[Path, Path], tmp_path: Path
+    submodels: tuple[Path, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    compose(*halves, out, to=["pytorch"])
+    compose(*submodels, out, to=["pytorch"])
     assert _stated(out) == {"tokenizer_class": "BertTokenizer"}
     own = {"model_max_length": 30, "tokenizer_class": "GPT2Tokenizer"}
     assert _stated(out / "decoder_tokenizer") == own
-    config = halves[1] / "config.json"
+    config = submodels[1] / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "tokenizer_class": "X"}))
-    compose(*halves, out, to=["pytorch"], overwrite=True)
+    compose(*submodels, out, to=["pytorch"], overwrite=True)
     assert _stated(out / "decoder_tokenizer")["tokenizer_class"] == "X"
-    (halves[1] / "tokenizer_config.json").write_text('{"tokenizer_class":"Y"}')
-    compose(*halves, out, to=["pytorch"], overwrite=True)
+    (submodels[1] / "tokenizer_config.json").write_text('{"tokenizer_class":"Y"}')
+    compose(*submodels, out, to=["pytorch"], overwrite=True)
     copy = (out / "decoder_tokenizer" / "tokenizer_config.json").read_text()
     assert copy == '{"tokenizer_class":"Y"}'
-    (halves[1] / "tokenizer_config.json").write_text("damaged")
-    compose(*halves, out, to=["pytorch"], overwrite=True)
+    (submodels[1] / "tokenizer_config.json").write_text("damaged")
+    compose(*submodels, out, to=["pytorch"], overwrite=True)
     assert (out / "decoder_tokenizer" / "tokenizer_config.json").read_text() == "damaged"
 
 
 def test_equal_files_of_two_classes_are_two_tokenizers(tmp_path: Path) -> None:
     encoder = make(tmp_path / "bert", "bert").directory
     decoder = make(tmp_path / "roformer", "roformer", "RoFormerForCausalLM").directory
-    for half in (encoder, decoder):
-        (half / "vocab.txt").write_text(WORDS)
+    for submodel in (encoder, decoder):
+        (submodel / "vocab.txt").write_text(WORDS)
     compose(encoder, decoder, tmp_path / "out", to=["pytorch"])
     assert _stated(tmp_path / "out" / "decoder_tokenizer")["tokenizer_class"] == "RoFormerTokenizer"
     again = make(tmp_path / "again", "bert", "BertLMHeadModel", seed=1).directory
@@ -78,17 +78,17 @@ def test_equal_files_of_two_classes_are_two_tokenizers(tmp_path: Path) -> None:
     ],
 )
 def test_whose_tokenizer_goes_where(
-    halves: tuple[Path, Path], tmp_path: Path, wanted: str, root: set[str], own: bool
+    submodels: tuple[Path, Path], tmp_path: Path, wanted: str, root: set[str], own: bool
 ) -> None:
-    compose(*halves, tmp_path / "out", to=["pytorch"], tokenizer=wanted)
+    compose(*submodels, tmp_path / "out", to=["pytorch"], tokenizer=wanted)
     assert _files(tmp_path / "out") == root
     assert (tmp_path / "out" / "decoder_tokenizer").is_dir() == own
 
 
 def test_both_tokenizers_stay_through_conversion_and_splitting(
-    halves: tuple[Path, Path], tmp_path: Path
+    submodels: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    compose(*halves, tmp_path / "out")
+    compose(*submodels, tmp_path / "out")
     convert(tmp_path / "out", tmp_path / "converted", to=["flax"])
     split(tmp_path / "converted", tmp_path / "halves")
     for name in _files(tmp_path / "out" / "decoder_tokenizer"):

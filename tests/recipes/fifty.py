@@ -29,7 +29,7 @@ def write(size: int = 100) -> list[str]:
         size: tokens that `BIG` knows.
     """
     factories.make(Path("bert"), "bert", intermediate_size=41)
-    factories.make(Path("gpt2"), "gpt2", "GPT2LMHeadModel", container="torch")
+    factories.make(Path("gpt2"), "gpt2", "GPT2LMHeadModel", file_format="torch")
     factories.make(Path("big"), "bert", vocab_size=size, hidden_size=192)
     shutil.copytree("bert", "short")
     os.truncate("short/model.safetensors", 20_000)

@@ -27,16 +27,18 @@ STEMS = {
 }
 """Family → the stem of its class names in transformers."""
 
-DECODERS = tuple(family for family in STEMS if family not in ("distilbert", "albert"))
+DECODERS = tuple(
+    architecture for architecture in STEMS if architecture not in ("distilbert", "albert")
+)
 """Families with a causal head and cross-attention."""
 
 SINGLES = tuple(
-    (family, head)
-    for family in STEMS
+    (architecture, head)
+    for architecture in STEMS
     for head in ("base", "mlm", "causal", "pretraining")
-    if (head != "mlm" or family != "gpt2")
-    and (head != "causal" or family in DECODERS)
-    and (head != "pretraining" or family in ("bert", "electra", "albert"))
+    if (head != "mlm" or architecture != "gpt2")
+    and (head != "causal" or architecture in DECODERS)
+    and (head != "pretraining" or architecture in ("bert", "electra", "albert"))
 )
 """Family and head of every stand-alone architecture, as PyTorch has them."""
 
@@ -68,7 +70,7 @@ EQUAL = Size(32, 2, 68, 3, 137, 42, 4, 24)
 SIZES = {"large": LARGE, "small": SMALL, "equal": EQUAL}
 
 
-def configuration(family: str, size: Size, **changes: Any) -> Any:
+def configuration(architecture: str, size: Size, **changes: Any) -> Any:
     """The transformers configuration of one tiny model; ``changes`` win over the size."""
     import transformers
 
@@ -81,7 +83,7 @@ def configuration(family: str, size: Size, **changes: Any) -> Any:
         "max_position_embeddings": size.positions,
         "type_vocab_size": size.types,
     }
-    if family == "gpt2":
+    if architecture == "gpt2":
         fields = {
             "vocab_size": size.vocab,
             "n_embd": size.hidden,
@@ -92,7 +94,7 @@ def configuration(family: str, size: Size, **changes: Any) -> Any:
             "bos_token_id": size.vocab - 2,
             "eos_token_id": size.vocab - 1,
         }
-    elif family == "distilbert":
+    elif architecture == "distilbert":
         fields = {
             "vocab_size": size.vocab,
             "dim": size.hidden,
@@ -101,35 +103,37 @@ def configuration(family: str, size: Size, **changes: Any) -> Any:
             "hidden_dim": size.intermediate,
             "max_position_embeddings": size.positions,
         }
-    elif family in ("electra", "albert"):
+    elif architecture in ("electra", "albert"):
         fields["embedding_size"] = size.embedding
-    if family == "albert":
+    if architecture == "albert":
         fields |= {"num_hidden_groups": 1, "inner_group_num": 1}
-    return getattr(transformers, STEMS[family] + "Config")(**(fields | changes))
+    return getattr(transformers, STEMS[architecture] + "Config")(**(fields | changes))
 
 
-def class_name(framework: str, family: str, head: str) -> str | None:
+def class_name(framework: str, architecture: str, head: str) -> str | None:
     """Name of the class for ``head`` (``base``, ``mlm``, ``causal``, ``pretraining``), if any."""
     import transformers
 
-    stem = STEMS[family]
+    stem = STEMS[architecture]
     suffix = {
         "base": "Model",
         "mlm": "ForMaskedLM",
         "causal": "ForCausalLM",
         "pretraining": "ForPreTraining",
     }[head]
-    if head == "causal" and (family == "gpt2" or (family == "bert" and framework != "flax")):
+    if head == "causal" and (
+        architecture == "gpt2" or (architecture == "bert" and framework != "flax")
+    ):
         suffix = "LMHeadModel"
     name = PREFIXES[framework] + stem + suffix
     return name if hasattr(transformers, name) else None
 
 
-def has_class(framework: str, family: str, head: str) -> bool:
+def has_class(framework: str, architecture: str, head: str) -> bool:
     """Whether a framework has the class; known here so that tests are collected without it."""
     if framework == "flax":
-        return family != "camembert"
-    return framework == "pytorch" or (family, head) not in (("electra", "causal"),)
+        return architecture != "camembert"
+    return framework == "pytorch" or (architecture, head) not in (("electra", "causal"),)
 
 
 def noise(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -139,7 +143,7 @@ def noise(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def pytorch_model(
-    family: str, head: str = "base", size: Size = SMALL, seed: int = 0, **changes: Any
+    architecture: str, head: str = "base", size: Size = SMALL, seed: int = 0, **changes: Any
 ) -> Any:
     """A PyTorch model in eval mode with noise on every parameter.
 
@@ -151,11 +155,11 @@ def pytorch_model(
     pooler = changes.pop("pooler", True)
     if head == "causal":
         changes.setdefault("is_decoder", True)
-    name = class_name("pytorch", family, head)
-    assert name, f"PyTorch has no {head} class for {family}"
+    name = class_name("pytorch", architecture, head)
+    assert name, f"PyTorch has no {head} class for {architecture}"
     torch.manual_seed(seed)
     options = {} if pooler else {"add_pooling_layer": False}
-    model = getattr(transformers, name)(configuration(family, size, **changes), **options)
+    model = getattr(transformers, name)(configuration(architecture, size, **changes), **options)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
             parameter += torch.from_numpy(noise(key, tuple(parameter.shape), seed))
@@ -163,16 +167,16 @@ def pytorch_model(
 
 
 def tensorflow_model(
-    family: str, head: str = "base", size: Size = SMALL, seed: int = 0, **changes: Any
+    architecture: str, head: str = "base", size: Size = SMALL, seed: int = 0, **changes: Any
 ) -> Any:
     """A TensorFlow model of its own random values, with noise on every weight."""
     import transformers
 
     if head == "causal":
         changes.setdefault("is_decoder", True)
-    name = class_name("tensorflow", family, head)
-    assert name, f"TensorFlow has no {head} class for {family}"
-    model = getattr(transformers, name)(configuration(family, size, **changes))
+    name = class_name("tensorflow", architecture, head)
+    assert name, f"TensorFlow has no {head} class for {architecture}"
+    model = getattr(transformers, name)(configuration(architecture, size, **changes))
     model.build_in_name_scope()
     add_tensorflow_noise(model, seed)
     return model
@@ -186,16 +190,16 @@ def add_tensorflow_noise(model: Any, seed: int) -> None:
 
 
 def flax_model(
-    family: str, head: str = "base", size: Size = SMALL, seed: int = 0, **changes: Any
+    architecture: str, head: str = "base", size: Size = SMALL, seed: int = 0, **changes: Any
 ) -> Any:
     """A Flax model of its own random values, with noise on every parameter."""
     import transformers
 
     if head == "causal":
         changes.setdefault("is_decoder", True)
-    name = class_name("flax", family, head)
-    assert name, f"Flax has no {head} class for {family}"
-    model = getattr(transformers, name)(configuration(family, size, **changes), seed=seed)
+    name = class_name("flax", architecture, head)
+    assert name, f"Flax has no {head} class for {architecture}"
+    model = getattr(transformers, name)(configuration(architecture, size, **changes), seed=seed)
     add_flax_noise(model, seed)
     return model
 

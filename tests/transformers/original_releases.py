@@ -133,12 +133,12 @@ def released(state: Mapping[str, Any], names: Names) -> dict[str, Array]:
 
 def with_training(values: Mapping[str, Array]) -> dict[str, Array]:
     """The values and what Google's optimiser leaves beside them."""
-    slots = {
-        f"{name}/{slot}": np.full_like(array, 7)
+    params = {
+        f"{name}/{param}": np.full_like(array, 7)
         for name, array in values.items()
-        for slot in ("adam_m", "adam_v")
+        for param in ("adam_m", "adam_v")
     }
-    return {**values, **slots, "global_step": np.asarray(1_000_000, np.int64)}
+    return {**values, **params, "global_step": np.asarray(1_000_000, np.int64)}
 
 
 def save(prefix: Path, values: Mapping[str, Array], **options: Any) -> None:

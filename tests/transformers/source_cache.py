@@ -19,10 +19,10 @@ class Workshop:
 
     def source(
         self,
-        family: str,
+        architecture: str,
         head: str = "base",
         size: str = "small",
-        container: str = "safetensors",
+        file_format: str = "safetensors",
         dtype: str = "float32",
         seed: int = 0,
         **changes: Any,
@@ -35,30 +35,30 @@ class Workshop:
         import torch
 
         details = "-".join(f"{key}={value}" for key, value in sorted(changes.items()))
-        name = "-".join(filter(None, (family, head, size, dtype, str(seed), details)))
-        path = self.root / name / container
+        name = "-".join(filter(None, (architecture, head, size, dtype, str(seed), details)))
+        path = self.root / name / file_format
         if path.exists():
             return path
-        if container in ("safetensors", "bin"):
-            model = pytorch_model(family, head, SIZES[size], seed, **changes)
+        if file_format in ("safetensors", "bin"):
+            model = pytorch_model(architecture, head, SIZES[size], seed, **changes)
             model.to(getattr(torch, dtype))
-            model.save_pretrained(path, safe_serialization=container == "safetensors")
+            model.save_pretrained(path, safe_serialization=file_format == "safetensors")
             return path
-        framework = {"h5": "tensorflow", "msgpack": "flax"}[container]
+        framework = {"h5": "tensorflow", "msgpack": "flax"}[file_format]
         # From the .bin: safetensors keeps one of two tied names, TFAlbertForMaskedLM wants both.
-        original = self.source(family, head, size, "bin", dtype, seed, **changes)
-        target = class_name(framework, family, head)
-        assert target, f"{framework} has no {head} class for {family}"
+        original = self.source(architecture, head, size, "bin", dtype, seed, **changes)
+        target = class_name(framework, architecture, head)
+        assert target, f"{framework} has no {head} class for {architecture}"
         translated(original, framework, target).save_pretrained(path)
         return path
 
     def peer_weights(
-        self, directory: Path, framework: str, family: str, head: str
+        self, directory: Path, framework: str, architecture: str, head: str
     ) -> dict[str, np.ndarray]:
         """The peer's translation of a PyTorch checkpoint into one framework, weight by weight."""
         key = (str(directory), framework, head)
         if key not in self._weights:
-            name = class_name(framework, family, head)
-            assert name, f"{framework} has no {head} class for {family}"
+            name = class_name(framework, architecture, head)
+            assert name, f"{framework} has no {head} class for {architecture}"
             self._weights[key] = weights(translated(directory, framework, name), framework)
         return self._weights[key]

@@ -13,10 +13,10 @@ from tests.transformers.oracle import Loaded, difference, inputs
 from tests.transformers.source_cache import Workshop
 
 ENCODER_KINDS = {
-    family: ("safetensors", "h5")
-    if family in ("camembert", "distilbert", "electra")
+    architecture: ("safetensors", "h5")
+    if architecture in ("camembert", "distilbert", "electra")
     else ("safetensors", "h5", "msgpack")
-    for family in STEMS
+    for architecture in STEMS
 }
 """Family → frameworks whose encoder-decoder class can hold and call it as encoder."""
 
@@ -37,11 +37,11 @@ def expected_kinds(encoder: str, decoder: str) -> tuple[str, ...]:
     return tuple(kind for kind in ENCODER_KINDS[encoder] if kind in DECODER_KINDS[decoder])
 
 
-def source_model(directory: Path, family: str, head: str) -> Any:
+def source_model(directory: Path, architecture: str, head: str) -> Any:
     """The source in PyTorch, in float32, as the role needs it."""
     import transformers
 
-    name = class_name("pytorch", family, head)
+    name = class_name("pytorch", architecture, head)
     changes = {"is_decoder": True} if head == "causal" else {}
     safe = (directory / "model.safetensors").exists()
     model = getattr(transformers, str(name)).from_pretrained(

@@ -52,14 +52,14 @@ def around(source: Path, place: Path, frameworks: list[str]) -> list[Loaded]:
 
 @pytest.mark.parametrize(("family", "head"), SINGLES)
 def test_single_models_survive_the_circle(
-    workshop: Workshop, tmp_path: Path, family: str, head: str
+    workshop: Workshop, tmp_path: Path, architecture: str, head: str
 ) -> None:
-    source = workshop.source(family, head)
+    source = workshop.source(architecture, head)
     [original] = check(source).values()
     circle = [
         framework
         for framework in ("tensorflow", "flax", "pytorch")
-        if has_class(framework, family, head)
+        if has_class(framework, architecture, head)
     ]
     steps = around(source, tmp_path, circle)
     for step in steps:
@@ -67,7 +67,10 @@ def test_single_models_survive_the_circle(
         framework = FRAMEWORKS[step.kind]
         if framework != "pytorch":
             told = workshop.peer_weights(
-                workshop.source(family, head, container="bin"), framework, family, head
+                workshop.source(architecture, head, file_format="bin"),
+                framework,
+                architecture,
+                head,
             )
             mine = weights(step.model, framework)
             assert mine.keys() == told.keys()
@@ -78,12 +81,14 @@ def test_single_models_survive_the_circle(
 
 @pytest.mark.parametrize(("family", "head"), SINGLES)
 def test_by_default_every_framework_with_a_class_is_written(
-    workshop: Workshop, tmp_path: Path, family: str, head: str
+    workshop: Workshop, tmp_path: Path, architecture: str, head: str
 ) -> None:
-    converter.convert(workshop.source(family, head, container="bin"), tmp_path / "out")
-    kinds = tuple(kind for framework, kind in KINDS.items() if has_class(framework, family, head))
+    converter.convert(workshop.source(architecture, head, file_format="bin"), tmp_path / "out")
+    kinds = tuple(
+        kind for framework, kind in KINDS.items() if has_class(framework, architecture, head)
+    )
     proof = check(tmp_path / "out", only=kinds)
-    same_bits(load(workshop.source(family, head), "safetensors"), proof["safetensors"])
+    same_bits(load(workshop.source(architecture, head), "safetensors"), proof["safetensors"])
 
 
 PAIRS = [
@@ -135,14 +140,14 @@ def test_the_pytorch_file_can_be_a_bin(workshop: Workshop, tmp_path: Path, form:
 
 def test_the_bin_has_the_names_that_the_peer_writes(workshop: Workshop, tmp_path: Path) -> None:
     """Tied names included, which safetensors leaves out."""
-    for family in ("bert", "roberta", "gpt2", "electra"):
+    for architecture in ("bert", "roberta", "gpt2", "electra"):
         converter.convert(
-            workshop.source(family, "causal"),
-            tmp_path / family,
+            workshop.source(architecture, "causal"),
+            tmp_path / architecture,
             to=["pytorch"],
             pytorch_format="both",
         )
         for kind in ("safetensors", "bin"):
-            mine = load(tmp_path / family, kind).stored
-            told = load(workshop.source(family, "causal", container=kind), kind).stored
-            assert mine.keys() == told.keys(), (family, kind)
+            mine = load(tmp_path / architecture, kind).stored
+            told = load(workshop.source(architecture, "causal", file_format=kind), kind).stored
+            assert mine.keys() == told.keys(), (architecture, kind)

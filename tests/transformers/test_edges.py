@@ -35,15 +35,15 @@ def mentions(report: object, *words: str) -> bool:
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "gpt2", "electra"])
-def test_an_untied_head_is_kept(workshop: Workshop, tmp_path: Path, family: str) -> None:
+def test_an_untied_head_is_kept(workshop: Workshop, tmp_path: Path, architecture: str) -> None:
     """TensorFlow's classes cannot hold one, so TensorFlow is left out, and said, or refused."""
     encoder = workshop.source("bert", size="large")
-    decoder = workshop.source(family, "causal", tie_word_embeddings=False)
-    kinds = ("safetensors",) if family == "electra" else ("safetensors", "msgpack")
+    decoder = workshop.source(architecture, "causal", tie_word_embeddings=False)
+    kinds = ("safetensors",) if architecture == "electra" else ("safetensors", "msgpack")
     report = converter.compose(encoder, decoder, tmp_path / "out")
     proof = check(tmp_path / "out", only=kinds)
     assert mentions(report, "tensorflow")
-    causal = source_model(decoder, family, "causal")
+    causal = source_model(decoder, architecture, "causal")
     left = check_pytorch_values(proof["safetensors"], source_model(encoder, "bert", "base"), causal)
     assert fresh(left)
     check_decoder(proof["safetensors"], causal, config_of(tmp_path / "out"))
@@ -56,9 +56,9 @@ def test_an_untied_head_is_kept(workshop: Workshop, tmp_path: Path, family: str)
     ("family", "head"), [("bert", "mlm"), ("roberta", "mlm"), ("gpt2", "causal")]
 )
 def test_an_untied_single_model_is_kept(
-    workshop: Workshop, tmp_path: Path, family: str, head: str
+    workshop: Workshop, tmp_path: Path, architecture: str, head: str
 ) -> None:
-    source = workshop.source(family, head, tie_word_embeddings=False)
+    source = workshop.source(architecture, head, tie_word_embeddings=False)
     report = converter.convert(source, tmp_path / "out")
     proof = check(tmp_path / "out", only=("safetensors", "msgpack"))
     assert mentions(report, "tensorflow")
@@ -98,14 +98,16 @@ def test_relative_positions_are_never_dropped(
 @pytest.mark.parametrize("family", ["albert", "electra"])
 @pytest.mark.parametrize("embedding", [20, 32])
 def test_factorised_embeddings(
-    workshop: Workshop, tmp_path: Path, family: str, embedding: int
+    workshop: Workshop, tmp_path: Path, architecture: str, embedding: int
 ) -> None:
     """As wide as the model or not: ELECTRA has a projection only if not, ALBERT always."""
-    source = workshop.source(family, embedding_size=embedding)
+    source = workshop.source(architecture, embedding_size=embedding)
     converter.compose(source, workshop.source("bert", "causal"), tmp_path / "out")
     proof = check(tmp_path / "out")
     for loaded in proof.values():
-        check_encoder(loaded, source_model(source, family, "base"), config_of(tmp_path / "out"))
+        check_encoder(
+            loaded, source_model(source, architecture, "base"), config_of(tmp_path / "out")
+        )
 
 
 def test_albert_with_several_groups(workshop: Workshop, tmp_path: Path) -> None:
@@ -151,11 +153,11 @@ def test_long_h5_attributes_are_split_as_keras_splits_them(tmp_path: Path) -> No
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("container", ["safetensors", "bin"])
 def test_sixteen_bits_stay_what_they_are(
-    workshop: Workshop, tmp_path: Path, dtype: str, container: str
+    workshop: Workshop, tmp_path: Path, dtype: str, file_format: str
 ) -> None:
     """HDF5 has no bfloat16: there, and only there, the same values lie in float32."""
-    encoder = workshop.source("bert", size="large", container=container, dtype=dtype)
-    decoder = workshop.source("gpt2", "causal", container=container, dtype=dtype)
+    encoder = workshop.source("bert", size="large", file_format=file_format, dtype=dtype)
+    decoder = workshop.source("gpt2", "causal", file_format=file_format, dtype=dtype)
     converter.compose(encoder, decoder, tmp_path / "out")
     proof = check(tmp_path / "out", only=ALL)
     assert proof["safetensors"].dtypes == {dtype}
@@ -174,10 +176,10 @@ def test_sixteen_bit_flax_files_are_read(workshop: Workshop, tmp_path: Path, dty
     import jax.numpy as jnp
     import transformers
 
-    source = workshop.source("bert", "mlm", container="msgpack")
+    source = workshop.source("bert", "mlm", file_format="msgpack")
     model = transformers.FlaxBertForMaskedLM.from_pretrained(source)
-    half = {"float16": model.to_fp16, "bfloat16": model.to_bf16}[dtype]
-    model.params = half(model.params)
+    submodel = {"float16": model.to_fp16, "bfloat16": model.to_bf16}[dtype]
+    model.params = submodel(model.params)
     model.save_pretrained(tmp_path / "source")
     converter.convert(tmp_path / "source", tmp_path / "out")
     proof = check(tmp_path / "out", only=ALL)
@@ -216,7 +218,7 @@ def test_old_buffers_are_dropped(tmp_path: Path) -> None:
     """``position_ids`` of old BERT files and the causal masks of old GPT-2 files."""
     import torch
 
-    for family, head, extra in (
+    for architecture, head, extra in (
         ("bert", "base", {"embeddings.position_ids": torch.arange(40)[None]}),
         (
             "gpt2",
@@ -228,9 +230,9 @@ def test_old_buffers_are_dropped(tmp_path: Path) -> None:
             },
         ),
     ):
-        model = pytorch_model(family, head)
+        model = pytorch_model(architecture, head)
         state = {**model.state_dict(), **extra}
-        model.save_pretrained(tmp_path / family, state_dict=state, safe_serialization=False)
+        model.save_pretrained(tmp_path / architecture, state_dict=state, safe_serialization=False)
     converter.compose(tmp_path / "bert", tmp_path / "gpt2", tmp_path / "out")
     check(tmp_path / "out", only=ALL)
 

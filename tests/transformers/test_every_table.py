@@ -139,18 +139,18 @@ def faultless(loaded: list[Loaded], tolerance: float) -> None:
 
 @pytest.mark.parametrize(("family", "name", "variant"), single_models(), ids=names(single_models()))
 def test_a_model_survives_the_circle(
-    tmp_path: Path, later: Fifth, family: str, name: str, variant: str
+    tmp_path: Path, later: Fifth, architecture: str, name: str, variant: str
 ) -> None:
     """PyTorch → TensorFlow → Flax → PyTorch, each step loaded natively, bit-equal at the end.
 
     transformers 5 loads what comes out, and computes what 4.57 computes of what went in.
     """
-    spec = tiny(family)
+    spec = tiny(architecture)
     model = spec.table.models[name]
     source = tmp_path / "source"
-    build(spec, model.classes["pytorch"], source_fields(family, model, variant)).save_pretrained(
-        source
-    )
+    build(
+        spec, model.classes["pytorch"], source_fields(architecture, model, variant)
+    ).save_pretrained(source)
     plan = converter.convert(source, tmp_path / "unused", dry_run=True).plan
     possible = [framework for framework in FRAMEWORKS if framework in plan_frameworks(plan)]
     assert possible[0] == "pytorch"
@@ -167,7 +167,7 @@ def test_a_model_survives_the_circle(
         faultless(steps[1:], spec.tolerance)
     else:
         faultless(steps, spec.tolerance)
-    same(steps[0], steps[-1], stored_ties(family, model, variant))
+    same(steps[0], steps[-1], stored_ties(architecture, model, variant))
     name = model.classes["pytorch"]
     batch = (
         spec.batch("pytorch", model=model.name, variant=variant)
@@ -198,7 +198,7 @@ def test_a_family_plays_its_role(
     tmp_path: Path,
     partners: dict[str, tuple[Path, Any]],
     later: Fifth,
-    family: str,
+    architecture: str,
     role: str,
     variant: str,
 ) -> None:
@@ -207,14 +207,14 @@ def test_a_family_plays_its_role(
     Outputs are compared with noise on every parameter, fresh cross-attention included; each
     framework's file leads back to the same PyTorch file.
     """
-    spec = tiny(family)
-    model = model_of(family, role)
-    own = build(spec, model.classes["pytorch"], source_fields(family, model, variant), seed=1)
+    spec = tiny(architecture)
+    model = model_of(architecture, role)
+    own = build(spec, model.classes["pytorch"], source_fields(architecture, model, variant), seed=1)
     own.save_pretrained(tmp_path / "own")
     other = "decoder" if role == "encoder" else "encoder"
-    halves = {role: (tmp_path / "own", own), other: partners[other]}
+    submodels = {role: (tmp_path / "own", own), other: partners[other]}
     out = tmp_path / "composed"
-    converter.compose(halves["encoder"][0], halves["decoder"][0], out, seed=3, **TOKENS)
+    converter.compose(submodels["encoder"][0], submodels["decoder"][0], out, seed=3, **TOKENS)
 
     config = json.loads((out / "config.json").read_text())
     composite = LIBRARY.composite(config["model_type"])
@@ -222,7 +222,9 @@ def test_a_family_plays_its_role(
     assert possible[0] == "pytorch"
     composed = judge.load(out, "safetensors", composite.classes["pytorch"], None, spec.keep)
     faultless([composed], spec.tolerance)
-    _halves_are_sources(composed, {name: half for name, (_, half) in halves.items()}, out)
+    _halves_are_sources(
+        composed, {name: submodel for name, (_, submodel) in submodels.items()}, out
+    )
     for framework in possible[1:]:
         same(composed, _back(out, framework, tmp_path / f"composed-{framework}", spec.keep))
 
@@ -248,7 +250,7 @@ def test_a_family_plays_its_role(
     name, batch = composite.classes["pytorch"], batches["pytorch"] if runs else None
     _same_later(later, spec, variant, tmp_path / "all", name, batch, results[0])
     original = judge.load(noisy, "safetensors", composite.classes["pytorch"], None, spec.keep)
-    same(original, results[0], stored_ties(family, model, variant, role))
+    same(original, results[0], stored_ties(architecture, model, variant, role))
     for framework in possible[1:]:
         same(
             results[0], _back(tmp_path / "all", framework, tmp_path / f"all-{framework}", spec.keep)
@@ -285,7 +287,7 @@ def _back(directory: Path, framework: str, place: Path, keep: tuple[str, ...]) -
     return loaded
 
 
-def _halves_are_sources(loaded: Loaded, halves: dict[str, Any], out: Path) -> None:
+def _halves_are_sources(loaded: Loaded, submodels: dict[str, Any], out: Path) -> None:
     """Every source value is in its half bit for bit, and exactly the rest is drawn anew."""
     manifest = json.loads((out / "converter-manifest.json").read_text())
     drawn = [
@@ -293,19 +295,19 @@ def _halves_are_sources(loaded: Loaded, halves: dict[str, Any], out: Path) -> No
     ]
     native = loaded.model.state_dict()
     left = set(native)
-    for half, source in halves.items():
+    for submodel, source in submodels.items():
         for key, value in source.state_dict().items():
-            assert native[f"{half}.{key}"].equal(value), f"{half}.{key} is not its source's"
-            left.discard(f"{half}.{key}")
+            assert native[f"{submodel}.{key}"].equal(value), f"{submodel}.{key} is not its source's"
+            left.discard(f"{submodel}.{key}")
     assert len(left) == len(drawn), (sorted(left), sorted(drawn))
 
 
 @pytest.mark.parametrize("family", described())
-def test_the_table_knows_the_classes_that_there_are(family: str) -> None:
+def test_the_table_knows_the_classes_that_there_are(architecture: str) -> None:
     """The classes it names exist, and a class it does not name in some framework does not."""
     import transformers
 
-    for model in tiny(family).table.models.values():
+    for model in tiny(architecture).table.models.values():
         for framework in FRAMEWORKS:
             name = model.classes.get(framework)
             if name:

@@ -62,12 +62,12 @@ def test_tensorflow_and_flax_take_the_same_step(composed: Path, example: Any) ->
 
 
 @pytest.mark.parametrize("half", ["encoder", "decoder"])
-def test_each_tokenizer_is_the_one_of_its_source(composed: Path, half: str) -> None:
+def test_each_tokenizer_is_the_one_of_its_source(composed: Path, submodel: str) -> None:
     """The encoder's lies at the root, the decoder's in a directory of its own."""
     from transformers import AutoTokenizer
 
-    place = composed if half == "encoder" else composed / "decoder_tokenizer"
-    name = {"encoder": "bert-tiny", "decoder": "gpt2-tiny"}[half]
+    place = composed if submodel == "encoder" else composed / "decoder_tokenizer"
+    name = {"encoder": "bert-tiny", "decoder": "gpt2-tiny"}[submodel]
     own, copy = (AutoTokenizer.from_pretrained(p) for p in (ROOT / "fixtures" / name, place))
     text = "A checkpoint holds the numbers."
     assert copy(text)["input_ids"] == own(text)["input_ids"]

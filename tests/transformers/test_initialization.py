@@ -17,7 +17,9 @@ from tests.transformers.tiny import FAMILIES, LIBRARY, build, model_of, source_f
 
 pytestmark = pytest.mark.peer
 
-DECODERS = [name for name in FAMILIES if "decoder" in LIBRARY.family(name).roles and name != "mega"]
+DECODERS = [
+    name for name in FAMILIES if "decoder" in LIBRARY.architecture(name).roles and name != "mega"
+]
 """Every family that can decode; of Mega's cross-attention its table does not tell the output."""
 BUSY = {"big_bird": "its self-attention reads the encoder, see its table"}
 """Decoders that a silent branch does not leave as they were, and why."""
@@ -31,13 +33,17 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def _language_model(place: Path, family: str) -> Any:
+def _language_model(place: Path, architecture: str) -> Any:
     """A decoder alone, whose file has no cross-attention."""
     from safetensors.torch import load_file, save_file
 
-    model = model_of(family, "decoder")
-    fields = {**source_fields(family, model, ""), "is_decoder": True, "add_cross_attention": False}
-    own = build(tiny(family), model.classes["pytorch"], fields, seed=1)
+    model = model_of(architecture, "decoder")
+    fields = {
+        **source_fields(architecture, model, ""),
+        "is_decoder": True,
+        "add_cross_attention": False,
+    }
+    own = build(tiny(architecture), model.classes["pytorch"], fields, seed=1)
     own.save_pretrained(place)
     file = place / "model.safetensors"
     cross = (
@@ -67,15 +73,15 @@ def _gap(own: Any, encoder: Path, decoder: Path, out: Path, init: str) -> float:
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_a_silent_branch_leaves_the_language_model_as_it_was(
-    encoder: Path, tmp_path: Path, family: str
+    encoder: Path, tmp_path: Path, architecture: str
 ) -> None:
     """Wherever the branch normalises its own input; else the sum is normalised once more."""
-    own = _language_model(tmp_path / "decoder", family)
+    own = _language_model(tmp_path / "decoder", architecture)
     place = (encoder, tmp_path / "decoder")
     silent = _gap(own, *place, tmp_path / "silent", "zero-output")
-    table = LIBRARY.family(family).warm_start
+    table = LIBRARY.architecture(architecture).warm_start
     assert table
-    if table.norm == "before" and family not in BUSY:
+    if table.norm == "before" and architecture not in BUSY:
         assert silent <= 1e-5
         assert _gap(own, *place, tmp_path / "normal", "normal") > 1e-3
     else:
@@ -86,12 +92,15 @@ def test_a_silent_branch_is_silent_in_every_framework(workshop: Workshop, tmp_pa
     import torch
 
     encoder = workshop.source("bert", "base", "large")
-    for family in ("gpt2", "roberta-prelayernorm"):
-        source, out = workshop.source(family, "causal", "small", seed=1), tmp_path / family
+    for architecture in ("gpt2", "roberta-prelayernorm"):
+        source, out = (
+            workshop.source(architecture, "causal", "small", seed=1),
+            tmp_path / architecture,
+        )
         converter.compose(encoder, source, out, init="zero-output")
         with torch.no_grad():
             ids = torch.from_numpy(inputs(configuration(out))["decoder_input_ids"])
-            alone = source_model(source, family, "causal")(input_ids=ids).logits.numpy()
+            alone = source_model(source, architecture, "causal")(input_ids=ids).logits.numpy()
         for loaded in check(out, only=("safetensors", "h5", "msgpack")).values():
             assert np.abs(loaded.outputs["logits"] - alone).max() <= 1e-5, loaded.kind
 

@@ -36,14 +36,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Makes a model with noise and saves it, once each."""
     made: dict[tuple[str, str], tuple[Path, Any]] = {}
 
-    def make(family: str, name: str) -> tuple[Path, Any]:
-        if (family, name) not in made:
-            fields = source_fields(family, tiny(family).table.models[name], "")
-            model = build(tiny(family), name, fields)
+    def make(architecture: str, name: str) -> tuple[Path, Any]:
+        if (architecture, name) not in made:
+            fields = source_fields(architecture, tiny(architecture).table.models[name], "")
+            model = build(tiny(architecture), name, fields)
             directory = tmp_path_factory.mktemp("saved") / name
             model.save_pretrained(directory)
-            made[family, name] = directory, model
-        return made[family, name]
+            made[architecture, name] = directory, model
+        return made[architecture, name]
 
     return make
 
@@ -51,19 +51,19 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def classes() -> dict[str, list[str]]:
     """Family → its PyTorch classes."""
     found: dict[str, list[str]] = {}
-    for family, name, variant in single_models():
+    for architecture, name, variant in single_models():
         if not variant:
-            found.setdefault(family, []).append(name)
+            found.setdefault(architecture, []).append(name)
     return found
 
 
 @pytest.mark.parametrize("family", classes())
-def test_pytorch_takes_the_state_dict_strictly(family: str, saved: Any) -> None:
+def test_pytorch_takes_the_state_dict_strictly(architecture: str, saved: Any) -> None:
     import torch
     import transformers
 
-    for name in classes()[family]:
-        directory, model = saved(family, name)
+    for name in classes()[architecture]:
+        directory, model = saved(architecture, name)
         with converter.open_checkpoint(directory) as checkpoint:
             assert checkpoint.class_name == name
             state = checkpoint.to_torch()
@@ -78,12 +78,12 @@ def test_pytorch_takes_the_state_dict_strictly(family: str, saved: Any) -> None:
 
 @pytest.mark.parametrize(("family", "name"), OTHERS)
 def test_tensorflow_and_flax_take_theirs(
-    family: str, name: str, saved: Any, tmp_path: Path
+    architecture: str, name: str, saved: Any, tmp_path: Path
 ) -> None:
     import transformers
     from flax.traverse_util import flatten_dict
 
-    directory, model = saved(family, name)
+    directory, model = saved(architecture, name)
     converter.convert(directory, tmp_path / "out")
     with converter.open_checkpoint(directory) as checkpoint:
         weights = checkpoint.to_tensorflow()

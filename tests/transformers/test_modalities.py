@@ -20,9 +20,9 @@ pytestmark = pytest.mark.peer
 TOKENS = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
 
 
-def encoder(place: Path, family: str, variant: str = "", **changes: Any) -> Any:
+def encoder(place: Path, architecture: str, variant: str = "", **changes: Any) -> Any:
     """A tiny encoder saved in `place`."""
-    spec = tiny(family)
+    spec = tiny(architecture)
     name = spec.table.models[spec.table.roles["encoder"].model].classes["pytorch"]
     model = build(spec, name, {**spec.fields(variant), **changes})
     model.save_pretrained(place)
@@ -159,16 +159,16 @@ NATIVE = [
 
 @pytest.mark.parametrize(("framework", "family", "variant"), NATIVE)
 def test_what_another_framework_saved_comes_home(
-    tmp_path: Path, framework: str, family: str, variant: str
+    tmp_path: Path, framework: str, architecture: str, variant: str
 ) -> None:
     """A checkpoint that TensorFlow or Flax made and wrote by itself, read as PyTorch."""
     import transformers
 
     from tests.transformers.models import add_flax_noise, add_tensorflow_noise
 
-    spec = tiny(family)
+    spec = tiny(architecture)
     classes = spec.table.models[spec.table.roles["encoder"].model].classes
-    config = transformers.AutoConfig.for_model(family, **spec.fields(variant))
+    config = transformers.AutoConfig.for_model(architecture, **spec.fields(variant))
     model = getattr(transformers, classes[framework])(config)
     if framework == "tensorflow":
         model.build_in_name_scope()
@@ -201,27 +201,27 @@ PAIRS = [
 
 @pytest.mark.parametrize(("family", "variant", "other", "other_variant"), PAIRS)
 def test_combined_models_that_people_have(
-    tmp_path: Path, family: str, variant: str, other: str, other_variant: str
+    tmp_path: Path, architecture: str, variant: str, other: str, other_variant: str
 ) -> None:
     """The peer's own combined model, converted to every framework: complete, the same outputs."""
     import transformers
 
-    composite = tiny(family).table.roles["encoder"].composite
-    fields = tiny(family).fields(variant)
+    composite = tiny(architecture).table.roles["encoder"].composite
+    fields = tiny(architecture).fields(variant)
     decoder_fields = tiny(other).fields(other_variant)
     if "output_hidden_size" in fields:  # PyTorch's class can only join it as it is
         decoder_fields["d_model"] = fields["output_hidden_size"]
         decoder_fields["decoder_attention_heads"] = 4
         decoder_fields["encoder_attention_heads"] = 4
     table = LIBRARY.composite(composite)
-    halves = (
-        transformers.AutoConfig.for_model(family, **fields),
+    submodels = (
+        transformers.AutoConfig.for_model(architecture, **fields),
         transformers.AutoConfig.for_model(other, **decoder_fields),
     )
     name = table.classes["pytorch"]
     config_class = getattr(transformers, name.removesuffix("Model") + "Config")
     config = config_class.from_encoder_decoder_configs(
-        *halves, decoder_start_token_id=5, pad_token_id=7
+        *submodels, decoder_start_token_id=5, pad_token_id=7
     )
     model = getattr(transformers, name)(config).eval()
     add_noise(model, 2)
@@ -232,7 +232,7 @@ def test_combined_models_that_people_have(
         if not (tmp_path / "out" / oracle.FILES[kind]).exists():
             continue
         batch = {
-            **tiny(family).batch(framework),
+            **tiny(architecture).batch(framework),
             **tiny(other).batch(framework, "decoder_", seed=1),
         }
         results.append(judge.load(tmp_path / "out", kind, table.classes[framework], batch))
@@ -240,7 +240,7 @@ def test_combined_models_that_people_have(
     for result in results[1:]:
         problems += oracle.compare(results[0], result)
     assert not problems
-    assert len(results) == (3 if (family, other) == ("vit", "gpt2") else 1), results
+    assert len(results) == (3 if (architecture, other) == ("vit", "gpt2") else 1), results
     first = stored(tmp_path / "source")
     assert equal(first, stored(tmp_path / "out"))
     (tmp_path / "out" / "model.safetensors").unlink()
@@ -252,11 +252,11 @@ def test_combined_models_that_people_have(
     ("family", "variant"), [("swin", ""), ("wav2vec2-conformer", "rotary"), ("vit", "")]
 )
 def test_a_fresh_encoder_has_its_tables_computed(
-    tmp_path: Path, decoder: Path, family: str, variant: str
+    tmp_path: Path, decoder: Path, architecture: str, variant: str
 ) -> None:
     """What the peer keeps beside the parameters is the same in a model that is drawn anew."""
-    model = encoder(tmp_path / "own", family, variant)
-    composite = LIBRARY.composite(tiny(family).table.roles["encoder"].composite)
+    model = encoder(tmp_path / "own", architecture, variant)
+    composite = LIBRARY.composite(tiny(architecture).table.roles["encoder"].composite)
     converter.compose(tmp_path / "own", decoder, tmp_path / "out", random=["encoder"], **TOKENS)
     loaded = judge.load(tmp_path / "out", "safetensors", composite.classes["pytorch"], None)
     assert not loaded.problems

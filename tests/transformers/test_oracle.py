@@ -31,20 +31,22 @@ KEY = "encoder.layer.0.attention.self.key.weight"
 
 
 @pytest.mark.parametrize(("family", "head"), SINGLES)
-def test_the_known_classes_are_the_peers(family: str, head: str) -> None:
+def test_the_known_classes_are_the_peers(architecture: str, head: str) -> None:
     for framework in ("pytorch", "tensorflow", "flax"):
-        assert has_class(framework, family, head) == bool(class_name(framework, family, head))
+        assert has_class(framework, architecture, head) == bool(
+            class_name(framework, architecture, head)
+        )
 
 
 @pytest.mark.parametrize(("family", "head"), SINGLES)
 def test_the_peer_translates_single_models_rightly(
-    workshop: Workshop, family: str, head: str
+    workshop: Workshop, architecture: str, head: str
 ) -> None:
     """Ground truth for everything else: one model, each container, equal outputs and values."""
     loaded: list[Loaded] = []
-    for container, framework in FRAMEWORKS.items():
-        if has_class(framework, family, head):
-            loaded += check(workshop.source(family, head, container=container)).values()
+    for file_format, framework in FRAMEWORKS.items():
+        if has_class(framework, architecture, head):
+            loaded += check(workshop.source(architecture, head, file_format=file_format)).values()
     first, *others = loaded
     assert first.outputs
     for other in others:
@@ -74,8 +76,8 @@ def trio(workshop: Workshop, tmp_path: Path) -> Path:
     """One model in all three frameworks in one directory."""
     directory = tmp_path / "trio"
     directory.mkdir()
-    for container in ("safetensors", "h5", "msgpack"):
-        for file in workshop.source("bert", container=container).iterdir():
+    for file_format in ("safetensors", "h5", "msgpack"):
+        for file in workshop.source("bert", file_format=file_format).iterdir():
             (directory / file.name).write_bytes(file.read_bytes())
     (directory / "config.json").write_bytes((workshop.source("bert") / "config.json").read_bytes())
     check(directory, only=("safetensors", "h5", "msgpack"))

@@ -125,13 +125,13 @@ def flat(tree: Any, lead: str = "") -> dict[str, Any]:
 
 
 @pytest.fixture(params=list(RELEASES))
-def family(request: pytest.FixtureRequest) -> str:
+def architecture(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture
-def release(family: str) -> Release:
-    return RELEASES[family]
+def release(architecture: str) -> Release:
+    return RELEASES[architecture]
 
 
 @pytest.fixture
@@ -140,13 +140,13 @@ def model(release: Release) -> Any:
 
 
 @pytest.fixture
-def directory(family: str, release: Release, model: Any, tmp_path: Path) -> Path:
+def directory(architecture: str, release: Release, model: Any, tmp_path: Path) -> Path:
     directory = tmp_path / "release"
     directory.mkdir()
     values = releases.released(model.state_dict(), release.names)
-    if family == "electra":
+    if architecture == "electra":
         values |= generator()
-    if family != "gpt2":
+    if architecture != "gpt2":
         values = releases.with_training(values)
     releases.save(directory / release.prefix, values)
     releases.write_json(directory / release.config_file, release.config)
@@ -203,22 +203,22 @@ def test_converts_to_every_framework(release, model, directory, tmp_path):
         assert np.array_equal(one.numpy(), other.numpy()), one.name
 
 
-def test_writes_a_complete_configuration(family, release, directory, tmp_path):
+def test_writes_a_complete_configuration(architecture, release, directory, tmp_path):
     convert(**source(directory, release), output=tmp_path / "out", to=["pytorch"])
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["model_type"] == family
+    assert config["model_type"] == architecture
     assert config["architectures"] == [release.cls]
     assert config.items() >= release.fields().items()
 
 
-def test_says_what_it_leaves_out(family, release, directory):
+def test_says_what_it_leaves_out(architecture, release, directory):
     report = inspect(**source(directory, release)).to_dict()
     assert report["fits"] and report["container"] == "tf-bundle" and report["dialect"] == "google"
     assert not report["unmatched"] and not report["mismatched"]
     training = [name for name in report["dropped"] if name.endswith(("/adam_m", "/adam_v"))]
-    if family != "gpt2":
+    if architecture != "gpt2":
         assert len(training) > 20 and "global_step" in report["dropped"]
-    if family == "electra":
+    if architecture == "electra":
         assert "generator_predictions/output_bias" in report["dropped"]
     assert all(report["dropped"].values())
 

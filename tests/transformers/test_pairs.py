@@ -29,15 +29,15 @@ from tests.transformers.transformers_5 import Fifth, differences
 
 pytestmark = pytest.mark.peer
 
-ENCODERS = [name for name in FAMILIES if "encoder" in LIBRARY.family(name).roles]
-DECODERS = [name for name in FAMILIES if "decoder" in LIBRARY.family(name).roles]
+ENCODERS = [name for name in FAMILIES if "encoder" in LIBRARY.architecture(name).roles]
+DECODERS = [name for name in FAMILIES if "decoder" in LIBRARY.architecture(name).roles]
 WIDTHS = (24, 48, 72)
 """What the heads of every tiny decoder divide."""
 
 
-def possible(family: str, role: str) -> set[str]:
+def possible(architecture: str, role: str) -> set[str]:
     """The frameworks that have the tiny model of a family in a role."""
-    spec = tiny(family)
+    spec = tiny(architecture)
     found = {*FRAMEWORKS} - role_unsupported_reasons(
         ModelConfig(spec.table, spec.fields()), role
     ).keys()
@@ -81,17 +81,17 @@ SAMPLE = sample()
 
 def test_the_sample_covers_every_family() -> None:
     for role, place in (("encoder", 0), ("decoder", 1)):
-        for family in {"encoder": ENCODERS, "decoder": DECODERS}[role]:
-            widths = {pair[2] for pair in SAMPLE if pair[place] == family}
-            assert widths == {"equal", "unequal"}, f"{family} as {role} meets {widths}"
-            for framework in possible(family, role):
+        for architecture in {"encoder": ENCODERS, "decoder": DECODERS}[role]:
+            widths = {pair[2] for pair in SAMPLE if pair[place] == architecture}
+            assert widths == {"equal", "unequal"}, f"{architecture} as {role} meets {widths}"
+            for framework in possible(architecture, role):
                 partners = [
                     pair
                     for pair in SAMPLE
-                    if pair[place] == family
+                    if pair[place] == architecture
                     and framework in possible(pair[0], "encoder") & possible(pair[1], "decoder")
                 ]
-                assert len(partners) >= 2, f"{framework}: {family} as {role} meets {partners}"
+                assert len(partners) >= 2, f"{framework}: {architecture} as {role} meets {partners}"
 
 
 @pytest.mark.parametrize(("encoder", "decoder", "width"), SAMPLE, ids=names(SAMPLE))
@@ -101,10 +101,10 @@ def test_a_pair_is_one_model_in_every_framework(
     specs = {"encoder": tiny(encoder), "decoder": tiny(decoder)}
     keep = (*specs["encoder"].keep, *specs["decoder"].keep)
     drawn = tmp_path / "drawn"
-    for half, config in configurations(encoder, decoder, width).items():
-        (tmp_path / half).mkdir()
-        (tmp_path / half / "config.json").write_text(json.dumps(config))
-    places = [tmp_path / half for half in specs]
+    for submodel, config in configurations(encoder, decoder, width).items():
+        (tmp_path / submodel).mkdir()
+        (tmp_path / submodel / "config.json").write_text(json.dumps(config))
+    places = [tmp_path / submodel for submodel in specs]
     converter.compose(*places, drawn, to=["pytorch"], random=[*specs], **TOKENS)
     values = with_noise(drawn / FILES["safetensors"], keep)
 
@@ -119,7 +119,7 @@ def test_a_pair_is_one_model_in_every_framework(
     assert composed.keys() == values.keys()
     assert all(np.array_equal(composed[name], values[name]) for name in values)
 
-    runs = all(spec.can_run(half, "") for half, spec in specs.items())
+    runs = all(spec.can_run(submodel, "") for submodel, spec in specs.items())
     results, classes = [], result.classes[""]
     for framework in written(out):
         batch = {

@@ -102,19 +102,19 @@ def test_a_recipe_draws_and_shares_what_its_paper_does(
     tensors = json.loads((out / "converter-manifest.json").read_text())["tensors"]
     drawn = {key for key, entry in tensors.items() if entry["origin"] == "initialised"}
     stored = values(out)
-    for half in ("encoder", "decoder"):
-        own = {key for key in tensors if key.startswith(f"{half}.")}
+    for submodel in ("encoder", "decoder"):
+        own = {key for key in tensors if key.startswith(f"{submodel}.")}
         fresh = {key for key in own if any(mark in key for mark in FRESH)}
-        if half in recipe.random:
+        if submodel in recipe.random:
             assert own <= drawn
-        elif half == "encoder" and not recipe.share:
+        elif submodel == "encoder" and not recipe.share:
             assert not own & drawn
         else:
             assert own & drawn == fresh
-    for half, source in zip(("encoder", "decoder"), _sources(workshop, recipe), strict=True):
+    for submodel, source in zip(("encoder", "decoder"), _sources(workshop, recipe), strict=True):
         own = values(source)
-        for key in {key for key in stored if key.startswith(f"{half}.")} - drawn:
-            assert np.array_equal(stored[key], own[key.removeprefix(f"{half}.")]), key
+        for key in {key for key in stored if key.startswith(f"{submodel}.")} - drawn:
+            assert np.array_equal(stored[key], own[key.removeprefix(f"{submodel}.")]), key
     if recipe.share:
         assert configuration(out)["tie_encoder_decoder"]
         for file in FILES:
@@ -130,8 +130,8 @@ def test_the_halves_load_by_themselves(
     composed: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     converter.split(composed[name], tmp_path / "halves")
-    for half in ("encoder", "decoder"):
-        check(tmp_path / "halves" / half, only=("safetensors", "h5", "msgpack"))
+    for submodel in ("encoder", "decoder"):
+        check(tmp_path / "halves" / submodel, only=("safetensors", "h5", "msgpack"))
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,9 @@ ALL = ("safetensors", "h5", "msgpack")
 @pytest.mark.parametrize(
     ("decoder", "family", "head"), [("gpt2", "gpt2", "causal"), ("minilm", "bert", "base")]
 )
-def test_published_weights_compose(tmp_path: Path, decoder: str, family: str, head: str) -> None:
+def test_published_weights_compose(
+    tmp_path: Path, decoder: str, architecture: str, head: str
+) -> None:
     import torch
 
     first, second = fetched("minilm"), fetched(decoder)
@@ -39,7 +41,7 @@ def test_published_weights_compose(tmp_path: Path, decoder: str, family: str, he
         check_encoder(loaded, encoder, config)
     model = proof["safetensors"].model
     if head == "causal":
-        causal = source_model(second, family, head)
+        causal = source_model(second, architecture, head)
         assert fresh(check_pytorch_values(proof["safetensors"], encoder, causal))
         check_decoder(proof["safetensors"], causal, config)
     else:  # a base model: everything below the head, which is tied or fresh
@@ -55,11 +57,11 @@ def test_published_weights_compose(tmp_path: Path, decoder: str, family: str, he
 
 
 @pytest.mark.parametrize(("name", "family"), [("minilm", "bert"), ("gpt2", "gpt2")])
-def test_published_weights_convert(tmp_path: Path, name: str, family: str) -> None:
+def test_published_weights_convert(tmp_path: Path, name: str, architecture: str) -> None:
     source = fetched(name)
     converter.convert(source, tmp_path / "out")
     proof = check(tmp_path / "out", only=ALL)
-    original = source_model(source, family, "base" if family == "bert" else "causal")
+    original = source_model(source, architecture, "base" if architecture == "bert" else "causal")
     stored = proof["safetensors"].stored
     native = original.state_dict()
     assert stored.keys() <= native.keys()

@@ -28,22 +28,22 @@ ALL = ("safetensors", "h5", "msgpack")
     ],
 )
 def test_known_tokens_keep_their_logits_and_new_ones_have_the_mean(
-    workshop: Workshop, tmp_path: Path, family: str, untied: bool, kinds: tuple[str, ...]
+    workshop: Workshop, tmp_path: Path, architecture: str, untied: bool, kinds: tuple[str, ...]
 ) -> None:
     changes = {"tie_word_embeddings": False} if untied else {}
     sources = {
         "encoder": workshop.source("bert", "base", "large"),
-        "decoder": workshop.source(family, "causal", "small", seed=1, **changes),
+        "decoder": workshop.source(architecture, "causal", "small", seed=1, **changes),
     }
     old = json.loads((sources["decoder"] / "config.json").read_text())["vocab_size"]
-    for half, size in (("encoder", 140), ("decoder", old + 5)):
-        shutil.copytree(sources[half], tmp_path / half)
+    for submodel, size in (("encoder", 140), ("decoder", old + 5)):
+        shutil.copytree(sources[submodel], tmp_path / submodel)
         words = "".join(f"w{number}\n" for number in range(size))
-        (tmp_path / half / "vocab.txt").write_text(words)
-    halves = (tmp_path / "encoder", tmp_path / "decoder")
+        (tmp_path / submodel / "vocab.txt").write_text(words)
+    submodels = (tmp_path / "encoder", tmp_path / "decoder")
     tokens = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
-    converter.compose(*halves, tmp_path / "plain", to=["pytorch"], **tokens)
-    converter.compose(*halves, tmp_path / "resized", resize_embeddings=True, **tokens)
+    converter.compose(*submodels, tmp_path / "plain", to=["pytorch"], **tokens)
+    converter.compose(*submodels, tmp_path / "resized", resize_embeddings=True, **tokens)
     plain = check(tmp_path / "plain", only=("safetensors",))
     resized = check(tmp_path / "resized", only=kinds)
     for loaded in resized.values():

@@ -47,15 +47,15 @@ def converted(model: Any, kind: str, place: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("family", "head", "kind"),
     [
-        (family, head, kind)
-        for family, head in SINGLES
+        (architecture, head, kind)
+        for architecture, head in SINGLES
         for kind, framework in FRAMEWORK.items()
-        if has_class(framework, family, head)
-        and (family != "albert" or kind != "h5" or head == "base")  # see the last test here
+        if has_class(framework, architecture, head)
+        and (architecture != "albert" or kind != "h5" or head == "base")  # see the last test here
     ],
 )
-def test_single_models(tmp_path: Path, family: str, head: str, kind: str) -> None:
-    proof = converted(BUILD[kind](family, head, SMALL), kind, tmp_path)
+def test_single_models(tmp_path: Path, architecture: str, head: str, kind: str) -> None:
+    proof = converted(BUILD[kind](architecture, head, SMALL), kind, tmp_path)
     assert {"safetensors", kind} <= proof.keys()
     original = proof.pop("source")
     for loaded in proof.values():

@@ -30,12 +30,12 @@ WHOLE = {
 TOKENS = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
 
 
-def whole(family: str, place: Path, framework: str = "pytorch", **changes: Any) -> Any:
+def whole(architecture: str, place: Path, framework: str = "pytorch", **changes: Any) -> Any:
     """A whole model, saved by transformers itself in PyTorch."""
     import torch
 
-    spec = tiny(family)
-    model = build(spec, WHOLE[family], {**spec.config, **changes}, seed=3)
+    spec = tiny(architecture)
+    model = build(spec, WHOLE[architecture], {**spec.config, **changes}, seed=3)
     if hasattr(model, "final_logits_bias"):
         torch.manual_seed(0)
         model.final_logits_bias.normal_()
@@ -53,11 +53,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("untied", [False, True], ids=["tied", "untied"])
 @pytest.mark.parametrize("family", WHOLE)
 def test_a_decoder_is_taken_out_of_a_whole_model(
-    tmp_path: Path, encoder: Path, family: str, untied: bool
+    tmp_path: Path, encoder: Path, architecture: str, untied: bool
 ) -> None:
     """Nothing of it is drawn anew: cross-attention is its own, embeddings those that all share."""
     fields = {"tie_word_embeddings": False} if untied else {}
-    source = whole(family, tmp_path / "whole", **fields).state_dict()
+    source = whole(architecture, tmp_path / "whole", **fields).state_dict()
     out = tmp_path / "out"
     result = converter.compose(encoder, tmp_path / "whole", out, **TOKENS)
     assert "decoder: its own cross-attention is kept" in result.plan.warnings
@@ -102,15 +102,15 @@ def test_a_decoder_comes_out_of_every_framework_of_a_whole_model(
 
 @pytest.mark.parametrize("family", ["bart", "mbart", "bigbird_pegasus"])
 def test_embeddings_that_are_not_tied_on_loading_are_written_for_each_half(
-    tmp_path: Path, family: str
+    tmp_path: Path, architecture: str
 ) -> None:
     """transformers' own file lacks two of the three here, and loads them with random values."""
     import torch
 
-    model = whole(family, tmp_path / "whole", tie_word_embeddings=False)
+    model = whole(architecture, tmp_path / "whole", tie_word_embeddings=False)
     converter.convert(tmp_path / "whole", tmp_path / "out", to=["pytorch"])
-    batch = tiny(family).batch("pytorch", model=WHOLE[family])
-    loaded = judge.load(tmp_path / "out", "safetensors", WHOLE[family], batch)
+    batch = tiny(architecture).batch("pytorch", model=WHOLE[architecture])
+    loaded = judge.load(tmp_path / "out", "safetensors", WHOLE[architecture], batch)
     assert not loaded.problems
     with torch.no_grad():
         wanted = model(**{key: torch.from_numpy(value) for key, value in batch.items()}).logits
@@ -119,15 +119,15 @@ def test_embeddings_that_are_not_tied_on_loading_are_written_for_each_half(
 
 @pytest.mark.parametrize(("family", "width"), [("pegasus", 48), ("marian", 54)])
 def test_fixed_positions_are_computed_as_transformers_does(
-    tmp_path: Path, family: str, width: int
+    tmp_path: Path, architecture: str, width: int
 ) -> None:
     """Flax keeps no table of positions; coming from there, it is the very table of PyTorch."""
-    model = whole(family, tmp_path / "whole", d_model=width, decoder_attention_heads=6)
+    model = whole(architecture, tmp_path / "whole", d_model=width, decoder_attention_heads=6)
     converter.convert(tmp_path / "whole", tmp_path / "flax", to=["flax"])
     converter.convert(tmp_path / "flax", tmp_path / "back", to=["pytorch"])
-    loaded = judge.load(tmp_path / "back", "safetensors", WHOLE[family], None)
-    for half in ("encoder", "decoder"):
-        name = f"model.{half}.embed_positions.weight"
+    loaded = judge.load(tmp_path / "back", "safetensors", WHOLE[architecture], None)
+    for submodel in ("encoder", "decoder"):
+        name = f"model.{submodel}.embed_positions.weight"
         assert loaded.stored[name].tobytes() == model.state_dict()[name].numpy().tobytes()
 
 

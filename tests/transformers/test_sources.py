@@ -32,63 +32,63 @@ def equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
 
 @pytest.mark.parametrize("family", STEMS)
 def test_an_encoder_is_the_same_from_every_container(
-    workshop: Workshop, tmp_path: Path, family: str
+    workshop: Workshop, tmp_path: Path, architecture: str
 ) -> None:
     decoder = workshop.source("gpt2", "causal", seed=1)
     results = {}
-    for container, framework in FRAMEWORKS.items():
-        if has_class(framework, family, "base"):
-            source = workshop.source(family, "base", container=container)
-            converter.compose(source, decoder, tmp_path / container, to=["pytorch"])
-            results[container] = stored(tmp_path / container)
+    for file_format, framework in FRAMEWORKS.items():
+        if has_class(framework, architecture, "base"):
+            source = workshop.source(architecture, "base", file_format=file_format)
+            converter.compose(source, decoder, tmp_path / file_format, to=["pytorch"])
+            results[file_format] = stored(tmp_path / file_format)
     first = results.pop("safetensors")
     assert results
-    for container, other in results.items():
-        assert equal(first, other), container
+    for file_format, other in results.items():
+        assert equal(first, other), file_format
 
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_a_decoder_is_the_same_from_every_container(
-    workshop: Workshop, tmp_path: Path, family: str
+    workshop: Workshop, tmp_path: Path, architecture: str
 ) -> None:
     encoder = workshop.source("bert", seed=1)
     results = {}
-    for container, framework in FRAMEWORKS.items():
-        if has_class(framework, family, "causal"):
-            source = workshop.source(family, "causal", container=container)
-            converter.compose(encoder, source, tmp_path / container, to=["pytorch"])
-            results[container] = stored(tmp_path / container)
+    for file_format, framework in FRAMEWORKS.items():
+        if has_class(framework, architecture, "causal"):
+            source = workshop.source(architecture, "causal", file_format=file_format)
+            converter.compose(encoder, source, tmp_path / file_format, to=["pytorch"])
+            results[file_format] = stored(tmp_path / file_format)
     first = results.pop("safetensors")
     assert results
-    for container, other in results.items():
-        assert equal(first, other), container
+    for file_format, other in results.items():
+        assert equal(first, other), file_format
 
 
-HEADS = [(family, head) for family, head in SINGLES if head != "base"]
+HEADS = [(architecture, head) for architecture, head in SINGLES if head != "base"]
 
 
 @pytest.mark.parametrize(
     ("family", "head", "container"),
     [
-        (family, head, container)
-        for family, head in HEADS
-        for container, framework in FRAMEWORKS.items()
-        if has_class(framework, family, head)
+        (architecture, head, file_format)
+        for architecture, head in HEADS
+        for file_format, framework in FRAMEWORKS.items()
+        if has_class(framework, architecture, head)
     ],
 )
 def test_an_encoder_comes_out_of_a_model_with_a_head(
-    workshop: Workshop, tmp_path: Path, family: str, head: str, container: str
+    workshop: Workshop, tmp_path: Path, architecture: str, head: str, file_format: str
 ) -> None:
     """The base model below any head is the encoder, value by value."""
     import transformers
 
-    source = workshop.source(family, head, container=container)
+    source = workshop.source(architecture, head, file_format=file_format)
     converter.compose(
         source, workshop.source("gpt2", "causal", seed=1), tmp_path / "out", to=["pytorch"]
     )
     composed = stored(tmp_path / "out")
-    name = str(class_name("pytorch", family, head))
-    original = getattr(transformers, name).from_pretrained(workshop.source(family, head))
+    name = str(class_name("pytorch", architecture, head))
+    original = getattr(transformers, name).from_pretrained(workshop.source(architecture, head))
     base = original.base_model.state_dict()
     assert base
     for key, value in base.items():
@@ -99,14 +99,14 @@ def test_an_encoder_comes_out_of_a_model_with_a_head(
 
 @pytest.mark.parametrize("family", [name for name in DECODERS if name != "gpt2"])
 def test_a_decoder_comes_out_of_a_masked_language_model(
-    workshop: Workshop, tmp_path: Path, family: str
+    workshop: Workshop, tmp_path: Path, architecture: str
 ) -> None:
     """As decoder it is the causal model with the same values."""
-    if family == "electra":
+    if architecture == "electra":
         kinds: tuple[str, ...] = ("safetensors",)
     else:
-        kinds = ("safetensors", "h5") + (() if family == "camembert" else ("msgpack",))
-    source = workshop.source(family, "mlm")
+        kinds = ("safetensors", "h5") + (() if architecture == "camembert" else ("msgpack",))
+    source = workshop.source(architecture, "mlm")
     converter.compose(workshop.source("bert", seed=1), source, tmp_path / "out")
     composed = check(tmp_path / "out", only=kinds)["safetensors"].stored
     original = load(source, "safetensors").stored

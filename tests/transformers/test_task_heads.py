@@ -55,10 +55,10 @@ FAMILIES = ("xlm-roberta", "camembert", "roberta-prelayernorm", "deberta-v2", "x
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_1_the_encoder_that_tensorflow_loses(tmp_path: Path, family: str) -> None:
+def test_1_the_encoder_that_tensorflow_loses(tmp_path: Path, architecture: str) -> None:
     import transformers
 
-    encoder = transformers.AutoConfig.for_model(family, **tiny(family).config)
+    encoder = transformers.AutoConfig.for_model(architecture, **tiny(architecture).config)
     source = combined(encoder, configuration("bert", EQUAL), tmp_path / "source")
     by_the_peer("tensorflow", source, tmp_path / "out")
     found = converter.verify(tmp_path / "out", against=[source])
@@ -101,12 +101,12 @@ def test_3_the_head_that_tensorflow_drops(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", ["bart", "mbart"])
-def test_4_the_embeddings_that_a_decoder_loses(tmp_path: Path, family: str) -> None:
+def test_4_the_embeddings_that_a_decoder_loses(tmp_path: Path, architecture: str) -> None:
     """It is taken out of a whole model, which keeps them where both its halves share them."""
     import transformers
 
-    name = {"bart": "Bart", "mbart": "MBart"}[family] + "ForConditionalGeneration"
-    build(tiny(family), name, tiny(family).config).save_pretrained(tmp_path / "whole")
+    name = {"bart": "Bart", "mbart": "MBart"}[architecture] + "ForConditionalGeneration"
+    build(tiny(architecture), name, tiny(architecture).config).save_pretrained(tmp_path / "whole")
     build(tiny("bert"), "BertModel", tiny("bert").config).save_pretrained(tmp_path / "bert")
     sources = [tmp_path / "bert", tmp_path / "whole"]
     model = transformers.EncoderDecoderModel.from_encoder_decoder_pretrained(*sources)
@@ -183,7 +183,7 @@ def test_8_weights_drawn_anew_from_a_wrapped_tree(workshop: Workshop, tmp_path: 
     from flax.serialization import msgpack_serialize
     from flax.traverse_util import unflatten_dict
 
-    source = workshop.source("bert", container="msgpack")
+    source = workshop.source("bert", file_format="msgpack")
     wrapped = tmp_path / "wrapped"
     wrapped.mkdir()
     (wrapped / "config.json").write_bytes((source / "config.json").read_bytes())

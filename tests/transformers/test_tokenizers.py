@@ -67,9 +67,9 @@ LAYOUTS: Mapping[str, tuple[str, str, str, Mapping[str, str]]] = {
 """Name → encoder, decoder, ``--tokenizer``, and where whose tokenizer must lie."""
 
 
-def _source(home: Path, family: str, **fields: Any) -> Path:
+def _source(home: Path, architecture: str, **fields: Any) -> Path:
     home.mkdir()
-    config = {**tiny(family).config, "model_type": family, **fields}
+    config = {**tiny(architecture).config, "model_type": architecture, **fields}
     (home / "config.json").write_text(json.dumps(config))
     return home
 
@@ -81,10 +81,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import sentencepiece
 
     home = tmp_path_factory.mktemp("sources")
-    for family in ("bert", "gpt2"):
+    for architecture in ("bert", "gpt2"):
         for kind in ("", "-old", "-slow"):
-            place = _source(home / (family + kind), family)
-            for path in (ROOT / "fixtures" / f"{family}-tiny").iterdir():
+            place = _source(home / (architecture + kind), architecture)
+            for path in (ROOT / "fixtures" / f"{architecture}-tiny").iterdir():
                 slow = path.name in ("vocab.txt", "vocab.json", "merges.txt")
                 token = path.name.startswith(("tokenizer", "special"))
                 if slow or (token and kind != "-slow"):
@@ -101,8 +101,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    for family in ("xlm-roberta", "camembert", "mbart", "plbart"):
-        place = _source(home / family, family)
+    for architecture in ("xlm-roberta", "camembert", "mbart", "plbart"):
+        place = _source(home / architecture, architecture)
         shutil.copy(home / "pieces.model", place / "sentencepiece.bpe.model")
     _source(home / "vit", "vit")
     return home
@@ -156,8 +156,8 @@ def test_each_place_holds_the_tokenizer_of_its_source(
 def test_the_tables_name_the_class_that_transformers_takes() -> None:
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-    stating = {name: LIBRARY.family(name).tokenizer for name in FAMILIES}
-    decoders = {name for name in FAMILIES if "decoder" in LIBRARY.family(name).roles}
+    stating = {name: LIBRARY.architecture(name).tokenizer for name in FAMILIES}
+    decoders = {name for name in FAMILIES if "decoder" in LIBRARY.architecture(name).roles}
     assert {name for name, stated in stating.items() if stated} == decoders - {"trocr"}
     for name, stated in stating.items():
         if stated:

@@ -13,7 +13,7 @@ from tests.transformers.tiny import FAMILIES, LIBRARY, tiny
 
 pytestmark = pytest.mark.peer
 
-DECODERS = [name for name in FAMILIES if "decoder" in LIBRARY.family(name).roles]
+DECODERS = [name for name in FAMILIES if "decoder" in LIBRARY.architecture(name).roles]
 FIELDS = {
     "start": "decoder_start_token_id",
     "end": "eos_token_id",
@@ -31,14 +31,14 @@ RELEASED = {
 
 
 @pytest.mark.parametrize("family", DECODERS)
-def test_the_table_has_the_ids_of_the_peers_class(family: str) -> None:
+def test_the_table_has_the_ids_of_the_peers_class(architecture: str) -> None:
     from transformers import CONFIG_MAPPING
 
-    config, table = CONFIG_MAPPING[family](), LIBRARY.family(family).tokens
+    config, table = CONFIG_MAPPING[architecture](), LIBRARY.architecture(architecture).tokens
     for role, field in FIELDS.items():
         stated = {getattr(config, name, None) for name in (field, f"{table[role].token}_token_id")}
         agree = stated <= {None, table[role].id}
-        assert agree != ((family, role) in RELEASED), (role, stated)
+        assert agree != ((architecture, role) in RELEASED), (role, stated)
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +54,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def _tokenizer(directory: Path, family: str) -> dict[str, Any]:
+def _tokenizer(directory: Path, architecture: str) -> dict[str, Any]:
     """A tokenizer of words whose special tokens have ids that nothing else has."""
-    table, words = LIBRARY.family(family).tokens, {"<unk>": 40}
+    table, words = LIBRARY.architecture(architecture).tokens, {"<unk>": 40}
     special = dict.fromkeys(token.token for token in table.values())
     roles = {name: f"<{name}>" for name in special}
     words |= {f"<{name}>": 41 + place for place, name in enumerate(special)}
-    if "pad_token_id" in tiny(family).config:
-        words["<pad>"] = tiny(family).config["pad_token_id"]
-    if LIBRARY.family(family).languages:
-        words["en_XX" if family == "mbart" else "__en_XX__"] = 60
+    if "pad_token_id" in tiny(architecture).config:
+        words["<pad>"] = tiny(architecture).config["pad_token_id"]
+    if LIBRARY.architecture(architecture).languages:
+        words["en_XX" if architecture == "mbart" else "__en_XX__"] = 60
     (directory / "vocab.json").write_text(json.dumps(words))
     told = {f"{name}_token": text for name, text in roles.items()}
     (directory / "tokenizer_config.json").write_text(json.dumps({**told, "tgt_lang": "en_XX"}))
@@ -71,22 +71,22 @@ def _tokenizer(directory: Path, family: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", DECODERS)
-def test_training_and_generation_begin_alike(home: Path, tmp_path: Path, family: str) -> None:
+def test_training_and_generation_begin_alike(home: Path, tmp_path: Path, architecture: str) -> None:
     """Labels shifted by the peer's model begin with what its ``generate()`` begins with, which is
     what the decoder's own class makes of labels."""
     import torch
     from transformers import EncoderDecoderModel
 
-    ids = _tokenizer(home / family, family)
+    ids = _tokenizer(home / architecture, architecture)
     converter.compose(
         home / "bert",
-        home / family,
+        home / architecture,
         tmp_path / "out",
         to=["pytorch"],
         random=["encoder", "decoder"],
     )
     model = EncoderDecoderModel.from_pretrained(tmp_path / "out").eval()
-    table = LIBRARY.family(family)
+    table = LIBRARY.architecture(architecture)
     start = 60 if table.languages else ids[table.tokens["start"].token]
     end = ids[table.tokens["end"].token]
     labels = torch.tensor([[11, 12, 13, end, -100]])
@@ -96,11 +96,11 @@ def test_training_and_generation_begin_alike(home: Path, tmp_path: Path, family:
     written = model.generate(torch.tensor([[21, 22, 23]]), max_new_tokens=2, use_cache=False)
     assert int(written[0, 0]) == start
     assert model.generation_config.eos_token_id == end
-    own = _own_shift(family, ids, labels, start)
+    own = _own_shift(architecture, ids, labels, start)
     assert own is None or own == start
 
 
-def _own_shift(family: str, ids: dict[str, Any], labels: Any, start: int) -> int | None:
+def _own_shift(architecture: str, ids: dict[str, Any], labels: Any, start: int) -> int | None:
     """What the family's own sequence-to-sequence class begins with, of labels as its tokenizer
     makes them: the code of the language comes last, and is put first."""
     import importlib
@@ -108,7 +108,7 @@ def _own_shift(family: str, ids: dict[str, Any], labels: Any, start: int) -> int
 
     from transformers import CONFIG_MAPPING
 
-    place = CONFIG_MAPPING[family].__module__.replace(".configuration_", ".modeling_")
+    place = CONFIG_MAPPING[architecture].__module__.replace(".configuration_", ".modeling_")
     module = importlib.import_module(place)
     shift = getattr(module, "shift_tokens_right", None)
     if shift is None:

@@ -66,10 +66,10 @@ for request in json.load(sys.stdin):
 def composite(name: str, place: Path) -> Path:
     """Two halves drawn anew, in every file that their framework can load."""
     families = dict(zip(("encoder", "decoder"), name.split("-"), strict=True))
-    for half, family in families.items():
-        (place / half).mkdir(parents=True)
-        config = {**tiny(family).config, "model_type": family}
-        (place / half / "config.json").write_text(json.dumps(config))
+    for submodel, architecture in families.items():
+        (place / submodel).mkdir(parents=True)
+        config = {**tiny(architecture).config, "model_type": architecture}
+        (place / submodel / "config.json").write_text(json.dumps(config))
     converter.compose(
         place / "encoder",
         place / "decoder",
@@ -83,12 +83,14 @@ def composite(name: str, place: Path) -> Path:
 
 def alone(name: str, place: Path) -> Path:
     """A model of the peer's own, in every file."""
-    family = FAMILY.get(name) or next(
+    architecture = FAMILY.get(name) or next(
         each for each in ("bert", "canine", "vit", "t5", "bart", "marian")
         if name.lower().startswith(each)
     )  # fmt: skip
-    spec = tiny(family)
-    start = {"decoder_start_token_id": 3, "forced_eos_token_id": 2} if family == "marian" else {}
+    spec = tiny(architecture)
+    start = (
+        {"decoder_start_token_id": 3, "forced_eos_token_id": 2} if architecture == "marian" else {}
+    )
     build(spec, name, {**spec.config, **start}).save_pretrained(place / "source")
     converter.convert(place / "source", place / "out", pytorch_format="both")
     return place / "out"

@@ -83,7 +83,7 @@ def test_a_wrapped_flax_tree_is_read_or_refused(workshop: Workshop, tmp_path: Pa
     from flax.serialization import msgpack_serialize
     from flax.traverse_util import unflatten_dict
 
-    source = workshop.source("bert", container="msgpack")
+    source = workshop.source("bert", file_format="msgpack")
     wrapped = tmp_path / "wrapped"
     wrapped.mkdir()
     (wrapped / "config.json").write_bytes((source / "config.json").read_bytes())
@@ -117,7 +117,7 @@ def test_a_wrong_shape_is_an_error_even_if_the_sizes_fit(
 
     source = tmp_path / "source"
     source.mkdir()
-    for file in workshop.source("bert", container="h5").iterdir():
+    for file in workshop.source("bert", file_format="h5").iterdir():
         (source / file.name).write_bytes(file.read_bytes())
     with h5py.File(source / "tf_model.h5", "r+") as file:
         found: list[str] = []
@@ -132,19 +132,19 @@ def test_a_wrong_shape_is_an_error_even_if_the_sizes_fit(
 
 @pytest.mark.parametrize("family", ["xlm-roberta", "camembert", "roberta-prelayernorm", "gpt2"])
 def test_the_encoder_that_the_peer_drops_is_there(
-    workshop: Workshop, tmp_path: Path, family: str
+    workshop: Workshop, tmp_path: Path, architecture: str
 ) -> None:
     """In TensorFlow it stands under the main layer's name, not under ``model_type``."""
     source, out = tmp_path / "source", tmp_path / "out"
-    combined_pytorch(configuration(family, SMALL), configuration("bert", EQUAL)).save_pretrained(
-        source
-    )
+    combined_pytorch(
+        configuration(architecture, SMALL), configuration("bert", EQUAL)
+    ).save_pretrained(source)
     converter.convert(source, out, to=["tensorflow"])
     mine = check(out, only=("h5",))["h5"]
     assert not compare(load(source, "safetensors"), mine)
     main = {"gpt2": "transformer", "roberta-prelayernorm": "roberta_prelayernorm"}.get(
-        family, "roberta"
+        architecture, "roberta"
     )
     assert any(f"encoder/{main}/" in key for key in mine.stored)
     config = json.loads((out / "config.json").read_text())
-    assert config["encoder"]["model_type"] == family
+    assert config["encoder"]["model_type"] == architecture

@@ -50,7 +50,7 @@ _KEYS = {
 class Tiny:
     """One file of ``tiny/``."""
 
-    family: str
+    architecture: str
     config: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Tiny:
     @property
     def table(self) -> Family:
         """The family's table."""
-        return LIBRARY.family(self.family)
+        return LIBRARY.architecture(self.architecture)
 
     def fields(self, variant: str = "") -> dict[str, Any]:
         """Every field of one variant; ``""`` is the configuration itself."""
@@ -86,7 +86,7 @@ class Tiny:
         self, framework: str, prefix: str = "", seed: int = 0, model: str = "", variant: str = ""
     ) -> dict[str, np.ndarray]:
         """The inputs of one forward pass, as numpy arrays, each name behind ``prefix``."""
-        config = ModelConfig(self.table, self.fields(variant), self.family)
+        config = ModelConfig(self.table, self.fields(variant), self.architecture)
         wanted = {
             **self.inputs,
             **self.class_inputs.get(model, {}),
@@ -118,13 +118,13 @@ def _array(spec: Mapping[str, Any], config: ModelConfig, stream: np.random.Gener
 
 
 @cache
-def tiny(family: str) -> Tiny:
+def tiny(architecture: str) -> Tiny:
     """The tiny model of a family."""
-    data = json.loads((DIRECTORY / f"{family}.json").read_text())
+    data = json.loads((DIRECTORY / f"{architecture}.json").read_text())
     unknown = data.keys() - _KEYS
-    assert not unknown, f"{family}.json: unknown {sorted(unknown)}"
+    assert not unknown, f"{architecture}.json: unknown {sorted(unknown)}"
     return Tiny(
-        family,
+        architecture,
         config=data["config"],
         variants=data.get("variants", {}),
         inputs=data.get("inputs", {}),
@@ -149,17 +149,17 @@ def tiny(family: str) -> Tiny:
 def described() -> tuple[str, ...]:
     """The families that have both a sound table and a tiny model.
 
-    One that lacks either fails ``tests/architectures/test_tiny_models.py`` and must not hide the others.
+    One that lacks either fails ``test_sample_configs.py`` and must not hide the others.
     """
     return tuple(
         name for name in FAMILIES if (DIRECTORY / f"{name}.json").is_file() and _loads(name)
     )
 
 
-def _loads(family: str) -> bool:
-    LIBRARY.vocabulary  # noqa: B018  # what is wrong with all tables is told at once
+def _loads(architecture: str) -> bool:
+    LIBRARY.conventions  # noqa: B018  # what is wrong with all tables is told at once
     try:
-        LIBRARY.family(family)
+        LIBRARY.architecture(architecture)
     except TableError:
         return False
     return True
@@ -168,19 +168,19 @@ def _loads(family: str) -> bool:
 def roles() -> list[tuple[str, str, str]]:
     """Family, role and variant of every composition, where the variant changes what plays."""
     return [
-        (family, role, variant)
-        for family in described()
-        for role, played in tiny(family).table.roles.items()
-        for variant in ("", *tiny(family).variants)
-        if not variant or _changes(family, played.model, variant)
-        if not _refused(family, role, variant)
+        (architecture, role, variant)
+        for architecture in described()
+        for role, played in tiny(architecture).table.roles.items()
+        for variant in ("", *tiny(architecture).variants)
+        if not variant or _changes(architecture, played.model, variant)
+        if not _refused(architecture, role, variant)
     ]
 
 
-def _refused(family: str, role: str, variant: str) -> bool:
+def _refused(architecture: str, role: str, variant: str) -> bool:
     """Whether no framework takes this configuration in this role."""
-    spec = tiny(family)
-    config = ModelConfig(spec.table, spec.fields(variant), family)
+    spec = tiny(architecture)
+    config = ModelConfig(spec.table, spec.fields(variant), architecture)
     return role_unsupported_reasons(config, role).keys() >= {*FRAMEWORKS}
 
 
@@ -192,15 +192,15 @@ def single_models() -> list[tuple[str, str, str]]:
     lack; what it changes of the rest is the same in all classes.
     """
     found = []
-    for family in described():
-        table = tiny(family).table
+    for architecture in described():
+        table = tiny(architecture).table
         leading = {role.model for role in table.roles.values()} or set(list(table.models)[:1])
-        found += [(family, model, "") for model in table.models]
+        found += [(architecture, model, "") for model in table.models]
         found += [
-            (family, model, variant)
-            for variant in tiny(family).variants
+            (architecture, model, variant)
+            for variant in tiny(architecture).variants
             for model in table.models
-            if _changes(family, model, variant, _groups(table, leading))
+            if _changes(architecture, model, variant, _groups(table, leading))
         ]
     return found
 
@@ -213,50 +213,54 @@ def _groups(table: Family, models: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _changes(family: str, name: str, variant: str, seen: frozenset[str] | None = None) -> bool:
+def _changes(
+    architecture: str, name: str, variant: str, seen: frozenset[str] | None = None
+) -> bool:
     """Whether a variant changes the tensors or the frameworks of a model.
 
     Of a model that has more parts or heads than `seen`, only those are looked at.
     """
-    return _nature(family, name, "", seen) != _nature(family, name, variant, seen)
+    return _nature(architecture, name, "", seen) != _nature(architecture, name, variant, seen)
 
 
 @cache
-def _nature(family: str, name: str, variant: str, seen: frozenset[str] | None) -> Any:
-    spec = tiny(family)
+def _nature(architecture: str, name: str, variant: str, seen: frozenset[str] | None) -> Any:
+    spec = tiny(architecture)
     model = spec.table.models[name]
     parts = (*model.parts, *({CROSS_ATTENTION} & set(spec.table.parts)))
-    config = ModelConfig(spec.table, spec.fields(variant), family)
+    config = ModelConfig(spec.table, spec.fields(variant), architecture)
     try:
-        drawn = ModelSpecBuilder(LIBRARY.vocabulary).model(config, parts, model.heads)
+        drawn = ModelSpecBuilder(LIBRARY.conventions).model(config, parts, model.heads)
     except ConverterError as error:
         return str(error)  # the test of this variant tells it
     others = set() if seen is None else {*model.parts, *model.heads} - seen
-    slots = [
-        (slot.name, slot.spellings, slot.tied_to, slot.stored)
-        for slot in drawn.params
-        if not others or slot.part in others
+    params = [
+        (param.name, param.stored_as, param.tied_to, param.stored)
+        for param in drawn.params
+        if not others or param.part in others
     ]
-    return slots, None if others else set(unsupported_reasons(config, model))
+    return params, None if others else set(unsupported_reasons(config, model))
 
 
-def stored_ties(family: str, model: ModelClass, variant: str, half: str = "") -> set[str]:
+def stored_ties(architecture: str, model: ModelClass, variant: str, submodel: str = "") -> set[str]:
     """The PyTorch names that files are given although transformers 4.57 ties them."""
-    spec = tiny(family)
-    config = ModelConfig(spec.table, spec.fields(variant), family)
-    cross = {CROSS_ATTENTION} & {*spec.table.parts} if half == "decoder" else set()
-    drawn = ModelSpecBuilder(LIBRARY.vocabulary).model(
-        config, (*model.parts, *cross), model.heads, half
+    spec = tiny(architecture)
+    config = ModelConfig(spec.table, spec.fields(variant), architecture)
+    cross = {CROSS_ATTENTION} & {*spec.table.parts} if submodel == "decoder" else set()
+    drawn = ModelSpecBuilder(LIBRARY.conventions).model(
+        config, (*model.parts, *cross), model.heads, submodel
     )
     names = [
-        slot.spellings[FRAMEWORKS[0]].name for slot in drawn.params if FRAMEWORKS[0] in slot.stored
+        param.stored_as[FRAMEWORKS[0]].name
+        for param in drawn.params
+        if FRAMEWORKS[0] in param.stored
     ]
     return {*names}
 
 
-def source_fields(family: str, model: ModelClass, variant: str) -> dict[str, Any]:
+def source_fields(architecture: str, model: ModelClass, variant: str) -> dict[str, Any]:
     """The configuration of a stand-alone model; one that only decodes says so."""
-    spec = tiny(family)
+    spec = tiny(architecture)
     decoder = spec.table.roles.get("decoder")
     fields = spec.fields(variant)
     if decoder and decoder.model == model.name:
@@ -271,7 +275,7 @@ def build(spec: Tiny, name: str, fields: Mapping[str, Any], seed: int = 0) -> An
     import transformers
 
     torch.manual_seed(seed)
-    config = transformers.AutoConfig.for_model(spec.family, **fields)
+    config = transformers.AutoConfig.for_model(spec.architecture, **fields)
     model = getattr(transformers, name)(config).eval()
     add_noise(model, seed, spec.keep)
     return model
@@ -294,7 +298,7 @@ def add_noise(model: Any, seed: int, keep: Iterable[str] = ()) -> None:
                 value += (drawn.abs() if ".running_" in key else drawn).to(value.dtype)
 
 
-def model_of(family: str, role: str) -> ModelClass:
+def model_of(architecture: str, role: str) -> ModelClass:
     """The class that a family plays a role with."""
-    table = tiny(family).table
+    table = tiny(architecture).table
     return table.models[table.roles[role].model]

@@ -222,7 +222,7 @@ def test_an_untied_head(sound: Path, tmp_path: Path, name: str, manifest: bool) 
 
 
 @pytest.fixture(scope="module", params=["float16", "bfloat16"])
-def half(
+def submodel(
     request: pytest.FixtureRequest,
     sources: tuple[Path, Path],
     tmp_path_factory: pytest.TempPathFactory,
@@ -239,9 +239,9 @@ def half(
     "change", [damage.flip_low_bit, damage.moved, damage.transposed, damage.zeroed]
 )
 def test_a_damaged_tensor_of_half_precision(
-    half: Path, tmp_path: Path, name: str, change: Callable[..., None]
+    submodel: Path, tmp_path: Path, name: str, change: Callable[..., None]
 ) -> None:
-    directory = copy_of(half, tmp_path / "it")
+    directory = copy_of(submodel, tmp_path / "it")
     file = directory / name
     key = key_of(file, QUERY)
     alter(file, [key], change)
@@ -349,11 +349,11 @@ def test_a_size_of_the_configuration(sound: Path, tmp_path: Path, field: str, va
     found = verify(directory)
     assert not found.verified
     named = " ".join(str(problem) for problem in found.problems)
-    half, _, what = field.partition("__")
+    submodel, _, what = field.partition("__")
     assert {"hidden_size": "query", "n_layer": "h.1", "vocab_size": "word_embeddings"}[
         what
     ] in named
-    assert half in named
+    assert submodel in named
 
 
 @pytest.mark.parametrize("how", ["hash", "dtype", "none", "entry", "no tensors", "shape", "text"])

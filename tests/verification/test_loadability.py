@@ -42,26 +42,26 @@ def test_safetensors_that_transformers_refuses(tmp_path: Path, told: str) -> Non
 
 
 def test_flax_names_in_safetensors(tmp_path: Path) -> None:
-    factories.make(tmp_path / "it", "bert", dialect="flax", container="safetensors")
+    factories.make(tmp_path / "it", "bert", dialect="flax", file_format="safetensors")
     assert any("another framework's names" in what for what in whats(tmp_path / "it"))
 
 
 def test_a_file_under_another_one_s_name(tmp_path: Path) -> None:
-    made = factories.make(tmp_path / "it", "bert", container="torch")
+    made = factories.make(tmp_path / "it", "bert", file_format="torch")
     made.file.rename(tmp_path / "it" / "model.safetensors")
     assert "is no such file as its name says" in whats(tmp_path / "it")
 
 
 def test_a_wrapped_tree(tmp_path: Path) -> None:
     config = factories.tiny_config("bert")
-    tensors = factories.stored(factories.blueprint(config), "flax")
+    tensors = factories.stored(factories.model_spec(config), "flax")
     wrapped = {f"params/{name}": array for name, array in tensors.items()}
     factories.write(tmp_path / "it", config, wrapped, "flax-msgpack")
     assert any("lie below 'params'" in what for what in whats(tmp_path / "it"))
 
 
 def test_pickles_that_do_more_are_named_and_not_run(tmp_path: Path) -> None:
-    made = factories.make(tmp_path / "it", "bert", container="torch")
+    made = factories.make(tmp_path / "it", "bert", file_format="torch")
     spoil(made.file, b"cposix\nsystem\n0")
     [problem] = verify(tmp_path / "it").problems
     assert "does more than build tensors" in problem.what

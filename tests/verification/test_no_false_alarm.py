@@ -14,7 +14,7 @@ from tests import factories
 from tests.transformers.tiny import FAMILIES, LIBRARY, tiny
 
 TOKENS = {"decoder_start_token": 3, "eos_token": 2, "pad_token": 1}
-PLAYED = [(name, list(LIBRARY.family(name).roles)) for name in FAMILIES]
+PLAYED = [(name, list(LIBRARY.architecture(name).roles)) for name in FAMILIES]
 ROLES = [(name, played[at % len(played)]) for at, (name, played) in enumerate(PLAYED) if played]
 """Each family in one of its roles; ``tests/transformers`` composes it in all."""
 
@@ -33,11 +33,13 @@ WAYS = [
     ("family", "role", "way"),
     [(*pair, way) for pair, way in zip(ROLES, cycle(range(len(WAYS))), strict=False)],
 )
-def test_a_composed_model_is_verified(tmp_path: Path, family: str, role: str, way: int) -> None:
-    for half, name in {"encoder": "bert", "decoder": "bert", role: family}.items():
-        (tmp_path / half).mkdir()
+def test_a_composed_model_is_verified(
+    tmp_path: Path, architecture: str, role: str, way: int
+) -> None:
+    for submodel, name in {"encoder": "bert", "decoder": "bert", role: architecture}.items():
+        (tmp_path / submodel).mkdir()
         config = {**tiny(name).config, "model_type": name}
-        (tmp_path / half / "config.json").write_text(json.dumps(config))
+        (tmp_path / submodel / "config.json").write_text(json.dumps(config))
     converter.compose(
         tmp_path / "encoder",
         tmp_path / "decoder",
@@ -72,12 +74,12 @@ def test_shared_halves_are_verified(tmp_path: Path, share: bool, dtype: str) -> 
 
 
 @pytest.mark.parametrize("container", ["safetensors", "torch", "keras-hdf5", "flax-msgpack"])
-def test_what_others_wrote_is_verified(tmp_path: Path, container: str) -> None:
-    dialect = {"keras-hdf5": "tensorflow", "flax-msgpack": "flax"}.get(container, "pytorch")
-    for family, model in (("bert", "BertModel"), ("gpt2", "GPT2LMHeadModel")):
+def test_what_others_wrote_is_verified(tmp_path: Path, file_format: str) -> None:
+    dialect = {"keras-hdf5": "tensorflow", "flax-msgpack": "flax"}.get(file_format, "pytorch")
+    for architecture, model in (("bert", "BertModel"), ("gpt2", "GPT2LMHeadModel")):
         made = factories.make(
-            tmp_path / family, family, model, dialect=dialect, container=container
+            tmp_path / architecture, architecture, model, dialect=dialect, file_format=file_format
         ).directory
         assert verify(made).verified
-        converter.convert(made, tmp_path / f"{family}-out", pytorch_format="both")
-        assert verify(tmp_path / f"{family}-out", against=[made]).verified
+        converter.convert(made, tmp_path / f"{architecture}-out", pytorch_format="both")
+        assert verify(tmp_path / f"{architecture}-out", against=[made]).verified

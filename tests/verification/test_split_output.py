@@ -18,7 +18,7 @@ from tests.verification.test_diff import run
 
 
 @pytest.fixture(scope="module")
-def halves(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def submodels(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sound checkpoint taken apart; its widths differ, so that something lies between."""
     out = tmp_path_factory.mktemp("halves") / "apart"
     converter.split(sound, out, pytorch_format="both")
@@ -26,8 +26,8 @@ def halves(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_both_are_proven_in_one_report(halves: Path, sound: Path) -> None:
-    found = verify(halves, against=[sound], portrait=True)
+def test_both_are_proven_in_one_report(submodels: Path, sound: Path) -> None:
+    found = verify(submodels, against=[sound], portrait=True)
     assert found.verified, found.problems
     assert len(found.formats) == 8
     assert found.checks["encoder: files that are well-formed"] == "4 of 4"
@@ -41,9 +41,9 @@ def test_both_are_proven_in_one_report(halves: Path, sound: Path) -> None:
     assert set(found.portrait.tensors) == set(found.origins)
 
 
-def test_each_source_goes_to_its_half(halves: Path, sources: tuple[Path, Path]) -> None:
+def test_each_source_goes_to_its_half(submodels: Path, sources: tuple[Path, Path]) -> None:
     for given in (sources, sources[::-1]):
-        found = verify(halves, against=given)
+        found = verify(submodels, against=given)
         assert found.verified
         origins = {origin.source for name, origin in found.origins.items() if name[:3] == "enc"}
         assert origins == {str(sources[0])}
@@ -51,12 +51,12 @@ def test_each_source_goes_to_its_half(halves: Path, sources: tuple[Path, Path]) 
         assert fresh
         assert all("cross" in name for name in fresh)
     with pytest.raises(UnsupportedError, match="no half is left"):
-        verify(halves, against=[sources[0], sources[0]])
+        verify(submodels, against=[sources[0], sources[0]])
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_damage_to_a_half_is_found(halves: Path, tmp_path: Path, file: str) -> None:
-    copy = copy_of(halves, tmp_path / "it")
+def test_damage_to_a_half_is_found(submodels: Path, tmp_path: Path, file: str) -> None:
+    copy = copy_of(submodels, tmp_path / "it")
     place = copy / "encoder" / file
     with open_file(place) as reader:
         [key] = [
@@ -78,8 +78,8 @@ def test_damage_to_a_half_is_found(halves: Path, tmp_path: Path, file: str) -> N
     assert "its values are not those that were written" in told
 
 
-def test_damage_between_the_halves_is_found(halves: Path, tmp_path: Path) -> None:
-    copy = copy_of(halves, tmp_path / "it")
+def test_damage_between_the_halves_is_found(submodels: Path, tmp_path: Path) -> None:
+    copy = copy_of(submodels, tmp_path / "it")
     joint = copy / "joint.safetensors"
     alter(joint, ["enc_to_dec_proj.weight"], damage.flip_bit)
     [problem] = verify(copy).problems
@@ -95,8 +95,8 @@ def test_damage_between_the_halves_is_found(halves: Path, tmp_path: Path) -> Non
     )
 
 
-def test_the_manifest_above_lists_the_files_of_a_half(halves: Path, tmp_path: Path) -> None:
-    copy = copy_of(halves, tmp_path / "it")
+def test_the_manifest_above_lists_the_files_of_a_half(submodels: Path, tmp_path: Path) -> None:
+    copy = copy_of(submodels, tmp_path / "it")
     (copy / "decoder" / "generation_config.json").unlink()
     [problem] = verify(copy / "decoder").problems
     assert problem.file == str(copy / "decoder" / "generation_config.json")
@@ -106,26 +106,28 @@ def test_the_manifest_above_lists_the_files_of_a_half(halves: Path, tmp_path: Pa
     assert any("another tool" in note for note in verify(copy / "decoder").notes)
 
 
-def test_a_half_against_another_family_is_refused(halves: Path, sources: tuple[Path, Path]) -> None:
+def test_a_half_against_another_family_is_refused(
+    submodels: Path, sources: tuple[Path, Path]
+) -> None:
     with pytest.raises(UnsupportedError, match=r"is gpt2, but .* is bert"):
-        verify(halves / "encoder", against=[sources[1]])
+        verify(submodels / "encoder", against=[sources[1]])
 
 
-def test_the_whole_is_compared_with_each_half(halves: Path, sound: Path, tmp_path: Path) -> None:
-    for half in ("encoder", "decoder"):
-        for first, second in ((sound, halves / half), (halves / half, sound)):
+def test_the_whole_is_compared_with_each_half(submodels: Path, sound: Path, tmp_path: Path) -> None:
+    for submodel in ("encoder", "decoder"):
+        for first, second in ((sound, submodels / submodel), (submodels / submodel, sound)):
             found = converter.diff(first, second)
             assert found.equal
-            assert found.half == half
+            assert found.submodel == submodel
             assert len(found.differences) > 40
-    text = run("diff", sound, halves / "encoder", code=0).stdout
+    text = run("diff", sound, submodels / "encoder", code=0).stdout
     assert "the encoder alone: equal" in text
     copy = copy_of(sound, tmp_path / "it")
     file = copy / "flax_model.msgpack"
     alter(file, [key_of(file, QUERY)], damage.negated)
-    found = converter.diff(file, halves / "encoder")
+    found = converter.diff(file, submodels / "encoder")
     assert list(found.differing) == [f"{QUERY}.weight"]
-    assert converter.diff(file, halves / "decoder").equal
+    assert converter.diff(file, submodels / "decoder").equal
     other = factories.make(tmp_path / "roberta", "roberta").directory
     with pytest.raises(UnsupportedError, match="is no half of"):
         converter.diff(sound, other)
@@ -137,7 +139,7 @@ def test_two_halves_of_one_family_are_told_apart(
     second = factories.make(tmp_path / "b", "bert", "BertForMaskedLM", seed=4).directory
     converter.compose(sources[0], second, tmp_path / "whole", to=["pytorch"])
     converter.split(tmp_path / "whole", tmp_path / "apart", to=["pytorch"])
-    for half in ("encoder", "decoder"):
-        found = converter.diff(tmp_path / "whole", tmp_path / "apart" / half)
-        assert (found.equal, found.half) == (True, half)
-        assert verify(tmp_path / "apart" / half, against=[tmp_path / "whole"]).verified
+    for submodel in ("encoder", "decoder"):
+        found = converter.diff(tmp_path / "whole", tmp_path / "apart" / submodel)
+        assert (found.equal, found.submodel) == (True, submodel)
+        assert verify(tmp_path / "apart" / submodel, against=[tmp_path / "whole"]).verified

@@ -115,7 +115,7 @@ def bert(desk: Desk) -> dict[str, bytes]:
 @pytest.fixture
 def gpt2(desk: Desk) -> dict[str, bytes]:
     """A GPT-2 on the Hub as ``acme/gpt2``; gives its files."""
-    made = factories.make(desk.home / "gpt2", "gpt2", "GPT2LMHeadModel", container="torch")
+    made = factories.make(desk.home / "gpt2", "gpt2", "GPT2LMHeadModel", file_format="torch")
     files = contents(made.directory)
     desk.hub.publish("acme/gpt2", {**files, "README.md": b"---\nlicense: mit\n---\n"})
     return files

@@ -21,7 +21,7 @@ def front(text: str) -> dict[str, object]:
 
 
 @pytest.fixture
-def halves(tmp_path: Path) -> tuple[Path, Path]:
+def submodels(tmp_path: Path) -> tuple[Path, Path]:
     bert = factories.make(tmp_path / "bert", "bert", intermediate_size=41).directory
     return bert, factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
 
@@ -57,8 +57,8 @@ def test_sources_from_the_hub_are_the_lineage(desk: Desk) -> None:
     )
 
 
-def test_local_sources_are_no_lineage(halves: tuple[Path, Path], tmp_path: Path) -> None:
-    result = converter.compose(*halves, tmp_path / "both")
+def test_local_sources_are_no_lineage(submodels: tuple[Path, Path], tmp_path: Path) -> None:
+    result = converter.compose(*submodels, tmp_path / "both")
     text = (tmp_path / "both" / "README.md").read_text()
     assert front(text) == {
         "library_name": "transformers",
@@ -74,8 +74,8 @@ def test_local_sources_are_no_lineage(halves: tuple[Path, Path], tmp_path: Path)
     assert is_generated((tmp_path / "both" / "README.md").read_bytes())
 
 
-def test_licences(halves: tuple[Path, Path], tmp_path: Path) -> None:
-    bert, gpt2 = halves
+def test_licences(submodels: tuple[Path, Path], tmp_path: Path) -> None:
+    bert, gpt2 = submodels
     (bert / "README.md").write_text("---\nlicense: mit\n---\n")
     converter.compose(bert, gpt2, tmp_path / "one")
     assert "license" not in front((tmp_path / "one" / "README.md").read_text())
@@ -104,8 +104,8 @@ def test_the_licence_that_a_card_states(tmp_path: Path, card: str, expected: str
     assert stated_licence(tmp_path) == expected
 
 
-def test_a_card_of_the_user_stays(halves: tuple[Path, Path], tmp_path: Path) -> None:
-    bert, _ = halves
+def test_a_card_of_the_user_stays(submodels: tuple[Path, Path], tmp_path: Path) -> None:
+    bert, _ = submodels
     card = tmp_path / "out" / "README.md"
     converter.convert(bert, tmp_path / "out", to=["pytorch"])
     first = card.read_bytes()
@@ -123,8 +123,8 @@ def test_a_card_of_the_user_stays(halves: tuple[Path, Path], tmp_path: Path) -> 
         converter.convert(bert, tmp_path / "out", overwrite=True, card=tmp_path / "none.md")
 
 
-def test_weights_drawn_anew_have_no_lineage(halves: tuple[Path, Path], tmp_path: Path) -> None:
-    bert, gpt2 = halves
+def test_weights_drawn_anew_have_no_lineage(submodels: tuple[Path, Path], tmp_path: Path) -> None:
+    bert, gpt2 = submodels
     (gpt2 / "README.md").write_text("---\nlicense: mit\n---\n")
     converter.compose(bert, gpt2, tmp_path / "both", random=["encoder"])
     text = (tmp_path / "both" / "README.md").read_text()

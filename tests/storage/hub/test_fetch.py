@@ -92,10 +92,10 @@ def test_composing_from_the_hub_equals_composing_from_disk(
         k: v for k, v in two.items() if k not in own
     }
     sources = json.loads(one["converter-manifest.json"])["sources"]
-    for half in ("bert", "gpt2"):
-        source = sources["encoder" if half == "bert" else "decoder"]
-        assert source["reference"] == f"acme/{half}"
-        assert source["revision"] == desk.hub.repos[f"acme/{half}"].refs["main"]
+    for submodel in ("bert", "gpt2"):
+        source = sources["encoder" if submodel == "bert" else "decoder"]
+        assert source["reference"] == f"acme/{submodel}"
+        assert source["revision"] == desk.hub.repos[f"acme/{submodel}"].refs["main"]
     against = ["--against", "acme/bert", "--against", "acme/gpt2"]
     desk.converter("verify", "from-hub", *against)
 

@@ -53,8 +53,8 @@ def as_torch_writes(source: Path, target: Path, **how: bool) -> None:
 def as_google_writes(config: Path, place: Path) -> None:
     from tests.formats import bundles
 
-    drawn = factories.blueprint(json.loads(config.read_text()))
-    named = [slot for slot in drawn.params if "google" in slot.spellings]
+    drawn = factories.model_spec(json.loads(config.read_text()))
+    named = [param for param in drawn.params if "google" in param.stored_as]
     kept = type(drawn)(tuple(named), drawn.drops)
     arrays = {
         TensorSpec(name, "float32", array.shape): array
@@ -121,8 +121,8 @@ def test_headers_alone_are_read_and_tell_the_same(
         asked.append(("convert", place["shards"], *planned))
         asked.append(("check-table", "--draft", place["safetensors"]))
     done = desk.errands(*asked)
-    half = len(asked) // 2
-    for command, afar, here in zip(asked, done[:half], done[half:], strict=False):
+    submodel = len(asked) // 2
+    for command, afar, here in zip(asked, done[:submodel], done[submodel:], strict=False):
         assert afar.code == here.code == 0, (command, afar.stderr, here.stderr)
         named = [re.sub(r'"source": ".*/', '"source": "', each.stdout) for each in (afar, here)]
         assert len(named[0]) > 1000 and named[0] == named[1], command

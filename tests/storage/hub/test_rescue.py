@@ -25,8 +25,8 @@ def left_behind(place: Path, source: Path, kind: str) -> dict[str, bytes]:
 
     place.mkdir()
     config = json.loads((source / "config.json").read_text())
-    drawn = factories.blueprint(config)
-    named = [slot for slot in drawn.params if "google" in slot.spellings]
+    drawn = factories.model_spec(config)
+    named = [param for param in drawn.params if "google" in param.stored_as]
     stored = factories.stored(type(drawn)(tuple(named), drawn.drops), "google")
     arrays = {TensorSpec(name, "float32", each.shape): each for name, each in stored.items()}
     bundles.write(place / "bert_model.ckpt.index", arrays)

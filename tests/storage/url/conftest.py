@@ -128,6 +128,6 @@ def bert(s3: S3) -> Path:
 @pytest.fixture
 def gpt2(s3: S3) -> Path:
     """A GPT-2, here and as ``s3://models/gpt2``."""
-    made = factories.make(Path("gpt2"), "gpt2", "GPT2LMHeadModel", container="torch").directory
+    made = factories.make(Path("gpt2"), "gpt2", "GPT2LMHeadModel", file_format="torch").directory
     s3.put(made, "gpt2")
     return made

@@ -74,8 +74,8 @@ def test_convert_split_and_compose_again(s3: S3, bert: Path, gpt2: Path) -> None
     run("split", "s3://models/both", "s3://models/halves", "-q")
     assert "joint.safetensors" in s3.contents("halves")
     assert run("verify", "s3://models/halves").stdout.startswith("s3://models/halves: verified")
-    halves = ("s3://models/halves/encoder", "s3://models/halves/decoder")
-    told = run("compose", *halves, "again", "-q").stderr
+    submodels = ("s3://models/halves/encoder", "s3://models/halves/decoder")
+    told = run("compose", *submodels, "again", "-q").stderr
     assert "joint.safetensors: taken from beside the two halves" in told
     run("diff", "again", "s3://models/both")
 

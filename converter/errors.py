@@ -62,6 +62,7 @@ class ConverterError(Exception):
         message: one sentence that says what could not be done.
         problems: every single finding behind it.
         remedy: what the user should do next, when there is one thing to do.
+
     """
 
     kind = "error"

@@ -109,6 +109,7 @@ class Initializer:
         Args:
             out: C-contiguous, of any floating dtype.
             start: index of the first element, in the canonical layout.
+
         """
         if not out.flags.c_contiguous:
             raise ValueError("only C-contiguous arrays can be filled")

@@ -23,6 +23,7 @@ def import_optional(module: str, extra: str, purpose: str) -> Any:
 
     Raises:
         UnsupportedError: if it is not installed.
+
     """
     try:
         return import_module(module)

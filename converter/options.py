@@ -45,6 +45,7 @@ class OutputOptions:
 
     Raises:
         UsageError: for a value that there is not.
+
     """
 
     to: Sequence[str] | None = None
@@ -106,6 +107,7 @@ def parse_size(text: int | str) -> int:
 
     Raises:
         UsageError: if it is no size, or none above zero.
+
     """
     if isinstance(text, int):
         size = text
@@ -133,6 +135,7 @@ def parse_settings(settings: Iterable[str], targets: Sequence[str]) -> dict[str,
 
     Raises:
         UsageError: for anything that is not of this form.
+
     """
     found: dict[str, dict[str, Any]] = {target: {} for target in ("", *targets)}
     for setting in settings:

@@ -20,6 +20,7 @@ class ProgressCounter:
 
     Args:
         progress: the callback, if there is one.
+
     """
 
     def __init__(self, progress: Progress | None) -> None:
@@ -34,6 +35,7 @@ class ProgressCounter:
 
         Returns:
             What is to be called with each name once it is done.
+
         """
         self._total += sum(nbytes.values())
 

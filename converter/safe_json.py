@@ -22,6 +22,7 @@ def read_json_object(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file cannot be read.
         ConfigError: if it has over `limit` bytes, is no JSON object, or gives a key two values.
+
     """
     try:
         size = path.stat().st_size
@@ -43,6 +44,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file cannot be read.
         ConfigError: if it is too large or too deep, no JSON object, or gives a key two values.
+
     """
     value = read_json_object(path, MAX_CONFIG_BYTES)
     level: list[Any] = [value]

@@ -36,6 +36,7 @@ class VerifiedPush:
 
         Raises:
             OutputError: if the Hub refuses; it says how to go on.
+
         """
         try:
             return push(self.output, self.repo_id, **self.options)
@@ -77,6 +78,7 @@ def verify_for_push(
 
     Raises:
         VerificationError: if it is not what it should be.
+
     """
     hubs = [source.checkpoint.hub for source in result.sources]
     converted = result.plan.command == "convert"

@@ -92,6 +92,7 @@ def model_spec(
         config: with a ``model_type``.
         model: the PyTorch class.
         cross_attention: whether the model has it too.
+
     """
     registry = ArchitectureRegistry()
     architecture = registry.architecture(config["model_type"])
@@ -183,6 +184,7 @@ def make(
         seed: of the values.
         cross_attention: whether the model has it too.
         changes: fields of the configuration.
+
     """
     config = tiny_config(architecture, **changes)
     drawn = model_spec(config, model, cross_attention=cross_attention)

@@ -25,6 +25,7 @@ def load_vocabulary(data: Mapping[str, Any], file: str) -> Conventions:
 
     Raises:
         TableError: with every problem found.
+
     """
     problems: list[Problem] = []
     root = TomlSection(data, "", problems, file)

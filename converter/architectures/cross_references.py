@@ -25,6 +25,7 @@ def references(architecture: Family, file: str) -> list[Problem]:
     Args:
         architecture: the table, as far as it could be read.
         file: what messages call it.
+
     """
     problems: list[Problem] = []
 

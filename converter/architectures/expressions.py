@@ -83,6 +83,7 @@ class Expression:
 
         Raises:
             ExpressionError: if values have the wrong type, or a division leaves a rest.
+
         """
         return _evaluate(self._tree, lookup, self.text)
 
@@ -91,6 +92,7 @@ class Expression:
 
         Raises:
             ExpressionError: if it is none.
+
         """
         value = self.evaluate(lookup)
         if (

@@ -51,6 +51,7 @@ def redundant_overrides(
         parent: the content of the extended table, its own parents resolved.
         child: the content of the table itself.
         file: what messages call it.
+
     """
     for key, value in child.items():
         if key not in parent or key in OWN:
@@ -93,6 +94,7 @@ def lint(path: Path, registry: ArchitectureRegistry | None = None) -> list[Probl
 
     Returns:
         The findings, none twice; none at all for a good table.
+
     """
     registry = registry or ArchitectureRegistry()
     try:

@@ -169,6 +169,7 @@ def load_original(
         section: what the table says.
         fields: the configuration fields that the table knows.
         models: the classes that it knows.
+
     """
     if not list(section):
         return None
@@ -211,6 +212,7 @@ def load_family(
 
     Raises:
         TableError: with every problem found.
+
     """
     problems: list[Problem] = []
     root = TomlSection(data, "", problems, file)
@@ -259,6 +261,7 @@ def load_composite(
 
     Raises:
         TableError: with every problem found.
+
     """
     problems: list[Problem] = []
     root = TomlSection(data, "", problems, file)

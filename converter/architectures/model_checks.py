@@ -169,7 +169,8 @@ def duplicate_names(
 
 def _hitting_drops(model_spec: ModelSpec, architecture: Family, file: str) -> Iterator[Problem]:
     """Drops of tensors that every model has; where a condition takes a row away, files may still
-    hold its tensors."""
+    hold its tensors.
+    """
     hit: set[tuple[str, NamePattern]] = set()
     for dialect, entries in model_spec.drops.items():
         for name, param in model_spec.index(dialect).items():

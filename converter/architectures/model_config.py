@@ -27,6 +27,7 @@ class ModelConfig:
         architecture: the table that knows the fields and their defaults.
         raw: the content of ``config.json``.
         file: what messages call the file.
+
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ModelConfig:
 
         Raises:
             ConfigError: if the table does not know the field, or its value is of no plain type.
+
         """
         known = self.architecture.config
         if field not in known:
@@ -75,6 +77,7 @@ class ModelConfig:
         Raises:
             ConfigError: if `expression` gives neither a whole number from 0 to `MAX_LAYERS` nor a
                 list of names and numbers.
+
         """
         value = self.evaluate(expression, places)
         if isinstance(value, tuple) and all(isinstance(item, int | str) for item in value):
@@ -89,6 +92,7 @@ class ModelConfig:
 
         Raises:
             ConfigError: if there are more than `most`, or a place's number cannot be worked out.
+
         """
         choices: list[dict[str, int | str]] = [{}]
         for name in names:
@@ -107,6 +111,7 @@ class ModelConfig:
 
         Raises:
             ConfigError: if it is not.
+
         """
         value = self.evaluate(expression, places)
         if (
@@ -122,6 +127,7 @@ class ModelConfig:
 
         Raises:
             ConfigError: if it comes out as no whole number from 1 to `MAX_SIZE`.
+
         """
         value = self.number(expression, places)
         if value != int(value) or not 1 <= value <= MAX_SIZE:
@@ -137,6 +143,7 @@ class ModelConfig:
 
         Raises:
             ConfigError: if it cannot be worked out.
+
         """
         try:
             return expression.evaluate(lambda name: places[name] if name in places else self[name])

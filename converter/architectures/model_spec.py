@@ -70,6 +70,7 @@ class ParamNamer:
             leaf: the leaf, which must have a spelling in the dialect.
             places: what the places in the row's path stand for.
             lengths: the length of each named axis.
+
         """
         spelled = leaf.stored_as[dialect.name]
         override = row.paths.get(dialect.name)
@@ -98,6 +99,7 @@ def invalid_ties(params: Mapping[str, ParamSpec], file: str) -> list[Problem]:
     Args:
         params: all tensors of a model.
         file: what messages call the table.
+
     """
     problems = []
 
@@ -217,6 +219,7 @@ class ModelSpecBuilder:
 
     Args:
         conventions: the dialects and kinds that the tables share.
+
     """
 
     def __init__(self, conventions: Conventions) -> None:
@@ -240,6 +243,7 @@ class ModelSpecBuilder:
         Raises:
             ConfigError: if a size cannot be worked out, or the model would be absurdly large.
             TableError: if a tensor is tied to none, to one of another shape, or in a circle.
+
         """
         architecture = config.architecture
         parts = tuple(dict.fromkeys(architecture.parts if parts is None else parts))
@@ -284,6 +288,7 @@ class ModelSpecBuilder:
 
         Raises:
             ConfigError: if a size cannot be worked out.
+
         """
 
         def lookup(name: str) -> Value:
@@ -425,7 +430,8 @@ def _drawn(
     row: ModuleEntry, leaf: Param, init: Init | None, scale: Callable[[Init], float]
 ) -> tuple[str, float]:
     """The rule and scale of a leaf: its row's own rule is for the first leaf, whatever its kind
-    says; the family's rule is for the leaves that are drawn at all."""
+    says; the family's rule is for the leaves that are drawn at all.
+    """
     if init is None or (leaf.init != "normal" and not (row.init and leaf is row.kind.leaves[0])):
         return "constant", 1.0 if leaf.init == "ones" else 0.0
     return init.rule, scale(init)

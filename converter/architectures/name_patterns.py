@@ -24,6 +24,7 @@ class NamePattern:
     Raises:
         ValueError: if a place's name is no identifier or stands twice, braces do not pair, or it
             could not be told from a name where a number ends.
+
     """
 
     text: str

@@ -32,6 +32,7 @@ def recipes() -> dict[str, Preset]:
 
     Raises:
         TableError: if the file breaks a rule.
+
     """
     text = files("converter.mappings").joinpath(_FILE).read_bytes()
     problems: list[Problem] = []
@@ -59,6 +60,7 @@ def get_preset(name: str) -> Preset:
 
     Raises:
         UsageError: if there is none.
+
     """
     known = recipes()
     if name not in known:

@@ -35,6 +35,7 @@ class ArchitectureRegistry:
 
     Args:
         extra: a user's own table files; they take precedence over bundled ones of the same name.
+
     """
 
     def __init__(self, extra: Iterable[Path] = ()) -> None:
@@ -65,6 +66,7 @@ class ArchitectureRegistry:
 
         Raises:
             TableError: if the file cannot be read or names neither a family nor a composite.
+
         """
         name, text = _read_own(path)
         registry = ArchitectureRegistry()
@@ -77,6 +79,7 @@ class ArchitectureRegistry:
         Raises:
             UnsupportedError: if there is no such table.
             TableError: if one of the files breaks a rule.
+
         """
         data, _, _ = self._read(name)
         if "extends" not in data:
@@ -92,6 +95,7 @@ class ArchitectureRegistry:
 
         Raises:
             TableError: if one of their tables breaks a rule.
+
         """
         return [self.architecture(name) for name in self.names if "original" in self._read(name)[0]]
 
@@ -100,6 +104,7 @@ class ArchitectureRegistry:
 
         Raises:
             TableError: if one of their tables breaks a rule.
+
         """
         found = [self.architecture(name) for name in self.names if "within" in self._read(name)[0]]
         return [architecture for architecture in found if whole in architecture.within]
@@ -110,6 +115,7 @@ class ArchitectureRegistry:
         Raises:
             UnsupportedError: if there is none.
             TableError: if its table breaks a rule.
+
         """
         if name not in self._families:
             data, file, sha256 = self._read(name, chain=())
@@ -122,6 +128,7 @@ class ArchitectureRegistry:
         Raises:
             UnsupportedError: if there is none.
             TableError: if its table breaks a rule.
+
         """
         if name not in self._composites:
             data, file, sha256 = self._read(name)

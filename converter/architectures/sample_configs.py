@@ -40,6 +40,7 @@ def probes(architecture: Family, file: str) -> tuple[list[ModelConfig], list[Pro
     Args:
         architecture: a table whose references all hold.
         file: what messages call it.
+
     """
     finder = _Finder(architecture)
     base = finder.base()

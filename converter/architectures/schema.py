@@ -45,6 +45,7 @@ class Dialect:
         Args:
             canonical: the path.
             index: what joins a number to the part before it, where a family has its own way.
+
         """
         marked = _BEFORE_NUMBER.sub("\0", canonical)
         return marked.replace(".", self.separator).replace("\0", index or self.index)

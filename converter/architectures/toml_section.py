@@ -20,6 +20,7 @@ def read_table(path: Path) -> bytes:
 
     Raises:
         TableError: if it cannot be read.
+
     """
     try:
         with path.open("rb") as file:
@@ -34,6 +35,7 @@ def parse_toml(text: bytes, file: str) -> dict[str, Any]:
     Raises:
         TableError: if it is too large, not UTF-8, not TOML (duplicate keys included), or holds a
             number of more than 64 bits.
+
     """
     if len(text) > _MAX_BYTES:
         raise TableError(f"{file}: a mapping table of more than {_MAX_BYTES} bytes")

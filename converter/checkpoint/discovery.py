@@ -21,6 +21,7 @@ def tf_checkpoint_index(path: Path) -> Path | None:
 
     Args:
         path: one of its data files, or what all its files begin with: ``DIR/bert_model.ckpt``.
+
     """
     stem, is_data = _BUNDLE_DATA.subn("", path.name)
     index = path.parent / (stem + _BUNDLE_INDEX)
@@ -32,6 +33,7 @@ def find_tf_checkpoint(folder: CheckpointDirectory) -> Path | None:
 
     Raises:
         CheckpointError: if it holds several.
+
     """
     found = sorted(name for name in folder.names() if name.endswith(_BUNDLE_INDEX))
     if len(found) > 1:
@@ -51,6 +53,7 @@ def find_orbax(directory: Path) -> Path | None:
 
     Raises:
         CheckpointError: if it holds several.
+
     """
     for pattern in _ORBAX:
         found = sorted(path for path in directory.glob(pattern) if path.is_file())
@@ -71,6 +74,7 @@ def find_config(directory: Path) -> Path:
 
     Raises:
         CheckpointError: if there is none.
+
     """
     if (directory / CONFIG).is_file():
         return directory / CONFIG

@@ -72,6 +72,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: if it states none.
+
         """
         model_type = self.config.get("model_type")
         if not isinstance(model_type, str) or not model_type:
@@ -108,6 +109,7 @@ def open_config(reference: str | Path, config: str | Path | None = None) -> Chec
     Raises:
         CheckpointError: if there is no configuration.
         ConfigError: if the configuration is no JSON object.
+
     """
     origin = resolve_source(reference, weights="none")
     with ExitStack() as stack:
@@ -163,6 +165,7 @@ def open_files(
         CheckpointError: if something is missing or cannot be read.
         FormatError: if a file is damaged, truncated, lying or hostile.
         ConfigError: if the configuration is no JSON object.
+
     """
     path = path_of(reference)
     origin = (
@@ -223,6 +226,7 @@ def _locate_weights(
         reference: as the user gave it.
         path: the path that it is, if it is one.
         origin: what was fetched for it, if it is none.
+
     """
     if isinstance(origin, UrlDownload) and origin.file:
         return origin.folder, tf_checkpoint_index(origin.file) or origin.file, ()

@@ -48,6 +48,7 @@ class ShardIndex:
             CheckpointError: if it cannot be read, or a shard that it names is missing.
             FormatError: if it holds no map of names to files in its own directory.
             ConfigError: if it is no JSON object.
+
         """
         weight_map = read_json_object(path).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
@@ -90,6 +91,7 @@ class ShardIndex:
 
         Raises:
             FormatError: with every tensor that is elsewhere, missing or not in the index.
+
         """
         stored = {reader.path.name: set(reader.tensors) for reader in readers}
         indexed: dict[str, set[str]] = {name: set() for name in stored}

@@ -64,6 +64,7 @@ def print_result(text: str) -> None:
     Raises:
         OutputError: if standard output takes nothing more, as on a full disk.
         BrokenPipeError: if nobody reads it any more.
+
     """
     try:
         click.echo(text, nl=not text.endswith("\n"), color=colours(sys.stdout))
@@ -80,6 +81,7 @@ def emit_json(document: Any) -> None:
 
     Raises:
         OutputError, BrokenPipeError: as `print_result`.
+
     """
     print_result(json.dumps(document, indent=2, ensure_ascii=False))
 
@@ -91,6 +93,7 @@ def print_message(text: str, style: str = "") -> None:
 
     Raises:
         BrokenPipeError: if nobody reads it any more.
+
     """
     head, colon, rest = text.partition(":") if style else (text, "", "")
     styled = click.style(printable(head + colon), **_STYLES[style]) + printable(rest)

@@ -31,6 +31,7 @@ def run_with_error_handling(call: Callable[[], object], json: bool) -> int:
 
     Returns:
         0 done, 1 failed, 2 wrong usage, 130 interrupted; or what `call` returned.
+
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop us

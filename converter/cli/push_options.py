@@ -42,6 +42,7 @@ def pop_push_options(wanted: dict[str, Any], output: str) -> dict[str, Any]:
     Raises:
         click.UsageError: if there are some without ``--push``, which would do nothing, or if
             `output` is no directory that can be pushed.
+
     """
     how = {name: wanted.pop(name) for name in _NAMES}
     idle = [name for name, value in how.items() if value and name != "push"]
@@ -63,6 +64,7 @@ def verify_and_push(
     Raises:
         VerificationError: if the result is not what it should be; nothing is sent then.
         OutputError: if the Hub refuses.
+
     """
     how = dict(how)
     repo_id = how.pop("push")

@@ -34,6 +34,7 @@ def write_recipe(
 
     Raises:
         OutputError: if it cannot be written.
+
     """
     if path is None:
         return

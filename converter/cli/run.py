@@ -129,6 +129,7 @@ def _write(path: Path, summary: RunSummary | None) -> None:
 
     Raises:
         OutputError: if it cannot be written.
+
     """
     from converter.errors import OutputError
     from converter.safe_json import to_json
@@ -176,6 +177,7 @@ def _view(
 
     Args:
         planning: whether the lines are the result themselves, on standard output.
+
     """
     ended = total = 0
     bar: Any = None

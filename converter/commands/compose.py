@@ -98,6 +98,7 @@ def compose(
 
     Raises:
         ConverterError: see `converter.errors`; nothing is written then.
+
     """
     wanted = OutputOptions(**options)
     if init not in CROSS_ATTENTION_RULES:

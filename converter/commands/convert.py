@@ -40,6 +40,7 @@ def convert(
 
     Raises:
         ConverterError: see `converter.errors`; nothing is written then.
+
     """
     wanted = OutputOptions(**options)
     registry = ArchitectureRegistry(Path(path) for path in mapping)

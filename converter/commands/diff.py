@@ -100,6 +100,7 @@ def diff(
         UsageError: if the tolerance is no number of at least 0.
         UnsupportedError: if one is combined, and the other no half of it.
         ConverterError: if one cannot be opened or understood.
+
     """
     if not tolerance >= 0:
         raise UsageError(f"tolerance: must be at least 0, not {tolerance}")

@@ -48,6 +48,7 @@ def draft(source: str | Path, config: str | Path | None = None) -> str:
     Raises:
         CheckpointError: if it cannot be opened.
         UnsupportedError: if its names are not PyTorch's.
+
     """
     with open_files(source, config, headers=True) as checkpoint:
         if checkpoint.file_format not in ("safetensors", "torch"):

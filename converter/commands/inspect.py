@@ -151,6 +151,7 @@ def inspect(
         CheckpointError: if it cannot be opened.
         ConfigError: if its configuration cannot be used.
         UnsupportedError: if there is no table for it.
+
     """
     registry = ArchitectureRegistry(Path(path) for path in mapping)
     with open_files(source, config, headers=not stats) as checkpoint:

@@ -69,6 +69,7 @@ def split(
     Raises:
         UnsupportedError: if the source is no combined checkpoint.
         ConverterError: see `converter.errors`; nothing is written then.
+
     """
     wanted = OutputOptions(**options)
     registry = ArchitectureRegistry(Path(path) for path in mapping)
@@ -192,7 +193,8 @@ def _documents(parts: Mapping[str, _SubmodelOutput]) -> dict[str, bytes]:
 
 def _copied(model: Model) -> dict[str, Path]:
     """The tokenizer of each half; a combined checkpoint with one tokenizer has it for both, or for
-    its decoder if its encoder reads no texts."""
+    its decoder if its encoder reads no texts.
+    """
     directory = model.checkpoint.directory
     decoder = directory / DECODER_TOKENIZER
     own = decoder if decoder.is_dir() else directory

@@ -63,6 +63,7 @@ def verify(
         CheckpointError: if there is no checkpoint to be verified.
         UnsupportedError: if a framework that is asked for is not installed.
         ConverterError: if a source cannot be opened or understood.
+
     """
     registry = ArchitectureRegistry(Path(path) for path in mapping)
     meter = ProgressCounter(progress)

@@ -64,6 +64,7 @@ class Worker:
 
         Raises:
             Stopped: if another thread failed or the user interrupted.
+
         """
         try:
             for tensor in tensors:
@@ -157,6 +158,7 @@ def execute(
         CheckpointError: if a source cannot be read (`FormatError`: or decoded).
         MatchError: if copies of a tensor differ.
         OutputError: if the system refuses to write.
+
     """
     began = time.perf_counter()
     jobs = max(1, jobs or min(os.cpu_count() or 1, _MAX_JOBS))
@@ -235,6 +237,7 @@ def _run(
 
     Returns:
         The tensors' results by canonical name, and the contradictions found, both in plan order.
+
     """
     stop = threading.Event()
     queue = _Queue(_in_reading_order(plan.tensors))

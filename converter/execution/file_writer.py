@@ -55,6 +55,7 @@ class FileWriter:
 
         Raises:
             OutputError: if the system refuses.
+
         """
         segments = self._output.segments[name]
         row = len(values) // ((stop - start) * runs.outer) if len(values) else 0
@@ -90,6 +91,7 @@ class FileWriter:
 
         Raises:
             OutputError: if the system refuses to read it.
+
         """
         if not self._output.needs_crc32:
             return
@@ -103,6 +105,7 @@ class FileWriter:
 
         Raises:
             OutputError: if the system refuses.
+
         """
         self.close()
         try:
@@ -162,6 +165,7 @@ def _reserve(fd: int) -> None:
 
     Raises:
         OSError: if there is too little room.
+
     """
     try:
         fallocate = ctypes.CDLL(None, use_errno=True).fallocate

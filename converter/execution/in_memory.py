@@ -28,6 +28,7 @@ class InMemoryOutput(Mapping[str, Array]):
         plan: what the tensors are made from.
         file: a file of `plan`.
         check: called before anything is read; refuses by raising.
+
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class InMemoryOutput(Mapping[str, Array]):
             KeyError: if the file has no tensor of that name.
             CheckpointError: if the source cannot be read.
             MatchError: if copies of the tensor in the source differ.
+
         """
         entry = self._entries[name]
         self._check()
@@ -68,6 +70,7 @@ class InMemoryOutput(Mapping[str, Array]):
 
         Raises:
             KeyError: if the file has no tensor of that name.
+
         """
         spec = self._entries[name].spec
         return spec.dtype, spec.shape
@@ -77,6 +80,7 @@ class InMemoryOutput(Mapping[str, Array]):
 
         Raises:
             KeyError: if the file has no tensor of that name.
+
         """
         return self._entries[name].spec.nbytes
 

@@ -44,6 +44,7 @@ class Journal:
 
     Raises:
         OutputError: if the file cannot be read or written.
+
     """
 
     def __init__(self, path: Path, plan_hash: str) -> None:
@@ -66,6 +67,7 @@ class Journal:
 
         Raises:
             OutputError: if the system refuses.
+
         """
         if result.problems:
             return
@@ -133,6 +135,7 @@ def plan_hash(plan: Plan, sources: Mapping[Path, FileState]) -> str:
     Args:
         plan: what is to be written.
         sources: every file that it reads, and what tells whether that is still the same file.
+
     """
     decisive = {
         "version": __version__,
@@ -194,6 +197,7 @@ def is_already_written(
 
     Raises:
         CheckpointError: if the system cannot read a file.
+
     """
     return all(
         _digest(tensor, sink, entry, block, scratch, check) == sha256 for sink, entry in outputs
@@ -251,6 +255,7 @@ def reuse_partial_file(path: Path, create: Callable[[Path], PreallocatedFile]) -
 
     Raises:
         OSError: if the system refuses.
+
     """
     beside = path.with_name(f"{path.name}.new")
     beside.unlink(missing_ok=True)
@@ -270,6 +275,7 @@ def remove_other_files(directory: Path, wanted: set[Path]) -> None:
 
     Raises:
         OSError: if the system refuses.
+
     """
     for path in list(directory.rglob("*")):
         if path.is_symlink() or (path.is_file() and path not in wanted):

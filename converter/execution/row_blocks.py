@@ -28,6 +28,7 @@ def squeezed_permutation(way: Rearrangement, source_shape: tuple[int, ...]) -> P
 
     Raises:
         ValueError: if `source_shape` does not fit the source layout.
+
     """
     way.shape(source_shape)
     sizes = dict(zip(way.source.order, source_shape, strict=True))

@@ -69,6 +69,7 @@ class StoredTensorReader:
         Raises:
             CheckpointError: if the system cannot read the file.
             FormatError: if the file ends early or its bytes cannot be decoded.
+
         """
         tensor = self.stored.tensor
         shape = list(tensor.spec.shape)

@@ -73,6 +73,7 @@ class TensorCopier:
         check: called for every block; stops the work by raising.
         number: which of the outputs to begin with, so that threads seldom wait for the same one.
         hashed: whether the SHA-256 of each tensor is wanted.
+
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class TensorCopier:
         Raises:
             CheckpointError: if its source cannot be read.
             OutputError: if a place cannot take it.
+
         """
         result = TensorResult()
         shape = squeeze_shape(tensor.spec.shape)

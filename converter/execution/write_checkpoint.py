@@ -127,6 +127,7 @@ def write_checkpoint(
         OutputError: if it cannot be written.
         CheckpointError: if a source cannot be read, or was changed meanwhile.
         MatchError: if copies of a tensor in the sources differ.
+
     """
     target = output_target(output)
     shown = target.display_name

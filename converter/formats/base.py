@@ -51,6 +51,7 @@ class StoredTensor(ABC):
 
         Raises:
             FormatError: if the file ends early or its bytes cannot be decoded.
+
         """
 
     def read(self, axis: int = 0, start: int = 0, stop: int | None = None) -> Array:
@@ -161,6 +162,7 @@ class FileFormat(ABC):
         Raises:
             CheckpointError: if a file that belongs to it is missing or cannot be had.
             FormatError: if the file is damaged, truncated, lying or hostile.
+
         """
 
     def create(
@@ -184,6 +186,7 @@ class FileFormat(ABC):
             ValueError: for a dtype that the format cannot hold, a name twice, or aliases that it
                 cannot express, or if it is only read: the plan should have prevented it.
             OSError: if the file cannot be created.
+
         """
         if aliases and not self.shares:
             raise ValueError(f"{self.name} cannot express that tensors share their bytes")
@@ -197,6 +200,7 @@ class FileFormat(ABC):
         Raises:
             ValueError: for names or metadata that the format cannot express, or if it is only read.
             OSError: if the file cannot be created.
+
         """
         raise ValueError(f"{self.name} is read, not written")
 
@@ -220,6 +224,7 @@ def read_exactly(fd: int, buffer: memoryview, offset: int) -> None:
 
     Raises:
         EOFError: if the file ends first.
+
     """
     done = 0
     while done < len(buffer):

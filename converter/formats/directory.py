@@ -34,6 +34,7 @@ class CheckpointDirectory(Protocol):
 
         Raises:
             CheckpointError: if there is none, or it cannot be had.
+
         """
 
 
@@ -71,6 +72,7 @@ class RemoteDirectory:
         path: where fetched files lie; those of this name are used, not those of the other machine.
         sizes: the name of each file there → its bytes.
         ranges: gives the bytes of one, by its name.
+
     """
 
     def __init__(

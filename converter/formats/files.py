@@ -39,6 +39,7 @@ def format_error(
         expected: what the format demands.
         found: what the file holds.
         remedy: what the user can do.
+
     """
     problem = Problem(
         what,
@@ -92,6 +93,7 @@ class FileHandle(ABC):
             OSError: if the system cannot read it.
             CheckpointError: if it lies elsewhere and cannot be had.
             ValueError: if it is closed.
+
         """
 
     def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
@@ -110,6 +112,7 @@ class FileHandle(ABC):
             FormatError: if the file ends first or the system cannot read it.
             CheckpointError: if it lies elsewhere and cannot be had.
             ValueError: if the file is closed.
+
         """
         end = offset + len(buffer)
         try:
@@ -133,6 +136,7 @@ class FileHandle(ABC):
         Raises:
             FormatError: as `fill`.
             CheckpointError: as `fill`.
+
         """
         if not 0 <= offset <= offset + nbytes <= self.size:
             raise format_error(
@@ -153,6 +157,7 @@ class LocalFile(FileHandle):
 
     Raises:
         CheckpointError: if `path` is no regular file or cannot be opened.
+
     """
 
     def __init__(self, path: Path) -> None:
@@ -225,6 +230,7 @@ def checked_spec(path: Path, name: str, dtype: str, shape: Sequence[object]) -> 
 
     Raises:
         FormatError: if `shape` holds anything but lengths, or has too many or too large axes.
+
     """
     lengths = tuple(length for length in shape if type(length) is int and 0 <= length < 1 << 63)
     # Of the axes of an empty array numpy multiplies those that are not zero, too.
@@ -245,6 +251,7 @@ def create_file(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> N
 
     Raises:
         OSError: if `path` exists or cannot be written; then nothing new is left behind.
+
     """
     with path.open("xb") as file:
         try:

@@ -30,6 +30,7 @@ class ContiguousTensor(StoredTensor):
 
     Raises:
         ValueError: if the segments do not cover the tensor: the reader that made them is wrong.
+
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class StridedTensor(StoredTensor):
         offset: of the first element, in bytes from the start of the file.
         strides: for each axis the distance between neighbours, in elements, not negative.
         byteorder: of the stored values, ``"little"`` or ``"big"``.
+
     """
 
     def __init__(

@@ -178,6 +178,7 @@ def _files(directory: Path) -> list[Path]:
 
     Raises:
         FormatError: if one is a link, or there are too many.
+
     """
     found = []
     for number, path in enumerate(directory.rglob("*")):
@@ -210,6 +211,7 @@ def _tensorstore(path: Path) -> Any:
 
     Raises:
         UnsupportedError: if it is not installed.
+
     """
     return import_optional("tensorstore", "flax", f"{path.parent}: an Orbax checkpoint")
 
@@ -233,6 +235,7 @@ class Orbax(FileFormat):
 
         Raises:
             UnsupportedError: if TensorStore is not installed.
+
         """
         file.close()
         return OrbaxReader(file.path)

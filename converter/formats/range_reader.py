@@ -45,6 +45,7 @@ class RangeSource(Protocol):
 
         Raises:
             CheckpointError: if they cannot be had; whatever can be tried again was tried again.
+
         """
 
 
@@ -55,6 +56,7 @@ class RangedFile(FileHandle):
         path: what to call it in messages.
         ranges: gives its bytes.
         beside: opens a file of the same directory by its name, ``None`` if there is none.
+
     """
 
     def __init__(

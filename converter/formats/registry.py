@@ -27,6 +27,7 @@ def get_format(name: str) -> FileFormat:
 
     Raises:
         KeyError: if there is none of that name.
+
     """
     return cast("FileFormat", import_module(FORMATS[name]).FORMAT)
 
@@ -37,6 +38,7 @@ def detect_format(place: Path | FileHandle) -> FileFormat:
     Raises:
         CheckpointError: if the file cannot be read.
         FormatError: if it is of no known format.
+
     """
     if isinstance(place, Path):
         with closing(LocalFile(place)) as opened:
@@ -62,6 +64,7 @@ def open_file(place: Path | FileHandle) -> Reader:
     Raises:
         CheckpointError: if it cannot be read or is of no known format.
         FormatError: if it is damaged, truncated, lying or hostile.
+
     """
     file = LocalFile(place) if isinstance(place, Path) else place
     with closed_on_error(file):

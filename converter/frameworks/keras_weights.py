@@ -34,6 +34,7 @@ class KerasWeights(Mapping[str, Array]):
         Raises:
             KeyError: if the model has no variable of that name.
             CheckpointError: if the files cannot be read, or are closed.
+
         """
         return self._arrays[name]
 
@@ -58,6 +59,7 @@ class KerasWeights(Mapping[str, Array]):
             MatchError: with every variable that is missing on either side, of another shape, or of
                 a dtype that does not hold the values.
             CheckpointError: if the files cannot be read, or are closed.
+
         """
         variables = _variables(model)
         lacking = collapse_ranges(name for name in variables if name not in self._arrays)

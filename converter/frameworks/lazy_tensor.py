@@ -75,6 +75,7 @@ class LazyTensor:
 
         Raises:
             CheckpointError: if the checkpoint is closed, or its file cannot be read.
+
         """
         self._require_open()
         rows = _long(self.shape)
@@ -86,6 +87,7 @@ class LazyTensor:
         Raises:
             IndexError: if the index lies outside the shape.
             CheckpointError: as `numpy`.
+
         """
         self._require_open()
         first, *rest = index if isinstance(index, tuple) else (index,)
@@ -101,6 +103,7 @@ class LazyTensor:
 
         Raises:
             ValueError: if a view is asked for: there is nothing that it could show.
+
         """
         if copy is False:
             raise ValueError(f"{self.name}: reading it makes a copy")

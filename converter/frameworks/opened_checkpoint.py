@@ -44,6 +44,7 @@ def state_dict(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, t
         UnsupportedError: if torch is not installed.
         CheckpointError: if the files cannot be read.
         MatchError: if copies of a tensor differ.
+
     """
     torch = import_optional("torch", "torch", "to_torch()")
     found = {name: _tensor(torch, array) for name, array in _read(arrays, progress)}
@@ -66,6 +67,7 @@ def params(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, Any]:
         UnsupportedError: if JAX is not installed or holds a dtype only in its 64-bit mode.
         CheckpointError: if the files cannot be read.
         MatchError: if copies of a tensor differ.
+
     """
     jax = import_optional("jax", "flax", "to_flax()")
     wide = {arrays.spec(name)[0] for name in arrays} & {"float64", "int64", "uint64", "complex128"}
@@ -118,6 +120,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
 
         Raises:
             KeyError: if there is none; the message names similar ones.
+
         """
         try:
             return self._tensors[name]
@@ -225,6 +228,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
             UnsupportedError: if torch is not installed.
             MatchError: if tensors are missing, unknown, of wrong shapes or contradict each other.
             CheckpointError: if the files cannot be read, or are closed.
+
         """
         return state_dict(self._arrays("pytorch", dtype, seed), progress)
 
@@ -240,6 +244,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
         Raises:
             UnsupportedError: if there is no TensorFlow class for the model.
             MatchError: as `to_torch`.
+
         """
         return KerasWeights(self._arrays("tensorflow", dtype, seed), self.classes["tensorflow"])
 
@@ -258,6 +263,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
                 class for the model.
             MatchError: as `to_torch`.
             CheckpointError: as `to_torch`.
+
         """
         return params(self._arrays("flax", dtype, seed), progress)
 
@@ -306,6 +312,7 @@ def open_checkpoint(
         FormatError: if a file is damaged, truncated, lying or hostile.
         ConfigError: if the configuration cannot be used.
         UnsupportedError: if there is no table for the model.
+
     """
     registry = ArchitectureRegistry(Path(path) for path in mapping)
     checkpoint = open_source(reference, config)

@@ -23,6 +23,7 @@ def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) ->
 
     Raises:
         CheckpointError: if several tables know it.
+
     """
     if "model_type" in checkpoint.config:
         return

@@ -32,6 +32,7 @@ def role_unsupported_reasons(config: ModelConfig, role: str) -> dict[str, str]:
 
     Raises:
         UnsupportedError: if the family does not have the role at all.
+
     """
     architecture = config.architecture
     if role not in architecture.roles:
@@ -56,6 +57,7 @@ def pair_unsupported_reasons(
     Args:
         composite: the composite's table.
         submodels: half → its configuration.
+
     """
 
     def attribute(name: str) -> Value:
@@ -94,6 +96,7 @@ def select_frameworks(
 
     Raises:
         UnsupportedError: if one was asked for that cannot be had, or none is left.
+
     """
     if asked is not None:
         problems = [

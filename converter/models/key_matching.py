@@ -62,6 +62,7 @@ def detect_prefixes(
         dialect: the dialect that they may be in.
         index: the names that are known.
         submodels: of a combined model, the names of its halves.
+
     """
     separators = None
     if dialect.flat and not any(dialect.separator in name for name in names):
@@ -191,6 +192,7 @@ class KeyMatch:
 
         Raises:
             MatchError: with every problem, layers folded.
+
         """
         problems = self.problems(required)
         if problems:
@@ -220,6 +222,7 @@ def match_keys(
         conventions: the dialects.
         source: what the plan calls the source: ``encoder``, ``decoder`` or ``source``.
         submodels: of a combined model, the names of its halves.
+
     """
     names = list(checkpoint.tensors)
     reading, chosen, index = KeyNormalizer(), "", dict[str, ParamSpec]()

@@ -33,6 +33,7 @@ def copy_shared_weights(report: KeyMatch, target: ModelSpec, submodels: tuple[st
 
     Returns:
         How many tensors took their values from the other half.
+
     """
     found = dict(report.matched)
     taken = 0
@@ -122,6 +123,7 @@ def resolve_model(
         CheckpointError: if nothing tells its family.
         ConfigError: if its configuration cannot be used.
         UsageError: if `settings` are not of their form.
+
     """
     detect_model_type(checkpoint, registry)
     whole = registry.is_composite(checkpoint.architecture)

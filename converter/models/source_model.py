@@ -51,6 +51,7 @@ class SourceModel(MatchedCheckpoint):
         Raises:
             UnsupportedError: if there is no table for its family.
             ConfigError: if the configuration cannot be used.
+
         """
         architecture = registry.architecture(checkpoint.architecture)
         config = ModelConfig(architecture, raw, str(checkpoint.config_path))
@@ -85,6 +86,7 @@ class SourceModel(MatchedCheckpoint):
 
         Args:
             target: the model's slots by the names of this source.
+
         """
         report, left = self.report, set()
         for name, param in target.items():
@@ -108,6 +110,7 @@ class SourceModel(MatchedCheckpoint):
             target: the model's slots by the names of this source.
             model: the name of its class.
             heads_of_any_shape: whether heads that the model lacks may have wrong shapes.
+
         """
         report = self.report
         for name in [name for name in report.matched if name not in target]:

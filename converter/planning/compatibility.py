@@ -31,6 +31,7 @@ def check_compatibility(
 
     Raises:
         UnsupportedError: if they cannot.
+
     """
     found = {submodel: wishes.configuration(submodel, registry) for submodel in SUBMODELS}
     known = {submodel: config for submodel, config in found.items() if config is not None}
@@ -53,6 +54,7 @@ def supported_frameworks(
 
     Raises:
         UnsupportedError: if a half cannot play its role, or a framework cannot be had.
+
     """
     _check_roles(submodels, registry, asked)
     composite = registry.composite(submodels["encoder"].architecture.roles["encoder"].composite)

@@ -64,6 +64,7 @@ class ComposeOptions:
 
         Raises:
             UsageError: for what cannot be meant.
+
         """
         recipe = get_preset(like) if like else None
         own = recipe.settings if recipe else ()
@@ -115,6 +116,7 @@ class ComposeOptions:
 
         Raises:
             UsageError: if both ask for different ones.
+
         """
         found = dict(asked)
         for role, field in TOKEN_FIELDS.items():
@@ -139,6 +141,7 @@ class ComposeOptions:
         Raises:
             CheckpointError: if it cannot be fetched from the Hub.
             UnsupportedError: if it is a combined model, or there is no table for its family.
+
         """
         reference = self.references[submodel]
         try:
@@ -170,6 +173,7 @@ class ComposeOptions:
 
         Raises:
             UnsupportedError: if it is a combined model, or cannot be had as it is wanted.
+
         """
         reference, config = self.references[submodel], self.configs[submodel]
         checkpoint = stack.enter_context(

@@ -26,6 +26,7 @@ def plan_conversion(model: Model, wanted: OutputOptions, seed: int) -> Plan:
     Raises:
         UnsupportedError: if a framework is asked for that has no class for the model.
         MatchError: if tensors are missing or unknown, or of wrong shapes.
+
     """
     frameworks, warnings = select_frameworks(wanted.to, model.unsupported_reasons)
     model.report.require(model.required)

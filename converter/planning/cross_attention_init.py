@@ -46,6 +46,7 @@ def init_cross_attention(
 
     Raises:
         UnsupportedError: if the table does not tell what the rule needs.
+
     """
     fresh = [
         param for param in target.params if param.part == CROSS_ATTENTION and not param.tied_to

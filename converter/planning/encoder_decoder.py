@@ -34,6 +34,7 @@ class Submodel:
 
         Raises:
             UnsupportedError: if the family does not have it.
+
         """
         role_unsupported_reasons(self.source.config, self.name)
         return self.source.architecture.roles[self.name]
@@ -86,6 +87,7 @@ class EncoderDecoderPair:
         Raises:
             UnsupportedError: if a family does not have the role, or the decoder's configuration
                 forbids that its states be widened.
+
         """
         submodels = (
             Submodel("encoder", encoder, False, "encoder" in random),
@@ -114,6 +116,7 @@ class EncoderDecoderPair:
 
         Raises:
             MatchError: if a source does not fit its table and configuration.
+
         """
         findings: dict[str, SourceMatch] = {}
         for submodel in self.submodels:
@@ -153,7 +156,8 @@ class EncoderDecoderPair:
     @property
     def notes(self) -> list[str]:
         """What the user should know: parts that a model of the class has and the source lacks,
-        cross-attention that a decoder brings along, and what its table says of its role."""
+        cross-attention that a decoder brings along, and what its table says of its role.
+        """
         notes = []
         for submodel in self.submodels:
             if submodel.role.note:
@@ -193,7 +197,8 @@ class EncoderDecoderPair:
 
 def _refuse_other_width(encoder: SourceModel, decoder: SourceModel) -> None:
     """The frameworks accept this field and fail at the first forward pass, unless the decoder is
-    of a family that makes its cross-attention as wide."""
+    of a family that makes its cross-attention as wide.
+    """
     field = "cross_attention_hidden_size"
     width = decoder.config.raw.get(field)
     heeded = field in decoder.architecture.config and width == encoder.config.attribute("width")

@@ -103,6 +103,7 @@ class GenerationSettings:
 
         Raises:
             ConfigError: if the file is no JSON object.
+
         """
         path = directory / GENERATION_CONFIG
         stated = read_config(path) if path.is_file() else {}
@@ -125,6 +126,7 @@ class GenerationSettings:
 
         Raises:
             ConfigError: if there are any.
+
         """
         problems = []
         for field in _OF_TOKENS:

@@ -24,6 +24,7 @@ def parse_layers(wishes: Iterable[str], submodels: Sequence[str]) -> dict[str, s
 
     Raises:
         UsageError: for anything that is not of this form, and a half that is named twice.
+
     """
     found: dict[str, str] = {}
     for wish in wishes:
@@ -45,6 +46,7 @@ def selected_layers(which: str, count: int) -> list[int]:
 
     Raises:
         UsageError: if there are not so many, or one is named twice.
+
     """
     rule = _RULE.fullmatch(which)
     if rule is None:
@@ -81,6 +83,7 @@ def take_layers(source: SourceModel, which: str, conventions: Conventions) -> So
         UsageError: if `source` has no such layers.
         UnsupportedError: if the family's layers are not a plain list.
         ConfigError: if a layer does not fit where it would come to stand.
+
     """
     architecture, report = source.architecture, source.report
     place, field = _place(architecture)
@@ -128,6 +131,7 @@ def _place(architecture: Family) -> tuple[str, str]:
 
     Raises:
         UnsupportedError: if the layers are not counted by one field.
+
     """
     places = dict.fromkeys(name for row in architecture.modules for name in row.path.places)
     if len(places) == 1:

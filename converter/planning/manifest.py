@@ -66,6 +66,7 @@ def planned_manifest(
         sources: label and opened checkpoint of each source.
         tables: the mapping tables in use.
         settings: the options that decide what is written.
+
     """
     return {
         "converter_version": __version__,
@@ -110,6 +111,7 @@ def manifest_bytes(
         sources: label and opened checkpoint of each source.
         warnings: what the user was told.
         checksums: whether to hash whole weight files as well; the small files always are.
+
     """
     names = sorted(
         path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
@@ -139,7 +141,8 @@ def manifest_bytes(
 
 def _reference(checkpoint: Checkpoint) -> dict[str, str]:
     """What a source is called: its id and commit on the Hub, or its URL, or the name of its
-    directory."""
+    directory.
+    """
     if checkpoint.remote:
         return {"reference": checkpoint.remote.url.bare}
     if checkpoint.hub:

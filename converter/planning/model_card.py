@@ -66,6 +66,7 @@ def make_model_card(
 
     Raises:
         UsageError: if the user's card cannot be read.
+
     """
     if options.card is not None:
         try:
@@ -120,7 +121,8 @@ def _front_matter(
 
 def _licence(origins: Sequence[_CardSource]) -> Iterator[str]:
     """The licence that the sources share; ``other`` if each states one of its own; never one that
-    nobody stated."""
+    nobody stated.
+    """
     stated = [origin.licence for origin in origins if not origin.drawn]
     if not stated or None in stated:
         return

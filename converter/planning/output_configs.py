@@ -23,6 +23,7 @@ def composed_config(
         submodels: half → its whole configuration, in its role.
         tokens: role → id, see `converter.planning.special_tokens`.
         changes: fields that the user set, but for settings of generation.
+
     """
     decoder = submodels["decoder"]
     return {
@@ -66,7 +67,8 @@ def with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def without_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without the settings of generation, which ``generation_config.json`` holds,
-    so that none is said twice."""
+    so that none is said twice.
+    """
     return {key: value for key, value in raw.items() if not is_setting(key)}
 
 
@@ -77,6 +79,7 @@ def generation_config(tokens: Mapping[str, int], settings: Mapping[str, Any]) ->
         tokens: role → id, see `converter.planning.special_tokens`.
         settings: the others, see `converter.planning.generation_config`. Without any, transformers
             is told that all is as the model's configuration has it, as it writes itself.
+
     """
     alone = {} if settings else {"_from_model_config": True}
     return to_json({**alone, **settings, **_ids(tokens)})

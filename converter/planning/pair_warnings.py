@@ -25,6 +25,7 @@ def pair_warnings(
         tokens: role → id, as the composition has them.
         vocabularies: half → number of embeddings that it will have, ``None`` for one of no texts.
         settings: of generation, as they will be written.
+
     """
     tokenizers = {
         submodel: TokenizerFiles(source.checkpoint.directory)

@@ -24,6 +24,7 @@ def resize(source: SourceModel, conventions: Conventions) -> SourceModel:
 
     Raises:
         UnsupportedError: if no tokenizer tells its size, or it cannot be the model's.
+
     """
     architecture = source.architecture
     if "vocabulary" not in architecture.measures:

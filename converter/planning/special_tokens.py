@@ -37,6 +37,7 @@ def target_languages(config: ModelConfig, tokenizer: TokenizerFiles) -> TargetLa
     Args:
         config: of the decoder.
         tokenizer: the one beside it, if any is.
+
     """
     table = config.architecture.languages
     if table is None:
@@ -106,6 +107,7 @@ def resolve_tokens(
 
     Raises:
         ConfigError: if a token cannot be told, is told twice, or its id is outside the vocabulary.
+
     """
     teller = _TokenSources(config, TokenizerFiles(directory), generation)
     most = config.attribute("vocabulary")

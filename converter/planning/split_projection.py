@@ -56,6 +56,7 @@ def projection_tensors(
 
     Raises:
         FormatError: if a tensor is missing or has another shape.
+
     """
     reader = stack.enter_context(open_file(path))
     findings, problems = {}, []

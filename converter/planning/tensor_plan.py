@@ -58,6 +58,7 @@ def plan_tensors(
         draws: canonical name → how it is drawn, where not as its table says.
         new_rows: what the rows are that a tensor has too few of: the ``mean`` of the others, or
             drawn as its table says (``normal``).
+
     """
     planned = []
     for param in target.params:

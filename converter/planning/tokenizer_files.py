@@ -64,7 +64,8 @@ class TokenizerFiles:
     @property
     def size(self) -> int | None:
         """How many embeddings the tokenizer asks for: its largest id and one; ``None`` if no file
-        tells (a vocabulary of sentencepieces alone)."""
+        tells (a vocabulary of sentencepieces alone).
+        """
         largest = -1
         whole = False
         for vocabulary in self._vocabularies():
@@ -247,6 +248,7 @@ def collect_auxiliary_files(sources: Mapping[str, SourceModel], tokenizer: str) 
     Args:
         sources: half → its source.
         tokenizer: one of `TOKENIZERS`.
+
     """
     copied = dict(processor_files(sources["encoder"].checkpoint.directory))
     documents = {}
@@ -262,7 +264,8 @@ def collect_auxiliary_files(sources: Mapping[str, SourceModel], tokenizer: str) 
 
 def _placed(sources: Mapping[str, SourceModel], wanted: str) -> dict[str, str]:
     """Directory in the output → the half whose tokenizer goes there. An encoder of images or sound
-    has none: what lies beside it was for the head that it had."""
+    has none: what lies beside it was for the head that it had.
+    """
     found = {
         submodel: tokenizer_files(each.checkpoint.directory) for submodel, each in sources.items()
     }

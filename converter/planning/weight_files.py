@@ -49,6 +49,7 @@ def plan_files(
         pytorch_format: ``safetensors``, ``bin`` or ``both``.
         max_shard_size: bytes of tensors from which on a format is written in shards; a tensor
             that is larger has a shard of its own.
+
     """
     dtypes = {tensor.spec.name: tensor.spec.dtype for tensor in tensors}
     files: list[OutputFile] = []

@@ -42,6 +42,7 @@ class DaskExecutor:
 
     Raises:
         UnsupportedError: if ``distributed`` is not installed.
+
     """
 
     def __init__(self, jobs: int | None, scheduler: str | None) -> None:
@@ -152,6 +153,7 @@ class DaskExecutor:
 
         Raises:
             ConverterError: if not.
+
         """
         try:
             self._client.wait_for_workers(1, timeout=_PATIENCE)

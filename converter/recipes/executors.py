@@ -47,6 +47,7 @@ class ThreadExecutor:
 
     Args:
         jobs: how many jobs to run at the same time.
+
     """
 
     def __init__(self, jobs: int) -> None:

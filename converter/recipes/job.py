@@ -101,6 +101,7 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         summary: how the jobs stand. What was running was ended cleanly, what is done stays.
+
     """
 
     def __init__(self, summary: RunSummary) -> None:
@@ -129,6 +130,7 @@ def run_job(job: Job, make: bool, stopped: Callable[[], bool]) -> JobResult:
         job: what to do.
         make: whether to make the checkpoint; else it is there, and is only pushed.
         stopped: asked at most ten times a second whether to give up.
+
     """
     start = time.monotonic()
 
@@ -181,6 +183,7 @@ def is_done(planned: WriteResult) -> bool:
 
     Args:
         planned: the result of a dry run.
+
     """
     output = output_target(str(planned.output))
     try:

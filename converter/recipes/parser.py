@@ -30,6 +30,7 @@ def load(path: Path) -> Any:
 
     Raises:
         UsageError: if it cannot be read, or is neither.
+
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -86,6 +87,7 @@ class Variables:
     Args:
         own: those of the recipe.
         given: those of the command line, which win.
+
     """
 
     def __init__(self, own: Mapping[Any, Any], given: Mapping[str, str]) -> None:
@@ -103,6 +105,7 @@ class Variables:
         Raises:
             KeyError: with the name of a variable that there is not.
             ValueError: for a ``$`` that begins no name; ``$$`` stands for itself.
+
         """
         if isinstance(value, list):
             return [self._text(item) if isinstance(item, str) else item for item in value]
@@ -161,6 +164,7 @@ def read_recipes(paths: Iterable[Path], variables: Mapping[str, str] | None = No
 
     Raises:
         UsageError: with every problem of every file.
+
     """
     problems: list[Problem] = []
     jobs: list[Job] = []

@@ -64,6 +64,7 @@ def run(
         UsageError: if a recipe is wrong; nothing was started then.
         UnsupportedError: if the engine's library is not installed.
         Interrupted: with the summary, when the run is interrupted, by `stopped` or Ctrl-C.
+
     """
     if engine not in ENGINES:
         raise UsageError(f"engine: {engine!r} is none of {', '.join(ENGINES)}")

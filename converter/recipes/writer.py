@@ -24,6 +24,7 @@ def save_recipe(
 
     Raises:
         OutputError: if the file cannot be written.
+
     """
     job: dict[str, Any] = {"name": Path(str(given["output"])).name, command: _plain(command, given)}
     if pushed:

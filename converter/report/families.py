@@ -40,6 +40,7 @@ def details(registry: ArchitectureRegistry, name: str) -> dict[str, Any]:
 
     Raises:
         UnsupportedError: if there is no such table.
+
     """
     if registry.is_composite(name):
         return {"composite": name, **_composite(registry.composite(name))}

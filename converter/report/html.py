@@ -39,6 +39,7 @@ def histogram(
         colour: the CSS class that colours it.
         width: in units of the picture, which is as wide as there is room for.
         height: in the same units.
+
     """
     top = max(counts, default=0) or 1
     step = width / max(1, len(counts))
@@ -66,6 +67,7 @@ def bar(shares: Mapping[str, int], classes: Mapping[str, str], *, width: int = 6
         shares: part → amount.
         classes: part → the CSS class that colours it.
         width: in units of the picture.
+
     """
     total = sum(shares.values()) or 1
     parts, told, x = [], [], 0.0
@@ -99,6 +101,7 @@ def page(found: Verification, portrait: ValueReport | None) -> str:
     Args:
         found: what was proven.
         portrait: what the checkpoint looks like, if it could be read.
+
     """
     title = _text(Path(found.directory).name or found.directory)
     body = "\n".join(_body(found, portrait))
@@ -287,6 +290,7 @@ def _table(
         whole: numbers of the columns that are not to be broken.
         kind: its class.
         escaped: whether the cells are HTML already.
+
     """
     style = dict.fromkeys(right, ' class="n"') | dict.fromkeys(whole, ' class="whole"')
     yield f'<table class="{kind}">'

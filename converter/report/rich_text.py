@@ -79,6 +79,7 @@ def table(
         rows: the cells.
         header: titles of the columns.
         right: numbers of the columns that are flush right.
+
     """
     return TextTable([tuple(row) for row in rows], tuple(header), tuple(right))
 

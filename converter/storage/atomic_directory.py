@@ -46,6 +46,7 @@ def atomic_directory(
     Raises:
         OutputError: if there is something else at `output`, something that may not be replaced, if
             another run is writing there, or if the system refuses.
+
     """
     shown, output = output, Path(os.path.realpath(output))
     with _refusals(shown):
@@ -89,6 +90,7 @@ def require_space(directory: Path, nbytes: int) -> None:
 
     Raises:
         OutputError: if the file system that holds `directory` has less room.
+
     """
     existing = Path(os.path.realpath(directory))
     while not existing.exists() and existing != existing.parent:

@@ -25,6 +25,7 @@ def file_states(paths: Iterable[Path]) -> dict[Path, FileState]:
 
     Raises:
         CheckpointError: if one cannot be looked at.
+
     """
     found = {}
     for path in paths:
@@ -42,6 +43,7 @@ def check_unchanged(known: Mapping[Path, FileState]) -> None:
 
     Raises:
         CheckpointError: with every file that was changed, replaced or removed.
+
     """
     problems = [
         Problem(what, file=str(path))

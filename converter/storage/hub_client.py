@@ -47,6 +47,7 @@ def parse_repo_id(reference: str | Path) -> HubRepo | None:
 
     Args:
         reference: ``org/name``, ``org/name@revision``, the same behind ``hf://``, or a path.
+
     """
     text = str(reference)
     sure = text.startswith("hf://")
@@ -88,6 +89,7 @@ def translate_hub_errors(
 
     Raises:
         ConverterError: of `kind`. Errors of this package pass as they are.
+
     """
     try:
         yield

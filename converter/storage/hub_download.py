@@ -44,6 +44,7 @@ def weight_files(names: Iterable[str], every: bool = False) -> list[str]:
     Args:
         names: all files of the repository.
         every: whether to take all formats, not the preferred one alone.
+
     """
     held = set(names)
     found = [name for whole in WEIGHT_FILES for name in (whole, whole + INDEX) if name in held]
@@ -69,6 +70,7 @@ class HubRanges:
         name: of the file in the repository.
         url: where the Hub has it, at a commit: it must not change while it is read.
         size: its bytes, as the Hub lists them.
+
     """
 
     def __init__(self, repo_id: str, name: str, url: str, size: int) -> None:
@@ -84,6 +86,7 @@ class HubRanges:
 
         Raises:
             CheckpointError: if the Hub refuses, cannot be reached, or gives something else.
+
         """
         what = f"{self._repo_id}: {self._name} cannot be read from the Hub"
         with translate_hub_errors(CheckpointError, what, self._repo_id):
@@ -207,6 +210,7 @@ def download_repo(reference: str | Path, weights: str = "one") -> HubSnapshot | 
     Raises:
         CheckpointError: if there is no such repository, if it is private, restricted or empty, if
             the Hub cannot be reached, or if offline what is needed is not in the cache.
+
     """
     wanted = parse_repo_id(reference)
     if wanted is None:
@@ -301,6 +305,7 @@ def _shards(wanted: HubRepo, index: Path, names: Iterable[str]) -> list[str]:
 
     Raises:
         CheckpointError: if some are not there.
+
     """
     weight_map = read_json_object(index).get("weight_map")
     entries = weight_map.values() if isinstance(weight_map, dict) else ()

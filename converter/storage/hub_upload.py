@@ -88,6 +88,7 @@ def check_card(path: Path, api: HfApi) -> None:
 
     Raises:
         OutputError: if it does not accept it, with what it says.
+
     """
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         build_hf_headers,
@@ -179,6 +180,7 @@ def push(
         UsageError: if `repo_id` is no id, or options contradict each other.
         OutputError: if the directory is no checkpoint, or the Hub refuses or cannot be reached;
             the repository is as it was then.
+
     """
     home = Path(directory)
     _check_call(repo_id, revision, create_pr)

@@ -43,6 +43,7 @@ class OutputTarget(Protocol):
 
         Raises:
             OutputError: if something is there that may not be replaced, or it cannot be written.
+
         """
 
     def check_not_a_source(self, sources: Iterable[Path], urls: Iterable[Url]) -> None:
@@ -52,6 +53,7 @@ class OutputTarget(Protocol):
 
         Raises:
             OutputError: if a source lies there or below.
+
         """
 
 
@@ -60,6 +62,7 @@ def output_target(output: str | Path) -> OutputTarget:
 
     Raises:
         OutputError: for a directory in a repository of the Hub.
+
     """
     if str(output).startswith("hf://") and (repository := parse_repo_id(output)):
         return HubRepository(repository)

@@ -19,6 +19,7 @@ def resolve_source(reference: str | Path, weights: str = "one") -> HubSnapshot |
     Raises:
         CheckpointError: if it cannot be had.
         UnsupportedError: if the library of a URL's protocol is not installed.
+
     """
     url = url_of(reference)
     return download(url, weights) if url else download_repo(reference, weights)

@@ -69,7 +69,8 @@ class Url:
 
 def url_of(reference: str | Path) -> Url | None:
     """The URL that `reference` is; ``None`` for a path, also one as ``file://``, and an id of the
-    Hub, also one as ``hf://``."""
+    Hub, also one as ``hf://``.
+    """
     text = str(reference)
     found = _URL.fullmatch(text)
     if found is None or parse_repo_id(reference):
@@ -124,6 +125,7 @@ def translate_url_errors(kind: type[ConverterError], url: Url, what: str) -> Ite
 
     Raises:
         ConverterError: of `kind`. Errors of this package pass as they are.
+
     """
     try:
         yield
@@ -231,6 +233,7 @@ def filesystem(url: Url, kind: type[ConverterError], *, own: bool = False) -> tu
     Raises:
         UnsupportedError: if the library of the protocol is not installed.
         ConverterError: of `kind`, if it cannot be had.
+
     """
     import fsspec
 
@@ -244,6 +247,7 @@ def listing(url: Url, kind: type[ConverterError], *, own: bool = False) -> UrlLi
 
     Raises:
         ConverterError: of `kind`, if that cannot be told.
+
     """
     system, path = filesystem(url, kind, own=own)
     with translate_url_errors(kind, url, "cannot be listed"):

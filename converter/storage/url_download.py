@@ -99,6 +99,7 @@ def download(url: Url, weights: str) -> UrlDownload:
     Raises:
         CheckpointError: if there is none, if it cannot be read, or if the disk is too small.
         UnsupportedError: if the library of the protocol is not installed.
+
     """
     found = listing(url, CheckpointError) or _bundle(url)
     if found is None:
@@ -222,6 +223,7 @@ class _Downloader:
 
         Raises:
             CheckpointError: if the disk is too small, or they cannot be had.
+
         """
         total = sum(self.listed.size(name) for name in names)
         free = shutil.disk_usage(self.home).free

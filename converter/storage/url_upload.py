@@ -46,6 +46,7 @@ def upload_directory(url: Url, overwrite: bool) -> Iterator[Path]:
     Raises:
         OutputError: if something is there that may not be replaced, or it cannot be written.
         UnsupportedError: if the library of the protocol is not installed.
+
     """
     _require_replaceable(listing(url, OutputError, own=True), url, overwrite)
     with tempfile.TemporaryDirectory(prefix="converter-", ignore_cleanup_errors=True) as home:
@@ -75,7 +76,8 @@ def _require_replaceable(held: UrlListing | None, url: Url, overwrite: bool) -> 
 
 def commit_order(names: Sequence[str]) -> list[str]:
     """Files as they are to appear: weights, what goes with them, indexes, configurations, and the
-    manifest last."""
+    manifest last.
+    """
 
     def rank(name: str) -> tuple[int, str]:
         last = name.rpartition("/")[2]
@@ -97,6 +99,7 @@ class _Upload:
         url: where to.
         directory: the finished files.
         overwrite: whether a checkpoint that is there is replaced.
+
     """
 
     def __init__(self, url: Url, directory: Path, overwrite: bool) -> None:

@@ -36,6 +36,7 @@ class Axes:
 
         Raises:
             ValueError: if a name stands twice or is no identifier.
+
         """
         return cls(tuple(text.split()))
 
@@ -58,6 +59,7 @@ class Rearrangement:
 
     Raises:
         ValueError: if the two layouts do not hold the same named axes.
+
     """
 
     source: Axes
@@ -87,6 +89,7 @@ class Rearrangement:
 
         Raises:
             ValueError: if `source_shape` does not fit the source layout.
+
         """
         order = self.source.order
         if len(source_shape) != len(order) or any(
@@ -122,6 +125,7 @@ def rearrange(values: Array, rearrangement: Rearrangement, out: Array) -> Array:
 
     Raises:
         ValueError: if a shape does not fit.
+
     """
     expected = rearrangement.shape(values.shape)
     if out.shape != expected:
@@ -143,6 +147,7 @@ def permute(values: Array, shape: Sequence[int], permutation: Sequence[int], out
         shape: the lengths of the axes as they lie in `values`.
         permutation: for each axis of `out`, its place in `shape`, as ``np.transpose`` takes it.
         out: C-contiguous, as many elements of the same dtype; its own shape does not matter.
+
     """
     shape, permutation = simplify(shape, permutation)
     if not math.prod(shape):

@@ -29,6 +29,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
     Raises:
         KeyError: if `name` is not in `NAMES`.
+
     """
     if name in _ML_DTYPES:
         import ml_dtypes  # registers itself with numpy; 10 ms that float32 files need not pay

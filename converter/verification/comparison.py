@@ -128,6 +128,7 @@ def compare(
     Raises:
         CheckpointError: if one cannot be read.
         ValueError: if their shapes differ.
+
     """
     if rows is None and canonical_shape(first) != canonical_shape(second):
         raise ValueError(f"{name}: {canonical_shape(first)} is not {canonical_shape(second)}")
@@ -161,6 +162,7 @@ class _Tally:
     Args:
         thorough: whether equal blocks are summed as well, as the cosine needs it; told only once
             it is known that the tensors differ, since most do not.
+
     """
 
     def __init__(self, thorough: bool) -> None:
@@ -219,7 +221,8 @@ _own = threading.local()
 
 def scratch_of_thread() -> BufferPool:
     """The working memory of this thread: fresh pages for each tensor would cost as much as
-    reading it does. Ends with the thread, so with `thread_map`."""
+    reading it does. Ends with the thread, so with `thread_map`.
+    """
     if not hasattr(_own, "scratch"):
         _own.scratch = BufferPool(BLOCK)
     found: BufferPool = _own.scratch
@@ -239,6 +242,7 @@ def thread_map(
         items: with what.
         jobs: threads; as many as processors, at most 4, unless given.
         after: called with each item once it is done, in order, by the calling thread.
+
     """
     jobs = max(1, jobs or min(os.cpu_count() or 1, 4))
     with ThreadPoolExecutor(jobs, thread_name_prefix="converter") as pool:

@@ -52,6 +52,7 @@ class Diagnosis:
 
     Args:
         truth: every tensor as it should be, by canonical name. Read only when something is wrong.
+
     """
 
     def __init__(self, truth: Mapping[str, SourceTensor]) -> None:
@@ -91,6 +92,7 @@ class Diagnosis:
 
         Raises:
             CheckpointError: if one cannot be read.
+
         """
         truth = self._truth[name]
         if difference is None:

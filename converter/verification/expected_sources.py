@@ -33,6 +33,7 @@ def expected_sources(sources: Sources, manifest: Mapping[str, Any] | None) -> Ex
     Args:
         sources: by the names that their tensors would have if all were taken over.
         manifest: of the finished checkpoint, if it has one.
+
     """
     entries = manifest.get("tensors") if manifest else None
     if manifest is None or not isinstance(entries, dict):

@@ -37,6 +37,7 @@ def check_native(models: Mapping[str, Model], found: Verification) -> None:
 
     Raises:
         UnsupportedError: if a library is not installed; it names the extra that brings it.
+
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow talks to people's terminals
     _require({model.checkpoint.file_format for model in models.values()})

@@ -78,6 +78,7 @@ def check_manifest_files(home: Path, manifest: Mapping[str, Any]) -> tuple[list[
 
     Returns:
         What is wrong, and how many files are right.
+
     """
     problems = []
     listed = manifest.get("files")
@@ -145,6 +146,7 @@ def check_loadable(home: Path, models: Mapping[str, Model], found: Verification)
         home: the checkpoint.
         models: weight file → the model that it holds.
         found: the verification in progress.
+
     """
     for label, model in models.items():
         found.problems += _form(label, model)

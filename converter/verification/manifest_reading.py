@@ -20,6 +20,7 @@ def load_manifest(home: Path, found: Verification) -> Mapping[str, Any] | None:
     Args:
         home: the checkpoint.
         found: the verification in progress; takes what is wrong.
+
     """
     try:
         manifest = find_manifest(home)
@@ -41,6 +42,7 @@ def find_manifest(home: Path) -> Mapping[str, Any] | None:
     Raises:
         ConfigError: if it is no JSON object.
         CheckpointError: if it cannot be read.
+
     """
     if (home / MANIFEST).is_file():
         return read_json_object(home / MANIFEST)

@@ -40,6 +40,7 @@ def align_names(model: Model, source: Model, submodel: str | None) -> Mapping[st
         model: whose names are wanted.
         source: whose tensors.
         submodel: which half of the source the model is, where the source alone is combined.
+
     """
     found = source.report.matched
     if submodel is None:
@@ -60,6 +61,7 @@ def align_submodel_names(
         source: the stand-alone one.
         submodel: which half it was made into.
         registry: the mapping tables.
+
     """
     lead = f"{submodel}."
     own = {
@@ -78,6 +80,7 @@ def check_related(model: Model, source: Model, found: Mapping[str, SourceTensor]
 
     Raises:
         UnsupportedError: then.
+
     """
     if not any(name in model.target.by_name for name in found):
         kinds = [

@@ -62,6 +62,7 @@ def compare_with_sources(
 
     Raises:
         UnsupportedError: if a source is of no family that the checkpoint holds.
+
     """
     sources: dict[str, tuple[str, SourceTensor]] = {}
     taken: set[str] = set()
@@ -179,6 +180,7 @@ def _drawn_as_told(
     Returns:
         Tensors of values that no rule draws, and names of those whose rule is a constant that
         they are not.
+
     """
     matched, params = model.report.matched, model.target.by_name
     seen = thread_map(measure, [matched[name] for name in fresh], jobs)
@@ -204,7 +206,8 @@ def _drawn_as_told(
 
 def _half(model: Model, source: Model, taken: set[str]) -> str | None:
     """Which half of the checkpoint the source is, or the other way round; of two combined or two
-    stand-alone models, none."""
+    stand-alone models, none.
+    """
     if bool(source.submodels) == bool(model.submodels):
         return None
     if source.submodels:

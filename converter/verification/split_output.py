@@ -59,6 +59,7 @@ def verify_halves(
     Raises:
         UnsupportedError: if a source belongs to neither half.
         ConverterError: if a source cannot be opened or understood.
+
     """
     whole = Verification(label, [])
     sources = _shared_out(home, against, registry)

@@ -56,6 +56,7 @@ def check_running(
 
     Raises:
         UnsupportedError: if the interpreter cannot be run or has no transformers.
+
     """
     files: dict[str, list[str]] = {}
     for label, model in models.items():

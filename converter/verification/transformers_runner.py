@@ -154,7 +154,8 @@ def _call(model: Any, framework: str, batch: dict[str, Any]) -> Any:
 
 def _inputs(model: Any, framework: str) -> dict[str, Any]:
     """Two fixed samples; token ids keep away from the ends of the vocabulary, where the special
-    ones are."""
+    ones are.
+    """
     stream = np.random.default_rng(0)
 
     def ids(config: Any, length: int) -> Any:
@@ -185,7 +186,8 @@ def _inputs(model: Any, framework: str) -> dict[str, Any]:
 
 def _positions(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
     """What some Flax classes get wrong unless it is said: positions that start behind the padding
-    token's id, and token types."""
+    token's id, and token types.
+    """
     config = model.config
     submodels = [getattr(config, submodel, None) for submodel in ("encoder", "decoder")]
     sides = [("position_ids", "input_ids", config)]

@@ -83,6 +83,7 @@ def measure(stored: SourceTensor) -> Statistics:
 
     Raises:
         CheckpointError: if it cannot be read.
+
     """
     total = NOTHING
     for block in blocks(stored, scratch_of_thread(), "block"):
@@ -111,6 +112,7 @@ def sample(stored: SourceTensor, count: int = 20_000) -> Array:
 
     Raises:
         CheckpointError: if it cannot be read.
+
     """
     rows, scratch = StoredTensorReader(stored), BufferPool(0)
     spans = list(ranges(stored))
@@ -197,6 +199,7 @@ def value_report(
 
     Raises:
         CheckpointError: if a tensor cannot be read.
+
     """
     matched = model.report.matched
     items = list(matched.items())

@@ -80,6 +80,7 @@ def check_values(
         found: the verification in progress.
         jobs: threads.
         meter: counts the bytes that are read.
+
     """
     stated = manifest.get("tensors") if manifest is not None else None
     hashes = stated if isinstance(stated, dict) else {}

@@ -27,6 +27,7 @@ def interpreter(name: str) -> Path:
 
     Raises:
         subprocess.CalledProcessError: if they cannot be installed, which needs the network.
+
     """
     requirements = Path(__file__).with_name(f"{name}.txt")
     # The list, the interpreter and the place that it refers to decide what a folder is good for.

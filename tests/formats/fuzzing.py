@@ -47,6 +47,7 @@ def mutate(data: bytes, rng: random.Random, structure: str | None = None) -> byt
         rng: decides on everything.
         structure: name of the container, whose outer shell is then kept intact every second time,
             so that faults reach the parts behind it.
+
     """
     shell = _SHELLS.get(structure or "")
     if shell is not None and rng.random() < 0.5:

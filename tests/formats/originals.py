@@ -25,6 +25,7 @@ def originals(name: str, directory: Path) -> list[Original]:
 
     Raises:
         ImportError: if what writes them is not installed.
+
     """
     file_format = get_format(name)
     found = []

@@ -80,6 +80,7 @@ class Laboratory:
     Args:
         directory: an empty one.
         size: width of the models; 24 gives an output of 0.6 MB, 256 one of 60 MB.
+
     """
 
     def __init__(self, directory: Path, size: int = 24) -> None:
@@ -117,6 +118,7 @@ class Laboratory:
             mode: what was asked for.
             tally: is told what was found.
             then: what is asked for the second time, if not the same.
+
         """
         found = digests(self.output)
         before = ("old", self.expected["old"]) if "overwrite" in mode else ("nothing", None)

@@ -27,6 +27,7 @@ def write(size: int = 100) -> list[str]:
 
     Args:
         size: tokens that `BIG` knows.
+
     """
     factories.make(Path("bert"), "bert", intermediate_size=41)
     factories.make(Path("gpt2"), "gpt2", "GPT2LMHeadModel", file_format="torch")

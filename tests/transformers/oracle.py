@@ -120,6 +120,7 @@ def check(
         tolerance: for outputs across frameworks, relative to the largest output.
         values: whether the files must hold the same values bit for bit (not so after a cast that
             only one container needs).
+
     """
     found = kinds(directory)
     if only is not None:

@@ -90,7 +90,8 @@ def _tensorflow(
     loaded: Loaded, place: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
 ) -> set[str]:
     """Read it; return the layers without weights (a dropout, whose number differs from process to
-    process), which transformers reports missing even from a file that it wrote itself."""
+    process), which transformers reports missing even from a file that it wrote itself.
+    """
     import tensorflow as tf
     import transformers
 

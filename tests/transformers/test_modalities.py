@@ -56,7 +56,8 @@ def equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
 
 def test_processors_travel_along(tmp_path: Path, decoder: Path) -> None:
     """The encoder's processor and the decoder's tokenizer, not the letters that sound was spelt
-    with; a conversion keeps them."""
+    with; a conversion keeps them.
+    """
     encoder(tmp_path / "speech", "wav2vec2")
     (tmp_path / "speech" / "preprocessor_config.json").write_text('{"sampling_rate": 16000}')
     (tmp_path / "speech" / "vocab.json").write_text('{"A": 0}')

@@ -77,7 +77,8 @@ def _source(home: Path, architecture: str, **fields: Any) -> Path:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tokenizers as they lie about: whole, without their class, slow files alone, sentencepieces,
-    and of another family's class by the word of the model's configuration."""
+    and of another family's class by the word of the model's configuration.
+    """
     import sentencepiece
 
     home = tmp_path_factory.mktemp("sources")

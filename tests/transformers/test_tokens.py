@@ -73,7 +73,8 @@ def _tokenizer(directory: Path, architecture: str) -> dict[str, Any]:
 @pytest.mark.parametrize("family", DECODERS)
 def test_training_and_generation_begin_alike(home: Path, tmp_path: Path, architecture: str) -> None:
     """Labels shifted by the peer's model begin with what its ``generate()`` begins with, which is
-    what the decoder's own class makes of labels."""
+    what the decoder's own class makes of labels.
+    """
     import torch
     from transformers import EncoderDecoderModel
 
@@ -102,7 +103,8 @@ def test_training_and_generation_begin_alike(home: Path, tmp_path: Path, archite
 
 def _own_shift(architecture: str, ids: dict[str, Any], labels: Any, start: int) -> int | None:
     """What the family's own sequence-to-sequence class begins with, of labels as its tokenizer
-    makes them: the code of the language comes last, and is put first."""
+    makes them: the code of the language comes last, and is put first.
+    """
     import importlib
     from inspect import signature
 

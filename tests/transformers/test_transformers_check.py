@@ -145,6 +145,7 @@ class Asked:
 
     Args:
         root: where the directories are made.
+
     """
 
     def __init__(self, root: Path) -> None:

@@ -88,6 +88,7 @@ def look(page: Path, width: int, *, dark: bool = False, port: int = 9) -> Any:
         width: of the window, in pixels.
         dark: whether the person prefers dark pages.
         port: of a server on this machine that the frame (not the page) asks for one picture.
+
     """
     frame = page.with_name("frame.html")
     frame.write_text(_FRAME % {"page": page.as_uri(), "width": width, "port": port}, "utf-8")

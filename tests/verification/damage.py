@@ -53,6 +53,7 @@ def alter(file: Path, names: list[str], change: Callable[..., Any]) -> None:
         file: the weight file.
         names: as the file calls them.
         change: takes an array for each name, and changes them in place.
+
     """
     with open_file(file) as reader:
         tensors = [reader.tensors[name] for name in names]

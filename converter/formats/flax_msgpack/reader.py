@@ -203,6 +203,7 @@ def parse(handle: FileHandle) -> dict[str, Node]:
 
     Raises:
         FormatError: if it is no msgpack map, ends early, goes on afterwards, or lies.
+
     """
     tokens = MsgpackScanner(handle)
     first = tokens.next("")

@@ -74,6 +74,7 @@ def nest(tensors: Sequence[TensorSpec]) -> Tree:
 
     Raises:
         ValueError: if a name stands twice, is another's prefix, or is flax's mark of chunks.
+
     """
     root: Tree = {}
     for tensor in tensors:
@@ -97,6 +98,7 @@ def lay_out(tensors: Sequence[TensorSpec]) -> Layout:
 
     Raises:
         ValueError: as `nest`.
+
     """
     layout = Layout()
     _put_tree(layout, nest(tensors))

@@ -43,6 +43,7 @@ class DecodedTensor(StoredTensor):
         path: the file.
         dataset: h5py's low-level dataset, open as long as the tensor is read.
         offset: where in the file its first bytes lie.
+
     """
 
     def __init__(self, spec: TensorSpec, path: Path, dataset: Any, offset: int) -> None:
@@ -88,6 +89,7 @@ def check_chunks(handle: FileHandle, dataset: Any, path: str, spec: TensorSpec) 
 
     Raises:
         FormatError: if a filter is unknown, chunks are missing, or few bytes claim to be many.
+
     """
     plist = dataset.get_create_plist()
     filters = [int(plist.get_filter(index)[0]) for index in range(plist.get_nfilters())]

@@ -37,6 +37,7 @@ class Hdf5Objects:
 
     Raises:
         FormatError: if the file is damaged or reaches beyond itself.
+
     """
 
     def __init__(self, handle: FileHandle) -> None:
@@ -77,6 +78,7 @@ class Hdf5Objects:
 
         Raises:
             FormatError: if nothing does, or a link on the way is not a hard one.
+
         """
         with self._guarded(path):
             return isinstance(self._open(path), h5d.DatasetID)
@@ -86,6 +88,7 @@ class Hdf5Objects:
 
         Raises:
             FormatError: if it is no dataset of numbers that lie in this file.
+
         """
         with self._guarded(path):
             dataset = self._open(path)
@@ -114,6 +117,7 @@ class Hdf5Objects:
 
         Raises:
             FormatError: if there is none, or a link on the way is of another kind.
+
         """
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if len(path) > MAX_PATH or "\0" in path:

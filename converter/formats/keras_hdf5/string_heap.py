@@ -44,6 +44,7 @@ class StringHeap:
 
         Raises:
             FormatError: if they are not there as they should be.
+
         """
         place = f"{owner}@{attribute}"
         for message in self._messages(header, place):

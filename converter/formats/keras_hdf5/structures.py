@@ -24,6 +24,7 @@ def check_superblock(handle: FileHandle) -> None:
     Raises:
         FormatError: if it is no HDF5 file, shorter than it says, offset inside a larger file, or
             part of a family of files.
+
     """
     head = handle.read(0, min(96, handle.size))
     if not head.startswith(SIGNATURE) or len(head) < 48:

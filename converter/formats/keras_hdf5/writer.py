@@ -92,6 +92,7 @@ def new_file(path: Path, tensors: int) -> Iterator[Hdf5Builder]:
 
     Raises:
         OSError: if it cannot be created; nothing is left behind then.
+
     """
     path.open("xb").close()
     try:
@@ -108,6 +109,7 @@ def check_paths(paths: Iterable[str]) -> None:
 
     Raises:
         ValueError: if one is another's prefix, stands twice, or cannot be written.
+
     """
     seen: set[str] = set()
     parents: set[str] = set()

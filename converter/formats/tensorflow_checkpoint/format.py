@@ -86,6 +86,7 @@ class TfBundleContainer(FileFormat):
         Raises:
             CheckpointError: if a data file is missing.
             FormatError: if a file is damaged, truncated, lying or hostile.
+
         """
         with ExitStack() as stack:
             stack.callback(file.close)

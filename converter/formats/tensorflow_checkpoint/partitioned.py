@@ -54,6 +54,7 @@ def partition(shape: Sequence[int], slices: Sequence[Sequence[Extent]]) -> tuple
 
     Raises:
         ValueError: if they do not tile the variable along one axis.
+
     """
     if any(len(extents) != len(shape) for extents in slices):
         raise ValueError(f"pieces of other than {len(shape)} axes")
@@ -85,6 +86,7 @@ class PartitionedTensor(StoredTensor):
         spec: of the whole.
         pieces: in order; together as long as the whole along `axis`, and of its shape elsewhere.
         axis: along which they follow one another.
+
     """
 
     def __init__(self, spec: TensorSpec, pieces: Sequence[StoredTensor], axis: int) -> None:

@@ -51,6 +51,7 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
     Raises:
         WireError: if `data` ends first or the number takes more than 64 bits.
+
     """
     if at < len(data) and data[at] < 0x80:  # most are short
         return data[at], at + 1
@@ -75,6 +76,7 @@ def parse_header(data: bytes) -> BundleHeader:
 
     Raises:
         WireError: if it is none.
+
     """
     header = BundleHeader()
     for number, value in _fields(data):
@@ -94,6 +96,7 @@ def parse_entry(data: bytes) -> BundleEntry:
 
     Raises:
         WireError: if it is none.
+
     """
     entry = BundleEntry()
     for number, value in _fields(data):
@@ -123,6 +126,7 @@ def parse_slice(data: bytes) -> list[tuple[int, int]]:
 
     Raises:
         WireError: if it is none.
+
     """
     extents = []
     for number, value in _fields(data):

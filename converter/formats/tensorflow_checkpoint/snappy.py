@@ -17,6 +17,7 @@ def decode(data: bytes, limit: int) -> bytes:
 
     Raises:
         WireError: if it is no complete stream, or claims more than it can hold.
+
     """
     length, at = read_varint(data, 0)
     if length > min(limit, MAX_RATIO * len(data)):

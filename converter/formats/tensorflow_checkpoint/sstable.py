@@ -36,6 +36,7 @@ def read_table(handle: FileHandle) -> Iterator[tuple[bytes, bytes]]:
 
     Raises:
         FormatError: if the file is damaged, truncated, lying or hostile.
+
     """
     path = handle.path
     if not FOOTER <= handle.size <= MAX_FILE:

@@ -26,6 +26,7 @@ def read_objects(handle: FileHandle, builder: TorchUnpicklerHooks) -> tuple[obje
 
     Raises:
         FormatError: if the stream is not of this format.
+
     """
     source = ByteSource(handle.path, handle.read, 0, handle.size)
     magic, protocol = unpickle(source, builder), unpickle(source, builder)
@@ -57,6 +58,7 @@ def locate_storages(
 
     Raises:
         FormatError: if a storage has no dtype, or the file is too short.
+
     """
     places: dict[str, tuple[int, int]] = {}
     for key in keys:

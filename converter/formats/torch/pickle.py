@@ -35,6 +35,7 @@ class ByteSource:
         fetch: gives so many bytes from an offset.
         start: the first byte's offset.
         end: the offset behind the last byte; at most `MAX_BYTES` are read.
+
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ByteSource:
 
         Raises:
             FormatError: if there are fewer.
+
         """
         end = self._at + count
         if end > len(self._buffer):
@@ -141,6 +143,7 @@ class Builder(Protocol):
 
         Raises:
             ValueError: if the call makes no sense.
+
         """
 
     def persistent(self, identity: object) -> object:
@@ -148,6 +151,7 @@ class Builder(Protocol):
 
         Raises:
             ValueError: if there is no such object.
+
         """
 
 
@@ -160,6 +164,7 @@ def unpickle(source: ByteSource, builder: Builder) -> object:
 
     Raises:
         FormatError: if the pickle is malformed, too large, or asks for what no checkpoint needs.
+
     """
     machine = _Machine(source, builder)
     try:

@@ -42,6 +42,7 @@ def name_tensors(path: Path, root: object) -> NamedTensors:
     Raises:
         FormatError: if the file holds no mapping, or if a tensor has no plain name or would be
             rebuilt by an unknown class.
+
     """
     if not isinstance(root, Pairs):
         what = root.kind if isinstance(root, Opaque) else type(root).__name__.lower()

@@ -86,6 +86,7 @@ class _Archive(PreallocatedFile):
 
         Raises:
             KeyError: if one is missing.
+
         """
         with self.path.open("r+b") as file:
             for name, places in self.crc32_places.items():

@@ -46,6 +46,7 @@ def read_directory(handle: FileHandle) -> dict[str, Record]:
 
     Raises:
         FormatError: if the archive is damaged, ambiguous, or of a kind that torch does not write.
+
     """
     start, size, count = _find_directory(handle)
     listed = _parse_directory(handle, handle.read(start, size), count)
@@ -82,6 +83,7 @@ def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
 
     Raises:
         FormatError: if they are more than `limit` or cannot be unpacked.
+
     """
     if max(record.size, record.packed) > limit:
         found = max(record.size, record.packed)

@@ -9,12 +9,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from converter.checkpoint.discovery import CONFIG
 from converter.commands.verify import verify
 from converter.errors import OutputError, VerificationError
 from converter.execution.write_checkpoint import WriteResult
+from converter.file_names import CONFIG, INDEX_SUFFIX
 from converter.report.verification import describe_verification
-from converter.storage.hub_download import INDEX
 from converter.storage.hub_upload import PushResult, push
 from converter.storage.url import path_of
 
@@ -115,6 +114,6 @@ def _new_files(result: WriteResult) -> list[str]:
     documents = [
         name
         for name in result.plan.documents
-        if name.endswith(INDEX) or (name == CONFIG and name not in there)
+        if name.endswith(INDEX_SUFFIX) or (name == CONFIG and name not in there)
     ]
     return [*(file.path for file in result.plan.files), *documents]

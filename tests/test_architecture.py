@@ -18,7 +18,7 @@ PACKAGE = ROOT / "converter"
 
 LAYERS = (
     {"errors", "_version"},
-    {"optional_imports", "name_ranges", "safe_json", "progress"},
+    {"file_names", "optional_imports", "name_ranges", "safe_json", "progress"},
     {"tensors"},
     {"mappings"},
     {"architectures"},

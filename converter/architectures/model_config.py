@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from converter.architectures.expressions import Expression, ExpressionError, Value, is_usable_number
 from converter.architectures.schema import Family
 from converter.errors import ConfigError, Problem
+from converter.file_names import CONFIG
 
 Places: TypeAlias = Mapping[str, int | str]
 """What the places in a path stand for."""
@@ -30,9 +31,7 @@ class ModelConfig:
 
     """
 
-    def __init__(
-        self, architecture: Family, raw: Mapping[str, Any], file: str = "config.json"
-    ) -> None:
+    def __init__(self, architecture: Family, raw: Mapping[str, Any], file: str = CONFIG) -> None:
         self.architecture = architecture
         self.raw = raw
         self.file = file

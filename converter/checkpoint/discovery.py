@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 
 from converter.errors import CheckpointError
+from converter.file_names import CONFIG
 from converter.formats.directory import CheckpointDirectory
-
-CONFIG = "config.json"
 
 _BUNDLE_INDEX = ".index"
 _BUNDLE_DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")

@@ -19,14 +19,14 @@ from converter.checkpoint.discovery import (
 )
 from converter.checkpoint.shards import ShardIndex
 from converter.errors import CheckpointError, FormatError
+from converter.file_names import INDEX_SUFFIX, WEIGHT_FILES
 from converter.formats.base import Reader, StoredTensor
 from converter.formats.directory import CheckpointDirectory, LocalFolder
 from converter.formats.registry import detect_format
 from converter.name_ranges import summarize_names
 from converter.safe_json import read_config
 from converter.storage.file_state import FileState, file_states
-from converter.storage.hub_download import INDEX, HubSnapshot
-from converter.storage.hub_download import WEIGHT_FILES as WEIGHT_FILES
+from converter.storage.hub_download import HubSnapshot
 from converter.storage.sources import resolve_source
 from converter.storage.url import path_of, url_of
 from converter.storage.url_download import UrlDownload
@@ -181,7 +181,7 @@ def open_files(
             raise CheckpointError(f"{config_path}: there is no configuration")
         opened = file_states({config_path, *_local_files(folder, [chosen])})
         raw = read_config(config_path)
-        index = ShardIndex.read(chosen, folder) if chosen.name.endswith(INDEX) else None
+        index = ShardIndex.read(chosen, folder) if chosen.name.endswith(INDEX_SUFFIX) else None
         weights = index.shards if index else (chosen,)
         opened |= file_states(_local_files(folder, weights))
         readers, file_format = _open_all(folder, weights, stack)
@@ -250,7 +250,10 @@ def _local_files(folder: CheckpointDirectory, files: Iterable[Path]) -> list[Pat
 def _weight_file(folder: CheckpointDirectory) -> tuple[Path, tuple[str, ...]]:
     """The preferred weight file or index of a directory, and the names of the others."""
     present = [
-        name for whole in WEIGHT_FILES for name in (whole, whole + INDEX) if folder.holds(name)
+        name
+        for whole in WEIGHT_FILES
+        for name in (whole, whole + INDEX_SUFFIX)
+        if folder.holds(name)
     ]
     if not present:
         if single := find_tf_checkpoint(folder) or find_orbax(folder.path):

@@ -11,7 +11,6 @@ from converter.formats.base import Reader
 from converter.formats.directory import CheckpointDirectory
 from converter.name_ranges import collapse_ranges
 from converter.safe_json import read_json_object
-from converter.storage.hub_download import INDEX as INDEX
 
 _MAX_NAME = 255
 """Bytes of the longest file name."""

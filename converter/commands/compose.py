@@ -11,6 +11,7 @@ from typing import Any, Unpack
 from converter.architectures.registry import ArchitectureRegistry
 from converter.errors import UsageError
 from converter.execution.write_checkpoint import WriteResult, write_checkpoint
+from converter.file_names import CONFIG, GENERATION_CONFIG
 from converter.models.source_model import SourceModel
 from converter.options import OutputOptions, OutputOptionsDict
 from converter.plan import Plan
@@ -18,7 +19,7 @@ from converter.planning.compatibility import check_compatibility, supported_fram
 from converter.planning.compose_options import SUBMODELS, ComposeOptions
 from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES, init_cross_attention
 from converter.planning.encoder_decoder import EncoderDecoderPair
-from converter.planning.generation_config import GENERATION_CONFIG, GenerationSettings
+from converter.planning.generation_config import GenerationSettings
 from converter.planning.output_configs import (
     composed_config,
     generation_config,
@@ -185,7 +186,7 @@ def compose(
             tensors=tensors,
             files=weights.files,
             documents={
-                "config.json": to_json(
+                CONFIG: to_json(
                     composed_config(
                         joined.composite, configs, tokens.ids, {**shared, **wishes.fields}
                     )

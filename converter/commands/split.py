@@ -13,17 +13,16 @@ from converter.architectures.schema import CROSS_ATTENTION
 from converter.checkpoint.opening import open_files
 from converter.errors import UnsupportedError
 from converter.execution.write_checkpoint import WriteResult, write_checkpoint
+from converter.file_names import GENERATION_CONFIG, JOINT_WEIGHTS, SAFETENSORS_WEIGHTS
 from converter.models.framework_support import select_frameworks, unsupported_reasons
 from converter.models.key_matching import dominant_dtype
 from converter.models.model import Model, resolve_model
 from converter.options import OutputOptions, OutputOptionsDict
 from converter.plan import OutputFile, Plan, TargetTensor
-from converter.planning.generation_config import GENERATION_CONFIG
 from converter.planning.output_configs import with_dtype
-from converter.planning.split_projection import JOINT
 from converter.planning.tensor_plan import SourceMatch, plan_tensors
 from converter.planning.tokenizer_files import DECODER_TOKENIZER, processor_files, tokenizer_files
-from converter.planning.weight_files import SAFETENSORS, WeightFiles, plan_files
+from converter.planning.weight_files import WeightFiles, plan_files
 from converter.safe_json import to_json
 
 _INHERITED = ("decoder_start_token_id", "eos_token_id")
@@ -179,7 +178,11 @@ def _joint(model: Model, tensors: Sequence[TargetTensor]) -> list[OutputFile]:
     names = {tensor.spec.name for tensor in own}
     target = ModelSpec(tuple(param for param in model.target.params if param.name in names))
     weights = plan_files(target, own, {}, ["pytorch"], "safetensors")
-    return [replace(file, path=JOINT) for file in weights.files if file.path == SAFETENSORS]
+    return [
+        replace(file, path=JOINT_WEIGHTS)
+        for file in weights.files
+        if file.path == SAFETENSORS_WEIGHTS
+    ]
 
 
 def _documents(parts: Mapping[str, _SubmodelOutput]) -> dict[str, bytes]:

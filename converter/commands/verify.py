@@ -8,12 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from converter.architectures.registry import ArchitectureRegistry
-from converter.checkpoint.discovery import CONFIG
 from converter.checkpoint.opening import open_files
 from converter.errors import CheckpointError, ConverterError, Problem
+from converter.file_names import CONFIG, WEIGHT_FILES
 from converter.models.model import Model, resolve_model
 from converter.progress import Progress, ProgressCounter
-from converter.storage.hub_download import WEIGHT_FILES
 from converter.storage.sources import resolve_source
 from converter.storage.url import path_of, url_of
 from converter.storage.url_download import UrlDownload

@@ -13,14 +13,14 @@ from converter.architectures.schema import Composite, Family
 from converter.execution.executor import execute
 from converter.execution.file_writer import write_error
 from converter.execution.resume import Journal, plan_hash
+from converter.file_names import MANIFEST, MODEL_CARD
 from converter.models.source_model import MatchedCheckpoint
 from converter.options import OutputOptions
 from converter.plan import InitializedTensor, Plan
-from converter.planning.manifest import MANIFEST, manifest_bytes, planned_manifest, provenance_entry
+from converter.planning.manifest import manifest_bytes, planned_manifest, provenance_entry
 from converter.planning.model_card import make_model_card
 from converter.storage.atomic_directory import journal_path, require_space
 from converter.storage.file_state import check_unchanged, file_states
-from converter.storage.hub_upload import CARD
 from converter.storage.output_targets import output_target
 from converter.storage.url import Url
 
@@ -134,14 +134,14 @@ def write_checkpoint(
     if "" in classes:
         card = make_model_card(
             plan,
-            target.read(CARD),
+            target.read(MODEL_CARD),
             options,
             sources=sources,
             tables=tables,
             settings=settings,
             classes=classes[""],
         )
-        plan = replace(plan, documents={**plan.documents, CARD: card})
+        plan = replace(plan, documents={**plan.documents, MODEL_CARD: card})
     origin = planned_manifest(
         plan,
         sources=[(source.label, source.checkpoint) for source in sources],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from converter.file_names import CONFIG, GENERATION_CONFIG
 from converter.models.framework_support import select_frameworks
 from converter.models.key_matching import dominant_dtype
 from converter.models.model import Model
 from converter.options import OutputOptions
 from converter.plan import Plan
-from converter.planning.generation_config import GENERATION_CONFIG
 from converter.planning.output_configs import with_dtype
 from converter.planning.tensor_plan import SourceMatch, plan_tensors
 from converter.planning.tokenizer_files import all_tokenizer_files, processor_files
@@ -71,7 +71,7 @@ def plan_conversion(model: Model, wanted: OutputOptions, seed: int) -> Plan:
         command="convert",
         tensors=tensors,
         files=weights.files,
-        documents={"config.json": to_json(raw), **weights.indexes},
+        documents={CONFIG: to_json(raw), **weights.indexes},
         copied_files=copied,
         warnings=(*warnings, *model.notes, *weights.notes),
     )

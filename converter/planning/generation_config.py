@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import ConfigError, Problem
+from converter.file_names import GENERATION_CONFIG
 from converter.planning.tokenizer_files import non_negative_int
 from converter.safe_json import read_config
-
-GENERATION_CONFIG = "generation_config.json"
 
 TOKEN_FIELDS = {
     "start": "decoder_start_token_id",

@@ -16,8 +16,6 @@ from converter.checkpoint.opening import Checkpoint
 from converter.plan import Plan, ResizedTensor, SourceTensor, TargetTensor
 from converter.safe_json import to_json
 
-MANIFEST = "converter-manifest.json"
-
 
 def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:
     """Where a tensor's values come from, as plain data."""

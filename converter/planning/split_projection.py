@@ -13,15 +13,12 @@ from typing import Any
 from converter.architectures.model_spec import ParamSpec
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConverterError, FormatError, Problem
+from converter.file_names import JOINT_WEIGHTS, MANIFEST
 from converter.formats.registry import open_file
 from converter.plan import SourceTensor
-from converter.planning.manifest import MANIFEST
 from converter.planning.tensor_plan import SourceMatch
 from converter.safe_json import read_json_object
 from converter.tensors import Rearrangement
-
-JOINT = "joint.safetensors"
-"""Name of the file, beside the directories of the halves."""
 
 
 def split_manifest(encoder: Checkpoint, decoder: Checkpoint) -> Mapping[str, Any]:
@@ -38,7 +35,7 @@ def split_manifest(encoder: Checkpoint, decoder: Checkpoint) -> Mapping[str, Any
 
 def projection_file(encoder: Checkpoint, decoder: Checkpoint) -> Path | None:
     """The file that `split` left beside these two directories, if it made them both."""
-    path = encoder.directory.resolve().parent / JOINT
+    path = encoder.directory.resolve().parent / JOINT_WEIGHTS
     return path if path.is_file() and split_manifest(encoder, decoder) else None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import CheckpointError, ConfigError, ConverterError
+from converter.file_names import SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG
 from converter.models.source_model import SourceModel
 from converter.safe_json import read_json_object, to_json
 
@@ -28,7 +29,7 @@ class TokenizerFiles:
 
     def text_of(self, role: str) -> str | None:
         """The text of the token that the tokenizer uses as `role`."""
-        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP):
             token = self._json(name).get(f"{role}_token")
             if isinstance(token, dict):
                 token = token.get("content")
@@ -39,13 +40,13 @@ class TokenizerFiles:
     @property
     def class_name(self) -> str | None:
         """The class that it says it is of."""
-        name = self._json("tokenizer_config.json").get("tokenizer_class")
+        name = self._json(TOKENIZER_CONFIG).get("tokenizer_class")
         return name if isinstance(name, str) else None
 
     @property
     def language(self) -> str | None:
         """The language that it says is written."""
-        name = self._json("tokenizer_config.json").get("tgt_lang")
+        name = self._json(TOKENIZER_CONFIG).get("tgt_lang")
         return name if isinstance(name, str) else None
 
     def id_of(self, token: str) -> int | None:
@@ -81,10 +82,10 @@ class TokenizerFiles:
     @property
     def lowercases(self) -> bool | None:
         """Whether it makes its input lower case; ``None`` if no file tells."""
-        lowers = self._json("tokenizer_config.json").get("do_lower_case")
+        lowers = self._json(TOKENIZER_CONFIG).get("do_lower_case")
         if isinstance(lowers, bool):
             return lowers
-        normalizer = self._json("tokenizer.json").get("normalizer")
+        normalizer = self._json(TOKENIZER).get("normalizer")
         entries = (
             normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else ()
         )
@@ -93,15 +94,15 @@ class TokenizerFiles:
                 entry.get("type") == "Lowercase" or entry.get("lowercase") is True
             ):
                 return True
-        return False if self._json("tokenizer.json") else None
+        return False if self._json(TOKENIZER) else None
 
     def _added(self) -> Iterator[tuple[str, int]]:
-        added = self._json("tokenizer_config.json").get("added_tokens_decoder")
+        added = self._json(TOKENIZER_CONFIG).get("added_tokens_decoder")
         for number, entry in added.items() if isinstance(added, dict) else ():
             known = isinstance(entry, dict) and isinstance(entry.get("content"), str)
             if known and number.isdigit() and len(number) < 10:
                 yield entry["content"], int(number)
-        listed = self._json("tokenizer.json").get("added_tokens")
+        listed = self._json(TOKENIZER).get("added_tokens")
         for entry in listed if isinstance(listed, list) else ():
             if isinstance(entry, dict) and isinstance(entry.get("content"), str):
                 number = non_negative_int(entry.get("id"))
@@ -113,7 +114,7 @@ class TokenizerFiles:
                 yield text, number
 
     def _vocabularies(self) -> Iterator[dict[str, Any] | list[Any]]:
-        model = self._json("tokenizer.json").get("model")
+        model = self._json(TOKENIZER).get("model")
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
         if isinstance(vocabulary, dict):
             yield vocabulary
@@ -162,9 +163,9 @@ DECODER_TOKENIZER = "decoder_tokenizer"
 """The directory in an output that holds the decoder's tokenizer where it is not the encoder's."""
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    SPECIAL_TOKENS_MAP,
     "added_tokens.json",
     "chat_template.jinja",
     "vocab.txt",
@@ -188,7 +189,6 @@ TOKENIZER_FILES = (
 )
 """The files that transformers' tokenizers are saved in."""
 
-_CONFIG = "tokenizer_config.json"
 _CLASS = "tokenizer_class"
 
 PROCESSOR_FILES = (
@@ -257,8 +257,8 @@ def collect_auxiliary_files(sources: Mapping[str, SourceModel], tokenizer: str) 
         copied |= tokenizer_files(source.checkpoint.directory, below)
         stated = _with_class(source)
         if stated is not None:
-            copied.pop(below + _CONFIG, None)
-            documents[below + _CONFIG] = stated
+            copied.pop(below + TOKENIZER_CONFIG, None)
+            documents[below + TOKENIZER_CONFIG] = stated
     return AuxiliaryFiles(copied, documents)
 
 
@@ -300,7 +300,7 @@ def _class_of(source: SourceModel) -> str | None:
 
 def _with_class(source: SourceModel) -> bytes | None:
     """The tokenizer's configuration with its class; ``None`` if it states one, or none is known."""
-    path = source.checkpoint.directory / _CONFIG
+    path = source.checkpoint.directory / TOKENIZER_CONFIG
     try:
         own = read_json_object(path) if path.is_file() else {}
     except ConverterError:

@@ -8,13 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from converter.architectures.model_spec import ModelSpec
+from converter.file_names import (
+    FLAX_WEIGHTS,
+    INDEX_SUFFIX,
+    PYTORCH_WEIGHTS,
+    SAFETENSORS_WEIGHTS,
+    TENSORFLOW_WEIGHTS,
+)
 from converter.formats.registry import get_format
 from converter.plan import FileEntry, OutputFile, TargetTensor
 from converter.safe_json import to_json
-from converter.storage.hub_download import INDEX, WEIGHT_FILES
 from converter.tensors import Rearrangement, TensorSpec
-
-SAFETENSORS, TORCH, HDF5, MSGPACK = WEIGHT_FILES
 
 _WIDER = {"bfloat16": "float32", "float8_e4m3fn": "float32", "float8_e5m2": "float32"}
 """The narrowest common dtype that holds every value of one that a container lacks."""
@@ -75,7 +79,7 @@ def plan_files(
                 continue
             shards = list(_shards(whole, max_shard_size))
             files += shards
-            indexes[name + INDEX] = _index(whole, shards)
+            indexes[name + INDEX_SUFFIX] = _index(whole, shards)
     return WeightFiles(tuple(files), indexes, tuple(notes))
 
 
@@ -133,14 +137,14 @@ def _index(whole: OutputFile, shards: Iterable[OutputFile]) -> bytes:
 
 def _formats(framework: str, pytorch_format: str) -> list[tuple[str, str]]:
     if framework == "tensorflow":
-        return [(HDF5, "keras-hdf5")]
+        return [(TENSORFLOW_WEIGHTS, "keras-hdf5")]
     if framework == "flax":
-        return [(MSGPACK, "flax-msgpack")]
+        return [(FLAX_WEIGHTS, "flax-msgpack")]
     formats = []
     if pytorch_format != "bin":
-        formats.append((SAFETENSORS, "safetensors"))
+        formats.append((SAFETENSORS_WEIGHTS, "safetensors"))
     if pytorch_format != "safetensors":
-        formats.append((TORCH, "torch"))
+        formats.append((PYTORCH_WEIGHTS, "torch"))
     return formats
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConverterError
 from converter.execution.write_checkpoint import WriteResult
-from converter.planning.manifest import MANIFEST
+from converter.file_names import MANIFEST
 from converter.recipes.parser import Job
 from converter.recipes.schema import MAKERS
 from converter.safe_json import to_json

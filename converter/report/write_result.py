@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from converter.file_names import MANIFEST
 from converter.name_ranges import collapse_ranges
-from converter.planning.manifest import MANIFEST
 from converter.report.grouping import describe_change, describe_source, group_similar
 from converter.report.rich_text import heading, indented, line, render, shape, size, table
 

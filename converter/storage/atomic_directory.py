@@ -18,9 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from converter.errors import OutputError, Problem
-
-_MARKS = ("converter-manifest.json", "config.json")
-"""A directory with one of these is a checkpoint, which ``--overwrite`` may replace."""
+from converter.file_names import CHECKPOINT_MARKERS
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
 """File systems without ``flock`` answer so; there two runs are not kept apart."""
@@ -138,7 +136,7 @@ def _check_replaceable(output: Path, shown: Path, overwrite: bool) -> None:
         )
     if not any(output.iterdir()):
         return
-    if not any((output / mark).is_file() for mark in _MARKS):
+    if not any((output / mark).is_file() for mark in CHECKPOINT_MARKERS):
         raise OutputError(
             f"{shown} exists, is not empty and is no checkpoint (it has no config.json)",
             remedy="Choose another place for the output, or empty that directory.",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,47 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from converter.errors import CheckpointError, Problem
+from converter.file_names import INDEX_SUFFIX, WEIGHT_FILES, auxiliary_files, weight_files
 from converter.formats.directory import CheckpointDirectory, LocalFolder, RemoteDirectory
 from converter.safe_json import read_json_object
 from converter.storage.hub_client import HubRepo, parse_repo_id, retry, translate_hub_errors
-
-INDEX = ".index.json"
-"""What the name of an index of shards ends in, behind the name of the whole file."""
-
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
-"""The names that transformers gives whole weight files, in the order of preference."""
-
-_SMALL = re.compile(
-    r"(?:decoder_tokenizer/)?[^/]+\.(?:json|txt|model|jinja|spm|codes|bpe|tokenizer)|README\.md"
-)
-"""Configurations, tokenizers, processors, and the card, which states the licence."""
-_BUNDLE = re.compile(r"([^/]+)\.(?:index|data-\d{5}-of-\d{5})")
-
-
-def small_files(names: Iterable[str]) -> list[str]:
-    """The files that are no weights and that a conversion reads or passes on."""
-    return [name for name in names if _SMALL.fullmatch(name) and not name.endswith(INDEX)]
-
-
-def weight_files(names: Iterable[str], every: bool = False) -> list[str]:
-    """The files to begin with to have the weights: whole files, indexes of shards, or a bundle.
-
-    Args:
-        names: all files of the repository.
-        every: whether to take all formats, not the preferred one alone.
-
-    """
-    held = set(names)
-    found = [name for whole in WEIGHT_FILES for name in (whole, whole + INDEX) if name in held]
-    if found:
-        return found if every else found[:1]
-    return _bundles(sorted(held))
-
-
-def _bundles(names: Sequence[str]) -> list[str]:
-    """The files of the TensorFlow checkpoints at the top of the repository."""
-    return [name for name in names if _BUNDLE.fullmatch(name)]
-
 
 _TIMEOUT = 30
 """Seconds without an answer before a request is given up."""
@@ -248,16 +210,16 @@ def _fetch(wanted: HubRepo, weights: str) -> HubSnapshot:
     if headers and None in sizes.values():  # a mirror that does not tell
         return _fetch(wanted, "one")
     commit = str(info.sha)
-    chosen = small_files(sizes)
+    chosen = auxiliary_files(sizes)
     if weights != "none":
-        begun = weight_files(sizes, every=weights == "all")
+        begun = weight_files(sizes, all_formats=weights == "all")
         if not begun:
             raise CheckpointError(
                 f"{wanted}: holds no weight file",
                 remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), or a "
                 "TensorFlow checkpoint.",
             )
-        chosen += [name for name in begun if name.endswith(INDEX) or not headers]
+        chosen += [name for name in begun if name.endswith(INDEX_SUFFIX) or not headers]
     if not chosen:
         raise CheckpointError(f"{wanted}: holds no configuration")
     _log.info("%s: commit %s; fetching %s", wanted, commit, ", ".join(chosen))
@@ -266,7 +228,7 @@ def _fetch(wanted: HubRepo, weights: str) -> HubSnapshot:
     get = partial(_file, wanted.repo_id, revision=commit)
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         places = dict(zip(chosen, threads.map(get, chosen), strict=True))
-        indexes = {name: path for name, path in places.items() if name.endswith(INDEX)}
+        indexes = {name: path for name, path in places.items() if name.endswith(INDEX_SUFFIX)}
         shards = [each for index in indexes.values() for each in _shards(wanted, index, sizes)]
         if not headers:
             list(threads.map(get, shards))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import OutputError, Problem
+from converter.file_names import CHECKPOINT_MARKERS, MODEL_CARD
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -24,8 +25,6 @@ from converter.storage.hub_client import parse_repo_id, retry, translate_hub_err
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-
-CARD = "README.md"
 
 PLACEHOLDER = "path/to/this-model"
 """What stands in the examples of a card until it is pushed to a repository."""
@@ -64,7 +63,7 @@ def for_repository(card: bytes, repo_id: str) -> bytes:
 
 def read_card(directory: Path) -> bytes | None:
     """The card in a directory, ``None`` if there is none that can be read."""
-    path = directory / CARD
+    path = directory / MODEL_CARD
     try:
         return path.read_bytes() if path.stat().st_size <= _MAX_BYTES else None
     except OSError:
@@ -116,7 +115,6 @@ def check_card(path: Path, api: HfApi) -> None:
 _log = logging.getLogger(__name__)
 
 MESSAGE = "Upload checkpoint with converter"
-_MARKS = ("config.json", "converter-manifest.json")
 
 
 @dataclass(frozen=True)
@@ -192,22 +190,26 @@ def push(
         OutputError, f"{repo_id}: cannot be pushed to", repo_id, writing=True
     ):
         user = str(retry(api.whoami)["name"])
-        if CARD in files:
-            retry(lambda: check_card(files[CARD], api))
+        if MODEL_CARD in files:
+            retry(lambda: check_card(files[MODEL_CARD], api))
         created = _prepare(api, repo_id, private, revision, create_pr)
         message = commit_message or MESSAGE
         number = _open_pull(api, repo_id, message, user) if create_pr else None
         target = f"refs/pr/{number}" if number else revision or "main"
         contents: dict[str, Path | bytes] = dict(files)
-        if CARD in files:
-            contents[CARD] = for_repository(files[CARD].read_bytes(), repo_id)
+        if MODEL_CARD in files:
+            contents[MODEL_CARD] = for_repository(files[MODEL_CARD].read_bytes(), repo_id)
         held = _held(api, repo_id, target)
         unchanged = [name for name, content in contents.items() if _same(held.get(name), content)]
         sent = [name for name in contents if name not in unchanged]
         kept = []
-        if CARD in sent and CARD in held and _foreign_card(api, repo_id, target, contents[CARD]):
-            sent.remove(CARD)
-            kept.append(CARD)
+        if (
+            MODEL_CARD in sent
+            and MODEL_CARD in held
+            and _foreign_card(api, repo_id, target, contents[MODEL_CARD])
+        ):
+            sent.remove(MODEL_CARD)
+            kept.append(MODEL_CARD)
         commit = None
         _log.info("%s: sending %s to %s", repo_id, ", ".join(sent) or "nothing", target)
         if sent:
@@ -264,10 +266,10 @@ def _check_call(repo_id: str, revision: str | None, create_pr: bool) -> None:
 
 def _files(home: Path, only: Sequence[str]) -> dict[str, Path]:
     """Name in the repository → file. Hidden files stay at home."""
-    if not any((home / name).is_file() for name in _MARKS):
+    if not any((home / name).is_file() for name in CHECKPOINT_MARKERS):
         raise OutputError(
             f"{home}: is no checkpoint directory",
-            remedy=f"Expected one that holds {' or '.join(_MARKS)}.",
+            remedy=f"Expected one that holds {' or '.join(CHECKPOINT_MARKERS)}.",
         )
     found = {
         path.relative_to(home).as_posix(): path
@@ -359,7 +361,7 @@ def _foreign_card(api: HfApi, repo_id: str, revision: str, ours: Path | bytes) -
     """Whether a card made here would replace one that somebody wrote."""
     if not isinstance(ours, bytes) or not is_generated(ours):
         return False
-    place = retry(lambda: api.hf_hub_download(repo_id, CARD, revision=revision))
+    place = retry(lambda: api.hf_hub_download(repo_id, MODEL_CARD, revision=revision))
     return not is_generated(Path(place).read_bytes())
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 from converter.errors import OutputError, Problem, UsageError
+from converter.file_names import CHECKPOINT_MARKERS
 from converter.storage.atomic_directory import atomic_directory
 from converter.storage.hub_client import HubRepo, parse_repo_id, translate_hub_errors
 from converter.storage.hub_upload import push
 from converter.storage.url import Url, UrlListing, listing, path_of, url_of
-from converter.storage.url_upload import MARKS, not_atomic_error, upload_directory
+from converter.storage.url_upload import not_atomic_error, upload_directory
 
 _MAX_BYTES = 64 << 20
 """Larger than any file that is not weights."""
@@ -216,7 +217,7 @@ class HubRepository:
         """A temporary directory that is pushed at the end."""
         if resume:
             raise UsageError("resume: only an output on this machine can be gone on with")
-        if not overwrite and any(mark in self._held for mark in MARKS):
+        if not overwrite and any(mark in self._held for mark in CHECKPOINT_MARKERS):
             raise OutputError(
                 f"{self.display_name} holds a checkpoint",
                 remedy="Add --overwrite to commit a new one, or choose another place.",

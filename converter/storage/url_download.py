@@ -15,9 +15,16 @@ from types import TracebackType
 from typing import Any
 
 from converter.errors import CheckpointError, ConverterError, Problem
+from converter.file_names import (
+    INDEX_SUFFIX,
+    JOINT_WEIGHTS,
+    MANIFEST,
+    WEIGHT_FILES,
+    auxiliary_files,
+    weight_files,
+)
 from converter.formats.directory import CheckpointDirectory, LocalFolder, RemoteDirectory
 from converter.safe_json import read_json_object
-from converter.storage.hub_download import INDEX, WEIGHT_FILES, small_files, weight_files
 from converter.storage.url import Url, UrlListing, listing, translate_url_errors
 
 
@@ -48,7 +55,7 @@ _MAX_SMALL = 256 << 20
 _SUBMODELS = ("encoder/", "decoder/")
 """The directories that `split` makes."""
 
-_JOINT = ("joint.safetensors", "converter-manifest.json")
+_JOINT = (JOINT_WEIGHTS, MANIFEST)
 """What it leaves beside them."""
 
 _DATA = re.compile(r"\.(?:index|data-\d{5}-of-\d{5})$")
@@ -150,13 +157,17 @@ class _Downloader:
                     "TensorFlow checkpoint.",
                 )
         directory = self.directory
-        now = [name for name in begun if name.endswith(INDEX) or not headers]
-        small = [name for name in small_files(names) if self.listed.size(name) <= _MAX_SMALL]
+        now = [name for name in begun if name.endswith(INDEX_SUFFIX) or not headers]
+        small = [name for name in auxiliary_files(names) if self.listed.size(name) <= _MAX_SMALL]
         if file is None and self.weights == "all":
-            small = [each for lead in ("", *_SUBMODELS) for each in self.below(lead, small_files)]
+            small = [
+                each for lead in ("", *_SUBMODELS) for each in self.below(lead, auxiliary_files)
+            ]
         chosen = list(dict.fromkeys([*small, *now]))
         self.fetch(chosen, directory)
-        shards = self.shards(name for name in chosen if name.endswith(INDEX)) if begun else []
+        shards = (
+            self.shards(name for name in chosen if name.endswith(INDEX_SUFFIX)) if begun else []
+        )
         if not headers:
             self.fetch([name for name in shards if name not in chosen], directory)
         self.joint(directory)
@@ -175,10 +186,10 @@ class _Downloader:
         if self.weights == "none":
             return []
         every = self.weights == "all"
-        found = weight_files(names, every=every)
+        found = weight_files(names, all_formats=every)
         if every:
             for lead in _SUBMODELS:
-                found += self.below(lead, lambda below: weight_files(below, every=True))
+                found += self.below(lead, lambda below: weight_files(below, all_formats=True))
             found += [name for name in _JOINT[:1] if name in names]
         return found
 

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import OutputError, Problem
-from converter.storage.hub_download import INDEX, WEIGHT_FILES, small_files
+from converter.file_names import (
+    CHECKPOINT_MARKERS,
+    CONFIG,
+    INDEX_SUFFIX,
+    MANIFEST,
+    WEIGHT_FILES,
+    auxiliary_files,
+)
 from converter.storage.url import Url, UrlListing, filesystem, listing, translate_url_errors
 from converter.storage.url_download import bar
 
@@ -29,10 +36,6 @@ _AT_ONCE = 4
 
 _PARTS = 9_000
 """Parts that a file may have; S3 allows 10,000."""
-
-_MANIFEST, _CONFIG = "converter-manifest.json", "config.json"
-MARKS = (_MANIFEST, _CONFIG)
-"""A directory with one of these is a checkpoint, which ``--overwrite`` may replace."""
 
 
 @contextmanager
@@ -63,7 +66,7 @@ def _require_replaceable(held: UrlListing | None, url: Url, overwrite: bool) -> 
         raise OutputError(
             f"{url} exists and is not a directory", remedy="Choose another place for the output."
         )
-    if not any(mark in held.files for mark in MARKS):
+    if not any(mark in held.files for mark in CHECKPOINT_MARKERS):
         raise OutputError(
             f"{url} exists, is not empty and is no checkpoint (it has no config.json)",
             remedy="Choose another place for the output, or empty that one.",
@@ -81,13 +84,13 @@ def commit_order(names: Sequence[str]) -> list[str]:
 
     def rank(name: str) -> tuple[int, str]:
         last = name.rpartition("/")[2]
-        if name == _MANIFEST:
+        if name == MANIFEST:
             return 4, name
-        if last == _CONFIG:
+        if last == CONFIG:
             return 3, name
-        if last.endswith(INDEX):
+        if last.endswith(INDEX_SUFFIX):
             return 2, name
-        return int(last in small_files([last])), name
+        return int(last in auxiliary_files([last])), name
 
     return sorted(names, key=rank)
 
@@ -121,7 +124,9 @@ class _Upload:
             _require_replaceable(held, self.url, self.overwrite)  # it may be another one by now
             stale = _stale(held, self.names) if held else []
             with translate_url_errors(OutputError, self.url, "cannot be written"):
-                self.remove([name for name in stale if name.rpartition("/")[2] in MARKS])
+                self.remove(
+                    [name for name in stale if name.rpartition("/")[2] in CHECKPOINT_MARKERS]
+                )
                 self.commit()
                 self.remove([name for name in stale if name not in self.names])
         except BaseException as error:
@@ -234,12 +239,16 @@ def _stale(held: UrlListing, names: Sequence[str]) -> list[str]:
 
     Files that have nothing to do with a checkpoint stay.
     """
-    lasts = {*MARKS, *WEIGHT_FILES}
+    lasts = {*CHECKPOINT_MARKERS, *WEIGHT_FILES}
     found = []
     for name in held.files:
         last = name.rpartition("/")[2]
-        known = last in lasts or last.endswith(INDEX) or bool(small_files([last]))
+        known = last in lasts or last.endswith(INDEX_SUFFIX) or bool(auxiliary_files([last]))
         shard = any(last.startswith(f"{Path(whole).stem}-") for whole in WEIGHT_FILES)
-        if last in MARKS or last.endswith(INDEX) or ((known or shard) and name not in names):
+        if (
+            last in CHECKPOINT_MARKERS
+            or last.endswith(INDEX_SUFFIX)
+            or ((known or shard) and name not in names)
+        ):
             found.append(name)
     return found

@@ -7,12 +7,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from converter.checkpoint.discovery import CONFIG
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConverterError, Problem
+from converter.file_names import (
+    CONFIG,
+    FLAX_WEIGHTS,
+    GENERATION_CONFIG,
+    INDEX_SUFFIX,
+    MODEL_CARD,
+    PYTORCH_WEIGHTS,
+    SAFETENSORS_WEIGHTS,
+    TENSORFLOW_WEIGHTS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+)
 from converter.formats.registry import open_file
 from converter.models.model import Model
-from converter.planning.generation_config import GENERATION_CONFIG
 from converter.safe_json import read_json_object
 from converter.verification.result import Verification
 
@@ -20,7 +30,7 @@ TOKEN_FIELDS = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_t
 _NEEDED = ("decoder_start_token_id", "pad_token_id")
 """Without these a combined model can neither be trained nor generate."""
 
-_FREE = ("README.md",)
+_FREE = (MODEL_CARD,)
 """Files that are meant to be edited."""
 
 
@@ -129,10 +139,10 @@ def _ids(value: Any) -> list[int]:
 
 
 _EXPECTED = {
-    "model.safetensors": ("safetensors", "pytorch"),
-    "pytorch_model.bin": ("torch", "pytorch"),
-    "tf_model.h5": ("keras-hdf5", "tensorflow"),
-    "flax_model.msgpack": ("flax-msgpack", "flax"),
+    SAFETENSORS_WEIGHTS: ("safetensors", "pytorch"),
+    PYTORCH_WEIGHTS: ("torch", "pytorch"),
+    TENSORFLOW_WEIGHTS: ("keras-hdf5", "tensorflow"),
+    FLAX_WEIGHTS: ("flax-msgpack", "flax"),
 }
 """Weight file → the container and the dialect that its loader takes it for."""
 
@@ -158,14 +168,14 @@ def check_loadable(home: Path, models: Mapping[str, Model], found: Verification)
         found.notes.append("holds no tokenizer")
 
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model")
+_TOKENIZERS = (TOKENIZER, TOKENIZER_CONFIG, "vocab.txt", "vocab.json", "spiece.model")
 
 
 def _form(label: str, model: Model) -> Iterator[Problem]:
     """Whether the file is what its name says, in the names that its framework looks for."""
     checkpoint, report = model.checkpoint, model.report
     place = str(checkpoint.directory / label)
-    file_format, dialect = _EXPECTED[label.removesuffix(".index.json")]
+    file_format, dialect = _EXPECTED[label.removesuffix(INDEX_SUFFIX)]
     if checkpoint.file_format != file_format:
         yield Problem(
             "is no such file as its name says",

@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from converter.architectures.registry import ArchitectureRegistry
-from converter.checkpoint.discovery import CONFIG
 from converter.checkpoint.opening import open_files
 from converter.errors import ConverterError, Problem, UnsupportedError
+from converter.file_names import CONFIG, INDEX_SUFFIX, JOINT_WEIGHTS, MANIFEST, WEIGHT_FILES
 from converter.formats.registry import open_file
 from converter.models.model import resolve_model
 from converter.plan import SourceTensor
 from converter.planning.compose_options import SUBMODELS
-from converter.planning.manifest import MANIFEST
-from converter.planning.split_projection import JOINT
 from converter.safe_json import read_json_object
-from converter.storage.hub_download import INDEX, WEIGHT_FILES
 from converter.tensors import Axes, Rearrangement
 from converter.verification.difference_classifier import tensor_sha256
 from converter.verification.loadability import check_manifest_files
@@ -28,7 +25,10 @@ from converter.verification.value_report import WHOLE, ReportSection, ValueRepor
 def weight_files(home: Path) -> list[str]:
     """The weight files and indexes of a checkpoint directory."""
     return [
-        name for whole in WEIGHT_FILES for name in (whole, whole + INDEX) if (home / name).is_file()
+        name
+        for whole in WEIGHT_FILES
+        for name in (whole, whole + INDEX_SUFFIX)
+        if (home / name).is_file()
     ]
 
 
@@ -151,7 +151,7 @@ def _check_joint(home: Path, found: Verification) -> None:
     found.problems += problems
     found.checks["between the halves: files that the manifest lists"] = held
     stated = _between(manifest.get("tensors"), ".")
-    path = home / JOINT
+    path = home / JOINT_WEIGHTS
     if not stated or not path.is_file():
         return
     held_tensors = 0

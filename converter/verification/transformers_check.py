@@ -12,6 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from converter.errors import Problem, UnsupportedError
+from converter.file_names import (
+    FLAX_WEIGHTS,
+    INDEX_SUFFIX,
+    PYTORCH_WEIGHTS,
+    SAFETENSORS_WEIGHTS,
+    TENSORFLOW_WEIGHTS,
+)
 from converter.models.model import Model
 from converter.name_ranges import collapse_ranges
 from converter.verification.result import Verification
@@ -23,10 +30,10 @@ unequal order."""
 
 _SCRIPT = Path(__file__).with_name("peer_script.py")
 _KINDS = {
-    "model.safetensors": "safetensors",
-    "pytorch_model.bin": "bin",
-    "tf_model.h5": "h5",
-    "flax_model.msgpack": "msgpack",
+    SAFETENSORS_WEIGHTS: "safetensors",
+    PYTORCH_WEIGHTS: "bin",
+    TENSORFLOW_WEIGHTS: "h5",
+    FLAX_WEIGHTS: "msgpack",
 }
 _KEYS = {
     "missing_keys": "transformers finds it missing and draws it anew",
@@ -60,7 +67,7 @@ def check_running(
     """
     files: dict[str, list[str]] = {}
     for label, model in models.items():
-        whole = label.removesuffix(".index.json")
+        whole = label.removesuffix(INDEX_SUFFIX)
         names = [label, *(path.name for path in model.checkpoint.files)]
         files.setdefault(_KINDS[whole], []).extend(dict.fromkeys(names))
     classes = next(iter(models.values())).classes

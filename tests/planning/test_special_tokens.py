@@ -54,7 +54,7 @@ def test_the_tokenizer_tells_what_the_configuration_does_not(tmp_path: Path) -> 
 
 
 def test_the_configurations_own_start_is_not_questioned(tmp_path: Path) -> None:
-    """mBART starts with the code of a language, which no role of its tokenizer names."""
+    """MBART starts with the code of a language, which no role of its tokenizer names."""
     _, decoder = _halves(tmp_path, **{**NO_TOKENS, "decoder_start_token_id": 30})
     _tokenizer(decoder, {"</s>": 8, "ro_RO": 30, "en_XX": 31}, bos_token="</s>", eos_token="</s>")
     assert _ids(tmp_path)["decoder_start_token_id"] == 30

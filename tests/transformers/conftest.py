@@ -37,6 +37,6 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture(scope="session")
 def later() -> Iterator[Fifth]:
-    """transformers 5, started when it is first asked."""
+    """Transformers 5, started when it is first asked."""
     with fifth() as running:
         yield running

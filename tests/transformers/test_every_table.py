@@ -266,7 +266,7 @@ def _same_later(
     batch: dict[str, np.ndarray] | None,
     first: Loaded,
 ) -> None:
-    """transformers 5 finds nothing wrong and computes the same, or truly fails where it is said."""
+    """Transformers 5 finds nothing wrong and computes the same, or truly fails where it is said."""
     loaded = later.load(directory, name, batch, spec.keep)
     problems = differences(first, loaded, spec.tolerance) if loaded else [f"there is no {name}"]
     if why := spec.fails_later(variant):

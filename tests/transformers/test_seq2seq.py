@@ -104,7 +104,7 @@ def test_a_decoder_comes_out_of_every_framework_of_a_whole_model(
 def test_embeddings_that_are_not_tied_on_loading_are_written_for_each_half(
     tmp_path: Path, architecture: str
 ) -> None:
-    """transformers' own file lacks two of the three here, and loads them with random values."""
+    """Transformers' own file lacks two of the three here, and loads them with random values."""
     import torch
 
     model = whole(architecture, tmp_path / "whole", tie_word_embeddings=False)
@@ -147,7 +147,7 @@ def test_a_decoder_may_make_its_cross_attention_as_wide_as_the_encoder(
 
 
 def test_fresh_cross_attention_has_ordinary_values(tmp_path: Path, encoder: Path) -> None:
-    """transformers leaves the fresh layer norms of XGLM as uninitialised memory."""
+    """Transformers leaves the fresh layer norms of XGLM as uninitialised memory."""
     spec = tiny("xglm")
     build(spec, "XGLMForCausalLM", spec.config).save_pretrained(tmp_path / "xglm")
     converter.compose(encoder, tmp_path / "xglm", tmp_path / "out", to=["pytorch"], **TOKENS)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import converter
+from converter.file_names import auxiliary_files, weight_files
 from converter.storage.hub_client import HubRepo, parse_repo_id
-from converter.storage.hub_download import small_files, weight_files
 from tests import factories
 from tests.storage.hub.conftest import Desk, contents
 
@@ -50,7 +50,7 @@ def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_one_format_is_chosen() -> None:
     names = ["tf_model.h5", "pytorch_model.bin", "model.safetensors.index.json", "rust_model.ot"]
     assert weight_files(names) == ["model.safetensors.index.json"]
-    assert weight_files(names, every=True) == [
+    assert weight_files(names, all_formats=True) == [
         "model.safetensors.index.json",
         "pytorch_model.bin",
         "tf_model.h5",
@@ -59,7 +59,7 @@ def test_one_format_is_chosen() -> None:
     assert sorted(weight_files([*bundle, "bert_config.json"])) == sorted(bundle)
     kept = ["config.json", "README.md", "vocab.txt", "decoder_tokenizer/spiece.model"]
     others = ["onnx/config.json", "model.safetensors.index.json", ".gitattributes", "a.png"]
-    assert small_files([*kept, *others]) == kept
+    assert auxiliary_files([*kept, *others]) == kept
 
 
 def inspected(desk: Desk, *args: object, **env: Any) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""Names of the files in a checkpoint directory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+MODEL_CARD = "README.md"
+MANIFEST = "converter-manifest.json"
+
+CHECKPOINT_MARKERS = (MANIFEST, CONFIG)
+"""A directory with one of these is a checkpoint, which ``--overwrite`` may replace."""
+
+SAFETENSORS_WEIGHTS = "model.safetensors"
+PYTORCH_WEIGHTS = "pytorch_model.bin"
+TENSORFLOW_WEIGHTS = "tf_model.h5"
+FLAX_WEIGHTS = "flax_model.msgpack"
+
+WEIGHT_FILES = (SAFETENSORS_WEIGHTS, PYTORCH_WEIGHTS, TENSORFLOW_WEIGHTS, FLAX_WEIGHTS)
+"""The names that transformers gives unsharded weight files, in the order of preference."""
+
+INDEX_SUFFIX = ".index.json"
+"""Suffix of a shard index, after the name of the unsharded file."""
+
+JOINT_WEIGHTS = "joint.safetensors"
+"""Tensors that belong to neither submodel, such as ``enc_to_dec_proj``, written by ``split``."""
+
+SUBMODEL_DIRECTORIES = ("encoder", "decoder")
+"""The directories that ``split`` writes."""
+
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS_MAP = "special_tokens_map.json"
+
+TF_INDEX_SUFFIX = ".index"
+"""Suffix of the index file of a TensorFlow checkpoint."""
+
+_AUXILIARY = re.compile(
+    r"(?:decoder_tokenizer/)?[^/]+\.(?:json|txt|model|jinja|spm|codes|bpe|tokenizer)|README\.md"
+)
+_TF_DATA_SUFFIX = re.compile(r"\.data-\d{5}-of-\d{5}$")
+_TF_CHECKPOINT_FILE = re.compile(r"[^/]+\.(?:index|data-\d{5}-of-\d{5})")
+
+
+def auxiliary_files(names: Iterable[str]) -> list[str]:
+    """Return configs, tokenizer files, processors and the model card, which states the license."""
+    return [
+        name for name in names if _AUXILIARY.fullmatch(name) and not name.endswith(INDEX_SUFFIX)
+    ]
+
+
+def weight_files(names: Collection[str], *, all_formats: bool = False) -> list[str]:
+    """Return unsharded weight files and shard indexes, the preferred format first.
+
+    Without any, return the files of the TensorFlow checkpoints in the top directory.
+
+    Args:
+        names: the files of a directory.
+        all_formats: include every format instead of the preferred one.
+
+    """
+    present = [
+        name for file in WEIGHT_FILES for name in (file, file + INDEX_SUFFIX) if name in names
+    ]
+    if present:
+        return present if all_formats else present[:1]
+    return sorted(name for name in names if _TF_CHECKPOINT_FILE.fullmatch(name))
+
+
+def tf_checkpoint_prefix(name: str) -> str:
+    """Return the checkpoint prefix of a TensorFlow index or data file, other names unchanged."""
+    return _TF_DATA_SUFFIX.sub("", name.removesuffix(TF_INDEX_SUFFIX))

@@ -34,8 +34,11 @@ class Measured:
 def measured() -> Iterator[Measured]:
     for path in sorted(NAMES.glob("*.json.gz")):
         for case in json.loads(gzip.decompress(path.read_bytes())):
+            file_format = case.pop("container")
             tensors = {
-                name.split("/", 1)[1] if case["container"] == "keras-hdf5" else name: tuple(shape)
+                name.split("/", 1)[1] if file_format == "keras-hdf5" else name: tuple(shape)
                 for name, shape in case.pop("tensors").items()
             }
-            yield Measured(path.name.removesuffix(".json.gz"), tensors=tensors, **case)
+            yield Measured(
+                path.name.removesuffix(".json.gz"), tensors=tensors, file_format=file_format, **case
+            )

@@ -57,7 +57,7 @@ def test_measures():
 
 
 @pytest.mark.parametrize(
-    ("family", "raw", "named"),
+    ("architecture", "raw", "named"),
     [
         (BERT, {"hidden_size": "768"}, "hidden_size"),
         (BERT, {"hidden_size": True}, "hidden_size"),

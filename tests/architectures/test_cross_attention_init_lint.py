@@ -12,7 +12,7 @@ MAPPINGS = Path(__file__).parents[2] / "mappings"
 
 
 @pytest.mark.parametrize(
-    ("family", "right", "wrong", "told"),
+    ("architecture", "right", "wrong", "told"),
     [
         ("gpt2", '"attn.c_proj"', '"attn.proj"', "copies from 'attn.proj', which no model has"),
         ("gpt2", 'ln_cross_attn = "ln_1"', 'ln_across = "ln_1"', "is in no path"),

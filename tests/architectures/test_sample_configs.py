@@ -26,7 +26,7 @@ from tests.transformers.tiny import (
 FORMATS = {"pytorch": "safetensors", "tensorflow": "keras-hdf5", "flax": "flax-msgpack"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_every_family_has_a_tiny_model(architecture: str) -> None:
     LIBRARY.architecture(architecture)
     assert (DIRECTORY / f"{architecture}.json").is_file(), (
@@ -38,7 +38,7 @@ def test_no_tiny_model_is_without_its_table() -> None:
     assert {path.stem for path in DIRECTORY.glob("*.json")} <= set(FAMILIES)
 
 
-@pytest.mark.parametrize("family", described())
+@pytest.mark.parametrize("architecture", described())
 def test_every_row_is_exercised(architecture: str) -> None:
     table, configs = LIBRARY.architecture(architecture), _configs(architecture)
     rows = [
@@ -50,7 +50,7 @@ def test_every_row_is_exercised(architecture: str) -> None:
     assert not idle, f"neither the configuration nor a variant has {idle}"
 
 
-@pytest.mark.parametrize("family", described())
+@pytest.mark.parametrize("architecture", described())
 def test_every_part_and_head_is_of_a_class(architecture: str) -> None:
     table = LIBRARY.architecture(architecture)
     used = {name for model in table.models.values() for name in (*model.parts, *model.heads)}
@@ -62,7 +62,7 @@ def test_every_part_and_head_is_of_a_class(architecture: str) -> None:
     assert {role for name, role, _ in roles() if name == architecture} == {*table.roles}
 
 
-@pytest.mark.parametrize("family", described())
+@pytest.mark.parametrize("architecture", described())
 def test_every_condition_is_met_and_is_not(architecture: str) -> None:
     """Conditions of rows, ties and limits; those on a place in the path are not counted.
 
@@ -85,7 +85,7 @@ def test_every_condition_is_met_and_is_not(architecture: str) -> None:
     assert not one_sided, f"neither the configuration nor a variant changes {one_sided}"
 
 
-@pytest.mark.parametrize("family", described())
+@pytest.mark.parametrize("architecture", described())
 def test_every_variant_makes_a_test(architecture: str) -> None:
     judged = {variant for name, _, variant in (*single_models(), *roles()) if name == architecture}
     assert judged == {"", *tiny(architecture).variants}
@@ -96,7 +96,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("family", "name"), REFUSED)
+@pytest.mark.parametrize(("architecture", "name"), REFUSED)
 def test_what_no_framework_takes_is_refused_by_a_limit(architecture: str, name: str) -> None:
     spec = tiny(architecture)
     config = ModelConfig(spec.table, {**spec.fields(), **spec.refused[name]}, architecture)
@@ -119,7 +119,7 @@ def _configs(architecture: str) -> list[ModelConfig]:
     return [ModelConfig(spec.table, each, architecture) for each in fields]
 
 
-@pytest.mark.parametrize("family", described())
+@pytest.mark.parametrize("architecture", described())
 def test_every_name_to_leave_out_is_left_out_with_its_reason(
     architecture: str, tmp_path: Path
 ) -> None:

@@ -131,7 +131,7 @@ def test_an_unknown_family_lists_the_known_ones(shell: Shell) -> None:
         assert "roberta" in told
 
 
-@pytest.mark.parametrize("family", ["distilbert", "albert"])
+@pytest.mark.parametrize("architecture", ["distilbert", "albert"])
 def test_a_decoder_that_cannot_take_cross_attention(shell: Shell, architecture: str) -> None:
     factories.make(shell / architecture, architecture)
     told = shell.fail("compose", shell / "bert", shell / architecture, shell / "out")
@@ -166,7 +166,7 @@ def test_an_existing_output_is_kept(shell: Shell) -> None:
     assert "not a directory" in told
 
 
-@pytest.mark.parametrize("container", ["safetensors", "torch", "keras-hdf5", "flax-msgpack"])
+@pytest.mark.parametrize("file_format", ["safetensors", "torch", "keras-hdf5", "flax-msgpack"])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
 def test_a_truncated_file(shell: Shell, file_format: str, share: float) -> None:
     dialect = {"keras-hdf5": "tensorflow", "flax-msgpack": "flax"}.get(file_format, "pytorch")

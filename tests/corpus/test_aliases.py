@@ -63,7 +63,7 @@ CASES: dict[str, Callable[[Path, str, bool], Names]] = {
 }
 
 
-@pytest.mark.parametrize("container", CASES)
+@pytest.mark.parametrize("file_format", CASES)
 def test_equal_copies_are_folded(file_format: str, tmp_path: Path) -> None:
     CASES[file_format](tmp_path / "source", file_format, False)
     converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch"])
@@ -73,7 +73,7 @@ def test_equal_copies_are_folded(file_format: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[WORDS], expected[WORDS])
 
 
-@pytest.mark.parametrize("container", CASES)
+@pytest.mark.parametrize("file_format", CASES)
 def test_copies_that_differ_are_refused(file_format: str, tmp_path: Path) -> None:
     names = CASES[file_format](tmp_path / "source", file_format, True)
     with pytest.raises(MatchError, match="copies of one tensor differ") as caught:

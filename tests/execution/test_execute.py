@@ -422,7 +422,7 @@ def test_blocks_cover_all_rows_evenly():
     assert list(tensor_copy.blocks((1024, 4096), 4, 1 << 24)) == [(0, 1024)]
 
 
-@pytest.mark.parametrize("container", ["safetensors", "flax-msgpack"])
+@pytest.mark.parametrize("file_format", ["safetensors", "flax-msgpack"])
 def test_real_containers_read_back(tmp_path, file_format):
     values = noise((64, 48))
     plan = one(values, file_format=file_format)

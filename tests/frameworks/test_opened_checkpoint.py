@@ -46,7 +46,7 @@ INDICES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("dialect", "container", "dtype"), SOURCES)
+@pytest.mark.parametrize(("dialect", "file_format", "dtype"), SOURCES)
 def test_every_file_gives_the_same_mapping(
     tmp_path: Path, dialect: str, file_format: str, dtype: str
 ) -> None:

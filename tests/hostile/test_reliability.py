@@ -231,7 +231,7 @@ def test_a_source_changed_underneath(
 
 
 @pytest.mark.parametrize(
-    ("container", "dialect"),
+    ("file_format", "dialect"),
     [
         ("safetensors", "pytorch"),
         ("torch", "pytorch"),

@@ -67,7 +67,7 @@ def google(drawn: Any) -> dict[str, np.ndarray]:
     return factories.stored(kept, "google")
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("architecture", CONFIGS)
 def test_a_release_becomes_a_whole_checkpoint(architecture, tmp_path):
     values = release(tmp_path / "in", architecture)
     result = convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])

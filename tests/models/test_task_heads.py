@@ -35,7 +35,7 @@ LABELS: list[tuple[dict[str, Any], int]] = [
 ]
 
 
-@pytest.mark.parametrize(("family", "name"), CLASSES)
+@pytest.mark.parametrize(("architecture", "name"), CLASSES)
 def test_the_tensors_tell_the_task(tmp_path: Path, architecture: str, name: str) -> None:
     make(tmp_path / "in", architecture, name)
     converter.convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])
@@ -61,7 +61,7 @@ def test_what_has_more_labels_than_the_configuration_says_is_refused(tmp_path: P
     }
 
 
-@pytest.mark.parametrize(("family", "name"), CLASSES)
+@pytest.mark.parametrize(("architecture", "name"), CLASSES)
 def test_as_an_encoder_it_leaves_its_head_behind(
     tmp_path: Path, architecture: str, name: str
 ) -> None:

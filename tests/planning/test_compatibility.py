@@ -36,7 +36,7 @@ def refused(places: dict[str, Path], encoder: str, decoder: str, to: str = "") -
     return str(caught.value)
 
 
-@pytest.mark.parametrize("family", ["distilbert", "llama", "t5", "vit", "xlnet"])
+@pytest.mark.parametrize("architecture", ["distilbert", "llama", "t5", "vit", "xlnet"])
 def test_what_has_no_cross_attention_cannot_decode(
     places: dict[str, Path], architecture: str
 ) -> None:
@@ -55,7 +55,7 @@ def test_what_can_be_had_in_the_framework_that_was_asked_for(places: dict[str, P
     assert not {"electra", "bert-generation", "camembert"} & {*able}
 
 
-@pytest.mark.parametrize("family", ["bart", "t5", "trocr"])
+@pytest.mark.parametrize("architecture", ["bart", "t5", "trocr"])
 def test_what_does_not_only_encode_cannot_encode(
     places: dict[str, Path], architecture: str
 ) -> None:

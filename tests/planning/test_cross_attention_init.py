@@ -151,7 +151,7 @@ def _decoders() -> Iterator[str]:
                     yield name
 
 
-@pytest.mark.parametrize("family", list(_decoders()))
+@pytest.mark.parametrize("architecture", list(_decoders()))
 def test_every_decoder_can_begin_in_every_way(architecture: str, tmp_path: Path) -> None:
     """Each family's table leads from every fresh branch to its output and its counterparts."""
     table = LIBRARY.architecture(architecture)

@@ -159,7 +159,7 @@ def test_without_a_tokenizer_the_language_is_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "vocabulary", "known"),
+    ("architecture", "vocabulary", "known"),
     [
         ("mbart", 250027, {"ar_AR": 250001, "en_XX": 250004, "ro_RO": 250020, "zh_CN": 250025}),
         ("mbart", 250054, {"ar_AR": 250001, "ro_RO": 250020, "af_ZA": 250026, "sl_SI": 250052}),

@@ -50,7 +50,7 @@ def around(source: Path, place: Path, frameworks: list[str]) -> list[Loaded]:
     return steps
 
 
-@pytest.mark.parametrize(("family", "head"), SINGLES)
+@pytest.mark.parametrize(("architecture", "head"), SINGLES)
 def test_single_models_survive_the_circle(
     workshop: Workshop, tmp_path: Path, architecture: str, head: str
 ) -> None:
@@ -79,7 +79,7 @@ def test_single_models_survive_the_circle(
     same_bits(original, steps[-1])
 
 
-@pytest.mark.parametrize(("family", "head"), SINGLES)
+@pytest.mark.parametrize(("architecture", "head"), SINGLES)
 def test_by_default_every_framework_with_a_class_is_written(
     workshop: Workshop, tmp_path: Path, architecture: str, head: str
 ) -> None:

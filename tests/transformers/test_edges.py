@@ -34,7 +34,7 @@ def mentions(report: object, *words: str) -> bool:
     return all(word in text for word in words)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "gpt2", "electra"])
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta", "gpt2", "electra"])
 def test_an_untied_head_is_kept(workshop: Workshop, tmp_path: Path, architecture: str) -> None:
     """TensorFlow's classes cannot hold one, so TensorFlow is left out, and said, or refused."""
     encoder = workshop.source("bert", size="large")
@@ -53,7 +53,7 @@ def test_an_untied_head_is_kept(workshop: Workshop, tmp_path: Path, architecture
 
 
 @pytest.mark.parametrize(
-    ("family", "head"), [("bert", "mlm"), ("roberta", "mlm"), ("gpt2", "causal")]
+    ("architecture", "head"), [("bert", "mlm"), ("roberta", "mlm"), ("gpt2", "causal")]
 )
 def test_an_untied_single_model_is_kept(
     workshop: Workshop, tmp_path: Path, architecture: str, head: str
@@ -95,7 +95,7 @@ def test_relative_positions_are_never_dropped(
         assert not (tmp_path / framework).exists()
 
 
-@pytest.mark.parametrize("family", ["albert", "electra"])
+@pytest.mark.parametrize("architecture", ["albert", "electra"])
 @pytest.mark.parametrize("embedding", [20, 32])
 def test_factorised_embeddings(
     workshop: Workshop, tmp_path: Path, architecture: str, embedding: int
@@ -151,7 +151,7 @@ def test_long_h5_attributes_are_split_as_keras_splits_them(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("container", ["safetensors", "bin"])
+@pytest.mark.parametrize("file_format", ["safetensors", "bin"])
 def test_sixteen_bits_stay_what_they_are(
     workshop: Workshop, tmp_path: Path, dtype: str, file_format: str
 ) -> None:

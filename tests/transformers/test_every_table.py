@@ -137,7 +137,9 @@ def faultless(loaded: list[Loaded], tolerance: float) -> None:
     assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize(("family", "name", "variant"), single_models(), ids=names(single_models()))
+@pytest.mark.parametrize(
+    ("architecture", "name", "variant"), single_models(), ids=names(single_models())
+)
 def test_a_model_survives_the_circle(
     tmp_path: Path, later: Fifth, architecture: str, name: str, variant: str
 ) -> None:
@@ -193,7 +195,7 @@ def _judge(directory: Path, framework: str, model: ModelClass, spec: Tiny, varia
     return judge.load(directory, KINDS[framework], name, batch, spec.keep)
 
 
-@pytest.mark.parametrize(("family", "role", "variant"), roles(), ids=names(roles()))
+@pytest.mark.parametrize(("architecture", "role", "variant"), roles(), ids=names(roles()))
 def test_a_family_plays_its_role(
     tmp_path: Path,
     partners: dict[str, tuple[Path, Any]],
@@ -302,7 +304,7 @@ def _halves_are_sources(loaded: Loaded, submodels: dict[str, Any], out: Path) ->
     assert len(left) == len(drawn), (sorted(left), sorted(drawn))
 
 
-@pytest.mark.parametrize("family", described())
+@pytest.mark.parametrize("architecture", described())
 def test_the_table_knows_the_classes_that_there_are(architecture: str) -> None:
     """The classes it names exist, and a class it does not name in some framework does not."""
     import transformers

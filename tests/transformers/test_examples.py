@@ -61,7 +61,7 @@ def test_tensorflow_and_flax_take_the_same_step(composed: Path, example: Any) ->
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
 
 
-@pytest.mark.parametrize("half", ["encoder", "decoder"])
+@pytest.mark.parametrize("submodel", ["encoder", "decoder"])
 def test_each_tokenizer_is_the_one_of_its_source(composed: Path, submodel: str) -> None:
     """The encoder's lies at the root, the decoder's in a directory of its own."""
     from transformers import AutoTokenizer

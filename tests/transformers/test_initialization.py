@@ -71,7 +71,7 @@ def _gap(own: Any, encoder: Path, decoder: Path, out: Path, init: str) -> float:
         return float((model(input_ids=ids, decoder_input_ids=ids).logits - alone).abs().max())
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("architecture", DECODERS)
 def test_a_silent_branch_leaves_the_language_model_as_it_was(
     encoder: Path, tmp_path: Path, architecture: str
 ) -> None:

@@ -57,7 +57,7 @@ def classes() -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("family", classes())
+@pytest.mark.parametrize("architecture", classes())
 def test_pytorch_takes_the_state_dict_strictly(architecture: str, saved: Any) -> None:
     import torch
     import transformers
@@ -76,7 +76,7 @@ def test_pytorch_takes_the_state_dict_strictly(architecture: str, saved: Any) ->
             assert torch.equal(value, expected[key]), f"{name}: {key}"
 
 
-@pytest.mark.parametrize(("family", "name"), OTHERS)
+@pytest.mark.parametrize(("architecture", "name"), OTHERS)
 def test_tensorflow_and_flax_take_theirs(
     architecture: str, name: str, saved: Any, tmp_path: Path
 ) -> None:

@@ -158,7 +158,7 @@ NATIVE = [
 ]
 
 
-@pytest.mark.parametrize(("framework", "family", "variant"), NATIVE)
+@pytest.mark.parametrize(("framework", "architecture", "variant"), NATIVE)
 def test_what_another_framework_saved_comes_home(
     tmp_path: Path, framework: str, architecture: str, variant: str
 ) -> None:
@@ -200,7 +200,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("family", "variant", "other", "other_variant"), PAIRS)
+@pytest.mark.parametrize(("architecture", "variant", "other", "other_variant"), PAIRS)
 def test_combined_models_that_people_have(
     tmp_path: Path, architecture: str, variant: str, other: str, other_variant: str
 ) -> None:
@@ -250,7 +250,7 @@ def test_combined_models_that_people_have(
 
 
 @pytest.mark.parametrize(
-    ("family", "variant"), [("swin", ""), ("wav2vec2-conformer", "rotary"), ("vit", "")]
+    ("architecture", "variant"), [("swin", ""), ("wav2vec2-conformer", "rotary"), ("vit", "")]
 )
 def test_a_fresh_encoder_has_its_tables_computed(
     tmp_path: Path, decoder: Path, architecture: str, variant: str

@@ -30,7 +30,7 @@ QUERY = "encoder.layer.0.attention.self.query.weight"
 KEY = "encoder.layer.0.attention.self.key.weight"
 
 
-@pytest.mark.parametrize(("family", "head"), SINGLES)
+@pytest.mark.parametrize(("architecture", "head"), SINGLES)
 def test_the_known_classes_are_the_peers(architecture: str, head: str) -> None:
     for framework in ("pytorch", "tensorflow", "flax"):
         assert has_class(framework, architecture, head) == bool(
@@ -38,7 +38,7 @@ def test_the_known_classes_are_the_peers(architecture: str, head: str) -> None:
         )
 
 
-@pytest.mark.parametrize(("family", "head"), SINGLES)
+@pytest.mark.parametrize(("architecture", "head"), SINGLES)
 def test_the_peer_translates_single_models_rightly(
     workshop: Workshop, architecture: str, head: str
 ) -> None:

@@ -24,7 +24,7 @@ ALL = ("safetensors", "h5", "msgpack")
 
 
 @pytest.mark.parametrize(
-    ("decoder", "family", "head"), [("gpt2", "gpt2", "causal"), ("minilm", "bert", "base")]
+    ("decoder", "architecture", "head"), [("gpt2", "gpt2", "causal"), ("minilm", "bert", "base")]
 )
 def test_published_weights_compose(
     tmp_path: Path, decoder: str, architecture: str, head: str
@@ -56,7 +56,7 @@ def test_published_weights_compose(
     assert produced.shape[1] >= 3
 
 
-@pytest.mark.parametrize(("name", "family"), [("minilm", "bert"), ("gpt2", "gpt2")])
+@pytest.mark.parametrize(("name", "architecture"), [("minilm", "bert"), ("gpt2", "gpt2")])
 def test_published_weights_convert(tmp_path: Path, name: str, architecture: str) -> None:
     source = fetched(name)
     converter.convert(source, tmp_path / "out")

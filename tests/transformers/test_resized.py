@@ -19,7 +19,7 @@ ALL = ("safetensors", "h5", "msgpack")
 
 
 @pytest.mark.parametrize(
-    ("family", "untied", "kinds"),
+    ("architecture", "untied", "kinds"),
     [
         ("gpt2", False, ALL),
         ("bert", False, ALL),

@@ -45,7 +45,7 @@ def converted(model: Any, kind: str, place: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("family", "head", "kind"),
+    ("architecture", "head", "kind"),
     [
         (architecture, head, kind)
         for architecture, head in SINGLES

@@ -51,7 +51,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("untied", [False, True], ids=["tied", "untied"])
-@pytest.mark.parametrize("family", WHOLE)
+@pytest.mark.parametrize("architecture", WHOLE)
 def test_a_decoder_is_taken_out_of_a_whole_model(
     tmp_path: Path, encoder: Path, architecture: str, untied: bool
 ) -> None:
@@ -100,7 +100,7 @@ def test_a_decoder_comes_out_of_every_framework_of_a_whole_model(
     assert outputs[0] == outputs[1] == outputs[2]
 
 
-@pytest.mark.parametrize("family", ["bart", "mbart", "bigbird_pegasus"])
+@pytest.mark.parametrize("architecture", ["bart", "mbart", "bigbird_pegasus"])
 def test_embeddings_that_are_not_tied_on_loading_are_written_for_each_half(
     tmp_path: Path, architecture: str
 ) -> None:
@@ -117,7 +117,7 @@ def test_embeddings_that_are_not_tied_on_loading_are_written_for_each_half(
     assert torch.equal(torch.from_numpy(loaded.outputs["logits"]), wanted)
 
 
-@pytest.mark.parametrize(("family", "width"), [("pegasus", 48), ("marian", 54)])
+@pytest.mark.parametrize(("architecture", "width"), [("pegasus", 48), ("marian", 54)])
 def test_fixed_positions_are_computed_as_transformers_does(
     tmp_path: Path, architecture: str, width: int
 ) -> None:

@@ -30,7 +30,7 @@ def equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
     )
 
 
-@pytest.mark.parametrize("family", STEMS)
+@pytest.mark.parametrize("architecture", STEMS)
 def test_an_encoder_is_the_same_from_every_container(
     workshop: Workshop, tmp_path: Path, architecture: str
 ) -> None:
@@ -47,7 +47,7 @@ def test_an_encoder_is_the_same_from_every_container(
         assert equal(first, other), file_format
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("architecture", DECODERS)
 def test_a_decoder_is_the_same_from_every_container(
     workshop: Workshop, tmp_path: Path, architecture: str
 ) -> None:
@@ -68,7 +68,7 @@ HEADS = [(architecture, head) for architecture, head in SINGLES if head != "base
 
 
 @pytest.mark.parametrize(
-    ("family", "head", "container"),
+    ("architecture", "head", "file_format"),
     [
         (architecture, head, file_format)
         for architecture, head in HEADS
@@ -97,7 +97,7 @@ def test_an_encoder_comes_out_of_a_model_with_a_head(
     assert all(key.startswith("pooler") for key in left - base.keys()), left - base.keys()
 
 
-@pytest.mark.parametrize("family", [name for name in DECODERS if name != "gpt2"])
+@pytest.mark.parametrize("architecture", [name for name in DECODERS if name != "gpt2"])
 def test_a_decoder_comes_out_of_a_masked_language_model(
     workshop: Workshop, tmp_path: Path, architecture: str
 ) -> None:

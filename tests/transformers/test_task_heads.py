@@ -54,7 +54,7 @@ def combined(encoder: Any, decoder: Any, place: Path) -> Path:
 FAMILIES = ("xlm-roberta", "camembert", "roberta-prelayernorm", "deberta-v2", "xlnet", "gpt2")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("architecture", FAMILIES)
 def test_1_the_encoder_that_tensorflow_loses(tmp_path: Path, architecture: str) -> None:
     import transformers
 
@@ -100,7 +100,7 @@ def test_3_the_head_that_tensorflow_drops(tmp_path: Path) -> None:
     assert any("no class of tensorflow can hold" in what for what in said(found).values())
 
 
-@pytest.mark.parametrize("family", ["bart", "mbart"])
+@pytest.mark.parametrize("architecture", ["bart", "mbart"])
 def test_4_the_embeddings_that_a_decoder_loses(tmp_path: Path, architecture: str) -> None:
     """It is taken out of a whole model, which keeps them where both its halves share them."""
     import transformers

@@ -30,7 +30,7 @@ RELEASED = {
 """Where the class's default is not what was released with it, and what was."""
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("architecture", DECODERS)
 def test_the_table_has_the_ids_of_the_peers_class(architecture: str) -> None:
     from transformers import CONFIG_MAPPING
 
@@ -70,7 +70,7 @@ def _tokenizer(directory: Path, architecture: str) -> dict[str, Any]:
     return {name: words[text] for name, text in roles.items()}
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("architecture", DECODERS)
 def test_training_and_generation_begin_alike(home: Path, tmp_path: Path, architecture: str) -> None:
     """Labels shifted by the peer's model begin with what its ``generate()`` begins with, which is
     what the decoder's own class makes of labels.

@@ -130,7 +130,9 @@ def test_a_wrong_shape_is_an_error_even_if_the_sizes_fit(
         converter.convert(source, tmp_path / "out")
 
 
-@pytest.mark.parametrize("family", ["xlm-roberta", "camembert", "roberta-prelayernorm", "gpt2"])
+@pytest.mark.parametrize(
+    "architecture", ["xlm-roberta", "camembert", "roberta-prelayernorm", "gpt2"]
+)
 def test_the_encoder_that_the_peer_drops_is_there(
     workshop: Workshop, tmp_path: Path, architecture: str
 ) -> None:

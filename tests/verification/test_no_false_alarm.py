@@ -30,7 +30,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize(
-    ("family", "role", "way"),
+    ("architecture", "role", "way"),
     [(*pair, way) for pair, way in zip(ROLES, cycle(range(len(WAYS))), strict=False)],
 )
 def test_a_composed_model_is_verified(
@@ -73,7 +73,7 @@ def test_shared_halves_are_verified(tmp_path: Path, share: bool, dtype: str) -> 
     assert verify(tmp_path / "again", against=[tmp_path / "out"]).verified
 
 
-@pytest.mark.parametrize("container", ["safetensors", "torch", "keras-hdf5", "flax-msgpack"])
+@pytest.mark.parametrize("file_format", ["safetensors", "torch", "keras-hdf5", "flax-msgpack"])
 def test_what_others_wrote_is_verified(tmp_path: Path, file_format: str) -> None:
     dialect = {"keras-hdf5": "tensorflow", "flax-msgpack": "flax"}.get(file_format, "pytorch")
     for architecture, model in (("bert", "BertModel"), ("gpt2", "GPT2LMHeadModel")):

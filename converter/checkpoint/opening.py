@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,7 +37,7 @@ _AT_ONCE = 8
 """Files whose beginnings are read at the same time."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Checkpoint:
     """An opened source. Close it, or use it as a context manager."""
 
@@ -81,6 +81,10 @@ class Checkpoint:
                 remedy='Add it, for example "model_type": "bert".',
             )
         return model_type
+
+    def with_config(self, config: Mapping[str, Any]) -> Checkpoint:
+        """Return this checkpoint with another config; both share the open files."""
+        return replace(self, config=config)
 
     def close(self) -> None:
         """Let go of the files."""

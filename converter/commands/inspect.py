@@ -157,7 +157,7 @@ def inspect(
     with open_files(source, config, headers=not stats) as checkpoint:
         model = resolve_model(checkpoint, registry)
         seen = _statistics(model, progress) if stats else {}
-        return Inspection(checkpoint, model, seen, _manifest(checkpoint.directory))
+        return Inspection(model.checkpoint, model, seen, _manifest(checkpoint.directory))
 
 
 def _manifest(home: Path) -> Mapping[str, Any]:

@@ -16,17 +16,17 @@ from converter.checkpoint.opening import Checkpoint
 from converter.errors import CheckpointError, Problem
 
 
-def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) -> None:
-    """Give the configuration of `checkpoint` a ``model_type`` and the field names it goes with.
+def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) -> Checkpoint:
+    """Return `checkpoint` with a ``model_type`` and the field names of its mapping table.
 
-    Nothing happens to a configuration that has a ``model_type``, or that no table knows.
+    A config that has a ``model_type``, or that no table describes, stays unchanged.
 
     Raises:
         CheckpointError: if several tables know it.
 
     """
     if "model_type" in checkpoint.config:
-        return
+        return checkpoint
     wrappers = {w for dialect in registry.conventions.dialects.values() for w in dialect.wrappers}
     names = {
         name.removeprefix(wrapper) for name in checkpoint.tensors for wrapper in ("", *wrappers)
@@ -46,22 +46,25 @@ def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) ->
             remedy=f'Add it, for example "model_type": "{found[0][0].name}".',
         )
     for architecture, original in found:
-        checkpoint.config = _translated(checkpoint.config, architecture, original)
+        return checkpoint.with_config(_translated(checkpoint.config, architecture, original))
+    return checkpoint
 
 
-def select_submodel(checkpoint: Checkpoint, registry: ArchitectureRegistry, role: str) -> None:
-    """Read a larger model as the one within it that can play `role`: CLIP as its image side.
+def select_submodel(
+    checkpoint: Checkpoint, registry: ArchitectureRegistry, role: str
+) -> Checkpoint:
+    """Return `checkpoint` with the config of the nested model for `role`, such as CLIP's vision.
 
-    Nothing happens where `checkpoint` is of a family itself, or no table tells what it holds.
+    A checkpoint that is itself of a supported architecture, or has no such part, stays unchanged.
     """
     whole = checkpoint.config.get("model_type")
     if not isinstance(whole, str) or whole in registry.names:
-        return
+        return checkpoint
     for architecture in registry.nested_in(whole):
         own = checkpoint.config.get(architecture.within[whole])
         if role in architecture.roles and isinstance(own, dict):
-            checkpoint.config = {**own, "model_type": architecture.name}
-            return
+            return checkpoint.with_config({**own, "model_type": architecture.name})
+    return checkpoint
 
 
 def _fits(original: LegacyDetection, config: Mapping[str, Any], names: Iterable[str]) -> bool:

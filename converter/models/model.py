@@ -125,7 +125,7 @@ def resolve_model(
         UsageError: if `settings` are not of their form.
 
     """
-    detect_model_type(checkpoint, registry)
+    checkpoint = detect_model_type(checkpoint, registry)
     whole = registry.is_composite(checkpoint.architecture)
     model = (_combined if whole else _stand_alone)(checkpoint, registry, settings, label)
     _log.info("%s: is a %s", checkpoint.reference, model.name)

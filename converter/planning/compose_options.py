@@ -153,9 +153,8 @@ class ComposeOptions:
         with opened as checkpoint:
             if "model_type" not in checkpoint.config:
                 return None
-            raw = apply_overrides(
-                self._select_submodel(checkpoint, submodel, registry).config, self.changes[submodel]
-            )
+            checkpoint = self._select_submodel(checkpoint, submodel, registry)
+            raw = apply_overrides(checkpoint.config, self.changes[submodel])
             return ModelConfig(
                 registry.architecture(checkpoint.architecture), raw, str(checkpoint.config_path)
             )
@@ -181,10 +180,10 @@ class ComposeOptions:
             if submodel in self.drawn
             else open_files(reference, config, headers=headers)
         )
-        detect_model_type(checkpoint, registry)
-        raw = apply_overrides(
-            self._select_submodel(checkpoint, submodel, registry).config, self.changes[submodel]
+        checkpoint = self._select_submodel(
+            detect_model_type(checkpoint, registry), submodel, registry
         )
+        raw = apply_overrides(checkpoint.config, self.changes[submodel])
         source = SourceModel.from_checkpoint(submodel, checkpoint, registry, raw)
         if submodel in self.layers:
             source = take_layers(source, self.layers[submodel], registry.conventions)
@@ -194,7 +193,7 @@ class ComposeOptions:
         self, checkpoint: Checkpoint, submodel: str, registry: ArchitectureRegistry
     ) -> Checkpoint:
         """The checkpoint, read as the model within it that can play the half."""
-        select_submodel(checkpoint, registry, submodel)
+        checkpoint = select_submodel(checkpoint, registry, submodel)
         if registry.is_composite(checkpoint.architecture):
             raise UnsupportedError(
                 f"{checkpoint.reference}: is an encoder-decoder model itself",

@@ -54,7 +54,7 @@ def _function(name: str, function: Any, heading: str) -> str:
 def _signature(name: str, function: Any) -> str:
     """The call, one argument a line where it does not fit into one."""
     found = inspect.signature(function)
-    arguments = []
+    arguments: list[str] = []
     for each in found.parameters.values():
         if each.kind is each.KEYWORD_ONLY and not {"*", "*recipes"} & {
             argument.partition(":")[0] for argument in arguments
@@ -70,7 +70,7 @@ def _signature(name: str, function: Any) -> str:
 
 def _argument(parameter: inspect.Parameter) -> str:
     """``seed: int = 0``; a function that is a default has no spelling."""
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    stars = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(parameter.kind.name, "")
     default = parameter.default
     value = "…" if callable(default) else repr(default)
     end = "" if default is parameter.empty else f" = {value}"

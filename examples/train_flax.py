@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ def step_and_decode(directory: Path, learning_rate: float = 1e-2) -> tuple[float
     shifted = np.where(labels < 0, model.config.pad_token_id, labels)[:, :-1]
     known, counted = np.where(labels < 0, 0, labels), labels >= 0
 
-    def loss(params) -> jax.Array:
+    def loss(params: Any) -> jax.Array:
         logits = model(
             input_ids=encoded["input_ids"],
             attention_mask=encoded["attention_mask"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import toy
@@ -52,7 +53,9 @@ def train(
 
 
 @torch.no_grad()
-def accuracy(model: EncoderDecoderModel, reader, writer, words: int, count: int = 64) -> float:
+def accuracy(
+    model: EncoderDecoderModel, reader: Any, writer: Any, words: int, count: int = 64
+) -> float:
     """The share of texts, of another seed, that ``generate()`` writes as they should be."""
     model.eval()
     inputs, outputs = toy.pairs(count, 10**6, words)
@@ -63,7 +66,7 @@ def accuracy(model: EncoderDecoderModel, reader, writer, words: int, count: int 
     written = [text.strip() for text in writer.batch_decode(ids, skip_special_tokens=True)]
     for text, right, own in list(zip(inputs, outputs, written, strict=True))[:3]:
         print(f"{text!r} → {own!r}" + ("" if own == right else f", should be {right!r}"))
-    return sum(own == right for own, right in zip(written, outputs, strict=True)) / count
+    return float(sum(own == right for own, right in zip(written, outputs, strict=True)) / count)
 
 
 if __name__ == "__main__":

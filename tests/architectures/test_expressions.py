@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,16 @@ from hypothesis import strategies as st
 
 from converter.architectures.expressions import Expression, ExpressionError
 
-FIELDS = {"a": 6, "b": 4, "zero": 0, "x": 0.5, "name": "abs", "on": True, "none": None}
-LISTS = {"depths": (2, 3, 5), "kinds": ("conv", "attention")}
+FIELDS: dict[str, Any] = {
+    "a": 6,
+    "b": 4,
+    "zero": 0,
+    "x": 0.5,
+    "name": "abs",
+    "on": True,
+    "none": None,
+}
+LISTS: dict[str, Any] = {"depths": (2, 3, 5), "kinds": ("conv", "attention")}
 
 
 def value(text: str):
@@ -224,8 +233,9 @@ def conditions(draw: st.DrawFn, depth: int = 2) -> tuple[str, bool | None]:
     if depth == 0 or kind in COMPARISONS:
         kind = kind if kind in COMPARISONS else "=="
         (one, left), (other, right) = draw(numbers(1)), draw(numbers(1))
-        known = left is not None and right is not None
-        return f"({one}) {kind} ({other})", COMPARISONS[kind](left, right) if known else None
+        if left is None or right is None:
+            return f"({one}) {kind} ({other})", None
+        return f"({one}) {kind} ({other})", COMPARISONS[kind](left, right)
     text, left = draw(conditions(depth - 1))
     if kind == "not":
         return f"not ({text})", None if left is None else not left

@@ -50,9 +50,11 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
         leaf = next(leaf for leaf in row.kind.leaves if leaf.name not in row.without)
         met = []
         for config, names in drawn.items():
-            paths = [row.path.format(places) for places in config.combinations(row.path.places, 99)]
+            filled = [
+                row.path.format(places) for places in config.combinations(row.path.places, 99)
+            ]
             met.append(
-                any((f"{path}.{leaf.name}" if leaf.name else path) in names for path in paths)
+                any((f"{path}.{leaf.name}" if leaf.name else path) in names for path in filled)
             )
         assert any(met), row.path
         if row.when is None:

@@ -83,7 +83,9 @@ def test_every_name_that_transformers_writes_is_understood(case):
 
 
 def test_nine_families_were_measured_in_every_framework_they_have():
-    measured_in = {architecture: set() for architecture in {case.architecture for case in CASES}}
+    measured_in: dict[str, set[str]] = {
+        architecture: set() for architecture in {case.architecture for case in CASES}
+    }
     for case in CASES:
         measured_in[case.architecture].add(case.framework)
     assert len(measured_in) == 9

@@ -17,7 +17,7 @@ import converter
 from converter.cli import commands
 from tests import factories
 
-TOKENS = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
+TOKENS: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.factories import make
 FILES = ("model.safetensors", "tf_model.h5", "flax_model.msgpack")
 
 
-def _composed(home: Path, encoder: str, decoder: str, model: str, **changes: object) -> Path:
+def _composed(home: Path, encoder: str, decoder: str, model: str, **changes: Any) -> Path:
     # TensorFlow counts RoBERTa's positions from this id alone
     make(home / "encoder", encoder, bos_token_id=3, pad_token_id=1)
     make(home / "decoder", decoder, model, seed=1, **changes)

@@ -124,7 +124,7 @@ def test_every_dtype(tmp_path: Path) -> None:
     ]
     dtypes += [np.dtype(ml_dtypes.bfloat16)]
     tree = {"a": {dtype.name: (noise("a", (3, 5)) * 50).astype(dtype) for dtype in dtypes}}
-    tree["a"] |= {"scalar": np.float32(2.5), "empty": np.zeros((0, 3), np.float32)}
+    tree["a"] |= {"scalar": np.array(2.5, np.float32), "empty": np.zeros((0, 3), np.float32)}
     path = tmp_path / "dtypes.msgpack"
     path.write_bytes(serialization.msgpack_serialize(tree))
     theirs = serialization.msgpack_restore(path.read_bytes())["a"]

@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_a_hostile_configuration(attack: str, made: Made, tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-HARMLESS = {
+HARMLESS: dict[str, dict[str, Any]] = {
     "half a surrogate pair": {"_name_or_path": "\ud800"},
     "odd labels": {"id2label": {str(n): "a" * 40 for n in range(1000)}},
     "odd architectures": {"architectures": [1, None, {"a": 2}]},

@@ -42,7 +42,7 @@ def arrays() -> dict[str, np.ndarray]:
 @pytest.fixture
 def state(arrays: dict[str, np.ndarray]) -> State:
     made = OrderedDict((name, torch.from_numpy(array)) for name, array in arrays.items())
-    made._metadata = OrderedDict({"": {"version": 1}})
+    setattr(made, "_metadata", OrderedDict({"": {"version": 1}}))  # noqa: B010
     return made
 
 
@@ -201,7 +201,7 @@ def test_a_whole_pickled_model_is_refused_and_not_run(tmp_path: Path, config: Pa
         converter.convert(tmp_path / "model.pt", tmp_path / "out", config=config)
 
 
-HEADS = {
+HEADS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
     "classifier": ("", {"classifier.weight": (3, 24), "classifier.bias": (3,)}),
     "question answering": ("", {"qa_outputs.weight": (2, 24), "qa_outputs.bias": (2,)}),
     "custom, wrapped": (

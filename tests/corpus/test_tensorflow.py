@@ -148,7 +148,7 @@ def test_a_foreign_head_in_tensorflow(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "source", safe_serialization=False)
     decoder = transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2))
     decoder.save_pretrained(tmp_path / "decoder")
-    tokens = {"decoder_start_token": 1, "eos_token": 2, "pad_token": 3}
+    tokens: dict[str, Any] = {"decoder_start_token": 1, "eos_token": 2, "pad_token": 3}
     out = tmp_path / "out"
     result = converter.compose(tmp_path / "source", tmp_path / "decoder", out, **tokens)
     assert set(result.to_dict()["dropped"]["encoder"]) == {

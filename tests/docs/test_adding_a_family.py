@@ -42,7 +42,10 @@ def table(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pebble(tmp_path: Path) -> Path:
-    shapes = {"embed.words.weight": (41, 12), "embed.places.weight": (17, 12)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "embed.words.weight": (41, 12),
+        "embed.places.weight": (17, 12),
+    }
     for layer in range(3):
         shapes |= {
             f"stones.{layer}.mix.weight": (12, 12),
@@ -129,7 +132,7 @@ def test_what_shapes_cannot_tell_is_marked(tmp_path: Path) -> None:
     config = {"model_type": "wren", "vocab_size": 41, "width": 12, "depth": 1}
     (tmp_path / "wren").mkdir()
     (tmp_path / "wren/config.json").write_text(json.dumps(config))
-    shapes = {"wren.tok.weight": (41, 12)}
+    shapes: dict[str, tuple[int, ...]] = {"wren.tok.weight": (41, 12)}
     shapes |= {f"wren.blocks.0.{name}.weight": (12, 12) for name in ("up", "down", "side")}
     shapes |= {"lm_head.weight": (41, 12), "wren.last.weight": (12,)}
     save_file(

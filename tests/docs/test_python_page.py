@@ -114,7 +114,7 @@ def test_mypy_sees_the_types_of_the_installed_package(tmp_path: Path) -> None:
     (site,) = (tmp_path / "venv").glob("lib/*/site-packages")
     (site / "converter").symlink_to(ROOT / "converter")
     (tmp_path / "user.py").write_text(USER + WRONG)
-    args = ["--strict", "--python-executable", tmp_path / "venv" / "bin" / "python", "user.py"]
+    args = ["--strict", "--python-executable", f"{tmp_path}/venv/bin/python", "user.py"]
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--no-error-summary", *args],
         cwd=tmp_path,

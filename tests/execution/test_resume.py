@@ -217,7 +217,11 @@ def test_a_journal_goes_on_behind_a_torn_line(run: Run) -> None:
 
 @pytest.mark.parametrize("change", ["seed", "dtype", "source", "format"])
 def test_another_plan_starts_anew(run: Run, change: str) -> None:
-    changes = {"seed": {"seed": 5}, "dtype": {"dtype": "float16"}, "format": {"to": ["flax"]}}
+    changes: dict[str, Any] = {
+        "seed": {"seed": 5},
+        "dtype": {"dtype": "float16"},
+        "format": {"to": ["flax"]},
+    }
     run.interrupted(20, **changes.get(change, {}))
     if change == "source":
         with (run.sources[0] / "model.safetensors").open("r+b") as file:

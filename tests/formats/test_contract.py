@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,7 +151,7 @@ def test_listing_reads_headers_only(opened, file_format, tmp_path, monkeypatch):
     read = 0
     fill = FileHandle.fill
 
-    def count(self: FileHandle, buffer: memoryview, *args: object) -> None:
+    def count(self: FileHandle, buffer: memoryview, *args: Any) -> None:
         nonlocal read
         read += len(buffer)
         fill(self, buffer, *args)
@@ -233,6 +234,7 @@ def test_every_truncation_is_an_error(file_format, path, tmp_path):
 
 
 def test_a_way_that_fails_is_not_taken_for_damage(file_format, path):
+    left = 0
     files = {file.name: file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
 
     class Failing:

@@ -8,6 +8,7 @@ import resource
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -85,7 +86,7 @@ def test_names_are_the_joined_keys(path):
         "long": "x" * 100_000,
         "raw": b"bytes",
         "complex": msgpack.ExtType(2, msgpack.packb((1.0, -2.0))),
-        "scalar": packed(np.float32(2.5), code=3),
+        "scalar": packed(np.array(2.5, np.float32), code=3),
         "last": packed(array + 4),
     }
     with FORMAT.open(LocalFile(saved(path, tree))) as reader:
@@ -178,7 +179,7 @@ def test_large_arrays_are_chunked_sparse_and_lazy(path, monkeypatch):
     read = 0
     fill = FileHandle.fill
 
-    def count(self: FileHandle, buffer: memoryview, *args: object) -> None:
+    def count(self: FileHandle, buffer: memoryview, *args: Any) -> None:
         nonlocal read
         read += len(buffer)
         fill(self, buffer, *args)
@@ -321,7 +322,7 @@ def test_reads_and_writes_as_transformers_does(tmp_path, dtype, shard):
     model.save_pretrained(tmp_path, max_shard_size=shard)
     files = sorted(tmp_path.glob("*.msgpack"))
     assert (len(files) == 1) == (shard == "1GB")
-    seen = {}
+    seen: dict[str, Any] = {}
     for file in files:
         with FORMAT.open(LocalFile(file)) as reader:
             arrays = {tensor.spec: tensor.read() for tensor in reader.tensors.values()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import h5py
 import numpy as np
 import pytest
@@ -111,7 +113,7 @@ def test_reads_and_writes_shards_as_transformers_does(peer, tmp_path, kind):
     expected = {stored(weight): weight.numpy() for weight in model.weights}
     shards = sorted(tmp_path.glob("tf_model-*.h5"))
     assert len(shards) > 1
-    seen = {}
+    seen: dict[str, Any] = {}
     for shard in shards:
         with FORMAT.open(LocalFile(shard)) as reader:
             assert reader.metadata["layout"] == "flat"
@@ -130,7 +132,7 @@ def test_reads_and_writes_shards_as_transformers_does(peer, tmp_path, kind):
 
 @pytest.mark.peer
 def test_splits_lists_where_keras_does(peer, tmp_path):
-    from tf_keras.src.saving.legacy import hdf5_format
+    from tf_keras.src.saving.legacy import hdf5_format  # type: ignore[import-untyped]
 
     names = [f"layer/{'x' * 70}/{index}:0" for index in range(1000)]
     write(FORMAT, tmp_path / "ours", {s: values(s) for s in (spec(n, (1,)) for n in names)})

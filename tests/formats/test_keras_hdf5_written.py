@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from typing import Any
 
 import h5py
 import numpy as np
@@ -137,7 +138,7 @@ def test_large_files_are_sparse_lazy_and_quick(tmp_path, monkeypatch):
     read = 0
     fill = FileHandle.fill
 
-    def count(self: FileHandle, buffer: memoryview, *args: object) -> None:
+    def count(self: FileHandle, buffer: memoryview, *args: Any) -> None:
         nonlocal read
         read += len(buffer)
         fill(self, buffer, *args)

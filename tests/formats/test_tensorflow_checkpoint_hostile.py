@@ -133,7 +133,7 @@ def test_refuses_blocks_that_are_listed_twice(tmp_path):
     first = bundles.first_block(path.read_bytes())
     handle = varint(0) + varint(len(first))
     body = bytearray(first + b"\0")
-    body += struct.pack("<I", masked_crc32c(body))
+    body += struct.pack("<I", masked_crc32c(bytes(body)))
     listing = block([(b"w", handle), (b"x", handle)]) + b"\0"
     place = varint(len(body)) + varint(len(listing) - 1)
     body += listing + struct.pack("<I", masked_crc32c(listing))

@@ -29,7 +29,8 @@ def archive(path: Path, listing: bytes, **storages: bytes) -> Path:
 
 def legacy(path: Path, listing: bytes, tail: bytes | None = None) -> Path:
     """A stream of torch's older form."""
-    head = b"".join(pickle.dumps(item, 2) for item in (0x1950A86A20F9469CFC6C, 1001, {}))
+    items: tuple[object, ...] = (0x1950A86A20F9469CFC6C, 1001, {})
+    head = b"".join(pickle.dumps(item, 2) for item in items)
     if tail is None:
         tail = pickle.dumps(["0"], 2) + struct.pack("<q4f", 4, 1, 2, 3, 4)
     path.write_bytes(head + listing + tail)

@@ -60,7 +60,7 @@ def write(
     crc32 = {}
     fd = os.open(path, os.O_WRONLY)
     try:
-        for spec, array in reversed(arrays.items()):
+        for spec, array in reversed(list(arrays.items())):
             data = array.tobytes()
             crc32[spec.name] = zlib.crc32(data)
             for segment in reversed(output.segments[spec.name]):

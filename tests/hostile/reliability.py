@@ -85,7 +85,11 @@ class Laboratory:
 
     def __init__(self, directory: Path, size: int = 24) -> None:
         self.encoder, self.decoder = directory / "encoder", directory / "decoder"
-        sizes = {"hidden_size": size, "intermediate_size": 4 * size, "vocab_size": 40 * size}
+        sizes: dict[str, Any] = {
+            "hidden_size": size,
+            "intermediate_size": 4 * size,
+            "vocab_size": 40 * size,
+        }
         factories.make(self.encoder, "bert", **sizes)
         sizes = {"n_embd": size, "n_inner": 4 * size, "vocab_size": 40 * size}
         factories.make(self.decoder, "gpt2", "GPT2LMHeadModel", **sizes)

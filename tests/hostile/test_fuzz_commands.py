@@ -8,6 +8,7 @@ import random
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -53,7 +54,7 @@ class Bench:
         for name, content in TOKENIZER.items():
             (self.gpt2 / name).write_text(json.dumps(content))
         self.combined = directory / "combined"
-        tokens = {"decoder_start_token": 1, "pad_token": 2, "eos_token": 3}
+        tokens: dict[str, Any] = {"decoder_start_token": 1, "pad_token": 2, "eos_token": 3}
         converter.compose(self.bert, self.gpt2, self.combined, to=["pytorch"], **tokens)
         self.shards = directory / "shards"
         converter.convert(self.bert, self.shards, to=["pytorch"], max_shard_size="30KB")

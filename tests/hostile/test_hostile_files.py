@@ -39,7 +39,7 @@ finally:
 """
 
 
-def _archive(**records: bytes | tuple[int, bytes]) -> bytes:
+def _archive(**records: bytes) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in records.items():

@@ -256,7 +256,8 @@ def test_two_runs_into_one_output(
     case: Case, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
     told: list[subprocess.CompletedProcess[str]] = []
-    command = [sys.executable, "-m", "converter", "compose", case.bert, case.gpt2, case.output]
+    command = [sys.executable, "-m", "converter", "compose"]
+    command += map(str, (case.bert, case.gpt2, case.output))
     options = ["--overwrite", *(["--resume"] if resume else [])]
     at_the_middle(
         monkeypatch,

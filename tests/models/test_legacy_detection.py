@@ -110,7 +110,9 @@ def test_partitioned_variables_become_whole(tmp_path):
             place = (shard, len(data[shard]), part.nbytes)
             entries.append((slice_key(name, piece), bundles.entry(1, part.shape, *place)))
             data[shard] += part.tobytes()
-    bundles.write_parts(tmp_path / "in" / "model.ckpt.index", sorted(entries), data)
+    bundles.write_parts(
+        tmp_path / "in" / "model.ckpt.index", sorted(entries), [bytes(part) for part in data]
+    )
     convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])
     read = load_file(tmp_path / "out" / "model.safetensors")
     assert read.keys() == values.keys()

@@ -28,7 +28,8 @@ def _composed(home: Path, init: str, decoder: str = "gpt2") -> tuple[dict[str, A
     width = {"gpt2": "n_embd", "bert": "hidden_size"}[decoder]
     model = {"gpt2": "GPT2LMHeadModel", "bert": "BertLMHeadModel"}[decoder]
     make(home / "encoder", "bert")
-    make(home / "decoder", decoder, model, seed=1, **{width: 64})
+    changes: dict[str, Any] = {width: 64}
+    make(home / "decoder", decoder, model, seed=1, **changes)
     result = compose(home / "encoder", home / "decoder", home / init, init=init, seed=11)
     first, *others = (values(home / init / name) for name in FILES)
     for other in others:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ LIBRARY = ArchitectureRegistry()
 FAMILIES = [LIBRARY.architecture(name) for name in LIBRARY.names if not LIBRARY.is_composite(name)]
 ENCODERS = [architecture.name for architecture in FAMILIES if "encoder" in architecture.roles]
 DECODERS = [architecture.name for architecture in FAMILIES if "decoder" in architecture.roles]
-TOKENS = {"decoder_start_token": 3, "eos_token": 2, "pad_token": 1}
+TOKENS: dict[str, Any] = {"decoder_start_token": 3, "eos_token": 2, "pad_token": 1}
 
 
 @pytest.fixture(scope="module")

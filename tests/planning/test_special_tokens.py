@@ -18,7 +18,7 @@ from tests.reading import config_of
 MBART = {"d_model": 24, "decoder_attention_heads": 4, "decoder_layers": 2, "decoder_ffn_dim": 40}
 CODES = {"ro_RO": 30, "en_XX": 31, "fr_XX": 32}
 IDS = ("decoder_start_token_id", "eos_token_id", "pad_token_id", "bos_token_id")
-NO_TOKENS = dict.fromkeys(TOKENS)
+NO_TOKENS: dict[str, Any] = dict.fromkeys(TOKENS)
 
 
 def _tokenizer(directory: Path, vocabulary: dict[str, int], **roles: Any) -> None:
@@ -94,7 +94,7 @@ def _writer(
     encoder = home / "bert"
     if not encoder.exists():
         make(encoder, "bert")
-    changes = {**NO_TOKENS, **MBART, "max_position_embeddings": 32}
+    changes: dict[str, Any] = {**NO_TOKENS, **MBART, "max_position_embeddings": 32}
     decoder = make(home / "decoder", architecture, model, seed=1, **changes).directory
     words = {
         "<s>": 0,
@@ -293,7 +293,7 @@ def test_what_would_be_regretted_is_told(tmp_path: Path) -> None:
     words = {f"w{number}": number for number in range(70)}
     _tokenizer(encoder, words, do_lower_case=True)
     _tokenizer(decoder, words, do_lower_case=False, bos_token="w1", eos_token="w2", pad_token="w3")
-    asked = {"pad_token": 2, "set": ["max_length=31"]}
+    asked: dict[str, Any] = {"pad_token": 2, "set": ["max_length=31"]}
     told = compose(encoder, decoder, tmp_path / "out", dry_run=True, **asked).warnings
     for piece in (
         "decoder: its width 28 is no multiple of its 5 attention heads",

@@ -99,7 +99,7 @@ def test_both_tokenizers_stay_through_conversion_and_splitting(
 
 
 def test_an_encoder_of_images_has_no_tokenizer_when_split_off(tmp_path: Path) -> None:
-    sizes = {"image_size": 8, "patch_size": 4, "num_channels": 3}
+    sizes: dict[str, Any] = {"image_size": 8, "patch_size": 4, "num_channels": 3}
     encoder = make(tmp_path / "vit", "vit", **sizes).directory
     (encoder / "preprocessor_config.json").write_text("{}")
     decoder = make(tmp_path / "bert", "bert", "BertLMHeadModel").directory

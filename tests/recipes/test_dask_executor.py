@@ -147,7 +147,7 @@ def test_a_job_that_kills_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_paths_hold_wherever_the_worker_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("here/bert").mkdir(parents=True)
-    options = {
+    options: dict[str, Any] = {
         "encoder": "here/bert",
         "decoder": "org/gpt2@main",
         "output": "org/both",
@@ -205,7 +205,8 @@ def test_without_the_extra(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_options_that_do_not_go_together(recipe: str) -> None:
-    for options in ({"scheduler": "tcp://a:1"}, {"engine": "ray"}):
+    wrong: list[dict[str, Any]] = [{"scheduler": "tcp://a:1"}, {"engine": "ray"}]
+    for options in wrong:
         with pytest.raises(UsageError):
             run(recipe, **options)
     with pytest.raises(UsageError, match="the scheduler's own workers decide"):

@@ -158,7 +158,7 @@ def test_one_output_may_not_lie_in_another(place: Path) -> None:
 
 
 def test_values_that_there_are_not(place: Path) -> None:
-    wrong = [
+    wrong: list[dict[str, Any]] = [
         {"to": "pytorch,flax"},
         {"dtype": "float8"},
         {"to": ["jax"]},

@@ -56,6 +56,7 @@ One family only: ``pytest tests/transformers/test_every_table.py -k "ernie-"``.
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ PARTNER = {
     "intermediate_size": 56,
     "max_position_embeddings": 70,
 }
-TOKENS = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
+TOKENS: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
 
 
 def names(table: list[tuple[str, str, str]]) -> list[str]:
@@ -119,7 +120,7 @@ def written(directory: Path) -> list[str]:
     return [name for name in FRAMEWORKS if (directory / oracle.FILES[KINDS[name]]).is_file()]
 
 
-def same(first: Loaded, second: Loaded, tied: set[str] = frozenset()) -> None:
+def same(first: Loaded, second: Loaded, tied: Set[str] = frozenset()) -> None:
     """Two PyTorch files hold the same names and the same bits.
 
     The first may lack those of `tied`, which are other tensors' values.

@@ -44,7 +44,7 @@ def test_pytorch_learns_with_transformers_5_too(composed: Path) -> None:
         "losses, share = train_pytorch.train(Path(sys.argv[1]), steps=150, words=1)\n"
         "print(json.dumps([transformers.__version__, losses[0], losses[-1], share]))"
     )
-    command = [interpreter(TRANSFORMERS_5), "-c", code, composed]
+    command = [str(interpreter(TRANSFORMERS_5)), "-c", code, str(composed)]
     done = subprocess.run(command, cwd=ROOT / "examples", check=True, capture_output=True)
     version, first, last, share = json.loads(done.stdout.splitlines()[-1])
     assert version.startswith("5.")

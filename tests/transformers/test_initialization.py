@@ -62,7 +62,7 @@ def _gap(own: Any, encoder: Path, decoder: Path, out: Path, init: str) -> float:
     import torch
     from transformers import EncoderDecoderModel
 
-    tokens = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
+    tokens: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
     converter.compose(encoder, decoder, out, to=["pytorch"], init=init, **tokens)
     model = EncoderDecoderModel.from_pretrained(out).eval()
     ids = torch.tensor(IDS)

@@ -118,7 +118,7 @@ def test_a_combined_model_in_three_frameworks(saved: Any, tmp_path: Path) -> Non
     import transformers
 
     encoder, decoder = saved("bert", "BertModel")[0], saved("gpt2", "GPT2LMHeadModel")[0]
-    tokens = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
+    tokens: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
     converter.compose(encoder, decoder, tmp_path / "both", **tokens)
     config = transformers.AutoConfig.from_pretrained(tmp_path / "both")
     batch = {

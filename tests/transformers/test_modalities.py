@@ -17,7 +17,7 @@ from tests.transformers.tiny import LIBRARY, add_noise, build, tiny
 
 pytestmark = pytest.mark.peer
 
-TOKENS = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
+TOKENS: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
 
 
 def encoder(place: Path, architecture: str, variant: str = "", **changes: Any) -> Any:

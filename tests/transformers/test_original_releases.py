@@ -235,7 +235,7 @@ def test_composes(release, directory, tmp_path):
     (other / "encoder.json").write_text(json.dumps({"<|endoftext|>": 5}))
     (other / "vocab.bpe").write_text("#version: 0.2\n")
     (directory / "vocab.txt").write_text("[PAD]\n")
-    encoder = {"encoder_config": source(directory, release).get("config")}
+    encoder: dict[str, Any] = {"encoder_config": source(directory, release).get("config")}
     output = tmp_path / "out"
     compose(
         directory,

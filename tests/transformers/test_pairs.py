@@ -104,8 +104,8 @@ def test_a_pair_is_one_model_in_every_framework(
     for submodel, config in configurations(encoder, decoder, width).items():
         (tmp_path / submodel).mkdir()
         (tmp_path / submodel / "config.json").write_text(json.dumps(config))
-    places = [tmp_path / submodel for submodel in specs]
-    converter.compose(*places, drawn, to=["pytorch"], random=[*specs], **TOKENS)
+    sources = (tmp_path / "encoder", tmp_path / "decoder")
+    converter.compose(*sources, drawn, to=["pytorch"], random=[*specs], **TOKENS)
     values = with_noise(drawn / FILES["safetensors"], keep)
 
     converter.split(drawn, tmp_path / "halves", to=["pytorch"])

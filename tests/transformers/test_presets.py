@@ -112,9 +112,9 @@ def test_a_recipe_draws_and_shares_what_its_paper_does(
         else:
             assert own & drawn == fresh
     for submodel, source in zip(("encoder", "decoder"), _sources(workshop, recipe), strict=True):
-        own = values(source)
+        originals = values(source)
         for key in {key for key in stored if key.startswith(f"{submodel}.")} - drawn:
-            assert np.array_equal(stored[key], own[key.removeprefix(f"{submodel}.")]), key
+            assert np.array_equal(stored[key], originals[key.removeprefix(f"{submodel}.")]), key
     if recipe.share:
         assert configuration(out)["tie_encoder_decoder"]
         for file in FILES:
@@ -138,8 +138,9 @@ def test_the_halves_load_by_themselves(
 def fifth(composed: dict[str, Path]) -> dict[str, Any]:
     """What transformers 5 makes of each recipe."""
     for place in composed.values():
-        np.savez(place / "batch.npz", **inputs(configuration(place)))
-    command = [interpreter(TRANSFORMERS_5), "-c", FIFTH, *composed.values()]
+        batch: dict[str, Any] = inputs(configuration(place))
+        np.savez(place / "batch.npz", **batch)
+    command = [str(interpreter(TRANSFORMERS_5)), "-c", FIFTH, *map(str, composed.values())]
     subprocess.run(command, check=True, capture_output=True)
     return {name: np.load(place / "fifth.npz") for name, place in composed.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ ALL = ("safetensors", "h5", "msgpack")
 def test_known_tokens_keep_their_logits_and_new_ones_have_the_mean(
     workshop: Workshop, tmp_path: Path, architecture: str, untied: bool, kinds: tuple[str, ...]
 ) -> None:
-    changes = {"tie_word_embeddings": False} if untied else {}
+    changes: dict[str, Any] = {"tie_word_embeddings": False} if untied else {}
     sources = {
         "encoder": workshop.source("bert", "base", "large"),
         "decoder": workshop.source(architecture, "causal", "small", seed=1, **changes),
@@ -41,7 +42,7 @@ def test_known_tokens_keep_their_logits_and_new_ones_have_the_mean(
         words = "".join(f"w{number}\n" for number in range(size))
         (tmp_path / submodel / "vocab.txt").write_text(words)
     submodels = (tmp_path / "encoder", tmp_path / "decoder")
-    tokens = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
+    tokens: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
     converter.compose(*submodels, tmp_path / "plain", to=["pytorch"], **tokens)
     converter.compose(*submodels, tmp_path / "resized", resize_embeddings=True, **tokens)
     plain = check(tmp_path / "plain", only=("safetensors",))

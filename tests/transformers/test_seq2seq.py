@@ -27,7 +27,7 @@ WHOLE = {
     "prophetnet": "ProphetNetForConditionalGeneration",
     "xlm-prophetnet": "XLMProphetNetForConditionalGeneration",
 }
-TOKENS = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
+TOKENS: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
 
 
 def whole(architecture: str, place: Path, framework: str = "pytorch", **changes: Any) -> Any:
@@ -56,7 +56,7 @@ def test_a_decoder_is_taken_out_of_a_whole_model(
     tmp_path: Path, encoder: Path, architecture: str, untied: bool
 ) -> None:
     """Nothing of it is drawn anew: cross-attention is its own, embeddings those that all share."""
-    fields = {"tie_word_embeddings": False} if untied else {}
+    fields: dict[str, Any] = {"tie_word_embeddings": False} if untied else {}
     source = whole(architecture, tmp_path / "whole", **fields).state_dict()
     out = tmp_path / "out"
     result = converter.compose(encoder, tmp_path / "whole", out, **TOKENS)

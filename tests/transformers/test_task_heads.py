@@ -108,7 +108,7 @@ def test_4_the_embeddings_that_a_decoder_loses(tmp_path: Path, architecture: str
     name = {"bart": "Bart", "mbart": "MBart"}[architecture] + "ForConditionalGeneration"
     build(tiny(architecture), name, tiny(architecture).config).save_pretrained(tmp_path / "whole")
     build(tiny("bert"), "BertModel", tiny("bert").config).save_pretrained(tmp_path / "bert")
-    sources = [tmp_path / "bert", tmp_path / "whole"]
+    sources = (tmp_path / "bert", tmp_path / "whole")
     model = transformers.EncoderDecoderModel.from_encoder_decoder_pretrained(*sources)
     model.save_pretrained(tmp_path / "out")
     found = converter.verify(tmp_path / "out", against=sources)
@@ -157,7 +157,7 @@ def test_6_memory_that_nobody_wrote_to(tmp_path: Path) -> None:
 
     build(tiny("bert"), "BertModel", tiny("bert").config).save_pretrained(tmp_path / "bert")
     build(tiny("xglm"), "XGLMForCausalLM", tiny("xglm").config).save_pretrained(tmp_path / "xglm")
-    sources = [tmp_path / "bert", tmp_path / "xglm"]
+    sources = (tmp_path / "bert", tmp_path / "xglm")
     model = transformers.EncoderDecoderModel.from_encoder_decoder_pretrained(*sources)
     norms = {n: p for n, p in model.named_parameters() if "encoder_attn_layer_norm" in n}
     with torch.no_grad():

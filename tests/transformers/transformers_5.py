@@ -43,7 +43,8 @@ class Fifth:
         As `judge.load`, but ``stored`` is what transformers 5 saves of the model that it loaded:
         it calls many tensors otherwise than files do, and gives them their names back on saving.
         """
-        np.savez(self.room / "inputs.npz", **(batch or {}))
+        arrays: dict[str, Any] = {**(batch or {})}
+        np.savez(self.room / "inputs.npz", **arrays)
         assert self.process.stdin and self.process.stdout
         request = (str(directory), name, batch is not None)
         print(json.dumps(request), file=self.process.stdin, flush=True)
@@ -112,7 +113,8 @@ def _serve(room: Path, answers: IO[str]) -> None:
             with np.load(room / "inputs.npz") as found:
                 batch = {key: torch.from_numpy(found[key]) for key in found} if runs else None
             loaded = _load(Path(directory), getattr(transformers, name), batch, room)
-            np.savez(room / "outputs.npz", **loaded.outputs)
+            outputs: dict[str, Any] = loaded.outputs
+            np.savez(room / "outputs.npz", **outputs)
         print(json.dumps(loaded and loaded.problems), file=answers, flush=True)
 
 

@@ -68,7 +68,7 @@ def alter(file: Path, names: list[str], change: Callable[..., Any]) -> None:
                     raw.write(data[part.tensor_offset : part.tensor_offset + part.nbytes])
 
 
-def rewrite(file: Path, change: Callable[[dict[str, Array]], None]) -> None:
+def rewrite(file: Path, change: Callable[[dict[str, Array]], object]) -> None:
     """Write `file` again after `change` of its tensors by name."""
     with open_file(file) as reader:
         tensors = {name: tensor.read() for name, tensor in reader.tensors.items()}

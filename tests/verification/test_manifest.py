@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def test_every_way_gives_the_same_bytes(
         converter.compose(home / "bert", home / "gpt2", tmp_path / "whole", seed=7)
     whole = str(tmp_path / "whole")
 
-    def make(lead: str, out: str, name: str = "bert", **options: object) -> None:
+    def make(lead: str, out: str, name: str = "bert", **options: Any) -> None:
         options = {"pytorch_format": "both", "max_shard_size": 50_000, **options}
         if command == "compose":
             converter.compose(f"{lead}{name}", f"{lead}gpt2", out, seed=7, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,12 @@ from converter.commands.verify import verify
 from tests import factories
 from tests.transformers.tiny import FAMILIES, LIBRARY, tiny
 
-TOKENS = {"decoder_start_token": 3, "eos_token": 2, "pad_token": 1}
+TOKENS: dict[str, Any] = {"decoder_start_token": 3, "eos_token": 2, "pad_token": 1}
 PLAYED = [(name, list(LIBRARY.architecture(name).roles)) for name in FAMILIES]
 ROLES = [(name, played[at % len(played)]) for at, (name, played) in enumerate(PLAYED) if played]
 """Each family in one of its roles; ``tests/transformers`` composes it in all."""
 
-WAYS = [
+WAYS: list[dict[str, Any]] = [
     {"dtype": dtype, "max_shard_size": size, "init": rule}
     for dtype, size, rule in zip(
         ("keep", "float16", "bfloat16", "float32", "bfloat16"),
@@ -65,7 +66,7 @@ def test_a_composed_model_is_verified(
 @pytest.mark.parametrize("dtype", ["keep", "bfloat16"])
 def test_shared_halves_are_verified(tmp_path: Path, share: bool, dtype: str) -> None:
     source = factories.make(tmp_path / "bert", "bert", "BertForMaskedLM").directory
-    options = {"pytorch_format": "both", "max_shard_size": 40_000, "dtype": dtype}
+    options: dict[str, Any] = {"pytorch_format": "both", "max_shard_size": 40_000, "dtype": dtype}
     converter.compose(source, source, tmp_path / "out", share=share, **options)
     found = verify(tmp_path / "out", against=[source, source] if dtype == "keep" else ())
     assert found.verified, found.problems

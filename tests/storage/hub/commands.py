@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
 def hurry() -> None:
     """Shorten the waits between attempts: the client's own last half a minute in all."""
     sleep = time.sleep
-    time.sleep = lambda seconds: sleep(min(seconds, 0.01))
+    time.sleep = lambda seconds: sleep(min(float(seconds), 0.01))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class Hub:
         self.blobs[digest] = data
         return digest
 
-    def publish(self, repo_id: str, files: dict[str, bytes], **how: bool) -> str:
+    def publish(self, repo_id: str, files: dict[str, bytes], **how: Any) -> str:
         """Make a repository with one commit, or add one to it; gives the commit."""
         repo = self.repos.setdefault(repo_id, Repo(**how))
         stored = {name: self.put(data) for name, data in files.items()}
@@ -594,7 +594,7 @@ def serving(xet: bool = False) -> Iterator[tuple[Hub, str]]:
 def asked() -> Iterator[tuple[Hub, str]]:
     """The same, which this process may ask although tests run offline."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import reset_sessions
+    from huggingface_hub.utils._http import reset_sessions
 
     offline = constants.HF_HUB_OFFLINE
     with serving() as running:

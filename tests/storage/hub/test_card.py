@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -142,7 +143,8 @@ def test_what_flax_must_be_told_stands_in_its_example(tmp_path: Path) -> None:
     ):
         out = tmp_path / "-".join(source.name for source in sources)
         made = out.with_name(f"{out.name}-made")
-        (converter.compose if len(sources) > 1 else converter.convert)(*sources, made)
+        command: Any = converter.compose if len(sources) > 1 else converter.convert
+        command(*sources, made)
         card = (made / "README.md").read_text()
         lines = [line.strip(" ,") for line in card.splitlines() if "position_ids=" in line]
         assert lines == expected

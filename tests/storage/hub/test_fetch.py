@@ -131,7 +131,7 @@ def test_weights_drawn_anew_are_not_fetched(desk: Desk) -> None:
 
 
 def test_offline_the_cache_is_used(desk: Desk) -> None:
-    offline = {"HF_HUB_OFFLINE": "1"}
+    offline: dict[str, Any] = {"HF_HUB_OFFLINE": "1"}
     failed = desk.converter("inspect", "acme/bert", code=1, **offline).stderr
     assert "is not in the cache" in failed
     inspected(desk, "acme/bert")  # fetches no weights

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
@@ -22,7 +23,7 @@ SHARE = 0.05
 
 def large(place: Path) -> Path:
     """A BERT of 13 MB in every format of ours."""
-    sizes = {"hidden_size": 128, "intermediate_size": 512, "vocab_size": 20_000}
+    sizes: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 512, "vocab_size": 20_000}
     made = factories.make(place / "made", "bert", **sizes).directory
     (made / "vocab.txt").write_text("[PAD]\n")
     converter.convert(made, place / "all", pytorch_format="both")

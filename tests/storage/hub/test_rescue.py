@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,9 +46,9 @@ def stranded(desk: Desk, request: pytest.FixtureRequest) -> Desk:
     return desk
 
 
-def rescue(desk: Desk, *more: str) -> dict[str, object]:
+def rescue(desk: Desk, *more: str) -> dict[str, Any]:
     args = ("convert", "other/tf", "out", "--to", "pytorch", "--push", "other/tf", "--create-pr")
-    told: dict[str, object] = json.loads(desk.converter(*args, "--json", *more).stdout)["pushed"]
+    told: dict[str, Any] = json.loads(desk.converter(*args, "--json", *more).stdout)["pushed"]
     return told
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import FRAMEWORKS, Family
+from converter.architectures.schema import FRAMEWORKS, Architecture
 
 PAGE = Path(__file__).with_name("families.md")
 _TINY = Path(__file__).parents[1] / "tests" / "transformers" / "tiny"
@@ -61,12 +61,12 @@ def text() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tiny(architecture: Family) -> dict[str, Any]:
+def _tiny(architecture: Architecture) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((_TINY / f"{architecture.name}.json").read_text("utf-8"))
     return data
 
 
-def _roles(architecture: Family, role: str, registry: ArchitectureRegistry) -> Iterator[str]:
+def _roles(architecture: Architecture, role: str, registry: ArchitectureRegistry) -> Iterator[str]:
     if role not in architecture.roles:
         return
     entry, tiny = architecture.roles[role], _tiny(architecture)
@@ -91,7 +91,7 @@ def _later(tiny: Mapping[str, Any], checked: str) -> str:
     return f"{checked}, but not {', '.join(faults)}" if faults else checked
 
 
-def _classes(architecture: Family) -> Iterator[str]:
+def _classes(architecture: Architecture) -> Iterator[str]:
     grouped: dict[str, list[str]] = {}
     for model in architecture.models.values():
         frameworks = ", ".join(_MARKS[name] for name in FRAMEWORKS if name in model.classes)
@@ -100,13 +100,13 @@ def _classes(architecture: Family) -> Iterator[str]:
         yield f"| {architecture.name} | {', '.join(names)} | {frameworks} |"
 
 
-def _faults(architecture: Family) -> Iterator[str]:
+def _faults(architecture: Architecture) -> Iterator[str]:
     """What a family cannot, without its name: many share it."""
     for role, entry in architecture.roles.items():
-        if entry.why:
-            yield f"As {role}: {entry.why}"
+        if entry.reason:
+            yield f"As {role}: {entry.reason}"
     has = {framework for model in architecture.models.values() for framework in model.classes}
-    for limit in architecture.limits:
+    for limit in architecture.unsupported:
         if where := ", ".join(_MARKS[name] for name in limit.frameworks if name in has):
             yield f"`{limit.when}`, {where}: {limit.reason}"
     tiny = _tiny(architecture)

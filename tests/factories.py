@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import CROSS_ATTENTION, Family
+from converter.architectures.schema import CROSS_ATTENTION, Architecture
 from converter.formats.registry import get_format
 from converter.tensors import Rearrangement, TensorSpec, numpy_dtype
 from converter.tensors.rearrangement import rearrange
@@ -103,7 +103,7 @@ def model_spec(
     )
 
 
-def _leading(architecture: Family) -> str:
+def _leading(architecture: Architecture) -> str:
     """The class that a family encodes with, or else decodes with."""
     return (architecture.roles.get("encoder") or architecture.roles["decoder"]).model
 
@@ -120,7 +120,7 @@ def stored(
     """Every tensor that a file in `dialect` holds, by its name there and in its layout."""
     tensors = {}
     for param in drawn.params:
-        if param.tied_to and dialect not in param.stored:
+        if param.tied_to and dialect not in param.stored_in:
             continue
         origin = drawn.resolve(param)
         values = noise(origin.name, origin.canonical.shape, dtype, seed)

@@ -147,7 +147,7 @@ def names_of_models() -> set[str]:
             found |= set(registry.composite(name).classes.values())
             continue
         architecture = registry.architecture(name)
-        found |= {*architecture.base.values()}
+        found |= {*architecture.base_model_prefix.values()}
         for model in architecture.models.values():
             found |= {model.name, *model.classes.values()}
     return found - {"", "transformer", "model"}

@@ -20,7 +20,7 @@ from converter.tensors import Axes
 _BASE = {"always": True, "beside a head": False}
 
 
-def load_vocabulary(data: Mapping[str, Any], file: str) -> Conventions:
+def load_conventions(data: Mapping[str, Any], file: str) -> Conventions:
     """What families share, from the content of ``_dialects.toml``.
 
     Raises:
@@ -39,14 +39,14 @@ def load_vocabulary(data: Mapping[str, Any], file: str) -> Conventions:
         dialects[name] = Dialect(
             name,
             separator=entry.require("separator", str, "."),
-            index=entry.require("index", str, "."),
-            base_always=_BASE.get(base, True),
+            index_separator=entry.require("index", str, "."),
+            always_prefixed=_BASE.get(base, True),
             suffix=entry.take("suffix", str, ""),
-            wrappers=entry.names("wrappers"),
-            inside=entry.names("inside"),
-            flat=entry.take("flat", str, ""),
-            configs=entry.names("configs"),
-            drops=entry.section("drop").reasons(),
+            prefixes=entry.names("wrappers"),
+            inner_prefixes=entry.names("inside"),
+            flat_separator=entry.take("flat", str, ""),
+            config_files=entry.names("configs"),
+            ignore=entry.section("drop").reasons(),
         )
         entry.finish("separator, index, base, suffix, wrappers, inside, flat, configs, drop")
     kinds = {name: _kind(name, root.section(name), dialects) for name in root}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from converter.architectures.expressions import Expression
 from converter.architectures.name_patterns import NamePattern
-from converter.architectures.schema import CROSS_ATTENTION, Family, ModuleEntry
+from converter.architectures.schema import CROSS_ATTENTION, Architecture, ModuleEntry
 from converter.errors import Problem
 
 TOKENS = ("start", "end", "pad")
@@ -19,7 +19,7 @@ DECODER = "decoder"
 Complain = Callable[..., None]
 
 
-def references(architecture: Family, file: str) -> list[Problem]:
+def references(architecture: Architecture, file: str) -> list[Problem]:
     """Every name in the table that leads nowhere, and every declaration that nothing uses.
 
     Args:
@@ -41,7 +41,7 @@ def references(architecture: Family, file: str) -> list[Problem]:
     return problems
 
 
-def groups(architecture: Family) -> Iterator[tuple[str, tuple[ModuleEntry, ...]]]:
+def groups(architecture: Architecture) -> Iterator[tuple[str, tuple[ModuleEntry, ...]]]:
     """The places of the table that hold rows, with the rows."""
     yield "modules", architecture.modules
     for name, rows in architecture.parts.items():
@@ -50,19 +50,19 @@ def groups(architecture: Family) -> Iterator[tuple[str, tuple[ModuleEntry, ...]]
         yield f"heads.{name}", rows
 
 
-def expressions(architecture: Family) -> Iterator[tuple[str, Expression, tuple[str, ...]]]:
+def expressions(architecture: Architecture) -> Iterator[tuple[str, Expression, tuple[str, ...]]]:
     """Place, expression, and the places in paths that it may name beside fields."""
     for name, expression in architecture.layers.items():
         others = tuple(other for other in architecture.layers if other != name)
         yield f"layers.{name}", expression, others
     yield "init", architecture.init.scale, ()
-    for name, expression in architecture.measures.items():
+    for name, expression in architecture.attributes.items():
         yield f"measures.{name}", expression, ()
     for group, rows in groups(architecture):
         for row in rows:
             place = f"{group}.{row.path}"
             for size in row.sizes:
-                yield f"{place}.{row.kind.name}", size, row.path.places
+                yield f"{place}.{row.layer_type.name}", size, row.path.places
             if row.when:
                 yield f"{place}.when", row.when, row.path.places
             if row.init:
@@ -70,14 +70,14 @@ def expressions(architecture: Family) -> Iterator[tuple[str, Expression, tuple[s
     for name, tie in architecture.ties.items():
         if tie.unless:
             yield f"tied.{name}.unless", tie.unless, ()
-        for dialect, condition in tie.stored.items():
+        for dialect, condition in tie.stored_in.items():
             if condition:
                 yield f"tied.{name}.stored.{dialect}.when", condition, ()
-    for number, limit in enumerate(architecture.limits):
+    for number, limit in enumerate(architecture.unsupported):
         yield f"limits[{number}].when", limit.when, ()
 
 
-def unused_fields(architecture: Family, own: Iterable[str], file: str) -> Iterator[Problem]:
+def unused_fields(architecture: Architecture, own: Iterable[str], file: str) -> Iterator[Problem]:
     """The fields among `own`, those that the table itself lists, that nothing depends on."""
     used = {name for _, expression, _ in expressions(architecture) for name in expression.fields}
     for name in own:
@@ -91,7 +91,7 @@ def unused_fields(architecture: Family, own: Iterable[str], file: str) -> Iterat
             )
 
 
-def unused_groups(architecture: Family, own: Iterable[str], file: str) -> Iterator[Problem]:
+def unused_groups(architecture: Architecture, own: Iterable[str], file: str) -> Iterator[Problem]:
     """The parts and heads among `own`, those that the table itself holds, that no model has."""
     used = {CROSS_ATTENTION} if DECODER in architecture.roles else set()
     for model in architecture.models.values():
@@ -108,7 +108,7 @@ def unused_groups(architecture: Family, own: Iterable[str], file: str) -> Iterat
             )
 
 
-def _expressions(architecture: Family, add_problem: Complain) -> None:
+def _expressions(architecture: Architecture, add_problem: Complain) -> None:
     for place, expression, beside in expressions(architecture):
         for name in sorted(expression.fields - set(architecture.config) - set(beside)):
             add_problem(
@@ -128,7 +128,7 @@ def _expressions(architecture: Family, add_problem: Complain) -> None:
             )
 
 
-def _places(architecture: Family, add_problem: Complain) -> None:
+def _places(architecture: Architecture, add_problem: Complain) -> None:
     used: set[str] = set()
     numbered = {
         row.path.text[: found.start()]
@@ -162,11 +162,11 @@ def _places(architecture: Family, add_problem: Complain) -> None:
                         f"a place under layers: {_listed(architecture.layers)}",
                         f"Correct the place, or declare it: layers = {{ {name} = … }}.",
                     )
-            if len(row.without) == len(row.kind.leaves):
+            if len(row.omitted) == len(row.layer_type.params):
                 add_problem(
                     f"{group}.{row.path}.without",
                     "the row is dead: it leaves out every tensor of its kind",
-                    f"some of {_listed(leaf.name for leaf in row.kind.leaves)} to stay",
+                    f"some of {_listed(leaf.name for leaf in row.layer_type.params)} to stay",
                     "Take the row out.",
                 )
     for name in architecture.layers:
@@ -179,7 +179,7 @@ def _places(architecture: Family, add_problem: Complain) -> None:
             )
 
 
-def _groups(architecture: Family, add_problem: Complain) -> None:
+def _groups(architecture: Architecture, add_problem: Complain) -> None:
     """Parts and heads against the models that have them."""
     for name in sorted({*architecture.parts} & {*architecture.heads}):
         add_problem(f"heads.{name}", "a part has the same name", "distinct names", "Rename one.")
@@ -199,7 +199,7 @@ def _groups(architecture: Family, add_problem: Complain) -> None:
     for group, rows in groups(architecture):
         if not rows:
             add_problem(group, "holds no rows", "at least one module", "Write them or take it out.")
-    for number, limit in enumerate(architecture.limits):
+    for number, limit in enumerate(architecture.unsupported):
         if limit.role is not None and limit.role not in architecture.roles:
             add_problem(
                 f"limits[{number}].role",
@@ -216,7 +216,7 @@ def _groups(architecture: Family, add_problem: Complain) -> None:
             )
 
 
-def _roles(architecture: Family, add_problem: Complain) -> None:
+def _roles(architecture: Architecture, add_problem: Complain) -> None:
     for name, role in architecture.roles.items():
         if role.model not in architecture.models:
             add_problem(
@@ -240,7 +240,7 @@ def _roles(architecture: Family, add_problem: Complain) -> None:
     needed = {"width"} if architecture.roles else set()
     if DECODER in architecture.roles or architecture.tokens:
         needed.add("vocabulary")
-    for name in sorted(needed - set(architecture.measures)):
+    for name in sorted(needed - set(architecture.attributes)):
         add_problem(
             "measures",
             f"lacks {name!r}",
@@ -264,10 +264,10 @@ def _roles(architecture: Family, add_problem: Complain) -> None:
         )
 
 
-def _ties(architecture: Family, add_problem: Complain) -> None:
+def _ties(architecture: Architecture, add_problem: Complain) -> None:
     for name, tie in architecture.ties.items():
         known = {*architecture.parts, *architecture.heads}
-        for key, group in (("beside", tie.beside), ("stored_without", tie.stored_without)):
+        for key, group in (("beside", tie.requires), ("stored_without", tie.stored_without)):
             if group is not None and group not in known:
                 add_problem(
                     f"tied.{name}.{key}",
@@ -284,11 +284,11 @@ def _ties(architecture: Family, add_problem: Complain) -> None:
             )
 
 
-def _warm_start(architecture: Family, add_problem: Complain) -> None:
+def _warm_start(architecture: Architecture, add_problem: Complain) -> None:
     if (
-        architecture.warm_start
+        architecture.cross_attention_init
         and CROSS_ATTENTION in architecture.parts
-        and not architecture.warm_start.output
+        and not architecture.cross_attention_init.zero_output
     ):
         add_problem(
             "warm_start.output",

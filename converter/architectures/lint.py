@@ -1,6 +1,6 @@
 """Checking a mapping table as a whole, beyond what loading it shows.
 
-A family's table is drawn with small configurations that bring out every row (`probes`), and the
+A family's table is drawn with small configurations that bring out every row (`sample_configs`), and the
 models are looked at (`soundness`); a table that extends another must change it (`inheritance`); a
 composite's table must fit the families that can be its halves. Nothing is raised: every finding
 is a `Problem` that says where it is and how to mend it.
@@ -13,13 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from converter.architectures.conventions import load_vocabulary
+from converter.architectures.conventions import load_conventions
 from converter.architectures.cross_references import unused_fields, unused_groups
 from converter.architectures.model_checks import (
     check_rows,
     duplicate_names,
-    unsound_kind,
-    unsound_models,
+    check_layer_type,
+    check_models,
 )
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
@@ -30,13 +30,13 @@ from converter.architectures.registry import (
     OWN,
     ArchitectureRegistry,
 )
-from converter.architectures.sample_configs import probes
+from converter.architectures.sample_configs import sample_configs
 from converter.architectures.schema import (
     CROSS_ATTENTION,
     FRAMEWORKS,
     Composite,
     Conventions,
-    Family,
+    Architecture,
 )
 from converter.architectures.toml_section import parse_toml, read_table
 from converter.errors import ConverterError, Problem, TableError
@@ -112,7 +112,7 @@ def _problem(error: ConverterError, file: str) -> Problem:
 def _findings(path: Path, registry: ArchitectureRegistry) -> Iterator[Problem]:
     file = str(path)
     if path.stem == DIALECTS:
-        yield from _vocabulary(load_vocabulary(parse_toml(read_table(path), file), file), file)
+        yield from _vocabulary(load_conventions(parse_toml(read_table(path), file), file), file)
         return
     registry, name = registry.with_table(path)
     if registry.is_composite(name):
@@ -134,15 +134,19 @@ def _findings(path: Path, registry: ArchitectureRegistry) -> Iterator[Problem]:
     yield from _family(architecture, registry, file)
 
 
-def _family(architecture: Family, registry: ArchitectureRegistry, file: str) -> Iterator[Problem]:
+def _family(
+    architecture: Architecture, registry: ArchitectureRegistry, file: str
+) -> Iterator[Problem]:
     yield from _halves(architecture, registry, file)
     yield from check_rows(architecture, registry.conventions, file)
-    configs, problems = probes(architecture, file)
+    configs, problems = sample_configs(architecture, file)
     yield from problems
-    yield from unsound_models(architecture, registry.conventions, configs, file)
+    yield from check_models(architecture, registry.conventions, configs, file)
 
 
-def _halves(architecture: Family, registry: ArchitectureRegistry, file: str) -> Iterator[Problem]:
+def _halves(
+    architecture: Architecture, registry: ArchitectureRegistry, file: str
+) -> Iterator[Problem]:
     """Whether composites find in the family what they ask its halves for."""
     composites = [
         registry.composite(name) for name in registry.names if registry.is_composite(name)
@@ -161,18 +165,21 @@ def _halves(architecture: Family, registry: ArchitectureRegistry, file: str) -> 
     for composite in composites:
         for place, name in _measures(composite):
             submodel, _, measure = name.partition(".")
-            if _may_be(architecture, submodel, composite) and measure not in architecture.measures:
+            if (
+                _may_be(architecture, submodel, composite)
+                and measure not in architecture.attributes
+            ):
                 yield Problem(
                     f"lacks {measure!r}",
                     file,
                     "measures",
                     expected=f"what {composite.name} asks its {submodel} for in {place}",
-                    found=", ".join(architecture.measures),
+                    found=", ".join(architecture.attributes),
                     remedy=f'Name the field: {measure} = "…".',
                 )
 
 
-def _may_be(architecture: Family, submodel: str, composite: Composite) -> bool:
+def _may_be(architecture: Architecture, submodel: str, composite: Composite) -> bool:
     """Whether the family can be a half of the composite; the first half decides which it is."""
     if submodel not in architecture.roles:
         return False
@@ -186,12 +193,12 @@ def _measures(composite: Composite) -> Iterator[tuple[str, str]]:
     """Where a composite asks for a measure of a half, and for which."""
     for row in composite.modules:
         place = f"modules.{row.path}"
-        asked = [(row.kind.name, size) for size in row.sizes]
+        asked = [(row.layer_type.name, size) for size in row.sizes]
         asked += [("when", row.when)] if row.when else []
         asked += [("init", row.init.scale)] if row.init else []
         for key, expression in asked:
             yield from ((f"{place}.{key}", name) for name in sorted(expression.fields))
-    for number, limit in enumerate(composite.limits):
+    for number, limit in enumerate(composite.unsupported):
         place = f"limits[{number}].when"
         yield from ((place, name) for name in sorted(limit.when.fields))
 
@@ -207,7 +214,7 @@ def _composite(
     if not composite.classes:
         yield problem("classes", "is empty", ", ".join(FRAMEWORKS), "none", "Name the classes.")
     families = _families(registry)
-    measures = {measure for architecture in families for measure in architecture.measures}
+    measures = {measure for architecture in families for measure in architecture.attributes}
     broken = False
     for place, name in _measures(composite):
         submodel, _, measure = name.partition(".")
@@ -221,7 +228,7 @@ def _composite(
             broken = True
             yield problem(place, "has places", "none", ", ".join(row.path.places), "Fill them.")
         draws = any(
-            leaf.init == "normal" and leaf.name not in row.without for leaf in row.kind.leaves
+            leaf.init == "normal" and leaf.name not in row.omitted for leaf in row.layer_type.params
         )
         if row.init is None and draws:
             yield problem(
@@ -235,7 +242,7 @@ def _composite(
         yield from _joined(composite, families, registry.conventions, file)
 
 
-def _families(registry: ArchitectureRegistry) -> list[Family]:
+def _families(registry: ArchitectureRegistry) -> list[Architecture]:
     """All families whose tables can be read; what is wrong with another is not of this table."""
     found = []
     for name in registry.names:
@@ -246,7 +253,7 @@ def _families(registry: ArchitectureRegistry) -> list[Family]:
 
 
 def _joined(
-    composite: Composite, families: Iterable[Family], conventions: Conventions, file: str
+    composite: Composite, families: Iterable[Architecture], conventions: Conventions, file: str
 ) -> Iterator[Problem]:
     """Draws the composite with halves of equal and of unequal measures."""
     builder = ModelSpecBuilder(conventions)
@@ -262,7 +269,7 @@ def _joined(
             submodels = {
                 submodel: ModelConfig(architecture, config.raw)
                 for submodel, architecture in ((first, one), (second, other))
-                for config in probes(architecture, file)[0][:1]
+                for config in sample_configs(architecture, file)[0][:1]
             }
             if len(submodels) < 2:
                 continue
@@ -298,12 +305,12 @@ def _half(builder: ModelSpecBuilder, submodel: str, config: ModelConfig) -> Mode
 
 
 def _vocabulary(conventions: Conventions, file: str) -> Iterator[Problem]:
-    for kind in conventions.kinds.values():
-        yield from unsound_kind(kind, file)
+    for kind in conventions.layer_types.values():
+        yield from check_layer_type(kind, file)
         named = {
             axis
-            for leaf in kind.leaves
-            for spelled in leaf.stored_as.values()
+            for leaf in kind.params
+            for spelled in leaf.layouts.values()
             for axis in spelled.axes.names
         }
         for size in sorted(set(kind.sizes) - named):
@@ -318,9 +325,9 @@ def _vocabulary(conventions: Conventions, file: str) -> Iterator[Problem]:
         for dialect in conventions.dialects:
             names = [
                 name
-                for leaf in kind.leaves
-                if dialect in leaf.stored_as
-                for name in (leaf.stored_as[dialect].leaf, *leaf.stored_as[dialect].also)
+                for leaf in kind.params
+                if dialect in leaf.layouts
+                for name in (leaf.layouts[dialect].name, *leaf.layouts[dialect].aliases)
             ]
             for name in sorted({name for name in names if names.count(name) > 1}):
                 yield Problem(

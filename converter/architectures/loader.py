@@ -1,4 +1,4 @@
-"""From the content of a table to `Family` or `Composite`, refusing every slip."""
+"""From the content of a table to `Architecture` or `Composite`, refusing every slip."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from converter.architectures.schema import (
     Composite,
     Conventions,
     CrossAttentionInitRules,
-    Family,
+    Architecture,
     Init,
     LanguageCodes,
     LegacyDetection,
@@ -38,20 +38,20 @@ def load_rows(section: TomlSection, conventions: Conventions) -> tuple[ModuleEnt
     """The rows of a section: of each path one, or alternatives that conditions choose from."""
     rows = []
     for path, entry in [(key, each) for key in section for each in section.alternatives(key)]:
-        kinds = [key for key in entry if key in conventions.kinds]
+        kinds = [key for key in entry if key in conventions.layer_types]
         if len(kinds) != 1:
             entry.add_problem(
                 f"must name one kind of module, not {len(kinds)}",
-                remedy="kinds: " + ", ".join(conventions.kinds),
+                remedy="kinds: " + ", ".join(conventions.layer_types),
             )
             continue
-        kind = conventions.kinds[kinds[0]]
+        kind = conventions.layer_types[kinds[0]]
         texts = split_sizes(entry.take(kind.name, str, ""))
         if len(texts) != len(kind.sizes):
             entry.add_problem(f"{kind.name} takes sizes '{' -> '.join(kind.sizes)}'", kind.name)
         sizes = [entry.parsed(kind.name, Expression, text) for text in texts]
         init = entry.take("init", str, "")
-        without = entry.names("without", tuple(leaf.name for leaf in kind.leaves))
+        without = entry.names("without", tuple(leaf.name for leaf in kind.params))
         template = entry.parsed("", NamePattern, path)
         paths = {
             dialect: entry.parsed("path", NamePattern, str(text))
@@ -63,14 +63,14 @@ def load_rows(section: TomlSection, conventions: Conventions) -> tuple[ModuleEnt
         rows.append(
             ModuleEntry(
                 path=template or NamePattern("?"),
-                kind=kind,
+                layer_type=kind,
                 sizes=tuple(size for size in sizes if size),
                 when=entry.expression("when"),
-                without=frozenset(without),
+                omitted=frozenset(without),
                 init=load_init(entry, "init", init) if init else None,
                 paths={dialect: other for dialect, other in paths.items() if other},
-                leaves=by_dialect(entry, "leaf", conventions),
-                also=_also(entry, conventions),
+                param_names=by_dialect(entry, "leaf", conventions),
+                aliases=_also(entry, conventions),
                 not_in=frozenset(entry.names("not_in", _may_lack(conventions))),
             )
         )
@@ -152,9 +152,9 @@ def load_languages(section: TomlSection) -> LanguageCodes | None:
         form = "{}"
     found = LanguageCodes(
         codes=tuple(tuple(group) for group in groups),
-        first=section.require("first", int, 0),
-        form=form,
-        follows=frozenset(section.names("follows")),
+        first_id=section.require("first", int, 0),
+        format=form,
+        after_start_token=frozenset(section.names("follows")),
     )
     section.finish("codes, first, form, follows")
     return found
@@ -190,9 +190,9 @@ def load_original(
     section.finish("fields, without, tensors, rename, model")
     return LegacyDetection(
         fields=frozenset(named),
-        without=frozenset(without),
+        absent_fields=frozenset(without),
         tensors=tuple(template for template in templates if template),
-        rename=rename,
+        rename_fields=rename,
         model=model,
     )
 
@@ -205,9 +205,9 @@ NORMS = ("before", "after")
 _CLASS_PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 
 
-def load_family(
+def load_architecture(
     data: Mapping[str, Any], file: str, conventions: Conventions, sha256: str = ""
-) -> Family:
+) -> Architecture:
     """A family from its table, ``extends`` already resolved.
 
     Raises:
@@ -224,30 +224,30 @@ def load_family(
     }
     parts, heads = root.section("parts"), root.section("heads")
     models = _models(root.section("models"), frameworks)
-    architecture = Family(
+    architecture = Architecture(
         name=root.require("family", str, ""),
         title=root.require("title", str, ""),
-        base=_base(root, conventions),
+        base_model_prefix=_base(root, conventions),
         layers=_expressions(root.section("layers")),
         init=load_init(root, "init", root.take("init", str, "normal(0.02)")),
         config=config,
-        measures=_expressions(root.section("measures")),
+        attributes=_expressions(root.section("measures")),
         modules=load_rows(root.section("modules"), conventions),
         parts={name: load_rows(parts.section(name), conventions) for name in parts},
         heads={name: load_rows(heads.section(name), conventions) for name in heads},
         models=models,
         roles=_roles(root.section("roles")),
         ties=_ties(root.section("tied"), conventions),
-        drops=_drops(root.section("drop"), conventions),
-        relisted=_relisted(root.section("relisted"), conventions),
-        limits=_limits(root, file, problems),
+        ignore=_drops(root.section("drop"), conventions),
+        repeated=_relisted(root.section("relisted"), conventions),
+        unsupported=_limits(root, file, problems),
         tokens=load_tokens(root.section("tokens")),
         languages=load_languages(root.section("languages")),
         tokenizer=root.take("tokenizer", str, "") or None,
-        warm_start=_warm_start(root.section("warm_start")),
-        index=by_dialect(root, "index", conventions),
-        within=root.section("within").texts(),
-        original=load_original(root.section("original"), config, models),
+        cross_attention_init=_warm_start(root.section("warm_start")),
+        index_separator=by_dialect(root, "index", conventions),
+        nested_in=root.section("within").texts(),
+        legacy_detection=load_original(root.section("original"), config, models),
         sha256=sha256,
     )
     root.finish()
@@ -278,8 +278,8 @@ def load_composite(
         submodels=(submodels[0], submodels[1]),
         classes=classes,
         modules=load_rows(root.section("modules"), conventions),
-        shared=root.take("shared", str, ""),
-        limits=_limits(root, file, problems),
+        tied_by=root.take("shared", str, ""),
+        unsupported=_limits(root, file, problems),
         sha256=sha256,
     )
     root.finish("composite, title, halves, shared, classes, modules, limits")
@@ -333,12 +333,12 @@ def _roles(section: TomlSection) -> dict[str, Role]:
         roles[name] = Role(
             model=entry.require("model", str, ""),
             frameworks=entry.names("frameworks", FRAMEWORKS) or FRAMEWORKS,
-            why=entry.take("why", str, "") or None,
+            reason=entry.take("why", str, "") or None,
             config=entry.take("config", dict, {}),
             composite=entry.take("composite", str, Role.composite),
             note=entry.take("note", str, "") or None,
         )
-        if roles[name].frameworks != FRAMEWORKS and not roles[name].why:
+        if roles[name].frameworks != FRAMEWORKS and not roles[name].reason:
             entry.add_problem("leaves out a framework and must say why", "frameworks")
         entry.finish("model, frameworks, why, config, composite, note")
     return roles
@@ -425,8 +425,8 @@ def _warm_start(section: TomlSection) -> CrossAttentionInitRules | None:
     if not list(section):
         return None
     found = CrossAttentionInitRules(
-        copies=section.section("copies").texts(),
-        output=section.names("output"),
+        copy_self_attention=section.section("copies").texts(),
+        zero_output=section.names("output"),
         norm=section.require("norm", str, NORMS[0]),
     )
     if found.norm not in NORMS:

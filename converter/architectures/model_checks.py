@@ -17,7 +17,7 @@ from converter.architectures.schema import (
     CROSS_ATTENTION,
     Conventions,
     CrossAttentionInitRules,
-    Family,
+    Architecture,
     LayerType,
     ModuleEntry,
 )
@@ -29,7 +29,9 @@ _NUMBERS = (0, 1, 10, 23)
 """Numbers of one and two digits, which run into each other where places touch."""
 
 
-def check_rows(architecture: Family, conventions: Conventions, file: str) -> Iterator[Problem]:
+def check_rows(
+    architecture: Architecture, conventions: Conventions, file: str
+) -> Iterator[Problem]:
     """Rows whose names do not invert, or that say what holds anyway."""
     for group, rows in groups(architecture):
         for row in rows:
@@ -37,11 +39,11 @@ def check_rows(architecture: Family, conventions: Conventions, file: str) -> Ite
             yield from _idle(architecture, row, conventions, file, f"{group}.{row.path}")
 
 
-def unsound_kind(kind: LayerType, file: str) -> Iterator[Problem]:
+def check_layer_type(kind: LayerType, file: str) -> Iterator[Problem]:
     """Layouts of a kind of module that do not lead to one another and back."""
-    for leaf in kind.leaves:
-        for one, other in permutations(leaf.stored_as, 2):
-            axes = leaf.stored_as[one].axes, leaf.stored_as[other].axes
+    for leaf in kind.params:
+        for one, other in permutations(leaf.layouts, 2):
+            axes = leaf.layouts[one].axes, leaf.layouts[other].axes
             try:
                 way = Rearrangement(*axes)
                 shape = axes[0].shape({size: 2 + n for n, size in enumerate(kind.sizes)})
@@ -63,8 +65,8 @@ def unsound_kind(kind: LayerType, file: str) -> Iterator[Problem]:
             )
 
 
-def unsound_models(
-    architecture: Family, conventions: Conventions, configs: Sequence[ModelConfig], file: str
+def check_models(
+    architecture: Architecture, conventions: Conventions, configs: Sequence[ModelConfig], file: str
 ) -> Iterator[Problem]:
     """What is wrong with the models that the table gives for some configurations."""
     builder = ModelSpecBuilder(conventions)
@@ -87,11 +89,11 @@ def unsound_models(
         yield from _dead(architecture, met, file)
 
 
-def _dead(architecture: Family, met: set[str], file: str) -> Iterator[Problem]:
+def _dead(architecture: Architecture, met: set[str], file: str) -> Iterator[Problem]:
     """Entries that concern no tensor of any model."""
     relisted = [
         (f"relisted.{dialect}.{layer}", template)
-        for dialect, layers in architecture.relisted.items()
+        for dialect, layers in architecture.repeated.items()
         for layer, templates in layers.items()
         for template in templates
     ]
@@ -105,8 +107,8 @@ def _dead(architecture: Family, met: set[str], file: str) -> Iterator[Problem]:
                 found="none of that name",
                 remedy="Correct the name, or take it out.",
             )
-    if CROSS_ATTENTION in architecture.parts and architecture.warm_start:
-        yield from _idle_warm_start(architecture.warm_start, met, file)
+    if CROSS_ATTENTION in architecture.parts and architecture.cross_attention_init:
+        yield from _idle_warm_start(architecture.cross_attention_init, met, file)
     for name in architecture.ties:
         if not any(NamePattern(name).match(param) is not None for param in met):
             yield Problem(
@@ -121,8 +123,8 @@ def _dead(architecture: Family, met: set[str], file: str) -> Iterator[Problem]:
 
 def _idle_warm_start(table: CrossAttentionInitRules, met: set[str], file: str) -> Iterator[Problem]:
     """Parts of paths that no tensor has, and counterparts that there are none of."""
-    for parts, other in table.copies.items():
-        alone = replace(table, copies={parts: other})
+    for parts, other in table.copy_self_attention.items():
+        alone = replace(table, copy_self_attention={parts: other})
         named = {name for name in met if alone.counterpart(name)}
         if not any(alone.counterpart(name) in met for name in named):
             yield Problem(
@@ -133,8 +135,8 @@ def _idle_warm_start(table: CrossAttentionInitRules, met: set[str], file: str) -
                 found=repr(other),
                 remedy="Correct the paths, or take the entry out.",
             )
-    for path in table.output:
-        alone = replace(table, output=(path,))
+    for path in table.zero_output:
+        alone = replace(table, zero_output=(path,))
         if not any(alone.is_output(name) for name in met):
             yield Problem(
                 "is no module of any model",
@@ -154,7 +156,7 @@ def duplicate_names(
         owners: dict[str, ParamSpec] = {}
         for param in model_spec.params:
             spelling = param.stored_as.get(dialect)
-            for name in (spelling.name, *spelling.also) if spelling else ():
+            for name in (spelling.name, *spelling.aliases) if spelling else ():
                 owner = owners.setdefault(name, param)
                 if owner is not param:
                     yield Problem(
@@ -167,12 +169,14 @@ def duplicate_names(
                     )
 
 
-def _hitting_drops(model_spec: ModelSpec, architecture: Family, file: str) -> Iterator[Problem]:
+def _hitting_drops(
+    model_spec: ModelSpec, architecture: Architecture, file: str
+) -> Iterator[Problem]:
     """Drops of tensors that every model has; where a condition takes a row away, files may still
     hold its tensors.
     """
     hit: set[tuple[str, NamePattern]] = set()
-    for dialect, entries in model_spec.drops.items():
+    for dialect, entries in model_spec.ignore.items():
         for name, param in model_spec.index(dialect).items():
             for prefix, template, _ in entries:
                 if (
@@ -192,26 +196,26 @@ def _hitting_drops(model_spec: ModelSpec, architecture: Family, file: str) -> It
                     )
 
 
-def _conditional(architecture: Family, name: str) -> bool:
+def _conditional(architecture: Architecture, name: str) -> bool:
     """Whether the tensor of this canonical name is one that models may lack."""
     paths = [
         f"{row.path}.{leaf.name}" if leaf.name else str(row.path)
         for _, rows in groups(architecture)
         for row in rows
-        for leaf in row.kind.leaves
+        for leaf in row.layer_type.params
         if row.when
     ]
     return any(NamePattern(path).match(name) is not None for path in paths)
 
 
 def _inverts(
-    architecture: Family, row: ModuleEntry, conventions: Conventions, file: str, place: str
+    architecture: Architecture, row: ModuleEntry, conventions: Conventions, file: str, place: str
 ) -> Iterator[Problem]:
     """Whether the numbers in a name can be told from the name in every dialect."""
     places = row.path.places
     for dialect in conventions.dialects.values():
         spelled = row.paths.get(dialect.name)
-        index = architecture.index.get(dialect.name)
+        index = architecture.index_separator.get(dialect.name)
         template = spelled or NamePattern(dialect.path(row.path.text, index))
         for numbers in product(_NUMBERS, repeat=len(places)):
             wanted = dict(zip(places, numbers, strict=True))
@@ -233,21 +237,21 @@ def _inverts(
 
 
 def _idle(
-    architecture: Family, row: ModuleEntry, conventions: Conventions, file: str, place: str
+    architecture: Architecture, row: ModuleEntry, conventions: Conventions, file: str, place: str
 ) -> Iterator[Problem]:
     """Spellings that say what follows from the dialect's rule anyway."""
-    first = row.kind.leaves[0]
+    first = row.layer_type.params[0]
     for name, dialect in conventions.dialects.items():
         path = row.paths.get(name)
-        usual = dialect.path(row.path.text, architecture.index.get(name))
+        usual = dialect.path(row.path.text, architecture.index_separator.get(name))
         if path and (name in row.not_in or path.text == usual):
             yield _changes_nothing(file, f"{place}.path.{name}", path.text)
-        if name in row.leaves and (
-            first.name in row.without
-            or name not in first.stored_as
-            or row.leaves[name] == first.stored_as[name].leaf
+        if name in row.param_names and (
+            first.name in row.omitted
+            or name not in first.layouts
+            or row.param_names[name] == first.layouts[name].name
         ):
-            yield _changes_nothing(file, f"{place}.leaf.{name}", row.leaves[name])
+            yield _changes_nothing(file, f"{place}.leaf.{name}", row.param_names[name])
 
 
 def _changes_nothing(file: str, place: str, text: str) -> Problem:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from converter.architectures.expressions import Expression, ExpressionError, Value, is_usable_number
-from converter.architectures.schema import Family
+from converter.architectures.schema import Architecture
 from converter.errors import ConfigError, Problem
 from converter.file_names import CONFIG
 
@@ -31,7 +31,7 @@ class ModelConfig:
 
     """
 
-    def __init__(self, architecture: Family, raw: Mapping[str, Any], file: str = CONFIG) -> None:
+    def __init__(self, architecture: Architecture, raw: Mapping[str, Any], file: str = CONFIG) -> None:
         self.architecture = architecture
         self.raw = raw
         self.file = file
@@ -67,10 +67,10 @@ class ModelConfig:
 
     def attribute(self, name: str) -> Value:
         """What the table measures as `name` (``width``, ``conventions`` …); ``None`` if nothing."""
-        expression = self.architecture.measures.get(name)
+        expression = self.architecture.attributes.get(name)
         return None if expression is None else self.evaluate(expression)
 
-    def steps(self, expression: Expression, places: Places) -> Sequence[int | str]:
+    def index_values(self, expression: Expression, places: Places) -> Sequence[int | str]:
         """The numbers or names that a place in a path takes.
 
         Raises:
@@ -86,7 +86,7 @@ class ModelConfig:
             raise self._error(str(expression), expected, value)
         return range(value)
 
-    def combinations(self, names: Sequence[str], most: int) -> list[Places]:
+    def index_combinations(self, names: Sequence[str], most: int) -> list[Places]:
         """Every choice for the places of a path; later places may depend on earlier ones.
 
         Raises:
@@ -95,7 +95,9 @@ class ModelConfig:
         """
         choices: list[dict[str, int | str]] = [{}]
         for name in names:
-            steps = [self.steps(self.architecture.layers[name], chosen) for chosen in choices]
+            steps = [
+                self.index_values(self.architecture.layers[name], chosen) for chosen in choices
+            ]
             if sum(map(len, steps)) > most:
                 raise ConfigError(f"{self.file}: asks for more than {most} modules of one kind")
             choices = [
@@ -133,7 +135,7 @@ class ModelConfig:
             raise self._error(str(expression), f"a whole number from 1 to {MAX_SIZE}", value)
         return int(value)
 
-    def holds(self, condition: Expression | None, places: Places = MappingProxyType({})) -> bool:
+    def is_true(self, condition: Expression | None, places: Places = MappingProxyType({})) -> bool:
         """Whether `condition` is true; no condition always is."""
         return condition is None or bool(self.evaluate(condition, places))
 

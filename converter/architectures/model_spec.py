@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from converter.architectures.model_config import Places
-from converter.architectures.schema import Conventions, Dialect, Family, ModuleEntry, Param
+from converter.architectures.schema import Conventions, Dialect, Architecture, ModuleEntry, Param
 from converter.errors import Problem
 from converter.tensors import Axes
 
@@ -36,7 +36,7 @@ class FrameworkParam:
     """As it is written for this very model."""
     axes: Axes
     shape: tuple[int, ...]
-    also: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     """Other names under which files hold it: with or without the base model's, older ones."""
 
 
@@ -45,7 +45,7 @@ class ParamNamer:
     """Spells the tensors of one group of rows."""
 
     conventions: Conventions
-    architecture: Family | None
+    architecture: Architecture | None
     prefix: str
     in_base: bool
     beside_head: bool
@@ -72,22 +72,22 @@ class ParamNamer:
             lengths: the length of each named axis.
 
         """
-        spelled = leaf.stored_as[dialect.name]
+        spelled = leaf.layouts[dialect.name]
         override = row.paths.get(dialect.name)
-        index = self.architecture.index.get(dialect.name) if self.architecture else None
+        index = self.architecture.index_separator.get(dialect.name) if self.architecture else None
         path = override.format(places) if override else dialect.path(row.path.format(places), index)
-        last = spelled.leaf
-        if dialect.name in row.leaves and leaf is row.kind.leaves[0]:
-            last = row.leaves[dialect.name]
+        last = spelled.name
+        if dialect.name in row.param_names and leaf is row.layer_type.params[0]:
+            last = row.param_names[dialect.name]
         bases = [""]
-        base = self.architecture.base.get(dialect.name) if self.architecture else None
+        base = self.architecture.base_model_prefix.get(dialect.name) if self.architecture else None
         if self.in_base and base:
-            bases = [base, ""] if dialect.base_always or self.beside_head else ["", base]
-        paths = [path, *(other.format(places) for other in row.also.get(dialect.name, ()))]
+            bases = [base, ""] if dialect.always_prefixed or self.beside_head else ["", base]
+        paths = [path, *(other.format(places) for other in row.aliases.get(dialect.name, ()))]
         names = [
             dialect.join(self.prefix, base, path.removeprefix(OUTSIDE), name) + dialect.suffix
             for path in paths
-            for name in (last, *spelled.also)
+            for name in (last, *spelled.aliases)
             for base in ([""] if path.startswith(OUTSIDE) else bases)
         ]
         return FrameworkParam(names[0], spelled.axes, spelled.axes.shape(lengths), tuple(names[1:]))
@@ -161,7 +161,7 @@ class ParamSpec:
     scale: float
     tied_to: str | None = None
     """Canonical name of the slot whose values it shares."""
-    stored: frozenset[str] = frozenset()
+    stored_in: frozenset[str] = frozenset()
     """Dialects whose files hold it although it is tied."""
     dtype: str = ""
     """The dtype when fresh, if not that of the model."""
@@ -177,11 +177,11 @@ class ModelSpec:
     """All tensors of a concrete model."""
 
     params: tuple[ParamSpec, ...]
-    drops: Mapping[str, tuple[tuple[str, NamePattern, str], ...]] = field(default_factory=dict)
+    ignore: Mapping[str, tuple[tuple[str, NamePattern, str], ...]] = field(default_factory=dict)
     """Dialect → (prefix, template, reason) of names that are left out on purpose."""
-    relisted: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    repeated: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     """Dialect → layer → names of other layers' tensors that files list there again."""
-    without: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    missing_parts: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Dialect → parts whose tensors its files do not hold."""
 
     @cached_property
@@ -200,7 +200,7 @@ class ModelSpec:
         found: dict[str, ParamSpec] = {}
         spelled = [param for param in self.params if dialect in param.stored_as]
         for param in spelled:
-            for name in param.stored_as[dialect].also:
+            for name in param.stored_as[dialect].aliases:
                 found.setdefault(name, param)
         for param in spelled:  # the exact name of one slot beats another's alternative
             found[param.stored_as[dialect].name] = param
@@ -208,7 +208,7 @@ class ModelSpec:
 
     def ignore_reason(self, dialect: str, name: str) -> str | None:
         """Why the table leaves `name` out, or ``None`` if it does not."""
-        for prefix, template, reason in self.drops.get(dialect, ()):
+        for prefix, template, reason in self.ignore.get(dialect, ()):
             if name.startswith(prefix) and template.match(name[len(prefix) :]) is not None:
                 return reason
         return None
@@ -250,15 +250,16 @@ class ModelSpecBuilder:
         heads = tuple(architecture.heads if heads is None else heads)
         has = {*parts, *heads}
         ties = [
-            (NamePattern(name), replace(tie, stored={}) if tie.stored_without in has else tie)
+            (NamePattern(name), replace(tie, stored_in={}) if tie.stored_without in has else tie)
             for name, tie in architecture.ties.items()
-            if tie.beside is None or tie.beside in has
+            if tie.requires is None or tie.requires in has
         ]
         groups = [(BODY, architecture.modules, True)]
         groups += [(part, architecture.parts[part], True) for part in parts]
         groups += [(head, architecture.heads[head], False) for head in heads]
         asked = sum(
-            len(config.combinations(row.path.places, MAX_TENSORS)) * len(row.kind.leaves)
+            len(config.index_combinations(row.path.places, MAX_TENSORS))
+            * len(row.layer_type.params)
             for _, rows, _ in groups
             for row in rows
         )
@@ -318,7 +319,7 @@ class ModelSpecBuilder:
                 )
         drops: dict[str, tuple[tuple[str, NamePattern, str], ...]] = {}
         for model_spec in models.values():
-            for dialect, entries in model_spec.drops.items():
+            for dialect, entries in model_spec.ignore.items():
                 drops[dialect] = (*drops.get(dialect, ()), *entries)
         params = [param for model_spec in models.values() for param in model_spec.params]
         return ModelSpec((*params, *own), drops)
@@ -333,16 +334,21 @@ class ModelSpecBuilder:
     ) -> Iterator[ParamSpec]:
         """The tensors of one row, for every combination of the numbers in its path."""
         live = [
-            (name, replace(tie, stored={d: c for d, c in tie.stored.items() if config.holds(c)}))
+            (
+                name,
+                replace(
+                    tie, stored_in={d: c for d, c in tie.stored_in.items() if config.is_true(c)}
+                ),
+            )
             for name, tie in ties
-            if not (tie.unless and config.holds(tie.unless))
+            if not (tie.unless and config.is_true(tie.unless))
         ]
 
         def scale(init: Init) -> float:
             return float(config.number(init.scale))
 
-        for places in config.combinations(row.path.places, MAX_TENSORS):
-            if config.holds(row.when, places):
+        for places in config.index_combinations(row.path.places, MAX_TENSORS):
+            if config.is_true(row.when, places):
                 sizes = [config.size(size, places) for size in row.sizes]
                 init = row.init or config.architecture.init
                 yield from self._leaves(row, places, sizes, part, namer, live, scale, init)
@@ -358,15 +364,15 @@ class ModelSpecBuilder:
         scale: Callable[[Init], float],
         init: Init | None,
     ) -> Iterator[ParamSpec]:
-        lengths = dict(zip(row.kind.sizes, sizes, strict=True))
+        lengths = dict(zip(row.layer_type.sizes, sizes, strict=True))
         path = row.path.format(places)
-        for leaf in row.kind.leaves:
-            if leaf.name in row.without:
+        for leaf in row.layer_type.params:
+            if leaf.name in row.omitted:
                 continue
             stored_as = {
                 name: namer.spell(dialect, row, leaf, places, lengths)
                 for name, dialect in self.conventions.dialects.items()
-                if name in leaf.stored_as and name not in row.not_in
+                if name in leaf.layouts and name not in row.not_in
             }
             own = f"{path}.{leaf.name}" if leaf.name else path
             tied_to, stored = _tied(own, ties)
@@ -378,20 +384,23 @@ class ModelSpecBuilder:
                 rule=rule,
                 scale=amount,
                 tied_to=namer.canonical(tied_to) if tied_to else None,
-                stored=stored,
+                stored_in=stored,
                 dtype=leaf.dtype,
             )
 
     def _drops(
-        self, architecture: Family, prefix: str
+        self, architecture: Architecture, prefix: str
     ) -> dict[str, tuple[tuple[str, NamePattern, str], ...]]:
         """The table's names to leave out, behind every prefix that a file may put before them."""
         drops = {}
         for name, dialect in self.conventions.dialects.items():
-            templates = architecture.drops.get(name, {})
-            leads = {dialect.join(prefix, base) for base in ("", architecture.base.get(name, ""))}
+            templates = architecture.ignore.get(name, {})
+            leads = {
+                dialect.join(prefix, base)
+                for base in ("", architecture.base_model_prefix.get(name, ""))
+            }
             drops[name] = (
-                *(("", template, reason) for template, reason in dialect.drops.items()),
+                *(("", template, reason) for template, reason in dialect.ignore.items()),
                 *(
                     (f"{lead}{dialect.separator}" if lead else "", template, reason)
                     for lead in sorted(leads)
@@ -405,16 +414,16 @@ def _tied(name: str, ties: list[tuple[NamePattern, Tie]]) -> tuple[str | None, f
     for template, tie in ties:
         numbers = template.match(name)
         if numbers is not None:
-            return tie.to.format(numbers), frozenset(tie.stored)
+            return tie.to.format(numbers), frozenset(tie.stored_in)
     return None, frozenset()
 
 
 def _relisted(
-    architecture: Family, params: list[ParamSpec]
+    architecture: Architecture, params: list[ParamSpec]
 ) -> dict[str, dict[str, tuple[str, ...]]]:
     """The names that a head's layers list again; combined files do without."""
     relisted: dict[str, dict[str, tuple[str, ...]]] = {}
-    for dialect, layers in architecture.relisted.items():
+    for dialect, layers in architecture.repeated.items():
         for layer, templates in layers.items():
             spelled = [param for param in params if dialect in param.stored_as]
             if any(param.stored_as[dialect].name.startswith(f"{layer}/") for param in spelled):
@@ -432,6 +441,8 @@ def _drawn(
     """The rule and scale of a leaf: its row's own rule is for the first leaf, whatever its kind
     says; the family's rule is for the leaves that are drawn at all.
     """
-    if init is None or (leaf.init != "normal" and not (row.init and leaf is row.kind.leaves[0])):
+    if init is None or (
+        leaf.init != "normal" and not (row.init and leaf is row.layer_type.params[0])
+    ):
         return "constant", 1.0 if leaf.init == "ones" else 0.0
     return init.rule, scale(init)

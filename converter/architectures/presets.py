@@ -27,7 +27,7 @@ class Preset:
     """Configuration fields, ``encoder.KEY=VALUE`` or ``decoder.KEY=VALUE``."""
 
 
-def recipes() -> dict[str, Preset]:
+def load_presets() -> dict[str, Preset]:
     """All recipes by name.
 
     Raises:
@@ -62,7 +62,7 @@ def get_preset(name: str) -> Preset:
         UsageError: if there is none.
 
     """
-    known = recipes()
+    known = load_presets()
     if name not in known:
         raise UsageError(f"like: there is no recipe {name!r}", remedy="Known: " + ", ".join(known))
     return known[name]

@@ -10,9 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from converter.architectures.conventions import load_vocabulary
-from converter.architectures.loader import load_composite, load_family
-from converter.architectures.schema import Composite, Conventions, Family
+from converter.architectures.conventions import load_conventions
+from converter.architectures.loader import load_composite, load_architecture
+from converter.architectures.schema import Composite, Conventions, Architecture
 from converter.architectures.toml_section import parse_toml, read_table
 from converter.errors import Problem, TableError, UnsupportedError
 
@@ -47,14 +47,14 @@ class ArchitectureRegistry:
         for path in extra:
             name, text = _read_own(path)
             self._sources[name] = (str(path), text)
-        self._families: dict[str, Family] = {}
+        self._families: dict[str, Architecture] = {}
         self._composites: dict[str, Composite] = {}
 
     @cached_property
     def conventions(self) -> Conventions:
         """The dialects and kinds that all tables share."""
         data, file, _ = self._read(DIALECTS)
-        return load_vocabulary(data, file)
+        return load_conventions(data, file)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ class ArchitectureRegistry:
         """Whether `name` is a composite's table."""
         return name in self._sources and "composite" in self._read(name)[0]
 
-    def with_legacy_detection(self) -> list[Family]:
+    def with_legacy_detection(self) -> list[Architecture]:
         """The families whose tables tell how their first releases are known.
 
         Raises:
@@ -99,7 +99,7 @@ class ArchitectureRegistry:
         """
         return [self.architecture(name) for name in self.names if "original" in self._read(name)[0]]
 
-    def nested_in(self, whole: str) -> list[Family]:
+    def nested_in(self, whole: str) -> list[Architecture]:
         """The families whose models stand within larger ones of ``model_type`` `whole`.
 
         Raises:
@@ -107,9 +107,9 @@ class ArchitectureRegistry:
 
         """
         found = [self.architecture(name) for name in self.names if "within" in self._read(name)[0]]
-        return [architecture for architecture in found if whole in architecture.within]
+        return [architecture for architecture in found if whole in architecture.nested_in]
 
-    def architecture(self, name: str) -> Family:
+    def architecture(self, name: str) -> Architecture:
         """The family called `name`, which is the ``model_type`` of its configurations.
 
         Raises:
@@ -119,7 +119,7 @@ class ArchitectureRegistry:
         """
         if name not in self._families:
             data, file, sha256 = self._read(name, chain=())
-            self._families[name] = load_family(data, file, self.conventions, sha256)
+            self._families[name] = load_architecture(data, file, self.conventions, sha256)
         return self._families[name]
 
     def composite(self, name: str) -> Composite:

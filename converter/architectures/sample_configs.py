@@ -11,7 +11,7 @@ from itertools import combinations, count, islice, product
 from converter.architectures.cross_references import expressions, groups
 from converter.architectures.expressions import Expression, ExpressionError, Scalar, Value
 from converter.architectures.model_config import ModelConfig, Places
-from converter.architectures.schema import Family
+from converter.architectures.schema import Architecture
 from converter.errors import ConfigError, Problem
 
 _MAX_TRIALS = 5_000
@@ -31,7 +31,9 @@ class Condition:
     """Places in paths that it may depend on."""
 
 
-def probes(architecture: Family, file: str) -> tuple[list[ModelConfig], list[Problem]]:
+def sample_configs(
+    architecture: Architecture, file: str
+) -> tuple[list[ModelConfig], list[Problem]]:
     """Configurations to draw the family with, and what stands in the way of finding them.
 
     Sizes are tiny and distinct, so that a mistaken size shows as a mistaken shape. There is one
@@ -83,7 +85,7 @@ def probes(architecture: Family, file: str) -> tuple[list[ModelConfig], list[Pro
     return [ModelConfig(architecture, fields, "a probe") for fields in distinct.values()], problems
 
 
-def _conditions(architecture: Family) -> list[Condition]:
+def _conditions(architecture: Architecture) -> list[Condition]:
     """The conditions, each once, and for each field that may be null whether it is."""
     found: dict[str, Condition] = {}
     for place, expression, path in expressions(architecture):
@@ -99,7 +101,7 @@ def _conditions(architecture: Family) -> list[Condition]:
 class _Finder:
     """Looks for configurations of one family."""
 
-    def __init__(self, architecture: Family) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         self._family = architecture
         self._texts = [expression for _, expression, _ in expressions(architecture)]
         divisors, numbers = _divisors(self._texts)
@@ -192,8 +194,8 @@ class _Finder:
         try:
             if depends:
                 row = next(row for row in rows if row.when == condition.expression)
-                choices = iter(config.combinations(row.path.places, _MAX_TRIALS))
-            return any(config.holds(condition.expression, places) == wanted for places in choices)
+                choices = iter(config.index_combinations(row.path.places, _MAX_TRIALS))
+            return any(config.is_true(condition.expression, places) == wanted for places in choices)
         except (ConfigError, ExpressionError):
             return False
 
@@ -203,8 +205,8 @@ class _Finder:
         try:
             for _, rows in groups(self._family):
                 for row in rows:
-                    for places in config.combinations(row.path.places, _MAX_TRIALS):
-                        if config.holds(row.when, places):
+                    for places in config.index_combinations(row.path.places, _MAX_TRIALS):
+                        if config.is_true(row.when, places):
                             for size in row.sizes:
                                 config.size(size, places)
         except ConfigError as error:

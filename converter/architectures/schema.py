@@ -25,18 +25,18 @@ class Dialect:
 
     name: str
     separator: str
-    index: str
-    base_always: bool
+    index_separator: str
+    always_prefixed: bool
     suffix: str = ""
-    wrappers: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
     """Prefixes that training code puts before every name."""
-    inside: tuple[str, ...] = ()
+    inner_prefixes: tuple[str, ...] = ()
     """Parts of names that wrappers of single modules add anywhere."""
-    flat: str = ""
+    flat_separator: str = ""
     """What stands for the separator in files that do not nest, if not the separator."""
-    configs: tuple[str, ...] = ()
+    config_files: tuple[str, ...] = ()
     """What the configurations beside its files are called, if not ``config.json``."""
-    drops: Mapping[NamePattern, str] = field(default_factory=dict)
+    ignore: Mapping[NamePattern, str] = field(default_factory=dict)
     """Template of a name that is left out in every family → the reason."""
 
     def path(self, canonical: str, index: str | None = None) -> str:
@@ -48,7 +48,7 @@ class Dialect:
 
         """
         marked = _BEFORE_NUMBER.sub("\0", canonical)
-        return marked.replace(".", self.separator).replace("\0", index or self.index)
+        return marked.replace(".", self.separator).replace("\0", index or self.index_separator)
 
     def join(self, *parts: str) -> str:
         """One name from its parts, leaving out empty ones."""
@@ -59,9 +59,9 @@ class Dialect:
 class ParamLayout:
     """A leaf of a module kind in one dialect."""
 
-    leaf: str
+    name: str
     axes: Axes
-    also: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     """Older names, read but never written."""
 
 
@@ -72,7 +72,7 @@ class Param:
     name: str
     init: str
     """``normal`` (the family's own rule), ``zeros`` or ``ones``."""
-    stored_as: Mapping[str, ParamLayout]
+    layouts: Mapping[str, ParamLayout]
     dtype: str = ""
     """The dtype when fresh, if not that of the model: of whole numbers."""
 
@@ -83,7 +83,7 @@ class LayerType:
 
     name: str
     sizes: tuple[str, ...]
-    leaves: tuple[Param, ...]
+    params: tuple[Param, ...]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Conventions:
     """What all families share: dialects and kinds."""
 
     dialects: Mapping[str, Dialect]
-    kinds: Mapping[str, LayerType]
+    layer_types: Mapping[str, LayerType]
 
 
 @dataclass(frozen=True)
@@ -107,17 +107,17 @@ class ModuleEntry:
     """One module of a family."""
 
     path: NamePattern
-    kind: LayerType
+    layer_type: LayerType
     sizes: tuple[Expression, ...]
     when: Expression | None = None
-    without: frozenset[str] = frozenset()
+    omitted: frozenset[str] = frozenset()
     """Leaves that this module lacks."""
     init: Init | None = None
     paths: Mapping[str, NamePattern] = field(default_factory=dict)
     """The path in dialects where it does not follow from the rule."""
-    leaves: Mapping[str, str] = field(default_factory=dict)
+    param_names: Mapping[str, str] = field(default_factory=dict)
     """The name of the kind's first leaf in dialects where the kind's own does not hold."""
-    also: Mapping[str, tuple[NamePattern, ...]] = field(default_factory=dict)
+    aliases: Mapping[str, tuple[NamePattern, ...]] = field(default_factory=dict)
     """Dialect → other paths under which files hold the module, read but never written."""
     not_in: frozenset[str] = frozenset()
     """Dialects that have no name for the module."""
@@ -129,11 +129,11 @@ class Tie:
 
     to: NamePattern
     unless: Expression | None = None
-    stored: Mapping[str, Expression | None] = field(default_factory=dict)
+    stored_in: Mapping[str, Expression | None] = field(default_factory=dict)
     """Dialects whose files hold it all the same, and if only under a condition, that."""
     stored_without: str | None = None
     """They do so only in models that lack this part or head."""
-    beside: str | None = None
+    requires: str | None = None
     """The tie holds only in models that have this part or head."""
 
 
@@ -146,7 +146,7 @@ class ModelClass:
     heads: tuple[str, ...]
     classes: Mapping[str, str]
     """Framework → name of the class there."""
-    without: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    missing_parts: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Framework → parts that its class lacks although another framework's has them."""
 
 
@@ -156,7 +156,7 @@ class Role:
 
     model: str
     frameworks: tuple[str, ...]
-    why: str | None = None
+    reason: str | None = None
     """Why not every framework of the model."""
     config: Mapping[str, Value] = field(default_factory=dict)
     """Fields that the configuration must have in this role."""
@@ -172,7 +172,7 @@ class Token:
 
     token: str
     id: int
-    always: bool = False
+    overrides_config: bool = False
     """Whether it goes before what configurations call by the plain name of its role: the family's
     configurations and tokenizers state another one there, which does not begin or end texts."""
 
@@ -184,11 +184,11 @@ class LanguageCodes:
     codes: tuple[tuple[str, ...], ...]
     """The codes in the order of their ids, in groups: a vocabulary has the first, or the first
     two …, at its end, with at most one further token behind them."""
-    first: int
+    first_id: int
     """The id of the first code in the family's own vocabularies."""
-    form: str = "{}"
+    format: str = "{}"
     """What becomes of the name of a language to be its code."""
-    follows: frozenset[str] = frozenset()
+    after_start_token: frozenset[str] = frozenset()
     """Classes of tokenizers with which the start token stays, and the code follows."""
 
     def ids(self, conventions: int) -> dict[str, int]:
@@ -196,8 +196,8 @@ class LanguageCodes:
         known: list[str] = []
         for group in self.codes:
             known += group
-            if conventions - self.first - len(known) in (0, 1):
-                return {code: self.first + place for place, code in enumerate(known)}
+            if conventions - self.first_id - len(known) in (0, 1):
+                return {code: self.first_id + place for place, code in enumerate(known)}
         return {}
 
     @property
@@ -210,10 +210,10 @@ class LanguageCodes:
 class CrossAttentionInitRules:
     """How fresh cross-attention can begin as something better than noise."""
 
-    copies: Mapping[str, str]
+    copy_self_attention: Mapping[str, str]
     """Parts of a cross-attention tensor's path → the parts to put in their place for the path of
     the self-attention tensor of the same use."""
-    output: tuple[str, ...]
+    zero_output: tuple[str, ...]
     """Paths of modules, by their last parts: the cross-attention's last, which, where all zero,
     let it add nothing."""
     norm: str
@@ -223,7 +223,7 @@ class CrossAttentionInitRules:
     def counterpart(self, name: str) -> str | None:
         """The tensor that a cross-attention tensor copies, by the first entry that concerns it."""
         whole = f".{name}."
-        for parts, other in self.copies.items():
+        for parts, other in self.copy_self_attention.items():
             if f".{parts}." in whole:
                 return whole.replace(f".{parts}.", f".{other}.", 1)[1:-1]
         return None
@@ -231,7 +231,7 @@ class CrossAttentionInitRules:
     def is_output(self, name: str) -> bool:
         """Whether a tensor is of a module whose zeros silence the branch."""
         module = f".{name.rpartition('.')[0]}"
-        return any(module.endswith(f".{path}") for path in self.output)
+        return any(module.endswith(f".{path}") for path in self.zero_output)
 
 
 @dataclass(frozen=True)
@@ -253,23 +253,23 @@ class LegacyDetection:
 
     fields: frozenset[str]
     """A configuration that has all of these fields,"""
-    without: frozenset[str]
+    absent_fields: frozenset[str]
     """has none of these,"""
     tensors: tuple[NamePattern, ...]
     """and lies beside a tensor of one of these names is the family's."""
-    rename: Mapping[str, str]
+    rename_fields: Mapping[str, str]
     """Field there → field in transformers' configuration."""
     model: str | None = None
     """The class of the released models, where their tensors do not tell."""
 
 
 @dataclass(frozen=True)
-class Family:
+class Architecture:
     """One architecture's table."""
 
     name: str
     title: str
-    base: Mapping[str, str]
+    base_model_prefix: Mapping[str, str]
     """Dialect → name of the base model inside a model with a head."""
     layers: Mapping[str, Expression]
     """Place in paths → how many there are, or which (a list). A place may depend on earlier ones
@@ -277,7 +277,7 @@ class Family:
     init: Init
     config: Mapping[str, Value]
     """The fields that matter, with the defaults of the family's own configuration class."""
-    measures: Mapping[str, Expression]
+    attributes: Mapping[str, Expression]
     """What composites, checks and cards ask for: width, vocabulary, positions, heads, init_range,
     first_position."""
     models: Mapping[str, ModelClass]
@@ -287,20 +287,20 @@ class Family:
     heads: Mapping[str, tuple[ModuleEntry, ...]]
     ties: Mapping[str, Tie]
     """Canonical template of the tied tensor → what it is tied to."""
-    drops: Mapping[str, Mapping[NamePattern, str]]
+    ignore: Mapping[str, Mapping[NamePattern, str]]
     """Dialect → template of a name that is left out → the reason."""
-    relisted: Mapping[str, Mapping[str, tuple[NamePattern, ...]]] = field(default_factory=dict)
+    repeated: Mapping[str, Mapping[str, tuple[NamePattern, ...]]] = field(default_factory=dict)
     """Dialect → layer of a head → tensors of the body that a stand-alone file lists there again."""
-    limits: tuple[UnsupportedConfig, ...] = ()
+    unsupported: tuple[UnsupportedConfig, ...] = ()
     tokens: Mapping[str, Token] = field(default_factory=dict)
     languages: LanguageCodes | None = None
     tokenizer: str | None = None
     """The class that transformers loads its tokenizer with where no file says so."""
-    warm_start: CrossAttentionInitRules | None = None
-    index: Mapping[str, str] = field(default_factory=dict)
+    cross_attention_init: CrossAttentionInitRules | None = None
+    index_separator: Mapping[str, str] = field(default_factory=dict)
     """Dialect → what joins a number to the part before it, where not as the dialect says."""
-    original: LegacyDetection | None = None
-    within: Mapping[str, str] = field(default_factory=dict)
+    legacy_detection: LegacyDetection | None = None
+    nested_in: Mapping[str, str] = field(default_factory=dict)
     """``model_type`` of larger models that hold one of this family → the field of their
     configuration that holds its own."""
     sha256: str = ""
@@ -316,8 +316,8 @@ class Composite:
     submodels: tuple[str, str]
     classes: Mapping[str, str]
     modules: tuple[ModuleEntry, ...]
-    shared: str = ""
+    tied_by: str = ""
     """The field that, where true, makes tensors of the same path in both halves one."""
-    limits: tuple[UnsupportedConfig, ...] = ()
+    unsupported: tuple[UnsupportedConfig, ...] = ()
     """Halves that some frameworks' classes cannot join."""
     sha256: str = ""

@@ -80,7 +80,7 @@ def find_config(directory: Path) -> Path:
     from converter.architectures.registry import ArchitectureRegistry
 
     dialects = ArchitectureRegistry().conventions.dialects.values()
-    names = [name for dialect in dialects for name in dialect.configs]
+    names = [name for dialect in dialects for name in dialect.config_files]
     found = [directory / name for name in names if (directory / name).is_file()]
     if not found:
         raise CheckpointError(

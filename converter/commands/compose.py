@@ -140,7 +140,7 @@ def compose(
         if not wishes.share and split_manifest(*opened).get("share") is True:
             notes.append(
                 "the halves shared their weights before they were split, and do not any more: "
-                f"--set {joined.composite.shared}=true, if neither was trained since"
+                f"--set {joined.composite.tied_by}=true, if neither was trained since"
             )
         beginning = init_cross_attention(init, joined.target, decoder_source.architecture, findings)
         findings |= beginning.copied
@@ -179,7 +179,7 @@ def compose(
         ]
         configs = _configs(joined, wanted)
         configs["decoder"] = with_tokens(without_settings(configs["decoder"]), tokens.ids)
-        shared = {joined.composite.shared: True} if wishes.share else {}
+        shared = {joined.composite.tied_by: True} if wishes.share else {}
         along = collect_auxiliary_files(sources, tokenizer)
         plan = Plan(
             command="compose",

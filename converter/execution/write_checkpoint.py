@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from converter.architectures.schema import Composite, Family
+from converter.architectures.schema import Composite, Architecture
 from converter.execution.executor import execute
 from converter.execution.file_writer import write_error
 from converter.execution.resume import Journal, plan_hash
@@ -117,7 +117,7 @@ def write_checkpoint(
     options: OutputOptions,
     *,
     sources: Sequence[MatchedCheckpoint],
-    tables: Sequence[Family | Composite],
+    tables: Sequence[Architecture | Composite],
     settings: Mapping[str, Any],
     classes: Mapping[str, Mapping[str, str]],
 ) -> WriteResult:

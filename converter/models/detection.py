@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import Family, LegacyDetection
+from converter.architectures.schema import Architecture, LegacyDetection
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import CheckpointError, Problem
 
@@ -27,14 +27,15 @@ def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) ->
     """
     if "model_type" in checkpoint.config:
         return checkpoint
-    wrappers = {w for dialect in registry.conventions.dialects.values() for w in dialect.wrappers}
+    wrappers = {w for dialect in registry.conventions.dialects.values() for w in dialect.prefixes}
     names = {
         name.removeprefix(wrapper) for name in checkpoint.tensors for wrapper in ("", *wrappers)
     }
     found = [
-        (architecture, architecture.original)
+        (architecture, architecture.legacy_detection)
         for architecture in registry.with_legacy_detection()
-        if architecture.original and _fits(architecture.original, checkpoint.config, names)
+        if architecture.legacy_detection
+        and _fits(architecture.legacy_detection, checkpoint.config, names)
     ]
     if len(found) > 1:
         raise CheckpointError(
@@ -61,7 +62,7 @@ def select_submodel(
     if not isinstance(whole, str) or whole in registry.names:
         return checkpoint
     for architecture in registry.nested_in(whole):
-        own = checkpoint.config.get(architecture.within[whole])
+        own = checkpoint.config.get(architecture.nested_in[whole])
         if role in architecture.roles and isinstance(own, dict):
             return checkpoint.with_config({**own, "model_type": architecture.name})
     return checkpoint
@@ -70,18 +71,20 @@ def select_submodel(
 def _fits(original: LegacyDetection, config: Mapping[str, Any], names: Iterable[str]) -> bool:
     return (
         original.fields <= config.keys()
-        and original.without.isdisjoint(config)
+        and original.absent_fields.isdisjoint(config)
         and any(template.match(name) is not None for name in names for template in original.tensors)
     )
 
 
 def _translated(
-    config: Mapping[str, Any], architecture: Family, original: LegacyDetection
+    config: Mapping[str, Any], architecture: Architecture, original: LegacyDetection
 ) -> dict[str, Any]:
     """The configuration as transformers writes it."""
     renamed = {
-        original.rename[key]: value for key, value in config.items() if key in original.rename
+        original.rename_fields[key]: value
+        for key, value in config.items()
+        if key in original.rename_fields
     }
-    kept = {key: value for key, value in config.items() if key not in original.rename}
+    kept = {key: value for key, value in config.items() if key not in original.rename_fields}
     stated = {"architectures": [original.model]} if original.model else {}
     return {"model_type": architecture.name, **stated, **renamed, **kept}

@@ -19,9 +19,9 @@ def unsupported_reasons(
         for framework in FRAMEWORKS
         if framework not in model.classes
     }
-    for limit in config.architecture.limits:
+    for limit in config.architecture.unsupported:
         concerns = limit.head is None or limit.head in model.heads
-        if concerns and limit.role in (None, role) and config.holds(limit.when):
+        if concerns and limit.role in (None, role) and config.is_true(limit.when):
             for framework in limit.frameworks:
                 found.setdefault(framework, f"{limit.when}: {limit.reason}")
     return found
@@ -45,7 +45,7 @@ def role_unsupported_reasons(config: ModelConfig, role: str) -> dict[str, str]:
     found = unsupported_reasons(config, architecture.models[entry.model], role)
     for framework in FRAMEWORKS:
         if framework not in entry.frameworks:
-            found.setdefault(framework, entry.why or "not supported")
+            found.setdefault(framework, entry.reason or "not supported")
     return found
 
 
@@ -71,7 +71,7 @@ def pair_unsupported_reasons(
     for framework in FRAMEWORKS:
         if framework not in composite.classes:
             found.setdefault(framework, f"there is no {framework} class for {composite.name}")
-    for limit in composite.limits:
+    for limit in composite.unsupported:
         try:
             concerns = limit.when.evaluate(attribute)
         except ExpressionError as error:

@@ -65,13 +65,15 @@ def detect_prefixes(
 
     """
     separators = None
-    if dialect.flat and not any(dialect.separator in name for name in names):
-        separators = (dialect.flat, dialect.separator)
+    if dialect.flat_separator and not any(dialect.separator in name for name in names):
+        separators = (dialect.flat_separator, dialect.separator)
     best = KeyNormalizer()
     for renamed in _renamings(names, dialect.separator, index, submodels):
-        plain = KeyNormalizer(separators=separators, inside=dialect.inside, submodels=renamed)
+        plain = KeyNormalizer(
+            separators=separators, inside=dialect.inner_prefixes, submodels=renamed
+        )
         read = [plain.bare(name) for name in names]
-        for lead, known in _leads(read, dialect.wrappers, index).items():
+        for lead, known in _leads(read, dialect.prefixes, index).items():
             if known > best.known:
                 best = replace(plain, known=known, lead=lead)
     return best

@@ -10,7 +10,7 @@ from typing import Any
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import CROSS_ATTENTION, Composite, Family
+from converter.architectures.schema import CROSS_ATTENTION, Composite, Architecture
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConfigError
 from converter.models.detection import detect_model_type
@@ -89,7 +89,7 @@ class Model(MatchedCheckpoint):
     """Framework → class."""
     unsupported_reasons: Mapping[str, str]
     """Framework → why it cannot hold the model."""
-    tables: Sequence[Family | Composite]
+    tables: Sequence[Architecture | Composite]
     notes: Sequence[str] = ()
     shared: bool = False
     """Whether its halves share their weights."""
@@ -142,11 +142,11 @@ def _stand_alone(
     if source.has(CROSS_ATTENTION) and CROSS_ATTENTION not in parts:
         parts.append(CROSS_ATTENTION)
     target = ModelSpecBuilder(registry.conventions).model(source.config, parts, model.heads)
-    target = replace(target, without=model.without)
+    target = replace(target, missing_parts=model.missing_parts)
     source.move_tied_values(target.by_name)
     lost = sorted(source.parts_found & set(architecture.heads) - set(model.heads))
     source.drop(target.by_name, model.name)
-    usual = model.without.get(source.report.dialect, ())
+    usual = model.missing_parts.get(source.report.dialect, ())
     absent = [part for part in model.parts if not source.has(part) and part not in usual]
     return Model(
         label=label,
@@ -195,7 +195,7 @@ def _combined(
         models[submodel] = builder.model(config, parts, model.heads, prefix=submodel)
     target = builder.composite(composite, configs, models)
     report = match_keys(checkpoint, target, registry.conventions, label, composite.submodels)
-    shared = raw.get(composite.shared) is True and copy_shared_weights(
+    shared = raw.get(composite.tied_by) is True and copy_shared_weights(
         report, target, composite.submodels
     )
     poolers = {part for config in configs.values() for part in config.architecture.parts}
@@ -215,9 +215,9 @@ def _combined(
         classes=composite.classes,
         unsupported_reasons=pair_unsupported_reasons(composite, configs),
         tables=(*(config.architecture for config in configs.values()), composite),
-        shared=raw.get(composite.shared) is True,
+        shared=raw.get(composite.tied_by) is True,
         notes=[
             *(f"has no {part}, which the model has; it is drawn anew" for part in lacking),
-            *([_UNSHARED.format(composite.shared, shared)] if shared else []),
+            *([_UNSHARED.format(composite.tied_by, shared)] if shared else []),
         ],
     )

@@ -9,7 +9,7 @@ from typing import Any
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import BODY, ModelSpec, ModelSpecBuilder, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import Family, ModelClass
+from converter.architectures.schema import Architecture, ModelClass
 from converter.checkpoint.opening import Checkpoint
 from converter.initializers import COMPUTED
 from converter.models.key_matching import KeyMatch, match_keys
@@ -64,7 +64,7 @@ class SourceModel(MatchedCheckpoint):
         return {self.label: self.config}
 
     @property
-    def architecture(self) -> Family:
+    def architecture(self) -> Architecture:
         """The table."""
         return self.config.architecture
 

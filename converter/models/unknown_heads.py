@@ -52,7 +52,7 @@ def _lead_of_body(source: SourceModel, separator: str) -> str:
         for name, stored in report.matched.items()
         if name in params and params[name].part == BODY
     ]
-    base = source.architecture.base.get(report.dialect)
+    base = source.architecture.base_model_prefix.get(report.dialect)
     longer = f"{report.reading.lead}{base}{separator}"
     if base and 2 * sum(name.startswith(longer) for name in names) > len(names):
         return longer

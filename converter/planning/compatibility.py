@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import FRAMEWORKS, Family
+from converter.architectures.schema import FRAMEWORKS, Architecture
 from converter.errors import UnsupportedError
 from converter.models.framework_support import pair_unsupported_reasons, select_frameworks
 from converter.planning.compose_options import SUBMODELS, ComposeOptions
@@ -96,7 +96,7 @@ def _check_roles(
 
 
 def _remedies(
-    wrong: Mapping[str, Family], registry: ArchitectureRegistry, asked: Sequence[str] | None
+    wrong: Mapping[str, Architecture], registry: ArchitectureRegistry, asked: Sequence[str] | None
 ) -> Iterator[str]:
     other = dict(zip(SUBMODELS, reversed(SUBMODELS), strict=True))
     if len(wrong) == len(SUBMODELS) and all(
@@ -130,7 +130,9 @@ def _able(
     ]
 
 
-def _possible(architecture: Family, submodel: str, registry: ArchitectureRegistry) -> set[str]:
+def _possible(
+    architecture: Architecture, submodel: str, registry: ArchitectureRegistry
+) -> set[str]:
     """The frameworks whose classes can have a family in a role, whatever its configuration."""
     role = architecture.roles[submodel]
     found = {*role.frameworks} & {*architecture.models[role.model].classes} & {*FRAMEWORKS}

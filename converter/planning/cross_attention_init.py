@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from converter.architectures.model_spec import ModelSpec, ParamSpec
-from converter.architectures.schema import CROSS_ATTENTION, CrossAttentionInitRules, Family
+from converter.architectures.schema import CROSS_ATTENTION, CrossAttentionInitRules, Architecture
 from converter.errors import UnsupportedError
 from converter.planning.tensor_plan import DRAWN, InitOverride, SourceMatch
 
@@ -34,7 +34,7 @@ class CrossAttentionInit:
 
 
 def init_cross_attention(
-    init: str, target: ModelSpec, decoder: Family, findings: Mapping[str, SourceMatch]
+    init: str, target: ModelSpec, decoder: Architecture, findings: Mapping[str, SourceMatch]
 ) -> CrossAttentionInit:
     """How cross-attention begins by the rule `init`.
 
@@ -64,14 +64,14 @@ def init_cross_attention(
         )
     if init == "xavier":
         return CrossAttentionInit({s.name: _xavier(s) for s in fresh if s.rule in DRAWN})
-    if decoder.warm_start is None:
+    if decoder.cross_attention_init is None:
         raise UnsupportedError(
             f"the mapping table of {decoder.name} has no [warm_start], which {init} needs",
             remedy="Write it, see docs/mapping-tables.md, or choose another --init.",
         )
     if init == "zero-output":
-        return _silent(fresh, decoder, decoder.warm_start)
-    return _copied(fresh, target, findings, decoder.warm_start)
+        return _silent(fresh, decoder, decoder.cross_attention_init)
+    return _copied(fresh, target, findings, decoder.cross_attention_init)
 
 
 def _xavier(param: ParamSpec) -> InitOverride:
@@ -84,7 +84,7 @@ def _xavier(param: ParamSpec) -> InitOverride:
 
 
 def _silent(
-    fresh: list[ParamSpec], decoder: Family, table: CrossAttentionInitRules
+    fresh: list[ParamSpec], decoder: Architecture, table: CrossAttentionInitRules
 ) -> CrossAttentionInit:
     """The last module of the branch is zero, so that the branch adds nothing at first."""
     zero = InitOverride("constant", 0.0)

@@ -10,7 +10,7 @@ from converter.architectures.cross_references import groups
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpecBuilder
 from converter.architectures.name_patterns import NamePattern
-from converter.architectures.schema import Conventions, Family
+from converter.architectures.schema import Conventions, Architecture
 from converter.errors import ConfigError, UnsupportedError, UsageError
 from converter.models.source_model import SourceModel
 
@@ -126,7 +126,7 @@ def take_layers(source: SourceModel, which: str, conventions: Conventions) -> So
     return SourceModel(source.label, source.checkpoint, report, config, known)
 
 
-def _place(architecture: Family) -> tuple[str, str]:
+def _place(architecture: Architecture) -> tuple[str, str]:
     """The place in paths that numbers the layers, and the field that counts them.
 
     Raises:
@@ -144,7 +144,7 @@ def _place(architecture: Family) -> tuple[str, str]:
     )
 
 
-def _templates(architecture: Family, place: str) -> list[NamePattern]:
+def _templates(architecture: Architecture, place: str) -> list[NamePattern]:
     """The names of all tensors that stand in a layer."""
     return list(
         dict.fromkeys(
@@ -152,6 +152,6 @@ def _templates(architecture: Family, place: str) -> list[NamePattern]:
             for _, rows in groups(architecture)
             for row in rows
             if place in row.path.places
-            for leaf in row.kind.leaves
+            for leaf in row.layer_type.params
         )
     )

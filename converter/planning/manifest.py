@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.architectures.schema import Composite, Family
+from converter.architectures.schema import Composite, Architecture
 from converter.checkpoint.opening import Checkpoint
 from converter.plan import Plan, ResizedTensor, SourceTensor, TargetTensor
 from converter.safe_json import to_json
@@ -54,7 +54,7 @@ def planned_manifest(
     plan: Plan,
     *,
     sources: Sequence[tuple[str, Checkpoint]],
-    tables: Sequence[Family | Composite],
+    tables: Sequence[Architecture | Composite],
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What of the manifest is known before anything is written.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.architectures.schema import Composite, Family
+from converter.architectures.schema import Composite, Architecture
 from converter.errors import UsageError
 from converter.models.source_model import MatchedCheckpoint
 from converter.name_ranges import collapse_ranges
@@ -49,7 +49,7 @@ def make_model_card(
     options: OutputOptions,
     *,
     sources: Sequence[MatchedCheckpoint],
-    tables: Sequence[Family | Composite],
+    tables: Sequence[Architecture | Composite],
     settings: Mapping[str, Any],
     classes: Mapping[str, str],
 ) -> bytes:
@@ -102,7 +102,7 @@ def _origin(source: MatchedCheckpoint, settings: Mapping[str, Any]) -> _CardSour
 
 
 def _front_matter(
-    plan: Plan, origins: Sequence[_CardSource], tables: Sequence[Family | Composite]
+    plan: Plan, origins: Sequence[_CardSource], tables: Sequence[Architecture | Composite]
 ) -> Iterator[str]:
     yield "---"
     parents = [o.repo_id for o in origins if o.repo_id and not o.drawn]
@@ -134,11 +134,11 @@ def _licence(origins: Sequence[_CardSource]) -> Iterator[str]:
 
 
 def _introduction(
-    plan: Plan, origins: Sequence[_CardSource], tables: Sequence[Family | Composite]
+    plan: Plan, origins: Sequence[_CardSource], tables: Sequence[Architecture | Composite]
 ) -> Iterator[str]:
     yield f"# {' and '.join(dict.fromkeys(origin.display_name for origin in origins))}"
     yield ""
-    titles = [table.title for table in tables if isinstance(table, Family)]
+    titles = [table.title for table in tables if isinstance(table, Architecture)]
     if plan.command == "compose":
         yield (
             f"One encoder-decoder model of {titles[0]} as encoder and {titles[1]} as decoder. "

@@ -27,9 +27,9 @@ def resize(source: SourceModel, conventions: Conventions) -> SourceModel:
 
     """
     architecture = source.architecture
-    if "vocabulary" not in architecture.measures:
+    if "vocabulary" not in architecture.attributes:
         return source  # it reads images or sound
-    field, old = str(architecture.measures["vocabulary"]), source.config.attribute("vocabulary")
+    field, old = str(architecture.attributes["vocabulary"]), source.config.attribute("vocabulary")
     size = TokenizerFiles(source.checkpoint.directory).size
     if size is None:
         raise UnsupportedError(

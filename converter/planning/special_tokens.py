@@ -48,10 +48,10 @@ def target_languages(config: ModelConfig, tokenizer: TokenizerFiles) -> TargetLa
     if not ids and tokenizer.size is None and isinstance(vocabulary, int):
         ids = table.ids(vocabulary)
     name = tokenizer.language or ""
-    target = ids.get(name, ids.get(table.form.format(name)))
+    target = ids.get(name, ids.get(table.format.format(name)))
     if target is None and len(ids) == 1:
         (target,) = ids.values()
-    return TargetLanguages(ids, tokenizer.class_name in table.follows, target)
+    return TargetLanguages(ids, tokenizer.class_name in table.after_start_token, target)
 
 
 ROLES = ("start", "end", "pad")
@@ -207,7 +207,7 @@ class _TokenSources:
                 return self.languages.ids if target is None else {"the tokenizer": target}
         entry = self.config.architecture.tokens.get(role)
         names = [*_NAMES[role], *([entry.token] if entry else [])]
-        for name in dict.fromkeys(reversed(names) if entry and entry.always else names):
+        for name in dict.fromkeys(reversed(names) if entry and entry.overrides_config else names):
             said = self._stated(f"{name}_token_id")
             if (known := self.tokenizer.special(name)) is not None:
                 said["the tokenizer"] = known

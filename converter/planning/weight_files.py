@@ -92,8 +92,8 @@ def _metadata(
     if file_format != "keras-hdf5":
         return {}
     metadata = {"scope": _snake_case(classes[framework])}
-    if target.relisted.get(framework):
-        metadata["shared"] = json.dumps(target.relisted[framework])
+    if target.repeated.get(framework):
+        metadata["shared"] = json.dumps(target.repeated[framework])
     return metadata
 
 
@@ -155,9 +155,9 @@ def _entries(
     holds = get_format(file_format).dtypes
     entries, widened = [], set()
     for param in target.params:
-        if (param.tied_to and dialect not in param.stored) or dialect not in param.stored_as:
+        if (param.tied_to and dialect not in param.stored_in) or dialect not in param.stored_as:
             continue
-        if param.part in target.without.get(dialect, ()):
+        if param.part in target.missing_parts.get(dialect, ()):
             continue
         origin = target.resolve(param)
         dtype = dtypes[origin.name]
@@ -180,7 +180,7 @@ def _aliases(target: ModelSpec) -> dict[str, str]:
     return {
         param.canonical.name: target.resolve(param).canonical.name
         for param in target.params
-        if param.tied_to and "pytorch" not in param.stored  # which have an entry of their own
+        if param.tied_to and "pytorch" not in param.stored_in  # which have an entry of their own
     }
 
 

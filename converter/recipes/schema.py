@@ -12,7 +12,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
-from converter.architectures.presets import recipes
+from converter.architectures.presets import load_presets
 from converter.architectures.schema import FRAMEWORKS
 from converter.commands.compose import compose
 from converter.commands.convert import convert
@@ -77,7 +77,7 @@ def _choices() -> dict[str, tuple[str, ...]]:
         "tokenizer": tuple(TOKENIZERS),
         "init": tuple(CROSS_ATTENTION_RULES),
         "resize_with": tuple(NEW_ROWS),
-        "like": tuple(recipes()),
+        "like": tuple(load_presets()),
     }
 
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from converter.architectures.presets import Preset, recipes
+from converter.architectures.presets import Preset, load_presets
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import FRAMEWORKS, Composite, Family, Role
+from converter.architectures.schema import FRAMEWORKS, Composite, Architecture, Role
 from converter.report.rich_text import heading, indented, line, render, table
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def catalogue(registry: ArchitectureRegistry) -> dict[str, Any]:
             for name in registry.names
             if name in composites
         },
-        "recipes": {name: _recipe(recipe) for name, recipe in recipes().items()},
+        "recipes": {name: _recipe(recipe) for name, recipe in load_presets().items()},
     }
 
 
@@ -66,7 +66,7 @@ def details(registry: ArchitectureRegistry, name: str) -> dict[str, Any]:
                 "role": limit.role,
                 "reason": limit.reason,
             }
-            for limit in architecture.limits
+            for limit in architecture.unsupported
         ],
         "tokens": {
             role: {"token": token.token, "id": token.id}
@@ -76,17 +76,17 @@ def details(registry: ArchitectureRegistry, name: str) -> dict[str, Any]:
     }
 
 
-def _short(architecture: Family) -> dict[str, Any]:
+def _short(architecture: Architecture) -> dict[str, Any]:
     return {
         "title": architecture.title,
         "roles": {name: _role(architecture, role) for name, role in architecture.roles.items()},
     }
 
 
-def _role(architecture: Family, role: Role) -> dict[str, Any]:
+def _role(architecture: Architecture, role: Role) -> dict[str, Any]:
     classes = architecture.models[role.model].classes
     left_out = {
-        framework: role.why or "not supported"
+        framework: role.reason or "not supported"
         if framework in classes
         else f"there is no {framework} class for {role.model}"
         for framework in FRAMEWORKS

@@ -15,7 +15,7 @@ def check_same_tensors(models: Mapping[str, Model], found: Verification) -> None
     for label, model in models.items():
         mine, dialect = model.report.matched, model.report.dialect
         needed = {param.name for param in model.required}
-        usual = model.target.without.get(dialect, frozenset())
+        usual = model.target.missing_parts.get(dialect, frozenset())
         for name, param in model.target.by_name.items():
             holder = next((at for at in models if name in models[at].report.matched), None)
             if name in mine or name in needed or holder is None or param.part in usual:

@@ -52,21 +52,21 @@ def child(directory: Path, text: str):
 
 
 def paths(rows) -> dict[str, str]:
-    return {row.path.text: row.kind.name for row in rows}
+    return {row.path.text: row.layer_type.name for row in rows}
 
 
 def test_inherits_everything(tmp_path):
     architecture, base = child(tmp_path, ""), registry(tmp_path, BASE).architecture("base")
     assert (architecture.name, architecture.title) == ("child", "Child")
-    assert (architecture.modules, architecture.parts, architecture.drops) == (
+    assert (architecture.modules, architecture.parts, architecture.ignore) == (
         base.modules,
         base.parts,
-        base.drops,
+        base.ignore,
     )
     assert (architecture.config, architecture.models, architecture.base) == (
         base.config,
         base.models,
-        base.base,
+        base.base_model_prefix,
     )
 
 
@@ -85,7 +85,7 @@ def test_adds_changes_and_takes_away_rows(tmp_path):
         "last": "layer_norm",
     }
     assert paths(architecture.parts["extra"]) == {"extra.b": "linear"}
-    assert {str(name) for name in architecture.drops["pytorch"]} == {"older", "oldest"}
+    assert {str(name) for name in architecture.ignore["pytorch"]} == {"older", "oldest"}
     assert architecture.config == {"n": 2, "width": 8, "flag": False, "more": 3}
 
 

@@ -10,7 +10,7 @@ import pytest
 from converter.architectures.lint import lint
 from converter.architectures.model_spec import ModelSpecBuilder
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.sample_configs import probes
+from converter.architectures.sample_configs import sample_configs
 from converter.architectures.schema import FRAMEWORKS
 
 LIBRARY = ArchitectureRegistry()
@@ -36,7 +36,7 @@ def test_file_is_named_after_what_is_in_it(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
     architecture = LIBRARY.architecture(name)
-    configs, problems = probes(architecture, name)
+    configs, problems = sample_configs(architecture, name)
     assert not problems
     drawn = {
         config: {*ModelSpecBuilder(LIBRARY.conventions).model(config).by_name} for config in configs
@@ -47,11 +47,11 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
     paths = [row.path for row in rows]
     alternatives = {path for path in paths if paths.count(path) > 1}
     for row in rows:
-        leaf = next(leaf for leaf in row.kind.leaves if leaf.name not in row.without)
+        leaf = next(leaf for leaf in row.layer_type.params if leaf.name not in row.omitted)
         met = []
         for config, names in drawn.items():
             filled = [
-                row.path.format(places) for places in config.combinations(row.path.places, 99)
+                row.path.format(places) for places in config.index_combinations(row.path.places, 99)
             ]
             met.append(
                 any((f"{path}.{leaf.name}" if leaf.name else path) in names for path in filled)
@@ -66,7 +66,7 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_index_gives_every_slot_back_by_all_its_names(name):
     architecture = LIBRARY.architecture(name)
-    for config in probes(architecture, name)[0]:
+    for config in sample_configs(architecture, name)[0]:
         model_spec = ModelSpecBuilder(LIBRARY.conventions).model(config)
         for dialect in LIBRARY.conventions.dialects:
             index = model_spec.index(dialect)
@@ -75,5 +75,5 @@ def test_index_gives_every_slot_back_by_all_its_names(name):
                     assert dialect != FRAMEWORKS[0]
                     continue
                 spelling = param.stored_as[dialect]
-                for other in (spelling.name, *spelling.also):
+                for other in (spelling.name, *spelling.aliases):
                     assert index[other] is param

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from converter.architectures.loader import load_family
+from converter.architectures.loader import load_architecture
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS
@@ -17,7 +17,7 @@ def test_a_limit_of_a_role_concerns_no_model_by_itself():
     data = table("gpt2")
     limit = {"when": "n_layer > 3", "reason": "too deep", "role": "encoder"}
     data["limits"] = [{**limit, "frameworks": list(FRAMEWORKS)}]
-    architecture = load_family(data, "gpt2.toml", VOCABULARY)
+    architecture = load_architecture(data, "gpt2.toml", VOCABULARY)
     deep, flat = (ModelConfig(architecture, {"n_layer": layers}) for layers in (4, 3))
     model = architecture.models["GPT2Model"]
     assert unsupported_reasons(deep, model) == {}
@@ -35,7 +35,7 @@ def test_a_limit_of_an_unknown_role_is_refused():
 
 def test_a_class_may_lack_a_part_in_one_framework():
     model = ArchitectureRegistry().architecture("mpnet").models["MPNetForMaskedLM"]
-    assert model.without == {"pytorch": frozenset({"pooler"})}
+    assert model.missing_parts == {"pytorch": frozenset({"pooler"})}
 
 
 @pytest.mark.parametrize("without", [{"pytorch": ["lm"]}, {"mxnet": ["pooler"]}])
@@ -43,4 +43,4 @@ def test_only_a_part_of_the_model_can_be_lacking(without):
     data = table("bert")
     data["models"]["BertModel"]["without"] = without
     with pytest.raises(TableError, match=r"models\.BertModel\.without"):
-        load_family(data, "bert.toml", VOCABULARY)
+        load_architecture(data, "bert.toml", VOCABULARY)

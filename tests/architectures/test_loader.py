@@ -6,8 +6,8 @@ import tomllib
 
 import pytest
 
-from converter.architectures.conventions import load_vocabulary
-from converter.architectures.loader import load_composite, load_family
+from converter.architectures.conventions import load_conventions
+from converter.architectures.loader import load_composite, load_architecture
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpecBuilder
 from converter.architectures.registry import ArchitectureRegistry
@@ -17,9 +17,9 @@ from tests.architectures.planting import MAPPINGS
 
 VOCABULARY = ArchitectureRegistry().conventions
 LOADERS = {
-    "gpt2": lambda data: load_family(data, "gpt2.toml", VOCABULARY),
+    "gpt2": lambda data: load_architecture(data, "gpt2.toml", VOCABULARY),
     "encoder-decoder": lambda data: load_composite(data, "encoder-decoder.toml", VOCABULARY),
-    "_dialects": lambda data: load_vocabulary(data, "_dialects.toml"),
+    "_dialects": lambda data: load_conventions(data, "_dialects.toml"),
 }
 
 
@@ -211,7 +211,7 @@ def test_conditions_choose_among_the_alternatives_of_a_row():
         {"layer_norm": "n_embd", "when": "n_layer > 3"},
         {"vector": "n_embd", "when": "n_layer <= 3"},
     ]
-    architecture = load_family(data, "gpt2.toml", VOCABULARY)
+    architecture = load_architecture(data, "gpt2.toml", VOCABULARY)
     for layers, found in ((4, {"ln_f.weight", "ln_f.bias"}), (3, {"ln_f"})):
         config = ModelConfig(architecture, {"n_layer": layers})
         names = ModelSpecBuilder(VOCABULARY).model(config).by_name

@@ -7,7 +7,7 @@ import pytest
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import CROSS_ATTENTION, Family, ModelClass
+from converter.architectures.schema import CROSS_ATTENTION, Architecture, ModelClass
 from tests.architectures.measured import Measured, measured
 
 LIBRARY = ArchitectureRegistry()
@@ -15,7 +15,7 @@ DRAFTSMAN = ModelSpecBuilder(LIBRARY.conventions)
 CASES = list(measured())
 
 
-def stated(architecture: Family, config: dict, framework: str) -> ModelClass:
+def stated(architecture: Architecture, config: dict, framework: str) -> ModelClass:
     """The class that a configuration names, which it does without the framework's prefix."""
     prefix = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}[framework]
     (name,) = config["architectures"]
@@ -56,7 +56,7 @@ def written(target: ModelSpec, case: Measured) -> dict[str, tuple[int, ...]]:
     spelled = [
         param.stored_as[case.framework]
         for param in target.params
-        if not param.tied_to or case.file_format == "torch" or case.framework in param.stored
+        if not param.tied_to or case.file_format == "torch" or case.framework in param.stored_in
     ]
     shapes = {spelling.name: spelling.shape for spelling in spelled}
     assert len(shapes) == len(spelled), "a name is written twice"

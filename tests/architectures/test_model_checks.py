@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.architectures.loader import load_family
+from converter.architectures.loader import load_architecture
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
 from converter.architectures.registry import ArchitectureRegistry
@@ -33,9 +33,9 @@ def test_embeddings_are_shared_only_where_the_shared_ones_are() -> None:
 
 def test_tied_tensors_are_stored_only_under_their_condition() -> None:
     name = "encoder.embed_tokens.weight"
-    assert not drawn("bart", "BartModel").by_name[name].stored
+    assert not drawn("bart", "BartModel").by_name[name].stored_in
     untied = drawn("bart", "BartModel", tie_word_embeddings=False).by_name[name]
-    assert (untied.tied_to, untied.stored) == ("shared.weight", {"pytorch"})
+    assert (untied.tied_to, untied.stored_in) == ("shared.weight", {"pytorch"})
 
 
 def test_a_decoder_alone_holds_the_head_that_transformers_5_does_not_tie() -> None:
@@ -44,7 +44,7 @@ def test_a_decoder_alone_holds_the_head_that_transformers_5_does_not_tie() -> No
         for name in ("CausalLM", "ConditionalGeneration")
     )
     assert alone.tied_to == whole.tied_to == "decoder.embed_tokens.weight"
-    assert (alone.stored, whole.stored) == ({"pytorch"}, set())
+    assert (alone.stored_in, whole.stored_in) == ({"pytorch"}, set())
 
 
 def test_one_dialect_may_store_always_and_another_under_a_condition() -> None:
@@ -53,11 +53,11 @@ def test_one_dialect_may_store_always_and_another_under_a_condition() -> None:
         "to": "cls.predictions.bias",
         "stored": {"tensorflow": True, "flax": False, "pytorch": "num_hidden_layers > 3"},
     }
-    architecture = load_family(data, "bert.toml", VOCABULARY)
+    architecture = load_architecture(data, "bert.toml", VOCABULARY)
     for layers, stored in ((3, {"tensorflow"}), (4, {"tensorflow", "pytorch"})):
         config = ModelConfig(architecture, {"num_hidden_layers": layers})
         param = ModelSpecBuilder(VOCABULARY).model(config).by_name["cls.predictions.decoder.bias"]
-        assert param.stored == stored
+        assert param.stored_in == stored
 
 
 def test_a_path_may_lie_beside_the_base_model() -> None:
@@ -67,7 +67,7 @@ def test_a_path_may_lie_beside_the_base_model() -> None:
     assert names["pytorch"] == "model.shared.weight"
     assert names["tensorflow"] == "model.shared/embeddings:0"
     assert names["flax"] == "model/shared/embedding"
-    assert "model.shared/weight:0" in shared.stored_as["tensorflow"].also  # an older name
+    assert "model.shared/weight:0" in shared.stored_as["tensorflow"].aliases  # an older name
     assert {bias.stored_as[name].name for name in ("pytorch", "flax")} == {"final_logits_bias"}
     assert bias.stored_as["tensorflow"].name == "final_logits_bias:0"
     assert bias.canonical.shape == (1, 50265)

@@ -72,7 +72,7 @@ def test_every_condition_is_met_and_is_not(architecture: str) -> None:
     has = {framework for model in table.models.values() for framework in model.classes}
     idle = {
         f"limits[{number}].when"
-        for number, limit in enumerate(table.limits)
+        for number, limit in enumerate(table.unsupported)
         if has.isdisjoint(limit.frameworks)
     }
     one_sided = [
@@ -80,7 +80,7 @@ def test_every_condition_is_met_and_is_not(architecture: str) -> None:
         for place, expression, places in expressions(table)
         if place.endswith((".when", ".unless")) and place not in idle
         if not expression.fields & {*places}
-        if len(met := {config.holds(expression) for config in configs}) < 2
+        if len(met := {config.is_true(expression) for config in configs}) < 2
     ]
     assert not one_sided, f"neither the configuration nor a variant changes {one_sided}"
 
@@ -100,7 +100,7 @@ REFUSED = [
 def test_what_no_framework_takes_is_refused_by_a_limit(architecture: str, name: str) -> None:
     spec = tiny(architecture)
     config = ModelConfig(spec.table, {**spec.fields(), **spec.refused[name]}, architecture)
-    limits = [limit.reason for limit in spec.table.limits if config.holds(limit.when)]
+    limits = [limit.reason for limit in spec.table.unsupported if config.is_true(limit.when)]
     refused = [
         found
         for model in spec.table.models.values()
@@ -128,7 +128,7 @@ def test_every_name_to_leave_out_is_left_out_with_its_reason(
     models = [*spec.table.models.values()]
     model = next((each for each in models if each.heads), models[0])
     for dialect, file_format in FORMATS.items():
-        templates = spec.table.drops.get(dialect, {})
+        templates = spec.table.ignore.get(dialect, {})
         if not templates or dialect not in model.classes:
             continue
         config = {
@@ -137,7 +137,7 @@ def test_every_name_to_leave_out_is_left_out_with_its_reason(
             "model_type": architecture,
         }
         tensors = stored(model_spec(config, model.name), dialect)
-        base = spec.table.base.get(dialect, "") if model.heads else ""
+        base = spec.table.base_model_prefix.get(dialect, "") if model.heads else ""
         separator = LIBRARY.conventions.dialects[dialect].separator
         extra = {}
         for template, reason in templates.items():
@@ -163,6 +163,6 @@ def _lives(row: ModuleEntry, config: ModelConfig) -> bool:
         choices = [
             {**chosen, name: step}
             for chosen in choices
-            for step in config.steps(config.architecture.layers[name], chosen)
+            for step in config.index_values(config.architecture.layers[name], chosen)
         ]
-    return any(config.holds(row.when, places) for places in choices)
+    return any(config.is_true(row.when, places) for places in choices)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from converter.architectures.presets import recipes
+from converter.architectures.presets import load_presets
 from converter.architectures.registry import ArchitectureRegistry
 from converter.cli import COMMANDS
 
@@ -92,7 +92,7 @@ def test_every_family_and_every_recipe_is_offered() -> None:
     found = offered("converter families ")[0]
     assert found == [f"plain,{name}" for name in sorted(ArchitectureRegistry().names)]
     found = offered("converter compose --like ")[0]
-    assert found == [f"plain,{name}" for name in sorted(recipes())]
+    assert found == [f"plain,{name}" for name in sorted(load_presets())]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

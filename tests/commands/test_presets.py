@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file
 
 from converter import UsageError, compose
-from converter.architectures.presets import recipes
+from converter.architectures.presets import load_presets
 from converter.cli import commands, options
 from converter.commands import compose as composing
 from tests.factories import make
@@ -25,7 +25,7 @@ def run(*args: object, code: int = 0) -> str:
 
 def _sources(home: Path, name: str) -> tuple[Path, Path]:
     """The checkpoints that a recipe wants; a shared model is one checkpoint with its head."""
-    recipe = recipes()[name]
+    recipe = load_presets()[name]
     heads = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM", "gpt2": "GPT2LMHeadModel"}
     decoder = make(home / "decoder", recipe.decoder, heads[recipe.decoder], seed=1).directory
     if recipe.share:
@@ -38,9 +38,9 @@ def test_the_literals_of_the_command_line_are_those_of_the_library() -> None:
     assert (*composing.SUBMODELS, "both") == options.RANDOM
 
 
-@pytest.mark.parametrize("name", sorted(recipes()))
+@pytest.mark.parametrize("name", sorted(load_presets()))
 def test_a_recipe_draws_and_shares_what_the_paper_does(name: str, tmp_path: Path) -> None:
-    recipe = recipes()[name]
+    recipe = load_presets()[name]
     encoder, decoder = _sources(tmp_path, name)
     out = tmp_path / "out"
     run("compose", "--like", name, encoder, decoder, out)
@@ -123,4 +123,4 @@ def test_a_recipe_nobody_knows_is_refused(tmp_path: Path) -> None:
 
 def test_the_list_of_families_ends_with_the_recipes() -> None:
     text = run("families")
-    assert all(f"  {name} " in text for name in recipes())
+    assert all(f"  {name} " in text for name in load_presets())

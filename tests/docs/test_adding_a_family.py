@@ -106,7 +106,7 @@ def test_the_draft_is_a_table_that_names_what_is_to_be_decided(
     for decision in ("defaults", "classes", "encoder, decoder or both", "why is it no weight"):
         assert re.search(f"decide:.*{decision}", result.stdout), decision
     registry = ArchitectureRegistry([path])
-    rows = {str(row.path): row.kind.name for row in registry.architecture("pebble").modules}
+    rows = {str(row.path): row.layer_type.name for row in registry.architecture("pebble").modules}
     assert rows == {
         "embed.words": "embedding",
         "embed.places": "embedding",

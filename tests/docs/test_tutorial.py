@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from converter.architectures.presets import recipes
+from converter.architectures.presets import load_presets
 from converter.cli import commands
 from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES
 
@@ -44,4 +44,4 @@ def test_every_script_is_there() -> None:
 
 def test_the_tables_are_complete() -> None:
     named = re.findall(r"^\| `([\w-]+)` \|", TEXT, re.MULTILINE)
-    assert named == ["--init", *CROSS_ATTENTION_RULES, *recipes()]
+    assert named == ["--init", *CROSS_ATTENTION_RULES, *load_presets()]

@@ -63,7 +63,7 @@ def release(directory: Path, architecture: str, name: str = "model.ckpt") -> dic
 def google(drawn: Any) -> dict[str, np.ndarray]:
     """Every tensor that has a name in the dialect, in its layout."""
     named = [param for param in drawn.params if "google" in param.stored_as]
-    kept = type(drawn)(tuple(named), drawn.drops)
+    kept = type(drawn)(tuple(named), drawn.ignore)
     return factories.stored(kept, "google")
 
 
@@ -217,7 +217,7 @@ def test_mistakes_in_tables_are_named(old, new, finding, tmp_path):
 def test_no_table_inherits_how_another_family_is_told():
     registry = ArchitectureRegistry()
     assert {architecture.name for architecture in registry.with_legacy_detection()} >= set(CONFIGS)
-    assert registry.architecture("roberta").original is None
+    assert registry.architecture("roberta").legacy_detection is None
 
 
 def test_templates_that_are_open_in_front():

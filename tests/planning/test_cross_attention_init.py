@@ -13,7 +13,7 @@ import pytest
 
 from converter import UnsupportedError, compose
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.sample_configs import probes
+from converter.architectures.sample_configs import sample_configs
 from converter.errors import TableError
 from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES
 from tests.factories import make
@@ -148,7 +148,7 @@ def _decoders() -> Iterator[str]:
         with suppress(TableError):  # told by the tests of that table
             if not LIBRARY.is_composite(name):
                 architecture = LIBRARY.architecture(name)
-                if architecture.warm_start and "decoder" in architecture.roles:
+                if architecture.cross_attention_init and "decoder" in architecture.roles:
                     yield name
 
 
@@ -157,7 +157,7 @@ def test_every_decoder_can_begin_in_every_way(architecture: str, tmp_path: Path)
     """Each family's table leads from every fresh branch to its output and its counterparts."""
     table = LIBRARY.architecture(architecture)
     make(tmp_path / "encoder", "bert")
-    small = {**probes(table, architecture)[0][0].raw, "cross_attention_hidden_size": None}
+    small = {**sample_configs(table, architecture)[0][0].raw, "cross_attention_hidden_size": None}
     make(tmp_path / "decoder", architecture, table.roles["decoder"].model, **small)
     for init in CROSS_ATTENTION_RULES[3:]:
         result = compose(

@@ -79,7 +79,7 @@ def test_a_silent_branch_leaves_the_language_model_as_it_was(
     own = _language_model(tmp_path / "decoder", architecture)
     place = (encoder, tmp_path / "decoder")
     silent = _gap(own, *place, tmp_path / "silent", "zero-output")
-    table = LIBRARY.architecture(architecture).warm_start
+    table = LIBRARY.architecture(architecture).cross_attention_init
     assert table
     if table.norm == "before" and architecture not in BUSY:
         assert silent <= 1e-5

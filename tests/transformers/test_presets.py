@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import converter
-from converter.architectures.presets import Preset, recipes
+from converter.architectures.presets import Preset, load_presets
 from tests.environments import TRANSFORMERS_5, interpreter
 from tests.reading import FILES, values
 from tests.transformers.files import configuration
@@ -20,7 +20,7 @@ from tests.transformers.source_cache import Workshop
 
 pytestmark = pytest.mark.peer
 
-NAMES = sorted(recipes())
+NAMES = sorted(load_presets())
 FRESH = ("crossattention", "ln_cross_attn", "enc_to_dec_proj", "pooler")
 """What no source of a recipe has: the pooler where a decoder's checkpoint is the encoder's too."""
 
@@ -47,7 +47,7 @@ for home in map(Path, sys.argv[1:]):
 def composed(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Each recipe followed with tiny checkpoints of the families of its paper."""
     home, found = tmp_path_factory.mktemp("recipes"), {}
-    for name, recipe in recipes().items():
+    for name, recipe in load_presets().items():
         encoder, decoder = _sources(workshop, recipe)
         small = ["decoder.num_attention_heads=4"] if recipe.settings else []
         found[name] = home / name
@@ -70,7 +70,7 @@ def test_a_recipe_loads_and_generates_everywhere(composed: dict[str, Path], name
         assert written.shape[0] == len(ids)
         assert set(written[:, 0].tolist()) == {config["decoder_start_token_id"]}
         assert int(written.max()) < config["decoder"]["vocab_size"]
-        if kind == "safetensors" and recipes()[name].share:
+        if kind == "safetensors" and load_presets()[name].share:
             _is_tied(loaded.model)
 
 
@@ -98,7 +98,7 @@ def _generate(kind: str, model: Any, ids: Any) -> Any:
 def test_a_recipe_draws_and_shares_what_its_paper_does(
     composed: dict[str, Path], workshop: Workshop, name: str
 ) -> None:
-    recipe, out = recipes()[name], composed[name]
+    recipe, out = load_presets()[name], composed[name]
     tensors = json.loads((out / "converter-manifest.json").read_text())["tensors"]
     drawn = {key for key, entry in tensors.items() if entry["origin"] == "initialised"}
     stored = values(out)

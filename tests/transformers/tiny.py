@@ -19,7 +19,7 @@ import numpy as np
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import BODY, ModelSpecBuilder
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import CROSS_ATTENTION, FRAMEWORKS, Family, ModelClass
+from converter.architectures.schema import CROSS_ATTENTION, FRAMEWORKS, Architecture, ModelClass
 from converter.errors import ConverterError, TableError
 from converter.models.framework_support import role_unsupported_reasons, unsupported_reasons
 
@@ -66,7 +66,7 @@ class Tiny:
     transformers_5: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def table(self) -> Family:
+    def table(self) -> Architecture:
         """The family's table."""
         return LIBRARY.architecture(self.architecture)
 
@@ -205,7 +205,7 @@ def single_models() -> list[tuple[str, str, str]]:
     return found
 
 
-def _groups(table: Family, models: Iterable[str]) -> frozenset[str]:
+def _groups(table: Architecture, models: Iterable[str]) -> frozenset[str]:
     """The body, and the parts and heads of some classes."""
     found = {BODY}
     for name in models:
@@ -235,7 +235,7 @@ def _nature(architecture: str, name: str, variant: str, seen: frozenset[str] | N
         return str(error)  # the test of this variant tells it
     others = set() if seen is None else {*model.parts, *model.heads} - seen
     params = [
-        (param.name, param.stored_as, param.tied_to, param.stored)
+        (param.name, param.stored_as, param.tied_to, param.stored_in)
         for param in drawn.params
         if not others or param.part in others
     ]
@@ -253,7 +253,7 @@ def stored_ties(architecture: str, model: ModelClass, variant: str, submodel: st
     names = [
         param.stored_as[FRAMEWORKS[0]].name
         for param in drawn.params
-        if FRAMEWORKS[0] in param.stored
+        if FRAMEWORKS[0] in param.stored_in
     ]
     return {*names}
 

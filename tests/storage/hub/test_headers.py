@@ -56,7 +56,7 @@ def as_google_writes(config: Path, place: Path) -> None:
 
     drawn = factories.model_spec(json.loads(config.read_text()))
     named = [param for param in drawn.params if "google" in param.stored_as]
-    kept = type(drawn)(tuple(named), drawn.drops)
+    kept = type(drawn)(tuple(named), drawn.ignore)
     arrays = {
         TensorSpec(name, "float32", array.shape): array
         for name, array in factories.stored(kept, "google").items()

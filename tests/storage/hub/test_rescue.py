@@ -28,7 +28,7 @@ def left_behind(place: Path, source: Path, kind: str) -> dict[str, bytes]:
     config = json.loads((source / "config.json").read_text())
     drawn = factories.model_spec(config)
     named = [param for param in drawn.params if "google" in param.stored_as]
-    stored = factories.stored(type(drawn)(tuple(named), drawn.drops), "google")
+    stored = factories.stored(type(drawn)(tuple(named), drawn.ignore), "google")
     arrays = {TensorSpec(name, "float32", each.shape): each for name, each in stored.items()}
     bundles.write(place / "bert_model.ckpt.index", arrays)
     del config["model_type"]

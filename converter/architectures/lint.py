@@ -16,10 +16,10 @@ from typing import Any
 from converter.architectures.conventions import load_conventions
 from converter.architectures.cross_references import unused_fields, unused_groups
 from converter.architectures.model_checks import (
-    check_rows,
-    duplicate_names,
     check_layer_type,
     check_models,
+    check_rows,
+    duplicate_names,
 )
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
@@ -34,9 +34,9 @@ from converter.architectures.sample_configs import sample_configs
 from converter.architectures.schema import (
     CROSS_ATTENTION,
     FRAMEWORKS,
+    Architecture,
     Composite,
     Conventions,
-    Architecture,
 )
 from converter.architectures.toml_section import parse_toml, read_table
 from converter.errors import ConverterError, Problem, TableError

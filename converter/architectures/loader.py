@@ -11,10 +11,10 @@ from converter.architectures.expressions import Expression, Value
 from converter.architectures.name_patterns import NamePattern
 from converter.architectures.schema import (
     FRAMEWORKS,
+    Architecture,
     Composite,
     Conventions,
     CrossAttentionInitRules,
-    Architecture,
     Init,
     LanguageCodes,
     LegacyDetection,

@@ -15,9 +15,9 @@ from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder, Para
 from converter.architectures.name_patterns import NamePattern
 from converter.architectures.schema import (
     CROSS_ATTENTION,
+    Architecture,
     Conventions,
     CrossAttentionInitRules,
-    Architecture,
     LayerType,
     ModuleEntry,
 )

@@ -31,7 +31,9 @@ class ModelConfig:
 
     """
 
-    def __init__(self, architecture: Architecture, raw: Mapping[str, Any], file: str = CONFIG) -> None:
+    def __init__(
+        self, architecture: Architecture, raw: Mapping[str, Any], file: str = CONFIG
+    ) -> None:
         self.architecture = architecture
         self.raw = raw
         self.file = file

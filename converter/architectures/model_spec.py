@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from converter.architectures.model_config import Places
-from converter.architectures.schema import Conventions, Dialect, Architecture, ModuleEntry, Param
+from converter.architectures.schema import Architecture, Conventions, Dialect, ModuleEntry, Param
 from converter.errors import Problem
 from converter.tensors import Axes
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from converter.architectures.conventions import load_conventions
-from converter.architectures.loader import load_composite, load_architecture
-from converter.architectures.schema import Composite, Conventions, Architecture
+from converter.architectures.loader import load_architecture, load_composite
+from converter.architectures.schema import Architecture, Composite, Conventions
 from converter.architectures.toml_section import parse_toml, read_table
 from converter.errors import Problem, TableError, UnsupportedError
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from converter.architectures.schema import Composite, Architecture
+from converter.architectures.schema import Architecture, Composite
 from converter.execution.executor import execute
 from converter.execution.file_writer import write_error
 from converter.execution.resume import Journal, plan_hash

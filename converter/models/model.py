@@ -10,7 +10,7 @@ from typing import Any
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import CROSS_ATTENTION, Composite, Architecture
+from converter.architectures.schema import CROSS_ATTENTION, Architecture, Composite
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConfigError
 from converter.models.detection import detect_model_type

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from converter.architectures.model_spec import ModelSpec, ParamSpec
-from converter.architectures.schema import CROSS_ATTENTION, CrossAttentionInitRules, Architecture
+from converter.architectures.schema import CROSS_ATTENTION, Architecture, CrossAttentionInitRules
 from converter.errors import UnsupportedError
 from converter.planning.tensor_plan import DRAWN, InitOverride, SourceMatch
 

@@ -10,7 +10,7 @@ from converter.architectures.cross_references import groups
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpecBuilder
 from converter.architectures.name_patterns import NamePattern
-from converter.architectures.schema import Conventions, Architecture
+from converter.architectures.schema import Architecture, Conventions
 from converter.errors import ConfigError, UnsupportedError, UsageError
 from converter.models.source_model import SourceModel
 

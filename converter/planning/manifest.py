@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.architectures.schema import Composite, Architecture
+from converter.architectures.schema import Architecture, Composite
 from converter.checkpoint.opening import Checkpoint
 from converter.plan import Plan, ResizedTensor, SourceTensor, TargetTensor
 from converter.safe_json import to_json

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.architectures.schema import Composite, Architecture
+from converter.architectures.schema import Architecture, Composite
 from converter.errors import UsageError
 from converter.models.source_model import MatchedCheckpoint
 from converter.name_ranges import collapse_ranges

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.architectures.presets import Preset, load_presets
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import FRAMEWORKS, Composite, Architecture, Role
+from converter.architectures.schema import FRAMEWORKS, Architecture, Composite, Role
 from converter.report.rich_text import heading, indented, line, render, table
 
 if TYPE_CHECKING:

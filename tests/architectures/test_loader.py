@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from converter.architectures.conventions import load_conventions
-from converter.architectures.loader import load_composite, load_architecture
+from converter.architectures.loader import load_architecture, load_composite
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpecBuilder
 from converter.architectures.registry import ArchitectureRegistry

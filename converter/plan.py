@@ -31,7 +31,7 @@ class SourceTensor:
 class ResizedTensor(SourceTensor):
     """Values that lie in a source file, with rows cut off at the end or put there."""
 
-    initialiser: Initializer | None
+    initializer: Initializer | None
     """How further rows are drawn; ``None`` for the mean of those that there are."""
 
 
@@ -39,7 +39,7 @@ class ResizedTensor(SourceTensor):
 class InitializedTensor:
     """Values that are drawn anew."""
 
-    initialiser: Initializer
+    initializer: Initializer
     reason: str
     """Why no source has them, as the user should read it."""
 

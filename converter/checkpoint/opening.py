@@ -21,7 +21,7 @@ from converter.checkpoint.shards import ShardIndex
 from converter.errors import CheckpointError, FormatError
 from converter.file_names import INDEX_SUFFIX, WEIGHT_FILES
 from converter.formats.base import Reader, StoredTensor
-from converter.formats.directory import CheckpointDirectory, LocalFolder
+from converter.formats.directory import CheckpointDirectory, LocalDirectory
 from converter.formats.registry import detect_format
 from converter.name_ranges import summarize_names
 from converter.safe_json import read_config
@@ -235,10 +235,10 @@ def _locate_weights(
     if isinstance(origin, UrlDownload) and origin.file:
         return origin.folder, tf_checkpoint_index(origin.file) or origin.file, ()
     if origin or path.is_dir():
-        folder = origin.folder if origin else LocalFolder(path)
+        folder = origin.folder if origin else LocalDirectory(path)
         return folder, *_weight_file(folder)
     if chosen := tf_checkpoint_index(path) or (path if path.is_file() else None):
-        return LocalFolder(path.parent), chosen, ()
+        return LocalDirectory(path.parent), chosen, ()
     raise CheckpointError(
         f"{reference}: there is no such file or directory",
         remedy="Give a directory with config.json and weights, one weight file, a Hub id such as "

@@ -11,7 +11,7 @@ from converter.errors import MatchError
 from converter.execution.row_blocks import RowLayout
 from converter.execution.tensor_copy import TensorCopier
 from converter.formats.base import Array
-from converter.formats.lazy_tensors import byte_view, swap_bytes
+from converter.formats.stored_tensors import byte_view, swap_bytes
 from converter.plan import FileEntry, OutputFile, Plan
 from converter.tensors import numpy_dtype
 

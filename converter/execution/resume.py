@@ -24,8 +24,8 @@ from converter.execution.row_blocks import blocks, cast, little_endian, squeeze_
 from converter.execution.row_readers import BufferPool, StoredTensorReader
 from converter.execution.tensor_copy import TensorResult
 from converter.formats.base import Array, PreallocatedFile, read_exactly
-from converter.formats.files import LocalFile
-from converter.formats.lazy_tensors import ContiguousTensor
+from converter.formats.file_handle import LocalFile
+from converter.formats.stored_tensors import ContiguousTensor
 from converter.initializers import Initializer
 from converter.plan import FileEntry, Origin, Plan, SourceTensor, TargetTensor
 from converter.storage.file_state import FileState
@@ -171,7 +171,7 @@ def _origin(origin: Origin) -> list[object]:
     if isinstance(origin, SourceTensor):
         tensor, way = origin.tensor, origin.rearrangement
         return [str(tensor.path), tensor.spec.name, str(tensor.location), str(way)]
-    how: Initializer = origin.initialiser
+    how: Initializer = origin.initializer
     return [how.rule, how.scale, how.seed, how.name]
 
 

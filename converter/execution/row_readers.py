@@ -30,7 +30,7 @@ class BufferPool:
         self._buffers: dict[str, Array] = {}
 
     def array(self, param: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-        """An uninitialised C-contiguous array, valid until the slot is asked for again."""
+        """An uninitialized C-contiguous array, valid until the slot is asked for again."""
         nbytes = math.prod(shape) * dtype.itemsize
         buffer = self._buffers.get(param)
         if buffer is None or buffer.nbytes < nbytes:
@@ -88,12 +88,12 @@ class StoredTensorReader:
         return raw, canonical
 
 
-class ResizedRows:
+class ResizedTensorReader:
     """A stored tensor with fewer or with further rows, by canonical rows."""
 
     def __init__(self, tensor: TargetTensor, origin: ResizedTensor) -> None:
         self._stored = StoredTensorReader(origin)
-        self._initialiser = origin.initialiser
+        self._initializer = origin.initializer
         self.dtype = self._stored.dtype
         shape = squeeze_shape(tensor.spec.shape)
         self.layout: Permutation = tuple(range(len(shape)))
@@ -113,8 +113,8 @@ class ResizedRows:
         return rows, rows
 
     def _fill(self, rows: Array, start: int, scratch: BufferPool, param: str) -> None:
-        if self._initialiser is not None:
-            self._initialiser.fill(rows, start * rows[0].size)
+        if self._initializer is not None:
+            self._initializer.fill(rows, start * rows[0].size)
             return
         if self._mean is None:
             total = np.zeros(self._tail, np.float64)
@@ -131,7 +131,7 @@ class InitializedTensorReader:
     """A tensor that is drawn anew, by canonical rows."""
 
     def __init__(self, tensor: TargetTensor, origin: InitializedTensor) -> None:
-        self._initialiser = origin.initialiser
+        self._initializer = origin.initializer
         self.dtype = numpy_dtype(tensor.spec.dtype)
         shape = squeeze_shape(tensor.spec.shape)
         self.layout: Permutation = tuple(range(len(shape)))
@@ -140,17 +140,17 @@ class InitializedTensorReader:
     def read(self, start: int, stop: int, scratch: BufferPool, param: str) -> tuple[Array, Array]:
         """As `StoredRows.read`; the two arrays are one."""
         rows = scratch.array(param, self.dtype, (stop - start, *self._tail))
-        self._initialiser.fill(rows, start * (rows[0].size if len(rows) else 0))
+        self._initializer.fill(rows, start * (rows[0].size if len(rows) else 0))
         return rows, rows
 
 
-Rows = StoredTensorReader | ResizedRows | InitializedTensorReader
+Rows = StoredTensorReader | ResizedTensorReader | InitializedTensorReader
 
 
 def reader_for(tensor: TargetTensor) -> Rows:
     """Where the rows of `tensor` come from."""
     if isinstance(tensor.origin, ResizedTensor):
-        return ResizedRows(tensor, tensor.origin)
+        return ResizedTensorReader(tensor, tensor.origin)
     if isinstance(tensor.origin, SourceTensor):
         return StoredTensorReader(tensor.origin)
     return InitializedTensorReader(tensor, tensor.origin)

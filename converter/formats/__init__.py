@@ -1,4 +1,4 @@
-"""The file formats that checkpoints come in, one module each, reader beside writer."""
+"""Checkpoint file formats: one module or package for each, reader next to writer."""
 
 from __future__ import annotations
 

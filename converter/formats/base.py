@@ -1,8 +1,8 @@
-"""What every container format offers: a lazy reader and a writer that lays out first.
+"""The interface of a file format: a lazy reader, and a writer that preallocates.
 
-A container knows tensors by name, dtype, shape and place. It knows no model and no framework's
-naming. Readers list without reading values. Writers create the complete file around holes of known
-place, which the engine then fills by position, in any order, from several threads.
+A format knows tensors by name, dtype, shape and offset. It knows no model and no framework's
+naming. Readers list tensors without reading values. Writers create a complete file with a hole for
+each tensor's bytes, which `converter.execution` fills by position, in any order, from any thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from converter.tensors import TensorSpec, numpy_dtype
 
 if TYPE_CHECKING:
-    from converter.formats.files import FileHandle
+    from converter.formats.file_handle import FileHandle
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,10 +33,10 @@ class StoredTensor(ABC):
     @property
     @abstractmethod
     def location(self) -> tuple[object, ...]:
-        """Where the values lie; two tensors with equal locations share the very same bytes.
+        """Position of the values; two tensors with equal locations share the very same bytes.
 
-        The first two items are the file and an offset in it, so that sorting by location gives
-        the order in which a file is best read.
+        The first two items are the file and an offset in it: sorting by location gives the order
+        in which a file is read fastest.
         """
 
     @abstractmethod
@@ -47,7 +47,7 @@ class StoredTensor(ABC):
             out: C-contiguous, of the stored dtype in native byte order, and of the stored shape
                 except along `axis`. For a scalar, shape ``()``.
             axis: the axis along which only a part is read.
-            start: index of the first part read.
+            start: first index along `axis`.
 
         Raises:
             FormatError: if the file ends early or its bytes cannot be decoded.
@@ -55,7 +55,7 @@ class StoredTensor(ABC):
         """
 
     def read(self, axis: int = 0, start: int = 0, stop: int | None = None) -> Array:
-        """The values, or those with index ``start .. stop`` along `axis`, as a new array."""
+        """Return the values, or those with index ``start .. stop`` along `axis`, as a new array."""
         shape = list(self.spec.shape)
         if shape:
             shape[axis] = (shape[axis] if stop is None else stop) - start
@@ -71,18 +71,18 @@ class Reader(ABC):
     tensors: Mapping[str, StoredTensor]
     """Every tensor by its stored name, in file order."""
     duplicates: Mapping[str, Sequence[StoredTensor]]
-    """Further copies of a tensor that the file holds under the same name."""
+    """Further copies of a tensor under the same name."""
     metadata: Mapping[str, str]
-    """What else the file says of itself."""
+    """The format's own metadata."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file that the values come from, `path` first."""
+        """Every file that values come from, `path` first."""
         return (self.path,)
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file; its tensors cannot be read any more."""
+        """Close the file; its tensors can no longer be read."""
 
     def __enter__(self) -> Reader:
         return self
@@ -93,7 +93,7 @@ class Reader(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of a tensor's C-order bytes that lies in one piece in a file."""
+    """A run of a tensor's C-order bytes that is contiguous in a file."""
 
     tensor_offset: int
     file_offset: int
@@ -101,67 +101,65 @@ class Segment:
 
 
 @dataclass
-class PreallocatedFile(ABC):
-    """A file that is complete but for its tensors' bytes.
+class PreallocatedFile:
+    """A file that is complete except for its tensors' bytes.
 
-    The engine writes those by position at `segments`, little-endian and in C order, and then calls
-    `seal` once.
+    Whoever writes those, little-endian and in C order, at `segments`, then calls `finalize` once.
     """
 
     path: Path
     segments: Mapping[str, tuple[Segment, ...]]
     """For each tensor the runs of its bytes, by ascending `tensor_offset`, without gaps."""
     needs_crc32: bool = field(default=False)
-    """Whether `seal` wants the CRC-32 of each tensor's bytes."""
+    """Whether `finalize` takes the CRC-32 of each tensor's bytes."""
 
-    @abstractmethod
     def finalize(self, crc32: Mapping[str, int]) -> None:
-        """Write what depends on the tensors' bytes, once all of them are in place."""
+        """Write what depends on the tensors' bytes, once all are in place; usually nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileSpec:
-    """What a new file is to hold."""
+    """What a new file will hold."""
 
     path: Path
-    """The file, which does not exist yet."""
+    """A file that does not exist yet."""
     tensors: Sequence[TensorSpec]
     """In the order that the caller prefers."""
     metadata: Mapping[str, str] | None
-    """What the file says of itself, if anything; each format states what it understands."""
+    """Each format states which keys it understands."""
     aliases: Mapping[str, str]
     """Further names → the tensors of the same file whose bytes they share."""
 
 
 class FileFormat(ABC):
-    """A file format, as `converter.formats` registers it."""
+    """A file format, as listed in `converter.formats.registry`."""
 
     name: str
-    """What users call it: ``safetensors``, ``torch``, ``keras-hdf5``, ``flax-msgpack`` …"""
+    """``safetensors``, ``torch``, ``keras-hdf5``, ``flax-msgpack`` …"""
     dtypes: frozenset[str]
     """The dtype names that the format can hold."""
-    shares: bool = False
-    """Whether the format can say that two names share their bytes."""
+    supports_aliases: bool = False
+    """Whether the format can express that two names share their bytes."""
 
     @abstractmethod
     def matches(self, file: FileHandle, head: bytes) -> bool:
-        """Whether `file`, which starts with `head` (up to 64 bytes), is of the format.
+        """Return whether `file`, which starts with `head` (up to 64 bytes), has this format.
 
-        Decided by content alone; the file name is no evidence.
+        Decided by content alone, never by the file name.
         """
 
     @abstractmethod
     def open(self, file: FileHandle) -> Reader:
-        """List `file` without reading values.
+        """List the tensors of `file` without reading values.
 
-        It may lie on another machine, where every read is a request: as little as can be is read.
+        The file may be remote, where every read is a request: reads as little as possible.
 
         Args:
-            file: is the reader's from now on, which closes it; closed, too, if this raises.
+            file: owned by the reader from now on; closed, too, if this raises.
 
         Raises:
-            CheckpointError: if a file that belongs to it is missing or cannot be had.
-            FormatError: if the file is damaged, truncated, lying or hostile.
+            CheckpointError: if a file that belongs to it is missing or not available.
+            FormatError: if the file is damaged, truncated, inconsistent or hostile.
 
         """
 
@@ -173,50 +171,39 @@ class FileFormat(ABC):
         metadata: Mapping[str, str] | None = None,
         aliases: Mapping[str, str] | None = None,
     ) -> PreallocatedFile:
-        """Create the file at `path` (which must not exist) with holes for `tensors`.
-
-        Args:
-            path: the file to create.
-            tensors: what the file will hold, in the order the caller prefers.
-            metadata: what the file says of itself; each format states what it understands.
-            aliases: further names for tensors of the same file that share their bytes
-                (``alias → name``), for formats that can.
+        """Create the file at `path` with holes for `tensors`; for the arguments see `FileSpec`.
 
         Raises:
-            ValueError: for a dtype that the format cannot hold, a name twice, or aliases that it
-                cannot express, or if it is only read: the plan should have prevented it.
-            OSError: if the file cannot be created.
+            ValueError: for a dtype, name, alias or metadata that the format cannot express, or if
+                the format is read-only: the plan should have prevented it.
+            OSError: if the file exists or cannot be created.
 
         """
-        if aliases and not self.shares:
+        spec = FileSpec(path, tensors, metadata, aliases or {})
+        if aliases and not self.supports_aliases:
             raise ValueError(f"{self.name} cannot express that tensors share their bytes")
-        wanted = FileSpec(path, tensors, metadata, aliases or {})
-        _check(wanted, self.dtypes)
-        return self.preallocate(wanted)
+        names = {tensor.name for tensor in tensors}
+        problems = [f"{t.name}: dtype {t.dtype}" for t in tensors if t.dtype not in self.dtypes]
+        problems += [
+            f"{alias}: alias of {name}"
+            for alias, name in spec.aliases.items()
+            if name not in names or alias in names
+        ]
+        if len(names) != len(tensors):
+            problems.append("duplicate names")
+        if problems:
+            raise ValueError(f"cannot write: {'; '.join(problems)}")
+        return self.preallocate(spec)
 
-    def preallocate(self, wanted: FileSpec) -> PreallocatedFile:
-        """Create the file; `wanted` is sound, and of dtypes that the format holds.
+    def preallocate(self, spec: FileSpec) -> PreallocatedFile:
+        """Create the file; `create` has checked dtypes, names and aliases.
 
         Raises:
-            ValueError: for names or metadata that the format cannot express, or if it is only read.
+            ValueError: for names or metadata that the format cannot express, or if it is read-only.
             OSError: if the file cannot be created.
 
         """
-        raise ValueError(f"{self.name} is read, not written")
-
-
-def _check(wanted: FileSpec, dtypes: frozenset[str]) -> None:
-    """Raise `ValueError` for a dtype not in `dtypes`, a name twice, or an alias of nothing."""
-    tensors, aliases = wanted.tensors, wanted.aliases
-    names = {spec.name for spec in tensors}
-    wrong = [f"{spec.name}: dtype {spec.dtype}" for spec in tensors if spec.dtype not in dtypes]
-    wrong += [
-        f"{alias}: alias of {name}"
-        for alias, name in aliases.items()
-        if name not in names or alias in names
-    ]
-    if wrong or len(names) != len(tensors):
-        raise ValueError(f"cannot be written: {'; '.join(wrong) or 'a name stands twice'}")
+        raise ValueError(f"{self.name} is read-only")
 
 
 def read_exactly(fd: int, buffer: memoryview, offset: int) -> None:

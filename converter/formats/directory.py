@@ -1,4 +1,4 @@
-"""A directory of weight files, on this machine or on another one."""
+"""A directory of weight files, local or remote."""
 
 from __future__ import annotations
 
@@ -6,62 +6,62 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from converter.formats.files import FileHandle, LocalFile
+from converter.formats.file_handle import FileHandle, LocalFile
 from converter.formats.range_reader import RangedFile, RangeSource
 
 
 class CheckpointDirectory(Protocol):
-    """A directory whose files are listed, and opened by their name."""
+    """A directory whose files are listed, and opened by name."""
 
     @property
     def path(self) -> Path:
-        """Where it lies, or what to call it in messages; small files do lie there."""
+        """Its path for messages; downloaded small files are in it."""
 
     def names(self) -> Collection[str]:
-        """The names of the files in it."""
+        """Return the names of the files in it."""
 
     def holds(self, name: str) -> bool:
-        """Whether there is a file of that name."""
+        """Return whether there is a file of that name."""
 
     def is_local(self, name: str) -> bool:
-        """Whether it lies on this machine, where somebody may change it."""
+        """Return whether the file is on this machine, where it may change."""
 
     def size(self, path: Path) -> int:
-        """Bytes of a file in it, or below it."""
+        """Return the bytes of a file in it, or below it."""
 
     def open(self, name: str) -> FileHandle:
-        """A file, open for reading.
+        """Open a file for reading.
 
         Raises:
-            CheckpointError: if there is none, or it cannot be had.
+            CheckpointError: if there is no such file, or it is not available.
 
         """
 
 
-class LocalFolder:
+class LocalDirectory:
     """A directory of this machine; see `CheckpointDirectory`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def names(self) -> Collection[str]:
-        """The names of the files in it."""
+        """Return the names of the files in it."""
         return sorted(path.name for path in self.path.iterdir() if path.is_file())
 
     def holds(self, name: str) -> bool:
-        """Whether there is a file of that name."""
+        """Return whether there is a file of that name."""
         return (self.path / name).is_file()
 
     def is_local(self, name: str) -> bool:
-        """It is."""
+        """Return true."""
         return True
 
     def size(self, path: Path) -> int:
-        """Bytes of a file in it, or below it."""
+        """Return the bytes of a file in it, or below it."""
         return path.stat().st_size
 
     def open(self, name: str) -> FileHandle:
-        """A file, open for reading; see `Folder.open`."""
+        """Open a file for reading; see `CheckpointDirectory.open`."""
         return LocalFile(self.path / name)
 
 
@@ -69,9 +69,9 @@ class RemoteDirectory:
     """A remote directory, of which some files may be downloaded; see `CheckpointDirectory`.
 
     Args:
-        path: where fetched files lie; those of this name are used, not those of the other machine.
-        sizes: the name of each file there → its bytes.
-        ranges: gives the bytes of one, by its name.
+        path: directory of downloaded files, which take precedence over remote ones.
+        sizes: remote file name → its bytes.
+        ranges: remote file name → its bytes by range.
 
     """
 
@@ -83,26 +83,26 @@ class RemoteDirectory:
         self._ranges = ranges
 
     def names(self) -> Collection[str]:
-        """The names of the files in it."""
+        """Return the names of the files in it."""
         return self._sizes.keys()
 
     def holds(self, name: str) -> bool:
-        """Whether there is a file of that name."""
+        """Return whether there is a file of that name."""
         return name in self._sizes
 
     def is_local(self, name: str) -> bool:
-        """Whether it was fetched."""
+        """Return whether the file was downloaded."""
         return (self.path / name).is_file()
 
     def size(self, path: Path) -> int:
-        """Bytes of a file in it."""
+        """Return the bytes of a file in it."""
         return self._sizes[path.name]
 
     def open(self, name: str) -> FileHandle:
-        """A file, open for reading; see `Folder.open`."""
+        """Open a file for reading; see `CheckpointDirectory.open`."""
         if self.is_local(name):
             return LocalFile(self.path / name)
-        return RangedFile(self.path / name, self._ranges(name), self._open_beside)
+        return RangedFile(self.path / name, self._ranges(name), self._open_sibling)
 
-    def _open_beside(self, name: str) -> FileHandle | None:
+    def _open_sibling(self, name: str) -> FileHandle | None:
         return self.open(name) if self.holds(name) else None

@@ -1,8 +1,8 @@
 """Orbax checkpoints: directories of arrays that JAX training code writes, read with TensorStore.
 
-``_METADATA`` lists the tree of arrays; each is a Zarr array called by its keys joined with dots,
-in a directory of its own or, with the others, in one OCDBT key-value store. TensorStore, which the
-``flax`` extra brings along, reads both; nothing of Orbax itself is needed, and nothing is executed.
+``_METADATA`` lists the tree of arrays; each is a Zarr array named by its keys joined with dots, in
+a directory of its own or, with the others, in one OCDBT key-value store. TensorStore, which the
+``flax`` extra installs, reads both; nothing of Orbax itself is needed, and nothing is executed.
 
 Source: https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html, and the
 files that orbax-checkpoint 0.12.8 writes.
@@ -16,21 +16,21 @@ from typing import Any
 
 from converter.errors import ConfigError
 from converter.formats.base import Array, FileFormat, Reader, StoredTensor
-from converter.formats.files import MAX_TENSORS, FileHandle, checked_spec, format_error
+from converter.formats.file_handle import MAX_TENSORS, FileHandle, checked_spec, format_error
 from converter.optional_imports import import_optional
 from converter.safe_json import read_json_object
 from converter.tensors import TensorSpec
 
 METADATA = "_METADATA"
-"""The file in an Orbax directory that lists its tree."""
+"""The file in an Orbax directory that lists its arrays."""
 
 MAX_RATIO = 1000
-"""Bytes that a byte of the directory may expand to; trained weights hardly compress at all."""
+"""Decoded bytes per byte of the directory; trained weights hardly compress at all."""
 _CODECS = frozenset({"zstd", "gzip", "zlib", "bytes", "transpose", "crc32c", "sharding_indexed"})
-"""What Orbax has ever written. Not blosc: TensorStore takes as much memory as the head of a chunk
-says, and ends the process if there is none (measured with 0.1.86)."""
+"""What Orbax has ever written. Not blosc: TensorStore allocates as much memory as a chunk's header
+says, and aborts the process if it cannot (measured with 0.1.86)."""
 _CACHE_BYTES = 128 << 20
-"""Of decoded chunks: an array is mostly one chunk, of which rows are asked for in turn."""
+"""Cache of decoded chunks: an array is usually one chunk, of which rows are read in turn."""
 
 
 class OrbaxTensor(StoredTensor):
@@ -44,11 +44,11 @@ class OrbaxTensor(StoredTensor):
 
     @property
     def location(self) -> tuple[object, ...]:
-        """The directory's listing and the array's number in it."""
+        """The metadata file and the array's number in it."""
         return (str(self.path), self._number)
 
     def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
-        """Decode the chunks in question; see `StoredTensor.read_into`."""
+        """Decode the chunks that hold the values; see `StoredTensor.read_into`."""
         store = self._store
         if out.ndim:
             ranges = [slice(None)] * out.ndim
@@ -63,7 +63,7 @@ class OrbaxTensor(StoredTensor):
 
 
 class OrbaxReader(Reader):
-    """An opened Orbax directory. Plain values (texts, nothing) are left out, as Orbax does."""
+    """An opened Orbax directory; plain values (strings, None) are omitted, as Orbax does."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,7 +73,7 @@ class OrbaxReader(Reader):
         try:
             listing = read_json_object(path)
         except ConfigError as error:
-            raise format_error(path, "is no listing of a tree", found=error.message) from error
+            raise format_error(path, "not a list of arrays", found=error.message) from error
         self._ocdbt = listing.get("use_ocdbt", False) is True
         self._driver = "zarr3" if listing.get("use_zarr3", False) is True else "zarr"
         sizes = [(file, file.lstat().st_size) for file in _files(path.parent)]
@@ -82,24 +82,24 @@ class OrbaxReader(Reader):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The listing, and the files of the store where the arrays share one."""
+        """The metadata file, and the files of the store if the arrays share one."""
         return (self.path, *self._files)
 
     def close(self) -> None:
-        """Let go of the arrays."""
+        """Close the arrays."""
         self.tensors = {}
 
     def _list(self, tree: object, nbytes: int) -> None:
         tensorstore = _tensorstore(self.path)
         if not isinstance(tree, dict) or len(tree) > MAX_TENSORS:
-            raise format_error(self.path, "lists no tree of arrays", expected="'tree_metadata'")
+            raise format_error(self.path, "no tree of arrays", expected="'tree_metadata'")
         context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
         opening = {}
         for name, stored in self._arrays(tree):
             if name in opening:
-                raise format_error(self.path, "a name stands twice", tensor=name)
+                raise format_error(self.path, "duplicate name", tensor=name)
             opening[name] = tensorstore.open(
-                {"driver": self._driver, "kvstore": self._place(name, stored)},
+                {"driver": self._driver, "kvstore": self._kvstore(name, stored)},
                 context=context,
                 open=True,
                 read=True,
@@ -115,7 +115,7 @@ class OrbaxReader(Reader):
             if unknown:
                 raise format_error(
                     self.path,
-                    "a compression that is not decoded",
+                    "unsupported compression",
                     tensor=name,
                     expected=f"one of {', '.join(sorted(_CODECS))}",
                     found=", ".join(unknown),
@@ -135,7 +135,7 @@ class OrbaxReader(Reader):
             self.tensors[name] = OrbaxTensor(spec, self.path, number, store)
 
     def _arrays(self, tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """The name of each array, and what it is called in the store."""
+        """Yield the name of each array, and its name in the store."""
         for entry in tree.values():
             keys = entry.get("key_metadata") if isinstance(entry, dict) else None
             value = entry.get("value_metadata") if isinstance(entry, dict) else None
@@ -149,65 +149,65 @@ class OrbaxReader(Reader):
             plain = stored.isprintable() and "/" not in stored and stored.strip(".")
             if len(texts) != len(parts) or not plain:
                 raise format_error(
-                    self.path, "an array's keys are no plain names", tensor=stored[:80]
+                    self.path, "an array's keys are not plain names", tensor=stored[:80]
                 )
             if value.get("value_type") not in ("None", "string") and not value.get(
                 "skip_deserialize"
             ):
                 yield "/".join(texts), stored
 
-    def _place(self, name: str, stored: str) -> dict[str, Any]:
-        """Where TensorStore finds an array."""
+    def _kvstore(self, name: str, stored: str) -> dict[str, Any]:
+        """Return TensorStore's specification of an array's storage."""
         directory = self.path.parent.resolve()
         if self._ocdbt:
             return {"driver": "ocdbt", "base": f"file://{directory}/", "path": f"{stored}/"}
-        place = directory / stored
+        path = directory / stored
         try:
-            linked = place.is_symlink()
+            linked = path.is_symlink()
         except OSError as error:  # the name is too long
             raise format_error(
                 self.path, "an array cannot be opened", tensor=name, found=error.strerror
             ) from error
         if linked:
             raise format_error(self.path, "an array is a link", tensor=name)
-        return {"driver": "file", "path": f"{place}/"}
+        return {"driver": "file", "path": f"{path}/"}
 
 
 def _files(directory: Path) -> list[Path]:
-    """Every file of the directory.
+    """Return every file of the directory.
 
     Raises:
-        FormatError: if one is a link, or there are too many.
+        FormatError: if one is a link out of the directory, or there are too many.
 
     """
-    found = []
+    files = []
     for number, path in enumerate(directory.rglob("*")):
         if number > 8 * MAX_TENSORS:
             raise format_error(directory, "too many files")
         if path.is_symlink() and not path.resolve().is_relative_to(directory.resolve()):
             raise format_error(path, "a link that leaves the directory", found=str(path.resolve()))
         if path.is_file():
-            found.append(path)
-    return sorted(found)
+            files.append(path)
+    return sorted(files)
 
 
 def _codecs(metadata: object) -> set[str]:
-    """The names of all codecs in a Zarr array's metadata, those within shards too."""
+    """Return the names of all codecs in a Zarr array's metadata, including those of shards."""
     if isinstance(metadata, list):
         return {name for item in metadata for name in _codecs(item)}
     if not isinstance(metadata, dict):
         return set()
-    found = set()
+    names = set()
     for key, value in metadata.items():
         if key in ("compressor", "codecs", "index_codecs", "filters", "configuration"):
-            found |= _codecs(value)
+            names |= _codecs(value)
         elif key in ("id", "name"):
-            found.add(str(value))
-    return found
+            names.add(str(value))
+    return names
 
 
 def _tensorstore(path: Path) -> Any:
-    """TensorStore, imported when the first Orbax directory is opened.
+    """Return the module tensorstore, imported when the first Orbax directory is opened.
 
     Raises:
         UnsupportedError: if it is not installed.
@@ -220,18 +220,18 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-class Orbax(FileFormat):
-    """The container of Orbax directories, opened by their ``_METADATA``; it is only read."""
+class OrbaxFormat(FileFormat):
+    """Orbax directories, opened by their ``_METADATA``; read-only."""
 
     name = "orbax"
     dtypes: frozenset[str] = frozenset()
 
     def matches(self, file: FileHandle, head: bytes) -> bool:
-        """Whether the file starts as the listing of a tree."""
+        """Return whether the file starts with the JSON of a tree of arrays."""
         return head.replace(b" ", b"").startswith(b'{"tree_metadata"')
 
     def open(self, file: FileHandle) -> OrbaxReader:
-        """List the directory that `file` lies in, on this machine; see `Container.open`.
+        """List the arrays of the directory that `file` is in, which must be local.
 
         Raises:
             UnsupportedError: if TensorStore is not installed.
@@ -241,4 +241,4 @@ class Orbax(FileFormat):
         return OrbaxReader(file.path)
 
 
-FORMAT: FileFormat = Orbax()
+FORMAT: FileFormat = OrbaxFormat()

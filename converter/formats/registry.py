@@ -1,4 +1,4 @@
-"""Which containers there are, and which one a file is."""
+"""The list of file formats, and detection of the one that a file has."""
 
 from __future__ import annotations
 
@@ -9,63 +9,60 @@ from typing import cast
 
 from converter.errors import FormatError
 from converter.formats.base import FileFormat, Reader
-from converter.formats.files import FileHandle, LocalFile, closed_on_error
+from converter.formats.file_handle import FileHandle, LocalFile, closed_on_error
 
 FORMATS: dict[str, str] = {
     "safetensors": "converter.formats.safetensors",
-    "torch": "converter.formats.torch.format",
-    "keras-hdf5": "converter.formats.keras_hdf5.format",
-    "flax-msgpack": "converter.formats.flax_msgpack.format",
-    "tf-bundle": "converter.formats.tensorflow_checkpoint.format",
+    "torch": "converter.formats.torch",
+    "keras-hdf5": "converter.formats.keras_hdf5",
+    "flax-msgpack": "converter.formats.flax_msgpack",
+    "tensorflow-checkpoint": "converter.formats.tensorflow_checkpoint",
     "orbax": "converter.formats.orbax",
 }
-"""Container name → the module that implements it as its ``FORMAT``, in the order of asking."""
+"""Format name → the module or package that implements it as its ``FORMAT``, in detection order."""
 
 
 def get_format(name: str) -> FileFormat:
-    """The container called `name`, imported on first use.
+    """Return the format called `name`, imported on first use.
 
     Raises:
-        KeyError: if there is none of that name.
+        KeyError: if there is no format of that name.
 
     """
     return cast("FileFormat", import_module(FORMATS[name]).FORMAT)
 
 
-def detect_format(place: Path | FileHandle) -> FileFormat:
-    """The container that a file is, decided by its content.
+def detect_format(source: Path | FileHandle) -> FileFormat:
+    """Return the format of a file, decided by its content.
 
     Raises:
         CheckpointError: if the file cannot be read.
-        FormatError: if it is of no known format.
+        FormatError: if no format matches.
 
     """
-    if isinstance(place, Path):
-        with closing(LocalFile(place)) as opened:
-            return detect_format(opened)
-    head = place.read(0, min(64, place.size))
+    if isinstance(source, Path):
+        with closing(LocalFile(source)) as file:
+            return detect_format(file)
+    head = source.read(0, min(64, source.size))
     for name in FORMATS:
         file_format = get_format(name)
-        if file_format.matches(place, head):
+        if file_format.matches(source, head):
             return file_format
     raise FormatError(
-        f"{place.path}: not a checkpoint file of a known format "
+        f"{source.path}: not a checkpoint file of a known format "
         f"(it starts with {head[:8].hex(' ')})",
         remedy="Known formats: " + ", ".join(FORMATS) + ".",
     )
 
 
-def open_file(place: Path | FileHandle) -> Reader:
-    """Open a file with the container that it is.
-
-    Args:
-        place: where it lies, or the file itself, which the reader closes.
+def open_file(source: Path | FileHandle) -> Reader:
+    """Open a file in the format that it has; the reader closes it.
 
     Raises:
-        CheckpointError: if it cannot be read or is of no known format.
-        FormatError: if it is damaged, truncated, lying or hostile.
+        CheckpointError: if it cannot be read.
+        FormatError: if no format matches, or it is damaged, truncated, inconsistent or hostile.
 
     """
-    file = LocalFile(place) if isinstance(place, Path) else place
+    file = LocalFile(source) if isinstance(source, Path) else source
     with closed_on_error(file):
         return detect_format(file).open(file)

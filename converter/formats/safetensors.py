@@ -1,7 +1,7 @@
-"""safetensors: a JSON header that says where each tensor lies, then the tensors.
+"""safetensors: a JSON header with the offsets of each tensor, then the tensors.
 
 The file starts with the header's length (8 bytes, little-endian). Offsets count from the end of
-the header, whose trailing spaces align them to 8 bytes. The specification demands that the header
+the header, whose trailing spaces align them to 8 bytes. The specification requires that the header
 starts with ``{``, takes at most 100 MB, repeats no key, and that the tensors fill the rest of the
 file without overlap or hole; all of that is checked here. Source: the README and ``tensor.rs`` of
 huggingface/safetensors, version 0.8.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from converter.formats.base import (
     Segment,
     StoredTensor,
 )
-from converter.formats.files import (
+from converter.formats.file_handle import (
     MAX_TENSORS,
     FileHandle,
     FileReader,
@@ -32,7 +32,7 @@ from converter.formats.files import (
     create_file,
     format_error,
 )
-from converter.formats.lazy_tensors import ContiguousTensor
+from converter.formats.stored_tensors import ContiguousTensor
 from converter.tensors import TensorSpec
 
 _DTYPES = {
@@ -55,7 +55,7 @@ _DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-"""safetensors' dtype names and ours, in the order in which the library lays tensors out."""
+"""safetensors' dtype names → numpy's, in the order in which the library stores tensors."""
 _CODES = {name: code for code, name in _DTYPES.items()}
 _RANKS = {name: rank for rank, name in enumerate(_CODES)}
 
@@ -67,66 +67,54 @@ _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-class _Layout(PreallocatedFile):
-    """A safetensors file depends on no tensor's bytes."""
-
-    def finalize(self, crc32: Mapping[str, int]) -> None:
-        """Nothing is left to write."""
-
-
-class SafetensorsContainer(FileFormat):
-    """Reads and writes ``.safetensors``; see `converter.formats.base.Container`."""
+class SafetensorsFormat(FileFormat):
+    """``.safetensors`` files; see `FileFormat`."""
 
     name = "safetensors"
     dtypes = frozenset(_CODES)
 
     def matches(self, file: FileHandle, head: bytes) -> bool:
-        """Whether a plausible header length and a ``{`` come first."""
+        """Return whether the file starts with a plausible header length and a ``{``."""
         return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER
 
     def open(self, file: FileHandle) -> Reader:
-        """List the tensors; reads the header alone.
-
-        The reader's metadata are the header's, such as ``{"format": "pt"}``.
-        """
+        """List the tensors; reads the header alone, whose metadata become the reader's."""
         with closed_on_error(file):
-            return _read_listing(file)
+            return _read_header(file)
 
-    def preallocate(self, wanted: FileSpec) -> PreallocatedFile:
-        """Lay the file out as the library does: by dtype, then by name.
+    def preallocate(self, spec: FileSpec) -> PreallocatedFile:
+        """Create the file with the library's layout: by dtype, then by name.
 
-        The metadata go into the header by ascending key; transformers demands
+        The metadata go into the header by ascending key; transformers requires
         ``{"format": "pt"}``.
         """
         header: dict[str, object] = {}
-        if wanted.metadata is not None:
-            header[_METADATA] = dict(sorted(wanted.metadata.items()))
-        places: dict[str, int] = {}
+        if spec.metadata is not None:
+            header[_METADATA] = dict(sorted(spec.metadata.items()))
+        offsets: dict[str, int] = {}
         end = 0
-        ordered = sorted(wanted.tensors, key=lambda spec: (_RANKS[spec.dtype], spec.name))
-        for spec in ordered:
-            if spec.name == _METADATA:
+        ordered = sorted(spec.tensors, key=lambda tensor: (_RANKS[tensor.dtype], tensor.name))
+        for tensor in ordered:
+            if tensor.name == _METADATA:
                 raise ValueError(f"no tensor can be called {_METADATA}")
-            places[spec.name], end = end, end + spec.nbytes
-            header[spec.name] = {
-                "dtype": _CODES[spec.dtype],
-                "shape": spec.shape,
-                "data_offsets": (places[spec.name], end),
+            offsets[tensor.name], end = end, end + tensor.nbytes
+            header[tensor.name] = {
+                "dtype": _CODES[tensor.dtype],
+                "shape": tensor.shape,
+                "data_offsets": (offsets[tensor.name], end),
             }
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         if len(text) > _MAX_HEADER:
-            raise ValueError(f"the header would take {len(text)} bytes of at most {_MAX_HEADER}")
+            raise ValueError(f"the header takes {len(text)} bytes of at most {_MAX_HEADER}")
         data = 8 + len(text)
-        create_file(wanted.path, data + end, [(0, len(text).to_bytes(8, "little") + text)])
-        segments = {
-            spec.name: (Segment(0, data + places[spec.name], spec.nbytes),) for spec in ordered
-        }
-        return _Layout(wanted.path, segments)
+        create_file(spec.path, data + end, [(0, len(text).to_bytes(8, "little") + text)])
+        segments = {t.name: (Segment(0, data + offsets[t.name], t.nbytes),) for t in ordered}
+        return PreallocatedFile(spec.path, segments)
 
 
-def _read_listing(handle: FileHandle) -> Reader:
-    """Check the whole header and list its tensors by offset."""
+def _read_header(handle: FileHandle) -> Reader:
+    """Check the complete header and list its tensors by offset."""
     path = handle.path
     length = int.from_bytes(handle.read(0, 8), "little")
     if length > _MAX_HEADER:
@@ -150,7 +138,7 @@ def _read_listing(handle: FileHandle) -> Reader:
                 found=f"{end - begin} bytes from {begin} to {end}",
             )
         if begin != position:
-            what = "overlaps another tensor" if begin < position else "bytes of no tensor before it"
+            what = "overlaps another tensor" if begin < position else "a hole before the tensor"
             raise format_error(
                 path, what, tensor=spec.name, expected=f"offset {position}", found=begin
             )
@@ -160,7 +148,7 @@ def _read_listing(handle: FileHandle) -> Reader:
     if data + position != handle.size:
         raise format_error(
             path,
-            "the file ends early" if data + position > handle.size else "bytes of no tensor at end",
+            "the file ends early" if data + position > handle.size else "trailing bytes",
             tensor=next(reversed(tensors), None),
             expected=f"{data + position} bytes",
             found=f"{handle.size} bytes",
@@ -170,13 +158,13 @@ def _read_listing(handle: FileHandle) -> Reader:
 
 
 class _Header:
-    """The header's JSON, read entry by entry so that no other structure can take memory."""
+    """The header's JSON, parsed entry by entry so that no other structure can take memory."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
         self.text = text
         self.entries: list[tuple[int, int, TensorSpec]] = []
-        """For each tensor its begin, its end, and what it is."""
+        """Begin, end and specification of each tensor."""
         self.metadata: dict[str, str] = {}
         self._at = 0
 
@@ -187,14 +175,12 @@ class _Header:
         seen: set[str] = set()
         for name in self._members():
             if name in seen:
-                raise format_error(self.path, "a name stands twice in the header", tensor=name)
+                raise format_error(self.path, "duplicate name in the header", tensor=name)
             seen.add(name)
             if name == _METADATA:
                 for key in self._members():
                     if key in self.metadata:
-                        raise format_error(
-                            self.path, "a key stands twice in the metadata", found=key
-                        )
+                        raise format_error(self.path, "duplicate key in the metadata", found=key)
                     self.metadata[key] = self._string()
             else:
                 self.entries.append(self._entry(name))
@@ -205,7 +191,7 @@ class _Header:
             raise self._wrong("the end of the header")
 
     def _members(self) -> Iterator[str]:
-        """The keys of the object that starts here; whoever asks reads the value in between."""
+        """Yield the keys of the object at this position; the caller reads the value in between."""
         self._take("{")
         if self._peek() == "}":
             self._at += 1
@@ -220,37 +206,29 @@ class _Header:
             self._take(",")
 
     def _entry(self, name: str) -> tuple[int, int, TensorSpec]:
-        """The value of a tensor's key."""
+        """Read the value of a tensor's key."""
         self._peek()
         end = self.text.find("}", self._at, self._at + _MAX_ENTRY) + 1
         try:
             entry = json.loads(self.text[self._at : end], object_pairs_hook=_unique)
         except (ValueError, RecursionError):
-            raise format_error(
-                self.path,
-                "malformed entry in the header",
-                tensor=name,
-                expected='{"dtype", "shape", "data_offsets"}',
-                found=self.text[self._at : self._at + 80],
-            ) from None
-        self._at = end
+            entry = self.text[self._at : self._at + 80]
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            keys = sorted(entry) if isinstance(entry, dict) else entry
             raise format_error(
                 self.path,
                 "malformed entry in the header",
                 tensor=name,
                 expected='{"dtype", "shape", "data_offsets"}',
-                found=keys,
+                found=sorted(entry) if isinstance(entry, dict) else entry,
             )
+        self._at = end
         code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(code, str) or code not in _DTYPES:
-            known = ", ".join(_DTYPES)
-            raise format_error(self.path, "unknown dtype", tensor=name, expected=known, found=code)
-        if not isinstance(shape, list):
             raise format_error(
-                self.path, "shape is no list", tensor=name, expected="a list", found=shape
+                self.path, "unknown dtype", tensor=name, expected=", ".join(_DTYPES), found=code
             )
+        if not isinstance(shape, list):
+            raise format_error(self.path, "shape is not a list", tensor=name, found=shape)
         if (
             not isinstance(offsets, list)
             or [type(offset) for offset in offsets] != [int, int]
@@ -266,48 +244,47 @@ class _Header:
         return offsets[0], offsets[1], checked_spec(self.path, name, _DTYPES[code], shape)
 
     def _string(self) -> str:
-        """The string that starts here."""
+        """Read a string."""
         if self._peek() != '"':
             raise self._wrong("a string")
         try:
             value, end = _DECODER.raw_decode(self.text, self._at)
-            value.encode()  # JSON can spell half a surrogate pair, UTF-8 cannot
+            value.encode()  # JSON can express a lone surrogate, UTF-8 cannot
         except ValueError:
             raise self._wrong("a string") from None
         self._at = end
         return str(value)
 
     def _peek(self) -> str:
-        """The next character that is no white space, or nothing."""
+        """Return the next character after white space, or an empty string."""
         self._skip_space()
         return self.text[self._at : self._at + 1]
 
-    def _take(self, wanted: str) -> None:
-        if self._peek() != wanted:
-            raise self._wrong(repr(wanted))
+    def _take(self, character: str) -> None:
+        if self._peek() != character:
+            raise self._wrong(repr(character))
         self._at += 1
 
     def _skip_space(self) -> None:
         space = _SPACE.match(self.text, self._at)
-        assert space is not None  # it matches nothing, too
+        assert space is not None  # it matches the empty string, too
         self._at = space.end()
 
     def _wrong(self, expected: str) -> Exception:
-        found = self.text[self._at : self._at + 40] or "the end of the header"
         return format_error(
             self.path,
             f"malformed header at character {self._at}",
             expected=expected,
-            found=found,
+            found=self.text[self._at : self._at + 40] or "the end of the header",
         )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys differ."""
+    """Return a JSON object, after checking for duplicate keys."""
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("duplicate key")
     return members
 
 
-FORMAT: FileFormat = SafetensorsContainer()
+FORMAT: FileFormat = SafetensorsFormat()

@@ -128,7 +128,7 @@ _DIALECTS = {
     "torch": "pytorch",
     "keras-hdf5": "tensorflow",
     "flax-msgpack": "flax",
-    "tf-bundle": "google",
+    "tensorflow-checkpoint": "google",
     "orbax": "flax",
 }
 

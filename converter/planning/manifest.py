@@ -30,7 +30,7 @@ def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:
             "key": spec.name,
         }
         if isinstance(origin, ResizedTensor):
-            rows = origin.initialiser
+            rows = origin.initializer
             described["resized"] = {
                 "from": list(origin.rearrangement.shape(spec.shape)),
                 "rows": {"rule": rows.rule, "scale": rows.scale, "seed": rows.seed}
@@ -40,12 +40,12 @@ def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:
         if not origin.rearrangement.keeps_bytes:
             described["axes"] = str(origin.rearrangement)
         return described
-    initialiser = origin.initialiser
+    initializer = origin.initializer
     return {
         "origin": "initialised",
-        "rule": initialiser.rule,
-        "scale": initialiser.scale,
-        "seed": initialiser.seed,
+        "rule": initializer.rule,
+        "scale": initializer.scale,
+        "seed": initializer.seed,
         "reason": origin.reason,
     }
 

@@ -77,11 +77,11 @@ def plan_tensors(
             planned.append(TargetTensor(spec, finding.stored, finding.copies))
         else:
             draw = draws.get(param.name, InitOverride(param.rule, param.scale))
-            initialiser = Initializer(draw.rule, draw.scale, seed, param.name)
+            initializer = Initializer(draw.rule, draw.scale, seed, param.name)
             reason = COMPUTED_REASON if param.rule in COMPUTED else reasons[param.part]
             if draw.reason:
                 reason = f"{reason}; {draw.reason}"
-            planned.append(TargetTensor(spec, InitializedTensor(initialiser, reason)))
+            planned.append(TargetTensor(spec, InitializedTensor(initializer, reason)))
     return planned
 
 

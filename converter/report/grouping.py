@@ -49,7 +49,7 @@ def _likeness(tensor: TargetTensor) -> tuple[object, ...]:
     spec, origin = tensor.spec, tensor.origin
     head, number, tail = split_layer_index(spec.name)
     if isinstance(origin, InitializedTensor):
-        drawn = origin.initialiser
+        drawn = origin.initializer
         return head, tail, spec.dtype, spec.shape, drawn.rule, drawn.scale, origin.reason
     stored = origin.tensor.spec
     key_head, key_number, key_tail = split_layer_index(stored.name)
@@ -63,7 +63,7 @@ def describe_source(group: Sequence[TargetTensor]) -> str:
     """Where the values of a group of like tensors come from."""
     origin = group[0].origin
     if isinstance(origin, InitializedTensor):
-        drawn = origin.initialiser
+        drawn = origin.initializer
         rule = f"{drawn.scale:g}" if drawn.rule == "constant" else f"{drawn.rule}({drawn.scale:g})"
         return f"{rule}, seed {drawn.seed}" if drawn.rule != "constant" else rule
     keys = collapse_ranges(

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from converter.errors import CheckpointError, Problem
 from converter.file_names import INDEX_SUFFIX, WEIGHT_FILES, auxiliary_files, weight_files
-from converter.formats.directory import CheckpointDirectory, LocalFolder, RemoteDirectory
+from converter.formats.directory import CheckpointDirectory, LocalDirectory, RemoteDirectory
 from converter.safe_json import read_json_object
 from converter.storage.hub_client import HubRepo, parse_repo_id, retry, translate_hub_errors
 
@@ -189,7 +189,7 @@ def _cached(wanted: HubRepo, weights: str) -> HubSnapshot:
     from huggingface_hub import snapshot_download
 
     place = snapshot_download(wanted.repo_id, revision=wanted.revision, local_files_only=True)
-    folder = LocalFolder(Path(place))
+    folder = LocalDirectory(Path(place))
     _log.info("%s: offline; commit %s in the cache", wanted, folder.path.name)
     if weights != "none" and not weight_files(folder.names()):
         raise CheckpointError(
@@ -235,7 +235,7 @@ def _fetch(wanted: HubRepo, weights: str) -> HubSnapshot:
     name = chosen[0]
     home = Path(str(places[name]).removesuffix(os.sep + name))
     folder = (
-        _remote_directory(wanted.repo_id, commit, home, sizes) if headers else LocalFolder(home)
+        _remote_directory(wanted.repo_id, commit, home, sizes) if headers else LocalDirectory(home)
     )
     return HubSnapshot(wanted, commit, home, folder)
 

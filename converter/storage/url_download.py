@@ -23,7 +23,7 @@ from converter.file_names import (
     auxiliary_files,
     weight_files,
 )
-from converter.formats.directory import CheckpointDirectory, LocalFolder, RemoteDirectory
+from converter.formats.directory import CheckpointDirectory, LocalDirectory, RemoteDirectory
 from converter.safe_json import read_json_object
 from converter.storage.url import Url, UrlListing, listing, translate_url_errors
 
@@ -175,7 +175,7 @@ class _Downloader:
         return UrlDownload(
             self.listed.url,
             directory,
-            self.folder(directory) if headers else LocalFolder(directory),
+            self.folder(directory) if headers else LocalDirectory(directory),
             directory / file if file else None,
             None if None in times else max((time for time in times if time), default=None),
             self.home,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from converter.execution.row_blocks import cast
-from converter.execution.row_readers import BufferPool, ResizedRows, StoredTensorReader
+from converter.execution.row_readers import BufferPool, ResizedTensorReader, StoredTensorReader
 from converter.formats.base import Array
 from converter.plan import SourceTensor
 
@@ -115,7 +115,7 @@ def values(stored: SourceTensor) -> Array:
 
 
 def compare(
-    name: str, first: SourceTensor, second: SourceTensor, rows: ResizedRows | None = None
+    name: str, first: SourceTensor, second: SourceTensor, rows: ResizedTensorReader | None = None
 ) -> Difference:
     """How two stored tensors of the same canonical shape differ.
 

@@ -11,7 +11,7 @@ from typing import Any
 from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
 from converter.errors import Problem, UnsupportedError
-from converter.execution.row_readers import ResizedRows
+from converter.execution.row_readers import ResizedTensorReader
 from converter.models.model import Model, resolve_model
 from converter.name_ranges import summarize_names
 from converter.plan import ResizedTensor, SourceTensor, TargetTensor
@@ -230,7 +230,7 @@ def _compare(name: str, mine: SourceTensor, theirs: SourceTensor) -> Difference 
         and canonical_shape(mine)[1:] == canonical_shape(theirs)[1:]
     ):
         spec = replace(mine.tensor.spec, name=name, shape=canonical_shape(mine))
-        return compare(name, mine, theirs, ResizedRows(TargetTensor(spec, theirs), theirs))
+        return compare(name, mine, theirs, ResizedTensorReader(TargetTensor(spec, theirs), theirs))
     if canonical_shape(mine) != canonical_shape(theirs):
         return None
     return compare(name, mine, theirs)

@@ -113,7 +113,7 @@ PLANTED = {
         [('width      = "n_embd"', 'width      = "n_embed"')],
         ["measures.width", "'n_embed'"],
     ),
-    "an unknown field in an initialiser": (
+    "an unknown field in an initializer": (
         "gpt2",
         [('init      = "normal(initializer_range)"', 'init      = "normal(init_range)"')],
         ["init", "'init_range'"],

@@ -209,11 +209,11 @@ def test_every_layout_in_any_blocks(
 def test_fresh_tensors_are_drawn_by_position(tmp_path, raw, monkeypatch, block):
     monkeypatch.setattr(executor, "_MIN_BLOCK", block)
     monkeypatch.setattr(executor, "_MAX_BLOCK", block)
-    initialiser = Initializer("normal", 0.02, 3, "w")
+    initializer = Initializer("normal", 0.02, 3, "w")
     expected = np.empty((77, 90), np.float32)
-    initialiser.fill(expected)
+    initializer.fill(expected)
     tensor = TargetTensor(
-        TensorSpec("w", "float32", (77, 90)), InitializedTensor(initialiser, "missing")
+        TensorSpec("w", "float32", (77, 90)), InitializedTensor(initializer, "missing")
     )
     way = Rearrangement(axes("out in"), axes("in out"))
     entry = FileEntry("w", TensorSpec("k", "float32", (90, 77)), way)

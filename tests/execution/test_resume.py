@@ -13,8 +13,8 @@ import converter
 from converter.errors import FormatError, OutputError
 from converter.execution import executor
 from converter.execution.tensor_copy import TensorCopier
-from converter.formats.lazy_tensors import ContiguousTensor
 from converter.formats.registry import open_file
+from converter.formats.stored_tensors import ContiguousTensor
 from tests import factories
 
 WANTED: dict[str, Any] = {

@@ -17,7 +17,7 @@ from typing import Any
 
 from converter.errors import CheckpointError
 from converter.formats.base import FileFormat
-from converter.formats.files import LocalFile
+from converter.formats.file_handle import LocalFile
 from converter.formats.registry import detect_format
 from tests.formats import bundles
 
@@ -270,6 +270,6 @@ _first_block = lru_cache(maxsize=64)(bundles.first_block)
 _SHELLS = {
     "safetensors": _in_header,
     "torch": _in_record,
-    "tf-bundle": _in_block,
+    "tensorflow-checkpoint": _in_block,
     "orbax": mutate_json,
 }

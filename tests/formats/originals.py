@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from converter.formats.base import FileFormat
-from converter.formats.files import LocalFile
+from converter.formats.file_handle import LocalFile
 from converter.formats.registry import FORMATS, get_format
 from converter.tensors import TensorSpec
 from tests.formats import bundles
@@ -137,7 +137,7 @@ FURTHER: Mapping[str, tuple[Callable[[Path], Files], ...]] = {
     "torch": (_torch_saved,),
     "keras-hdf5": (_compressed_hdf5, _newest_hdf5),
     "flax-msgpack": (_chunked_msgpack,),
-    "tf-bundle": (_sharded_bundle,),
+    "tensorflow-checkpoint": (_sharded_bundle,),
     "orbax": (_orbax,),
 }
 """Container → what writes forms of it that its own writer does not."""

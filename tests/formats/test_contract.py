@@ -14,7 +14,7 @@ import pytest
 from converter.errors import CheckpointError, FormatError
 from converter.formats.base import FileFormat, Reader
 from converter.formats.directory import RemoteDirectory
-from converter.formats.files import FileHandle
+from converter.formats.file_handle import FileHandle
 from converter.formats.registry import FORMATS, detect_format, get_format, open_file
 from converter.storage.hub_download import HubRanges
 from converter.tensors import TensorSpec
@@ -107,13 +107,13 @@ def test_reads_parts_of_large_tensors(opened, file_format, tmp_path):
 @pytest.fixture
 def writer(file_format: FileFormat) -> FileFormat:
     if file_format.name in READ_ONLY:
-        pytest.skip("is read, not written")
+        pytest.skip("is read-only")
     return file_format
 
 
 @pytest.mark.parametrize("name", READ_ONLY)
 def test_what_is_only_read_says_so(name, tmp_path):
-    with pytest.raises(ValueError, match="read, not written"):
+    with pytest.raises(ValueError, match="read-only"):
         get_format(name).create(tmp_path / "new", [])
     assert not list(tmp_path.iterdir())
 

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from converter.errors import FormatError
-from converter.formats.files import FileHandle, LocalFile
-from converter.formats.flax_msgpack import writer
-from converter.formats.flax_msgpack.format import FORMAT
+from converter.formats.file_handle import FileHandle, LocalFile
+from converter.formats.flax_msgpack import FORMAT, writer
 from converter.formats.registry import open_file
 from converter.tensors import TensorSpec, numpy_dtype
 from tests.formats.writing import same, values, write
@@ -208,7 +207,7 @@ ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
         (5, "not a map"),
         ({"a": packed(ARRAY, code=9)}, "extension type"),
         ({"a": packed(ARRAY, dtype="V2")}, "unknown dtype"),
-        ({"a": packed(ARRAY, dtype="void16")}, "save it again"),
+        ({"a": packed(ARRAY, dtype="void16")}, "save the model again"),
         ({"a": packed(ARRAY, dtype="object")}, "unknown dtype"),
         ({"a": packed(ARRAY, dtype="float64")}, "48 bytes"),
         ({"a": msgpack.ExtType(1, msgpack.packb(((2, 3), "float32")))}, "not an array"),
@@ -216,7 +215,7 @@ ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
         ({"a": msgpack.ExtType(1, msgpack.packb(((True,), "bool", b"1")))}, "shape"),
         ({"a": msgpack.ExtType(1, msgpack.packb(((2**40, 2**40), "bool", b"")))}, "shape"),
         ({"a": msgpack.ExtType(1, msgpack.packb(((1,) * 40, "bool", b"1")))}, "shape"),
-        ({"a": msgpack.ExtType(1, msgpack.packb(((1,), "bool", b"1")) + b"x")}, "envelope"),
+        ({"a": msgpack.ExtType(1, msgpack.packb(((1,), "bool", b"1")) + b"x")}, "extension header"),
         ({"a": msgpack.ExtType(1, msgpack.packb(((1,), "bool", [1])))}, "disagree"),
         ({"a": msgpack.ExtType(1, msgpack.packb(((1,), None, b"1")))}, "text"),
         ({"a": msgpack.ExtType(2, msgpack.packb((1.0, None)))}, "complex"),
@@ -226,8 +225,8 @@ ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
         ({"a": {MARK: True, "shape": {"1": 6}, "chunks": {"0": packed(ARRAY)}}}, "chunk"),
         ({"a": {MARK: True, "shape": {"0": -6}, "chunks": {"0": packed(ARRAY)}}}, "shape"),
         ({"a": {MARK: 1, "shape": {"0": 6}, "chunks": {"0": packed(ARRAY), "2": 1}}}, "chunk"),
-        ({"a/b": packed(ARRAY), "a": {"b": packed(ARRAY)}}, "twice"),
-        ({1: packed(ARRAY), "1": packed(ARRAY)}, "twice"),
+        ({"a/b": packed(ARRAY), "a": {"b": packed(ARRAY)}}, "duplicate"),
+        ({1: packed(ARRAY), "1": packed(ARRAY)}, "duplicate"),
         ({"k" * 5000: 1}, "text"),
         ({None: 1}, "text"),
     ],
@@ -239,7 +238,7 @@ def test_what_does_not_hold_is_refused(path, tree, words):
 def test_lies_about_lengths_are_refused(path):
     array = packed(ARRAY)
     refused(path, b"\x82" + msgpack.packb("a") + msgpack.packb(array) * 2, "text")
-    refused(path, b"\x82" + (msgpack.packb("a") + msgpack.packb(array)) * 2, "twice", "a")
+    refused(path, b"\x82" + (msgpack.packb("a") + msgpack.packb(array)) * 2, "duplicate", "a")
     refused(path, msgpack.packb({"a": array}) + b"\0", "after the end")
     for kind in (0xDF, 0xDD):
         refused(path, b"\x81\xa1a" + struct.pack(">BI", kind, 1 << 31), "more entries")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from converter.errors import FormatError
-from converter.formats.files import LocalFile
-from converter.formats.keras_hdf5.format import FORMAT
+from converter.formats.file_handle import LocalFile
+from converter.formats.keras_hdf5 import FORMAT
 from converter.formats.registry import open_file
 from tests.formats.keras_files import keras_file, spec
 from tests.formats.writing import same, values

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from converter.formats.files import LocalFile
-from converter.formats.keras_hdf5.format import FORMAT
+from converter.formats.file_handle import LocalFile
+from converter.formats.keras_hdf5 import FORMAT
 from tests.formats.keras_files import spec
 from tests.formats.writing import same, values, write
 

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from converter.errors import CheckpointError, FormatError
-from converter.formats.files import LocalFile
+from converter.formats.file_handle import LocalFile
 from converter.formats.safetensors import FORMAT
 from converter.tensors import TensorSpec
 from tests.formats.writing import same, values, write
@@ -109,12 +109,12 @@ BAD = {
     "half a surrogate pair": (raw('{"\\ud800": {}}'), "malformed header"),
     "trailing text": (raw("{} x"), "malformed header"),
     "trailing comma": (raw(f'{{"a":{ENTRY},}}', FOUR), "malformed header"),
-    "key twice": (raw(f'{{"a":{ENTRY},"a":{ENTRY}}}', FOUR), "twice"),
+    "key twice": (raw(f'{{"a":{ENTRY},"a":{ENTRY}}}', FOUR), "duplicate"),
     "field twice": (
         raw('{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}', FOUR),
         "malformed entry",
     ),
-    "metadata twice": (raw('{"__metadata__":{"a":"b","a":"c"}}'), "twice"),
+    "metadata twice": (raw('{"__metadata__":{"a":"b","a":"c"}}'), "duplicate"),
     "metadata number": (raw('{"__metadata__":{"a":1}}'), "malformed header"),
     "field missing": (raw({"a": {"dtype": "F32", "shape": [1]}}, FOUR), "malformed entry"),
     "field too many": (raw({"a": {**entry(), "x": 1}}, FOUR), "malformed entry"),
@@ -140,9 +140,9 @@ BAD = {
     "size disagrees": (raw({"a": entry(shape=[2])}, FOUR), "disagree"),
     "overlap": (raw({"a": entry(), "b": entry(offsets=(2, 6))}, FOUR * 2), "overlaps"),
     "same place": (raw({"a": entry(), "b": entry()}, FOUR), "overlaps"),
-    "hole": (raw({"a": entry(), "b": entry(offsets=(8, 12))}, FOUR * 3), "no tensor before"),
-    "hole at start": (raw({"a": entry(offsets=(4, 8))}, FOUR * 2), "no tensor before"),
-    "bytes behind": (raw({"a": entry()}, FOUR * 2), "no tensor at end"),
+    "hole": (raw({"a": entry(), "b": entry(offsets=(8, 12))}, FOUR * 3), "a hole before"),
+    "hole at start": (raw({"a": entry(offsets=(4, 8))}, FOUR * 2), "a hole before"),
+    "bytes behind": (raw({"a": entry()}, FOUR * 2), "trailing bytes"),
     "data cut": (raw({"a": entry()}, b"\0\0\0"), "ends early"),
 }
 
@@ -156,7 +156,7 @@ def test_every_broken_rule_is_named(case: str, tmp_path: Path):
         FORMAT.open(LocalFile(path))
     assert len(caught.value.problems) == 1
     assert caught.value.problems[0].file == "model.safetensors"
-    if message in ("disagree", "overlaps", "no tensor before", "unknown dtype", "impossible shape"):
+    if message in ("disagree", "overlaps", "a hole before", "unknown dtype", "impossible shape"):
         assert caught.value.problems[0].tensor in ("a", "b")
 
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import struct
 
 import pytest
 
 from converter.formats.tensorflow_checkpoint.partitioned import slice_key
-from converter.formats.tensorflow_checkpoint.protobuf import WireError
-from converter.formats.tensorflow_checkpoint.snappy import decode
 from converter.formats.tensorflow_checkpoint.sstable import MAX_FILE, masked_crc32c
 from tests.formats import bundles
 from tests.formats.bundle_files import W, index, one, refused
 from tests.formats.bundles import HEADER, block, entry, message, number, varint, write_parts
 
 LIES = {
-    "no header": ([(b"w", one()[1])], "does not begin with the bundle's header"),
+    "no header": ([(b"w", one()[1])], "the first entry is not the header"),
     "no data files": ([(b"", b""), one()], "0, for readers"),
     "millions of data files": ([(b"", number(1, 1 << 30)), one()], "1073741824"),
     "negative data files": ([(b"", number(1, -1)), one()], "-1, for readers"),
@@ -33,7 +29,7 @@ LIES = {
     "many axes": ([(b"", HEADER), one((1,) * 99)], "more than 32 axes"),
     "many pieces": (
         [(b"", HEADER), (b"w", entry(1, (3,), more=message(7, b"") * 20_000))],
-        "10000 pieces",
+        "10000 parts",
     ),
     "pieces of many axes": (
         [(b"", HEADER), (b"w", entry(1, (3,), more=message(7, message(1, b"") * 99)))],
@@ -44,8 +40,8 @@ LIES = {
     "beyond the end": ([(b"", HEADER), one(offset=4)], "the data file ends early"),
     "before the start": ([(b"", HEADER), one(offset=-48)], "the data file ends early"),
     "far beyond": ([(b"", HEADER), one(offset=(1 << 63) - 1)], "the data file ends early"),
-    "another data file": ([(b"", HEADER), one(shard=1)], "lies in a data file that there is not"),
-    "negative data file": ([(b"", HEADER), one(shard=-1)], "lies in a data file that there is not"),
+    "another data file": ([(b"", HEADER), one(shard=1)], "is in a data file that does not exist"),
+    "negative data file": ([(b"", HEADER), one(shard=-1)], "is in a data file that does not exist"),
     "shared bytes": (
         [(b"", HEADER), (b"v", entry(1, (2,), offset=40, size=8)), one()],
         "overlaps another tensor",
@@ -53,20 +49,20 @@ LIES = {
     "one name twice": (
         [(b"", HEADER), (b"w", entry(1, (), size=4)),
          (b"w/.ATTRIBUTES/VARIABLE_VALUE", entry(1, (), offset=4, size=4))],
-        "a name stands twice",
+        "duplicate name",
     ),
     "no UTF-8": ([(b"", HEADER), (b"\xff\xfe", one()[1])], "malformed entry"),
     "no message": ([(b"", HEADER), (b"w", b"\x0a")], "malformed entry"),
     "a group": ([(b"", HEADER), (b"w", b"\x0b")], "unknown wire type 3"),
-    "a text for a number": ([(b"", HEADER), (b"w", message(1, b"x"))], "is no number"),
-    "a number for a text": ([(b"", HEADER), (b"w", number(2, 1))], "is no message"),
+    "a text for a number": ([(b"", HEADER), (b"w", message(1, b"x"))], "is not a number"),
+    "a number for a text": ([(b"", HEADER), (b"w", number(2, 1))], "is not a message"),
     "an endless number": ([(b"", HEADER), (b"w", b"\x08" + b"\xff" * 11)], "64 bits"),
     "keys out of order": ([(b"", HEADER), (b"x", one()[1]), one()], "does not follow"),
     "a key twice": ([(b"", HEADER), one(), one()], "does not follow"),
     "an endless key": ([(b"", HEADER), (b"w" * 5000, one()[1])], "does not fit"),
     "pieces of nothing": (
         [(b"", HEADER), (slice_key("v", [(0, 1)]), one()[1])],
-        "a piece of no listed variable",
+        "a part of a variable that is not listed",
     ),
     "pieces across": (
         [(b"", HEADER), (b"w", entry(1, (3, 4), more=message(7, message(1, number(2, 1)) * 2)))],
@@ -112,9 +108,9 @@ def test_finds_a_changed_byte_by_its_checksum(tmp_path):
 @pytest.mark.parametrize(
     ("index_block", "finding"),
     [
-        (block([(b"w", varint(1 << 40) + varint(9))]), "passes the end"),
-        (block([(b"w", varint(0) + varint(1 << 63))]), "passes the end"),
-        (block([(b"w", b"\x80")]), "passes the end"),
+        (block([(b"w", varint(1 << 40) + varint(9))]), "exceeds the data"),
+        (block([(b"w", varint(0) + varint(1 << 63))]), "exceeds the data"),
+        (block([(b"w", b"\x80")]), "exceeds the data"),
         (b"\0\0", "a block of 2 bytes"),
         (struct.pack("<I", 1 << 30), "restarts"),
     ],
@@ -149,12 +145,4 @@ def test_refuses_an_index_that_is_too_large(tmp_path):
         file.truncate(MAX_FILE + 1)
         file.seek(-8, os.SEEK_END)
         file.write(struct.pack("<Q", bundles.MAGIC))
-    refused(path, "no size of a bundle's index")
-
-
-def test_snappy_never_decodes_without_end():
-    rng = random.Random(0)
-    for _ in range(2000):
-        data = varint(rng.randrange(200)) + rng.randbytes(rng.randrange(40))
-        with contextlib.suppress(WireError):
-            assert len(decode(data, 1 << 20)) < 200
+    refused(path, "impossible size of a checkpoint index")

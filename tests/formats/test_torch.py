@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from converter.errors import FormatError
-from converter.formats.files import LocalFile
+from converter.formats.file_handle import LocalFile
 from converter.formats.registry import detect_format
-from converter.formats.torch.format import FORMAT
+from converter.formats.torch import FORMAT
 from converter.tensors import TensorSpec
 from converter.tensors.spec import NAMES
 from tests.formats.fuzzing import examine
@@ -183,8 +183,8 @@ REFUSED = {
     "sparse": (lambda: {"a": torch.eye(3).to_sparse()}, "_rebuild_sparse_tensor"),
     "meta": (lambda: {"a": torch.ones(3, device="meta")}, "_rebuild_meta_tensor"),
     "storage": (lambda: {"a": torch.ones(3).untyped_storage()}, "storage without a tensor"),
-    "key": (lambda: {(1, 2): torch.ones(3)}, "no text"),
-    "twice": (lambda: {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "twice"),
+    "key": (lambda: {(1, 2): torch.ones(3)}, "not a string"),
+    "twice": (lambda: {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "duplicate"),
     "repeated": (lambda: {"a": torch.ones(1).expand(1 << 30)}, "repeated beyond"),
 }
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from converter.errors import FormatError
-from converter.formats.files import LocalFile
-from converter.formats.torch.format import FORMAT
+from converter.formats.file_handle import LocalFile
+from converter.formats.torch import FORMAT
 from tests.formats.torch_files import KEY, TENSOR, archive, long, state
 
 BOMBS = {
@@ -81,7 +81,7 @@ def patched(data: bytes, old: bytes, new: bytes, place: int = 0) -> bytes:
 
 ZIP_LIES = {
     "no directory": (lambda d: d[:-22], "no directory"),
-    "bytes behind": (lambda d: d + b"x", "bytes behind|no directory"),
+    "bytes behind": (lambda d: d + b"x", "bytes after|no directory"),
     "bytes before": (lambda d: b"PK\3\4" + d, "impossible zip directory"),
     "entries": (lambda d: patched(d, b"PK\5\6", b"\7\0\7\0", 8), "zip directory"),
     "fewer entries": (lambda d: patched(d, b"PK\5\6", b"\1\0\1\0", 8), "zip directory"),
@@ -118,7 +118,7 @@ def test_a_record_twice_is_refused(tmp_path: Path):
         for _ in range(2):
             file.writestr("archive/data.pkl", state())
         file.writestr("archive/data/0", bytes(16))
-    with pytest.raises(FormatError, match="stands twice"):
+    with pytest.raises(FormatError, match="duplicate record"):
         FORMAT.open(LocalFile(tmp_path / "file"))
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from converter.errors import FormatError
-from converter.formats.files import LocalFile
-from converter.formats.torch.format import FORMAT
-from converter.formats.torch.pickle import Global, Opaque, Pairs
+from converter.formats.file_handle import LocalFile
+from converter.formats.torch import FORMAT
 from converter.formats.torch.storages import Tensor
+from converter.formats.torch.unpickler import Global, Opaque, Pairs
 from converter.tensors import TensorSpec
 from tests.formats.torch_files import KEY, TENSOR, archive, legacy, load, long, state
 from tests.formats.writing import values, write

@@ -7,8 +7,8 @@ import struct
 import zipfile
 from pathlib import Path
 
-from converter.formats.torch.pickle import ByteSource, unpickle
 from converter.formats.torch.storages import TorchUnpicklerHooks
+from converter.formats.torch.unpickler import ByteSource, unpickle
 
 TENSOR = (
     b"ctorch._utils\n_rebuild_tensor_v2\n((X\7\0\0\0storagectorch\nFloatStorage\n"

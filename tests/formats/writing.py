@@ -15,7 +15,7 @@ from converter.formats.base import Array, FileFormat
 from converter.tensors import TensorSpec
 from tests.formats import bundles
 
-READ_ONLY: Mapping[str, Callable[..., None]] = {"tf-bundle": bundles.write}
+READ_ONLY: Mapping[str, Callable[..., None]] = {"tensorflow-checkpoint": bundles.write}
 """Containers that are only read, and what writes them for tests."""
 
 

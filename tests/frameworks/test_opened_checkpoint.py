@@ -14,7 +14,7 @@ import pytest
 
 import converter
 from converter.errors import CheckpointError, FormatError, MatchError, UnsupportedError
-from converter.formats.files import FileHandle
+from converter.formats.file_handle import FileHandle
 from tests import factories
 
 SOURCES = [

@@ -126,7 +126,7 @@ def test_partitioned_variables_become_whole(tmp_path):
 def test_a_bundle_is_found_by_any_of_its_names(reference, tmp_path):
     release(tmp_path, "bert")
     with open_files(tmp_path / reference) as checkpoint:
-        assert checkpoint.file_format == "tf-bundle"
+        assert checkpoint.file_format == "tensorflow-checkpoint"
         assert checkpoint.config_path.name == "bert_config.json"
         assert [path.name for path in checkpoint.files] == [
             "model.ckpt.index",

@@ -49,7 +49,7 @@ def test_sharded_files_too(workshop: Workshop, tmp_path: Path) -> None:
 
 
 def test_a_reader_of_ours_that_errs_is_found(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from converter.formats.lazy_tensors import ContiguousTensor
+    from converter.formats.stored_tensors import ContiguousTensor
 
     honest = ContiguousTensor.read_into
 

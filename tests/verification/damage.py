@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from converter.formats.lazy_tensors import ContiguousTensor
 from converter.formats.registry import open_file
+from converter.formats.stored_tensors import ContiguousTensor
 from tests import factories
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -1,23 +1,28 @@
-"""The tree in a Flax msgpack file, with arrays as places in the file instead of values.
+"""A bounded parser of Flax msgpack files that skips the arrays' values.
 
-Understood is what ``flax.serialization`` writes: maps, lists, plain values, and three extension
-types (``ndarray`` 1, ``native_complex`` 2, ``npscalar`` 3).
+Supports what ``flax.serialization`` writes: maps, lists, plain values, and three extension types
+(``ndarray`` 1, ``native_complex`` 2, ``npscalar`` 3).
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from converter.errors import FormatError
-from converter.formats.files import MAX_RANK, FileHandle, checked_spec, format_error
+from converter.formats.base import Reader, Segment
+from converter.formats.file_handle import MAX_RANK, FileHandle, checked_spec, format_error
+from converter.formats.flax_msgpack.writer import CHUNKED
+from converter.formats.stored_tensors import ContiguousTensor
+from converter.tensors import TensorSpec
 from converter.tensors.spec import NAMES
 
-MAX_TEXT = 4096
-"""Bytes of a key or of a text that is kept."""
+MAX_STRING = 4096
+"""Bytes of a key or of a string that is kept."""
 _WINDOW = 4096
-"""Bytes read at once: what describes an array is short, and its values are skipped."""
+"""Bytes read at once: the header of an array is short, and its values are skipped."""
 
 Scalar = None | bool | int | float
 
@@ -52,42 +57,42 @@ _CONSTANTS: dict[int, Scalar] = {0xC0: None, 0xC2: False, 0xC3: True}
 
 
 class Token(NamedTuple):
-    """One header."""
+    """One msgpack header."""
 
     kind: str
     """``value``; or ``map``, ``array``, ``str``, ``bin``, ``ext``, whose content follows."""
     size: int = 0
     """Entries of a map or an array; bytes of a str, bin or ext."""
     value: Scalar = None
-    """A plain value."""
+    """Of a ``value``."""
     code: int = 0
-    """The type of an ext."""
+    """Type of an ``ext``."""
 
     def __str__(self) -> str:
         return repr(self.value) if self.kind == "value" else f"{self.kind} of {self.size}"
 
 
 class MsgpackScanner:
-    """A place in a msgpack file that moves on as tokens are taken.
+    """A forward scanner of a msgpack file.
 
-    All methods take the name of the tensor at hand, for messages, and raise `FormatError` where
-    the file ends early or is no msgpack.
+    All methods take the name of the current tensor, for messages, and raise `FormatError` if the
+    file ends early or is not msgpack.
     """
 
     def __init__(self, handle: FileHandle) -> None:
         self.handle = handle
-        self.place = 0
-        """Offset in the file of what comes next."""
+        self.position = 0
+        """File offset of the next header."""
         self._window = b""
         self._start = 0
 
     @property
-    def left(self) -> int:
-        """Bytes from here to the end of the file."""
-        return self.handle.size - self.place
+    def remaining(self) -> int:
+        """Bytes up to the end of the file."""
+        return self.handle.size - self.position
 
     def next(self, name: str) -> Token:
-        """Take one header; the content of a str, bin or ext, which follows, is in the file."""
+        """Read one header, and check that the file holds the str, bin or ext that follows."""
         first = self._bytes(1, name)[0]
         if first < 0x80:
             return Token("value", value=first)
@@ -96,7 +101,7 @@ class MsgpackScanner:
         if first < 0xA0:
             return Token("array", first & 0x0F)
         if first < 0xC0:
-            return self._present(Token("str", first & 0x1F), name)
+            return self._checked(Token("str", first & 0x1F), name)
         if first >= 0xE0:
             return Token("value", value=first - 0x100)
         if first in _CONSTANTS:
@@ -105,27 +110,27 @@ class MsgpackScanner:
             return Token("value", value=self._number(_FIXED[first], name))
         if 0xD4 <= first <= 0xD8:
             code = self._bytes(1, name)[0]
-            return self._present(Token("ext", 1 << (first - 0xD4), code=code), name)
+            return self._checked(Token("ext", 1 << (first - 0xD4), code=code), name)
         if first not in _SIZED:
-            raise self.wrong(name, "not msgpack", found=f"byte 0x{first:02x}")
+            raise self.error(name, "not msgpack", found=f"byte 0x{first:02x}")
         kind, form = _SIZED[first]
         size = int(self._number(form, name))
         if kind in ("map", "array"):
             return Token(kind, size)
         code = self._bytes(1, name)[0] if kind == "ext" else 0
-        return self._present(Token(kind, size, code=code), name)
+        return self._checked(Token(kind, size, code=code), name)
 
     def text(self, token: Token, name: str) -> str:
-        """Take the content of `token`, a str or bin of at most `MAX_TEXT` bytes."""
-        if token.kind not in ("str", "bin") or token.size > MAX_TEXT:
-            raise self.wrong(name, "not a text", f"at most {MAX_TEXT} bytes of text", token)
+        """Read the content of `token`, a str or bin of at most `MAX_STRING` bytes."""
+        if token.kind not in ("str", "bin") or token.size > MAX_STRING:
+            raise self.error(name, "not a string", f"at most {MAX_STRING} bytes of text", token)
         raw = self._bytes(token.size, name)
         try:
             return raw.decode()
         except UnicodeDecodeError:
-            raise self.wrong(name, "text is not UTF-8", found=ascii(raw[:40])) from None
+            raise self.error(name, "a string is not UTF-8", found=ascii(raw[:40])) from None
 
-    def wrong(
+    def error(
         self,
         name: str,
         what: str,
@@ -133,10 +138,10 @@ class MsgpackScanner:
         found: object = None,
         remedy: str | None = None,
     ) -> FormatError:
-        """The error for a finding at this place."""
+        """Return the error for a problem at this position."""
         return format_error(
             self.handle.path,
-            f"{what} (before byte {self.place})",
+            f"{what} (before byte {self.position})",
             tensor=name or None,
             expected=expected,
             found=found,
@@ -148,36 +153,36 @@ class MsgpackScanner:
         assert isinstance(value, int | float)
         return value
 
-    def _present(self, token: Token, name: str) -> Token:
-        """`token`, if the file holds its content."""
+    def _checked(self, token: Token, name: str) -> Token:
+        """Return `token`, if the file holds its content."""
         self._check(token.size, name)
         return token
 
     def _check(self, nbytes: int, name: str) -> None:
-        if nbytes > self.left:
-            raise self.wrong(
+        if nbytes > self.remaining:
+            raise self.error(
                 name,
                 "the file ends early",
                 expected=f"{nbytes} bytes",
-                found=f"{self.left} bytes",
+                found=f"{self.remaining} bytes",
                 remedy="fetch or write the file again",
             )
 
     def _bytes(self, nbytes: int, name: str) -> bytes:
-        start = self.place - self._start
+        start = self.position - self._start
         if not 0 <= start <= len(self._window) - nbytes:
             self._check(nbytes, name)
-            wanted = min(max(_WINDOW, nbytes), self.left)
-            self._window = self.handle.read(self.place, wanted, name or None)
-            self._start, start = self.place, 0
-        self.place += nbytes
+            size = min(max(_WINDOW, nbytes), self.remaining)
+            self._window = self.handle.read(self.position, size, name or None)
+            self._start, start = self.position, 0
+        self.position += nbytes
         return self._window[start : start + nbytes]
 
 
 MAX_DEPTH = 64
 """Nested maps and lists; the deepest known model has 12."""
 MAX_ENTRIES = 1 << 17
-"""Map and list entries in a file; each costs its author 2 bytes and us some hundred."""
+"""Map and list entries in a file; each takes 2 bytes there and some hundred in memory."""
 
 NDARRAY, NATIVE_COMPLEX, NPSCALAR = 1, 2, 3
 
@@ -196,136 +201,230 @@ Node = ArrayLeaf | Scalar | complex | str | dict[str, "Node"]
 
 
 def parse(handle: FileHandle) -> dict[str, Node]:
-    """The whole file as nested dicts; a list's items are called ``0``, ``1``, ….
+    """Return the file as nested dicts; a list's items have the keys ``0``, ``1``, ….
 
-    Texts too long to be kept are None. Only the few bytes around each array's description are
-    read.
+    Strings above `MAX_STRING` bytes are None. Reads only the few bytes around each array's header.
 
     Raises:
-        FormatError: if it is no msgpack map, ends early, goes on afterwards, or lies.
+        FormatError: if it is not a msgpack map, ends early, has trailing bytes, or is inconsistent.
 
     """
-    tokens = MsgpackScanner(handle)
-    first = tokens.next("")
+    scanner = MsgpackScanner(handle)
+    first = scanner.next("")
     if first.kind != "map":
-        raise tokens.wrong("", "not a map of parameters", "a msgpack map", first)
-    root = _Tree(tokens).entries(first, "", 1)
-    if tokens.left:
-        raise tokens.wrong("", "bytes after the end of the document", found=tokens.left)
+        raise scanner.error("", "not a map of parameters", "a msgpack map", first)
+    root = _Tree(scanner).entries(first, "", 1)
+    if scanner.remaining:
+        raise scanner.error("", "bytes after the end of the document", found=scanner.remaining)
     return root
 
 
 class _Tree:
-    def __init__(self, tokens: MsgpackScanner) -> None:
-        self._tokens = tokens
+    """The recursive descent of `parse`."""
+
+    def __init__(self, scanner: MsgpackScanner) -> None:
+        self._scanner = scanner
         self._entries = 0
 
     def entries(self, token: Token, name: str, depth: int) -> dict[str, Node]:
-        """The content of a map or a list."""
-        self._admit(token, name, depth)
+        """Return the content of a map or a list."""
+        self._check_size(token, name, depth)
         result: dict[str, Node] = {}
         for index in range(token.size):
             key = self._key(name) if token.kind == "map" else str(index)
             child = f"{name}/{key}" if name else key
             if key in result:
-                raise self._tokens.wrong(child, "a key stands twice")
-            if len(child) > MAX_TEXT:
-                raise self._tokens.wrong(child, "a name is too long", f"{MAX_TEXT} characters")
+                raise self._scanner.error(child, "duplicate key")
+            if len(child) > MAX_STRING:
+                raise self._scanner.error(child, "a name is too long", f"{MAX_STRING} characters")
             result[key] = self._node(child, depth)
         return result
 
-    def _admit(self, token: Token, name: str, depth: int) -> None:
-        """Raise unless a map or list of that many entries can be here."""
+    def _check_size(self, token: Token, name: str, depth: int) -> None:
+        """Check that a map or list of that many entries fits file, limit and depth."""
         least = token.size * (2 if token.kind == "map" else 1)
-        if least > self._tokens.left:
-            raise self._tokens.wrong(
+        if least > self._scanner.remaining:
+            raise self._scanner.error(
                 name,
                 "more entries than the file can hold",
                 expected=f"at least {least} bytes",
-                found=f"{self._tokens.left} bytes",
+                found=f"{self._scanner.remaining} bytes",
             )
         self._entries += token.size
         if self._entries > MAX_ENTRIES:
-            raise self._tokens.wrong(name, "too many entries", f"up to {MAX_ENTRIES}")
+            raise self._scanner.error(name, "too many entries", f"up to {MAX_ENTRIES}")
         if depth > MAX_DEPTH:
-            raise self._tokens.wrong(name, "nested too deeply", f"up to {MAX_DEPTH} levels")
+            raise self._scanner.error(name, "nested too deeply", f"up to {MAX_DEPTH} levels")
 
     def _key(self, name: str) -> str:
-        token = self._tokens.next(name)
+        token = self._scanner.next(name)
         if token.kind == "value" and type(token.value) is int:
             return str(token.value)
-        return self._tokens.text(token, name)
+        return self._scanner.text(token, name)
 
     def _node(self, name: str, depth: int) -> Node:
-        token = self._tokens.next(name)
+        token = self._scanner.next(name)
         if token.kind == "value":
             return token.value
         if token.kind in ("map", "array"):
             return self.entries(token, name, depth + 1)
         if token.kind == "ext":
             return self._extension(token, name)
-        if token.kind == "str" and token.size <= MAX_TEXT:
-            return self._tokens.text(token, name)
-        self._tokens.place += token.size
+        if token.kind == "str" and token.size <= MAX_STRING:
+            return self._scanner.text(token, name)
+        self._scanner.position += token.size
         return None
 
     def _extension(self, token: Token, name: str) -> ArrayLeaf | complex:
-        end = self._tokens.place + token.size
+        end = self._scanner.position + token.size
         leaf: ArrayLeaf | complex
         if token.code in (NDARRAY, NPSCALAR):
             leaf = self._array(name)
-            self._tokens.place = leaf.offset + leaf.nbytes
+            self._scanner.position = leaf.offset + leaf.nbytes
         elif token.code == NATIVE_COMPLEX:
             leaf = self._complex(name)
         else:
-            raise self._tokens.wrong(name, "unknown extension type", "1, 2 or 3", token.code)
-        if self._tokens.place != end:
-            raise self._tokens.wrong(name, "contradicts its envelope", f"end at byte {end}")
+            raise self._scanner.error(name, "unknown extension type", "1, 2 or 3", token.code)
+        if self._scanner.position != end:
+            raise self._scanner.error(
+                name, "differs in size from its extension header", f"end at byte {end}"
+            )
         return leaf
 
     def _complex(self, name: str) -> complex:
-        pair = self._tokens.next(name)
-        parts = [self._tokens.next(name).value for _ in range(2)]
+        pair = self._scanner.next(name)
+        parts = [self._scanner.next(name).value for _ in range(2)]
         real, imaginary = parts
         if (
             pair[:2] != ("array", 2)
             or not isinstance(real, int | float)
             or not isinstance(imaginary, int | float)
         ):
-            raise self._tokens.wrong(name, "a complex number is not a pair of numbers")
+            raise self._scanner.error(name, "a complex number is not a pair of numbers")
         return complex(real, imaginary)
 
     def _array(self, name: str) -> ArrayLeaf:
-        """The packed triple (shape, dtype name, C-order bytes), whose bytes stay unread."""
-        triple = self._tokens.next(name)
+        """Return the array of a packed triple (shape, dtype name, C-order bytes)."""
+        triple = self._scanner.next(name)
         if triple[:2] != ("array", 3):
-            raise self._tokens.wrong(name, "not an array", "(shape, dtype, bytes)", triple)
-        rank = self._tokens.next(name)
+            raise self._scanner.error(name, "not an array", "(shape, dtype, bytes)", triple)
+        rank = self._scanner.next(name)
         if rank.kind != "array" or rank.size > MAX_RANK:
-            raise self._tokens.wrong(name, "impossible shape", f"up to {MAX_RANK} lengths", rank)
-        shape = [self._tokens.next(name).value for _ in range(rank.size)]
+            raise self._scanner.error(name, "impossible shape", f"up to {MAX_RANK} lengths", rank)
+        shape = [self._scanner.next(name).value for _ in range(rank.size)]
         dtype = self._dtype(name)
-        spec = checked_spec(self._tokens.handle.path, name, dtype, shape)
-        values = self._tokens.next(name)
+        spec = checked_spec(self._scanner.handle.path, name, dtype, shape)
+        values = self._scanner.next(name)
         if values.kind not in ("bin", "str") or values.size != spec.nbytes:
-            raise self._tokens.wrong(
+            raise self._scanner.error(
                 name,
                 "shape and values disagree",
                 expected=f"{spec.nbytes} bytes for {spec.describe()}",
                 found=values,
             )
-        return ArrayLeaf(dtype, spec.shape, self._tokens.place, values.size)
+        return ArrayLeaf(dtype, spec.shape, self._scanner.position, values.size)
 
     def _dtype(self, name: str) -> str:
-        dtype = self._tokens.text(self._tokens.next(name), name)
+        dtype = self._scanner.text(self._scanner.next(name), name)
         if dtype not in NAMES:
-            raise self._tokens.wrong(
+            raise self._scanner.error(
                 name,
                 "unknown dtype",
                 expected="one of " + ", ".join(NAMES),
                 found=repr(dtype),
-                remedy="'void' is what a dtype becomes that numpy did not know; save it again"
+                remedy="'void' is a dtype that numpy did not know when saving; save the model again"
                 if dtype.startswith(("void", "V", "|V"))
                 else None,
             )
         return dtype
+
+
+_T = TypeVar("_T")
+
+
+MAX_NAME_CHARACTERS = 32 << 20
+"""Characters of all names together: deep nesting multiplies what the file itself holds."""
+
+
+class FlaxReader(Reader):
+    """An opened Flax msgpack file; plain values (steps, counters) are its `metadata`."""
+
+    def __init__(self, file: FileHandle) -> None:
+        self.path = file.path
+        self.tensors: dict[str, ContiguousTensor] = {}
+        self.duplicates: dict[str, Sequence[ContiguousTensor]] = {}
+        self.metadata: dict[str, str] = {}
+        self._handle = file
+        try:
+            self._list(parse(self._handle))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._handle.close()
+
+    def _list(self, root: dict[str, Node]) -> None:
+        characters = 0
+        for name, leaf in _leaves(root, ""):
+            characters += len(name)
+            if characters > MAX_NAME_CHARACTERS:
+                raise format_error(self.path, "the names are too long", tensor=name)
+            if name in self.tensors or name in self.metadata:
+                raise format_error(self.path, "duplicate name", tensor=name)
+            if isinstance(leaf, ArrayLeaf):
+                segment = Segment(0, leaf.offset, leaf.nbytes)
+                spec = TensorSpec(name, leaf.dtype, leaf.shape)
+                self.tensors[name] = ContiguousTensor(spec, self._handle, [segment])
+            elif isinstance(leaf, dict):
+                self.tensors[name] = self._chunked(name, leaf)
+            elif leaf is not None:
+                self.metadata[name] = str(leaf)
+
+    def _chunked(self, name: str, node: dict[str, Node]) -> ContiguousTensor:
+        """Return an array that is stored in chunks, too large for one msgpack object."""
+        shape = _numbered(node.get("shape"), int)
+        chunks = _numbered(node.get("chunks"), ArrayLeaf)
+        if shape is None or not chunks:
+            raise format_error(
+                self.path,
+                "a chunked array lacks its shape or its chunks",
+                tensor=name,
+                expected="maps 'shape' and 'chunks' with the keys 0, 1, …",
+            )
+        if len({chunk.dtype for chunk in chunks}) > 1:
+            raise format_error(self.path, "the chunks of an array differ in dtype", tensor=name)
+        spec = checked_spec(self.path, name, chunks[0].dtype, shape)
+        segments, done = [], 0
+        for chunk in chunks:
+            segments.append(Segment(done, chunk.offset, chunk.nbytes))
+            done += chunk.nbytes
+        if done != spec.nbytes:
+            raise format_error(
+                self.path,
+                "the chunks of an array do not fill its shape",
+                tensor=name,
+                expected=f"{spec.nbytes} bytes for {spec.describe()}",
+                found=f"{done} bytes",
+            )
+        return ContiguousTensor(spec, self._handle, segments)
+
+
+def _leaves(node: dict[str, Node], prefix: str) -> Iterator[tuple[str, Node]]:
+    """Yield every array, chunked array and plain value below `node` by name, in file order."""
+    for key, child in node.items():
+        name = f"{prefix}/{key}" if prefix else key
+        if isinstance(child, dict) and CHUNKED not in child:
+            yield from _leaves(child, name)
+        else:
+            yield name, child
+
+
+def _numbered(node: Node, kind: type[_T]) -> list[_T] | None:
+    """Return the values of the keys 0, 1, … of `node`, if it is such a map."""
+    if not isinstance(node, dict):
+        return None
+    values = [node.get(str(index)) for index in range(len(node))]
+    typed = [value for value in values if isinstance(value, kind)]
+    return typed if len(typed) == len(values) else None

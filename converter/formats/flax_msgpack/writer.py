@@ -1,4 +1,4 @@
-"""Where every byte of a Flax msgpack file goes, before any is written.
+"""Preallocation of Flax msgpack files.
 
 The bytes between the arrays' values equal those of
 ``flax.serialization.msgpack_serialize(tree, in_place=True)``, which is what ``save_pretrained`` of
@@ -8,16 +8,17 @@ transformers calls.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgpack
 
-from converter.formats.base import PreallocatedFile, Segment
+from converter.formats.base import FileSpec, PreallocatedFile, Segment
+from converter.formats.file_handle import create_file
 from converter.tensors import TensorSpec, itemsize
 
 MAX_CHUNK_SIZE = 1 << 30
-"""Bytes of values above which flax cuts an array into chunks (``flax.serialization``)."""
+"""Bytes of values above which flax splits an array into chunks (``flax.serialization``)."""
 CHUNKED = "__msgpack_chunked_array__"
 """The key that marks a map as a chunked array."""
 
@@ -29,24 +30,22 @@ class Layout:
     """The framing of a file, the holes in it, and its length."""
 
     framing: list[tuple[int, bytes]] = field(default_factory=list)
-    """What stands between the values: (file offset, bytes)."""
+    """What is between the values: (file offset, bytes)."""
     segments: dict[str, tuple[Segment, ...]] = field(default_factory=dict)
-    """The holes, for each tensor."""
+    """The holes of each tensor."""
     nbytes: int = 0
 
     def put(self, data: bytes) -> None:
         """Append framing."""
-        if self.framing:
-            start, last = self.framing[-1]
-            if start + len(last) == self.nbytes:
-                self.framing[-1] = (start, last + data)
-                self.nbytes += len(data)
-                return
-        self.framing.append((self.nbytes, data))
+        start, last = self.framing[-1] if self.framing else (0, b"")
+        if self.framing and start + len(last) == self.nbytes:
+            self.framing[-1] = (start, last + data)
+        else:
+            self.framing.append((self.nbytes, data))
         self.nbytes += len(data)
 
     def array(self, dtype: str, shape: tuple[int, ...], nbytes: int) -> int:
-        """Append an array's framing and hole; returns where the hole starts."""
+        """Append an array's framing and hole; return the offset of the hole."""
         inner = b"".join(
             (
                 _array_header(3),
@@ -62,18 +61,24 @@ class Layout:
         return start
 
 
-class LayoutFile(PreallocatedFile):
-    """A file whose framing is in place."""
+def create_msgpack(spec: FileSpec) -> PreallocatedFile:
+    """Create the file; names are nested at ``/``.
 
-    def finalize(self, crc32: Mapping[str, int]) -> None:
-        """Nothing depends on the values."""
+    Raises:
+        ValueError: as `nest`.
+        OSError: if the file cannot be created.
+
+    """
+    layout = lay_out(spec.tensors)
+    create_file(spec.path, layout.nbytes, layout.framing)
+    return PreallocatedFile(spec.path, layout.segments)
 
 
 def nest(tensors: Sequence[TensorSpec]) -> Tree:
-    """The tensors as a tree, nested at ``/``; keys in the order of their first appearance.
+    """Return the tensors as a tree, nested at ``/``; keys in the order of first appearance.
 
     Raises:
-        ValueError: if a name stands twice, is another's prefix, or is flax's mark of chunks.
+        ValueError: if a name is a duplicate, another's prefix, or flax's marker of chunks.
 
     """
     root: Tree = {}
@@ -88,13 +93,13 @@ def nest(tensors: Sequence[TensorSpec]) -> Tree:
                 raise ValueError(f"{tensor.name}: {child.name} is an array, not a map")
             node = child
         if leaf in node:
-            raise ValueError(f"{tensor.name}: the name stands twice or is another's prefix")
+            raise ValueError(f"{tensor.name}: the name is a duplicate or another's prefix")
         node[leaf] = tensor
     return root
 
 
 def lay_out(tensors: Sequence[TensorSpec]) -> Layout:
-    """Plan the file that holds `tensors`.
+    """Return the layout of a file that holds `tensors`.
 
     Raises:
         ValueError: as `nest`.
@@ -137,7 +142,7 @@ def _put_tensor(layout: Layout, spec: TensorSpec) -> None:
 
 
 def _header(size: int, fixed: int, fixed_limit: int, codes: Sequence[tuple[int, str]]) -> bytes:
-    """The shortest msgpack header for a size: a fixed byte, or a code and 1, 2 or 4 bytes."""
+    """Return the shortest msgpack header for a size: one byte, or a code and 1, 2 or 4 bytes."""
     if size < fixed_limit:
         return bytes([fixed | size])
     for code, form in codes:

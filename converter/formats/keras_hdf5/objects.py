@@ -1,13 +1,18 @@
-"""HDF5 files opened with suspicion: no link is followed, nothing large is read unasked.
+"""Access to untrusted HDF5 files through h5py: groups, lists of names, datasets.
 
 Groups and datasets are reached component by component through hard links only, so that a file
-cannot lead to another one. Whatever h5py raises on a damaged file becomes a `FormatError`.
+cannot refer to another one. Whatever h5py raises on a damaged file becomes a `FormatError`.
+Contiguous datasets are read by offset; those that are chunked, compressed or inside a header
+through h5py.
 """
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -15,13 +20,11 @@ import numpy as np
 from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 
 from converter.errors import FormatError
-from converter.formats.base import Segment, StoredTensor
-from converter.formats.files import FileHandle, checked_spec, format_error
-from converter.formats.keras_hdf5.chunked import H5_ERRORS, DecodedTensor, check_chunks
-from converter.formats.keras_hdf5.string_heap import StringHeap
-from converter.formats.keras_hdf5.structures import DTYPES, check_superblock
-from converter.formats.lazy_tensors import ContiguousTensor
-from converter.tensors import numpy_dtype
+from converter.formats.base import Array, Segment, StoredTensor
+from converter.formats.file_handle import FileHandle, checked_spec, format_error
+from converter.formats.keras_hdf5.structures import DTYPES, StringHeap, check_superblock
+from converter.formats.stored_tensors import ContiguousTensor, check_target
+from converter.tensors import TensorSpec, itemsize, numpy_dtype
 
 MAX_PATH = 4096
 """Characters of a path inside the file."""
@@ -49,45 +52,45 @@ class Hdf5Objects:
         self._heap = StringHeap(handle)
         self._dtypes: dict[bytes, tuple[str, str] | None] = {}
         self.needs_h5py = False
-        """Whether a tensor handed out is read through h5py, so that the file must stay open."""
+        """Whether a returned tensor is read through h5py, so that the file must stay open."""
 
     def close(self) -> None:
-        """Let go of h5py's view of the file; tensors read by position do not need it."""
+        """Close h5py's file; tensors read by offset do not need it."""
         self._groups.clear()
         with self._guarded():
             self._file.close()
 
     def names(self, group: str, attribute: str) -> list[str] | None:
-        """The texts that an attribute of `group` lists, or None if there is no such attribute.
+        """Return the strings of an attribute of `group`, or None if there is no such attribute.
 
         Keras splits a list above 64,512 bytes into ``attribute0``, ``attribute1``, … .
         """
         with self._guarded(group):
             owner = self._open(group)
             if h5a.exists(owner, attribute.encode()):
-                return self._texts(owner, group, attribute)
-            texts: list[str] | None = None
+                return self._strings(owner, group, attribute)
+            strings: list[str] | None = None
             index = 0
             while h5a.exists(owner, f"{attribute}{index}".encode()):
-                texts = (texts or []) + self._texts(owner, group, f"{attribute}{index}")
+                strings = (strings or []) + self._strings(owner, group, f"{attribute}{index}")
                 index += 1
-            return texts
+            return strings
 
     def is_dataset(self, path: str) -> bool:
-        """Whether a dataset lies at `path`, and not a group.
+        """Return whether `path` is a dataset, not a group.
 
         Raises:
-            FormatError: if nothing does, or a link on the way is not a hard one.
+            FormatError: if it does not exist, or a link on the way is not a hard link.
 
         """
         with self._guarded(path):
             return isinstance(self._open(path), h5d.DatasetID)
 
     def tensor(self, path: str, name: str) -> StoredTensor:
-        """The dataset at `path` as a tensor called `name`, its values unread.
+        """Return the dataset at `path` as a tensor called `name`, its values unread.
 
         Raises:
-            FormatError: if it is no dataset of numbers that lie in this file.
+            FormatError: if it is not a numeric dataset stored in this file.
 
         """
         with self._guarded(path):
@@ -113,25 +116,25 @@ class Hdf5Objects:
             return DecodedTensor(spec, self.handle.path, dataset, first)
 
     def _open(self, path: str) -> Any:
-        """The group or dataset at `path`, by hard links alone.
+        """Open the group or dataset at `path`, by hard links alone.
 
         Raises:
-            FormatError: if there is none, or a link on the way is of another kind.
+            FormatError: if it does not exist, or a link on the way is of another kind.
 
         """
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if len(path) > MAX_PATH or "\0" in path:
             raise self._wrong(path, "impossible path", f"at most {MAX_PATH} characters")
-        node, here = self._groups[""], ""
+        node, parent = self._groups[""], ""
         for part in parts:
             if not isinstance(node, h5g.GroupID):
-                raise self._wrong(path, f"'{here}' is not a group")
-            here = f"{here}/{part}" if here else part
-            child = self._groups.get(here)
+                raise self._wrong(path, f"'{parent}' is not a group")
+            parent = f"{parent}/{part}" if parent else part
+            child = self._groups.get(parent)
             if child is None:
                 child = self._child(node, part, path)
                 if isinstance(child, h5g.GroupID):
-                    self._groups[here] = child
+                    self._groups[parent] = child
             node = child
         return node
 
@@ -149,19 +152,19 @@ class Hdf5Objects:
         return h5o.open(group, link)
 
     def _checked_layout(self, dataset: Any, path: str) -> int:
-        """The layout of a dataset whose values lie in this file."""
+        """Return the layout of a dataset whose values are in this file."""
         plist = dataset.get_create_plist()
         layout = int(plist.get_layout())
         if layout == h5d.VIRTUAL:
-            raise self._wrong(path, "a virtual dataset, whose values lie in other files")
+            raise self._wrong(path, "a virtual dataset, whose values are in other files")
         if plist.get_external_count():
-            raise self._wrong(path, "external storage: its values lie in other files")
+            raise self._wrong(path, "external storage: its values are in other files")
         if layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
             raise self._wrong(path, "unknown layout", found=layout)
         return layout
 
     def _segment(self, dataset: Any, path: str, nbytes: int) -> Segment:
-        """Where a contiguous dataset lies."""
+        """Return the extent of a contiguous dataset."""
         offset = dataset.get_offset()
         if offset is None:
             raise self._wrong(path, "no values were ever written to it")
@@ -176,20 +179,20 @@ class Hdf5Objects:
         return Segment(0, int(offset), nbytes)
 
     def _dtype(self, dataset: Any, path: str) -> tuple[str, str]:
-        """Dtype name and byte order of a dataset's elements."""
+        """Return dtype name and byte order of a dataset's elements."""
         stored = dataset.get_type()
         kind = stored.get_class()
         if kind in (h5t.INTEGER, h5t.FLOAT, h5t.ENUM, h5t.COMPOUND):
             key = bytes(stored.encode())
             if key not in self._dtypes:
-                self._dtypes[key] = _known_dtype(stored)
-            known = self._dtypes[key]
-            if known is not None:
-                return known
+                self._dtypes[key] = _matching_dtype(stored)
+            match = self._dtypes[key]
+            if match is not None:
+                return match
         classes = {h5t.STRING: "text", h5t.REFERENCE: "references", h5t.OPAQUE: "opaque bytes"}
         raise self._wrong(
             path,
-            "not of a numeric dtype that is known",
+            "not of a known numeric dtype",
             expected="IEEE floats, integers, bool or complex",
             found=f"{classes.get(kind, f'HDF5 type class {kind}')} of {stored.get_size()} bytes",
             remedy="bfloat16 cannot be stored in HDF5; save the model in float32"
@@ -197,8 +200,8 @@ class Hdf5Objects:
             else None,
         )
 
-    def _texts(self, owner: Any, group: str, attribute: str) -> list[str]:
-        """The items of one attribute, if they can be what the file holds."""
+    def _strings(self, owner: Any, group: str, attribute: str) -> list[str]:
+        """Return the items of one attribute, after bounding them by the size of the file."""
         stored = h5a.open(owner, attribute.encode())
         count = int(stored.get_space().get_simple_extent_npoints())
         if count == 0:  # Keras stores an empty list as float64
@@ -215,7 +218,7 @@ class Hdf5Objects:
             )
         if kind.is_variable_str():
             header = int(h5o.get_info(owner).addr)
-            return self._heap.texts(header, attribute, count, group)
+            return self._heap.strings(header, attribute, count, group)
         values = np.empty(stored.shape, stored.dtype)
         stored.read(values)
         return [value.decode() for value in values.tolist()]
@@ -227,12 +230,11 @@ class Hdf5Objects:
         except FormatError:
             raise
         except H5_ERRORS as error:
-            found = str(error) or type(error).__name__
             raise format_error(
                 self.handle.path,
                 "damaged HDF5",
                 tensor=name,
-                found=found,
+                found=str(error) or type(error).__name__,
                 remedy="fetch or write the file again",
             ) from error
 
@@ -249,11 +251,127 @@ class Hdf5Objects:
         )
 
 
-def _known_dtype(stored: Any) -> tuple[str, str] | None:
-    """The dtype name and byte order that `stored` is exactly, if any."""
+def _matching_dtype(stored: Any) -> tuple[str, str] | None:
+    """Return dtype name and byte order that equal `stored` exactly, if any."""
     for name in sorted(DTYPES):
         for order, byteorder in (("<", "little"), (">", "big")):
             dtype = numpy_dtype(name).newbyteorder(order)  # type: ignore[arg-type]
             if stored.equal(h5t.py_create(dtype, logical=True)):
                 return name, byteorder
     return None
+
+
+H5_ERRORS = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+)
+"""What h5py raises on damaged files."""
+
+
+FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
+"""The filters that h5py includes; others would load plug-ins."""
+
+
+MAX_RATIO = 1100
+"""Deflate cannot compress further than 1032 to 1."""
+LARGE, MAX_LARGE_RATIO = 8 << 20, 50
+"""Weights hardly compress; a large dataset of a higher ratio is a bomb."""
+
+
+_LOCK = threading.Lock()
+
+
+class DecodedTensor(StoredTensor):
+    """A dataset that is read through h5py, one thread at a time.
+
+    Args:
+        spec: name, dtype and shape.
+        path: the file.
+        dataset: h5py's low-level dataset, open as long as the tensor is read.
+        offset: file offset of its first bytes.
+
+    """
+
+    def __init__(self, spec: TensorSpec, path: Path, dataset: Any, offset: int) -> None:
+        self.spec = spec
+        self.path = path
+        self._dataset = dataset
+        self._offset = offset
+
+    @property
+    def location(self) -> tuple[object, ...]:
+        """File and offset; no two datasets share their first chunk."""
+        return (str(self.path), self._offset, "decoded", self.spec.dtype, self.spec.shape)
+
+    def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
+        """Read values along `axis`; see `StoredTensor.read_into`."""
+        check_target(self.spec, out, axis, start)
+        if out.size == 0:
+            return
+        try:
+            with _LOCK:
+                if not self.spec.shape:
+                    self._dataset.read(h5s.ALL, h5s.ALL, out)
+                    return
+                first = tuple(start if index == axis else 0 for index in range(out.ndim))
+                space = self._dataset.get_space()
+                space.select_hyperslab(first, out.shape)
+                self._dataset.read(h5s.create_simple(out.shape), space, out)
+        except H5_ERRORS as error:
+            raise format_error(
+                self.path,
+                "values cannot be decoded",
+                tensor=self.spec.name,
+                found=str(error) or type(error).__name__,
+                remedy="fetch or write the file again",
+            ) from error
+
+
+def check_chunks(handle: FileHandle, dataset: Any, path: str, spec: TensorSpec) -> int:
+    """Check that a chunked dataset is complete and not a bomb; return its first chunk's offset.
+
+    Raises:
+        FormatError: if a filter is unknown, chunks are missing, or few bytes claim to be many.
+
+    """
+    plist = dataset.get_create_plist()
+    filters = [int(plist.get_filter(index)[0]) for index in range(plist.get_nfilters())]
+    unknown = [code for code in filters if code not in FILTERS]
+    if unknown or len(set(filters)) != len(filters):
+        raise format_error(
+            handle.path,
+            "unsupported filters",
+            tensor=path,
+            expected="each at most once of " + ", ".join(FILTERS.values()),
+            found=f"HDF5 filters {filters}",
+            remedy="repack the file without filters (h5repack -f NONE)",
+        )
+    chunk = tuple(int(length) for length in plist.get_chunk())
+    expected = math.prod(-(-length // step) for length, step in zip(spec.shape, chunk, strict=True))
+    decoded = expected * math.prod(chunk) * itemsize(spec.dtype)
+    stored = int(dataset.get_storage_size())
+    limit = MAX_LARGE_RATIO if decoded > LARGE else MAX_RATIO
+    if stored > handle.size or decoded > limit * stored:
+        raise format_error(
+            handle.path,
+            "few bytes claim to be many",
+            tensor=path,
+            expected=f"at most {limit} times what is stored",
+            found=f"{stored} stored bytes for {decoded}",
+        )
+    present = int(dataset.get_num_chunks())
+    if present != expected:
+        raise format_error(
+            handle.path,
+            "chunks are missing",
+            tensor=path,
+            expected=f"{expected} chunks",
+            found=str(present),
+        )
+    return int(dataset.get_chunk_info(0).byte_offset)

@@ -1,4 +1,4 @@
-"""Reading of ``tf_model.h5``, whole or a shard; its layout is told in `keras_hdf5`."""
+"""Reading of ``tf_model.h5``, complete or a shard; see `converter.formats.keras_hdf5`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from converter.formats.base import Reader, StoredTensor
-from converter.formats.files import MAX_TENSORS, FileHandle, format_error
+from converter.formats.file_handle import MAX_TENSORS, FileHandle, format_error
 from converter.formats.keras_hdf5.objects import Hdf5Objects
 
 MAX_NAME_BYTES = 64 << 20
 """Bytes of all names together: a few stored bytes can claim to be many names."""
 
 Variable = tuple[str, str, bool]
-"""A variable's path in the file, its name, and whether it lies flat."""
+"""A variable's path in the file, its name, and whether it is in a flat file."""
 
 
 class KerasReader(Reader):
-    """An opened ``tf_model.h5``, whole or a shard.
+    """An opened ``tf_model.h5``, complete or a shard.
 
-    Its `metadata` are what `create` takes: ``scope``, the most frequent of the components dropped,
-    ``layout``, which is ``layers`` or ``flat``, and ``shared``, where a layer lists a weight that
-    another one has listed before.
+    Its `metadata` are those of `create_hdf5`: ``scope``, the most frequent of the removed
+    components, ``layout``, and ``shared`` where a layer lists a weight of an earlier layer.
     """
 
     def __init__(self, file: FileHandle) -> None:
@@ -44,7 +43,7 @@ class KerasReader(Reader):
             raise
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._handle.close()
         objects, self._objects = self._objects, None
         if objects is not None:
@@ -76,27 +75,27 @@ class KerasReader(Reader):
             self.metadata["shared"] = json.dumps(shared)
 
     def _bounded(self, variables: Iterator[Variable]) -> list[Variable]:
-        """All of `variables`, if they are not too many for the file."""
-        total, found = 0, []
+        """Return all of `variables`, if they are not too many for the file."""
+        total, listed = 0, []
         limit = min(MAX_TENSORS, self._handle.size // 64)
         for variable in variables:
-            found.append(variable)
+            listed.append(variable)
             total += len(variable[0])
-            if len(found) > limit or total > MAX_NAME_BYTES:
-                count = f"over {len(found)}"
+            if len(listed) > limit or total > MAX_NAME_BYTES:
+                count = f"over {len(listed)}"
                 raise format_error(self.path, "the file lists too many names", found=count)
-        return found
+        return listed
 
     def _variables(self, objects: Hdf5Objects) -> Iterator[Variable]:
-        """Each variable that is listed."""
+        """Yield each variable that is listed."""
         layers = objects.names("", "layer_names")
         if layers is None:
             raise format_error(
                 self.path,
                 "no Keras weights",
                 expected="an attribute 'layer_names' at the root",
-                remedy="a '.weights.h5' of Keras 3 numbers the weights of each layer and names "
-                "none: read it into its model with load_weights, and use save_pretrained",
+                remedy="a '.weights.h5' of Keras 3 stores no variable names: load it into its model "
+                "with load_weights, then use save_pretrained",
             )
         for layer in _unique(self.path, layers):
             if objects.is_dataset(layer):
@@ -110,11 +109,11 @@ class KerasReader(Reader):
 
 
 def _models(variables: list[Variable]) -> set[str]:
-    """The layers that are models of their own.
+    """Return the layers that are models of their own.
 
-    A model that is made of two others lists them as layers, ``tf_bert_model`` and
-    ``tf_bert_lm_head_model``. The variables of one that was in use before begin with its own name,
-    not with that of the whole, and it alone tells them apart.
+    A composite model lists its submodels as layers, ``tf_bert_model`` and
+    ``tf_bert_lm_head_model``. The variables of a submodel that was built before the composite start
+    with the submodel's name instead of the composite's, which keeps them distinct.
     """
     scopes = {
         (path.partition("/")[0], variable.partition("/")[0])
@@ -126,8 +125,8 @@ def _models(variables: list[Variable]) -> set[str]:
 
 
 def _unique(path: Path, names: list[str]) -> list[str]:
-    """`names`, if each stands there once."""
+    """Return `names`, after checking for duplicates."""
     if len(set(names)) != len(names):
-        twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise format_error(path, "listed twice", tensor=twice)
+        duplicate = next(name for name, count in Counter(names).items() if count > 1)
+        raise format_error(path, "listed twice", tensor=duplicate)
     return names

@@ -1,29 +1,36 @@
-"""What is known of HDF5 without loading its library, and the check before it sees a file.
+"""HDF5 structures parsed without the HDF5 library: the superblock, and strings in attributes.
 
-Layout: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, section II.A.
+h5py stores Keras' lists of names as variable-length strings. Each is a reference into a "global
+heap", which the library trusts: a damaged heap makes it loop forever, and a small one can be
+referenced often enough to fill any memory. Hence the bounded parser here.
+
+Layout: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, II.A (superblock),
+III.E (global heap), IV.A (object headers), IV.A.2.m (attribute message).
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
-from converter.formats.files import FileHandle, format_error
+from converter.errors import FormatError
+from converter.formats.file_handle import FileHandle, format_error
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DTYPES: frozenset[str] = frozenset(
     "float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool "
     "complex64 complex128".split()
 )
-"""What HDF5 holds by h5py's conventions; bfloat16 is not among them."""
+"""The dtypes of HDF5 by h5py's conventions; bfloat16 is not among them."""
 _UNDEFINED = (1 << 64) - 1
 
 
 def check_superblock(handle: FileHandle) -> None:
-    """Raise unless the file is whole and of one piece.
+    """Check that the file is complete and self-contained.
 
     Raises:
-        FormatError: if it is no HDF5 file, shorter than it says, offset inside a larger file, or
-            part of a family of files.
+        FormatError: if it is not an HDF5 file, shorter than its superblock says, embedded in a
+            larger file, or split over several files.
 
     """
     head = handle.read(0, min(96, handle.size))
@@ -57,3 +64,148 @@ def check_superblock(handle: FileHandle) -> None:
             found=f"{handle.size} bytes",
             remedy="fetch or write the file again",
         )
+
+
+MAX_STRING = 4096
+"""Bytes of one string."""
+
+
+MAX_HEAP = 16 << 20
+"""Bytes of all heap collections together; those of a 48-layer model take 40 KB."""
+
+
+_MAX_BLOCKS = 256
+"""Blocks of one object header."""
+_ATTRIBUTE, _CONTINUATION = 0x0C, 0x10
+"""Message types in an object header."""
+
+
+class StringHeap:
+    """The variable-length strings that attributes of one file refer to."""
+
+    def __init__(self, handle: FileHandle) -> None:
+        self._handle = handle
+        self._collections: dict[int, dict[int, bytes]] = {}
+        self._parsed = 0
+
+    def strings(self, header: int, attribute: str, count: int, owner: str) -> list[str]:
+        """Return the `count` strings of an attribute.
+
+        Args:
+            header: file offset of the object header that holds the attribute.
+            attribute: its name.
+            count: number of strings in its dataspace.
+            owner: name of the object, for messages.
+
+        Raises:
+            FormatError: if header, attribute or heap are damaged.
+
+        """
+        place = f"{owner}@{attribute}"
+        for message in self._messages(header, place):
+            name, data = self._attribute(message, place)
+            if name != attribute.encode():
+                continue
+            if len(data) < 16 * count:
+                raise self._wrong(place, "a list is shorter than its dataspace")
+            references = struct.iter_unpack("<IQI", data[: 16 * count])
+            return [self._string(size, heap, index, place) for size, heap, index in references]
+        raise self._wrong(
+            place,
+            "a list of names is stored in an unsupported way",
+            remedy="save the model again with h5py's default settings",
+        )
+
+    def _string(self, length: int, address: int, index: int, place: str) -> str:
+        if length == 0:
+            return ""
+        if address not in self._collections:
+            self._collections[address] = self._collection(address, place)
+        stored = self._collections[address].get(index)
+        if length > MAX_STRING:
+            raise self._wrong(place, "a name is too long", found=f"{length} bytes")
+        if stored is None or length > len(stored):
+            raise self._wrong(place, "a string is not in the heap", found=f"{length} bytes")
+        try:
+            return stored[:length].decode()
+        except UnicodeDecodeError:
+            raise self._wrong(place, "a name is not UTF-8", found=ascii(stored[:40])) from None
+
+    def _collection(self, address: int, place: str) -> dict[int, bytes]:
+        """Return the objects of one heap collection by index."""
+        head = self._handle.read(address, 16, place)
+        (size,) = struct.unpack_from("<Q", head, 8)
+        self._parsed += size
+        if head[:5] != b"GCOL\x01" or size < 16 or self._parsed > MAX_HEAP:
+            raise self._wrong(place, "damaged heap", found=f"{head[:5]!r} of {size} bytes")
+        data = self._handle.read(address, size, place)
+        objects: dict[int, bytes] = {}
+        start = 16
+        while start + 16 <= size:
+            index, nbytes = struct.unpack_from("<H6xQ", data, start)
+            if index == 0:  # the rest is free
+                break
+            if nbytes > size - start - 16 or index in objects:
+                raise self._wrong(place, "damaged heap", found=f"an object of {nbytes} bytes")
+            objects[index] = data[start + 16 : start + 16 + nbytes]
+            start += 16 + -(-nbytes // 8) * 8
+        return objects
+
+    def _messages(self, header: int, place: str) -> Iterator[bytes]:
+        """Yield the unshared attribute messages of an object header of version 1 or 2."""
+        head = self._handle.read(header, 16, place)
+        prefix = 8  # type (2), size (2), flags (1), reserved (3)
+        trailer = 0
+        if head[:4] == b"OHDR":
+            flags = head[5]
+            prefix = 6 if flags & 0x04 else 4  # type (1), size (2), flags (1), order (2)
+            trailer = 4  # checksum
+            start = header + 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
+            width = 1 << (flags & 3)
+            size = int.from_bytes(self._handle.read(start, width, place), "little")
+            blocks = [(start + width, size)]
+        else:
+            blocks = [(header + 16, int.from_bytes(head[8:12], "little"))]
+        seen = 0
+        while blocks:
+            start, size = blocks.pop(0)
+            seen += 1
+            if size > MAX_HEAP or seen > _MAX_BLOCKS:
+                raise self._wrong(place, "damaged object header")
+            data = self._handle.read(start, size, place)
+            at = 0
+            while at + prefix <= size:
+                kind, flags, nbytes = _message_head(data, at, trailer != 0)
+                body = data[at + prefix : at + prefix + nbytes]
+                at += prefix + nbytes
+                if kind == _CONTINUATION and len(body) >= 16:
+                    address, length = struct.unpack_from("<QQ", body)
+                    skip = trailer  # the signature is as long as the checksum
+                    blocks.append((address + skip, max(0, length - skip - trailer)))
+                elif kind == _ATTRIBUTE and not flags & 2:
+                    yield body
+
+    def _attribute(self, message: bytes, place: str) -> tuple[bytes, bytes]:
+        """Return name and data of an attribute message of version 1, 2 or 3."""
+        if len(message) < 9 or not 1 <= message[0] <= 3:
+            raise self._wrong(place, "damaged attribute")
+        sizes = struct.unpack_from("<HHH", message, 2)
+        start = 9 if message[0] == 3 else 8
+        name = message[start : start + sizes[0]].split(b"\0")[0]
+        if message[0] == 1:
+            sizes = tuple(-(-size // 8) * 8 for size in sizes)
+        return name, message[start + sum(sizes) :]
+
+    def _wrong(
+        self, place: str, what: str, found: object = None, remedy: str | None = None
+    ) -> FormatError:
+        return format_error(self._handle.path, what, tensor=place, found=found, remedy=remedy)
+
+
+def _message_head(data: bytes, at: int, new: bool) -> tuple[int, int, int]:
+    """Return type, flags and length of the message at `at`, in a version 2 header if `new`."""
+    if new:
+        kind, nbytes, flags = struct.unpack_from("<BHB", data, at)
+    else:
+        kind, nbytes, flags = struct.unpack_from("<HHB", data, at)
+    return kind, flags, nbytes

@@ -1,8 +1,9 @@
-"""Creation of ``tf_model.h5`` around holes, with the bytes of every tensor at a known offset."""
+"""Writing of ``tf_model.h5``, preallocated with the bytes of every tensor at a known offset."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,25 +12,93 @@ import h5py
 import numpy as np
 from h5py import h5d, h5p, h5s, h5t
 
-from converter.formats.base import PreallocatedFile, Segment
+from converter.formats.base import FileSpec, PreallocatedFile, Segment
 from converter.tensors import TensorSpec, numpy_dtype
 
+KERAS_VERSION = "2.20.1"
+"""The release of tf-keras whose layout is written."""
 ATTRIBUTE_LIMIT = 64512
 """Bytes of an attribute above which Keras splits it (``HDF5_OBJECT_HEADER_LIMIT``)."""
 _METADATA_PER_TENSOR = 2048
-"""About what group, link and header of a tensor take; keeps them together before the values."""
+"""Estimate for group, link and header of a tensor; keeps them together before the values."""
 _MAX_METADATA_BLOCK = 16 << 20
 
 
-class Hdf5Output(PreallocatedFile):
-    """An HDF5 file whose structure is in place."""
+def create_hdf5(spec: FileSpec) -> PreallocatedFile:
+    """Create ``tf_model.h5`` or a shard of it; aliases become hard links.
 
-    def finalize(self, crc32: Mapping[str, int]) -> None:
-        """Nothing depends on the values."""
+    Tensors are named without the scope, such as ``encoder/bert/…/kernel:0``. Metadata:
+
+    - ``scope`` is put before each name (default ``model``);
+    - ``layout`` is ``layers`` (default), or ``flat`` for a shard;
+    - ``shared`` is a JSON object of layers to names of other layers that they list as well. A
+      stand-alone TF model with a head reports embeddings as missing unless its head lists them.
+
+    Raises:
+        ValueError: for names or metadata that the layout cannot express.
+        OSError: if the file cannot be created.
+
+    """
+    tensors, aliases, metadata = spec.tensors, spec.aliases, spec.metadata or {}
+    scope, layout = metadata.get("scope", "model"), metadata.get("layout", "layers")
+    if layout not in ("layers", "flat") or not scope:
+        raise ValueError(f"layout {layout!r} or scope {scope!r} cannot be written")
+    names = [*(tensor.name for tensor in tensors), *aliases]
+    split = _split_flat if layout == "flat" else _split_by_layer
+    layer_and_weight = {name: split(name, scope) for name in names}
+    paths = {name: "/".join(filter(None, pair)) for name, pair in layer_and_weight.items()}
+    links = {paths[alias]: paths[name] for alias, name in aliases.items()}
+    layers: dict[str, list[str]] = {}
+    for layer, weight in layer_and_weight.values():
+        layers.setdefault(layer, []).append(weight)
+    for layer, shared in json.loads(metadata.get("shared", "{}")).items():
+        for name in shared:
+            weight = layer_and_weight[name][1]
+            layers.setdefault(layer, []).append(weight)
+            links[f"{layer}/{weight}"] = paths[name]
+    check_paths([*(paths[tensor.name] for tensor in tensors), *links])
+    segments: dict[str, tuple[Segment, ...]] = {}
+    with new_file(spec.path, len(names) + len(links)) as file:
+        if layout == "flat":
+            file.names("/", "layer_names", layers.get("", []))
+        else:
+            file.names("/", "layer_names", list(layers))
+            file.text("backend", "tensorflow")
+            file.text("keras_version", KERAS_VERSION)
+        for tensor in tensors:
+            segments[tensor.name] = file.dataset(paths[tensor.name], tensor)
+        for link, target in links.items():
+            file.link(link, target)
+        if layout == "layers":
+            for layer, weights in layers.items():
+                file.names(layer, "weight_names", weights)
+            file.group("top_level_model_weights")
+            file.names("top_level_model_weights", "weight_names", [])
+    return PreallocatedFile(spec.path, segments)
+
+
+def _split_by_layer(name: str, scope: str) -> tuple[str, str]:
+    """Return the layer's group and the variable's name.
+
+    A layer has the name of its variables' first component, except for BART's ``model.shared/…``,
+    which belongs to the layer ``model``. A variable without a layer, such as
+    ``final_logits_bias:0``, has no scope and is a layer of its own.
+    """
+    first, slash, _ = name.partition("/")
+    if not slash:
+        return name.removesuffix(":0"), name
+    return "model" if first.startswith("model.") else first, f"{scope}/{name}"
+
+
+def _split_flat(name: str, scope: str) -> tuple[str, str]:
+    """As `_split_by_layer` for a shard: no group, and a scope only where the loader keeps it."""
+    if "model." in name and "/" in name:
+        return "", f"{name.partition('/')[0]}/{name}"
+    return "", name
 
 
 class Hdf5Builder:
-    """An HDF5 file being laid out. Version 1.8 reads it; the same calls give the same bytes."""
+    """An HDF5 file under construction, readable by HDF5 1.8 and reproducible byte for byte."""
 
     def __init__(self, file: h5py.File) -> None:
         self._file = file
@@ -47,7 +116,7 @@ class Hdf5Builder:
         self._file.require_group(path)
 
     def dataset(self, path: str, spec: TensorSpec) -> tuple[Segment, ...]:
-        """Create a dataset; returns where its bytes go."""
+        """Create a dataset, and return the segments of its bytes."""
         dtype = h5t.py_create(numpy_dtype(spec.dtype).newbyteorder("<"), logical=True)
         space = h5s.create_simple(spec.shape) if spec.shape else h5s.create(h5s.SCALAR)
         dataset = h5d.create(
@@ -58,12 +127,12 @@ class Hdf5Builder:
         return (Segment(0, int(dataset.get_offset()), spec.nbytes),)
 
     def link(self, path: str, target: str) -> None:
-        """Let the dataset at `target` appear at `path`, too."""
-        here = self._file.id
-        here.links.create_hard(path.encode(), here, target.encode(), lcpl=self._links)
+        """Create a hard link at `path` to the dataset at `target`."""
+        root = self._file.id
+        root.links.create_hard(path.encode(), root, target.encode(), lcpl=self._links)
 
     def names(self, group: str, attribute: str, names: Sequence[str]) -> None:
-        """Store a list of names as Keras does: in one attribute, or evenly over as few as fit."""
+        """Store a list of names as Keras does: in one attribute, or split evenly over several."""
         values: Any = np.asarray([name.encode() for name in names])
         owner = self._file[group].attrs
         count = 1
@@ -78,20 +147,20 @@ class Hdf5Builder:
             owner.create(f"{attribute}{index}", part)
 
     def text(self, attribute: str, value: str) -> None:
-        """Store a text at the root."""
+        """Store a string attribute at the root."""
         self._file.attrs.create(attribute, np.bytes_(value))
 
 
 @contextmanager
 def new_file(path: Path, tensors: int) -> Iterator[Hdf5Builder]:
-    """Create the file at `path`, which must not exist, and lay it out in the ``with`` block.
+    """Create the file at `path`, which must not exist, to be filled in the ``with`` block.
 
     Args:
         path: the file.
-        tensors: how many it will hold, about.
+        tensors: approximate number of tensors.
 
     Raises:
-        OSError: if it cannot be created; nothing is left behind then.
+        OSError: if it cannot be created; then nothing is left.
 
     """
     path.open("xb").close()
@@ -105,10 +174,10 @@ def new_file(path: Path, tensors: int) -> Iterator[Hdf5Builder]:
 
 
 def check_paths(paths: Iterable[str]) -> None:
-    """Check that all paths can stand in one file.
+    """Check that all paths can be in one file.
 
     Raises:
-        ValueError: if one is another's prefix, stands twice, or cannot be written.
+        ValueError: if one is another's prefix, is a duplicate, or is not a valid path.
 
     """
     seen: set[str] = set()
@@ -116,11 +185,11 @@ def check_paths(paths: Iterable[str]) -> None:
     for path in paths:
         parts = path.split("/")
         if any(part in ("", ".") for part in parts) or "\0" in path:
-            raise ValueError(f"{path!r} cannot be a path in HDF5")
+            raise ValueError(f"{path!r} is not a valid path in HDF5")
         if len(path.encode()) > ATTRIBUTE_LIMIT:
             raise ValueError(f"{path[:100]!r}… is too long for an attribute")
         if path in seen:
-            raise ValueError(f"{path} stands twice")
+            raise ValueError(f"{path}: duplicate path")
         seen.add(path)
         parents.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
     for path in sorted(seen & parents):

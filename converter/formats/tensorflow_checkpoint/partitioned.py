@@ -1,7 +1,7 @@
-"""Partitioned variables: one tensor that a TensorFlow bundle keeps in pieces along an axis.
+"""Partitioned variables: one tensor that a TensorFlow checkpoint stores in parts along an axis.
 
-The entry under the variable's name lists the pieces; each piece is an entry of its own, under a
-key that spells name, starts and lengths in an order-preserving code. Source:
+The entry under the variable's name lists the parts; each part is an entry of its own, under a key
+that encodes name, starts and lengths in an order-preserving code. Source:
 ``saved_tensor_slice_util.cc`` and ``ordered_code.cc`` of tensorflow 2.20.
 """
 
@@ -12,23 +12,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from converter.formats.base import Array, StoredTensor
-from converter.formats.lazy_tensors import check_target
+from converter.formats.stored_tensors import check_target
 from converter.tensors import TensorSpec, numpy_dtype
 
-PIECE = b"\0"
-"""What the key of every piece starts with."""
+PART_KEY_PREFIX = b"\0"
+"""First byte of the key of every part."""
 
 _HEADERS = (0, 0x80, 0xC0, 0xE0, 0xF0, 0xF8, 0xFC, 0xFE, 0xFF, 0xFF80, 0xFFC0)
-"""What marks a signed number of 1, 2, … bytes; from 9 bytes on, in two bytes."""
+"""Prefixes of a signed number of 1, 2, … bytes; from 9 bytes on, two bytes long."""
 
 Extent = tuple[int, int]
-"""Start and length along an axis; a length of -1 is the whole axis."""
+"""Start and length along an axis; a length of -1 is the complete axis."""
 
 
 def slice_key(name: str, extents: Sequence[Extent]) -> bytes:
-    """The key under which the piece of variable `name` with these extents is stored."""
+    """Return the key of the part of variable `name` with these extents."""
     text = name.encode().replace(b"\0", b"\0\xff")  # UTF-8 has no 0xff to mark as well
-    key = PIECE + text + b"\0\1" + _unsigned(len(extents))
+    key = PART_KEY_PREFIX + text + b"\0\1" + _unsigned(len(extents))
     return key + b"".join(_signed(number) for extent in extents for number in extent)
 
 
@@ -46,18 +46,18 @@ def _signed(number: int) -> bytes:
 
 
 def partition(shape: Sequence[int], slices: Sequence[Sequence[Extent]]) -> tuple[int, list[int]]:
-    """Along which axis the pieces follow one another, and their places in that order.
+    """Return the axis along which a variable is partitioned, and the order of its parts along it.
 
     Args:
-        shape: of the whole variable.
-        slices: the extents of each piece.
+        shape: of the complete variable.
+        slices: the extents of each part.
 
     Raises:
         ValueError: if they do not tile the variable along one axis.
 
     """
     if any(len(extents) != len(shape) for extents in slices):
-        raise ValueError(f"pieces of other than {len(shape)} axes")
+        raise ValueError(f"parts of other than {len(shape)} axes")
     axes = {
         axis
         for extents in slices
@@ -65,63 +65,63 @@ def partition(shape: Sequence[int], slices: Sequence[Sequence[Extent]]) -> tuple
         if extent not in ((0, -1), (0, shape[axis]))
     }
     if len(axes) > 1:
-        raise ValueError("pieces along more than one axis")
+        raise ValueError("parts along more than one axis")
     axis = min(axes, default=0)
     order = sorted(range(len(slices)), key=lambda index: tuple(slices[index][axis : axis + 1]))
-    behind = 0
+    end = 0
     for index in order if shape else ():
         start, length = slices[index][axis]
-        if start != behind:
-            raise ValueError(f"a piece begins at {start} of axis {axis} instead of {behind}")
-        behind = start + (shape[axis] if length == -1 else length)
-    if shape and behind != shape[axis]:
-        raise ValueError(f"the pieces end at {behind} of {shape[axis]} along axis {axis}")
+        if start != end:
+            raise ValueError(f"a part begins at {start} of axis {axis} instead of {end}")
+        end = start + (shape[axis] if length == -1 else length)
+    if shape and end != shape[axis]:
+        raise ValueError(f"the parts end at {end} of {shape[axis]} along axis {axis}")
     return axis, order
 
 
 class PartitionedTensor(StoredTensor):
-    """A tensor whose values lie in pieces that follow one another along an axis.
+    """A tensor stored in consecutive parts along an axis.
 
     Args:
-        spec: of the whole.
-        pieces: in order; together as long as the whole along `axis`, and of its shape elsewhere.
-        axis: along which they follow one another.
+        spec: of the complete tensor.
+        parts: in order; together as long as the tensor along `axis`, of its shape otherwise.
+        axis: the axis of the partition.
 
     """
 
-    def __init__(self, spec: TensorSpec, pieces: Sequence[StoredTensor], axis: int) -> None:
+    def __init__(self, spec: TensorSpec, parts: Sequence[StoredTensor], axis: int) -> None:
         self.spec = spec
-        self.path = pieces[0].path
-        self.pieces = tuple(pieces)
+        self.path = parts[0].path
+        self.parts = tuple(parts)
         self.axis = axis
 
     @property
     def location(self) -> tuple[object, ...]:
-        """Where the first piece lies, then all of them."""
-        places = tuple(piece.location for piece in self.pieces)
-        return (*places[0][:2], places, self.axis, self.spec.shape)
+        """Location of the first part, then of all parts."""
+        locations = tuple(part.location for part in self.parts)
+        return (*locations[0][:2], locations, self.axis, self.spec.shape)
 
     def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
-        """Read a part along `axis`; see `StoredTensor.read_into`."""
+        """Read values along `axis`; see `StoredTensor.read_into`."""
         check_target(self.spec, out, axis, start)
         stop = start + out.shape[axis]
-        behind = 0
-        for piece in self.pieces:
-            begin, behind = behind, behind + piece.spec.shape[self.axis]
-            place = [slice(None)] * out.ndim
+        end = 0
+        for part in self.parts:
+            begin, end = end, end + part.spec.shape[self.axis]
+            index = [slice(None)] * out.ndim
             first, last = start, stop
             if axis == self.axis:
-                first, last = max(start, begin), min(stop, behind)
+                first, last = max(start, begin), min(stop, end)
                 if first >= last:
                     continue
-                place[axis] = slice(first - start, last - start)
+                index[axis] = slice(first - start, last - start)
                 first, last = first - begin, last - begin
             else:
-                place[self.axis] = slice(begin, behind)
-            target = out[tuple(place)]
+                index[self.axis] = slice(begin, end)
+            target = out[tuple(index)]
             if target.flags.c_contiguous:
-                piece.read_into(target, axis, first)
+                part.read_into(target, axis, first)
             else:
-                part = np.empty(target.shape, numpy_dtype(self.spec.dtype))
-                piece.read_into(part, axis, first)
-                target[...] = part
+                values = np.empty(target.shape, numpy_dtype(self.spec.dtype))
+                part.read_into(values, axis, first)
+                target[...] = values

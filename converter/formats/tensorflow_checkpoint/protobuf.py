@@ -1,4 +1,4 @@
-"""The three messages of a TensorFlow bundle, read from protobuf's wire format.
+"""The three protobuf messages of a TensorFlow checkpoint, decoded from the wire format.
 
 Source: ``tensor_bundle.proto``, ``tensor_shape.proto``, ``tensor_slice.proto`` and
 ``versions.proto`` of tensorflow 2.20, and protobuf's "Encoding" page.
@@ -9,45 +9,45 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from converter.formats.files import MAX_RANK
+from converter.formats.file_handle import MAX_RANK
 
 MAX_SLICES = 10_000
-"""Pieces of one variable; TensorFlow's own partitioners make one for each parameter server."""
+"""Parts of one variable; TensorFlow's own partitioners make one for each parameter server."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class WireError(ValueError):
-    """Bytes that break the encoding; readers turn it into a `FormatError` that names the file."""
+    """Invalid encoding; readers turn it into a `FormatError` that names the file."""
 
 
 @dataclass(slots=True)
 class BundleHeader:
-    """What the entry without a name says of the whole bundle."""
+    """``BundleHeaderProto``, the entry with the empty key."""
 
     num_shards: int = 0
     big_endian: bool = False
     min_consumer: int = 0
-    """The oldest version of the format's readers that may read it."""
+    """Oldest version of readers that may read it."""
 
 
 @dataclass(slots=True)
 class BundleEntry:
-    """A tensor: what it is, and where its bytes lie."""
+    """``BundleEntryProto``: a tensor's dtype, shape, shard, offset and bytes."""
 
     dtype: int = 0
-    """A number of TensorFlow's ``DataType``."""
+    """TensorFlow's ``DataType`` number."""
     shape: list[int] = field(default_factory=list)
     unknown_rank: bool = False
     shard: int = 0
     offset: int = 0
     size: int = 0
     slices: list[bytes] = field(default_factory=list)
-    """Of a partitioned variable, the pieces, each to be read with `parse_slice`."""
+    """Parts of a partitioned variable, each to be decoded by `parse_slice`."""
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """The unsigned number at `at`, and the place behind it.
+    """Return the unsigned number at `at`, and the position after it.
 
     Raises:
         WireError: if `data` ends first or the number takes more than 64 bits.
@@ -58,7 +58,7 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
     number = shift = 0
     while True:
         if at >= len(data):
-            raise WireError(f"a number at byte {at} passes the end")
+            raise WireError(f"a number at byte {at} exceeds the data")
         byte, at = data[at], at + 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
@@ -72,10 +72,10 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def parse_header(data: bytes) -> BundleHeader:
-    """Read a ``BundleHeaderProto``.
+    """Decode a ``BundleHeaderProto``.
 
     Raises:
-        WireError: if it is none.
+        WireError: if `data` is malformed.
 
     """
     header = BundleHeader()
@@ -92,10 +92,10 @@ def parse_header(data: bytes) -> BundleHeader:
 
 
 def parse_entry(data: bytes) -> BundleEntry:
-    """Read a ``BundleEntryProto``.
+    """Decode a ``BundleEntryProto``.
 
     Raises:
-        WireError: if it is none.
+        WireError: if `data` is malformed or has too many axes or parts.
 
     """
     entry = BundleEntry()
@@ -117,15 +117,15 @@ def parse_entry(data: bytes) -> BundleEntry:
         elif number == 7:
             entry.slices.append(_message(value))
         if len(entry.shape) > MAX_RANK or len(entry.slices) > MAX_SLICES:
-            raise WireError(f"more than {MAX_RANK} axes or {MAX_SLICES} pieces")
+            raise WireError(f"more than {MAX_RANK} axes or {MAX_SLICES} parts")
     return entry
 
 
 def parse_slice(data: bytes) -> list[tuple[int, int]]:
-    """Read a ``TensorSliceProto``: for each axis start and length, -1 being the whole axis.
+    """Decode a ``TensorSliceProto``: for each axis start and length, -1 for the complete axis.
 
     Raises:
-        WireError: if it is none.
+        WireError: if `data` is malformed or has too many axes.
 
     """
     extents = []
@@ -133,12 +133,12 @@ def parse_slice(data: bytes) -> list[tuple[int, int]]:
         if number == 1:
             extents.append(_extent(_message(value)))
         if len(extents) > MAX_RANK:
-            raise WireError(f"a piece of more than {MAX_RANK} axes")
+            raise WireError(f"a part of more than {MAX_RANK} axes")
     return extents
 
 
 def _length(data: bytes) -> int:
-    """The length of an axis, which proto3 leaves out where it is 0."""
+    """Return the length of an axis, which proto3 omits if it is 0."""
     return next((_integer(value) for number, value in _fields(data) if number == 1), 0)
 
 
@@ -153,26 +153,26 @@ def _extent(data: bytes) -> tuple[int, int]:
 
 
 def _integer(value: int | bytes) -> int:
-    """A field as ``int64``."""
+    """Return a field as ``int64``."""
     if isinstance(value, bytes):
-        raise WireError("a field is no number")
+        raise WireError("a field is not a number")
     return value - (1 << 64) if value >> 63 else value
 
 
 def _message(value: int | bytes) -> bytes:
     if isinstance(value, int):
-        raise WireError("a field is no message")
+        raise WireError("a field is not a message")
     return value
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Number and value of every field; the fixed-size ones as numbers, too."""
+    """Yield number and value of every field; fixed-size fields are numbers, too."""
     at = 0
     while at < len(data):
         key, at = read_varint(data, at)
         number, kind = key >> 3, key & 7
         if not 1 <= number < 1 << 29:
-            raise WireError(f"there is no field {number}")
+            raise WireError(f"invalid field number {number}")
         if kind == _VARINT:
             value, at = read_varint(data, at)
             yield number, value
@@ -184,7 +184,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         else:
             raise WireError(f"field {number} has the unknown wire type {kind}")
         if at + size > len(data):
-            raise WireError(f"field {number} of {size} bytes passes the end")
+            raise WireError(f"field {number} of {size} bytes exceeds the data")
         raw = data[at : at + size]
         at += size
         yield number, raw if kind == _BYTES else int.from_bytes(raw, "little")

@@ -1,8 +1,8 @@
-"""LevelDB's sorted table, in which a TensorFlow bundle keeps its index.
+"""LevelDB's sorted string table (SSTable), the form of a TensorFlow checkpoint's index.
 
-The file is blocks, each followed by how it is compressed (one byte) and a masked CRC-32C, then a
-footer of 48 bytes that says where the index block lies. A block is entries whose keys leave out
-what they share with the key before, then the places of the entries that share nothing. Source:
+The file is blocks, each followed by its compression type (one byte) and a masked CRC-32C, then a
+footer of 48 bytes with the offset of the index block. A block is entries whose keys omit the prefix
+shared with the previous key, then the offsets of the entries that share nothing. Source:
 ``table_format.txt`` of google/leveldb and ``lib/io`` of tensorflow 2.20.
 """
 
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
-from converter.formats.files import FileHandle, format_error
+from converter.errors import FormatError
+from converter.formats.file_handle import FileHandle, format_error
 from converter.formats.tensorflow_checkpoint.protobuf import WireError, read_varint
-from converter.formats.tensorflow_checkpoint.snappy import decode
 
 FOOTER = 48
 """Bytes of the footer."""
@@ -22,27 +22,27 @@ MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 MAX_FILE = 64 << 20
 """Bytes; an index takes about 100 a tensor."""
 MAX_KEY = 4096
-"""Bytes of one key; TensorFlow's own names stay far below."""
+"""Bytes of one key; TensorFlow's own names are far shorter."""
 
 _MAX_KEYS = 64 << 20
-"""Bytes of all keys together, which sharing beginnings could multiply."""
+"""Bytes of all keys together, which shared prefixes could multiply."""
 _CHECKED = 4 << 20
-"""Bytes of blocks whose checksums are verified; beyond, they cost more than they are worth."""
-_PLAIN, _SNAPPY = 0, 1
+"""Index size up to which checksums are verified; in Python, 4 MB take about a second."""
+_UNCOMPRESSED, _SNAPPY = 0, 1
 
 
 def read_table(handle: FileHandle) -> Iterator[tuple[bytes, bytes]]:
-    """Every key with its value, by ascending key.
+    """Yield every key with its value, by ascending key.
 
     Raises:
-        FormatError: if the file is damaged, truncated, lying or hostile.
+        FormatError: if the file is compressed, damaged, truncated, inconsistent or hostile.
 
     """
     path = handle.path
     if not FOOTER <= handle.size <= MAX_FILE:
         raise format_error(
             path,
-            "no size of a bundle's index",
+            "impossible size of a checkpoint index",
             expected=f"{FOOTER} to {MAX_FILE} bytes",
             found=handle.size,
         )
@@ -50,13 +50,13 @@ def read_table(handle: FileHandle) -> Iterator[tuple[bytes, bytes]]:
     if not data.endswith(MAGIC):
         raise format_error(
             path,
-            "does not end as a bundle's index does",
+            "does not end like a checkpoint index",
             expected=MAGIC.hex(" "),
             found=data[-8:].hex(" "),
             remedy="fetch or write the file again",
         )
     try:
-        yield from _Table(data).items()
+        yield from _Table(handle, data).items()
     except WireError as error:
         raise format_error(
             path, "malformed index", found=error, remedy="fetch or write the file again"
@@ -64,22 +64,24 @@ def read_table(handle: FileHandle) -> Iterator[tuple[bytes, bytes]]:
 
 
 class _Table:
-    """The parts of a table, checked as they are met."""
+    """A table whose parts are checked as they are reached."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, handle: FileHandle, data: bytes) -> None:
+        self._path = handle.path
         self._data = data
         self._end = len(data) - FOOTER
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every key with its value."""
         footer = self._data[self._end :]
         _, at = _handle(footer, 0)  # of the metaindex, which TensorFlow leaves empty
         index, _ = _handle(footer, at)
-        last, behind, total = None, 0, 0
+        last, next_offset, total = None, 0, 0
         for _, value in _entries(self._block(*index)):
             (offset, size), _ = _handle(value, 0)
-            if offset < behind:
-                raise WireError(f"the block at {offset} overlaps the one before, up to {behind}")
-            behind = offset + size
+            if offset < next_offset:
+                raise WireError(f"the block at {offset} overlaps the one before {next_offset}")
+            next_offset = offset + size
             for key, content in _entries(self._block(offset, size)):
                 if last is not None and key <= last:
                     raise WireError(f"key {key[:80]!r} does not follow {last[:80]!r}")
@@ -90,30 +92,42 @@ class _Table:
                 yield key, content
 
     def _block(self, offset: int, size: int) -> bytes:
-        """The content of the block at `offset`, decompressed."""
+        """Return the content of the block at `offset`."""
         end = offset + size
         if end + 5 > self._end:
-            raise WireError(f"a block from {offset} to {end + 5} passes the end at {self._end}")
+            raise WireError(
+                f"a block from {offset} to {end + 5} exceeds the data up to {self._end}"
+            )
         content, kind = self._data[offset:end], self._data[end]
         stored = int.from_bytes(self._data[end + 1 : end + 5], "little")
         if self._end <= _CHECKED and masked_crc32c(self._data[offset : end + 1]) != stored:
             raise WireError(f"the block at {offset} does not have the checksum {stored:#010x}")
         if kind == _SNAPPY:
-            return decode(content, MAX_FILE)
-        if kind != _PLAIN:
-            raise WireError(f"the block at {offset} is compressed in the unknown way {kind}")
+            raise self._compressed()
+        if kind != _UNCOMPRESSED:
+            raise WireError(f"the block at {offset} has the unknown compression type {kind}")
         return content
+
+    def _compressed(self) -> FormatError:
+        return format_error(
+            self._path,
+            "the index is compressed with Snappy, which is not supported: TensorFlow has written "
+            "uncompressed indexes since version 1.2",
+            expected="an uncompressed index",
+            remedy="restore the checkpoint with TensorFlow 1.2 or later and save it again with "
+            "tf.compat.v1.train.Saver().save",
+        )
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
-    """Offset and size of a block, and the place behind them."""
+    """Return offset and size of a block, and the position after them."""
     offset, at = read_varint(data, at)
     size, at = read_varint(data, at)
     return (offset, size), at
 
 
 def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of one block."""
+    """Yield the keys and values of one block."""
     if len(block) < 4:
         raise WireError(f"a block of {len(block)} bytes")
     restarts = int.from_bytes(block[-4:], "little")
@@ -133,7 +147,7 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The CRC-32C of `data` as tables store it, so that no checksum is taken of a checksum."""
+    """Return the CRC-32C of `data`, masked as LevelDB stores it."""
     crc, table = 0xFFFFFFFF, _crc_table()
     for byte in data:
         crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8

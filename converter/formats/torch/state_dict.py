@@ -1,8 +1,8 @@
-"""From the object in a torch file to its tensors by name.
+"""The state dict in a torch file's object, and the names of its tensors.
 
 A file may hold the state dict itself, or a training checkpoint with the state dict under a
-well-known key, beside optimiser states and whatever else. The object is a graph that may share
-and even contain itself, so every walk visits an object once or is bounded.
+well-known key, next to optimizer states and other objects. The object is a graph with shared and
+cyclic references, so every walk visits an object once or is bounded.
 """
 
 from __future__ import annotations
@@ -11,49 +11,49 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.formats.files import MAX_TENSORS, format_error, sanitize
-from converter.formats.torch.pickle import Opaque, Pairs
+from converter.formats.file_handle import MAX_TENSORS, format_error, sanitize
 from converter.formats.torch.storages import Storage, Tensor
+from converter.formats.torch.unpickler import Opaque, Pairs
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "params")
-"""Keys under which training checkpoints keep the state dict, the most telling first."""
+"""Keys under which training checkpoints keep the state dict, the most specific first."""
 _MAX_DEPTH = 64
 MAX_NAME_CHARACTERS = 32 << 20
-"""Characters of all names together: sharing multiplies what the file itself holds."""
+"""Characters of all names together, which shared objects could multiply."""
 _MAX_SHOWN = 20
 _WALKED = (Pairs, list, tuple, Opaque, Tensor, Storage)
-"""Types of objects that may lead to a tensor."""
+"""Types of objects that may hold a tensor."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedTensors:
-    """The tensors of a torch file by their dotted path."""
+    """The tensors of a torch file by dotted path."""
 
     tensors: dict[str, Tensor]
     wrapper: str | None
-    """The top-level key under which they were found."""
+    """The top-level key of the state dict."""
     ignored: tuple[str, ...]
     """Other top-level keys that hold tensors."""
 
 
 def name_tensors(path: Path, root: object) -> NamedTensors:
-    """Find the state dict in what a torch file holds, and name its tensors.
+    """Find the state dict in a torch file's object, and name its tensors.
 
     Raises:
-        FormatError: if the file holds no mapping, or if a tensor has no plain name or would be
-            rebuilt by an unknown class.
+        FormatError: if the file holds no mapping, or a tensor has no plain name or is inside an
+            object of an unknown class.
 
     """
     if not isinstance(root, Pairs):
-        what = root.kind if isinstance(root, Opaque) else type(root).__name__.lower()
+        kind = root.kind if isinstance(root, Opaque) else type(root).__name__.lower()
         raise format_error(
             path,
             "holds no mapping of names to tensors",
             expected="a state dict, or a training checkpoint with one",
-            found=what,
+            found=kind,
             remedy="load it where it was made and save model.state_dict()",
         )
-    carrying = _carriers(root)
+    carrying = _holders_of_tensors(root)
     wrapper, inner = _find_wrapper(root, carrying)
     ignored: tuple[str, ...] = ()
     if inner is not root:
@@ -65,7 +65,7 @@ def name_tensors(path: Path, root: object) -> NamedTensors:
 
 
 def _find_wrapper(root: Pairs, carrying: set[int]) -> tuple[str | None, Pairs]:
-    """The well-known key that holds a mapping with tensors, or else the root itself."""
+    """Return the well-known key of a mapping with tensors, and the mapping, or else the root."""
     for wrapper in WRAPPERS:
         for key, value in root.items:
             if key == wrapper and isinstance(value, Pairs) and id(value) in carrying:
@@ -74,7 +74,7 @@ def _find_wrapper(root: Pairs, carrying: set[int]) -> tuple[str | None, Pairs]:
 
 
 def _children(value: object) -> Sequence[object]:
-    """What an object holds."""
+    """Return the objects that an object holds."""
     if isinstance(value, list | tuple):
         return value
     if isinstance(value, Pairs):
@@ -82,45 +82,39 @@ def _children(value: object) -> Sequence[object]:
     return value.parts if isinstance(value, Opaque) else ()
 
 
-def _carriers(root: object) -> set[int]:
-    """The ids of all objects from which a tensor can be reached; each is visited once."""
-    holders: list[int] = []
-    held: list[int] = []
-    found: list[int] = []
+def _holders_of_tensors(root: object) -> set[int]:
+    """Return the ids of all objects from which a tensor can be reached, visiting each once."""
+    holders: dict[int, list[int]] = {}
+    """Object → the objects that hold it."""
+    tensors: list[int] = []
     seen = {id(root)}
-    waiting = [root]
-    while waiting:
-        value = waiting.pop()
+    pending = [root]
+    while pending:
+        value = pending.pop()
         if isinstance(value, Tensor | Storage) or _rebuilds(value):
-            found.append(id(value))
+            tensors.append(id(value))
         for child in _children(value):
             if isinstance(child, _WALKED):
-                holders.append(id(value))
-                held.append(id(child))
+                holders.setdefault(id(child), []).append(id(value))
                 if id(child) not in seen:
                     seen.add(id(child))
-                    waiting.append(child)
-    carrying = set(found)
-    if not found:
-        return carrying
-    above: dict[int, list[int]] = {}
-    for holder, child_id in zip(holders, held, strict=True):
-        above.setdefault(child_id, []).append(holder)
-    while found:
-        for holder in above.pop(found.pop(), ()):
+                    pending.append(child)
+    carrying = set(tensors)
+    while tensors:
+        for holder in holders.pop(tensors.pop(), ()):
             if holder not in carrying:
                 carrying.add(holder)
-                found.append(holder)
+                tensors.append(holder)
     return carrying
 
 
 def _rebuilds(value: object) -> bool:
-    """Whether `value` stands for a tensor of a kind that is not understood."""
+    """Return whether `value` is a tensor of an unsupported kind."""
     return isinstance(value, Opaque) and value.kind.startswith("torch._utils._rebuild")
 
 
 def _flatten(path: Path, root: Pairs, carrying: set[int]) -> dict[str, Tensor]:
-    """All tensors below `root` by their path, joined by dots, in stored order."""
+    """Return all tensors below `root` by dotted path, in stored order."""
     tensors: dict[str, Tensor] = {}
     characters = 0
     levels: list[tuple[str, Iterator[tuple[object, object]]]] = [("", iter(root.items))]
@@ -135,7 +129,7 @@ def _flatten(path: Path, root: Pairs, carrying: set[int]) -> dict[str, Tensor]:
                 raise format_error(path, "the names are too long", tensor=name)
             if isinstance(value, Tensor):
                 if name in tensors:
-                    raise format_error(path, "a name stands twice", tensor=name)
+                    raise format_error(path, "duplicate name", tensor=name)
                 tensors[name] = value
                 if len(tensors) > MAX_TENSORS:
                     raise format_error(path, "too many tensors", expected=f"at most {MAX_TENSORS}")
@@ -150,7 +144,7 @@ def _flatten(path: Path, root: Pairs, carrying: set[int]) -> dict[str, Tensor]:
 
 
 def _items(path: Path, name: str, value: object) -> Iterator[tuple[object, object]]:
-    """The named children of a mapping or a sequence that holds tensors."""
+    """Return the named children of a mapping or a sequence that holds tensors."""
     if isinstance(value, Pairs):
         return iter(value.items)
     if isinstance(value, list | tuple):
@@ -158,7 +152,7 @@ def _items(path: Path, name: str, value: object) -> Iterator[tuple[object, objec
     what = value.kind if isinstance(value, Opaque) else "a storage without a tensor"
     raise format_error(
         path,
-        "tensors inside an object of an unknown kind, which is not rebuilt",
+        "tensors inside an object of an unknown class, which is not rebuilt",
         tensor=name,
         expected="a dictionary of plain tensors",
         found=what,
@@ -167,14 +161,16 @@ def _items(path: Path, name: str, value: object) -> Iterator[tuple[object, objec
 
 
 def _key(path: Path, prefix: str, key: object) -> str:
-    """A dictionary's key as part of a name."""
+    """Return a dictionary's key as part of a name."""
     if type(key) is int:
         return str(key)
     if not isinstance(key, str) or any("\ud800" <= letter <= "\udfff" for letter in key):
-        raise format_error(path, "a tensor's name is no text", tensor=prefix, found=_readable(key))
+        raise format_error(
+            path, "a tensor's name is not a string", tensor=prefix, found=_readable(key)
+        )
     return key
 
 
 def _readable(key: object) -> str:
-    """A key as messages show it."""
+    """Return a key for messages."""
     return sanitize(str(key)) if isinstance(key, str | int | float) else type(key).__name__

@@ -1,15 +1,11 @@
-"""What the names in a torch pickle stand for: storages, and tensors as views of them."""
+"""The meaning of the names in a torch pickle: storages, and tensors as views of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from converter.formats.torch.pickle import Global, Opaque, Pairs
+from converter.formats.torch.unpickler import Global, Opaque, Pairs
 from converter.tensors.spec import NAMES
-
-"""The longest pickle that is read; one of 100,000 tensors takes about 20 MB."""
-"""Bytes of the longest line in the operations that take text."""
-
 
 _STORAGES = {
     "DoubleStorage": "float64",
@@ -26,22 +22,22 @@ _STORAGES = {
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }
-"""Storage classes of torch, whose sizes count elements of these dtypes."""
+"""torch's storage classes → the dtype whose elements their sizes count."""
 _STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 STORAGE_OF = {dtype: f"torch\n{name}" for name, dtype in _STORAGES.items() if name[0] != "U"}
-"""dtype → module and class of the storages that old and new versions of torch write for it."""
+"""dtype → module and class of the storage that all versions of torch write for it."""
 
 DTYPES = frozenset(NAMES)
-"""torch has a dtype for each of ours, and calls it the same."""
+"""torch has a dtype of the same name for each."""
 _DTYPE_NAMES = {f"torch.{name}": name for name in DTYPES}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Storage:
-    """A run of elements in the file.
+    """A run of elements in the file, as the pickle describes it.
 
-    `numel` counts elements of `dtype` and is what the file claims. `start` is the first element
-    of a view of a storage, which versions of torch before 0.4 wrote.
+    `start` and `numel`, in elements of `dtype`, may be a view of a larger storage, which versions
+    of torch before 0.4 wrote.
     """
 
     key: str
@@ -49,7 +45,7 @@ class Storage:
     numel: int
     start: int = 0
     total: int = 0
-    """Elements of the whole storage, of which this may be a view."""
+    """Elements of the complete storage."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,21 +60,21 @@ class Tensor:
 
 
 class TorchUnpicklerHooks:
-    """Gives a meaning to the names that torch writes, and to no other."""
+    """The hooks for the names that torch writes; all others become `Opaque`."""
 
     def __init__(self) -> None:
         self.storages: dict[str, Storage] = {}
-        """By key, the first mention of every storage."""
+        """Key → storage, as first mentioned."""
         self.names: set[str] = set()
-        """What the pickle would import."""
+        """Every name that the pickle would import."""
 
     @property
-    def strange(self) -> list[str]:
-        """The names that no state dict of tensors needs."""
+    def unusual_imports(self) -> list[str]:
+        """The imports that no state dict of tensors needs."""
         return sorted(self.names - _USUAL - {f"torch.{name}" for name in NAMES})
 
     def call(self, function: Global, arguments: tuple[object, ...]) -> object:
-        """A tensor, a dictionary, a shape, or an `Opaque`."""
+        """Return a tensor, a dictionary, a shape, or an `Opaque`."""
         name = function.name
         if name in _VIEWS:
             return _view(name, arguments)
@@ -96,9 +92,9 @@ class TorchUnpicklerHooks:
         return Opaque(name, *arguments)
 
     def persistent(self, identity: object) -> object:
-        """A storage, or a module's class, which is only a name."""
+        """Return a storage, or the name of a module's class."""
         if not isinstance(identity, tuple) or not identity:
-            raise ValueError("a persistent id that is no tuple")
+            raise ValueError("a persistent id that is not a tuple")
         match identity:
             case ("module", Global() as kind, *_):
                 return kind
@@ -107,10 +103,10 @@ class TorchUnpicklerHooks:
             case ("storage", kind, str() | int() as key, _, int(numel), view):
                 storage = _storage(kind, key, numel, view)
             case _:
-                raise ValueError(f"a persistent id of {len(identity)} parts, which is no storage")
+                raise ValueError(f"a persistent id of {len(identity)} parts that is not a storage")
         first = self.storages.setdefault(storage.key, storage)
         if (first.dtype, first.total) != (storage.dtype, storage.total):
-            raise ValueError(f"storage {storage.key} in two forms")
+            raise ValueError(f"storage {storage.key} with two dtypes or sizes")
         return storage
 
 
@@ -119,7 +115,7 @@ _VIEWS = {
     "torch._utils._rebuild_tensor_v2": 6,
     "torch._utils._rebuild_tensor_v3": 7,
 }
-"""Functions that make a tensor of a storage, and how many arguments they need."""
+"""Functions that return a tensor of a storage → the number of arguments."""
 _WRAPPERS = frozenset(
     {
         "torch._utils._rebuild_parameter",
@@ -127,7 +123,7 @@ _WRAPPERS = frozenset(
         "torch.nn.parameter.Parameter",
     }
 )
-"""What makes a parameter of a tensor; values and shape stay."""
+"""What makes a parameter of a tensor; values and shape are unchanged."""
 _TENSOR_CLASSES = frozenset({"torch.Tensor", "torch.nn.parameter.Parameter"})
 
 _USUAL = frozenset(
@@ -143,11 +139,11 @@ _USUAL = frozenset(
         "torch.serialization._get_layout",
     }
 )
-"""What ``torch.load(weights_only=True)`` imports as well."""
+"""Imports that ``torch.load(weights_only=True)`` allows, too."""
 
 
 def _view(name: str, arguments: tuple[object, ...]) -> Tensor:
-    """The tensor that ``torch._utils._rebuild_tensor*`` makes."""
+    """Return the tensor that ``torch._utils._rebuild_tensor*`` makes."""
     if len(arguments) < _VIEWS[name]:
         raise ValueError(f"{name} with {len(arguments)} arguments")
     storage, offset, shape, strides = arguments[:4]
@@ -157,32 +153,29 @@ def _view(name: str, arguments: tuple[object, ...]) -> Tensor:
     if name.endswith("_v3"):
         given = arguments[6]
         if not isinstance(given, Global):
-            raise ValueError("a tensor whose dtype is none")
+            raise ValueError("a tensor whose dtype is not a dtype")
         if given.name not in _DTYPE_NAMES:
             raise ValueError(f"a tensor of unknown dtype {given.name}")
         dtype = _DTYPE_NAMES[given.name]
     if type(offset) is not int or offset < 0:
-        raise ValueError("a tensor whose offset is no position")
+        raise ValueError("a tensor whose offset is not a position")
     return Tensor(storage, dtype, offset, _lengths(shape), _lengths(strides))
 
 
 def _lengths(value: object) -> tuple[int, ...]:
-    """`value` as non-negative integers."""
+    """Return `value` as non-negative integers."""
     if not isinstance(value, tuple | list):
-        raise ValueError("a tensor whose shape or strides are no tuple")
+        raise ValueError("a tensor whose shape or strides are not a tuple")
     lengths = tuple(n for n in value if type(n) is int and n >= 0)
     if len(lengths) != len(value):
-        raise ValueError("a tensor whose shape or strides are no lengths")
+        raise ValueError("a tensor whose shape or strides are not lengths")
     return lengths
 
 
 def _storage(kind: object, key: str | int, numel: int, view: object) -> Storage:
-    """The storage of a persistent id.
-
-    A view is ``(key, first element, elements)``.
-    """
+    """Return the storage of a persistent id; a view is ``(key, first element, elements)``."""
     if not isinstance(kind, Global):
-        raise ValueError("a storage of no class")
+        raise ValueError("a storage without a class")
     module, _, name = kind.name.rpartition(".")
     if module not in _STORAGE_MODULES or name not in _STORAGES:
         raise ValueError(f"a storage of unknown class {kind.name}")
@@ -199,10 +192,10 @@ def _storage(kind: object, key: str | int, numel: int, view: object) -> Storage:
 
 
 def _ordered(arguments: tuple[object, ...]) -> object:
-    """``OrderedDict()``, or ``OrderedDict([[key, value], …])`` as Python 2 wrote it."""
+    """Return ``OrderedDict()``, or ``OrderedDict([[key, value], …])`` as Python 2 wrote it."""
     pairs = Pairs()
     for item in arguments[0] if arguments and isinstance(arguments[0], list | tuple) else ():
         if not isinstance(item, list | tuple) or len(item) != 2:
-            raise ValueError("an OrderedDict of what are no pairs")
+            raise ValueError("an OrderedDict of items that are not pairs")
         pairs.items.append((item[0], item[1]))
     return pairs

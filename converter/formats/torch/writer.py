@@ -1,10 +1,10 @@
-"""Writes the zip form of ``torch.save``, laid out before any tensor's bytes are known.
+"""Writing of the zip form of ``torch.save``, preallocated before any tensor's bytes are known.
 
 The archive holds ``data.pkl`` (a state dict whose tensors name their storages), ``byteorder``,
 ``version`` and one record per storage, each aligned to 64 bytes by padding in its local header, as
-torch does. Records have no data descriptor; `seal` patches their CRC-32. The record
-``.format_version`` is left out on purpose: with it torch may compute the places of storages from
-its own writer's habits instead of looking into the directory.
+torch does. Records have no data descriptor; `finalize` patches their CRC-32. The record
+``.format_version`` is omitted on purpose: with it torch may compute the offsets of storages from
+its own writer's layout instead of reading the directory.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from converter.formats.base import FileSpec, PreallocatedFile, Segment
-from converter.formats.files import create_file
-from converter.formats.lazy_tensors import contiguous_strides
+from converter.formats.file_handle import create_file
+from converter.formats.stored_tensors import contiguous_strides
 from converter.formats.torch.storages import STORAGE_OF
 from converter.tensors import TensorSpec
 
@@ -27,12 +27,12 @@ _UTF8 = 0x0800
 _PLAIN, _ZIP64 = 20, 45
 """Versions of the zip format that a reader must understand."""
 _DATE = 0x0021
-"""1980-01-01, the first day that the format knows: files have no times."""
+"""1980-01-01, the first day of the format: output does not depend on the time."""
 
 
-def create_archive(wanted: FileSpec) -> PreallocatedFile:
-    """Create the archive with a hole for each tensor; see `Container.lay_out`."""
-    path, tensors, aliases = wanted.path, wanted.tensors, wanted.aliases
+def create_archive(spec: FileSpec) -> PreallocatedFile:
+    """Create the archive with a hole for each tensor; see `FileFormat.preallocate`."""
+    path, tensors, aliases = spec.path, spec.tensors, spec.aliases
     pieces: list[tuple[int, bytes]] = []
     entries: list[_Entry] = []
     end = 0
@@ -54,32 +54,32 @@ def create_archive(wanted: FileSpec) -> PreallocatedFile:
     add_small("byteorder", b"little")
     storages = {}
     segments = {}
-    for key, spec in enumerate(tensors):
-        storages[spec.name] = add(f"data/{key}", spec.nbytes, None)
-        segments[spec.name] = (Segment(0, end - spec.nbytes, spec.nbytes),)
+    for key, tensor in enumerate(tensors):
+        storages[tensor.name] = add(f"data/{key}", tensor.nbytes, None)
+        segments[tensor.name] = (Segment(0, end - tensor.nbytes, tensor.nbytes),)
     add_small("version", b"3\n")
 
     directory = end
-    crc32_places = {}
-    named = {id(entry): name for name, entry in storages.items()}
+    crc32_offsets = {}
+    names = {id(entry): name for name, entry in storages.items()}
     for entry in entries:
         data = entry.directory_entry()
-        if id(entry) in named:
-            crc32_places[named[id(entry)]] = (entry.header + 14, end + 16)
+        if id(entry) in names:
+            crc32_offsets[names[id(entry)]] = (entry.header + 14, end + 16)
         pieces.append((end, data))
         end += len(data)
     trailer = _trailer(len(entries), directory, end - directory)
     pieces.append((end, trailer))
     create_file(path, end + len(trailer), pieces)
-    return _Archive(path, segments, True, crc32_places)
+    return _Archive(path, segments, True, crc32_offsets)
 
 
 @dataclass
 class _Archive(PreallocatedFile):
     """A zip archive that lacks its tensors and their CRC-32s."""
 
-    crc32_places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """For each tensor where its CRC-32 stands in the local header and in the directory."""
+    crc32_offsets: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Tensor → offsets of its CRC-32 in the local header and in the directory."""
 
     def finalize(self, crc32: Mapping[str, int]) -> None:
         """Write the CRC-32s.
@@ -89,9 +89,9 @@ class _Archive(PreallocatedFile):
 
         """
         with self.path.open("r+b") as file:
-            for name, places in self.crc32_places.items():
-                for place in places:
-                    file.seek(place)
+            for name, offsets in self.crc32_offsets.items():
+                for offset in offsets:
+                    file.seek(offset)
                     file.write(crc32[name].to_bytes(4, "little"))
 
 
@@ -106,7 +106,7 @@ class _Entry:
     crc32: int
 
     def local_header(self) -> bytes:
-        """The header before the data, which ends at a multiple of 64."""
+        """Return the header before the data, which ends at a multiple of 64."""
         large = self.size >= _FULL32
         extra = struct.pack("<HHQQ", 1, 16, self.size, self.size) if large else b""
         end = self.header + 30 + len(self.name) + len(extra) + 4
@@ -133,7 +133,7 @@ class _Entry:
         )
 
     def directory_entry(self) -> bytes:
-        """The record's entry in the directory."""
+        """Return the record's entry in the directory."""
         size, header, longs = self.size, self.header, b""
         if size >= _FULL32:
             longs, size = struct.pack("<QQ", size, size), _FULL32
@@ -168,7 +168,7 @@ class _Entry:
 
 
 def _trailer(count: int, start: int, size: int) -> bytes:
-    """What ends the archive and says where its directory is."""
+    """Return the end of the archive, with the offset of its directory."""
     end64 = b""
     if count >= _FULL16 or max(start, size) >= _FULL32:
         end64 = struct.pack(
@@ -180,15 +180,15 @@ def _trailer(count: int, start: int, size: int) -> bytes:
 
 
 def _state_dict(tensors: Sequence[TensorSpec], aliases: Mapping[str, str]) -> bytes:
-    """The pickle of an ``OrderedDict`` with the tensors and then their aliases."""
+    """Return the pickle of an ``OrderedDict`` with the tensors and then their aliases."""
     pickle = _Pickle()
     pickle.ordered_dict()
     pickle.write(b"(")
-    places = {spec.name: (key, spec) for key, spec in enumerate(tensors)}
-    for name, (key, spec) in places.items():
+    storages = {spec.name: (key, spec) for key, spec in enumerate(tensors)}
+    for name, (key, spec) in storages.items():
         pickle.item(name, key, spec)
     for alias, name in aliases.items():
-        pickle.item(alias, *places[name])
+        pickle.item(alias, *storages[name])
     pickle.write(b"u.")
     return pickle.data()
 
@@ -201,7 +201,7 @@ class _Pickle:
         self._memo: dict[str, int] = {}
 
     def data(self) -> bytes:
-        """All that was written."""
+        """Return everything written so far."""
         return b"".join(self._parts)
 
     def write(self, code: bytes) -> None:
@@ -209,12 +209,12 @@ class _Pickle:
         self._parts.append(code)
 
     def ordered_dict(self) -> None:
-        """An empty ``OrderedDict``."""
+        """Write an empty ``OrderedDict``."""
         self._global("collections\nOrderedDict")
         self.write(b")R")
 
     def item(self, name: str, key: int, spec: TensorSpec) -> None:
-        """A name and the call that rebuilds its tensor from storage `key`."""
+        """Write a name and the call that rebuilds its tensor from storage `key`."""
         self._text(name)
         untyped = spec.dtype not in STORAGE_OF
         self._global(f"torch._utils\n_rebuild_tensor_{'v3' if untyped else 'v2'}")
@@ -235,12 +235,12 @@ class _Pickle:
         self.write(b"tR")
 
     def _global(self, lines: str) -> None:
-        """A module and a name in it, spelt out once."""
+        """Write a module and a name in it, spelled out once."""
         if lines in self._memo:
             self.write(b"h" + bytes([self._memo[lines]]))
         else:
-            place = self._memo[lines] = len(self._memo)
-            self.write(b"c" + lines.encode() + b"\nq" + bytes([place]))
+            index = self._memo[lines] = len(self._memo)
+            self.write(b"c" + lines.encode() + b"\nq" + bytes([index]))
 
     def _text(self, text: str) -> None:
         data = text.encode()

@@ -1,4 +1,4 @@
-"""What the formats share: opening, checking, reporting and creating a file."""
+"""Bounded access to checkpoint files: opening, reading by offset, checking, creating."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from converter.formats.base import Reader, StoredTensor, read_exactly
 from converter.tensors import TensorSpec, itemsize
 
 MAX_RANK = 32
-"""The most axes that every numpy can hold; 64 since numpy 2."""
+"""Axes that every numpy supports; 64 since numpy 2."""
 MAX_TENSORS = 1 << 18
-"""More tensors in one file than any model has; bounds what a hostile header can take."""
+"""Tensors in one file; more than any model has. Bounds the memory of a hostile header."""
 
 
 def format_error(
@@ -30,13 +30,13 @@ def format_error(
     found: object = None,
     remedy: str | None = None,
 ) -> FormatError:
-    """The error for a file that is damaged, truncated, lying or hostile.
+    """Return the error for a file that is damaged, truncated, inconsistent or hostile.
 
     Args:
         path: the file.
-        what: the finding in one clause.
-        tensor: the tensor that it concerns, shortened if the file makes it absurdly long.
-        expected: what the format demands.
+        what: the problem in one clause.
+        tensor: the tensor concerned; this and the next two are sanitized.
+        expected: what the format requires.
         found: what the file holds.
         remedy: what the user can do.
 
@@ -53,20 +53,19 @@ def format_error(
 
 
 def sanitize(text: str, limit: int = 200) -> str:
-    """`text` fit for a message, whatever a hostile file put into it."""
+    """Return `text` truncated and printable, whatever a hostile file put into it."""
     text = text if len(text) <= limit else f"{text[: limit - 1]}…"
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
 class FileHandle(ABC):
-    """A file, open for reading by position from any number of threads.
+    """A file, local or remote, open for reading by offset from any number of threads.
 
-    All that a container knows of the place where a file lies. Nothing is counted: whoever opened
-    it closes it once, after the last read.
+    The opener closes it once, after the last read.
     """
 
     path: Path
-    """Its name, for messages; where it lies, if it lies on this machine."""
+    """Its path if it is local; otherwise a name for messages."""
     size: int
     """Bytes of the file when it was opened."""
     bytes_read: int = 0
@@ -74,43 +73,43 @@ class FileHandle(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the file; further reads raise `ValueError`."""
+        """Close the file; further reads raise `ValueError`."""
 
     @abstractmethod
-    def beside(self, name: str) -> FileHandle | None:
-        """The file called `name` in the same directory, opened; ``None`` if there is none."""
+    def open_sibling(self, name: str) -> FileHandle | None:
+        """Open the file called `name` in the same directory; return ``None`` if not found."""
 
     @abstractmethod
     def as_file_argument(self) -> Path | BinaryIO:
-        """What to give a library that opens files itself: the path, or an object to read from."""
+        """Return the path or a file object, for libraries that open files themselves."""
 
     @abstractmethod
     def _fill(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from `offset`.
 
         Raises:
-            EOFError: with the bytes that there are, if the file ends first.
+            EOFError: with the size of the file, if it ends first.
             OSError: if the system cannot read it.
-            CheckpointError: if it lies elsewhere and cannot be had.
+            CheckpointError: if it is remote and not available.
             ValueError: if it is closed.
 
         """
 
-    def prefetch(self, places: Iterable[tuple[int, int]]) -> None:
-        """Say which parts, as offset and bytes, will soon be read; helps where reads take long."""
-        del places
+    def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Announce ranges (offset, bytes) that will soon be read, which helps if reads are slow."""
+        del ranges
 
     def fill(self, buffer: memoryview, offset: int, tensor: str | None = None) -> None:
         """Fill the bytes of `buffer` from `offset` of the file.
 
         Args:
             buffer: one-dimensional, of bytes.
-            offset: where in the file to start.
-            tensor: on whose behalf, for the message.
+            offset: file offset of the first byte.
+            tensor: the tensor being read, for messages.
 
         Raises:
             FormatError: if the file ends first or the system cannot read it.
-            CheckpointError: if it lies elsewhere and cannot be had.
+            CheckpointError: if it is remote and not available.
             ValueError: if the file is closed.
 
         """
@@ -131,7 +130,7 @@ class FileHandle(ABC):
         self.bytes_read += len(buffer)
 
     def read(self, offset: int, nbytes: int, tensor: str | None = None) -> bytes:
-        """`nbytes` from `offset`; takes no memory when the file does not hold them.
+        """Return `nbytes` from `offset`; allocates nothing if the file does not hold them.
 
         Raises:
             FormatError: as `fill`.
@@ -153,10 +152,10 @@ class FileHandle(ABC):
 
 
 class LocalFile(FileHandle):
-    """A regular file of this machine.
+    """A local file.
 
     Raises:
-        CheckpointError: if `path` is no regular file or cannot be opened.
+        CheckpointError: if `path` is not a regular file or cannot be opened.
 
     """
 
@@ -174,18 +173,18 @@ class LocalFile(FileHandle):
         self.size = status.st_size
 
     def close(self) -> None:
-        """Let go of the file; further reads raise `ValueError`."""
+        """Close the file; further reads raise `ValueError`."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
-    def beside(self, name: str) -> FileHandle | None:
-        """The file called `name` in the same directory, opened; ``None`` if there is none."""
+    def open_sibling(self, name: str) -> FileHandle | None:
+        """Open the file called `name` in the same directory; return ``None`` if not found."""
         other = self.path.with_name(name)
         return LocalFile(other) if other.is_file() else None
 
     def as_file_argument(self) -> Path:
-        """The path."""
+        """Return the path."""
         return self.path
 
     def _fill(self, buffer: memoryview, offset: int) -> None:
@@ -205,7 +204,7 @@ def closed_on_error(file: FileHandle) -> Iterator[None]:
 
 
 class FileReader(Reader):
-    """A reader whose tensors all lie in one open file."""
+    """A reader whose tensors are all in one open file."""
 
     def __init__(
         self,
@@ -221,19 +220,19 @@ class FileReader(Reader):
         self.duplicates = duplicates or {}
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.handle.close()
 
 
 def checked_spec(path: Path, name: str, dtype: str, shape: Sequence[object]) -> TensorSpec:
-    """The specification of a stored tensor, if numpy can hold its shape.
+    """Return the specification of a stored tensor, after checking its shape.
 
     Raises:
-        FormatError: if `shape` holds anything but lengths, or has too many or too large axes.
+        FormatError: if `shape` holds anything but lengths, or numpy cannot hold it.
 
     """
     lengths = tuple(length for length in shape if type(length) is int and 0 <= length < 1 << 63)
-    # Of the axes of an empty array numpy multiplies those that are not zero, too.
+    # numpy limits the product of the other axes even of an empty array.
     nbytes = math.prod(length or 1 for length in lengths[:MAX_RANK]) * itemsize(dtype)
     if len(lengths) != len(shape) or len(lengths) > MAX_RANK or nbytes >= 1 << 63:
         raise format_error(
@@ -247,10 +246,10 @@ def checked_spec(path: Path, name: str, dtype: str, shape: Sequence[object]) -> 
 
 
 def create_file(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> None:
-    """Create a file of `size` bytes that holds each piece at its offset, and holes elsewhere.
+    """Create a file of `size` bytes that holds each piece at its offset, and holes between them.
 
     Raises:
-        OSError: if `path` exists or cannot be written; then nothing new is left behind.
+        OSError: if `path` exists or cannot be written; then nothing is left.
 
     """
     with path.open("xb") as file:

@@ -1,8 +1,13 @@
 """The directory of a zip archive, checked against the archive itself.
 
-Only what torch writes is understood: one disk, no encryption, no data before the first record, no
-name twice. Local headers must agree with the directory and records must not overlap, so that no
-two readers can see different archives. Source: APPNOTE.TXT 6.3.10.
+Supports only what torch writes: one disk, no encryption, no data before the first record, no
+duplicate names. Local headers must agree with the directory and records must not overlap, so that
+no two readers can see different archives. Source: APPNOTE.TXT 6.3.10.
+
+Not ``zipfile``: it reads a directory of any length and makes an object of every 46 bytes of it,
+whatever count the archive declares; it accepts data before the archive, truncates names at NUL and
+decodes them by a flag; and it neither compares sizes with the local headers nor gives the offset of
+a record's data. What is left to it would be the unpacking of one struct.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from converter.formats.files import MAX_TENSORS, FileHandle, format_error
+from converter.formats.file_handle import MAX_TENSORS, FileHandle, format_error
 
 STORED, DEFLATED = 0, 8
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
@@ -26,7 +31,7 @@ _MAX_COMMENT = 0xFFFF
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One file in the archive."""
+    """A file in the archive."""
 
     name: str
     method: int
@@ -34,7 +39,7 @@ class Record:
     packed: int
     """Bytes in the archive."""
     size: int
-    """Bytes when unpacked."""
+    """Bytes when decompressed."""
     header: int
     """Offset of the local header."""
     data: int = 0
@@ -42,7 +47,7 @@ class Record:
 
 
 def read_directory(handle: FileHandle) -> dict[str, Record]:
-    """All records by name, in the order in which they lie in the archive.
+    """Return all records by name, in archive order.
 
     Raises:
         FormatError: if the archive is damaged, ambiguous, or of a kind that torch does not write.
@@ -55,7 +60,7 @@ def read_directory(handle: FileHandle) -> dict[str, Record]:
     position = 0
     for record in sorted(listed, key=lambda record: record.header):
         if record.name in records:
-            raise format_error(handle.path, "a record stands twice", tensor=record.name)
+            raise format_error(handle.path, "duplicate record", tensor=record.name)
         if record.header < position:
             raise format_error(
                 handle.path,
@@ -79,29 +84,28 @@ def read_directory(handle: FileHandle) -> dict[str, Record]:
 
 
 def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
-    """The unpacked bytes of a small record.
+    """Return the decompressed bytes of a small record.
 
     Raises:
-        FormatError: if they are more than `limit` or cannot be unpacked.
+        FormatError: if they are more than `limit` or cannot be decompressed.
 
     """
     if max(record.size, record.packed) > limit:
-        found = max(record.size, record.packed)
         raise format_error(
             handle.path,
             "record too long",
             tensor=record.name,
             expected=f"at most {limit} bytes",
-            found=found,
+            found=max(record.size, record.packed),
         )
     data = handle.read(record.data, record.packed, record.name)
     if record.method == DEFLATED:
-        unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+        decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
-            data = unpacker.decompress(data, record.size + 1)
+            data = decompressor.decompress(data, record.size + 1)
         except zlib.error as error:
             raise format_error(
-                handle.path, "cannot be unpacked", tensor=record.name, found=error
+                handle.path, "cannot be decompressed", tensor=record.name, found=error
             ) from None
     if len(data) != record.size:
         raise format_error(
@@ -117,7 +121,7 @@ def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
 
 
 def _find_directory(handle: FileHandle) -> tuple[int, int, int]:
-    """Offset, bytes and number of entries of the directory."""
+    """Return offset, bytes and number of entries of the directory."""
     path, size = handle.path, handle.size
     for comment in (0, _MAX_COMMENT):  # torch writes none
         tail_start = max(0, size - _END.size - comment - _LOCATOR.size)
@@ -129,33 +133,33 @@ def _find_directory(handle: FileHandle) -> tuple[int, int, int]:
         raise format_error(
             path,
             "the zip archive has no directory at its end",
-            remedy="it is probably cut short: fetch or write the file again",
+            remedy="it is probably truncated: fetch or write the file again",
         )
-    _, disk, first_disk, here, count, length, start, comment = _END.unpack_from(tail, at)
+    _, disk, first_disk, disk_count, count, length, start, comment = _END.unpack_from(tail, at)
     if at + _END.size + comment != len(tail):
-        raise format_error(path, "bytes behind the end of the zip archive")
+        raise format_error(path, "bytes after the end of the zip archive")
     end = tail_start + at
-    saturated = _FULL16 in (here, count) or _FULL32 in (length, start)
+    saturated = _FULL16 in (disk_count, count) or _FULL32 in (length, start)
     if at >= _LOCATOR.size and tail[at - _LOCATOR.size :].startswith(b"PK\x06\x07"):
-        _, disk64, place, disks = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        _, disk64, offset64, disks = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
         limit = end - _LOCATOR.size
-        if disk64 or disks > 1 or place + _END64.size > limit:
-            raise format_error(path, "impossible zip64 directory", found=f"offset {place}")
-        fields = _END64.unpack(handle.read(place, _END64.size))
-        if fields[0] != b"PK\x06\x06" or place + 12 + fields[1] != limit or any(fields[4:6]):
-            raise format_error(path, "malformed zip64 directory", found=f"offset {place}")
-        short = (here, count, length, start)
+        if disk64 or disks > 1 or offset64 + _END64.size > limit:
+            raise format_error(path, "impossible zip64 directory", found=f"offset {offset64}")
+        fields = _END64.unpack(handle.read(offset64, _END64.size))
+        if fields[0] != b"PK\x06\x06" or offset64 + 12 + fields[1] != limit or any(fields[4:6]):
+            raise format_error(path, "malformed zip64 directory", found=f"offset {offset64}")
+        short = (disk_count, count, length, start)
         tops = (_FULL16, _FULL16, _FULL32, _FULL32)
         for given, long, top in zip(short, fields[6:], tops, strict=True):
             if given not in (long, top):
                 raise format_error(
                     path, "two zip directories that disagree", found=f"{given}, {long}"
                 )
-        here, count, length, start = fields[6:]
-        end = place
+        disk_count, count, length, start = fields[6:]
+        end = offset64
     elif saturated:
         raise format_error(path, "the zip64 directory is missing")
-    if disk or first_disk or here != count:
+    if disk or first_disk or disk_count != count:
         raise format_error(path, "a zip archive of several disks")
     if start + length != end or count > MAX_TENSORS + 16 or count * _ENTRY.size > length:
         raise format_error(
@@ -168,7 +172,7 @@ def _find_directory(handle: FileHandle) -> tuple[int, int, int]:
 
 
 def _parse_directory(handle: FileHandle, data: bytes, count: int) -> list[Record]:
-    """The entries of the directory, not yet compared with the archive."""
+    """Return the entries of the directory, not yet compared with the local headers."""
     path, at = handle.path, 0
     records: list[Record] = []
     for _ in range(count):
@@ -204,12 +208,12 @@ def _parse_directory(handle: FileHandle, data: bytes, count: int) -> list[Record
             )
         records.append(Record(name, method, crc32, packed, size, header))
     if at != len(data):
-        raise format_error(path, "bytes of no entry in the zip directory", found=len(data) - at)
+        raise format_error(path, "trailing bytes in the zip directory", found=len(data) - at)
     return records
 
 
 def _locate(handle: FileHandle, record: Record) -> Record:
-    """The record with the place of its data, after a look at its local header."""
+    """Return the record with the offset of its data, after checking its local header."""
     expected_name = record.name.encode()
     header = handle.read(record.header, _LOCAL.size + len(expected_name), record.name)
     signature, _, flags, method, _, _, crc32, packed, size, name_length, extra_length = (
@@ -241,7 +245,7 @@ def _locate(handle: FileHandle, record: Record) -> Record:
 
 
 def _widen(handle: FileHandle, name: str, extra: bytes, values: list[int]) -> list[int]:
-    """Values with those that are saturated replaced by the zip64 field of `extra`."""
+    """Return the values, saturated ones replaced by the zip64 field of `extra`."""
     if _FULL32 not in values:
         return values
     at = 0
@@ -249,9 +253,9 @@ def _widen(handle: FileHandle, name: str, extra: bytes, values: list[int]) -> li
         tag, length = struct.unpack_from("<HH", extra, at)
         body = extra[at + 4 : at + 4 + length]
         at += 4 + length
-        wanted = values.count(_FULL32)
-        if tag == 1 and len(body) == length >= 8 * wanted:
-            longs = iter(struct.unpack_from(f"<{wanted}Q", body))
+        count = values.count(_FULL32)
+        if tag == 1 and len(body) == length >= 8 * count:
+            longs = iter(struct.unpack_from(f"<{count}Q", body))
             return [next(longs) if value == _FULL32 else value for value in values]
     raise format_error(handle.path, "a zip64 size is missing", tensor=name)
 

@@ -1,4 +1,4 @@
-"""A tensor whose C-order bytes lie in a file as they are, in one run or in a few."""
+"""Tensors whose elements are stored uncompressed in a file: contiguous or strided."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from converter.formats.base import Array, Segment, StoredTensor
-from converter.formats.files import FileHandle
+from converter.formats.file_handle import FileHandle
 from converter.tensors import TensorSpec, itemsize, numpy_dtype
 
 _GAP = 16 << 10
-"""Bytes that cost about a read call; gaps up to this between runs up to this are read over."""
+"""Bytes that take about as long to read as one read call; smaller gaps are read, too."""
 _SCRATCH = 1 << 20
-"""Bytes read at once where wanted and unwanted ones alternate."""
+"""Bytes read at once from a contiguous tensor if there are gaps between the rows."""
+_STRIDED_SCRATCH = 256 << 10
+"""Bytes read at once from a strided tensor and gathered from, while they are in the cache."""
 
 
 class ContiguousTensor(StoredTensor):
-    """A tensor whose C-order bytes lie in a file in runs.
+    """A tensor whose C-order bytes are in a file in runs.
 
     Args:
         spec: name, dtype and shape.
@@ -29,7 +31,7 @@ class ContiguousTensor(StoredTensor):
         byteorder: of the stored values, ``"little"`` or ``"big"``.
 
     Raises:
-        ValueError: if the segments do not cover the tensor: the reader that made them is wrong.
+        ValueError: if the segments do not cover the tensor: an error of the format's reader.
 
     """
 
@@ -52,13 +54,13 @@ class ContiguousTensor(StoredTensor):
 
     @property
     def location(self) -> tuple[object, ...]:
-        """File and offset, then all that makes two readings of the same bytes equal."""
+        """File and offset, then the interpretation of the bytes."""
         first = self.segments[0].file_offset if self.segments else 0
         rest = tuple((segment.file_offset, segment.nbytes) for segment in self.segments)
         return (str(self.path), first, rest, self.byteorder, self.spec.dtype, self.spec.shape)
 
     def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
-        """Read a part along `axis`; see `StoredTensor.read_into`."""
+        """Read values along `axis`; see `StoredTensor.read_into`."""
         check_target(self.spec, out, axis, start)
         if out.size == 0:
             return
@@ -85,10 +87,10 @@ class ContiguousTensor(StoredTensor):
         step = max(1, _SCRATCH // stride)
         scratch = np.empty(min(step, count) * stride, np.uint8)
         for row in range(0, count, step):
-            here = min(step, count - row)
-            length = (here - 1) * stride + run  # stops at the last wanted byte
+            part = min(step, count - row)
+            length = (part - 1) * stride + run  # stops at the last byte of the last row
             self._fill(scratch[:length], row * stride + first)
-            rows[row : row + here] = scratch[: here * stride].reshape(here, stride)[:, :run]
+            rows[row : row + part] = scratch[: part * stride].reshape(part, stride)[:, :run]
 
     def _fill(self, target: Array, offset: int) -> None:
         """Fill bytes from `offset` of the tensor, across the segments that hold them."""
@@ -103,46 +105,40 @@ class ContiguousTensor(StoredTensor):
 
 
 def check_target(spec: TensorSpec, out: Array, axis: int, start: int) -> None:
-    """Raise `ValueError` unless `out` can take the part of the tensor that is asked for."""
-    wanted = list(spec.shape)
-    if wanted:
-        if not 0 <= axis < len(wanted) or out.ndim != len(wanted):
-            raise ValueError(f"{spec.name}: no axis {axis} of {wanted} for {list(out.shape)}")
-        wanted[axis] = out.shape[axis]
-        if not 0 <= start <= start + wanted[axis] <= spec.shape[axis]:
-            raise ValueError(f"{spec.name}: {start} + {wanted[axis]} is outside {list(spec.shape)}")
-    if list(out.shape) != wanted or out.dtype != numpy_dtype(spec.dtype):
+    """Raise `ValueError` unless `out` fits the requested part of the tensor."""
+    shape = list(spec.shape)
+    if shape:
+        if not 0 <= axis < len(shape) or out.ndim != len(shape):
+            raise ValueError(f"{spec.name}: no axis {axis} of {shape} for {list(out.shape)}")
+        shape[axis] = out.shape[axis]
+        if not 0 <= start <= start + shape[axis] <= spec.shape[axis]:
+            raise ValueError(f"{spec.name}: {start} + {shape[axis]} is outside {list(spec.shape)}")
+    if list(out.shape) != shape or out.dtype != numpy_dtype(spec.dtype):
         raise ValueError(f"{spec.name}: {out.dtype} {list(out.shape)} for {spec.describe()}")
     if not out.flags.c_contiguous:
         raise ValueError(f"{spec.name}: target is not C-contiguous")
 
 
 def byte_view(array: Array) -> Array:
-    """The bytes of a C-contiguous array, one-dimensional, without a copy."""
+    """Return the bytes of a C-contiguous array, one-dimensional, without a copy."""
     return array.reshape(-1).view(np.uint8)
 
 
 def swap_bytes(array: Array) -> None:
-    """Reverse the bytes of each number in place; a complex number's two parts each by itself."""
+    """Reverse the bytes of each number in place; of a complex number, of each part."""
     unit = array.dtype.itemsize // (2 if array.dtype.kind == "c" else 1)
     if unit > 1:
         byte_view(array).view(f"u{unit}").byteswap(inplace=True)
 
 
-_SCRATCH_strided = 256 << 10
-"""Bytes that are read at once and then gathered from, while they are in the cache."""
-_GAP_strided = 16 << 10
-"""Unwanted bytes that cost about as much to read as a read call."""
-
-
 class StridedTensor(StoredTensor):
-    """A tensor whose elements lie at regular distances in a file.
+    """A tensor whose elements are at regular distances in a file.
 
     Args:
         spec: name, dtype and shape of the view.
         handle: the file, open as long as the tensor is read.
         offset: of the first element, in bytes from the start of the file.
-        strides: for each axis the distance between neighbours, in elements, not negative.
+        strides: for each axis the distance between neighbors, in elements, not negative.
         byteorder: of the stored values, ``"little"`` or ``"big"``.
 
     """
@@ -164,12 +160,12 @@ class StridedTensor(StoredTensor):
 
     @property
     def location(self) -> tuple[object, ...]:
-        """File and offset, then all that makes two views of the same bytes equal."""
+        """File and offset, then the interpretation of the bytes."""
         view = (self.spec.dtype, self.spec.shape, self.strides, self.byteorder)
         return (str(self.path), self.offset, *view)
 
     def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
-        """Read a part along `axis`; see `StoredTensor.read_into`."""
+        """Read values along `axis`; see `StoredTensor.read_into`."""
         check_target(self.spec, out, axis, start)
         if out.size == 0:
             return
@@ -179,7 +175,7 @@ class StridedTensor(StoredTensor):
             swap_bytes(out)
 
     def _gather(self, out: Array, offset: int) -> None:
-        """Fill `out`, whose axes have the view's strides, with what starts at byte `offset`."""
+        """Fill `out`, whose axes have the view's strides, from file offset `offset`."""
         item = out.dtype.itemsize
         reach = [(n - 1) * stride for n, stride in zip(out.shape, self.strides, strict=True)]
         extent = (sum(reach) + 1) * item
@@ -192,25 +188,25 @@ class StridedTensor(StoredTensor):
             return
         step = self.strides[widest] * item
         inner = extent - reach[widest] * item
-        count = 1 if step - inner > _GAP_strided else max(1, (_SCRATCH_strided - inner) // step + 1)
+        count = 1 if step - inner > _GAP else max(1, (_STRIDED_SCRATCH - inner) // step + 1)
         for first in range(0, out.shape[widest], count):
             part = [slice(None)] * out.ndim
             part[widest] = slice(first, first + count)
             self._gather(out[tuple(part)], offset + first * step)
 
     def _is_dense(self, extent: int, reach: list[int], widest: int, item: int) -> bool:
-        """Whether `extent` bytes fit the scratch and hold no gaps worth jumping over."""
+        """Return whether `extent` bytes fit the scratch and have no gaps worth skipping."""
         inner = extent - reach[widest] * item
-        return extent <= _SCRATCH_strided and self.strides[widest] * item - inner <= _GAP_strided
+        return extent <= _STRIDED_SCRATCH and self.strides[widest] * item - inner <= _GAP
 
 
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """The strides, in elements, of a C-contiguous array of `shape`."""
+    """Return the strides, in elements, of a C-contiguous array of `shape`."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether elements lie in C order; axes of length one may have any stride."""
+    """Return whether elements are in C order; axes of length one may have any stride."""
     if 0 in shape:
         return True
     expected = contiguous_strides(shape)

@@ -1,12 +1,4 @@
-"""TensorFlow bundles: ``NAME.index`` and its ``NAME.data-00000-of-00001``; read, never written.
-
-``tf.compat.v1.train.Saver`` (V2, the default since 2016) and ``tf.train.Checkpoint`` write them.
-The index is a sorted table of where each tensor lies; the data files hold the tensors' bytes.
-Checkpoints of objects name a variable by the attributes that lead to it and end the name in
-``/.ATTRIBUTES/VARIABLE_VALUE``, which is taken off; their graph of objects is a string and, as all
-that is no numbers, passed over. Source: ``tensor_bundle.cc`` and ``types.proto`` of tensorflow
-2.20.
-"""
+"""Reading of a TensorFlow checkpoint's index, checked against itself and the data files."""
 
 from __future__ import annotations
 
@@ -16,11 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from converter.errors import CheckpointError, Problem
-from converter.formats.base import FileFormat, Reader, Segment, StoredTensor
-from converter.formats.files import MAX_TENSORS, FileHandle, checked_spec, format_error
-from converter.formats.lazy_tensors import ContiguousTensor
+from converter.formats.base import Reader, Segment, StoredTensor
+from converter.formats.file_handle import MAX_TENSORS, FileHandle, checked_spec, format_error
+from converter.formats.stored_tensors import ContiguousTensor
 from converter.formats.tensorflow_checkpoint.partitioned import (
-    PIECE,
+    PART_KEY_PREFIX,
     PartitionedTensor,
     partition,
     slice_key,
@@ -33,13 +25,13 @@ from converter.formats.tensorflow_checkpoint.protobuf import (
     parse_header,
     parse_slice,
 )
-from converter.formats.tensorflow_checkpoint.sstable import MAGIC, read_table
+from converter.formats.tensorflow_checkpoint.sstable import read_table
 from converter.tensors import TensorSpec
 
 INDEX = ".index"
-"""What the name of every bundle's index ends in."""
+"""Suffix of every index file."""
 
-_DTYPES = {
+DTYPES = {
     1: "float32",
     2: "float64",
     3: "int32",
@@ -60,43 +52,17 @@ _DTYPES = {
     26: "float8_e4m3fnuz",
     28: "float8_e5m2fnuz",
 }
-"""Numbers of TensorFlow's ``DataType`` and our names."""
-_NO_NUMBERS = {7, 20, 21}
+"""TensorFlow's ``DataType`` numbers → dtype names."""
+_NOT_NUMERIC = {7, 20, 21}
 """Strings, resources and variants."""
-_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _VERSION = 1
-"""Of the format, the only one there has been."""
+"""Of the format; there has been no other."""
 _MAX_SHARDS = 10_000
 
 
-class TfBundleContainer(FileFormat):
-    """Reads bundles; see `converter.formats.base.Container`."""
-
-    name = "tf-bundle"
-    dtypes = frozenset(_DTYPES.values())
-
-    def matches(self, file: FileHandle, head: bytes) -> bool:
-        """Whether the file ends as a sorted table does; it begins with nothing of its own."""
-        end = file.size - len(MAGIC)
-        return end >= 0 and file.read(end, len(MAGIC)) == MAGIC
-
-    def open(self, file: FileHandle) -> Reader:
-        """List the tensors of the bundle whose index is `file`; reads the index alone.
-
-        Raises:
-            CheckpointError: if a data file is missing.
-            FormatError: if a file is damaged, truncated, lying or hostile.
-
-        """
-        with ExitStack() as stack:
-            stack.callback(file.close)
-            reader = _Listing(file, stack).read()
-            reader.stack = stack.pop_all()
-            return reader
-
-
-class BundleReader(Reader):
-    """An opened bundle."""
+class TensorflowCheckpointReader(Reader):
+    """An opened TensorFlow checkpoint."""
 
     def __init__(self, path: Path, files: tuple[Path, ...]) -> None:
         self.path = path
@@ -112,12 +78,27 @@ class BundleReader(Reader):
         return self._files
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self.stack.close()
 
 
-class _Listing:
-    """What an index says, checked against itself and the data files."""
+def open_index(file: FileHandle) -> TensorflowCheckpointReader:
+    """List the tensors of the checkpoint whose index is `file`; reads the index alone.
+
+    Raises:
+        CheckpointError: if a data file is missing.
+        FormatError: if a file is damaged, truncated, inconsistent or hostile.
+
+    """
+    with ExitStack() as stack:
+        stack.callback(file.close)
+        reader = _Index(file, stack).reader()
+        reader.stack = stack.pop_all()
+        return reader
+
+
+class _Index:
+    """The content of an index file."""
 
     def __init__(self, handle: FileHandle, stack: ExitStack) -> None:
         self.path = handle.path
@@ -125,29 +106,29 @@ class _Listing:
         self._stack = stack
         self._header = BundleHeader()
         self._entries: dict[str, BundleEntry] = {}
-        self._pieces: dict[bytes, BundleEntry] = {}
+        self._parts: dict[bytes, BundleEntry] = {}
         self._shards: list[FileHandle] = []
-        self._runs: list[tuple[int, int, int, str]] = []
+        self._ranges: list[tuple[int, int, int, str]] = []
         """Shard, begin, end and name of everything that takes bytes."""
         self._parse(handle)
 
-    def read(self) -> BundleReader:
-        """The reader, its tensors in the order in which they lie in the data files."""
+    def reader(self) -> TensorflowCheckpointReader:
+        """Return the reader, its tensors in the order of the data files."""
         self._open_data_files()
         data = (handle.path for handle in self._shards)
-        reader = BundleReader(self.path, (self.path, *data))
+        reader = TensorflowCheckpointReader(self.path, (self.path, *data))
         tensors = {name: self._tensor(name, entry) for name, entry in self._entries.items()}
-        self._check_nothing_is_shared()
+        self._check_no_overlap()
         for raw, tensor in sorted(tensors.items(), key=lambda item: item[1].location[:2]):
-            name = raw.removesuffix(_VALUE)
+            name = raw.removesuffix(_SUFFIX)
             if name in reader.tensors:
-                raise format_error(self.path, "a name stands twice", tensor=name)
+                raise format_error(self.path, "duplicate name", tensor=name)
             reader.tensors[name] = tensor
         return reader
 
-    def _check_nothing_is_shared(self) -> None:
-        """No byte is of two tensors, and no piece of none."""
-        for (shard, _, end, _), (other, begin, _, name) in pairwise(sorted(self._runs)):
+    def _check_no_overlap(self) -> None:
+        """Raise if a byte belongs to two tensors, or a part to no variable."""
+        for (shard, _, end, _), (other, begin, _, name) in pairwise(sorted(self._ranges)):
             if shard == other and begin < end:
                 raise format_error(
                     self.path,
@@ -156,34 +137,33 @@ class _Listing:
                     expected=f"an offset of at least {end}",
                     found=begin,
                 )
-        if any(piece.dtype not in _NO_NUMBERS for piece in self._pieces.values()):
+        if any(part.dtype not in _NOT_NUMERIC for part in self._parts.values()):
             raise format_error(
-                self.path, "a piece of no listed variable", found=next(iter(self._pieces))
+                self.path, "a part of a variable that is not listed", found=next(iter(self._parts))
             )
 
     def _parse(self, handle: FileHandle) -> None:
-        """Fill header and entries."""
-        listed = 0
+        """Read header and entries."""
+        part_count = 0
         for number, (key, value) in enumerate(read_table(handle)):
             if (number == 0) != (key == b""):
-                raise format_error(
-                    self.path, "does not begin with the bundle's header", found=key[:80]
-                )
+                raise format_error(self.path, "the first entry is not the header", found=key[:80])
             if number > MAX_TENSORS:
                 raise format_error(self.path, "too many tensors", expected=f"at most {MAX_TENSORS}")
             try:
-                name = key.decode() if not key.startswith(PIECE) else ""
+                name = key.decode() if not key.startswith(PART_KEY_PREFIX) else ""
                 if not number:
                     self._header = parse_header(value)
                 elif name:
                     entry = parse_entry(value)
-                    listed += len(entry.slices)
-                    if listed > MAX_TENSORS:
-                        raise WireError(f"more than {MAX_TENSORS} pieces in all")
-                    if entry.dtype not in _NO_NUMBERS:
-                        self._entries[name] = self._with_sound_fields(name, entry)
+                    part_count += len(entry.slices)
+                    if part_count > MAX_TENSORS:
+                        raise WireError(f"more than {MAX_TENSORS} parts in all")
+                    if entry.dtype not in _NOT_NUMERIC:
+                        self._check_dtype_and_rank(name, entry)
+                        self._entries[name] = entry
                 else:
-                    self._pieces[key] = parse_entry(value)
+                    self._parts[key] = parse_entry(value)
             except (WireError, UnicodeDecodeError) as error:
                 text = key.decode(errors="backslashreplace") or "the header"
                 raise format_error(self.path, "malformed entry", tensor=text, found=error) from None
@@ -191,29 +171,28 @@ class _Listing:
         if not 1 <= header.num_shards <= _MAX_SHARDS or header.min_consumer > _VERSION:
             raise format_error(
                 self.path,
-                "no bundle that can be read",
+                "unsupported header",
                 expected=f"1 to {_MAX_SHARDS} data files, for readers of version {_VERSION}",
                 found=f"{header.num_shards}, for readers of version {header.min_consumer}",
             )
 
-    def _with_sound_fields(self, name: str, entry: BundleEntry) -> BundleEntry:
-        if entry.dtype not in _DTYPES or entry.unknown_rank:
+    def _check_dtype_and_rank(self, name: str, entry: BundleEntry) -> None:
+        if entry.dtype not in DTYPES or entry.unknown_rank:
             raise format_error(
                 self.path,
                 "unknown dtype or shape",
                 tensor=name,
-                expected=f"a DataType among {sorted(_DTYPES)} and a known rank",
+                expected=f"a DataType among {sorted(DTYPES)} and a known rank",
                 found=f"DataType {entry.dtype}, {'no' if entry.unknown_rank else 'a'} known rank",
             )
-        return entry
 
     def _open_data_files(self) -> None:
-        """Open the data files, beside the index."""
+        """Open the data files, next to the index."""
         stem, count = self.path.name.removesuffix(INDEX), self._header.num_shards
         missing = []
         for shard in range(count):
             name = f"{stem}.data-{shard:05}-of-{count:05}"
-            handle = self._index.beside(name)
+            handle = self._index.open_sibling(name)
             if handle is None:
                 missing.append(str(self.path.with_name(name)))
             else:
@@ -223,50 +202,50 @@ class _Listing:
             raise CheckpointError(
                 f"{self.path}: {len(missing)} of {count} data file(s) are missing",
                 [Problem("the data file is missing", name) for name in missing[:10]],
-                remedy="Put them beside the index, under the names they had there.",
+                remedy="Put them next to the index, under their original names.",
             )
 
     def _tensor(self, name: str, entry: BundleEntry) -> StoredTensor:
-        spec = checked_spec(self.path, name.removesuffix(_VALUE), _DTYPES[entry.dtype], entry.shape)
+        spec = checked_spec(self.path, name.removesuffix(_SUFFIX), DTYPES[entry.dtype], entry.shape)
         if not entry.slices:
-            return self._stored(spec, entry)
+            return self._contiguous(spec, entry)
         try:
-            slices = [parse_slice(piece) for piece in entry.slices]
+            slices = [parse_slice(data) for data in entry.slices]
             axis, order = partition(spec.shape, slices)
         except ValueError as error:
             raise format_error(
                 self.path,
-                "a partitioned variable that cannot be put together",
+                "the parts of a partitioned variable do not fit together",
                 tensor=name,
-                expected="pieces that follow one another along one axis",
+                expected="consecutive parts along one axis",
                 found=error,
             ) from None
-        pieces = []
+        parts = []
         for number in order:
             extents = slices[number]
-            piece = self._pieces.pop(slice_key(name, extents), None)
+            part = self._parts.pop(slice_key(name, extents), None)
             shape = [
-                whole if length == -1 else length
-                for whole, (_, length) in zip(spec.shape, extents, strict=True)
+                full if length == -1 else length
+                for full, (_, length) in zip(spec.shape, extents, strict=True)
             ]
-            if piece is None or piece.dtype != entry.dtype or piece.shape != shape or piece.slices:
+            if part is None or part.dtype != entry.dtype or part.shape != shape or part.slices:
                 raise format_error(
                     self.path,
-                    "a piece of a partitioned variable is missing or another than listed",
+                    "a part of a partitioned variable is missing or not as listed",
                     tensor=name,
                     expected=f"{spec.dtype} {shape} for start and length {extents}",
-                    found="none" if piece is None else f"DataType {piece.dtype} {piece.shape}",
+                    found="none" if part is None else f"DataType {part.dtype} {part.shape}",
                 )
-            part = checked_spec(self.path, spec.name, spec.dtype, shape)
-            pieces.append(self._stored(part, piece))
-        return pieces[0] if len(pieces) == 1 else PartitionedTensor(spec, pieces, axis)
+            part_spec = checked_spec(self.path, spec.name, spec.dtype, shape)
+            parts.append(self._contiguous(part_spec, part))
+        return parts[0] if len(parts) == 1 else PartitionedTensor(spec, parts, axis)
 
-    def _stored(self, spec: TensorSpec, entry: BundleEntry) -> StoredTensor:
-        """A tensor whose bytes lie in one data file in one run."""
+    def _contiguous(self, spec: TensorSpec, entry: BundleEntry) -> StoredTensor:
+        """Return a tensor whose bytes are one run in one data file."""
         if not 0 <= entry.shard < self._header.num_shards:
             raise format_error(
                 self.path,
-                "lies in a data file that there is not",
+                "is in a data file that does not exist",
                 tensor=spec.name,
                 expected=f"one of {self._header.num_shards}",
                 found=entry.shard,
@@ -291,10 +270,7 @@ class _Listing:
                 remedy="fetch or write the file again",
             )
         if entry.size:
-            self._runs.append((entry.shard, entry.offset, end, spec.name))
+            self._ranges.append((entry.shard, entry.offset, end, spec.name))
         segment = Segment(0, entry.offset, entry.size)
         order = "big" if self._header.big_endian else "little"
         return ContiguousTensor(spec, handle, (segment,), order)
-
-
-FORMAT: FileFormat = TfBundleContainer()

@@ -1,12 +1,12 @@
-"""An interpreter of pickles that builds inert descriptions and calls nothing.
+"""An unpickler that builds inert descriptions and executes nothing.
 
-Why it is safe: the loop below is the whole interpreter; Python's own ``pickle`` is not involved.
+Why it is safe: the loop below is the complete interpreter; Python's own ``pickle`` is not involved.
 No opcode imports a module, calls an object or sets an attribute: ``GLOBAL`` gives a `Global` (two
-strings), a call gives what `Builder.call` makes of it (a tensor's description for a handful of
-names, an `Opaque` for all others), and ``BUILD`` keeps the state aside. Dictionaries stay lists of
-pairs, so nothing is hashed either (nested tuples take exponential time to hash). Memory is bounded
-by the number of operations and by the bytes of the stream, for each operation adds at most one
-object that its own bytes or the stack already hold. Opcodes: ``pickletools`` of Python 3.11.
+strings), a call gives what `UnpicklerHooks.call` makes of it (a tensor's description for a handful
+of names, an `Opaque` for all others), and ``BUILD`` only stores the state. Dictionaries stay lists
+of pairs, so nothing is hashed either (nested tuples take exponential time to hash). Memory is
+bounded by the number of operations and by the bytes of the stream, for each operation adds at most
+one object that its own bytes or the stack already hold. Opcodes: ``pickletools`` of Python 3.11.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from converter.formats.files import format_error
+from converter.formats.file_handle import format_error
 
 MAX_BYTES = 64 << 20
-
-
+"""Longest pickle that is read; one of 100,000 tensors takes about 20 MB."""
 _MAX_LINE = 4096
-
-
+"""Bytes of the longest line in the operations that take text."""
 _CHUNK = 64 << 10
+"""Bytes read at once."""
 
 
 class ByteSource:
-    """Bytes ``start .. end`` of something, read in order and only as far as needed.
+    """A stream of bytes ``start .. end``, read in order and only as far as needed.
 
     Args:
         path: the file, for messages.
-        fetch: gives so many bytes from an offset.
-        start: the first byte's offset.
-        end: the offset behind the last byte; at most `MAX_BYTES` are read.
+        fetch: returns a number of bytes (second argument) from an offset (first argument).
+        start: offset of the first byte.
+        end: offset after the last byte; at most `MAX_BYTES` are read.
 
     """
 
@@ -54,7 +53,7 @@ class ByteSource:
         return self._base + self._at
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes.
+        """Read `count` bytes.
 
         Raises:
             FormatError: if there are fewer.
@@ -69,7 +68,7 @@ class ByteSource:
         return data
 
     def line(self) -> bytes:
-        """The bytes up to the next line feed, which is read, too."""
+        """Read up to and including the next line feed, and return the bytes before it."""
         end = self._buffer.find(b"\n", self._at, self._at + _MAX_LINE)
         if end < 0:
             self._refill(min(_MAX_LINE, self._end - self.position))
@@ -81,7 +80,7 @@ class ByteSource:
         return line
 
     def _refill(self, count: int) -> None:
-        """Make at least `count` bytes available."""
+        """Fetch at least `count` bytes."""
         start = self.position
         if count > self._end - start:
             raise format_error(
@@ -96,7 +95,7 @@ class ByteSource:
 
 
 class Global:
-    """A name that the pickle would import: a class or a function, never looked up."""
+    """A class or function that the pickle would import; it is never looked up."""
 
     __slots__ = ("name",)
 
@@ -108,7 +107,7 @@ class Global:
 
 
 class Opaque:
-    """An object of an unknown kind, with all that it was made from."""
+    """An object of an unknown class, with the arguments and state it would be built from."""
 
     __slots__ = ("kind", "parts")
 
@@ -118,7 +117,7 @@ class Opaque:
 
 
 class Pairs:
-    """A dictionary as the pickle fills it: key and value by turns, in order."""
+    """A dictionary as a list of keys and values, in order."""
 
     __slots__ = ("items",)
 
@@ -127,46 +126,46 @@ class Pairs:
 
 
 MAX_OPERATIONS = 2 << 20
-"""The most operations in one pickle; torch spends about 55 on a tensor."""
+"""Operations in one pickle; torch writes about 55 for a tensor."""
 _MAX_INTEGER = 256
 """Bytes of the longest integer. torch's magic number has 10."""
 
 
-class Builder(Protocol):
-    """What gives a meaning to the names in a pickle."""
+class UnpicklerHooks(Protocol):
+    """The meaning of the names in a pickle."""
 
     names: set[str]
-    """Takes every name that the pickle would import."""
+    """Collects every name that the pickle would import."""
 
     def call(self, function: Global, arguments: tuple[object, ...]) -> object:
-        """What stands for the result of a call.
+        """Return the representation of a call's result.
 
         Raises:
-            ValueError: if the call makes no sense.
+            ValueError: if the arguments are invalid.
 
         """
 
     def persistent(self, identity: object) -> object:
-        """What stands for an object that is stored outside of the pickle.
+        """Return the representation of an object stored outside of the pickle.
 
         Raises:
-            ValueError: if there is no such object.
+            ValueError: if the persistent id is invalid.
 
         """
 
 
-def unpickle(source: ByteSource, builder: Builder) -> object:
+def unpickle(source: ByteSource, hooks: UnpicklerHooks) -> object:
     """Read one pickle up to its ``STOP``.
 
     Returns:
         `Pairs`, list, tuple, str, bytes, int, float, bool, None, `Global`, `Opaque`, and whatever
-        `builder` makes; possibly shared and cyclic.
+        `hooks` return; possibly shared and cyclic.
 
     Raises:
-        FormatError: if the pickle is malformed, too large, or asks for what no checkpoint needs.
+        FormatError: if the pickle is malformed, too large, or has an unsupported operation.
 
     """
-    machine = _Machine(source, builder)
+    machine = _Machine(source, hooks)
     try:
         return machine.run()
     except (ValueError, IndexError, KeyError, struct.error) as error:
@@ -181,18 +180,18 @@ _MARK = object()
 
 
 class _Machine:
-    """The stack machine that a pickle programs."""
+    """The stack machine that executes a pickle."""
 
-    def __init__(self, source: ByteSource, builder: Builder) -> None:
+    def __init__(self, source: ByteSource, hooks: UnpicklerHooks) -> None:
         self.operations = 0
         self._source = source
         self._take = source.take
-        self._builder = builder
+        self._hooks = hooks
         self._stack: list[object] = []
         self._memo: dict[int, object] = {}
 
     def run(self) -> object:
-        """Execute up to ``STOP``, which leaves the result."""
+        """Execute up to ``STOP``, and return the result."""
         take, table = self._take, _OPERATIONS
         while True:
             code = take(1)
@@ -200,10 +199,10 @@ class _Machine:
                 return self._pop()
             self.operations += 1
             if self.operations > MAX_OPERATIONS:
-                raise ValueError("more than any checkpoint needs")
+                raise ValueError(f"more than {MAX_OPERATIONS} operations")
             operation = table.get(code)
             if operation is None:
-                raise ValueError(f"operation {code!r}, which no checkpoint needs")
+                raise ValueError(f"unsupported operation {code!r}")
             operation(self)
 
     def _push(self, value: object) -> None:
@@ -216,7 +215,7 @@ class _Machine:
         return value
 
     def _pop_to_mark(self) -> list[object]:
-        """The values above the topmost mark, which goes, too."""
+        """Remove the topmost mark and the values above it, and return these."""
         stack = self._stack
         at = len(stack) - 1
         while stack[at] is not _MARK:
@@ -261,7 +260,7 @@ class _Machine:
         self._push(self._take(self._unsigned(size)).decode())
 
     def _old_text(self, size: int) -> None:
-        """A string of Python 2: text, as torch takes it, or else bytes."""
+        """Push a string of Python 2: text, as torch assumes, or else bytes."""
         data = self._take(self._unsigned(size))
         try:
             self._push(data.decode())
@@ -288,7 +287,7 @@ class _Machine:
         elif isinstance(target, Opaque):
             target.parts.extend(values)
         else:
-            raise ValueError("items for what is no list")
+            raise ValueError("items for an object that is not a list")
 
     def _setitem(self) -> None:
         value, key = self._pop(), self._pop()
@@ -303,7 +302,7 @@ class _Machine:
         elif isinstance(target, Opaque):
             target.parts.extend(values)
         else:
-            raise ValueError("items for what is no dictionary")
+            raise ValueError("items for an object that is not a dictionary")
 
     def _dict(self) -> None:
         values = self._pop_to_mark()
@@ -317,12 +316,12 @@ class _Machine:
             raise ValueError(f"memo {index}")
         self._memo[index] = self._top()
 
-    # What a real unpickler would import, call or fetch
+    # What a real unpickler would import, call or load
 
     def _stack_global(self) -> None:
         name, module = self._pop(), self._pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise ValueError("a name that is no string")
+            raise ValueError("a name that is not a string")
         self._name(module, name)
 
     def _global_lines(self) -> None:
@@ -331,21 +330,21 @@ class _Machine:
 
     def _name(self, module: str, name: str) -> None:
         named = Global(module, name)
-        self._builder.names.add(named.name)
+        self._hooks.names.add(named.name)
         self._push(named)
 
     def _call(self, function: object, *arguments: object) -> None:
         if isinstance(function, Global):
-            self._push(self._builder.call(function, arguments))
+            self._push(self._hooks.call(function, arguments))
         elif isinstance(function, Opaque):
             self._push(Opaque(function.kind, function, *arguments))
         else:
-            raise ValueError("a call of what is no function")
+            raise ValueError("a call of an object that is not a function")
 
     def _reduce(self) -> None:
         arguments, function = self._pop(), self._pop()
         if not isinstance(arguments, tuple):
-            raise ValueError("arguments that are no tuple")
+            raise ValueError("arguments that are not a tuple")
         self._call(function, *arguments)
 
     def _newobj_ex(self) -> None:
@@ -363,15 +362,15 @@ class _Machine:
         self._call(function, *arguments)
 
     def _build(self) -> None:
-        """Keep an unknown object's state; attributes of dictionaries and tensors mean nothing."""
+        """Keep an unknown object's state; ignore attributes of dictionaries and tensors."""
         state, target = self._pop(), self._top()
         if isinstance(target, Opaque):
             target.parts.append(state)
         elif isinstance(target, Global | list | tuple | str | bytes | int | float | None):
-            raise ValueError("state for what has none")
+            raise ValueError("state for an object that has none")
 
     def _persistent(self) -> None:
-        self._push(self._builder.persistent(self._pop()))
+        self._push(self._hooks.persistent(self._pop()))
 
 
 def _integer_from_text(text: bytes) -> int:
@@ -381,7 +380,7 @@ def _integer_from_text(text: bytes) -> int:
 
 
 def _frame(machine: _Machine) -> None:
-    machine._take(8)  # its length helps readers that prefetch
+    machine._take(8)  # the frame length, a hint for prefetching
 
 
 def _proto(machine: _Machine) -> None:

@@ -1,0 +1,234 @@
+"""Reading of torch files: the zip archive, and the stream that torch wrote before version 1.6.
+
+The legacy stream is five pickles (a magic number, a protocol version, a description of the writing
+system, the object, the list of storage keys), then for each key the number of elements (8 bytes)
+and the elements, always little-endian. Source: ``_legacy_save`` and ``_legacy_load`` in
+``torch/serialization.py``, ``torch/csrc/serialization.cpp``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from converter.errors import FormatError
+from converter.formats.base import Reader, Segment, StoredTensor
+from converter.formats.file_handle import (
+    FileHandle,
+    FileReader,
+    checked_spec,
+    closed_on_error,
+    format_error,
+    sanitize,
+)
+from converter.formats.stored_tensors import ContiguousTensor, StridedTensor, is_contiguous
+from converter.formats.torch.state_dict import NamedTensors, name_tensors
+from converter.formats.torch.storages import Storage, Tensor, TorchUnpicklerHooks
+from converter.formats.torch.unpickler import MAX_BYTES, ByteSource, unpickle
+from converter.formats.torch.zip_archive import STORED, Record, read_directory, read_record
+from converter.tensors import itemsize
+
+_MAGIC_OPCODE = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
+"""The opcode that pushes the magic number, near the start of every legacy file."""
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+_TAR_RECORDS = (b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0")
+_ALWAYS_ALLOWED = 1 << 20
+"""Bytes that a tensor may always take, even if it repeats the elements of a smaller file."""
+
+Extents = Mapping[str, tuple[int, int]]
+"""Storage key → offset in the file, and bytes."""
+
+
+def is_torch_file(file: FileHandle, head: bytes) -> bool:
+    """Return whether `file` is a zip archive of a pickle, or starts with torch's magic number."""
+    if not head.startswith(b"PK"):
+        return (head[:1] == b"\x80" and _MAGIC_OPCODE in head[:32]) or _is_tar(file, head)
+    try:
+        return any(name.endswith("/data.pkl") for name in read_directory(file))
+    except FormatError:
+        return True  # it may be torch's: opening it reports the damage
+
+
+def open_torch_file(file: FileHandle) -> Reader:
+    """List the tensors of a torch file of any form.
+
+    Raises:
+        FormatError: if it is damaged, inconsistent, hostile, or the unsupported tar of 2016.
+
+    """
+    with closed_on_error(file):
+        head = file.read(0, min(64, file.size))
+        if head.startswith(b"PK"):
+            return _open_zip(file)
+        if _is_tar(file, head):
+            raise format_error(
+                file.path,
+                "the tar form that torch wrote in 2016 is not supported",
+                remedy="load it with torch.load(…, weights_only=False) where you trust it, "
+                "and save it again with torch.save",
+            )
+        return _open_legacy(file)
+
+
+def _open_zip(handle: FileHandle) -> Reader:
+    path = handle.path
+    records = read_directory(handle)
+    prefix = next(iter(records), "").partition("/")[0]
+    pickle_record = records.get(f"{prefix}/data.pkl")
+    if f"{prefix}/constants.pkl" in records:
+        raise format_error(
+            path,
+            "a TorchScript program, not a checkpoint",
+            remedy="load it with torch.jit.load and save its state_dict()",
+        )
+    if pickle_record is None:
+        raise format_error(path, "a zip archive that torch did not write", expected="data.pkl")
+    byteorder = _byteorder(handle, records.get(f"{prefix}/byteorder"))
+    data = read_record(handle, pickle_record, MAX_BYTES)
+    hooks = TorchUnpicklerHooks()
+    root = unpickle(ByteSource(path, lambda at, n: data[at : at + n], 0, len(data)), hooks)
+    extents: dict[str, tuple[int, int]] = {}
+    for key in hooks.storages:
+        record = records.get(f"{prefix}/data/{key}")
+        if record is None:
+            raise format_error(path, "a storage is missing", tensor=f"storage {key}")
+        if record.method != STORED:
+            raise format_error(
+                path,
+                "a compressed storage",
+                tensor=record.name,
+                expected="uncompressed records, as torch writes them",
+                remedy="unpack the archive and load it with torch, then save it again",
+            )
+        extents[key] = (record.data, record.size)
+    return _reader(handle, name_tensors(path, root), hooks, extents, byteorder, "zip")
+
+
+def _byteorder(handle: FileHandle, record: Record | None) -> str:
+    """Return the declared byte order; archives before torch 2.1 are little-endian."""
+    if record is None:
+        return "little"
+    order = read_record(handle, record, 64)
+    if order not in (b"little", b"big"):
+        raise format_error(handle.path, "unknown byte order", expected="little or big", found=order)
+    return order.decode()
+
+
+def _open_legacy(handle: FileHandle) -> Reader:
+    hooks = TorchUnpicklerHooks()
+    source = ByteSource(handle.path, handle.read, 0, handle.size)
+    magic, protocol = unpickle(source, hooks), unpickle(source, hooks)
+    if magic != _MAGIC or protocol != _PROTOCOL:
+        raise format_error(handle.path, "not a torch file of a known version")
+    unpickle(source, hooks)  # sizes of C types on the machine that wrote the file
+    root = unpickle(source, hooks)
+    listed = unpickle(source, hooks)
+    keys = (
+        [str(key) for key in listed if isinstance(key, str | int)]
+        if isinstance(listed, list)
+        else []
+    )
+    if not isinstance(listed, list) or len(keys) != len(listed) or len(set(keys)) != len(keys):
+        raise format_error(handle.path, "the list of storages is malformed")
+    extents = _locate_storages(handle, keys, hooks.storages, source.position)
+    return _reader(handle, name_tensors(handle.path, root), hooks, extents, "little", "legacy")
+
+
+def _locate_storages(
+    handle: FileHandle, keys: list[str], storages: Mapping[str, Storage], position: int
+) -> Extents:
+    """Return the extents of the storages `keys`, in file order from `position`."""
+    extents: dict[str, tuple[int, int]] = {}
+    for key in keys:
+        if key not in storages:
+            raise format_error(
+                handle.path, "a storage that no tensor uses", tensor=f"storage {key}"
+            )
+        count = int.from_bytes(handle.read(position, 8, f"storage {key}"), "little")
+        nbytes = count * itemsize(storages[key].dtype)
+        if position + 8 + nbytes > handle.size:
+            raise format_error(
+                handle.path,
+                "the file ends early",
+                tensor=f"storage {key}",
+                expected=f"{count} elements of {storages[key].dtype} from {position + 8}",
+                found=f"{handle.size} bytes",
+                remedy="fetch or write the file again",
+            )
+        extents[key] = (position + 8, nbytes)
+        position += 8 + nbytes
+    return extents
+
+
+def _reader(
+    handle: FileHandle,
+    named: NamedTensors,
+    hooks: TorchUnpicklerHooks,
+    extents: Extents,
+    byteorder: str,
+    form: str,
+) -> Reader:
+    """Return the reader, after checking that every storage is as long as the pickle says."""
+    for key, storage in hooks.storages.items():
+        nbytes = storage.total * itemsize(storage.dtype)
+        actual = extents[key][1] if key in extents else None
+        if nbytes != actual:
+            raise format_error(
+                handle.path,
+                "a storage of another length" if actual is not None else "a storage is missing",
+                tensor=f"storage {key}",
+                expected=f"{nbytes} bytes for {storage.total} of {storage.dtype}",
+                found=f"{actual} bytes" if actual is not None else None,
+            )
+    tensors = {
+        name: _stored_tensor(handle, name, tensor, extents[tensor.storage.key][0], byteorder)
+        for name, tensor in named.tensors.items()
+    }
+    metadata = {"form": form}
+    if named.wrapper is not None:
+        metadata["wrapper"] = named.wrapper
+    if named.ignored:
+        metadata["ignored"] = ", ".join(named.ignored)
+    if hooks.unusual_imports:
+        metadata["imports"] = sanitize(", ".join(hooks.unusual_imports))
+    return FileReader(handle, tensors, metadata)
+
+
+def _stored_tensor(
+    handle: FileHandle, name: str, tensor: Tensor, storage_offset: int, byteorder: str
+) -> StoredTensor:
+    """Return the tensor, if its view is within its storage."""
+    spec = checked_spec(handle.path, name, tensor.dtype, tensor.shape)
+    storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
+    item = itemsize(tensor.dtype)
+    if len(strides) != len(shape):
+        raise format_error(handle.path, "shape and strides disagree", tensor=name)
+    if spec.nbytes == 0:
+        return ContiguousTensor(spec, handle, (), byteorder)
+    extent = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
+    capacity = storage.numel * itemsize(storage.dtype)
+    if (tensor.offset + extent) * item > capacity:
+        raise format_error(
+            handle.path,
+            "the tensor reaches beyond its storage",
+            tensor=name,
+            expected=f"at most {capacity} bytes",
+            found=f"{(tensor.offset + extent) * item}",
+        )
+    if spec.nbytes > max(_ALWAYS_ALLOWED, handle.size):
+        raise format_error(
+            handle.path,
+            "a small storage repeated beyond the size of the file",
+            tensor=name,
+            found=spec.describe(),
+            remedy="save it again with tensor.contiguous()",
+        )
+    start = storage_offset + storage.start * itemsize(storage.dtype) + tensor.offset * item
+    if is_contiguous(shape, strides):
+        return ContiguousTensor(spec, handle, (Segment(0, start, spec.nbytes),), byteorder)
+    return StridedTensor(spec, handle, start, strides, byteorder)
+
+
+def _is_tar(file: FileHandle, head: bytes) -> bool:
+    """Return whether it is the tar archive that torch wrote before version 0.1.10."""
+    return head.startswith(_TAR_RECORDS) and file.size >= 512 and file.read(257, 5) == b"ustar"

@@ -101,9 +101,7 @@ def test_joins_partitioned_variables(tmp_path, axis, cuts):
 
 
 def test_refuses_a_variable_with_a_piece_missing(tmp_path):
-    refused(
-        pieces(tmp_path, 1, 2, leave_out=1), "a part of a partitioned variable is missing", "w"
-    )
+    refused(pieces(tmp_path, 1, 2, leave_out=1), "a part of a partitioned variable is missing", "w")
 
 
 def test_one_tensor_of_a_large_bundle_costs_its_own_bytes(tmp_path):

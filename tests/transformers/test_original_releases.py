@@ -213,7 +213,11 @@ def test_writes_a_complete_configuration(architecture, release, directory, tmp_p
 
 def test_says_what_it_leaves_out(architecture, release, directory):
     report = inspect(**source(directory, release)).to_dict()
-    assert report["fits"] and report["container"] == "tensorflow-checkpoint" and report["dialect"] == "google"
+    assert (
+        report["fits"]
+        and report["container"] == "tensorflow-checkpoint"
+        and report["dialect"] == "google"
+    )
     assert not report["unmatched"] and not report["mismatched"]
     training = [name for name in report["dropped"] if name.endswith(("/adam_m", "/adam_v"))]
     if architecture != "gpt2":

@@ -94,8 +94,8 @@ class KerasReader(Reader):
                 self.path,
                 "no Keras weights",
                 expected="an attribute 'layer_names' at the root",
-                remedy="a '.weights.h5' of Keras 3 stores no variable names: load it into its model "
-                "with load_weights, then use save_pretrained",
+                remedy="a '.weights.h5' of Keras 3 stores no variable names: load it into its "
+                "model with load_weights, then use save_pretrained",
             )
         for layer in _unique(self.path, layers):
             if objects.is_dataset(layer):

@@ -1,8 +1,8 @@
 """Environment of every test process, and what the quick tests leave out.
 
-``pytest -m "not peer"`` is what a contributor runs before each commit. Tests that are marked ``slow``
-are left out of it, too, and modules whose tests are all marked ``peer`` are not even imported, since
-importing the frameworks takes longer than most packages' tests.
+``pytest -m "not peer"`` is what a contributor runs before each commit. Tests that are marked
+``slow`` are left out of it, too, and modules whose tests are all marked ``peer`` are not even
+imported, since importing the frameworks takes longer than most packages' tests.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ _FILES = {
 }
 
 
+@cache
+def bundled_registry() -> ArchitectureRegistry:
+    """Return the registry of the bundled tables, parsed once for all tests of a process."""
+    return ArchitectureRegistry()
+
+
 @dataclass
 class Made:
     """A checkpoint on disk, and what it holds."""
@@ -78,7 +85,7 @@ class Made:
 
 def tiny_config(architecture: str, **changes: Any) -> dict[str, Any]:
     """The content of a ``config.json`` for a tiny model of `architecture`."""
-    fields = ArchitectureRegistry().architecture(architecture).config
+    fields = bundled_registry().architecture(architecture).config
     sizes = {field: value for field, value in TINY.items() if field in fields}
     return {"model_type": architecture, **sizes, **TOKENS, **changes}
 
@@ -94,7 +101,7 @@ def model_spec(
         cross_attention: whether the model has it too.
 
     """
-    registry = ArchitectureRegistry()
+    registry = bundled_registry()
     architecture = registry.architecture(config["model_type"])
     chosen = architecture.models[model or _leading(architecture)]
     parts = [*chosen.parts, *([CROSS_ATTENTION] if cross_attention else [])]

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
 from converter.execution.row_readers import BufferPool, StoredTensorReader
 from converter.models.model import resolve_model
+from tests.factories import bundled_registry
 
 FILES = ("model.safetensors", "tf_model.h5", "flax_model.msgpack")
 
@@ -20,9 +20,7 @@ def values(path: Path) -> dict[str, Any]:
     """Canonical name → values in PyTorch's layout, of a directory's or a file's model."""
     with open_files(path) as checkpoint:
         found = {}
-        for name, stored in resolve_model(
-            checkpoint, ArchitectureRegistry()
-        ).report.matched.items():
+        for name, stored in resolve_model(checkpoint, bundled_registry()).report.matched.items():
             rows = StoredTensorReader(stored)
             shape = stored.rearrangement.shape(stored.tensor.spec.shape)
             whole = [length for length in shape if length != 1]

@@ -187,6 +187,14 @@ def test_code_knows_no_models_name(path):
     assert not named
 
 
+@cache
+def name_within_text() -> re.Pattern[str]:
+    """Match the name of an architecture as a word."""
+    registry = ArchitectureRegistry()
+    names = [name for name in registry.names if not registry.is_composite(name)]
+    return re.compile(rf"(?<![\w/-])({'|'.join(map(re.escape, names))})(?![\w-])", re.IGNORECASE)
+
+
 EXAMPLES = {
     ("checkpoint/opening.py", "bert"),  # what a configuration might state
     ("planning/tokenizer_files.py", "prophetnet"),  # a tokenizer's file is called so
@@ -198,9 +206,7 @@ EXAMPLES = {
 def test_no_longer_text_hides_a_family(path):
     """Paths such as ``fixtures/bert-tiny`` and the examples of help texts aside."""
     file = str(path.relative_to(PACKAGE))
-    registry = ArchitectureRegistry()
-    families = [name for name in registry.names if not registry.is_composite(name)]
-    word = re.compile(rf"(?<![\w/-])({'|'.join(map(re.escape, families))})(?![\w-])", re.IGNORECASE)
+    word = name_within_text()
     named = [
         f"{file}:{line}: {found[1]} in {text!r}"
         for text, line in constants(path)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import MAX_TENSORS, ModelSpecBuilder
-from converter.architectures.registry import ArchitectureRegistry
 from converter.errors import ConfigError
+from tests.factories import bundled_registry
 
-LIBRARY = ArchitectureRegistry()
+LIBRARY = bundled_registry()
 DRAFTSMAN = ModelSpecBuilder(LIBRARY.conventions)
 BERT, GPT2, ALBERT = map(LIBRARY.architecture, ("bert", "gpt2", "albert"))
 

@@ -9,11 +9,11 @@ import pytest
 
 from converter.architectures.lint import lint
 from converter.architectures.model_spec import ModelSpecBuilder
-from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.sample_configs import sample_configs
 from converter.architectures.schema import FRAMEWORKS
+from tests.factories import bundled_registry
 
-LIBRARY = ArchitectureRegistry()
+LIBRARY = bundled_registry()
 TABLES = sorted(
     path
     for path in Path(str(files("converter.mappings"))).glob("*.toml")

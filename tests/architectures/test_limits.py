@@ -6,11 +6,11 @@ import pytest
 
 from converter.architectures.loader import load_architecture
 from converter.architectures.model_config import ModelConfig
-from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS
 from converter.errors import TableError
 from converter.models.framework_support import role_unsupported_reasons, unsupported_reasons
 from tests.architectures.test_loader import VOCABULARY, load, table
+from tests.factories import bundled_registry
 
 
 def test_a_limit_of_a_role_concerns_no_model_by_itself():
@@ -34,7 +34,7 @@ def test_a_limit_of_an_unknown_role_is_refused():
 
 
 def test_a_class_may_lack_a_part_in_one_framework():
-    model = ArchitectureRegistry().architecture("mpnet").models["MPNetForMaskedLM"]
+    model = bundled_registry().architecture("mpnet").models["MPNetForMaskedLM"]
     assert model.missing_parts == {"pytorch": frozenset({"pooler"})}
 
 

@@ -10,12 +10,12 @@ from converter.architectures.conventions import load_conventions
 from converter.architectures.loader import load_architecture, load_composite
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpecBuilder
-from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.toml_section import parse_toml
 from converter.errors import TableError
 from tests.architectures.planting import MAPPINGS
+from tests.factories import bundled_registry
 
-VOCABULARY = ArchitectureRegistry().conventions
+VOCABULARY = bundled_registry().conventions
 LOADERS = {
     "gpt2": lambda data: load_architecture(data, "gpt2.toml", VOCABULARY),
     "encoder-decoder": lambda data: load_composite(data, "encoder-decoder.toml", VOCABULARY),

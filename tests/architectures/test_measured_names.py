@@ -6,11 +6,11 @@ import pytest
 
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
-from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import CROSS_ATTENTION, Architecture, ModelClass
 from tests.architectures.measured import Measured, measured
+from tests.factories import bundled_registry
 
-LIBRARY = ArchitectureRegistry()
+LIBRARY = bundled_registry()
 DRAFTSMAN = ModelSpecBuilder(LIBRARY.conventions)
 CASES = list(measured())
 

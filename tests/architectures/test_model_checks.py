@@ -9,11 +9,11 @@ import numpy as np
 from converter.architectures.loader import load_architecture
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
-from converter.architectures.registry import ArchitectureRegistry
 from converter.initializers import Initializer
 from tests.architectures.test_loader import VOCABULARY, table
+from tests.factories import bundled_registry
 
-LIBRARY = ArchitectureRegistry()
+LIBRARY = bundled_registry()
 
 
 def drawn(architecture: str, model: str, prefix: str = "", **fields: Any) -> ModelSpec:

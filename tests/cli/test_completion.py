@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from converter.architectures.presets import load_presets
-from converter.architectures.registry import ArchitectureRegistry
 from converter.cli import COMMANDS
+from tests.factories import bundled_registry
 
 HEAVY = {"numpy", "rich", "h5py", "msgpack", "safetensors", "ml_dtypes", "huggingface_hub", "yaml"}
 
@@ -90,7 +90,7 @@ def test_what_is_offered_and_that_nothing_heavy_is_imported(line: str, expected:
 
 def test_every_family_and_every_recipe_is_offered() -> None:
     found = offered("converter families ")[0]
-    assert found == [f"plain,{name}" for name in sorted(ArchitectureRegistry().names)]
+    assert found == [f"plain,{name}" for name in sorted(bundled_registry().names)]
     found = offered("converter compose --like ")[0]
     assert found == [f"plain,{name}" for name in sorted(load_presets())]
 

@@ -20,6 +20,7 @@ from converter.formats.tensorflow_checkpoint.partitioned import slice_key
 from converter.models.detection import detect_model_type
 from converter.tensors import TensorSpec
 from tests import factories
+from tests.factories import bundled_registry
 from tests.formats import bundles
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -49,7 +50,7 @@ def release(directory: Path, architecture: str, name: str = "model.ckpt") -> dic
     step = TensorSpec("global_step", "int64", ())
     directory.mkdir(parents=True, exist_ok=True)
     bundles.write(directory / f"{name}.index", {**arrays, step: np.asarray(7, np.int64)})
-    fields = ArchitectureRegistry().architecture(architecture).config.keys() & config.keys()
+    fields = bundled_registry().architecture(architecture).config.keys() & config.keys()
     renamed = HPARAMS if architecture == "gpt2" else {}
     plain = {renamed.get(key, key): config[key] for key in fields if config[key] is not None}
     (directory / file).write_text(json.dumps(plain))
@@ -215,7 +216,7 @@ def test_mistakes_in_tables_are_named(old, new, finding, tmp_path):
 
 
 def test_no_table_inherits_how_another_family_is_told():
-    registry = ArchitectureRegistry()
+    registry = bundled_registry()
     assert {architecture.name for architecture in registry.with_legacy_detection()} >= set(CONFIGS)
     assert registry.architecture("roberta").legacy_detection is None
 

@@ -13,11 +13,10 @@ import pytest
 
 import converter
 from converter.architectures.model_config import ModelConfig
-from converter.architectures.registry import ArchitectureRegistry
 from converter.errors import MatchError
-from tests.factories import make
+from tests.factories import bundled_registry, make
 
-LIBRARY = ArchitectureRegistry()
+LIBRARY = bundled_registry()
 TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
 CLASSES = [
     (name, model)

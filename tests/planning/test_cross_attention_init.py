@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 
 from converter import UnsupportedError, compose
-from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.sample_configs import sample_configs
 from converter.errors import TableError
 from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES
-from tests.factories import make
+from tests.factories import bundled_registry, make
 from tests.reading import FILES, manifest_of, values
 
-LIBRARY = ArchitectureRegistry()
+LIBRARY = bundled_registry()
 CROSS = ("crossattention", "ln_cross_attn")
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from converter import compose
-from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS
+from tests.factories import bundled_registry
 from tests.transformers.tiny import tiny
 
-LIBRARY = ArchitectureRegistry()
+LIBRARY = bundled_registry()
 FAMILIES = [LIBRARY.architecture(name) for name in LIBRARY.names if not LIBRARY.is_composite(name)]
 ENCODERS = [architecture.name for architecture in FAMILIES if "encoder" in architecture.roles]
 DECODERS = [architecture.name for architecture in FAMILIES if "decoder" in architecture.roles]

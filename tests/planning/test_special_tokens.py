@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from converter import ConverterError, compose
-from converter.architectures.registry import ArchitectureRegistry
 from converter.errors import ConfigError
 from converter.planning.tokenizer_files import TokenizerFiles
-from tests.factories import TOKENS, make
+from tests.factories import TOKENS, bundled_registry, make
 from tests.reading import config_of
 
 MBART = {"d_model": 24, "decoder_attention_heads": 4, "decoder_layers": 2, "decoder_ffn_dim": 40}
@@ -172,7 +171,7 @@ def test_the_codes_of_the_families_own_vocabularies(
     architecture: str, vocabulary: int, known: dict[str, int]
 ) -> None:
     """Ids as in transformers' integration tests and by its tokenizers' arithmetic."""
-    languages = ArchitectureRegistry().architecture(architecture).languages
+    languages = bundled_registry().architecture(architecture).languages
     assert languages
     ids = languages.ids(vocabulary)
     assert {code: ids[code] for code in known} == known

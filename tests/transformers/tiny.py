@@ -18,13 +18,13 @@ import numpy as np
 
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import BODY, ModelSpecBuilder
-from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import CROSS_ATTENTION, FRAMEWORKS, Architecture, ModelClass
 from converter.errors import ConverterError, TableError
 from converter.models.framework_support import role_unsupported_reasons, unsupported_reasons
+from tests.factories import bundled_registry
 
 DIRECTORY = Path(__file__).parent / "tiny"
-LIBRARY = ArchitectureRegistry()
+LIBRARY = bundled_registry()
 FAMILIES = tuple(name for name in LIBRARY.names if not LIBRARY.is_composite(name))
 NOISE = 0.1
 MAIN_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")

@@ -28,7 +28,7 @@ def test_every_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pa
         result = CliRunner().invoke(commands, command.split())
         assert result.exit_code == 0, result.output
     if page == "tutorial":
-        assert (tmp_path / "summariser" / "decoder_tokenizer" / "tokenizer.json").is_file()
+        assert (tmp_path / "summarizer" / "decoder_tokenizer" / "tokenizer.json").is_file()
         return
     generation = json.loads((tmp_path / "beams" / "generation_config.json").read_text())
     assert (generation["num_beams"], generation["max_length"]) == (4, 64)

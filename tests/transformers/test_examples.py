@@ -78,7 +78,7 @@ def test_the_tutorials_last_step_uses_the_model(
     composed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Its Python, as it stands there, on the model of its fourth step."""
-    (tmp_path / "summariser").symlink_to(composed)
+    (tmp_path / "summarizer").symlink_to(composed)
     monkeypatch.chdir(tmp_path)
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL)
     exec(compile(code, "docs/tutorial.md", "exec"), {})

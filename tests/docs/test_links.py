@@ -1,0 +1,45 @@
+"""Links between the pages lead to files that exist, also from a package index."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+REPOSITORY = "https://github.com/encdec-converter/encdec-converter"
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")],
+    key=lambda page: page.as_posix(),
+)
+
+
+def links(page: Path) -> list[str]:
+    """Return the targets of a page's links, without code blocks."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"\]\(([^)\s]+)\)", text)
+    return inline + re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    for link in links(page):
+        target = link.partition("#")[0]
+        if match := re.fullmatch(rf"{REPOSITORY}/(?:blob|tree)/main/(.*)", target):
+            assert (ROOT / match[1]).exists(), link
+        elif target and "://" not in target:
+            assert (page.parent / target).exists(), link
+
+
+def test_the_readme_has_no_relative_links() -> None:
+    assert all(link.startswith(("https://", "#")) for link in links(ROOT / "README.md"))
+
+
+def test_every_reference_of_the_readme_is_defined() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    defined = re.findall(r"^\[([^\]]+)\]: ", text, re.MULTILINE)
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"`[^`]*`|^\[[^\]]+\]: .*$", "", prose, flags=re.MULTILINE)
+    used = re.findall(r"\[([^\]]+)\](?:\[([^\]]+)\])?", prose)
+    assert {(key or text).lower() for text, key in used} == {*defined}

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from converter.frameworks import LazyTensor as LazyTensor
     from converter.frameworks import OpenedCheckpoint as OpenedCheckpoint
     from converter.frameworks import open_checkpoint as open_checkpoint
-    from converter.options import OutputOptions as OutputOptions
     from converter.plan import Plan as Plan
     from converter.plan import TargetTensor as TargetTensor
     from converter.progress import Progress as Progress
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "converter.commands.compose": "compose",
     "converter.commands.convert": "convert",
-    "converter.options": "OutputOptions",
     "converter.execution.write_checkpoint": "WriteResult",
     "converter.commands.split": "split",
     "converter.errors": "CheckpointError ConfigError ConverterError FormatError MatchError "
@@ -96,4 +94,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted((*globals(), *_HOMES))
+    return sorted(__all__)

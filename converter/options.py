@@ -1,90 +1,114 @@
-"""What `compose` and `convert` have in common: how the output is wanted."""
+"""Options of every command, each declared once.
+
+A command has one frozen dataclass here: the fields before ``KW_ONLY`` are its arguments, the others
+its options. All else is made from it: the Python function's signature and documentation (`takes`),
+the command-line options and their help (`converter.cli.options`), the fields of a recipe and its
+JSON Schema (`converter.recipes.schema`), and the reference pages of the documentation.
+"""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, Literal, TypeAlias, get_args
 
-from converter.architectures.schema import FRAMEWORKS
 from converter.errors import UsageError
+from converter.option_declaration import (
+    COMPOSITION,
+    EXECUTION,
+    HUB,
+    OUTPUT,
+    SOURCES,
+    TOKENS,
+    CheckedOptions,
+    argument,
+    option,
+    parse_size,
+)
+from converter.progress import Progress
 
-if TYPE_CHECKING:
-    from converter.progress import Progress
+Reference: TypeAlias = str | Path
+Framework = Literal["pytorch", "tensorflow", "flax"]
+Submodel = Literal["encoder", "decoder"]
+PytorchFormat = Literal["safetensors", "bin", "both"]
+Dtype = Literal["keep", "float32", "float16", "bfloat16"]
+InitRule = Literal["normal", "truncated-normal", "xavier", "zero-output", "copy-self-attention"]
+ResizeRule = Literal["mean", "normal"]
+TokenizerChoice = Literal["encoder", "decoder", "both", "none"]
 
-PYTORCH_FORMATS = ("safetensors", "bin", "both")
-DTYPES = ("keep", "float32", "float16", "bfloat16")
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-
-
-class OutputOptionsDict(TypedDict, total=False):
-    """The keyword arguments of `OutputOptions`, none of them required."""
-
-    to: Sequence[str] | None
-    pytorch_format: str
-    dtype: str
-    overwrite: bool
-    dry_run: bool
-    jobs: int | None
-    max_shard_size: int | str | None
-    memory: int | str
-    checksums: bool
-    resume: bool
-    card: str | Path | None
-    progress: Progress | None
+FRAMEWORKS: tuple[str, ...] = get_args(Framework)
+SUBMODELS: tuple[str, ...] = get_args(Submodel)
 
 
-@dataclass(frozen=True)
-class OutputOptions:
-    """How an output is wanted.
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions(CheckedOptions):
+    """Options of every command that writes a checkpoint."""
 
-    Raises:
-        UsageError: for a value that there is not.
-
-    """
-
-    to: Sequence[str] | None = None
-    """Frameworks; every one that has a class for the model unless given."""
-    pytorch_format: str = "safetensors"
-    """``safetensors``, ``bin`` or ``both``."""
-    dtype: str = "keep"
-    """``keep``, or what floating-point tensors become: ``float32``, ``float16``, ``bfloat16``."""
-    overwrite: bool = False
-    """Whether to replace a checkpoint that lies at the output."""
-    dry_run: bool = False
-    """Whether to plan everything and write nothing."""
-    jobs: int | None = None
-    """Threads; as many as processors, at most 4, unless given."""
-    max_shard_size: int | str | None = None
-    """Bytes, or a size such as ``5GB``, from which on a format is written in shards."""
-    memory: int | str = 512 << 20
-    """Bytes, or a size such as ``512MB``, that the engine's buffers may take."""
-    checksums: bool = False
-    """Whether to put the SHA-256 of whole files in the manifest."""
-    resume: bool = False
-    """Whether to keep what an interrupted run has written, and to go on from what one has kept."""
-    card: str | Path | None = None
-    """A model card of the user's own, instead of the one that is made."""
-    progress: Progress | None = None
-    """Told at most ten times a second how many bytes are written; raising in it cancels."""
+    to: Sequence[Framework] | None = option(
+        None,
+        "Frameworks to write for.",
+        group=OUTPUT,
+        metavar="FRAMEWORK[,...]",
+        absent="every framework that has a class for the model",
+    )
+    pytorch_format: PytorchFormat = option(
+        "safetensors", "File format for PyTorch; bin is pytorch_model.bin.", group=OUTPUT
+    )
+    dtype: Dtype = option("keep", "Cast floating-point tensors to this dtype.", group=OUTPUT)
+    max_shard_size: int | str | None = option(
+        None,
+        "Write larger weight files in shards of at most this size.",
+        group=OUTPUT,
+        kind="size",
+        metavar="SIZE",
+        absent="no shards",
+    )
+    overwrite: bool = option(
+        False, "Replace an existing checkpoint at OUTPUT.", group=EXECUTION, recipe=False
+    )
+    dry_run: bool = option(
+        False, "Print the complete plan and write nothing.", group=EXECUTION, recipe=False
+    )
+    jobs: int | None = option(
+        None,
+        "Number of threads.",
+        group=EXECUTION,
+        metavar="N",
+        minimum=1,
+        envvar="CONVERTER_JOBS",
+        absent="one per CPU, at most 4",
+    )
+    memory: int | str = option(
+        "512MB",
+        "Largest total size of the working buffers.",
+        group=EXECUTION,
+        kind="size",
+        metavar="SIZE",
+        envvar="CONVERTER_MEMORY",
+    )
+    checksums: bool = option(
+        False, "Put the SHA-256 of every file in the manifest.", group=EXECUTION
+    )
+    resume: bool = option(
+        False,
+        "Keep partial output if interrupted, and continue from the output of such a run.",
+        group=EXECUTION,
+    )
+    progress: Progress | None = option(
+        None,
+        "Called at most ten times a second with the bytes written so far, the total, and the "
+        "tensor; an exception raised in it cancels.",
+        kind="callback",
+        cli=False,
+        recipe=False,
+    )
 
     def __post_init__(self) -> None:
-        for framework in self.to or ():
-            _one_of("to", framework, FRAMEWORKS)
+        super().__post_init__()
         if self.to is not None and not self.to:
             raise UsageError("to: names no framework", remedy="One of: " + ", ".join(FRAMEWORKS))
-        _one_of("pytorch_format", self.pytorch_format, PYTORCH_FORMATS)
-        _one_of("dtype", self.dtype, DTYPES)
-        if self.jobs is not None and self.jobs < 1:
-            raise UsageError(f"jobs: must be at least 1, not {self.jobs}")
-        parse_size(self.memory)
-        if self.max_shard_size is not None:
-            parse_size(self.max_shard_size)
 
     @property
     def memory_bytes(self) -> int:
@@ -97,56 +121,380 @@ class OutputOptions:
         return None if self.max_shard_size is None else parse_size(self.max_shard_size)
 
 
-def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{option}: {value!r} is none of {', '.join(allowed)}")
+@dataclass(frozen=True, kw_only=True)
+class CardOptions(OutputOptions):
+    """Options of the commands that write a model card."""
+
+    card: Reference | None = option(
+        None,
+        "Your own model card (README.md), written instead of the generated one.",
+        group=OUTPUT,
+        kind="file",
+    )
 
 
-def parse_size(text: int | str) -> int:
-    """Bytes of a size such as ``512MB``, ``1.5GiB`` or ``1000``.
+def _mapping() -> Sequence[Reference]:
+    return option((), "Mapping table of your own.", group=SOURCES, kind="file")
 
-    Raises:
-        UsageError: if it is no size, or none above zero.
 
-    """
-    if isinstance(text, int):
-        size = text
-    else:
-        found = _SIZE.fullmatch(text.strip())
-        if not found:
-            raise UsageError(f"{text!r} is no size", remedy="Write it like 512MB or 2GiB.")
-        power = "kmgt".find(found[2].lower()) + 1 if found[2] else 0
-        unit = 1024**power if found[3] else _UNITS[found[2].lower()]
-        size = int(float(found[1]) * unit)
-    if size <= 0:
-        raise UsageError(f"{text!r} is no size above zero")
-    return size
+def _config(of: str = "") -> Reference | None:
+    text = f"config.json of {of}, if it is not in the same directory."
+    return option(None, text, group=SOURCES, kind="file")
+
+
+def _set() -> Sequence[str]:
+    return option(
+        (),
+        "Set a field of config.json.",
+        "SUBMODEL is encoder or decoder. VALUE is JSON, or else a string; null removes the field.",
+        group=SOURCES,
+        metavar="[SUBMODEL.]KEY=VALUE",
+    )
+
+
+def _token(help: str) -> str | int | None:
+    return option(None, help, group=TOKENS, metavar="ID|TOKEN")
+
+
+_SOURCE = "Directory, weight file, Hub id org/name[@revision] or URL."
+
+
+@dataclass(frozen=True)
+class ComposeOptions(CardOptions):
+    """Arguments and options of `converter.compose`."""
+
+    encoder: Reference = field(
+        metadata=argument(f"Checkpoint of the encoder. {_SOURCE}", kind="checkpoint")
+    )
+    decoder: Reference = field(
+        metadata=argument(f"Checkpoint of the decoder. {_SOURCE}", kind="checkpoint")
+    )
+    output: Reference = field(
+        metadata=argument("Directory to write, a path or a URL.", kind="output")
+    )
+    _: KW_ONLY
+    preset: str | None = option(
+        None,
+        "A published setup, such as bert2bert or bertshare (Rothe et al. 2020).",
+        "It sets random, share and configuration fields; `converter families` lists all.",
+        group=COMPOSITION,
+        metavar="NAME",
+        kind="preset",
+    )
+    random: Sequence[Literal["encoder", "decoder", "both"]] = option(
+        (),
+        "Initialize all weights of the encoder, the decoder or both, from the configuration alone.",
+        group=COMPOSITION,
+    )
+    share: bool = option(
+        False,
+        "Tie the weights of encoder and decoder; both must be the same checkpoint.",
+        group=COMPOSITION,
+    )
+    layers: Sequence[str] = option(
+        (),
+        "Take some layers only: 0,2,4 or first:6, last:6, even:6.",
+        group=COMPOSITION,
+        metavar="SUBMODEL=LAYERS",
+    )
+    seed: int = option(0, "Seed of newly initialized weights.", group=COMPOSITION)
+    init: InitRule = option(
+        "normal",
+        "Initialization of new cross-attention; normal is the model's default.",
+        "truncated-normal has the same scale, cut at two standard deviations; xavier is Glorot's "
+        "uniform rule; zero-output makes cross-attention add nothing at first; copy-self-attention "
+        "copies the decoder's self-attention where shapes allow.",
+        group=COMPOSITION,
+    )
+    tokenizer: TokenizerChoice = option(
+        "both",
+        "Whose tokenizer files to copy.",
+        "With both, those of the decoder go to decoder_tokenizer/ unless they are the same.",
+        group=TOKENS,
+    )
+    resize_embeddings: bool = option(
+        False, "Resize embeddings and heads to the tokenizer's vocabulary.", group=TOKENS
+    )
+    resize_with: ResizeRule = option(
+        "mean",
+        "How to initialize added rows: mean of the other rows, or normal, the model's default.",
+        group=TOKENS,
+    )
+    decoder_start_token: str | int | None = _token("Token that generation starts with.")
+    eos_token: str | int | None = _token("Token that ends a sequence.")
+    pad_token: str | int | None = _token("Padding token.")
+    set: Sequence[str] = _set()
+    mapping: Sequence[Reference] = _mapping()
+    encoder_config: Reference | None = _config("the encoder")
+    decoder_config: Reference | None = _config("the decoder")
+
+
+@dataclass(frozen=True)
+class _SourceOptions:
+    """Arguments of the commands that make a checkpoint from another."""
+
+    source: Reference = field(metadata=argument(f"Checkpoint. {_SOURCE}", kind="checkpoint"))
+    output: Reference = field(
+        metadata=argument("Directory to write, a path or a URL.", kind="output")
+    )
+    _: KW_ONLY
+    set: Sequence[str] = _set()
+    mapping: Sequence[Reference] = _mapping()
+    config: Reference | None = _config("the source")
+
+
+@dataclass(frozen=True)
+class ConvertOptions(_SourceOptions, CardOptions):
+    """Arguments and options of `converter.convert`."""
+
+    _: KW_ONLY
+    seed: int = option(
+        0,
+        "Seed of newly initialized weights.",
+        "Weights that the model's class has and the checkpoint lacks, such as a pooler.",
+        group=SOURCES,
+    )
+
+
+@dataclass(frozen=True)
+class SplitOptions(_SourceOptions, OutputOptions):
+    """Arguments and options of `converter.split`."""
+
+
+@dataclass(frozen=True)
+class InspectOptions(CheckedOptions):
+    """Arguments and options of `converter.inspect`."""
+
+    source: Reference = field(metadata=argument(f"Checkpoint. {_SOURCE}", kind="checkpoint"))
+    _: KW_ONLY
+    stats: bool = option(
+        False,
+        "Read all values for their statistics: minimum, maximum, mean, standard deviation.",
+    )
+    config: Reference | None = _config("the source")
+    mapping: Sequence[Reference] = _mapping()
+    progress: Progress | None = option(
+        None,
+        "Called with the bytes read so far, the total, and the tensor.",
+        kind="callback",
+        cli=False,
+    )
+
+
+@dataclass(frozen=True)
+class VerifyOptions(CheckedOptions):
+    """Arguments and options of `converter.verify`."""
+
+    directory: Reference = field(
+        metadata=argument(
+            f"Checkpoint to verify, or the output of split. {_SOURCE}",
+            kind="checkpoint",
+            metavar="DIR",
+        )
+    )
+    _: KW_ONLY
+    against: Sequence[Reference] = option(
+        (),
+        "Checkpoint that it was made from; every tensor copied from it must be equal.",
+        "If both sources have the same architecture, list the encoder first.",
+        metavar="SOURCE",
+        kind="checkpoint",
+    )
+    native: bool = option(False, "Also read each file with its framework's own library.")
+    run: bool = option(False, "Also load and run it with transformers.")
+    python: Reference | None = option(
+        None,
+        "Interpreter for --run, one that has transformers.",
+        metavar="INTERPRETER",
+        absent="this one",
+    )
+    value_report: bool = option(
+        False, "Compute the distributions of values that the HTML report shows.", cli=False
+    )
+    mapping: Sequence[Reference] = _mapping()
+    jobs: int | None = option(
+        None,
+        "Number of threads.",
+        metavar="N",
+        minimum=1,
+        envvar="CONVERTER_JOBS",
+        absent="one per CPU, at most 4",
+    )
+    progress: Progress | None = option(
+        None,
+        "Called with the bytes read so far, the total, and the tensor; further steps add to the "
+        "total. What the frameworks read themselves is not counted.",
+        kind="callback",
+        cli=False,
+    )
+
+
+@dataclass(frozen=True)
+class DiffOptions(CheckedOptions):
+    """Arguments and options of `converter.diff`."""
+
+    first: Reference = field(
+        metadata=argument(f"First checkpoint. {_SOURCE}", kind="checkpoint", metavar="A")
+    )
+    second: Reference = field(
+        metadata=argument(f"Second checkpoint. {_SOURCE}", kind="checkpoint", metavar="B")
+    )
+    _: KW_ONLY
+    tolerance: float = option(
+        0.0,
+        "Largest absolute difference that counts as equal.",
+        metavar="X",
+        minimum=0,
+    )
+    first_config: Reference | None = _config("A")
+    second_config: Reference | None = _config("B")
+    mapping: Sequence[Reference] = _mapping()
+    jobs: int | None = option(
+        None,
+        "Number of threads.",
+        metavar="N",
+        minimum=1,
+        envvar="CONVERTER_JOBS",
+        absent="one per CPU, at most 4",
+    )
+    progress: Progress | None = option(
+        None,
+        "Called with the bytes compared so far, the total, and the tensor.",
+        kind="callback",
+        cli=False,
+    )
+
+
+@dataclass(frozen=True)
+class PushOptions(CheckedOptions):
+    """Arguments and options of `converter.push`."""
+
+    directory: Reference = field(
+        metadata=argument("Finished checkpoint.", metavar="DIR", recipe=False)
+    )
+    repo_id: str = field(metadata=argument("Hub repository, org/name."))
+    _: KW_ONLY
+    private: bool = option(
+        False,
+        "Create the repository as private.",
+        "An existing public repository is refused then.",
+        group=HUB,
+    )
+    revision: str | None = option(
+        None,
+        "Commit to this branch.",
+        "It is created from the main branch if it does not exist.",
+        group=HUB,
+        metavar="BRANCH",
+    )
+    create_pr: bool = option(
+        False,
+        "Open a pull request, or continue your open one with the same title.",
+        group=HUB,
+    )
+    commit_message: str | None = option(
+        None, "Message of the commit, and title of the pull request.", group=HUB, metavar="TEXT"
+    )
+    description: str | None = option(
+        None, "Description of the commit and of a new pull request.", group=HUB, cli=False
+    )
+    token: str | None = option(
+        None,
+        "Hub access token.",
+        group=HUB,
+        metavar="TOKEN",
+        absent="your login or HF_TOKEN",
+        recipe=False,
+    )
+    only: Sequence[str] = option(
+        (), "Push only the files that match this pattern.", group=HUB, metavar="PATTERN"
+    )
+
+
+@dataclass(frozen=True)
+class RunOptions(CheckedOptions):
+    """Arguments and options of `converter.run`."""
+
+    recipes: Reference | Sequence[Reference] = field(
+        metadata=argument("Recipe files, YAML or JSON.", kind="file", metavar="RECIPE")
+    )
+    _: KW_ONLY
+    variables: Mapping[str, str] | None = option(
+        None,
+        "Set a variable; takes precedence over the recipes' own.",
+        metavar="NAME=VALUE",
+        flag="--var",
+    )
+    dry_run: bool = option(False, "Print what each job would make or skip, and write nothing.")
+    jobs: int | None = option(
+        None,
+        "Number of jobs that run at once.",
+        metavar="N",
+        minimum=1,
+        absent="1; with dask, one per CPU",
+    )
+    keep_going: bool = option(False, "Run the other jobs if some fail.")
+    engine: Literal["local", "dask"] = option(
+        "local", "Run jobs in threads of this process, or in processes of a dask cluster."
+    )
+    scheduler: str | None = option(
+        None,
+        "Address of the dask scheduler, such as tcp://10.0.0.5:8786.",
+        metavar="ADDRESS",
+        absent="a cluster of processes on this machine",
+    )
+    stopped: Callable[[], bool] | None = option(
+        None,
+        "Called several times a second; the run is interrupted once it returns true.",
+        kind="callback",
+        cli=False,
+    )
+    progress: Callable[[int, int, str], None] | None = option(
+        None,
+        "Called when a job starts or ends, with the number of ended jobs, the total, and the names "
+        "of running jobs.",
+        kind="callback",
+        cli=False,
+    )
+    on_result: Callable[[Any], None] | None = option(
+        None,
+        "Called with the `JobResult` of each job that ends.",
+        kind="callback",
+        cli=False,
+    )
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The recipe files."""
+        given = self.recipes
+        each = (given,) if isinstance(given, str | Path) else given
+        return tuple(map(Path, each))
 
 
 def parse_settings(settings: Iterable[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """``["encoder.dropout=0.1", "pad_token_id=0"]`` sorted by target.
+    """Return settings such as ``["encoder.dropout=0.1", "pad_token_id=0"]`` by target and field.
 
     Args:
-        settings: ``KEY=VALUE``, or ``TARGET.KEY=VALUE``; a value is JSON, or else text.
-        targets: the names that may stand before a key.
+        settings: ``KEY=VALUE``, or ``TARGET.KEY=VALUE``; a value is JSON, or else a string.
+        targets: the allowed prefixes of a key.
 
     Returns:
-        Target → field → value; the target of a bare key is ``""``.
+        Target → field → value; the target of a key without prefix is ``""``.
 
     Raises:
         UsageError: for anything that is not of this form.
 
     """
-    found: dict[str, dict[str, Any]] = {target: {} for target in ("", *targets)}
+    by_target: dict[str, dict[str, Any]] = {target: {} for target in ("", *targets)}
     for setting in settings:
         key, equals, text = setting.partition("=")
-        target, dot, field = key.partition(".")
+        target, dot, name = key.partition(".")
         if not dot:
-            target, field = "", key
-        if not equals or not field or target not in found:
+            target, name = "", key
+        if not equals or not name or target not in by_target:
             raise UsageError(
                 f"set: {setting!r} is not KEY=VALUE",
-                remedy="With a half: " + " or ".join(f"{name}.KEY=VALUE" for name in targets)
+                remedy="With a submodel: " + " or ".join(f"{name}.KEY=VALUE" for name in targets)
                 if targets
                 else None,
             )
@@ -154,11 +502,11 @@ def parse_settings(settings: Iterable[str], targets: Sequence[str]) -> dict[str,
             value = json.loads(text)
         except ValueError:
             value = text
-        found[target][field] = value
-    return found
+        by_target[target][name] = value
+    return by_target
 
 
 def apply_overrides(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with fields changed; a field set to null goes back to its default."""
+    """Return a configuration with fields changed; a field set to null returns to its default."""
     merged = {**raw, **changes}
     return {key: value for key, value in merged.items() if value is not None or key not in changes}

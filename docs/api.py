@@ -29,12 +29,9 @@ def text() -> str:
     """The whole page."""
     public = [name for name in converter.__all__ if not name.startswith("_")]
     errors = [name for name in public if _is_error(name)]
-    classes = [
-        name for name in public if name not in (*FUNCTIONS, *errors, "OutputOptions", "Progress")
-    ]
+    classes = [name for name in public if name not in (*FUNCTIONS, *errors, "Progress")]
     parts = [_INTRODUCTION, "## Functions\n"]
     parts += [_function(name, getattr(converter, name), "###") for name in FUNCTIONS]
-    parts += ["## Options of compose, convert and split\n", _class("OutputOptions")]
     parts += ["## Reports and other types\n"]
     parts += [_class(name) for name in classes]
     parts += ["### Progress\n", _alias()]
@@ -52,29 +49,27 @@ def _function(name: str, function: Any, heading: str) -> str:
 
 
 def _signature(name: str, function: Any) -> str:
-    """The call, one argument a line where it does not fit into one."""
-    found = inspect.signature(function)
+    """Return the call, one argument a line where it does not fit on one line."""
+    signature = inspect.signature(function)
     arguments: list[str] = []
-    for each in found.parameters.values():
-        if each.kind is each.KEYWORD_ONLY and not {"*", "*recipes"} & {
-            argument.partition(":")[0] for argument in arguments
-        }:
+    for each in signature.parameters.values():
+        if each.kind is each.KEYWORD_ONLY and "*" not in arguments:
             arguments.append("*")
         arguments.append(_argument(each))
-    call = f"{name}({', '.join(arguments)}) -> {found.return_annotation}"
+    call = f"{name}({', '.join(arguments)}) -> {signature.return_annotation}"
     if len(call) > 88:
         lines = "".join(f"    {argument},\n" for argument in arguments)
-        call = f"{name}(\n{lines}) -> {found.return_annotation}"
+        call = f"{name}(\n{lines}) -> {signature.return_annotation}"
     return f"```python\n{call}\n```\n"
 
 
 def _argument(parameter: inspect.Parameter) -> str:
-    """``seed: int = 0``; a function that is a default has no spelling."""
-    stars = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(parameter.kind.name, "")
-    default = parameter.default
-    value = "…" if callable(default) else repr(default)
-    end = "" if default is parameter.empty else f" = {value}"
-    return f"{stars}{parameter.name}: {parameter.annotation}{end}"
+    """Return an argument such as ``seed: int = 0``."""
+    end = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+    annotation = parameter.annotation
+    kind = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    plain = re.sub(r"\b(?:[a-z]+\.)+([A-Z])", r"\1", kind)
+    return f"{parameter.name}: {plain}{end}"
 
 
 def _class(name: str) -> str:

@@ -19,6 +19,8 @@ PACKAGE = ROOT / "converter"
 LAYERS = (
     {"errors", "_version"},
     {"file_names", "optional_imports", "name_ranges", "safe_json", "progress"},
+    {"option_declaration"},
+    {"options"},
     {"tensors"},
     {"mappings"},
     {"architectures"},
@@ -26,7 +28,7 @@ LAYERS = (
     {"initializers"},
     {"storage"},
     {"checkpoint"},
-    {"plan", "options"},
+    {"plan"},
     {"models"},
     {"planning"},
     {"execution"},

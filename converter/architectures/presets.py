@@ -64,5 +64,5 @@ def get_preset(name: str) -> Preset:
     """
     known = load_presets()
     if name not in known:
-        raise UsageError(f"like: there is no recipe {name!r}", remedy="Known: " + ", ".join(known))
+        raise UsageError(f"preset: {name!r} is not a preset", remedy="Known: " + ", ".join(known))
     return known[name]

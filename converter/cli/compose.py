@@ -20,11 +20,11 @@ Examples:
   converter compose fixtures/bert-tiny fixtures/bert-tiny bert2bert --to pytorch,flax
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny half --dtype float16 --seed 7
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny planned --dry-run
-  converter compose fixtures/bert-tiny fixtures/bert-tiny shared --like bertshare
+  converter compose fixtures/bert-tiny fixtures/bert-tiny shared --preset bertshare
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny rnd2gpt --random encoder
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny short --layers decoder=last:1
 
-`converter families` lists the configurations of the literature that --like knows. The decoder's
+`converter families` lists the configurations of the literature that --preset knows. The decoder's
 cross-attention is fresh, as is the projection between halves of different width:
 train the result before you use it."""
 
@@ -46,7 +46,7 @@ def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
             "How the halves are joined",
             (
                 click.option(
-                    "--like",
+                    "--preset",
                     metavar="NAME",
                     shell_complete=completion.recipes,
                     help="A configuration of the literature, such as bertshare or bert2rnd.",

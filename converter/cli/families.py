@@ -23,7 +23,7 @@ def command(name: str | None, mapping: tuple[Path, ...], json: bool) -> None:
     """List the supported models, or describe one.
 
     NAME is a family (a model_type of config.json) or a composite. The list ends with the recipes
-    that `converter compose --like` knows.
+    that `converter compose --preset` knows.
     """
     from converter.architectures.registry import ArchitectureRegistry
     from converter.report.families import catalogue, describe_catalogue, describe_details, details

@@ -80,7 +80,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
     if value is None or ctx.resilient_parsing:  # the shell asks for completions, and is in a hurry
         return None
     from converter.errors import UsageError
-    from converter.options import parse_size
+    from converter.option_declaration import parse_size
 
     try:
         return parse_size(value)

@@ -107,7 +107,12 @@ def command(
     with _signals() as stopped, _view(dry_run and not json) as (progress, told):
         try:
             found = run(
-                *recipes, dry_run=dry_run, stopped=stopped, progress=progress, told=told, **wanted
+                recipes,
+                dry_run=dry_run,
+                stopped=stopped,
+                progress=progress,
+                on_result=told,
+                **wanted,
             )
             code = int(not found.succeeded)
         except Interrupted as interrupt:

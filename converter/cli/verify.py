@@ -82,7 +82,7 @@ def command(
             native=native,
             run=run,
             python=python,
-            portrait=html is not None,
+            value_report=html is not None,
             mapping=mapping,
             jobs=jobs,
             progress=progress,

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from converter.architectures.registry import ArchitectureRegistry
-from converter.errors import UsageError
 from converter.execution.write_checkpoint import WriteResult, write_checkpoint
 from converter.file_names import CONFIG, GENERATION_CONFIG
 from converter.models.source_model import SourceModel
-from converter.options import OutputOptions, OutputOptionsDict
+from converter.option_declaration import takes
+from converter.options import SUBMODELS, ComposeOptions, OutputOptions
 from converter.plan import Plan
 from converter.planning.compatibility import check_compatibility, supported_frameworks
-from converter.planning.compose_options import SUBMODELS, ComposeOptions
-from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES, init_cross_attention
+from converter.planning.compose_options import ComposeSettings
+from converter.planning.cross_attention_init import init_cross_attention
 from converter.planning.encoder_decoder import EncoderDecoderPair
 from converter.planning.generation_config import GenerationSettings
 from converter.planning.output_configs import (
@@ -28,109 +27,40 @@ from converter.planning.output_configs import (
     without_settings,
 )
 from converter.planning.pair_warnings import pair_warnings
-from converter.planning.resize_embeddings import NEW_ROWS
 from converter.planning.special_tokens import resolve_tokens
 from converter.planning.split_projection import projection_file, projection_tensors, split_manifest
 from converter.planning.tensor_plan import plan_tensors
-from converter.planning.tokenizer_files import TOKENIZERS, collect_auxiliary_files
+from converter.planning.tokenizer_files import collect_auxiliary_files
 from converter.planning.weight_files import plan_files
 from converter.safe_json import to_json
 
 _log = logging.getLogger(__name__)
 
 
-def compose(
-    encoder: str | Path,
-    decoder: str | Path,
-    output: str | Path,
-    *,
-    like: str | None = None,
-    random: Sequence[str] = (),
-    share: bool = False,
-    layers: Sequence[str] = (),
-    seed: int = 0,
-    init: str = "normal",
-    tokenizer: str = "both",
-    resize_embeddings: bool = False,
-    resize_with: str = "mean",
-    decoder_start_token: str | int | None = None,
-    eos_token: str | int | None = None,
-    pad_token: str | int | None = None,
-    set: Sequence[str] = (),
-    mapping: Sequence[str | Path] = (),
-    encoder_config: str | Path | None = None,
-    decoder_config: str | Path | None = None,
-    **options: Unpack[OutputOptionsDict],
-) -> WriteResult:
-    """Join an encoder and a decoder into one checkpoint in every asked framework.
-
-    Args:
-        encoder: checkpoint whose model encodes: a directory or a weight file.
-        decoder: checkpoint whose model decodes.
-        output: the directory to be made.
-        like: a configuration of the literature by name, as `converter families` lists them; it
-            decides `random`, `share` and fields, which may be set besides.
-        random: halves whose weights are all drawn anew, from their configuration alone.
-        share: whether the halves share their weights; both must be the same checkpoint then.
-        layers: which layers of a half to take, if not all: ``decoder=0,2,4``, or
-            ``decoder=even:6``, ``first:6``, ``last:6``.
-        seed: of the fresh weights.
-        init: how fresh cross-attention begins: ``normal`` (the family's own rule, as PyTorch
-            transformers has it), ``truncated-normal`` (the same scale, cut at two sigma),
-            ``xavier`` (evenly, by Glorot's rule), ``zero-output`` (it adds nothing at first) or
-            ``copy-self-attention`` (as the decoder's self-attention, where shapes allow).
-        tokenizer: whose files to copy; of ``both``, the decoder's go to ``decoder_tokenizer/``
-            unless they are the same.
-        resize_embeddings: whether embeddings and heads grow or are cut to the size of the tokenizer
-            beside each half.
-        resize_with: what further rows are: the ``mean`` of the others, or ``normal``, the family's
-            own rule.
-        decoder_start_token: id or text of the token that generation starts with.
-        eos_token: id or text of the token that ends it.
-        pad_token: id or text of the token that pads.
-        set: configuration fields, ``encoder.KEY=VALUE``, ``decoder.KEY=VALUE`` or ``KEY=VALUE``.
-        mapping: a user's own mapping tables.
-        encoder_config: configuration of the encoder, where none lies beside it.
-        decoder_config: configuration of the decoder, where none lies beside it.
-        options: see `OutputOptions`.
+@takes(ComposeOptions)
+def compose(options: ComposeOptions) -> WriteResult:
+    """Join an encoder and a decoder into one checkpoint for each requested framework.
 
     Returns:
-        What was written, or with ``dry_run`` what would be.
+        What was written, or with ``dry_run`` what would be written.
 
     Raises:
         ConverterError: see `converter.errors`; nothing is written then.
 
     """
-    wanted = OutputOptions(**options)
-    if init not in CROSS_ATTENTION_RULES:
-        raise UsageError(f"init: {init!r} is none of {', '.join(CROSS_ATTENTION_RULES)}")
-    if tokenizer not in TOKENIZERS:
-        raise UsageError(f"tokenizer: {tokenizer!r} is none of {', '.join(TOKENIZERS)}")
-    if resize_with not in NEW_ROWS:
-        raise UsageError(f"resize_with: {resize_with!r} is none of {', '.join(NEW_ROWS)}")
-    wishes = ComposeOptions.of(
-        encoder,
-        decoder,
-        like=like,
-        random=random,
-        share=share,
-        layers=layers,
-        resized=resize_embeddings,
-        settings=set,
-        configs=(encoder_config, decoder_config),
-    )
-    registry = ArchitectureRegistry(Path(path) for path in mapping)
-    check_compatibility(wishes, registry, wanted.to)
+    wishes = ComposeSettings.of(options)
+    registry = ArchitectureRegistry(Path(path) for path in options.mapping)
+    check_compatibility(wishes, registry, options.to)
     with ExitStack() as stack:
         sources = {
-            submodel: wishes.source(submodel, registry, stack, wanted.dry_run)
+            submodel: wishes.source(submodel, registry, stack, options.dry_run)
             for submodel in SUBMODELS
         }
         decoder_source = sources["decoder"]
         frameworks, warnings = supported_frameworks(
-            {submodel: source.config for submodel, source in sources.items()}, registry, wanted.to
+            {submodel: source.config for submodel, source in sources.items()}, registry, options.to
         )
-        joined = EncoderDecoderPair.of(sources["encoder"], decoder_source, registry, wishes.drawn)
+        joined = EncoderDecoderPair.of(sources["encoder"], decoder_source, registry, wishes.random)
         findings = dict(joined.findings)
         notes = [*wishes.preset_mismatch_warnings(joined), *joined.notes]
         opened = [source.checkpoint for source in sources.values()]
@@ -142,7 +72,9 @@ def compose(
                 "the halves shared their weights before they were split, and do not any more: "
                 f"--set {joined.composite.tied_by}=true, if neither was trained since"
             )
-        beginning = init_cross_attention(init, joined.target, decoder_source.architecture, findings)
+        beginning = init_cross_attention(
+            options.init, joined.target, decoder_source.architecture, findings
+        )
         findings |= beginning.copied
         notes += beginning.notes
         tensors = plan_tensors(
@@ -150,20 +82,26 @@ def compose(
             findings,
             joined.reasons,
             joined.dtype,
-            dtype=wanted.dtype,
-            seed=seed,
+            dtype=options.dtype,
+            seed=options.seed,
             draws=beginning.draws,
-            new_rows=resize_with,
+            new_rows=options.resize_with,
         )
         weights = plan_files(
             joined.target,
             tensors,
             joined.composite.classes,
             frameworks,
-            wanted.pytorch_format,
-            wanted.shard_bytes,
+            options.pytorch_format,
+            options.shard_bytes,
         )
-        asked = wishes.tokens({"start": decoder_start_token, "end": eos_token, "pad": pad_token})
+        asked = wishes.tokens(
+            {
+                "start": options.decoder_start_token,
+                "end": options.eos_token,
+                "pad": options.pad_token,
+            }
+        )
         generation = GenerationSettings.of(
             decoder_source.config.raw, decoder_source.checkpoint.directory, wishes.settings
         )
@@ -177,10 +115,10 @@ def compose(
             *tokens.notes,
             *pair_warnings(sources, tokens.ids, vocabularies, generation.settings),
         ]
-        configs = _configs(joined, wanted)
+        configs = _configs(joined, options)
         configs["decoder"] = with_tokens(without_settings(configs["decoder"]), tokens.ids)
         shared = {joined.composite.tied_by: True} if wishes.share else {}
-        along = collect_auxiliary_files(sources, tokenizer)
+        along = collect_auxiliary_files(sources, options.tokenizer)
         plan = Plan(
             command="compose",
             tensors=tensors,
@@ -202,29 +140,25 @@ def compose(
         )
         return write_checkpoint(
             plan,
-            output,
-            wanted,
+            options.output,
+            options,
             sources=[*sources.values()],
             tables=[*(source.architecture for source in sources.values()), joined.composite],
             settings={
-                "init": init,
+                "init": options.init,
                 "layers": wishes.layers,
-                "like": like,
-                "random": sorted(wishes.drawn),
-                "resize_embeddings": resize_embeddings,
-                "resize_with": resize_with if resize_embeddings else None,
-                "seed": seed,
-                "set": list(set),
+                "preset": options.preset,
+                "random": sorted(wishes.random),
+                "resize_embeddings": options.resize_embeddings,
+                "resize_with": options.resize_with if options.resize_embeddings else None,
+                "seed": options.seed,
+                "set": list(options.set),
                 "share": wishes.share,
-                "tokenizer": tokenizer,
+                "tokenizer": options.tokenizer,
                 **{
                     option: str(token)
-                    for option, token in (
-                        ("decoder_start_token", decoder_start_token),
-                        ("eos_token", eos_token),
-                        ("pad_token", pad_token),
-                    )
-                    if token is not None
+                    for option in ("decoder_start_token", "eos_token", "pad_token")
+                    if (token := getattr(options, option)) is not None
                 },
             },
             classes={"": joined.composite.classes},
@@ -237,13 +171,13 @@ def _vocabulary(source: SourceModel) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _configs(joined: EncoderDecoderPair, wanted: OutputOptions) -> dict[str, dict[str, Any]]:
+def _configs(joined: EncoderDecoderPair, options: OutputOptions) -> dict[str, dict[str, Any]]:
     """Half → its configuration in its role and in the dtype that is written."""
     return {
         submodel.name: with_role_fields(
             submodel.source.config.raw,
             submodel.role,
-            submodel.dtype if wanted.dtype == "keep" else wanted.dtype,
+            submodel.dtype if options.dtype == "keep" else options.dtype,
         )
         for submodel in joined.submodels
     }

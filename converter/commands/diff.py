@@ -9,10 +9,12 @@ from typing import Any
 
 from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
-from converter.errors import UnsupportedError, UsageError
+from converter.errors import UnsupportedError
 from converter.models.model import Model, resolve_model
+from converter.option_declaration import takes
+from converter.options import DiffOptions
 from converter.plan import SourceTensor
-from converter.progress import Progress, ProgressCounter
+from converter.progress import ProgressCounter
 from converter.verification.comparison import Difference, canonical_shape, compare, thread_map
 from converter.verification.name_alignment import align_names, matching_submodel
 
@@ -73,41 +75,21 @@ class Comparison:
         }
 
 
-def diff(
-    first: str | Path,
-    second: str | Path,
-    *,
-    tolerance: float = 0.0,
-    mapping: Sequence[str | Path] = (),
-    first_config: str | Path | None = None,
-    second_config: str | Path | None = None,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-) -> Comparison:
+@takes(DiffOptions)
+def diff(options: DiffOptions) -> Comparison:
     """Compare two checkpoints by the canonical names of their tensors.
 
-    Args:
-        first: a directory or a weight file.
-        second: another.
-        tolerance: the largest absolute difference that still counts as equal.
-        mapping: a user's own mapping tables.
-        first_config: configuration of the first, where none lies beside it.
-        second_config: configuration of the second.
-        jobs: threads.
-        progress: told how many bytes of both are compared.
-
     Raises:
-        UsageError: if the tolerance is no number of at least 0.
-        UnsupportedError: if one is combined, and the other no half of it.
-        ConverterError: if one cannot be opened or understood.
+        UsageError: if the tolerance is not a number of at least 0.
+        UnsupportedError: if one is an encoder-decoder model, and the other not a submodel of it.
+        ConverterError: if one cannot be opened, or its architecture is not supported.
 
     """
-    if not tolerance >= 0:
-        raise UsageError(f"tolerance: must be at least 0, not {tolerance}")
-    registry = ArchitectureRegistry(Path(path) for path in mapping)
+    first, second = options.first, options.second
+    registry = ArchitectureRegistry(Path(path) for path in options.mapping)
     with (
-        open_files(first, first_config) as one,
-        open_files(second, second_config) as two,
+        open_files(first, options.first_config) as one,
+        open_files(second, options.second_config) as two,
     ):
         models = (
             resolve_model(one, registry, label="first"),
@@ -121,12 +103,14 @@ def diff(
         }
         unequal = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
         pairs = [(name, found[0][name], found[1][name]) for name in shared if name not in unequal]
-        count = ProgressCounter(progress).start_step({pair[0]: _nbytes(pair) for pair in pairs})
-        compared = thread_map(_compare, pairs, jobs, lambda pair: count(pair[0]))
+        count = ProgressCounter(options.progress).start_step(
+            {pair[0]: _nbytes(pair) for pair in pairs}
+        )
+        compared = thread_map(_compare, pairs, options.jobs, lambda pair: count(pair[0]))
         return Comparison(
             first=str(first),
             second=str(second),
-            tolerance=tolerance,
+            tolerance=options.tolerance,
             differences={difference.name: difference for difference in compared},
             only_first=[name for name in found[0] if name not in found[1]],
             only_second=[name for name in found[1] if name not in found[0]],

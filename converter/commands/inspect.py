@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from converter.architectures.schema import FRAMEWORKS
 from converter.checkpoint.opening import Checkpoint, open_files
 from converter.errors import ConverterError
 from converter.models.model import Model, resolve_model
+from converter.option_declaration import takes
+from converter.options import InspectOptions
 from converter.progress import Progress, ProgressCounter
 from converter.verification.manifest_reading import find_manifest
 
@@ -128,24 +130,11 @@ class Inspection:
         }
 
 
-def inspect(
-    source: str | Path,
-    *,
-    config: str | Path | None = None,
-    mapping: Sequence[str | Path] = (),
-    stats: bool = False,
-    progress: Progress | None = None,
-) -> Inspection:
-    """Tell what a checkpoint is, and how its tensors relate to the table of its family.
+@takes(InspectOptions)
+def inspect(options: InspectOptions) -> Inspection:
+    """Describe a checkpoint, and how its tensors match the mapping table of its architecture.
 
     Only headers are read, unless statistics are asked for.
-
-    Args:
-        source: a directory or a weight file.
-        config: the configuration, where none lies beside the weights.
-        mapping: a user's own mapping tables.
-        stats: whether to read all values and work out their statistics.
-        progress: told how many bytes are read for that.
 
     Raises:
         CheckpointError: if it cannot be opened.
@@ -153,10 +142,10 @@ def inspect(
         UnsupportedError: if there is no table for it.
 
     """
-    registry = ArchitectureRegistry(Path(path) for path in mapping)
-    with open_files(source, config, headers=not stats) as checkpoint:
+    registry = ArchitectureRegistry(Path(path) for path in options.mapping)
+    with open_files(options.source, options.config, headers=not options.stats) as checkpoint:
         model = resolve_model(checkpoint, registry)
-        seen = _statistics(model, progress) if stats else {}
+        seen = _statistics(model, options.progress) if options.stats else {}
         return Inspection(model.checkpoint, model, seen, _manifest(checkpoint.directory))
 
 

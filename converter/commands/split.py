@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
 from converter.architectures.registry import ArchitectureRegistry
@@ -17,7 +17,8 @@ from converter.file_names import GENERATION_CONFIG, JOINT_WEIGHTS, SAFETENSORS_W
 from converter.models.framework_support import select_frameworks, unsupported_reasons
 from converter.models.key_matching import dominant_dtype
 from converter.models.model import Model, resolve_model
-from converter.options import OutputOptions, OutputOptionsDict
+from converter.option_declaration import takes
+from converter.options import OutputOptions, SplitOptions
 from converter.plan import OutputFile, Plan, TargetTensor
 from converter.planning.output_configs import with_dtype
 from converter.planning.tensor_plan import SourceMatch, plan_tensors
@@ -39,41 +40,25 @@ class _SubmodelOutput:
     warnings: Sequence[str]
 
 
-def split(
-    source: str | Path,
-    output: str | Path,
-    *,
-    set: Sequence[str] = (),
-    mapping: Sequence[str | Path] = (),
-    config: str | Path | None = None,
-    **options: Unpack[OutputOptionsDict],
-) -> WriteResult:
-    """Write the encoder and the decoder of a combined checkpoint as checkpoints of their own.
+@takes(SplitOptions)
+def split(options: SplitOptions) -> WriteResult:
+    """Split an encoder-decoder checkpoint into an encoder and a decoder checkpoint.
 
-    They go to ``OUTPUT/encoder`` and ``OUTPUT/decoder``. A projection between the two widths, which
-    belongs to neither, goes to ``OUTPUT/joint.safetensors``; `compose` of the two directories finds
-    it there and gives back the combined checkpoint bit for bit.
-
-    Args:
-        source: a combined checkpoint: a directory or a weight file.
-        output: the directory to be made.
-        set: configuration fields, ``encoder.KEY=VALUE`` or ``decoder.KEY=VALUE``.
-        mapping: a user's own mapping tables.
-        config: the configuration, where none lies beside the weights.
-        options: see `OutputOptions`.
+    They go to ``OUTPUT/encoder`` and ``OUTPUT/decoder``. A projection between their hidden sizes,
+    which is part of neither, goes to ``OUTPUT/joint.safetensors``; `compose` of the two directories
+    reads it from there and restores the source bit for bit.
 
     Returns:
-        What was written, or with ``dry_run`` what would be.
+        What was written, or with ``dry_run`` what would be written.
 
     Raises:
-        UnsupportedError: if the source is no combined checkpoint.
+        UnsupportedError: if the source is not an encoder-decoder checkpoint.
         ConverterError: see `converter.errors`; nothing is written then.
 
     """
-    wanted = OutputOptions(**options)
-    registry = ArchitectureRegistry(Path(path) for path in mapping)
-    with open_files(source, config, headers=wanted.dry_run) as checkpoint:
-        model = resolve_model(checkpoint, registry, set)
+    registry = ArchitectureRegistry(Path(path) for path in options.mapping)
+    with open_files(options.source, options.config, headers=options.dry_run) as checkpoint:
+        model = resolve_model(checkpoint, registry, options.set)
         if not model.submodels:
             raise UnsupportedError(
                 f"{checkpoint.reference}: is no combined model; nothing to split"
@@ -84,11 +69,11 @@ def split(
             _findings(model),
             model.reasons,
             lambda param: dominant_dtype(model.report.matched),
-            dtype=wanted.dtype,
+            dtype=options.dtype,
             seed=0,
         )
         parts = {
-            submodel: _part(submodel, model, tensors, wanted, registry)
+            submodel: _part(submodel, model, tensors, options, registry)
             for submodel in model.submodels
         }
         plan = Plan(
@@ -111,8 +96,8 @@ def split(
         )
         return write_checkpoint(
             plan,
-            output,
-            wanted,
+            options.output,
+            options,
             sources=[model],
             tables=model.tables,
             settings={"share": model.shared},
@@ -131,7 +116,7 @@ def _part(
     submodel: str,
     model: Model,
     tensors: Sequence[TargetTensor],
-    wanted: OutputOptions,
+    options: OutputOptions,
     registry: ArchitectureRegistry,
 ) -> _SubmodelOutput:
     """The files and the configuration of one half."""
@@ -140,7 +125,7 @@ def _part(
     alone = architecture.models[architecture.roles[submodel].model]
     parts = dict.fromkeys((*alone.parts, *([CROSS_ATTENTION] if submodel == "decoder" else [])))
     target = ModelSpecBuilder(registry.conventions).model(config, parts, alone.heads)
-    frameworks, warnings = select_frameworks(wanted.to, unsupported_reasons(config, alone))
+    frameworks, warnings = select_frameworks(options.to, unsupported_reasons(config, alone))
     lead = f"{submodel}."
     own = [
         replace(tensor, spec=replace(tensor.spec, name=tensor.spec.name.removeprefix(lead)))
@@ -148,7 +133,7 @@ def _part(
         if tensor.spec.name.startswith(lead)
     ]
     weights = plan_files(
-        target, own, alone.classes, frameworks, wanted.pytorch_format, wanted.shard_bytes
+        target, own, alone.classes, frameworks, options.pytorch_format, options.shard_bytes
     )
     files = tuple(
         replace(
@@ -162,8 +147,8 @@ def _part(
     raw = {**config.raw, "architectures": [alone.name]}
     if submodel == "decoder":
         raw |= {key: model.raw[key] for key in _INHERITED if model.raw.get(key) is not None}
-    if wanted.dtype != "keep":
-        raw = with_dtype(raw, wanted.dtype)
+    if options.dtype != "keep":
+        raw = with_dtype(raw, options.dtype)
     return _SubmodelOutput(
         replace(weights, files=files, indexes=indexes), raw, alone.classes, warnings
     )

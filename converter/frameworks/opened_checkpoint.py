@@ -26,7 +26,7 @@ from converter.errors import CheckpointError, Problem
 from converter.frameworks.keras_weights import KerasWeights
 from converter.frameworks.lazy_tensor import LazyTensor
 from converter.models.model import Model, resolve_model
-from converter.options import OutputOptions
+from converter.options import Dtype, Framework, OutputOptions
 from converter.planning.conversion import plan_conversion
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
         return self._model.notes
 
     def to_torch(
-        self, *, dtype: str = "keep", seed: int = 0, progress: Progress | None = None
+        self, *, dtype: Dtype = "keep", seed: int = 0, progress: Progress | None = None
     ) -> dict[str, torch.Tensor]:
         """The state dict that ``load_state_dict`` of the PyTorch class takes, on the CPU.
 
@@ -232,7 +232,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
         """
         return state_dict(self._arrays("pytorch", dtype, seed), progress)
 
-    def to_tensorflow(self, *, dtype: str = "keep", seed: int = 0) -> KerasWeights:
+    def to_tensorflow(self, *, dtype: Dtype = "keep", seed: int = 0) -> KerasWeights:
         """The weights of the TensorFlow class by their Keras names; ``assign_to(model)`` sets them.
 
         TensorFlow itself is not needed for them. Each is read when it is asked for.
@@ -249,7 +249,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
         return KerasWeights(self._arrays("tensorflow", dtype, seed), self.classes["tensorflow"])
 
     def to_flax(
-        self, *, dtype: str = "keep", seed: int = 0, progress: Progress | None = None
+        self, *, dtype: Dtype = "keep", seed: int = 0, progress: Progress | None = None
     ) -> dict[str, Any]:
         """The nested ``params`` of the Flax class, of JAX arrays on the default device.
 
@@ -285,7 +285,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
                 remedy="Read its tensors before it is closed, inside the `with` block.",
             )
 
-    def _arrays(self, framework: str, dtype: str, seed: int) -> InMemoryOutput:
+    def _arrays(self, framework: Framework, dtype: Dtype, seed: int) -> InMemoryOutput:
         """The tensors as a file of a framework would hold them, tied ones as aliases."""
         self._require_open()
         wanted = OutputOptions(to=[framework], pytorch_format="bin", dtype=dtype)

@@ -9,7 +9,8 @@ from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS, Architecture
 from converter.errors import UnsupportedError
 from converter.models.framework_support import pair_unsupported_reasons, select_frameworks
-from converter.planning.compose_options import SUBMODELS, ComposeOptions
+from converter.options import SUBMODELS
+from converter.planning.compose_options import ComposeSettings
 
 _WHY = {
     "encoder": "by its configuration, the frameworks find no class that only encodes",
@@ -18,7 +19,7 @@ _WHY = {
 
 
 def check_compatibility(
-    wishes: ComposeOptions, registry: ArchitectureRegistry, asked: Sequence[str] | None
+    wishes: ComposeSettings, registry: ArchitectureRegistry, asked: Sequence[str] | None
 ) -> None:
     """Refuse two halves that cannot be one model, or not in a framework that was asked for.
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from converter.architectures.model_config import ModelConfig
@@ -15,7 +14,13 @@ from converter.checkpoint.opening import Checkpoint, open_config, open_files
 from converter.errors import CheckpointError, UnsupportedError, UsageError
 from converter.models.detection import detect_model_type, select_submodel
 from converter.models.source_model import SourceModel
-from converter.options import apply_overrides, parse_settings
+from converter.options import (
+    SUBMODELS,
+    ComposeOptions,
+    Reference,
+    apply_overrides,
+    parse_settings,
+)
 from converter.planning.encoder_decoder import EncoderDecoderPair
 from converter.planning.generation_config import TOKEN_FIELDS, is_setting
 from converter.planning.layer_selection import parse_layers, take_layers
@@ -23,79 +28,61 @@ from converter.planning.resize_embeddings import resize
 from converter.storage.hub_client import parse_repo_id
 from converter.storage.url import same_location_key, url_of
 
-SUBMODELS = ("encoder", "decoder")
-
 
 @dataclass(frozen=True)
-class ComposeOptions:
-    """How the halves of a composition are wanted."""
+class ComposeSettings:
+    """What `compose` does with each submodel, the preset taken into account."""
 
-    references: Mapping[str, str | Path]
-    """Half → its checkpoint."""
-    configs: Mapping[str, str | Path | None]
-    """Half → its configuration, where none lies beside it."""
-    drawn: frozenset[str]
-    """The halves whose weights are all drawn anew."""
+    references: Mapping[str, Reference]
+    """Submodel → its checkpoint."""
+    configs: Mapping[str, Reference | None]
+    """Submodel → its configuration, if given."""
+    random: frozenset[str]
+    """The submodels whose weights are all newly initialized."""
     share: bool
-    """Whether the halves share their weights."""
+    """If true, the submodels share their weights."""
     layers: Mapping[str, str]
-    """Half → which of its layers, if not all."""
+    """Submodel → which of its layers, if not all."""
     resized: bool
-    """Whether embeddings are to be as large as the tokenizers."""
+    """If true, embeddings are resized to the tokenizers."""
     changes: Mapping[str, Mapping[str, Any]]
-    """Half, or ``""`` for the whole → configuration fields that are set."""
-    recipe: Preset | None = None
+    """Submodel, or ``""`` for the pair → configuration fields that are set."""
+    preset: Preset | None = None
 
     @classmethod
-    def of(
-        cls,
-        encoder: str | Path,
-        decoder: str | Path,
-        *,
-        like: str | None,
-        random: Sequence[str],
-        share: bool,
-        layers: Sequence[str],
-        resized: bool,
-        settings: Sequence[str],
-        configs: tuple[str | Path | None, str | Path | None],
-    ) -> ComposeOptions:
-        """The wishes that options say; see `converter.commands.compose.compose` for each.
+    def of(cls, options: ComposeOptions) -> ComposeSettings:
+        """Return the settings that options ask for.
 
         Raises:
-            UsageError: for what cannot be meant.
+            UsageError: if options contradict each other.
 
         """
-        recipe = get_preset(like) if like else None
-        own = recipe.settings if recipe else ()
-        wishes = cls(
-            references=dict(zip(SUBMODELS, (encoder, decoder), strict=True)),
-            configs=dict(zip(SUBMODELS, configs, strict=True)),
-            drawn=frozenset((*random, *(recipe.random if recipe else ()))),
-            share=share or bool(recipe and recipe.share),
-            layers=parse_layers(layers, SUBMODELS),
-            resized=resized,
-            changes=parse_settings((*own, *settings), SUBMODELS),
-            recipe=recipe,
+        preset = get_preset(options.preset) if options.preset else None
+        random = {*options.random, *(preset.random if preset else ())}
+        settings = cls(
+            references={"encoder": options.encoder, "decoder": options.decoder},
+            configs={"encoder": options.encoder_config, "decoder": options.decoder_config},
+            random=frozenset(SUBMODELS if "both" in random else random),
+            share=options.share or bool(preset and preset.share),
+            layers=parse_layers(options.layers, SUBMODELS),
+            resized=options.resize_embeddings,
+            changes=parse_settings((*(preset.settings if preset else ()), *options.set), SUBMODELS),
+            preset=preset,
         )
-        wishes._check()
-        return wishes
+        if settings.share:
+            settings._check_share()
+        return settings
 
-    def _check(self) -> None:
-        for submodel in self.drawn:
-            if submodel not in SUBMODELS:
-                raise UsageError(f"random: {submodel!r} is none of {', '.join(SUBMODELS)}")
-        if not self.share:
-            return
-        if self.drawn:
-            raise UsageError("share: weights that are drawn anew are not shared")
+    def _check_share(self) -> None:
+        if self.random:
+            raise UsageError("share: newly initialized weights cannot be shared")
         if len({same_location_key(reference) for reference in self.references.values()}) > 1:
             raise UsageError(
-                "share: the halves can share their weights only if both are one checkpoint",
+                "share: encoder and decoder can share weights only if they are the same checkpoint",
                 remedy="Give the same checkpoint twice.",
             )
         if len({self.layers.get(submodel) for submodel in SUBMODELS}) > 1:
-            raise UsageError("share: halves that share their weights have the same layers")
+            raise UsageError("share: encoder and decoder that share weights have the same layers")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -177,7 +164,7 @@ class ComposeOptions:
         reference, config = self.references[submodel], self.configs[submodel]
         checkpoint = stack.enter_context(
             open_config(reference, config)
-            if submodel in self.drawn
+            if submodel in self.random
             else open_files(reference, config, headers=headers)
         )
         checkpoint = self._select_submodel(
@@ -203,12 +190,12 @@ class ComposeOptions:
 
     def preset_mismatch_warnings(self, joined: EncoderDecoderPair) -> Iterator[str]:
         """What to say where a recipe is followed with other families than the paper's."""
-        if self.recipe is None:
+        if self.preset is None:
             return
-        wanted = {"encoder": self.recipe.encoder, "decoder": self.recipe.decoder}
+        wanted = {"encoder": self.preset.encoder, "decoder": self.preset.decoder}
         for submodel in joined.submodels:
             if submodel.source.architecture.name != wanted[submodel.name]:
                 yield (
-                    f"{self.recipe.name} of {self.recipe.paper} has {wanted[submodel.name]} as "
+                    f"{self.preset.name} of {self.preset.paper} has {wanted[submodel.name]} as "
                     f"{submodel.name}; this is {submodel.source.architecture.name}"
                 )

@@ -17,7 +17,7 @@ from converter.architectures.schema import Architecture, Composite
 from converter.errors import UsageError
 from converter.models.source_model import MatchedCheckpoint
 from converter.name_ranges import collapse_ranges
-from converter.options import OutputOptions
+from converter.options import CardOptions, OutputOptions
 from converter.plan import InitializedTensor, Plan
 from converter.storage.hub_upload import PLACEHOLDER, is_generated, stated_licence, with_checksum
 
@@ -68,7 +68,7 @@ def make_model_card(
         UsageError: if the user's card cannot be read.
 
     """
-    if options.card is not None:
+    if isinstance(options, CardOptions) and options.card is not None:
         try:
             return Path(options.card).read_bytes()
         except OSError as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from converter.errors import ConverterError, UsageError
+from converter.option_declaration import takes
+from converter.options import RunOptions
 from converter.recipes.executors import JobExecutor, ThreadExecutor
 from converter.recipes.job import (
     FAILED,
@@ -22,8 +23,6 @@ from converter.recipes.job import (
 )
 from converter.recipes.parser import Job, read_recipes
 
-ENGINES = ("local", "dask")
-
 _TICK = 0.25
 """Seconds after which one looks again whether there is room, or an interrupt."""
 
@@ -31,52 +30,34 @@ _GRACE = 60.0
 """Seconds that jobs have to end cleanly once the run was interrupted."""
 
 
-def run(
-    *recipes: str | Path,
-    jobs: int | None = None,
-    keep_going: bool = False,
-    variables: Mapping[str, str] | None = None,
-    dry_run: bool = False,
-    engine: str = "local",
-    scheduler: str | None = None,
-    stopped: Callable[[], bool] = lambda: False,
-    progress: Callable[[int, int, str], None] = lambda ended, total, names: None,
-    told: Callable[[JobResult], None] = lambda outcome: None,
-) -> RunSummary:
-    """Run the jobs of recipes; what is there, whole and as it would be made, is skipped.
+@takes(RunOptions)
+def run(options: RunOptions) -> RunSummary:
+    """Run the jobs of recipes, skipping those whose output is up to date.
 
-    Args:
-        recipes: YAML or JSON files.
-        jobs: how many jobs to run at the same time: 1 unless given; with dask, one a processor.
-        keep_going: whether the other jobs run where some fail. Else nothing is started if any of
-            them cannot be planned, and nothing more once one has failed.
-        variables: values that win over the variables of the recipes.
-        dry_run: whether only to tell what each job would make; nothing is written then.
-        engine: ``local``, threads of this process, or ``dask``, processes of a cluster.
-        scheduler: address of a dask scheduler, such as ``tcp://10.0.0.5:8786``; a cluster of
-            processes on this machine unless given.
-        stopped: asked several times a second whether to interrupt the run.
-        progress: called whenever a job begins or ends: jobs that have ended, jobs in all, and the
-            names of those that run.
-        told: called with every outcome. Both are called in the thread that calls `run`.
+    Both `progress` and `on_result` are called in the thread that calls `run`. Unless `keep_going`,
+    no job starts if one of them cannot be planned, and none after one has failed.
 
     Raises:
         UsageError: if a recipe is wrong; nothing was started then.
-        UnsupportedError: if the engine's library is not installed.
+        UnsupportedError: if the executor's library is not installed.
         Interrupted: with the summary, when the run is interrupted, by `stopped` or Ctrl-C.
 
     """
-    if engine not in ENGINES:
-        raise UsageError(f"engine: {engine!r} is none of {', '.join(ENGINES)}")
-    if scheduler and engine != "dask":
-        raise UsageError("scheduler: is of use only with the engine dask")
-    if scheduler and jobs:
+    if options.scheduler and options.engine != "dask":
+        raise UsageError("scheduler: requires the engine dask")
+    if options.scheduler and options.jobs:
         raise UsageError("jobs: the scheduler's own workers decide how many run at once")
-    todo = read_recipes([Path(recipe) for recipe in recipes], variables)
-    course = _Scheduler(todo, keep_going, stopped, progress, told)
-    if dry_run:
+    jobs = read_recipes(options.paths, options.variables)
+    course = _Scheduler(
+        jobs,
+        options.keep_going,
+        options.stopped or (lambda: False),
+        options.progress or (lambda ended, total, names: None),
+        options.on_result or (lambda result: None),
+    )
+    if options.dry_run:
         return course.dry()
-    return course.all(lambda: _engine(engine, jobs, scheduler))
+    return course.all(lambda: _engine(options.engine, options.jobs, options.scheduler))
 
 
 def _engine(name: str, jobs: int | None, scheduler: str | None) -> JobExecutor:

@@ -5,61 +5,50 @@ So an option of a command is an option of a recipe from the day there is one.
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from converter.architectures.presets import load_presets
-from converter.architectures.schema import FRAMEWORKS
 from converter.commands.compose import compose
 from converter.commands.convert import convert
 from converter.commands.split import split
-from converter.options import DTYPES, PYTORCH_FORMATS, OutputOptions
-from converter.planning.compose_options import SUBMODELS
-from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES
-from converter.planning.resize_embeddings import NEW_ROWS
-from converter.planning.tokenizer_files import TOKENIZERS
-from converter.storage.hub_upload import push
+from converter.option_declaration import Option, options_of
+from converter.options import ComposeOptions, ConvertOptions, PushOptions, SplitOptions
 
 MAKERS: Mapping[str, Callable[..., Any]] = {"compose": compose, "convert": convert, "split": split}
 """The commands that make a checkpoint; a job has exactly one."""
 
-_FUNCTIONS = {**MAKERS, "push": push}
-
 SOURCES = {"compose": ("encoder", "decoder"), "convert": ("source",), "split": ("source",)}
-_NOT_IN_RECIPES = {"progress", "dry_run", "directory", "overwrite", "token"}
 VERSION = 1
+
+
+_FIELDS = {
+    "compose": ComposeOptions,
+    "convert": ConvertOptions,
+    "split": SplitOptions,
+    "push": PushOptions,
+}
 
 
 @cache
 def options(command: str) -> dict[str, dict[str, Any]]:
-    """Option → its JSON Schema, for one of `MAKERS` or ``push``."""
-    told = _told(_FUNCTIONS[command])
-    choices = _choices()
+    """Return option → its JSON Schema, for one of `MAKERS` or ``push``."""
     return {
-        name: {**_typed(kind, choices.get(name, ())), **told.get(name, {})}
-        for name, kind in _annotations(command).items()
+        each.name: {"description": each.description, **_typed(each)}
+        for each in options_of(_FIELDS[command]).values()
+        if each.declared.recipe
     }
 
 
 def paths(command: str) -> set[str]:
-    """The options of a command that are paths."""
-    return {name for name, kind in _annotations(command).items() if "Path" in kind}
-
-
-def _annotations(command: str) -> dict[str, str]:
-    """Option → its annotation."""
-    found = {
-        name: str(parameter.annotation)
-        for name, parameter in inspect.signature(_FUNCTIONS[command]).parameters.items()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    """Return the options of a command that are paths."""
+    return {
+        each.name
+        for each in options_of(_FIELDS[command]).values()
+        if each.declared.recipe and Path in each.items
     }
-    if command != "push":
-        found |= {field.name: str(field.type) for field in fields(OutputOptions)}
-    return {name: kind for name, kind in found.items() if name not in _NOT_IN_RECIPES}
 
 
 def required(command: str) -> tuple[str, ...]:
@@ -67,42 +56,17 @@ def required(command: str) -> tuple[str, ...]:
     return ("repo_id",) if command == "push" else (*SOURCES[command], "output")
 
 
-def _choices() -> dict[str, tuple[str, ...]]:
-    """Option → the values that there are, where they are few."""
-    return {
-        "to": tuple(FRAMEWORKS),
-        "pytorch_format": tuple(PYTORCH_FORMATS),
-        "dtype": tuple(DTYPES),
-        "random": tuple(SUBMODELS),
-        "tokenizer": tuple(TOKENIZERS),
-        "init": tuple(CROSS_ATTENTION_RULES),
-        "resize_with": tuple(NEW_ROWS),
-        "like": tuple(load_presets()),
-    }
-
-
-def _told(function: Callable[..., Any]) -> dict[str, dict[str, str]]:
-    """Option → its description, as the function's docstring has it."""
-    _, _, section = (inspect.getdoc(function) or "").partition("\nArgs:\n")
-    lines = section.partition("\n\n")[0]
-    found = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", lines, re.MULTILINE)
-    return {
-        name: {"description": " ".join(text.replace("``", "`").split())} for name, text in found
-    }
-
-
-def _typed(annotation: str, choices: tuple[str, ...]) -> dict[str, Any]:
-    """The JSON Schema of a value that is annotated so."""
-    text: dict[str, Any] = {"type": "string"}
+def _typed(option: Option) -> dict[str, Any]:
+    """Return the JSON Schema of an option's value."""
+    names = {int: "integer", str: "string", bool: "boolean"}
+    kinds = [names[each] for each in option.items if each in names] or ["string"]
+    value: dict[str, Any] = {"type": kinds if len(kinds) > 1 else kinds[0]}
+    choices = load_presets() if option.declared.kind == "preset" else option.choices
     if choices:
-        text["enum"] = list(choices)
-    if "Sequence[" in annotation:
-        return {"anyOf": [text, {"type": "array", "items": text}]}
-    if annotation == "bool":
-        return {"type": "boolean"}
-    names = {"int": "integer", "str": "string"}
-    kinds = [kind for name, kind in names.items() if name in annotation.split(" | ")]
-    return {**text, "type": kinds if len(kinds) > 1 else kinds[0]}
+        value["enum"] = list(choices)
+    if option.repeats:
+        return {"anyOf": [value, {"type": "array", "items": value}]}
+    return value
 
 
 def recipe_schema() -> dict[str, Any]:

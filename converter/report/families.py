@@ -146,7 +146,7 @@ def _catalogue_parts(found: Mapping[str, Any]) -> Iterator[RenderableType]:
             for name, composite in found["composites"].items()
         )
     )
-    yield heading("Recipes: converter compose --like NAME ENCODER DECODER OUTPUT")
+    yield heading("Recipes: converter compose --preset NAME ENCODER DECODER OUTPUT")
     yield indented(
         table(
             (

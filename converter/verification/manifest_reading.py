@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.errors import ConverterError, Problem
 from converter.file_names import MANIFEST
-from converter.planning.compose_options import SUBMODELS
+from converter.options import SUBMODELS
 from converter.safe_json import read_json_object
 from converter.verification.loadability import check_manifest_files
 from converter.verification.result import Verification

@@ -12,8 +12,8 @@ from converter.errors import ConverterError, Problem, UnsupportedError
 from converter.file_names import CONFIG, INDEX_SUFFIX, JOINT_WEIGHTS, MANIFEST, WEIGHT_FILES
 from converter.formats.registry import open_file
 from converter.models.model import resolve_model
+from converter.options import SUBMODELS
 from converter.plan import SourceTensor
-from converter.planning.compose_options import SUBMODELS
 from converter.safe_json import read_json_object
 from converter.tensors import Axes, Rearrangement
 from converter.verification.difference_classifier import tensor_sha256

@@ -20,10 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import converter
-from converter import options as composition_options
-from converter.architectures.schema import FRAMEWORKS
-from converter.cli import COMMANDS, commands, options
-from converter.commands import compose as composing
+from converter.cli import COMMANDS, commands
 from tests import factories
 
 ROOT = Path(__file__).parents[2]
@@ -55,14 +52,6 @@ def test_the_list_of_commands_is_what_the_commands_say() -> None:
         assert command.help.splitlines()[0] == text
         assert command.epilog
     assert commands.get_command(context, "frobnicate") is None
-
-
-def test_the_literals_of_the_options_are_those_of_the_library() -> None:
-    assert options.FRAMEWORKS == FRAMEWORKS
-    assert options.PYTORCH_FORMATS == composition_options.PYTORCH_FORMATS
-    assert options.DTYPES == composition_options.DTYPES
-    assert options.INITIALISERS == composing.CROSS_ATTENTION_RULES
-    assert options.TOKENIZERS == composing.TOKENIZERS
 
 
 def test_every_example_in_the_help_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,8 +56,8 @@ CASES: list[tuple[str, list[str]]] = [
     ("converter ", [f"plain,{name}" for name in COMMANDS]),
     ("converter co", ["plain,compose", "plain,convert"]),
     ("converter --v", ["plain,--version"]),
-    ("converter compose --like bert2", ["plain,bert2bert", "plain,bert2gpt", "plain,bert2rnd"]),
-    ("converter compose a b c --like nothing", []),
+    ("converter compose --preset bert2", ["plain,bert2bert", "plain,bert2gpt", "plain,bert2rnd"]),
+    ("converter compose a b c --preset nothing", []),
     ("converter compose fixtures/b", ["file,fixtures/b"]),
     ("converter compose a fixtures/b", ["file,fixtures/b"]),
     ("converter compose a b out", ["file,out"]),
@@ -91,14 +91,14 @@ def test_what_is_offered_and_that_nothing_heavy_is_imported(line: str, expected:
 def test_every_family_and_every_recipe_is_offered() -> None:
     found = offered("converter families ")[0]
     assert found == [f"plain,{name}" for name in sorted(bundled_registry().names)]
-    found = offered("converter compose --like ")[0]
+    found = offered("converter compose --preset ")[0]
     assert found == [f"plain,{name}" for name in sorted(load_presets())]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_are_told_more(shell: str) -> None:
-    words = ("converter compose --like rnd", "3") if shell == "zsh" else (
-        "converter compose --like", "rnd"
+    words = ("converter compose --preset rnd", "3") if shell == "zsh" else (
+        "converter compose --preset", "rnd"
     )  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "converter"],

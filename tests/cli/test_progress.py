@@ -31,7 +31,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "convert": lambda p, **how: converter.convert(p / "both", p / "out", **how),
     "split": lambda p, **how: converter.split(p / "both", p / "out", **how),
     "verify": lambda p, **how: converter.verify(
-        p / "both", against=[p / "bert", p / "gpt2"], portrait=True, **how
+        p / "both", against=[p / "bert", p / "gpt2"], value_report=True, **how
     ),
     "diff": lambda p, **how: converter.diff(p / "bert", p / "bert", **how),
     "inspect": lambda p, **how: converter.inspect(p / "both", stats=True, **how),

@@ -11,8 +11,7 @@ from safetensors.numpy import load_file
 
 from converter import UsageError, compose
 from converter.architectures.presets import load_presets
-from converter.cli import commands, options
-from converter.commands import compose as composing
+from converter.cli import commands
 from tests.factories import make
 from tests.reading import FILES, config_of, manifest_of, values
 
@@ -33,17 +32,12 @@ def _sources(home: Path, name: str) -> tuple[Path, Path]:
     return make(home / "encoder", recipe.encoder).directory, decoder
 
 
-def test_the_literals_of_the_command_line_are_those_of_the_library() -> None:
-    assert options.SUBMODELS == composing.SUBMODELS
-    assert (*composing.SUBMODELS, "both") == options.RANDOM
-
-
 @pytest.mark.parametrize("name", sorted(load_presets()))
 def test_a_recipe_draws_and_shares_what_the_paper_does(name: str, tmp_path: Path) -> None:
     recipe = load_presets()[name]
     encoder, decoder = _sources(tmp_path, name)
     out = tmp_path / "out"
-    run("compose", "--like", name, encoder, decoder, out)
+    run("compose", "--preset", name, encoder, decoder, out)
     config = config_of(out)
     tensors = values(out / "model.safetensors")
     fresh = {
@@ -68,7 +62,7 @@ def test_a_recipe_draws_and_shares_what_the_paper_does(name: str, tmp_path: Path
 
 def test_shared_halves_are_equal_in_every_file(tmp_path: Path) -> None:
     source = make(tmp_path / "bert", "bert", "BertForMaskedLM").directory
-    run("compose", "--like", "bertshare", source, source, tmp_path / "out")
+    run("compose", "--preset", "bertshare", source, source, tmp_path / "out")
     compose(source, source, tmp_path / "same", share=True)
     for name in FILES:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()
@@ -97,16 +91,16 @@ def test_random_both_stands_for_either(tmp_path: Path) -> None:
 
 def test_another_family_than_the_papers_is_said(tmp_path: Path) -> None:
     source = make(tmp_path / "roberta", "roberta", "RobertaForMaskedLM").directory
-    text = run("compose", "--like", "bert2bert", source, source, tmp_path / "out", "--quiet")
+    text = run("compose", "--preset", "bert2bert", source, source, tmp_path / "out", "--quiet")
     assert "bert2bert of Rothe et al. 2020 has bert as encoder; this is roberta" in text
 
 
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (["--like", "bert2llama"], "there is no recipe 'bert2llama'"),
+        (["--preset", "bert2llama"], "'bert2llama' is not a preset"),
         (["--share"], "only if both are one checkpoint"),
-        (["--like", "rnd2rnd", "--share"], "drawn anew are not shared"),
+        (["--preset", "rnd2rnd", "--share"], "newly initialized weights cannot be shared"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(tmp_path: Path, args: list[str], told: str) -> None:
@@ -118,7 +112,7 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path, args: list[str], tol
 
 def test_a_recipe_nobody_knows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no recipe"):
-        compose(tmp_path, tmp_path, tmp_path / "out", like="seq2seq")
+        compose(tmp_path, tmp_path, tmp_path / "out", preset="seq2seq")
 
 
 def test_the_list_of_families_ends_with_the_recipes() -> None:

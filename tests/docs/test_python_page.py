@@ -5,17 +5,18 @@ Those that hand checkpoints to the frameworks run in ``tests/transformers/test_l
 
 from __future__ import annotations
 
+import inspect
 import logging
 import subprocess
 import sys
 import venv
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 
 import converter
-from converter.options import OutputOptions, OutputOptionsDict
+from converter import options as declared
+from converter.option_declaration import options_of
 from tests.docs.reading_pages import ROOT, blocks
 
 EXAMPLES = [code for code in blocks("python.md", "python") if "transformers" not in code]
@@ -24,14 +25,15 @@ USER = """
 from pathlib import Path
 
 import converter
-from converter import Comparison, ConverterError, LazyTensor, OpenedCheckpoint, Progress, Result
+from converter import Comparison, ConverterError, LazyTensor, OpenedCheckpoint, Progress
+from converter import WriteResult
 
 
 def progress(done: int, total: int, tensor: str) -> None: ...
 
 
 told: Progress = progress
-result: Result = converter.compose("a", Path("b"), "c", dtype="float16", progress=told)
+result: WriteResult = converter.compose("a", Path("b"), "c", dtype="float16", progress=told)
 nbytes: int = result.plan.nbytes
 with converter.open_checkpoint("a") as checkpoint:
     same: OpenedCheckpoint = checkpoint
@@ -44,12 +46,12 @@ try:
     urls: list[str] = [converter.push("a", "b/c").url]
 except ConverterError as error:
     texts: list[str] = [problem.what for problem in error.problems]
-for outcome in converter.run("a.yaml", told=print).outcomes:
+for outcome in converter.run("a.yaml", on_result=print).outcomes:
     status: str = outcome.status
 """
 WRONG = """
 converter.convert("a", "b", dtyp="float16")
-converter.convert("a", "b", dtype=16)
+converter.convert("a", "b", dtype="fp16")
 converter.verify("a", jobs="2")
 verified: str = converter.verify("a").verified
 """
@@ -87,13 +89,53 @@ def test_every_public_name_is_there() -> None:
         converter.nothing  # noqa: B018
 
 
-def test_the_options_are_those_that_are_typed() -> None:
-    assert OutputOptionsDict.__annotations__.keys() == OutputOptions.__dataclass_fields__.keys()
-    own = {name: str(kind) for name, kind in OutputOptions.__annotations__.items()}
-    assert own == {
-        name: kind.__forward_arg__ for name, kind in OutputOptionsDict.__annotations__.items()
-    }
-    assert get_type_hints(converter.convert, vars(sys.modules["converter.commands.convert"]))
+COMMANDS = {
+    "compose": declared.ComposeOptions,
+    "convert": declared.ConvertOptions,
+    "split": declared.SplitOptions,
+    "inspect": declared.InspectOptions,
+    "verify": declared.VerifyOptions,
+    "diff": declared.DiffOptions,
+    "push": declared.PushOptions,
+    "run": declared.RunOptions,
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_signature_and_help_show_every_option_with_its_default(name: str) -> None:
+    function = getattr(converter, name)
+    shown = inspect.signature(function).parameters
+    assert function.__name__ == name
+    options = options_of(COMMANDS[name])
+    assert list(shown) == list(options)
+    text = inspect.getdoc(function) or ""
+    for each in options.values():
+        assert f"    {each.name}: {each.declared.help}" in text
+        assert (shown[each.name].default is inspect.Parameter.empty) == each.is_argument
+        if not each.is_argument:
+            assert shown[each.name].default == each.default
+            assert shown[each.name].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_misspelt_option_is_a_usage_error(name: str) -> None:
+    with pytest.raises(converter.UsageError, match=f"{name}: 'mappng' is not an option") as caught:
+        getattr(converter, name)("a", "b", "c", mappng=[])
+    assert caught.value.remedy
+
+
+def test_a_misspelt_option_is_corrected() -> None:
+    with pytest.raises(converter.UsageError) as caught:
+        converter.convert("a", "b", dtyp="float16")  # type: ignore[call-arg]
+    assert caught.value.remedy == "Did you mean 'dtype'?"
+    with pytest.raises(converter.UsageError, match=r"to: must be a list, such as \['flax'\]"):
+        converter.convert("a", "b", to="flax")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'output'"):
+        converter.convert("a")  # type: ignore[call-arg]
+
+
+def test_dir_lists_public_names_only() -> None:
+    assert dir(converter) == sorted(converter.__all__)
 
 
 def test_the_reports_have_a_document() -> None:

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from converter import UnsupportedError, compose
-from converter.cli import options
-from converter.planning.resize_embeddings import NEW_ROWS
 from tests.factories import make
 from tests.reading import FILES, config_of, manifest_of, values
 
@@ -32,10 +30,6 @@ def _halves(home: Path, encoder: int, decoder: int, **changes: Any) -> tuple[Pat
     _words(first, encoder)
     _words(second, decoder)
     return first, second
-
-
-def test_the_literals_of_the_command_line_are_those_of_the_library() -> None:
-    assert options.NEW_ROWS == NEW_ROWS
 
 
 @pytest.mark.parametrize("memory", ["512MB", 1])

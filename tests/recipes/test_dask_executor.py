@@ -70,7 +70,7 @@ def test_fifty_recipes_and_a_worker_that_dies(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recipes = fifty.write(60_000)
-    local = run(*recipes, jobs=2, keep_going=True)
+    local = run(recipes, jobs=2, keep_going=True)
     Path("made").rename("local")
     imported: set[str] = set()
     killed: list[int] = []
@@ -91,7 +91,7 @@ def test_fifty_recipes_and_a_worker_that_dies(
         os.kill(found[worker][0], signal.SIGKILL)
         killed.append(ended)
 
-    summary = run(*recipes, jobs=2, keep_going=True, engine="dask", progress=progress)
+    summary = run(recipes, jobs=2, keep_going=True, engine="dask", progress=progress)
     assert 10 < killed[0] < 40
     assert bare(summary) == bare(local)
     assert {o.job.name for o in summary.outcomes if o.status == "failed"} == fifty.FAULTS.keys()
@@ -105,7 +105,7 @@ def test_fifty_recipes_and_a_worker_that_dies(
         n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
     ) as other:
         address = other.scheduler_address
-        again = run(*recipes, keep_going=True, engine="dask", scheduler=address)
+        again = run(recipes, keep_going=True, engine="dask", scheduler=address)
     assert {o.job.name for o in again.outcomes if o.status == "done"} == fifty.FAULTS.keys()
     assert again.count("skipped") == 47
 

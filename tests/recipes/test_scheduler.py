@@ -348,7 +348,7 @@ SAMPLES: dict[str, list[str]] = {
 }
 """Option of compose → what to give it, so that it is seen."""
 
-OTHERS: dict[str, list[str]] = {"like": ["bert2rnd"], "random": ["encoder"]}
+OTHERS: dict[str, list[str]] = {"preset": ["bert2rnd"], "random": ["encoder"]}
 """The same for those that do not go with the rest."""
 
 NOT_SAVED = {"overwrite", "dry_run", "json", "quiet", "token", "save_recipe", "log_level"}

@@ -51,7 +51,7 @@ def composed(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> di
         encoder, decoder = _sources(workshop, recipe)
         small = ["decoder.num_attention_heads=4"] if recipe.settings else []
         found[name] = home / name
-        converter.compose(encoder, decoder, found[name], like=name, set=small)
+        converter.compose(encoder, decoder, found[name], preset=name, set=small)
     return found
 
 

@@ -67,7 +67,7 @@ def test_everything_is_seen_and_nothing_hangs_over(
     dark: bool,
 ) -> None:
     directory = {"sound": sound, "broken": broken}[which]
-    found = verify(directory, against=sources, portrait=True)
+    found = verify(directory, against=sources, value_report=True)
     seen = look(written(tmp_path / "page.html", found), width, dark=dark)
     assert seen["wide"] == 0
     assert seen["beyond"] == []
@@ -104,7 +104,7 @@ def test_hostile_names_load_and_run_nothing(
         tensors.update({f"encoder.{text}": tensors[next(iter(tensors))] for text in bait})
 
     rewrite(directory / "model.safetensors", lay)
-    found = verify(directory, portrait=True)
+    found = verify(directory, value_report=True)
     assert all(any(text in str(each) for each in found.problems) for text in bait)
     seen = look(written(tmp_path / "page.html", found), 1100, port=port)
     assert paths == ["/control"]  # which the frame asks for, to show that it could be had
@@ -117,13 +117,13 @@ def test_hostile_names_load_and_run_nothing(
 def test_the_page_of_what_cannot_be_read(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "it", "bert")
     made.file.write_bytes(b"nothing")
-    seen = look(written(tmp_path / "page.html", verify(tmp_path / "it", portrait=True)), 390)
+    seen = look(written(tmp_path / "page.html", verify(tmp_path / "it", value_report=True)), 390)
     assert seen["badge"].startswith("not verified: ")
     assert seen["beyond"] == seen["plots"] == []
 
 
 def test_paper_and_pictures(sound: Path, tmp_path: Path) -> None:
-    at = written(tmp_path / "page.html", verify(sound, portrait=True))
+    at = written(tmp_path / "page.html", verify(sound, value_report=True))
     paper, picture = tmp_path / "page.pdf", tmp_path / "page.png"
     browse(tmp_path / "profile", f"--print-to-pdf={paper}", at.as_uri())
     assert paper.read_bytes().startswith(b"%PDF")

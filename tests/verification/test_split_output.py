@@ -27,7 +27,7 @@ def submodels(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_both_are_proven_in_one_report(submodels: Path, sound: Path) -> None:
-    found = verify(submodels, against=[sound], portrait=True)
+    found = verify(submodels, against=[sound], value_report=True)
     assert found.verified, found.problems
     assert len(found.formats) == 8
     assert found.checks["encoder: files that are well-formed"] == "4 of 4"

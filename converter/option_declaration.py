@@ -1,0 +1,268 @@
+"""How options are declared, and the Python functions that follow from a declaration."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import (
+    Any,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from converter.errors import UsageError
+
+GROUPS = OUTPUT, COMPOSITION, TOKENS, SOURCES, HUB, EXECUTION, OTHER = (
+    "Output",
+    "Composition",
+    "Tokens and embeddings",
+    "Sources",
+    "Hub",
+    "Execution",
+    "Other options",
+)
+"""Headings of a command's help, in this order."""
+
+Kind = Literal["", "checkpoint", "output", "file", "size", "preset", "callback"]
+"""What a value denotes, where its type does not say it.
+
+A ``checkpoint`` is a path, a Hub id or a URL; an ``output`` a path or a URL; a ``file`` exists; a
+``size`` is a number of bytes such as ``5GB``; a ``callback`` is a function, given in Python only.
+"""
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+_OPTION = "option"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a field's type and default do not say about an option."""
+
+    help: str
+    """One or two sentences, the same everywhere."""
+    details: str = ""
+    """Further sentences for the reference of the Python interface and for the recipe schema."""
+    group: str = OTHER
+    metavar: str | None = None
+    flag: str | None = None
+    """The command-line name, if it is not that of the field."""
+    kind: Kind = ""
+    absent: str = ""
+    """What holds if the default is ``None``."""
+    minimum: int | None = None
+    envvar: str | None = None
+    cli: bool = True
+    recipe: bool = True
+
+
+def option(default: _T, help: str, details: str = "", **declared: Any) -> _T:
+    """Return the dataclass field of an option; see `Declaration` for `declared`."""
+    declaration = Declaration(help, details, **declared)
+    made: _T = field(default=default, metadata={_OPTION: declaration})
+    return made
+
+
+def argument(help: str, **declared: Any) -> Mapping[str, Declaration]:
+    """Return the metadata of the field of an argument, which has no default."""
+    return {_OPTION: Declaration(help, **declared)}
+
+
+@dataclass(frozen=True)
+class Option:
+    """An argument or option of a command: its declaration, with what its field says."""
+
+    name: str
+    type: Any
+    """The resolved annotation."""
+    default: Any
+    """``MISSING`` for an argument."""
+    declared: Declaration
+
+    @property
+    def flag(self) -> str:
+        """The name on the command line."""
+        return self.declared.flag or "--" + self.name.replace("_", "-")
+
+    @property
+    def is_argument(self) -> bool:
+        """Return whether it is given by position."""
+        return self.default is MISSING
+
+    @property
+    def members(self) -> tuple[Any, ...]:
+        """The types of a union but for ``None``, or the one type."""
+        union = get_origin(self.type) in (Union, UnionType)
+        members = get_args(self.type) if union else (self.type,)
+        return tuple(member for member in members if member is not NoneType)
+
+    @property
+    def repeats(self) -> bool:
+        """Return whether it takes a sequence."""
+        return any(get_origin(member) is Sequence for member in self.members)
+
+    @property
+    def items(self) -> tuple[Any, ...]:
+        """The types of a single value; of one in the sequence, if it takes a sequence."""
+        sequence = next((each for each in self.members if get_origin(each) is Sequence), None)
+        if sequence is None:
+            return self.members
+        (item,) = get_args(sequence)
+        return get_args(item) if get_origin(item) in (Union, UnionType) else (item,)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values to choose from, if there are only few."""
+        literals = (get_args(item) for item in self.items if get_origin(item) is Literal)
+        return next(literals, ())
+
+    @property
+    def description(self) -> str:
+        """The complete description, with the default in words where it is ``None``."""
+        parts = [self.declared.help, self.declared.details]
+        if self.declared.absent:
+            parts.append(f"Default: {self.declared.absent}.")
+        return " ".join(part for part in parts if part)
+
+    def check(self, value: Any) -> None:
+        """Raise a `UsageError` for a value that the option cannot take."""
+        if value is None or self.declared.kind == "callback":
+            return
+        if self.repeats and isinstance(value, str) and str not in self.members:
+            raise UsageError(f"{self.name}: must be a list, such as [{value!r}]")
+        values = value if self.repeats and not isinstance(value, str | Path) else (value,)
+        for each in values:
+            if self.choices and each not in self.choices:
+                raise UsageError(f"{self.name}: {each!r} is not one of {', '.join(self.choices)}")
+            if self.declared.kind == "size":
+                parse_size(each)
+            if self.declared.minimum is not None and not each >= self.declared.minimum:
+                raise UsageError(
+                    f"{self.name}: must be at least {self.declared.minimum}, not {each}"
+                )
+
+
+@functools.cache
+def _options_of(command: Any) -> Mapping[str, Option]:
+    types = get_type_hints(command)
+    declared = {
+        each.name: Option(each.name, types[each.name], each.default, each.metadata[_OPTION])
+        for each in fields(command)
+        if _OPTION in each.metadata
+    }
+    first = {name: each for name, each in declared.items() if each.is_argument}
+    return first | declared
+
+
+def options_of(command: type[Any]) -> Mapping[str, Option]:
+    """Return the arguments and options that a command's dataclass declares, by name."""
+    return _options_of(command)  # type: ignore[arg-type]  # a class is hashable
+
+
+class CheckedOptions:
+    """Base of the dataclasses, which refuse values that an option cannot take."""
+
+    def __post_init__(self) -> None:
+        for name, each in options_of(type(self)).items():
+            each.check(getattr(self, name))
+
+
+def takes(command: Callable[_P, Any]) -> Callable[[Callable[[Any], _T]], Callable[_P, _T]]:
+    """Make a function of an options object one of its arguments and keyword options.
+
+    The signature and the section ``Args`` of the docstring, before ``Returns`` or ``Raises``, come
+    from the dataclass.
+
+    Args:
+        command: a dataclass of this module.
+
+    """
+
+    def decorate(function: Callable[[Any], _T]) -> Callable[_P, _T]:
+        assert isinstance(command, type)
+        signature = _signature(command, inspect.signature(function).return_annotation)
+
+        @functools.wraps(function)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            for name in kwargs:
+                if name not in signature.parameters:
+                    raise UsageError(
+                        f"{function.__name__}: {name!r} is not an option",
+                        remedy=did_you_mean(name, signature.parameters),
+                    )
+            return function(command(*args, **kwargs))
+
+        call.__doc__ = _documented(function.__doc__ or "", command)
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def _signature(command: type[Any], returns: Any) -> inspect.Signature:
+    """Return the signature that the dataclass gives to a function, with resolved types."""
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD
+                if each.is_argument
+                else inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if each.is_argument else each.default,
+                annotation=each.type,
+            )
+            for each in options_of(command).values()
+        ],
+        return_annotation=returns,
+    )
+
+
+def _documented(doc: str, command: type[Any]) -> str:
+    """Return a docstring with the section ``Args`` that the dataclass gives."""
+    lines = [f"    {name}: {each.description}" for name, each in options_of(command).items()]
+    section = "\n".join(["Args:", *lines]) + "\n\n"
+    text = inspect.cleandoc(doc)
+    at = re.search(r"^(Returns|Raises):$", text, re.MULTILINE)
+    return text[: at.start()] + section + text[at.start() :] if at else f"{text}\n\n{section}"
+
+
+def did_you_mean(name: str, names: Collection[str]) -> str:
+    """Return a remedy that names the closest of some names, or all if none is close."""
+    close = get_close_matches(name, names, n=1)
+    return f"Did you mean {close[0]!r}?" if close else "One of: " + ", ".join(names)
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def parse_size(text: int | str) -> int:
+    """Return the bytes of a size such as ``512MB``, ``1.5GiB`` or ``1000``.
+
+    Raises:
+        UsageError: if it is not a size above zero.
+
+    """
+    if isinstance(text, int):
+        size = text
+    else:
+        match = _SIZE.fullmatch(text.strip())
+        if not match:
+            raise UsageError(f"{text!r} is not a size", remedy="Write it like 512MB or 2GiB.")
+        prefix = match[2].lower()
+        unit = 1024 ** ("kmgt".find(prefix) + 1 if prefix else 0) if match[3] else _UNITS[prefix]
+        size = int(float(match[1]) * unit)
+    if size <= 0:
+        raise UsageError(f"{text!r} is not a size above zero")
+    return size

@@ -39,6 +39,7 @@ ResizeRule = Literal["mean", "normal"]
 TokenizerChoice = Literal["encoder", "decoder", "both", "none"]
 
 FRAMEWORKS: tuple[str, ...] = get_args(Framework)
+INIT_RULES: tuple[InitRule, ...] = get_args(InitRule)
 SUBMODELS: tuple[str, ...] = get_args(Submodel)
 
 

@@ -9,16 +9,8 @@ from dataclasses import dataclass, field
 from converter.architectures.model_spec import ModelSpec, ParamSpec
 from converter.architectures.schema import CROSS_ATTENTION, Architecture, CrossAttentionInitRules
 from converter.errors import UnsupportedError
+from converter.options import InitRule
 from converter.planning.tensor_plan import DRAWN, InitOverride, SourceMatch
-
-CROSS_ATTENTION_RULES = (
-    "normal",
-    "truncated-normal",
-    "xavier",
-    "zero-output",
-    "copy-self-attention",
-)
-"""``normal`` is each family's own rule; the others are ways to begin elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +26,12 @@ class CrossAttentionInit:
 
 
 def init_cross_attention(
-    init: str, target: ModelSpec, decoder: Architecture, findings: Mapping[str, SourceMatch]
+    init: InitRule, target: ModelSpec, decoder: Architecture, findings: Mapping[str, SourceMatch]
 ) -> CrossAttentionInit:
     """How cross-attention begins by the rule `init`.
 
     Args:
-        init: one of `CROSS_ATTENTION_RULES`.
+        init: one of `InitRule`; ``normal`` is the default of the table.
         target: the whole model.
         decoder: the table of the decoder.
         findings: canonical name → where its values lie.

@@ -9,9 +9,6 @@ from converter.errors import UnsupportedError
 from converter.models.source_model import SourceModel
 from converter.planning.tokenizer_files import TokenizerFiles
 
-NEW_ROWS = ("mean", "normal")
-"""What further rows are: the mean of those that there are, or drawn as the table says."""
-
 _MAX_GROWTH = 4
 """A tokenizer that asks for more times the embeddings than this is not the model's."""
 

@@ -156,9 +156,6 @@ def non_negative_int(value: Any) -> int | None:
     return value if whole and value >= 0 else None
 
 
-TOKENIZERS = ("encoder", "decoder", "both", "none")
-"""Whose tokenizer an output can have."""
-
 DECODER_TOKENIZER = "decoder_tokenizer"
 """The directory in an output that holds the decoder's tokenizer where it is not the encoder's."""
 
@@ -247,7 +244,7 @@ def collect_auxiliary_files(sources: Mapping[str, SourceModel], tokenizer: str) 
 
     Args:
         sources: half → its source.
-        tokenizer: one of `TOKENIZERS`.
+        tokenizer: whose files to copy.
 
     """
     copied = dict(processor_files(sources["encoder"].checkpoint.directory))

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from converter.architectures.presets import load_presets
 from converter.cli import commands
-from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES
+from converter.options import INIT_RULES
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "tutorial.md").read_text()
@@ -44,4 +44,4 @@ def test_every_script_is_there() -> None:
 
 def test_the_tables_are_complete() -> None:
     named = re.findall(r"^\| `([\w-]+)` \|", TEXT, re.MULTILINE)
-    assert named == ["--init", *CROSS_ATTENTION_RULES, *load_presets()]
+    assert named == ["--init", *INIT_RULES, *load_presets()]

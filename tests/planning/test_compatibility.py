@@ -31,7 +31,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def refused(places: dict[str, Path], encoder: str, decoder: str, to: str = "") -> str:
     out = places[encoder].parent / "out"
     with pytest.raises(UnsupportedError) as caught:
-        compose(places[encoder], places[decoder], out, to=to.split(",") if to else None)
+        compose(places[encoder], places[decoder], out, to=to.split(",") if to else None)  # type: ignore[arg-type]
     assert not out.exists()
     return str(caught.value)
 

@@ -14,7 +14,7 @@ import pytest
 from converter import UnsupportedError, compose
 from converter.architectures.sample_configs import sample_configs
 from converter.errors import TableError
-from converter.planning.cross_attention_init import CROSS_ATTENTION_RULES
+from converter.options import INIT_RULES, InitRule
 from tests.factories import bundled_registry, make
 from tests.reading import FILES, manifest_of, values
 
@@ -22,7 +22,9 @@ LIBRARY = bundled_registry()
 CROSS = ("crossattention", "ln_cross_attn")
 
 
-def _composed(home: Path, init: str, decoder: str = "gpt2") -> tuple[dict[str, Any], list[str]]:
+def _composed(
+    home: Path, init: InitRule, decoder: str = "gpt2"
+) -> tuple[dict[str, Any], list[str]]:
     """The cross-attention of a composition, which is the same in all its files."""
     width = {"gpt2": "n_embd", "bert": "hidden_size"}[decoder]
     model = {"gpt2": "GPT2LMHeadModel", "bert": "BertLMHeadModel"}[decoder]
@@ -158,7 +160,7 @@ def test_every_decoder_can_begin_in_every_way(architecture: str, tmp_path: Path)
     make(tmp_path / "encoder", "bert")
     small = {**sample_configs(table, architecture)[0][0].raw, "cross_attention_hidden_size": None}
     make(tmp_path / "decoder", architecture, table.roles["decoder"].model, **small)
-    for init in CROSS_ATTENTION_RULES[3:]:
+    for init in INIT_RULES[3:]:
         result = compose(
             *(tmp_path / "encoder", tmp_path / "decoder", tmp_path / "out"),
             init=init,

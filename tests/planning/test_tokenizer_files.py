@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from converter import compose, convert, split
+from converter.options import TokenizerChoice
 from tests.factories import make
 
 WORDS = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n"
@@ -78,7 +79,7 @@ def test_equal_files_of_two_classes_are_two_tokenizers(tmp_path: Path) -> None:
     ],
 )
 def test_whose_tokenizer_goes_where(
-    submodels: tuple[Path, Path], tmp_path: Path, wanted: str, root: set[str], own: bool
+    submodels: tuple[Path, Path], tmp_path: Path, wanted: TokenizerChoice, root: set[str], own: bool
 ) -> None:
     compose(*submodels, tmp_path / "out", to=["pytorch"], tokenizer=wanted)
     assert _files(tmp_path / "out") == root

@@ -19,13 +19,11 @@ import yaml
 from click.testing import CliRunner
 
 from converter.cli import commands
-from converter.cli.run import ENGINES
 from converter.errors import ConverterError, Problem, UsageError
 from converter.recipes import dask_executor
 from converter.recipes.dask_executor import DaskExecutor, with_absolute_paths
 from converter.recipes.job import JobResult, RunSummary
 from converter.recipes.parser import Job
-from converter.recipes.scheduler import ENGINES as ALL_ENGINES
 from converter.recipes.scheduler import run
 from tests import factories
 from tests.cli.test_startup import FRAMEWORKS
@@ -211,4 +209,3 @@ def test_options_that_do_not_go_together(recipe: str) -> None:
             run(recipe, **options)
     with pytest.raises(UsageError, match="the scheduler's own workers decide"):
         run(recipe, engine="dask", scheduler="tcp://a:1", jobs=2)
-    assert ALL_ENGINES == ENGINES

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import converter
+from converter.options import PytorchFormat
 from tests.transformers.files import FRAMEWORKS
 from tests.transformers.models import (
     DECODERS,
@@ -44,7 +45,7 @@ def around(source: Path, place: Path, frameworks: list[str]) -> list[Loaded]:
         out = place / framework
         while out.exists():
             out = out.with_name(out.name + "-again")
-        converter.convert(source, out, to=[framework])
+        converter.convert(source, out, to=[framework])  # type: ignore[list-item]
         steps += check(out, only=(KINDS[framework],)).values()
         source = out
     return steps
@@ -122,7 +123,9 @@ def test_combined_models_survive_the_circle(
 
 
 @pytest.mark.parametrize("form", ["bin", "both"])
-def test_the_pytorch_file_can_be_a_bin(workshop: Workshop, tmp_path: Path, form: str) -> None:
+def test_the_pytorch_file_can_be_a_bin(
+    workshop: Workshop, tmp_path: Path, form: PytorchFormat
+) -> None:
     kinds = ("bin",) if form == "bin" else ("safetensors", "bin")
     converter.convert(
         workshop.source("bert", "mlm"), tmp_path / "out", to=["pytorch"], pytorch_format=form

@@ -11,6 +11,7 @@ import pytest
 
 import converter
 from converter.errors import UnsupportedError
+from converter.options import Dtype
 from tests.transformers.files import configuration as config_of
 from tests.transformers.models import Size, combined_pytorch, configuration, pytorch_model
 from tests.transformers.oracle import Loaded, check, compare, load
@@ -191,7 +192,7 @@ def test_sixteen_bit_flax_files_are_read(workshop: Workshop, tmp_path: Path, dty
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("origin", ["float32", "bfloat16"])
 def test_casts_round_as_torch_rounds(
-    workshop: Workshop, tmp_path: Path, dtype: str, origin: str
+    workshop: Workshop, tmp_path: Path, dtype: Dtype, origin: str
 ) -> None:
     import torch
 

@@ -161,7 +161,7 @@ def test_a_model_survives_the_circle(
     directory = source
     for framework in [*possible[1:], "pytorch"]:
         out = tmp_path / framework
-        converter.convert(directory, out, to=[framework])
+        converter.convert(directory, out, to=[framework])  # type: ignore[list-item]
         assert written(out) == [framework]
         steps.append(_judge(out, framework, model, spec, variant))
         directory = out

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import converter
+from converter.options import InitRule
 from tests.transformers.files import configuration
 from tests.transformers.oracle import check, inputs
 from tests.transformers.source_cache import Workshop
@@ -57,7 +58,7 @@ def _language_model(place: Path, architecture: str) -> Any:
     return own.eval()
 
 
-def _gap(own: Any, encoder: Path, decoder: Path, out: Path, init: str) -> float:
+def _gap(own: Any, encoder: Path, decoder: Path, out: Path, init: InitRule) -> float:
     """How far the composed decoder's logits beside its encoder are from those it had alone."""
     import torch
     from transformers import EncoderDecoderModel

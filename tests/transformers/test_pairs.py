@@ -105,7 +105,7 @@ def test_a_pair_is_one_model_in_every_framework(
         (tmp_path / submodel).mkdir()
         (tmp_path / submodel / "config.json").write_text(json.dumps(config))
     sources = (tmp_path / "encoder", tmp_path / "decoder")
-    converter.compose(*sources, drawn, to=["pytorch"], random=[*specs], **TOKENS)
+    converter.compose(*sources, drawn, to=["pytorch"], random=["both"], **TOKENS)
     values = with_noise(drawn / FILES["safetensors"], keep)
 
     converter.split(drawn, tmp_path / "halves", to=["pytorch"])

@@ -118,7 +118,7 @@ def composed(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
             *(sources / encoder, sources / decoder, found[name]),
             to=["pytorch"],
             random=["encoder", "decoder"],
-            tokenizer=tokenizer,
+            tokenizer=tokenizer,  # type: ignore[arg-type]
             decoder_start_token=3,
             eos_token=2,
             pad_token=1,

@@ -19,7 +19,7 @@ KINDS = ("tensorflow", "flax", "bundle")
 def left_behind(place: Path, source: Path, kind: str) -> dict[str, bytes]:
     """The files of a repository that only TensorFlow, only Flax, or only Google's code can read."""
     if kind != "bundle":
-        converter.convert(source, place, to=[kind])
+        converter.convert(source, place, to=[kind])  # type: ignore[list-item]
         file = {"tensorflow": "tf_model.h5", "flax": "flax_model.msgpack"}[kind]
         return {name: (place / name).read_bytes() for name in ("config.json", file)}
     from tests.formats import bundles

@@ -99,7 +99,7 @@ def test_another_family_than_the_papers_is_said(tmp_path: Path) -> None:
     ("args", "told"),
     [
         (["--preset", "bert2llama"], "'bert2llama' is not a preset"),
-        (["--share"], "only if both are one checkpoint"),
+        (["--share"], "only if they are the same checkpoint"),
         (["--preset", "rnd2rnd", "--share"], "newly initialized weights cannot be shared"),
     ],
 )
@@ -111,7 +111,7 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path, args: list[str], tol
 
 
 def test_a_recipe_nobody_knows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no recipe"):
+    with pytest.raises(UsageError, match="is not a preset"):
         compose(tmp_path, tmp_path, tmp_path / "out", preset="seq2seq")
 
 

@@ -24,8 +24,8 @@ Examples:
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny rnd2gpt --random encoder
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny short --layers decoder=last:1
 
-`converter families` lists the presets. The decoder's cross-attention is newly initialized, as is the
-projection between different hidden sizes: train the result before you use it."""
+`converter families` lists the presets. The decoder's cross-attention is newly initialized, as is
+the projection between different hidden sizes: train the result before you use it."""
 
 
 def _halves(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

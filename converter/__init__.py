@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from converter.recipes.scheduler import run as run
     from converter.storage.hub_upload import PushResult as PushResult
     from converter.storage.hub_upload import push as push
-    from converter.verification.comparison import Difference as Difference
-    from converter.verification.comparison import Provenance as Provenance
+    from converter.verification.result import Difference as Difference
+    from converter.verification.result import Provenance as Provenance
     from converter.verification.result import Verification as Verification
     from converter.verification.value_report import Statistics as Statistics
 
@@ -64,10 +64,9 @@ _PUBLIC = {
     "converter.frameworks": "KerasWeights LazyTensor OpenedCheckpoint open_checkpoint",
     "converter.progress": "Progress",
     "converter.plan": "Plan TargetTensor",
-    "converter.verification.comparison": "Difference Provenance",
     "converter.commands.diff": "Comparison diff",
     "converter.verification.value_report": "Statistics",
-    "converter.verification.result": "Verification",
+    "converter.verification.result": "Difference Provenance Verification",
     "converter.commands.verify": "verify",
     "converter.recipes.job": "Interrupted JobResult RunSummary",
     "converter.recipes.scheduler": "run",

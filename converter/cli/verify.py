@@ -90,7 +90,7 @@ def command(
     if html is not None:
         from converter.report.html import page
 
-        html.write_text(page(found, found.portrait), encoding="utf-8")
+        html.write_text(page(found), encoding="utf-8")
     if json:
         emit_json(found.to_dict())
     else:

@@ -1,4 +1,4 @@
-"""Two checkpoints compared tensor by tensor, across containers, dialects and dtypes."""
+"""The comparison of two checkpoints tensor by tensor, across formats, dialects and dtypes."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from converter.errors import UnsupportedError
 from converter.models.model import Model, resolve_model
 from converter.option_declaration import takes
 from converter.options import DiffOptions
-from converter.plan import SourceTensor
 from converter.progress import ProgressCounter
-from converter.verification.comparison import Difference, canonical_shape, compare, thread_map
-from converter.verification.name_alignment import align_names, matching_submodel
+from converter.verification.comparison import canonical_shape, compare, thread_map
+from converter.verification.result import Difference
+from converter.verification.source_comparison import matching_submodel, submodel_tensors
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `diff` found."""
+    """The result of `diff`."""
 
     first: str
     second: str
     tolerance: float
     differences: Mapping[str, Difference]
-    """Canonical name → how the tensors that both have differ."""
+    """Canonical name of a tensor in both → the difference."""
     only_first: Sequence[str]
     only_second: Sequence[str]
     shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    """Canonical name → the two shapes, where they are not the same."""
+    """Canonical name → both shapes, where they differ."""
     unknown: Mapping[str, Sequence[str]]
-    """Reference → stored tensors that its table does not know, which were not compared."""
+    """Reference → stored tensors that the mapping table does not list, which were not compared."""
     submodel: str | None = None
-    """Where one is combined and the other stand-alone: the half that was compared, alone."""
+    """The submodel that was compared, if one checkpoint is an encoder-decoder and the other not."""
 
     @property
     def differing(self) -> dict[str, Difference]:
-        """Those that differ by more than the tolerance."""
+        """Return the differences beyond the tolerance."""
         return {
             name: difference
             for name, difference in self.differences.items()
@@ -48,7 +48,7 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether both hold the same tensors with the same values, within the tolerance."""
+        """Return whether both hold the same tensors with the same values, within the tolerance."""
         return not (
             self.differing
             or self.only_first
@@ -58,16 +58,16 @@ class Comparison:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Return the JSON representation."""
         return {
             "first": self.first,
             "second": self.second,
             "tolerance": self.tolerance,
             "equal": self.equal,
-            "half": self.submodel,
+            "submodel": self.submodel,
             "compared": len(self.differences),
             "exact": sum(difference.exact for difference in self.differences.values()),
-            "differing": {name: found.to_dict() for name, found in self.differing.items()},
+            "differing": {name: each.to_dict() for name, each in self.differing.items()},
             "only_first": list(self.only_first),
             "only_second": list(self.only_second),
             "shapes": {name: [list(a), list(b)] for name, (a, b) in self.shapes.items()},
@@ -95,25 +95,29 @@ def diff(options: DiffOptions) -> Comparison:
             resolve_model(one, registry, label="first"),
             resolve_model(two, registry, label="second"),
         )
-        found, submodel = _counterparts(*models)
-        shared = [name for name in found[0] if name in found[1]]
+        submodel = _submodel(*models)
+        mine, theirs = (submodel_tensors(m, submodel if m.submodels else None) for m in models)
         shapes = {
-            name: (canonical_shape(found[0][name]), canonical_shape(found[1][name]))
-            for name in shared
+            name: (canonical_shape(mine[name]), canonical_shape(theirs[name]))
+            for name in mine
+            if name in theirs
         }
         unequal = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
-        pairs = [(name, found[0][name], found[1][name]) for name in shared if name not in unequal]
-        count = ProgressCounter(options.progress).start_step(
-            {pair[0]: _nbytes(pair) for pair in pairs}
+        names = [name for name in shapes if name not in unequal]
+        nbytes = {n: mine[n].tensor.spec.nbytes + theirs[n].tensor.spec.nbytes for n in names}
+        differences = thread_map(
+            lambda name: compare(name, mine[name], theirs[name]),
+            names,
+            options.jobs,
+            ProgressCounter(options.progress).start_step(nbytes),
         )
-        compared = thread_map(_compare, pairs, options.jobs, lambda pair: count(pair[0]))
         return Comparison(
             first=str(first),
             second=str(second),
             tolerance=options.tolerance,
-            differences={difference.name: difference for difference in compared},
-            only_first=[name for name in found[0] if name not in found[1]],
-            only_second=[name for name in found[1] if name not in found[0]],
+            differences=dict(zip(names, differences, strict=True)),
+            only_first=[name for name in mine if name not in theirs],
+            only_second=[name for name in theirs if name not in mine],
             shapes=unequal,
             submodel=submodel,
             unknown={
@@ -123,35 +127,26 @@ def diff(options: DiffOptions) -> Comparison:
         )
 
 
-def _counterparts(
-    first: Model, second: Model
-) -> tuple[tuple[Mapping[str, SourceTensor], Mapping[str, SourceTensor]], str | None]:
-    """The tensors of both by the names of the stand-alone one, if one is; and the half it is."""
-    submodel = None
-    if bool(first.submodels) != bool(second.submodels):
-        whole, alone = (first, second) if first.submodels else (second, first)
-        submodel = matching_submodel(whole, alone)
-        if submodel is None:
-            architecture = alone.configs[""].architecture.name
-            raise UnsupportedError(
-                f"{alone.checkpoint.reference}: is a {architecture} model, which is no half of"
-                f" {whole.checkpoint.reference}",
-                remedy="Compare two combined models, or one with a checkpoint of either half.",
-            )
-        found = align_names(alone, whole, submodel)
-        pair = (found, alone.report.matched)
-        return (pair if whole is first else pair[::-1]), submodel
-    return (first.report.matched, second.report.matched), submodel
+def _submodel(first: Model, second: Model) -> str | None:
+    """Return the submodel to compare if one of the models is an encoder-decoder.
 
+    Raises:
+        UnsupportedError: if the other is not a submodel of it.
 
-def _compare(pair: tuple[str, SourceTensor, SourceTensor]) -> Difference:
-    return compare(*pair)
-
-
-def _nbytes(pair: tuple[str, SourceTensor, SourceTensor]) -> int:
-    return sum(stored.tensor.spec.nbytes for stored in pair[1:])
+    """
+    if bool(first.submodels) == bool(second.submodels):
+        return None
+    composite, model = (first, second) if first.submodels else (second, first)
+    submodel = matching_submodel(composite, model)
+    if submodel is None:
+        raise UnsupportedError(
+            f"{model.checkpoint.reference}: is a {model.configs[''].architecture.name} model, which"
+            f" is not a submodel of {composite.checkpoint.reference}",
+            remedy="Compare two encoder-decoder models, or one with its encoder or decoder.",
+        )
+    return submodel
 
 
 def _unknown(model: Model) -> list[str]:
-    odd = [spec.name for spec, _, _ in model.report.mismatched]
-    return [*odd, *(spec.name for spec in model.report.unmatched)]
+    mismatched = [spec.name for spec, _, _ in model.report.mismatched]
+    return [*mismatched, *(spec.name for spec in model.report.unmatched)]

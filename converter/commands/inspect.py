@@ -1,4 +1,4 @@
-"""What a checkpoint is, told from its headers alone."""
+"""The inspection of a checkpoint, from its headers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from converter.models.model import Model, resolve_model
 from converter.option_declaration import takes
 from converter.options import InspectOptions
 from converter.progress import Progress, ProgressCounter
-from converter.verification.manifest_reading import find_manifest
+from converter.verification.manifest import find_manifest, is_initialized
 
 if TYPE_CHECKING:
     from converter.verification.value_report import Statistics
@@ -24,78 +24,78 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found."""
+    """The result of `inspect`."""
 
     checkpoint: Checkpoint
-    """The files, closed again."""
+    """The files, closed."""
     model: Model
-    """The class, its tensors as they matched, and the frameworks that can hold it."""
+    """Its class, matched tensors and supported frameworks."""
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
-    """If they were asked for: canonical name → least, largest and mean value, and deviation."""
+    """On request: canonical name → minimum, maximum, mean and standard deviation."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    """What the manifest beside the weights states; empty if there is none."""
+    """The manifest next to the weights; empty if there is none."""
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles that a stand-alone model can take in an encoder-decoder model."""
+        """Return the roles that a stand-alone model can take in an encoder-decoder model."""
         config = self.model.configs.get("")
         return tuple(config.architecture.roles) if config else ()
 
     @property
     def frameworks(self) -> tuple[str, ...]:
-        """The frameworks that the model can be converted to."""
+        """Return the frameworks that the model can be converted to."""
         return tuple(name for name in FRAMEWORKS if name not in self.model.unsupported_reasons)
 
     @property
     def fits(self) -> bool:
-        """Whether every tensor is accounted for."""
+        """Return whether every tensor is accounted for."""
         return not self.model.report.problems(self.model.required)
 
     def origin(self, name: str) -> str:
-        """Where the manifest says that a tensor's values come from, in few words."""
-        stated = self.manifest.get("tensors")
-        entry = stated.get(name) if isinstance(stated, dict) else None
+        """Return where a tensor's values come from by the manifest, in few words."""
+        entries = self.manifest.get("tensors")
+        entry = entries.get(name) if isinstance(entries, dict) else None
         if not isinstance(entry, dict):
             return ""
-        if entry.get("origin") != "initialised":
+        if not is_initialized(entry):
             return str(entry.get("source", ""))
         scale = entry.get("scale")
-        drawn = f"({scale:g})" if isinstance(scale, int | float) else ""
-        return f"fresh: {entry.get('rule')}{drawn}"
+        argument = f"({scale:g})" if isinstance(scale, int | float) else ""
+        return f"initialized: {entry.get('rule')}{argument}"
 
     @property
     def provenance(self) -> dict[str, Any] | None:
-        """What the manifest states of the whole: command, sources, seed, kinds of origin."""
+        """Return what the manifest states: command, sources, seed, number of each origin."""
         if not self.manifest:
             return None
-        stated, sources = self.manifest.get("tensors"), self.manifest.get("sources")
+        tensors, sources = self.manifest.get("tensors"), self.manifest.get("sources")
         warnings = self.manifest.get("warnings")
-        entries = stated.values() if isinstance(stated, dict) else ()
+        entries = tensors.values() if isinstance(tensors, dict) else ()
         origins = Counter(str(each.get("origin")) for each in entries if isinstance(each, dict))
-        known = sources.items() if isinstance(sources, dict) else ()
+        items = sources.items() if isinstance(sources, dict) else ()
         return {
             **{key: self.manifest.get(key) for key in ("command", "converter_version", "seed")},
-            "sources": {label: each for label, each in known if isinstance(each, dict)},
+            "sources": {label: each for label, each in items if isinstance(each, dict)},
             "origins": dict(origins),
             "warnings": warnings if isinstance(warnings, list) else [],
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The inspection as ``--json`` prints it."""
+        """Return the JSON representation."""
         checkpoint, model, report = self.checkpoint, self.model, self.model.report
         specs = [tensor.spec for tensor in checkpoint.tensors.values()]
         missing = [param.name for param in model.required if param.name not in report.matched]
         return {
             "source": checkpoint.reference,
-            "family": checkpoint.architecture,
+            "model_type": checkpoint.architecture,
             "class": model.name,
-            "halves": {
+            "submodels": {
                 submodel: model.configs[submodel].architecture.name for submodel in model.submodels
             },
             "roles": list(self.roles),
             "files": {path.name: size for path, size in checkpoint.sizes.items()},
             "other_files": list(checkpoint.others),
-            "container": checkpoint.file_format,
+            "format": checkpoint.file_format,
             "dialect": report.dialect,
             "tensors": len(specs),
             "parameters": sum(
@@ -105,7 +105,7 @@ class Inspection:
             "bytes": sum(spec.nbytes for spec in specs),
             "dtypes": dict(Counter(spec.dtype for spec in specs)),
             "frameworks": list(self.frameworks),
-            "obstacles": dict(model.unsupported_reasons),
+            "unsupported": dict(model.unsupported_reasons),
             "matched": {
                 name: {
                     "key": stored.tensor.spec.name,
@@ -119,7 +119,7 @@ class Inspection:
             },
             "missing": missing,
             "unmatched": [spec.name for spec in report.unmatched],
-            "dropped": dict(report.dropped),
+            "ignored": dict(report.dropped),
             "mismatched": {
                 spec.name: {"expected": list(shape), "found": list(spec.shape)}
                 for spec, _, shape in report.mismatched
@@ -145,12 +145,12 @@ def inspect(options: InspectOptions) -> Inspection:
     registry = ArchitectureRegistry(Path(path) for path in options.mapping)
     with open_files(options.source, options.config, headers=not options.stats) as checkpoint:
         model = resolve_model(checkpoint, registry)
-        seen = _statistics(model, options.progress) if options.stats else {}
-        return Inspection(model.checkpoint, model, seen, _manifest(checkpoint.directory))
+        statistics = _statistics(model, options.progress) if options.stats else {}
+        return Inspection(model.checkpoint, model, statistics, _manifest(checkpoint.directory))
 
 
 def _manifest(home: Path) -> Mapping[str, Any]:
-    """What the manifest states; nothing if it cannot be read, which `verify` tells."""
+    """Return the manifest; empty if it cannot be read, which `verify` reports."""
     try:
         return find_manifest(home) or {}
     except ConverterError:
@@ -162,9 +162,7 @@ def _statistics(model: Model, progress: Progress | None) -> dict[str, Statistics
     from converter.verification.value_report import measure
 
     matched = model.report.matched
-    names = list(matched)
-    count = ProgressCounter(progress).start_step(
-        {name: matched[name].tensor.spec.nbytes for name in names}
-    )
-    found = thread_map(lambda name: measure(matched[name]), names, after=count)
-    return dict(zip(names, found, strict=True))
+    nbytes = {name: stored.tensor.spec.nbytes for name, stored in matched.items()}
+    count = ProgressCounter(progress).start_step(nbytes)
+    statistics = thread_map(lambda name: measure(matched[name]), list(matched), after=count)
+    return dict(zip(matched, statistics, strict=True))

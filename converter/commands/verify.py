@@ -1,10 +1,11 @@
-"""Proving a finished checkpoint, from the files' form up to their values."""
+"""The verification of a finished checkpoint, from the form of its files to their values."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from converter.architectures.registry import ArchitectureRegistry
@@ -18,11 +19,11 @@ from converter.progress import ProgressCounter
 from converter.storage.sources import resolve_source
 from converter.storage.url import path_of, url_of
 from converter.storage.url_download import UrlDownload
-from converter.verification.loadability import check_documents, check_loadable
-from converter.verification.manifest_reading import load_manifest
-from converter.verification.result import Verification
+from converter.verification.loadability import check_configs, check_loadable
+from converter.verification.manifest import load_manifest
+from converter.verification.result import Findings, Verification
 from converter.verification.source_comparison import compare_with_sources
-from converter.verification.split_output import is_split, verify_halves, weight_files
+from converter.verification.split_output import is_split, verify_split, weight_files
 from converter.verification.values import check_values
 
 _log = logging.getLogger(__name__)
@@ -45,76 +46,90 @@ def verify(options: VerifyOptions) -> Verification:
     """
     directory = options.directory
     registry = ArchitectureRegistry(Path(path) for path in options.mapping)
-    meter = ProgressCounter(options.progress)
-    origin = resolve_source(directory, weights="all")
-    home = origin.directory if origin else path_of(directory)
+    counter = ProgressCounter(options.progress)
+    source = resolve_source(directory, weights="all")
+    home = source.directory if source else path_of(directory)
     label = str(url_of(directory) or directory)
 
-    def prove(home: Path, label: str, against: Sequence[str | Path]) -> Verification:
-        found = Verification(label, weight_files(home))
-        _prove(home, registry, found, against, options, meter)
-        return found
+    def verify_one(home: Path, label: str, against: Sequence[str | Path]) -> Verification:
+        return _verify(home, label, against, registry, options, counter)
 
     with ExitStack() as stack:
-        if isinstance(origin, UrlDownload):
-            stack.push(origin.close)
+        if isinstance(source, UrlDownload):
+            stack.push(source.close)
         if is_split(home):
-            found = verify_halves(home, label, options.against, registry, prove)
+            result = verify_split(home, label, options.against, registry, verify_one)
         elif not weight_files(home):
             raise CheckpointError(
                 f"{label}: holds no weight file to verify",
                 remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " or its index.",
             )
         else:
-            found = prove(home, label, options.against)
-        if isinstance(origin, UrlDownload):
-            found.problems = [origin.named(problem) for problem in found.problems]
-        return found
+            result = verify_one(home, label, options.against)
+        if isinstance(source, UrlDownload):
+            return replace(result, problems=[source.named(each) for each in result.problems])
+        return result
 
 
-def _prove(
+def _verify(
     home: Path,
-    registry: ArchitectureRegistry,
-    found: Verification,
+    label: str,
     against: Sequence[str | Path],
+    registry: ArchitectureRegistry,
     options: VerifyOptions,
-    meter: ProgressCounter,
-) -> None:
-    """Prove one checkpoint directory; `found` names its weight files, and takes what is found."""
+    counter: ProgressCounter,
+) -> Verification:
+    """Verify one checkpoint directory; its label is used in the report."""
+    names = weight_files(home)
     with ExitStack() as stack:
-        models: dict[str, Model] = {}
-        for name in found.formats:
-            try:
-                checkpoint = stack.enter_context(open_files(home / name, home / CONFIG))
-                model = resolve_model(checkpoint, registry, label=name)
-            except ConverterError as error:
-                found.problems += error.problems or [Problem(error.message)]
-                continue
-            found.problems += model.report.problems(model.required)
-            found.notes += [f"{name}: {note}" for note in model.notes]
-            models[name] = model
-        found.checks["files that are well-formed"] = f"{len(models)} of {len(found.formats)}"
-        _log.info("%s: comparing the values of %d file(s)", found.directory, len(models))
-        manifest = load_manifest(home, found)
-        if models:
-            check_values(models, manifest, found, options.jobs, meter)
-            found.problems += check_documents(home, next(iter(models.values())))
-            check_loadable(home, models, found)
-            if against:
-                first = next(iter(models.values()))
-                found.origins = compare_with_sources(
-                    first, against, registry, stack, found, options.jobs, meter, manifest
-                )
-        if options.value_report and models:
-            from converter.verification.value_report import value_report
+        models, findings = _open_models(home, names, registry, stack)
+        _log.info("%s: comparing the values of %d file(s)", label, len(models))
+        manifest, manifest_findings = load_manifest(home)
+        findings += manifest_findings
+        if not models:
+            return Verification(label, names, findings.checks, findings.problems, findings.notes)
+        model = next(iter(models.values()))
+        findings += check_values(models, manifest, options.jobs, counter)
+        findings += check_configs(home, model) + check_loadable(home, models)
+        origins, report = {}, None
+        if against:
+            origins, compared = compare_with_sources(
+                model, against, registry, stack, options.jobs, counter, manifest
+            )
+            findings += compared
+        if options.value_report:
+            from converter.verification.value_report import build_value_report
 
-            first = next(iter(models.values()))
-            found.portrait = value_report(first, manifest, found.origins, options.jobs, meter)
-        if options.native and models:
+            report = build_value_report(model, manifest, origins, options.jobs, counter)
+        if options.native:
             from converter.verification.framework_readers import check_native
 
-            check_native(models, found)
-        if (options.run or options.python) and models:
+            findings += check_native(models)
+        if options.run or options.python:
             from converter.verification.transformers_check import check_running
 
-            check_running(home, models, options.python, found)
+            findings += check_running(home, models, options.python)
+    return Verification(
+        label, names, findings.checks, findings.problems, findings.notes, origins, report
+    )
+
+
+def _open_models(
+    home: Path, names: Sequence[str], registry: ArchitectureRegistry, stack: ExitStack
+) -> tuple[dict[str, Model], Findings]:
+    """Open each weight file as a model; report those that cannot be opened."""
+    models: dict[str, Model] = {}
+    problems: list[Problem] = []
+    notes: list[str] = []
+    for name in names:
+        try:
+            checkpoint = stack.enter_context(open_files(home / name, home / CONFIG))
+            model = resolve_model(checkpoint, registry, label=name)
+        except ConverterError as error:
+            problems += error.problems or [Problem(error.message)]
+            continue
+        problems += model.report.problems(model.required)
+        notes += [f"{name}: {note}" for note in model.notes]
+        models[name] = model
+    checks = {"files that are well-formed": f"{len(models)} of {len(names)}"}
+    return models, Findings(problems, notes, checks)

@@ -1,1 +1,1 @@
-"""Results, plans and findings as people read them: text for terminals of any width."""
+"""Results for people: terminal text and HTML pages."""

@@ -1,8 +1,9 @@
-"""A verification as one self-contained page of HTML, for people to look at."""
+"""A verification report as one self-contained HTML page."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,12 +12,17 @@ from typing import TYPE_CHECKING
 from converter._version import __version__
 from converter.name_ranges import collapse_ranges, split_layer_index
 from converter.report.rich_text import count, printable, shape
-from converter.report.verification import HEADER, merge_layers, rows
-from converter.verification.value_report import NOTHING, UNKNOWN, is_fresh, is_wrong
+from converter.report.verification import HEADER, difference_rows, merge_layers
+from converter.verification.value_report import NOTHING
 
 if TYPE_CHECKING:
     from converter.verification.result import Verification
-    from converter.verification.value_report import Layer, ReportSection, ValueReport
+    from converter.verification.value_report import (
+        Layer,
+        ReportSection,
+        ValueOrigin,
+        ValueReport,
+    )
 
 
 def histogram(
@@ -24,21 +30,21 @@ def histogram(
     low: float,
     high: float,
     label: str,
-    colour: str,
+    color: str,
     *,
     width: int = 180,
     height: int = 56,
 ) -> str:
-    """A filled outline of `counts`, as high as the fullest bin, on its axis, with a mark at zero.
+    """Draw a filled outline of `counts` as SVG, scaled to the fullest bin, with a mark at zero.
 
     Args:
         counts: one per bin.
         low: left end of the first bin.
         high: right end of the last.
-        label: what a screen reader says.
-        colour: the CSS class that colours it.
-        width: in units of the picture, which is as wide as there is room for.
-        height: in the same units.
+        label: text for screen readers.
+        color: the CSS class that colors it.
+        width: in SVG units.
+        height: in SVG units.
 
     """
     top = max(counts, default=0) or 1
@@ -55,56 +61,52 @@ def histogram(
         zero = f'<line class="zero" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{floor}"/>'
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">'
-        f'<polygon class="{escape(colour)}" points="{" ".join(points)}"/>'
+        f'<polygon class="{escape(color)}" points="{" ".join(points)}"/>'
         f'<path class="axis" d="M0 {floor}.5H{width}"/>{zero}</svg>'
     )
 
 
-def bar(shares: Mapping[str, int], classes: Mapping[str, str], *, width: int = 640) -> str:
-    """One horizontal bar, its parts as wide as their shares.
+def bar(
+    shares: Mapping[ValueOrigin, int], classes: Mapping[ValueOrigin, str], *, width: int = 640
+) -> str:
+    """Draw one horizontal bar as SVG, its parts as wide as their shares.
 
     Args:
         shares: part → amount.
-        classes: part → the CSS class that colours it.
-        width: in units of the picture.
+        classes: part → the CSS class that colors it.
+        width: in SVG units.
 
     """
     total = sum(shares.values()) or 1
-    parts, told, x = [], [], 0.0
-    for name, amount in shares.items():
+    parts, labels, x = [], [], 0.0
+    for origin, amount in shares.items():
         length = width * amount / total
-        part = f"{escape(name)}: {amount:,} values ({amount / total:.1%})"
-        told.append(part)
+        label = f"{escape(origin.label)}: {amount:,} values ({amount / total:.1%})"
+        labels.append(label)
         parts.append(
-            f'<rect class="{escape(classes[name])}" x="{x:.1f}" y="0" width="{length:.1f}"'
-            f' height="18"><title>{part}</title></rect>'
+            f'<rect class="{escape(classes[origin])}" x="{x:.1f}" y="0" width="{length:.1f}"'
+            f' height="18"><title>{label}</title></rect>'
         )
         x += length
     return (
         f'<svg viewBox="0 0 {width} 18" preserveAspectRatio="none" role="img"'
-        f' aria-label="{"; ".join(told)}">{"".join(parts)}</svg>'
+        f' aria-label="{"; ".join(labels)}">{"".join(parts)}</svg>'
     )
 
 
-MAX_FINDINGS = 300
-"""Findings that the page shows, once folded; ``--json`` has all."""
+MAX_PROBLEMS = 300
+"""Problems that the page shows, after collapsing; ``--json`` has all."""
 
 _STYLE = Path(__file__).with_name("page.css")
 
-# Whatever a hostile name might smuggle in: nothing may be loaded, sent or run.
+# Whatever a hostile name contains, the page must not load, send or run anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def page(found: Verification, portrait: ValueReport | None) -> str:
-    """The text of the page.
-
-    Args:
-        found: what was proven.
-        portrait: what the checkpoint looks like, if it could be read.
-
-    """
+def page(found: Verification) -> str:
+    """Return the HTML of the page, including the value report if there is one."""
     title = _text(Path(found.directory).name or found.directory)
-    body = "\n".join(_body(found, portrait))
+    body = "\n".join(_body(found))
     verdict = "verified" if found.verified else "not verified"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -120,56 +122,63 @@ def _text(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    """A name that may be broken after its dots and strokes, rather than in a word."""
+    """Return a name that is wrapped after dots and slashes rather than in a word."""
     broken = re.sub(r"([./_])(?=\w)", r"\1<wbr>", _text(text))
     return f'<span class="name">{broken}</span>'
 
 
-def _body(found: Verification, portrait: ValueReport | None) -> Iterator[str]:
-    colours = _colours(portrait) if portrait else {}
-    yield from _head(found, portrait)
-    yield from _findings(found)
+def _body(found: Verification) -> Iterator[str]:
+    report = found.value_report
+    yield from _head(found)
+    yield from _problems(found)
     yield from _differences(found)
     if found.notes:
         yield "<h2>Warnings and notes</h2><ul>"
         yield from (f"<li>{_text(text)}</li>" for text in found.notes)
         yield "</ul>"
-    yield f"<h2>What was {'proven' if found.verified else 'looked at'}</h2>"
+    yield "<h2>Checks</h2>"
     yield from _table(found.checks.items(), kind="checks")
-    if portrait:
-        yield from _origins(portrait, colours)
-        for panel in portrait.panels:
-            yield from _panel(panel, portrait, colours)
-        yield from _tensors(portrait, colours)
-    yield f'<p class="dim">Made by converter {__version__}. Nothing is loaded, nothing runs.</p>'
+    if report:
+        colors = _colors(report)
+        yield from _origins(report, colors)
+        for section in report.sections:
+            yield from _section(section, report, colors)
+        yield from _tensors(report, colors)
+    yield (
+        f'<p class="dim">Made by converter {__version__}. This page loads nothing and runs no'
+        " scripts.</p>"
+    )
 
 
-def _head(found: Verification, portrait: ValueReport | None) -> Iterator[str]:
+def _head(found: Verification) -> Iterator[str]:
+    report = found.value_report
     number = len(found.problems)
     badge = "verified" if found.verified else f"not verified: {count(number, 'problem')}"
     yield f"<h1>{_text(found.directory)}</h1>"
     yield f'<p><span class="badge {"good" if found.verified else "bad"}">{badge}</span>'
-    yield f"{_text(portrait.model if portrait else 'could not be read')}</p>"
-    files = ", ".join(found.formats)
+    yield f"{_text(report.model if report else 'could not be read')}</p>"
+    files = ", ".join(found.files)
     facts: dict[str, str] = {}
-    if portrait:
-        facts["parameters"] = f"{portrait.parameters:,}"
-        facts["tensors"] = f"{len(portrait.tensors):,}"
-        shares = [pair for each in portrait.origins.values() for pair in each.items()]
-        if all(origin != UNKNOWN for origin, _ in shares):
-            fresh = sum(much for origin, much in shares if is_fresh(origin))
-            facts["drawn fresh"] = f"{fresh / max(1, sum(much for _, much in shares)):.1%}"
+    if report:
+        facts["parameters"] = f"{report.parameters:,}"
+        facts["tensors"] = f"{len(report.tensors):,}"
+        counts: Counter[str] = Counter()
+        for shares in report.origins.values():
+            for origin, amount in shares.items():
+                counts[origin.kind] += amount
+        if not counts["unknown"]:
+            facts["initialized"] = f"{counts['initialized'] / max(1, counts.total()):.1%}"
     yield '<dl class="facts">'
     yield from (f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in facts.items())
     yield f'<div><dt>weight files</dt><dd class="small">{_text(files)}</dd></div></dl>'
 
 
-def _findings(found: Verification) -> Iterator[str]:
+def _problems(found: Verification) -> Iterator[str]:
     if not found.problems:
         return
     problems = merge_layers(found.problems)
-    yield '<h2>What is wrong</h2><ul class="findings">'
-    for problem in problems[:MAX_FINDINGS]:
+    yield '<h2>Problems</h2><ul class="findings">'
+    for problem in problems[:MAX_PROBLEMS]:
         yield f"<li><b>{_text(problem.what)}</b>"
         for word, part in (("", problem.tensor), ("in ", problem.file)):
             yield f"<span>{word}{_name(part)}</span>" if part else ""
@@ -177,133 +186,135 @@ def _findings(found: Verification) -> Iterator[str]:
             yield f'<span class="dim">{word} {_text(part)}</span>' if part else ""
         yield f"<span>→ {_text(problem.remedy)}</span></li>" if problem.remedy else "</li>"
     yield "</ul>"
-    if (more := len(problems) - MAX_FINDINGS) > 0:
+    if (more := len(problems) - MAX_PROBLEMS) > 0:
         yield f"<p>… and {more:,} more; --json lists all.</p>"
 
 
 def _differences(found: Verification) -> Iterator[str]:
-    """How far what differs from its source is from it."""
-    apart = {
+    """Show the differences between the checkpoint and its sources."""
+    differences = {
         name: origin.difference
         for name, origin in found.origins.items()
         if origin.difference and not origin.difference.exact
     }
-    if apart:
-        yield "<h2>How far it is from its source</h2>"
-        cells = ((_name(name), *map(_text, rest)) for name, *rest in rows(apart))
+    if differences:
+        yield "<h2>Differences from the sources</h2>"
+        rows = difference_rows(differences)
+        cells = ((_name(name), *map(_text, rest)) for name, *rest in rows)
         yield from _table(cells, HEADER, right=(1, 2, 3, 4), escaped=True)
 
 
-def _colours(portrait: ValueReport) -> dict[str, str]:
-    """Origin → its class, the same wherever it is shown."""
-    names = dict.fromkeys(name for shares in portrait.origins.values() for name in shares)
-    colours: dict[str, str] = {}
-    for name in names:
-        plain = sum(each.startswith("c") for each in colours.values())
-        colour = f"c{min(plain, 3)}"
-        colours[name] = "fresh" if is_fresh(name) else "wrong" if is_wrong(name) else colour
-    return colours
+def _colors(report: ValueReport) -> dict[ValueOrigin, str]:
+    """Map each origin to its CSS class."""
+    colors: dict[ValueOrigin, str] = {}
+    for origin in dict.fromkeys(each for shares in report.origins.values() for each in shares):
+        number = sum(color.startswith("c") for color in colors.values())
+        special = {"initialized": "initialized", "different": "wrong"}
+        colors[origin] = special.get(origin.kind, f"c{min(number, 3)}")
+    return colors
 
 
-def _dot(colour: str) -> str:
-    return f'<span class="dot {colour}"></span>'
+def _dot(color: str) -> str:
+    return f'<span class="dot {color}"></span>'
 
 
-def _origins(portrait: ValueReport, colours: Mapping[str, str]) -> Iterator[str]:
-    yield '<h2>What came from where</h2><p class="keys">'
-    yield from (f"<span>{_dot(colour)}{_text(name)}</span>" for name, colour in colours.items())
+def _origins(report: ValueReport, colors: Mapping[ValueOrigin, str]) -> Iterator[str]:
+    yield '<h2>Origins of the values</h2><p class="keys">'
+    yield from (
+        f"<span>{_dot(color)}{_text(origin.label)}</span>" for origin, color in colors.items()
+    )
     yield '</p><div class="shares">'
-    for submodel, shares in portrait.origins.items():
-        yield f'<span>{_text(submodel)}</span><span class="n">{sum(shares.values()):,}</span>'
-        yield bar(shares, colours)
+    for submodel, shares in report.origins.items():
+        total = f"{sum(shares.values()):,} values"
+        yield f'<span>{_text(submodel)}</span><span class="n">{total}</span>'
+        yield bar(shares, colors)
     yield "</div>"
 
 
-def _panel(
-    panel: ReportSection, portrait: ValueReport, colours: Mapping[str, str]
+def _section(
+    section: ReportSection, report: ValueReport, colors: Mapping[ValueOrigin, str]
 ) -> Iterator[str]:
-    first = panel.layers[0]
-    yield f"<h2>{_text(panel.title)}</h2>"
+    first = section.layers[0]
+    yield f"<h2>{_text(section.title)}</h2>"
     yield (
-        '<p class="dim">How the values of the matrices are spread, layer by layer, all on one'
-        f" scale from {first.low:.3g} to {first.high:.3g}; what lies beyond is counted at the"
-        " ends. The dashed line is zero.</p>"
-        '<div class="grid">'
+        '<p class="dim">Distributions of the values of the matrices in each layer, all on one'
+        f" scale from {first.low:.3g} to {first.high:.3g}; outliers are counted in the first and"
+        " last bin. The dashed line is zero. Below each: mean ± standard deviation, minimum …"
+        ' maximum.</p><div class="grid">'
     )
-    for layer in panel.layers:
-        stated = layer.statistics
-        colour = _colour(layer, portrait, colours)
+    for layer in section.layers:
+        values = layer.statistics
+        color = _color(layer, report, colors)
         label = f"values of {printable(layer.title)}"
         matrices = f"{len(layer.names):,} {'matrix' if len(layer.names) == 1 else 'matrices'}"
         yield (
-            f"<figure>{histogram(layer.histogram, layer.low, layer.high, label, colour)}"
+            f"<figure>{histogram(layer.histogram, layer.low, layer.high, label, color)}"
             f'<div class="ends"><span>{layer.low:.3g}</span><span>{layer.high:.3g}</span></div>'
             f"<figcaption><b>{_name(layer.title)}</b>"
-            f'<span class="dim">{matrices}<br>{stated.mean:.2g} ± {stated.deviation:.3g}'
-            f"<br>{stated.minimum:.3g} … {stated.maximum:.3g}</span>"
+            f'<span class="dim">{matrices}<br>{values.mean:.2g} ± {values.deviation:.3g}'
+            f"<br>{values.minimum:.3g} … {values.maximum:.3g}</span>"
             "</figcaption></figure>"
         )
     yield "</div>"
 
 
-def _colour(layer: Layer, portrait: ValueReport, colours: Mapping[str, str]) -> str:
-    """That of its values' origin; of any that is wrong, before all."""
-    mine = [colours[portrait.tensors[name][1]] for name in layer.names]
-    return "wrong" if "wrong" in mine else mine[0]
+def _color(layer: Layer, report: ValueReport, colors: Mapping[ValueOrigin, str]) -> str:
+    """Return the class of the first tensor's origin, or ``wrong`` if any tensor is."""
+    classes = [colors[report.tensors[name].origin] for name in layer.names]
+    return "wrong" if "wrong" in classes else classes[0]
 
 
-def _tensors(portrait: ValueReport, colours: Mapping[str, str]) -> Iterator[str]:
+def _tensors(report: ValueReport, colors: Mapping[ValueOrigin, str]) -> Iterator[str]:
     groups: dict[tuple[object, ...], list[str]] = {}
-    for name, (stored, origin, _) in portrait.tensors.items():
+    for name, summary in report.tensors.items():
         head, _, tail = split_layer_index(name)
-        spec = stored.tensor.spec
-        groups.setdefault((head, tail, spec.shape, spec.dtype, origin), []).append(name)
-    lines = []
+        spec = summary.stored.tensor.spec
+        groups.setdefault((head, tail, spec.shape, spec.dtype, summary.origin), []).append(name)
+    rows = []
     for names in groups.values():
-        stored, origin, _ = portrait.tensors[names[0]]
-        total = sum((portrait.tensors[name][2] for name in names), NOTHING)
+        first = report.tensors[names[0]]
+        total = sum((report.tensors[name].statistics for name in names), NOTHING)
         numbers = (total.minimum, total.maximum, total.mean, total.deviation)
-        told = [f"{value:.4g}" for value in numbers] if total.count else [""] * 4
-        name, spec = ", ".join(collapse_ranges(names)), stored.tensor.spec
-        origin = f"{_dot(colours[origin])}{_name(origin)}"
-        lines.append((_name(name), shape(spec.shape), spec.dtype, origin, *told))
+        statistics = [f"{value:.4g}" for value in numbers] if total.count else [""] * 4
+        name, spec = ", ".join(collapse_ranges(names)), first.stored.tensor.spec
+        origin = f"{_dot(colors[first.origin])}{_name(first.origin.label)}"
+        rows.append((_name(name), shape(spec.shape), spec.dtype, origin, *statistics))
     header = ("tensor", "shape", "dtype", "origin", "min", "max", "mean", "std")
     yield "<h2>Tensors</h2>"
-    yield from _table(lines, header, right=(4, 5, 6, 7), whole=(1, 2), escaped=True)
+    yield from _table(rows, header, right=(4, 5, 6, 7), nowrap=(1, 2), escaped=True)
 
 
 def _table(
-    lines: Iterable[Sequence[str]],
+    rows: Iterable[Sequence[str]],
     header: Sequence[str] = (),
     *,
     right: Sequence[int] = (),
-    whole: Sequence[int] = (),
+    nowrap: Sequence[int] = (),
     kind: str = "rows",
     escaped: bool = False,
 ) -> Iterator[str]:
-    """A table.
+    """Yield the HTML of a table.
 
     Args:
-        lines: the cells.
+        rows: the cells.
         header: titles of the columns.
-        right: numbers of the columns that hold numbers.
-        whole: numbers of the columns that are not to be broken.
-        kind: its class.
-        escaped: whether the cells are HTML already.
+        right: indices of right-aligned columns.
+        nowrap: indices of columns that are not wrapped.
+        kind: the CSS class of the table.
+        escaped: if true, the cells are HTML already.
 
     """
-    style = dict.fromkeys(right, ' class="n"') | dict.fromkeys(whole, ' class="whole"')
+    style = dict.fromkeys(right, ' class="n"') | dict.fromkeys(nowrap, ' class="nowrap"')
     yield f'<table class="{kind}">'
     if header:
-        cells = (f'<th scope="col"{style.get(n, "")}>{cell}</th>' for n, cell in enumerate(header))
-        yield f"<thead><tr>{''.join(cells)}</tr></thead>"
+        titles = (f'<th scope="col"{style.get(n, "")}>{cell}</th>' for n, cell in enumerate(header))
+        yield f"<thead><tr>{''.join(titles)}</tr></thead>"
     yield "<tbody>"
-    for cells_of_line in lines:
+    for cells in rows:
         parts = []
-        for number, cell in enumerate(cells_of_line):
-            told = f' data-of="{header[number]}"' if number and header else ""
-            parts.append(
-                f"<td{style.get(number, '')}{told}>{cell if escaped else _text(cell)}</td>"
-            )
+        for number, cell in enumerate(cells):
+            title = f' data-of="{header[number]}"' if number and header else ""
+            text = cell if escaped else _text(cell)
+            parts.append(f"<td{style.get(number, '')}{title}>{text}</td>")
         yield f"<tr>{''.join(parts)}</tr>"
     yield "</tbody></table>"

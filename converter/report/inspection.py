@@ -1,4 +1,4 @@
-"""What a checkpoint is."""
+"""The terminal report of ``converter inspect``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from converter.name_ranges import collapse_ranges, split_layer_index
-from converter.report.grouping import by_reason
-from converter.report.rich_text import count, heading, indented, line, render, shape, size, table
+from converter.report.rich_text import (
+    by_reason,
+    count,
+    heading,
+    indented,
+    line,
+    render,
+    shape,
+    size,
+    table,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def describe_inspection(inspection: Inspection, *, tensors: bool = False) -> str:
-    """The report of ``converter inspect``; with `tensors`, every tensor, layers folded."""
+    """Return the report; with `tensors`, including every tensor, layers collapsed."""
     return render(_parts(inspection, tensors))
 
 
@@ -31,26 +40,25 @@ def _parts(inspection: Inspection, tensors: bool) -> Iterator[RenderableType]:
         f"{size(sum(spec.nbytes for spec in specs))}: "
         + ", ".join(f"{number:,} {dtype}" for dtype, number in _dtypes(inspection).items())
     )
-    yield from _faults(inspection)
-    if made := inspection.provenance:
+    yield from _problems(inspection)
+    if provenance := inspection.provenance:
         yield heading("How it was made, by its manifest")
-        yield indented(table(_provenance(made)))
-    dropped = by_reason(model.report.dropped.items())
-    if dropped:
-        yield heading("Left out")
-        yield indented(table((", ".join(names), reason) for reason, names in dropped.items()))
+        yield indented(table(_provenance(provenance)))
+    if ignored := by_reason(model.report.dropped.items()):
+        yield heading("Ignored")
+        yield indented(table((", ".join(names), reason) for reason, names in ignored.items()))
     if tensors:
         yield heading("Tensors")
-        measured = ("min", "max", "mean", "std") if inspection.statistics else ()
+        statistics = ("min", "max", "mean", "std") if inspection.statistics else ()
         origin = ("origin",) if inspection.manifest else ()
-        header = ("tensor", "shape", "dtype", "size", "stored as", *origin, *measured)
-        right = [3, *(header.index(title) for title in measured)]
+        header = ("tensor", "shape", "dtype", "size", "stored as", *origin, *statistics)
+        right = [3, *(header.index(title) for title in statistics)]
         yield indented(table(_tensor_rows(inspection), header=header, right=right))
 
 
 def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
     checkpoint, model = inspection.checkpoint, inspection.model
-    yield "family", checkpoint.architecture
+    yield "architecture", checkpoint.architecture
     for submodel in model.submodels:
         yield submodel, model.configs[submodel].architecture.name
     if inspection.roles:
@@ -58,7 +66,7 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
     for path, nbytes in checkpoint.sizes.items():
         yield "file", f"{path.name}, {size(nbytes)}"
     if checkpoint.others:
-        yield "not looked at", ", ".join(checkpoint.others)
+        yield "other files", ", ".join(checkpoint.others)
     yield "format", f"{checkpoint.file_format}, {model.report.dialect} names"
     yield "converts to", ", ".join(inspection.frameworks)
     for framework, reason in model.unsupported_reasons.items():
@@ -67,19 +75,17 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
         yield "note", note
 
 
-def _provenance(made: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    seed = "" if made["seed"] is None else f", seed {made['seed']}"
-    yield "made by", f"converter {made['converter_version']}, {made['command']}{seed}"
-    for label, source in made["sources"].items():
+def _provenance(stated: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    seed = "" if stated["seed"] is None else f", seed {stated['seed']}"
+    yield "made by", f"converter {stated['converter_version']}, {stated['command']}{seed}"
+    for label, source in stated["sources"].items():
         files = source.get("files")
         parts = [str(source.get("reference")), *(files if isinstance(files, dict) else ())]
         if source.get("revision"):
             parts.insert(1, f"revision {source['revision']}")
         yield label, ", ".join(parts)
-    fresh = made["origins"].get("initialised", 0)
-    parts = [f"{number:,} {how}" for how, number in made["origins"].items() if how[:4] != "init"]
-    yield "tensors", ", ".join([*parts, *([f"{fresh:,} drawn fresh"] if fresh else [])])
-    for warning in made["warnings"]:
+    yield "tensors", ", ".join(f"{number:,} {how}" for how, number in stated["origins"].items())
+    for warning in stated["warnings"]:
         yield "warning", str(warning)
 
 
@@ -87,7 +93,7 @@ def _dtypes(inspection: Inspection) -> Counter[str]:
     return Counter(tensor.spec.dtype for tensor in inspection.checkpoint.tensors.values())
 
 
-def _faults(inspection: Inspection) -> Iterator[RenderableType]:
+def _problems(inspection: Inspection) -> Iterator[RenderableType]:
     problems = inspection.model.report.problems(inspection.model.required)
     if not problems:
         yield line("Every tensor is accounted for.", "green")
@@ -105,7 +111,7 @@ def _faults(inspection: Inspection) -> Iterator[RenderableType]:
 
 
 def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, ...]]:
-    """The matched tensors in the order of the model, those of like layers in one row."""
+    """Yield the matched tensors in the order of the model, equal layers in one row."""
     matched = inspection.model.report.matched
     ordered = dict.fromkeys((*inspection.model.target.by_name, *matched))
     groups: dict[tuple[object, ...], list[str]] = {}
@@ -124,12 +130,12 @@ def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, ...]]:
             size(sum(spec.nbytes for spec in specs)),
             ", ".join(collapse_ranges(spec.name for spec in specs)),
             *([inspection.origin(names[0])] if inspection.manifest else []),
-            *_measured(inspection, names),
+            *_statistics(inspection, names),
         )
 
 
-def _measured(inspection: Inspection, names: list[str]) -> Iterator[str]:
-    """The statistics of some tensors together."""
+def _statistics(inspection: Inspection, names: list[str]) -> Iterator[str]:
+    """Yield the statistics of several tensors together."""
     if not inspection.statistics:
         return
     total = inspection.statistics[names[0]]

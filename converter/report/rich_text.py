@@ -1,4 +1,4 @@
-"""The pieces that all reports are made of."""
+"""Parts of the terminal reports: lines, tables, numbers, and lists of tensor names."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from io import StringIO
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from converter.name_ranges import collapse_ranges
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
@@ -19,11 +21,11 @@ _GAP = 2
 """Columns between columns."""
 
 _UNBOUNDED = 10_000
-"""Columns where there is no terminal: whoever reads a pipe wants whole lines."""
+"""Columns if the output is not a terminal, so that lines in a pipe are not wrapped."""
 
 
 def printable(text: str) -> str:
-    """`text` with control characters escaped, so that a file's names cannot steer a terminal."""
+    """Escape control characters, so that names in a file cannot control the terminal."""
     if text.isprintable():
         return text
     return "".join(
@@ -32,7 +34,7 @@ def printable(text: str) -> str:
 
 
 def size(nbytes: int) -> str:
-    """Bytes in the unit that suits: ``512 B``, ``1.2 kB``, ``989.1 MB``."""
+    """Format a number of bytes: ``512 B``, ``1.2 kB``, ``989.1 MB``."""
     amount, unit = float(nbytes), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if amount < 999.95:
@@ -42,29 +44,54 @@ def size(nbytes: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """``1 tensor``, ``1,204 tensors``."""
+    """Format a number with its noun: ``1 tensor``, ``1,204 tensors``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def shape(lengths: Sequence[int]) -> str:
-    """``768 × 3072``; ``scalar``."""
+    """Format a shape: ``768 × 3072``; ``scalar``."""
     return " × ".join(map(str, lengths)) or "scalar"
 
 
+def collapse_params(names: Iterable[str]) -> list[str]:
+    """Collapse names: ``decoder.h.{0…11}.ln_cross_attn.{weight,bias}`` instead of 24 names."""
+    params: dict[str, list[str]] = {}
+    for name in names:
+        module, _, param = name.rpartition(".")
+        params.setdefault(module, []).append(param)
+    modules: dict[tuple[str, ...], list[str]] = {}
+    for module, group in params.items():
+        modules.setdefault(tuple(dict.fromkeys(group)), []).append(module)
+    return [
+        ".".join(filter(None, (module, group[0] if len(group) == 1 else f"{{{','.join(group)}}}")))
+        for module, group in {
+            module: group for group, each in modules.items() for module in collapse_ranges(each)
+        }.items()
+    ]
+
+
+def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Group pairs of name and reason: reason → collapsed names."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        groups.setdefault(reason, []).append(name)
+    return {reason: collapse_ranges(names) for reason, names in groups.items()}
+
+
 def line(text: str, style: str = "") -> Text:
-    """A line or a cell: never taken for markup, wrapped anywhere if it must be."""
+    """Return a line or a cell, never parsed as markup, wrapped anywhere if necessary."""
     from rich.text import Text
 
     return Text(printable(text), style=style, overflow="fold")
 
 
 def heading(text: str) -> Text:
-    """The line above a part of a report."""
+    """Return the heading of a section."""
     return line(f"\n{text}", "bold")
 
 
 def unwrapped(text: str) -> Text:
-    """A line that is never wrapped here, so that it can be copied from any terminal."""
+    """Return a line that is never wrapped, so that it can be copied from any terminal."""
     from rich.text import Text
 
     return Text(printable(text), no_wrap=True, overflow="ignore")
@@ -73,12 +100,12 @@ def unwrapped(text: str) -> Text:
 def table(
     rows: Iterable[Sequence[str]], header: Sequence[str] = (), right: Sequence[int] = ()
 ) -> TextTable:
-    """Rows in columns, or stacked where there is no room for columns, without lines around.
+    """Return a table without borders, whose rows are stacked if the terminal is too narrow.
 
     Args:
         rows: the cells.
         header: titles of the columns.
-        right: numbers of the columns that are flush right.
+        right: indices of right-aligned columns.
 
     """
     return TextTable([tuple(row) for row in rows], tuple(header), tuple(right))
@@ -86,7 +113,7 @@ def table(
 
 @dataclass(frozen=True)
 class TextTable:
-    """What `table` makes; decides when it is printed."""
+    """A table that chooses its layout when it is printed."""
 
     rows: Sequence[tuple[str, ...]]
     header: tuple[str, ...]
@@ -95,7 +122,7 @@ class TextTable:
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        """A table; if that is too wide and its first column to blame, two lines a row."""
+        """Yield columns, or two lines a row if the first column makes that too wide."""
         columns = list(zip_longest(*([self.header] if self.header else []), *self.rows))
         widths = [max(len(cell or "") for cell in column) + _GAP for column in columns]
         if sum(widths) <= options.max_width or not widths or 2 * widths[0] <= options.max_width:
@@ -117,7 +144,7 @@ class TextTable:
                 line(self.header[number]) if self.header else "",
                 justify="right" if number in self.right else "left",
                 overflow="fold",
-                no_wrap=number == 0,  # it takes at most half of the room: see above
+                no_wrap=number == 0,  # at most half of the width, see above
             )
         for cells in self.rows:
             built.add_row(*(line(cell) for cell in cells))
@@ -125,20 +152,20 @@ class TextTable:
 
 
 def indented(part: RenderableType) -> RenderableType:
-    """`part`, two columns in."""
+    """Indent a part by two columns."""
     from rich.padding import Padding
 
     return Padding(part, (0, 0, 0, 2))
 
 
 def render(parts: Iterable[RenderableType], stream: Any = None) -> str:
-    """The text of `parts` for `stream` (standard output): its width and colours if a terminal."""
+    """Render `parts` for `stream` (default: stdout), with its width and colors if a terminal."""
     from rich.console import Console
     from rich.text import Text
 
     stream = stream or sys.stdout or StringIO()
     terminal = bool(stream.isatty())
-    written = StringIO()  # `Console.capture` would touch the stream, which may refuse
+    written = StringIO()  # `Console.capture` would write to the stream, which may fail
     console = Console(
         file=written,
         width=None if terminal else _UNBOUNDED,

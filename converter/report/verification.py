@@ -1,47 +1,46 @@
-"""How two checkpoints differ."""
+"""The terminal reports of ``converter verify`` and ``converter diff``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from converter.errors import Problem
 from converter.name_ranges import collapse_ranges, split_layer_index
-from converter.report.grouping import collapse_params
-from converter.report.rich_text import count, heading, indented, line, render, shape, table
+from converter.report.rich_text import (
+    collapse_params,
+    count,
+    heading,
+    indented,
+    line,
+    render,
+    shape,
+    table,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from converter.commands.diff import Comparison
-    from converter.verification.comparison import Difference
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-from converter.errors import Problem
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from converter.verification.result import Verification
+    from converter.verification.result import Difference, Verification
 
 
 HEADER = ("tensor", "differing", "max", "mean", "cosine", "dtypes")
-"""Titles of what `rows` gives."""
+"""Titles of the columns of `difference_rows`."""
 
 
-def describe_comparison(found: Comparison) -> str:
-    """The page of ``converter diff``."""
-    return render(_parts(found))
+def describe_comparison(comparison: Comparison) -> str:
+    """Return the report of ``converter diff``."""
+    return render(_comparison(comparison))
 
 
-def _parts(found: Comparison) -> Iterator[RenderableType]:
+def _comparison(found: Comparison) -> Iterator[RenderableType]:
     equal = sum(difference.exact for difference in found.differences.values())
     verdict = "equal" if found.equal else "DIFFERENT"
     if found.equal and equal < len(found.differences):
         verdict = f"equal within {found.tolerance:g}"
-    what = f", the {found.submodel} alone" if found.submodel else ""
+    what = f", only the {found.submodel}" if found.submodel else ""
     yield line(f"{found.first} and {found.second}{what}: {verdict}", "bold")
     yield indented(
         line(
@@ -49,13 +48,12 @@ def _parts(found: Comparison) -> Iterator[RenderableType]:
             f" {len(found.differing):,} differing"
         )
     )
-    unequal = {n: d for n, d in found.differences.items() if not d.exact}
-    beyond = {n: d for n, d in unequal.items() if n in found.differing}
-    within = {n: d for n, d in unequal.items() if n not in found.differing}
-    for title, differences in (("Differing", beyond), ("Within the tolerance", within)):
+    differing = found.differing
+    within = {n: d for n, d in found.differences.items() if not d.exact and n not in differing}
+    for title, differences in (("Differing", differing), ("Within the tolerance", within)):
         if differences:
             yield heading(title)
-            yield indented(table(rows(differences), header=HEADER, right=[1, 2, 3, 4]))
+            yield indented(table(difference_rows(differences), header=HEADER, right=[1, 2, 3, 4]))
     for reference, names in ((found.first, found.only_first), (found.second, found.only_second)):
         if names:
             yield heading(f"Only in {reference}")
@@ -65,12 +63,12 @@ def _parts(found: Comparison) -> Iterator[RenderableType]:
         yield indented(table((n, shape(a), shape(b)) for n, (a, b) in found.shapes.items()))
     for reference, names in found.unknown.items():
         if names:
-            yield heading(f"Not compared, since no table knows them, in {reference}")
+            yield heading(f"Not compared, not in the mapping table, in {reference}")
             yield indented(line("\n".join(collapse_params(names))))
 
 
-def rows(differences: Mapping[str, Difference]) -> Iterator[tuple[str, ...]]:
-    """Tensors that differ only in the number of their layer in one row, which states the worst."""
+def difference_rows(differences: Mapping[str, Difference]) -> Iterator[tuple[str, ...]]:
+    """Yield a row per tensor, layers collapsed to one row with the largest difference."""
     groups: dict[tuple[object, ...], list[Difference]] = {}
     for name, difference in differences.items():
         head, _, tail = split_layer_index(name)
@@ -91,15 +89,15 @@ def rows(differences: Mapping[str, Difference]) -> Iterator[tuple[str, ...]]:
 
 
 MAX_PROBLEMS = 60
-"""Problems that are printed, once folded; ``--json`` has all."""
+"""Problems that are printed, after collapsing; ``--json`` has all."""
 
 
-def describe_verification(found: Verification, stream: Any = None) -> str:
-    """The page of ``converter verify``, for `stream`: standard output unless given."""
-    return render(_parts_verification(found), stream)
+def describe_verification(verification: Verification, stream: Any = None) -> str:
+    """Return the report of ``converter verify`` for `stream` (default: stdout)."""
+    return render(_verification(verification), stream)
 
 
-def _parts_verification(found: Verification) -> Iterator[RenderableType]:
+def _verification(found: Verification) -> Iterator[RenderableType]:
     if found.verified:
         yield line(f"{found.directory}: verified", "bold green")
     else:
@@ -123,12 +121,12 @@ def _parts_verification(found: Verification) -> Iterator[RenderableType]:
 
 
 def _origins(found: Verification) -> Iterator[tuple[str, str]]:
-    """Source and verdict, and the folded names that they are true of."""
+    """Yield each source and verdict, with the collapsed names."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name, origin in found.origins.items():
         verdict = f"{origin.verdict} to {origin.source}"
         if origin.verdict != "equal":
-            verdict = "fresh" if origin.source is None else f"not as in {origin.source}"
+            verdict = "initialized" if origin.source is None else f"differs from {origin.source}"
         submodel, _, _ = name.partition(".")
         groups.setdefault((verdict, submodel), []).append(name)
     few = 4
@@ -141,19 +139,19 @@ def _origins(found: Verification) -> Iterator[tuple[str, str]]:
 
 
 def merge_layers(problems: Sequence[Problem]) -> list[Problem]:
-    """One for those that differ in nothing but the number of the layer."""
+    """Merge problems that differ only in the layer index."""
     groups: dict[tuple[object, ...], list[Problem]] = {}
     for problem in problems:
         head, _, tail = split_layer_index(problem.tensor or "")
         key = (problem.file, problem.what, head, tail, problem.remedy)
         groups.setdefault(key, []).append(problem)
-    found = []
+    merged = []
     for group in groups.values():
         first = group[0]
         if len(group) > 1:
             (name, *_) = collapse_ranges(problem.tensor or "" for problem in group)
             expected = collapse_ranges(problem.expected or "" for problem in group)
-            alike = expected[0] or None if len(expected) == 1 else None
-            first = Problem(first.what, first.file, name, alike, remedy=first.remedy)
-        found.append(first)
-    return found
+            common = expected[0] or None if len(expected) == 1 else None
+            first = Problem(first.what, first.file, name, common, remedy=first.remedy)
+        merged.append(first)
+    return merged

@@ -1,28 +1,28 @@
-"""What a command wrote, and what to do with it."""
+"""The terminal reports of a plan and of a finished run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-from converter.file_names import MANIFEST
-from converter.name_ranges import collapse_ranges
-from converter.report.grouping import describe_change, describe_source, group_similar
-from converter.report.rich_text import heading, indented, line, render, shape, size, table
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from converter.execution.write_checkpoint import WriteResult
-
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converter.plan import InitializedTensor, TargetTensor
-from converter.report.grouping import by_reason, collapse_params
-from converter.report.rich_text import count, unwrapped
+from converter.file_names import MANIFEST
+from converter.name_ranges import collapse_ranges, split_layer_index
+from converter.plan import InitializedTensor, SourceTensor, TargetTensor
+from converter.report.rich_text import (
+    by_reason,
+    collapse_params,
+    count,
+    heading,
+    indented,
+    line,
+    render,
+    shape,
+    size,
+    table,
+    unwrapped,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 
 def describe_plan(result: WriteResult) -> str:
-    """What ``--dry-run`` prints."""
-    return render(_parts(result))
+    """Return the report of ``--dry-run``."""
+    return render(_plan(result))
 
 
-def _parts(result: WriteResult) -> Iterator[RenderableType]:
+def _plan(result: WriteResult) -> Iterator[RenderableType]:
     plan = result.plan
     yield line(f"{result.output}: planned, nothing was written", "bold")
     yield heading(count_origins(plan.tensors))
@@ -53,12 +53,12 @@ def _parts(result: WriteResult) -> Iterator[RenderableType]:
             )
         )
     yield indented(table(rows, header=("tensor", "shape", "dtype", "from", "how")))
-    yield from dropped_parts(result)
+    yield from _ignored(result)
     yield heading(f"Files, {size(plan.nbytes)} of tensors")
     files = [(file.path, size(file.nbytes), file.file_format) for file in plan.files]
-    files += [(name, size(len(content)), "made") for name, content in plan.documents.items()]
+    files += [(name, size(len(content)), "generated") for name, content in plan.documents.items()]
     files += [(name, size(result.sizes[name]), "copied") for name in plan.copied_files]
-    files.append((MANIFEST, "", "made"))
+    files.append((MANIFEST, "", "generated"))
     yield indented(table(files, right=[1]))
 
 
@@ -66,16 +66,16 @@ _TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
 
 
 def describe_result(result: WriteResult) -> str:
-    """The summary of a finished run."""
-    return render(_parts_result(result))
+    """Return the report of a finished run."""
+    return render(_result(result))
 
 
-def _parts_result(result: WriteResult) -> Iterator[RenderableType]:
-    made = " and ".join(
+def _result(result: WriteResult) -> Iterator[RenderableType]:
+    models = " and ".join(
         classes.get("pytorch") or next(iter(classes.values()), "checkpoint")
         for classes in result.classes.values()
     )
-    yield line(f"{result.output}: {made} for {_listed(result.frameworks)}", "bold")
+    yield line(f"{result.output}: {models} for {_listed(result.frameworks)}", "bold")
     files = [
         (file.path, size(result.sizes[file.path]), _TITLES[file.framework])
         for file in result.plan.files
@@ -83,15 +83,15 @@ def _parts_result(result: WriteResult) -> Iterator[RenderableType]:
     yield indented(table(files, right=[1]))
     yield indented(line(_documents(result)))
     yield line(f"\n{count_origins(result.plan.tensors)}; {result.seconds:.1f} s")
-    yield from fresh_parts(result)
-    yield from dropped_parts(result)
+    yield from _initialized(result)
+    yield from _ignored(result)
     if isinstance(result.output, Path):
         yield heading("Load it")
         yield from _loading(result, result.output)
 
 
 def _documents(result: WriteResult) -> str:
-    """The small files, those in a directory of their own counted."""
+    """List the small files; those in subdirectories are counted."""
     names = [*result.plan.documents, *result.plan.copied_files, MANIFEST]
     below = Counter(name.rpartition("/")[0] for name in names if "/" in name)
     shown = [name for name in names if "/" not in name]
@@ -100,63 +100,54 @@ def _documents(result: WriteResult) -> str:
 
 
 def count_origins(tensors: Iterable[TargetTensor]) -> str:
-    """How many tensors came from where: ``85 tensors: 60 copied, 12 rearranged, 13 fresh``."""
-    copied = rearranged = cast = fresh = 0
+    """Count origins: ``85 tensors: 60 copied, 12 transposed, 13 initialized``."""
+    origins: Counter[str] = Counter()
+    cast = 0
     for tensor in tensors:
-        if isinstance(tensor.origin, InitializedTensor):
-            fresh += 1
+        origin = tensor.origin
+        if isinstance(origin, InitializedTensor):
+            origins["initialized"] += 1
             continue
-        if tensor.origin.rearrangement.keeps_bytes:
-            copied += 1
-        else:
-            rearranged += 1
-        cast += tensor.origin.tensor.spec.dtype != tensor.spec.dtype
-    found = [
-        f"{number:,} {what}"
-        for number, what in (
-            (copied, "copied"),
-            (rearranged, "rearranged"),
-            (fresh, "initialised"),
-        )
-        if number
-    ]
-    total = copied + rearranged + fresh
-    return f"{count(total, 'tensor')}: {', '.join(found)}" + (f"; {cast:,} cast" if cast else "")
+        origins["copied" if origin.rearrangement.keeps_bytes else "transposed"] += 1
+        cast += origin.tensor.spec.dtype != tensor.spec.dtype
+    order = ("copied", "transposed", "initialized")
+    counts = ", ".join(f"{origins[kind]:,} {kind}" for kind in order if origins[kind])
+    return f"{count(origins.total(), 'tensor')}: {counts}" + (f"; {cast:,} cast" if cast else "")
 
 
-def fresh_parts(result: WriteResult) -> Iterator[RenderableType]:
-    """Which tensors were drawn anew and why, folded."""
+def _initialized(result: WriteResult) -> Iterator[RenderableType]:
+    """List the initialized tensors by reason, collapsed."""
     reasons: dict[str, list[str]] = {}
     for tensor in result.plan.tensors:
         if isinstance(tensor.origin, InitializedTensor):
             reasons.setdefault(tensor.origin.reason, []).append(tensor.spec.name)
     if reasons:
-        yield heading("Fresh weights, which need training")
+        yield heading("Newly initialized weights, which need training")
     for reason, names in reasons.items():
         yield indented(line(f"{reason}:"))
         yield indented(indented(line("\n".join(collapse_params(names)))))
 
 
-def dropped_parts(result: WriteResult) -> Iterator[RenderableType]:
-    """Which tensors of the sources were left out and why, folded."""
+def _ignored(result: WriteResult) -> Iterator[RenderableType]:
+    """List the ignored tensors of the sources by reason, collapsed."""
     rows = [
         (source.label, ", ".join(names), reason)
         for source in result.sources
         for reason, names in by_reason(source.report.dropped.items()).items()
     ]
     if rows:
-        yield heading("Left out")
+        yield heading("Ignored")
         yield indented(table(rows))
 
 
 def _loading(result: WriteResult, output: Path) -> Iterator[RenderableType]:
-    """For each framework the call that loads its file."""
-    containers = {file.file_format for file in result.plan.files}
+    """Yield the call that loads the files of each framework."""
+    formats = {file.file_format for file in result.plan.files}
     for directory, classes in result.classes.items():
         for framework in (name for name in result.frameworks if name in classes):
             arguments = repr(str(output / directory))
-            if framework == "tensorflow" and "safetensors" in containers:
-                # transformers 4 prefers safetensors to h5, and fails on them
+            if framework == "tensorflow" and "safetensors" in formats:
+                # transformers 4 prefers safetensors to h5 and cannot load them here
                 arguments += ", use_safetensors=False"
             call = f"{classes[framework]}.from_pretrained({arguments})"
             yield unwrapped(f"  {_TITLES[framework]:<12}{call}")
@@ -165,3 +156,56 @@ def _loading(result: WriteResult, output: Path) -> Iterator[RenderableType]:
 def _listed(frameworks: tuple[str, ...]) -> str:
     titles = [_TITLES[framework] for framework in frameworks]
     return titles[0] if len(titles) == 1 else f"{', '.join(titles[:-1])} and {titles[-1]}"
+
+
+def group_similar(tensors: Iterable[TargetTensor]) -> list[list[TargetTensor]]:
+    """Group planned tensors that differ only in the layer index."""
+    groups: dict[tuple[object, ...], list[TargetTensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(_group_key(tensor), []).append(tensor)
+    return list(groups.values())
+
+
+def _group_key(tensor: TargetTensor) -> tuple[object, ...]:
+    """Return what the tensors of one group have in common."""
+    spec, origin = tensor.spec, tensor.origin
+    head, number, tail = split_layer_index(spec.name)
+    if isinstance(origin, InitializedTensor):
+        rule = origin.initializer
+        return head, tail, spec.dtype, spec.shape, rule.rule, rule.scale, origin.reason
+    stored = origin.tensor.spec
+    key_head, key_number, key_tail = split_layer_index(stored.name)
+    if key_number != number:  # reordered layers must not look unchanged
+        return (spec.name,)
+    place = (key_head, key_tail, origin.source, origin.tensor.path)
+    return head, tail, spec.dtype, spec.shape, stored.dtype, origin.rearrangement, place
+
+
+def describe_source(group: Sequence[TargetTensor]) -> str:
+    """Describe the source of a group of similar tensors."""
+    origin = group[0].origin
+    if isinstance(origin, InitializedTensor):
+        rule = origin.initializer
+        if rule.rule == "constant":
+            return f"{rule.scale:g}"
+        return f"{rule.rule}({rule.scale:g}), seed {rule.seed}"
+    keys = collapse_ranges(
+        tensor.origin.tensor.spec.name
+        for tensor in group
+        if isinstance(tensor.origin, SourceTensor)
+    )
+    return f"{origin.source} {origin.tensor.path.name}: {', '.join(keys)}"
+
+
+def describe_change(tensor: TargetTensor) -> str:
+    """Describe how the values of a tensor are changed."""
+    origin = tensor.origin
+    if isinstance(origin, InitializedTensor):
+        return origin.reason
+    changes = [] if origin.rearrangement.keeps_bytes else [str(origin.rearrangement)]
+    stored = origin.tensor.spec.dtype
+    if stored != tensor.spec.dtype:
+        changes.append(f"{stored} → {tensor.spec.dtype}")
+    if tensor.copies:
+        changes.append(f"checked against {count(len(tensor.copies), 'duplicate')}")
+    return ", ".join(changes) or "copied"

@@ -1,1 +1,1 @@
-"""Proof that a finished checkpoint is what it should be."""
+"""Checks that prove that a finished checkpoint is what it should be."""

@@ -1,4 +1,4 @@
-"""Comparing stored tensors value by value, whatever their containers, dialects and dtypes."""
+"""Comparison of stored tensors value by value, across formats, dialects and dtypes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,76 +15,24 @@ from converter.execution.row_blocks import cast
 from converter.execution.row_readers import BufferPool, ResizedTensorReader, StoredTensorReader
 from converter.formats.base import Array
 from converter.plan import SourceTensor
+from converter.verification.result import Difference
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 BLOCK = 10 << 20
-"""Bytes of a tensor that are looked at together: the largest matrix of a base-sized model, since
-some rows of what lies transposed are as dear to read as all of them."""
+"""Bytes read at once: the largest matrix of a base-sized model, since reading some rows of a
+transposed matrix costs as much as reading all of them."""
 
 _BYTES = 1 << 18
 """Bytes compared at once."""
 
 _CHUNK = 1 << 16
-"""Elements turned into float64 at once."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How two tensors of one canonical name and shape differ."""
-
-    name: str
-    elements: int
-    differing: int
-    """Elements that are not the same number, bit for bit once both are in the wider dtype."""
-    max_abs: float
-    mean_abs: float
-    cosine: float
-    """Of the two as vectors; 1 for equal ones, not a number where one of them is zero."""
-    dtypes: tuple[str, str]
-
-    @property
-    def exact(self) -> bool:
-        """Whether all values are the same."""
-        return self.differing == 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it; numbers that are none are null."""
-        return {
-            "elements": self.elements,
-            "differing": self.differing,
-            "max_abs": _finite(self.max_abs),
-            "mean_abs": _finite(self.mean_abs),
-            "cosine": _finite(self.cosine),
-            "dtypes": list(self.dtypes),
-        }
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where the values of one tensor come from."""
-
-    source: str | None
-    """The source, or ``None`` of a fresh tensor."""
-    verdict: str
-    """``equal``, ``fresh``, or what is wrong."""
-    difference: Difference | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
-        described: dict[str, Any] = {"source": self.source, "verdict": self.verdict}
-        if self.difference and not self.difference.exact:
-            described["difference"] = self.difference.to_dict()
-        return described
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+"""Elements cast to float64 at once."""
 
 
 def ranges(stored: SourceTensor) -> Iterator[tuple[int, int]]:
-    """First and last-but-one canonical row of each block, for any copy of the same tensor."""
+    """Yield start and stop of each block of canonical rows; equal for all copies of a tensor."""
     core = [length for length in canonical_shape(stored) if length != 1]
     count = core[0] if core else 1
     width = max(1, stored.tensor.spec.nbytes // max(1, count))
@@ -95,35 +42,35 @@ def ranges(stored: SourceTensor) -> Iterator[tuple[int, int]]:
 
 
 def blocks(stored: SourceTensor, scratch: BufferPool, param: str) -> Iterator[Array]:
-    """The values in canonical layout, some whole rows at a time; each valid until the next."""
+    """Yield the values in canonical layout, block by block; each is valid until the next one."""
     rows = StoredTensorReader(stored)
     for start, stop in ranges(stored):
         yield rows.read(start, stop, scratch, param)[1]
 
 
 def canonical_shape(stored: SourceTensor) -> tuple[int, ...]:
-    """The shape in canonical layout."""
+    """Return the shape in canonical layout."""
     return stored.rearrangement.shape(stored.tensor.spec.shape)
 
 
 def values(stored: SourceTensor) -> Array:
-    """All values in canonical layout, as an array of one's own."""
+    """Return all values in canonical layout, as a new array."""
     scratch = BufferPool(0)
-    whole = [block.copy().reshape(-1) for block in blocks(stored, scratch, "values")]
-    joined = np.concatenate(whole) if whole else np.empty(0)
+    parts = [block.copy().reshape(-1) for block in blocks(stored, scratch, "values")]
+    joined = np.concatenate(parts) if parts else np.empty(0)
     return joined.reshape(canonical_shape(stored))
 
 
 def compare(
     name: str, first: SourceTensor, second: SourceTensor, rows: ResizedTensorReader | None = None
 ) -> Difference:
-    """How two stored tensors of the same canonical shape differ.
+    """Measure the difference between two stored tensors of the same canonical shape.
 
     Args:
         name: canonical.
-        first: the one.
+        first: one tensor.
         second: the other.
-        rows: its rows, where it is to be measured in another size than it has.
+        rows: the rows of `second`, where it is compared after resizing.
 
     Raises:
         CheckpointError: if one cannot be read.
@@ -133,7 +80,7 @@ def compare(
     if rows is None and canonical_shape(first) != canonical_shape(second):
         raise ValueError(f"{name}: {canonical_shape(first)} is not {canonical_shape(second)}")
     dtypes = (first.tensor.spec.dtype, second.tensor.spec.dtype)
-    scratch = scratch_of_thread()
+    scratch = thread_buffers()
     one, two = StoredTensorReader(first), rows or StoredTensorReader(second)
     for thorough in (False, True):
         tally = _Tally(thorough)
@@ -146,22 +93,21 @@ def compare(
 
 
 def same_bits(mine: Array, theirs: Array) -> bool:
-    """Whether two contiguous arrays of one dtype and size hold the same bytes."""
+    """Return whether two contiguous arrays of one dtype and size hold the same bytes."""
     one, two = mine.reshape(-1).view(np.uint8), theirs.reshape(-1).view(np.uint8)
-    whole = one.size - one.size % 8
-    for start in range(0, whole, _BYTES):  # what is compared at once stays in the cache
-        part = slice(start, min(whole, start + _BYTES))
+    aligned = one.size - one.size % 8
+    for start in range(0, aligned, _BYTES):  # chunks that stay in the cache
+        part = slice(start, min(aligned, start + _BYTES))
         if not np.array_equal(one[part].view(np.uint64), two[part].view(np.uint64)):
             return False
-    return bool(np.array_equal(one[whole:], two[whole:]))
+    return bool(np.array_equal(one[aligned:], two[aligned:]))
 
 
 class _Tally:
     """Sums over the blocks of two tensors.
 
     Args:
-        thorough: whether equal blocks are summed as well, as the cosine needs it; told only once
-            it is known that the tensors differ, since most do not.
+        thorough: whether to sum equal blocks too, which only the cosine of differing tensors needs.
 
     """
 
@@ -182,14 +128,14 @@ class _Tally:
             unequal = _unequal(mine[start : start + _CHUNK], theirs[start : start + _CHUNK], a, b)
             self.differing += int(np.count_nonzero(unequal))
             with np.errstate(all="ignore"):
-                apart = np.abs(a - b)[unequal]
+                distances = np.abs(a - b)[unequal]
                 self.dot += float(a @ b)
                 self.first += float(a @ a)
                 self.second += float(b @ b)
-            if apart.size:
-                apart[np.isnan(apart)] = math.inf
-                self.largest = max(self.largest, float(np.max(apart)))
-                self.total += float(np.sum(apart))
+            if distances.size:
+                distances[np.isnan(distances)] = math.inf
+                self.largest = max(self.largest, float(np.max(distances)))
+                self.total += float(np.sum(distances))
 
     def difference(self, name: str, dtypes: tuple[str, str]) -> Difference:
         cosine = 1.0
@@ -201,7 +147,7 @@ class _Tally:
 
 
 def _unequal(mine: Array, theirs: Array, a: Array, b: Array) -> Array:
-    """Which elements differ in any bit; where dtypes differ, in any bit of their float64."""
+    """Return which elements differ in any bit; of different dtypes, in any bit as float64."""
     if mine.dtype == theirs.dtype and mine.dtype.kind != "c":
         bits = np.dtype(f"u{mine.itemsize}")
         return np.asarray(mine.view(bits) != theirs.view(bits))
@@ -216,17 +162,18 @@ def _wide(array: Array) -> Array:
     return wide
 
 
-_own = threading.local()
+_local = threading.local()
 
 
-def scratch_of_thread() -> BufferPool:
-    """The working memory of this thread: fresh pages for each tensor would cost as much as
-    reading it does. Ends with the thread, so with `thread_map`.
+def thread_buffers() -> BufferPool:
+    """Return the buffers of this thread, which live until it ends (with `thread_map`).
+
+    Allocating new pages for each tensor would cost as much as reading it.
     """
-    if not hasattr(_own, "scratch"):
-        _own.scratch = BufferPool(BLOCK)
-    found: BufferPool = _own.scratch
-    return found
+    if not hasattr(_local, "buffers"):
+        _local.buffers = BufferPool(BLOCK)
+    buffers: BufferPool = _local.buffers
+    return buffers
 
 
 def thread_map(
@@ -235,13 +182,13 @@ def thread_map(
     jobs: int | None = None,
     after: Callable[[T], object] = lambda item: None,
 ) -> list[R]:
-    """`function` of every item, in order, worked out by a few threads.
+    """Return `function` of every item, in order, computed by a thread pool.
 
     Args:
-        function: what to do.
-        items: with what.
-        jobs: threads; as many as processors, at most 4, unless given.
-        after: called with each item once it is done, in order, by the calling thread.
+        function: applied to each item.
+        items: its arguments.
+        jobs: threads; by default one per CPU, at most 4.
+        after: called by the calling thread with each finished item, in order.
 
     """
     jobs = max(1, jobs or min(os.cpu_count() or 1, 4))

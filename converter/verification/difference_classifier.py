@@ -1,11 +1,10 @@
-"""What happened to a tensor that is not what it should be, told from its values."""
+"""Classification of a difference between tensors: transposed, shifted, rounded, unrelated, ..."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from threading import Lock
 
 import numpy as np
@@ -15,26 +14,27 @@ from converter.execution.row_readers import BufferPool
 from converter.formats.base import Array
 from converter.plan import SourceTensor
 from converter.tensors import numpy_dtype
-from converter.verification.comparison import Difference, blocks, canonical_shape, values
+from converter.verification.comparison import blocks, canonical_shape, values
+from converter.verification.result import Difference
 
-UNRELATED = "has nothing to do with it: drawn anew, or from another checkpoint"
-"""The verdict on a tensor of other values altogether."""
+UNRELATED = "is unrelated: newly initialized, or from another checkpoint"
+"""The verdict on a tensor of entirely different values."""
 
 _FEW_ULP = 8
-"""Differences of so many units in the last place are rounding, no other weights."""
+"""Units in the last place up to which a difference is rounding."""
 
 _UNRELATED = 0.3
-"""Vectors with a smaller cosine have nothing to do with each other."""
+"""Vectors with a smaller cosine are unrelated."""
 
 _CHANCE = 4.0
-"""Standard deviations, 1/sqrt(n) each, by which the cosine of unrelated vectors may be off."""
+"""Standard deviations, 1/sqrt(n) each, within which the cosine of unrelated vectors is."""
 
 _LARGE = 1 << 26
-"""Elements above which a tensor is judged by its sums alone, to bound the memory."""
+"""Elements above which a tensor is classified by its sums alone, to bound the memory."""
 
 
 def tensor_sha256(stored: SourceTensor, dtype: str) -> bytes:
-    """SHA-256 of the canonical values as `dtype`, little-endian, as the manifest states it."""
+    """Return the SHA-256 of the canonical values, cast to `dtype`, as the manifest states it."""
     digest = hashlib.sha256()
     scratch = BufferPool(0)
     target = numpy_dtype(dtype)
@@ -47,66 +47,64 @@ def tensor_sha256(stored: SourceTensor, dtype: str) -> bytes:
     return digest.digest()
 
 
-class Diagnosis:
-    """Names what happened.
+class DifferenceClassifier:
+    """Names what happened to tensors that differ from what they should be.
 
     Args:
-        truth: every tensor as it should be, by canonical name. Read only when something is wrong.
+        expected: every tensor as it should be, by canonical name; read only on a difference.
 
     """
 
-    def __init__(self, truth: Mapping[str, SourceTensor]) -> None:
-        self._truth = truth
-        self._known: dict[tuple[int, ...], dict[bytes, str]] = {}
+    def __init__(self, expected: Mapping[str, SourceTensor]) -> None:
+        self._expected = expected
+        self._by_shape: dict[tuple[int, ...], list[str]] = {}
+        for name, stored in expected.items():
+            self._by_shape.setdefault(canonical_shape(stored), []).append(name)
+        self._by_hash: dict[tuple[int, ...], dict[bytes, str]] = {}
         self._lock = Lock()
 
-    @cached_property
-    def _by_shape(self) -> dict[tuple[int, ...], list[str]]:
-        found: dict[tuple[int, ...], list[str]] = {}
-        for name, stored in self._truth.items():
-            found.setdefault(canonical_shape(stored), []).append(name)
-        return found
-
-    def _holder(self, name: str, stored: SourceTensor) -> str | None:
-        """The other tensor whose values `stored` holds; constant ones tell nothing."""
+    def _other_name(self, name: str, stored: SourceTensor) -> str | None:
+        """Return the name of another expected tensor that has the values of `stored`."""
         shape = canonical_shape(stored)
         with self._lock:
-            if shape not in self._known:
-                self._known[shape] = {}
+            if shape not in self._by_hash:
+                self._by_hash[shape] = {}
                 for other in self._by_shape.get(shape, ()):
-                    print_ = tensor_sha256(self._truth[other], "float64")
-                    self._known[shape].setdefault(print_, other)
-        holder = self._known[shape].get(tensor_sha256(stored, "float64"))
-        if holder is None or holder == name:
+                    digest = tensor_sha256(self._expected[other], "float64")
+                    self._by_hash[shape].setdefault(digest, other)
+        match = self._by_hash[shape].get(tensor_sha256(stored, "float64"))
+        if match is None or match == name:
             return None
-        place = self._truth[holder].tensor.location
-        return None if place == stored.tensor.location else holder  # it is that very tensor
+        same_bytes = self._expected[match].tensor.location == stored.tensor.location
+        return None if same_bytes else match
 
-    def verdict(self, name: str, stored: SourceTensor, difference: Difference | None = None) -> str:
-        """What happened to `stored`, which should hold the values of ``truth[name]``.
+    def classify(
+        self, name: str, stored: SourceTensor, difference: Difference | None = None
+    ) -> str:
+        """Describe what happened to `stored`, which should hold the expected values of `name`.
 
         Args:
             name: canonical.
-            stored: what is wrong.
-            difference: between the two, where they are of one shape.
+            stored: the tensor that is wrong.
+            difference: between the two, if they have the same shape.
 
         Raises:
             CheckpointError: if one cannot be read.
 
         """
-        truth = self._truth[name]
+        expected = self._expected[name]
         if difference is None:
-            return _reshaped(stored, truth)
+            return _describe_shapes(stored, expected)
         if difference.elements <= _LARGE:
-            if (other := self._holder(name, stored)) is not None:
+            if (other := self._other_name(name, stored)) is not None:
                 return f"holds the values of {other}"
-            if found := _recognised(values(stored), values(truth)):
-                return found
+            if damage := _known_damage(values(stored), values(expected)):
+                return damage
         return describe_difference(difference)
 
 
 def describe_difference(difference: Difference) -> str:
-    """How two tensors of one shape differ, as far as numbers tell."""
+    """Describe the difference between two tensors of one shape in numbers."""
     cosine, count = difference.cosine, difference.differing
     if math.isfinite(difference.max_abs) and not cosine > max(
         _UNRELATED, min(0.9, _CHANCE / math.sqrt(difference.elements))
@@ -119,25 +117,25 @@ def describe_difference(difference: Difference) -> str:
     )
 
 
-def _reshaped(stored: SourceTensor, truth: SourceTensor) -> str:
-    mine, theirs = canonical_shape(stored), canonical_shape(truth)
+def _describe_shapes(stored: SourceTensor, expected: SourceTensor) -> str:
+    mine, theirs = canonical_shape(stored), canonical_shape(expected)
     text = f"has shape {list(mine)} instead of {list(theirs)}"
     small = math.prod(mine) + math.prod(theirs) <= _LARGE
-    if mine == theirs[::-1] and small and _same(values(stored), values(truth).T):
+    if mine == theirs[::-1] and small and _same(values(stored), values(expected).T):
         return f"{text}: it is transposed"
     if mine[1:] == theirs[1:] and mine and small:
         rows = min(mine[0], theirs[0])
-        if _same(values(stored)[:rows], values(truth)[:rows]):
+        if _same(values(stored)[:rows], values(expected)[:rows]):
             return f"{text}; the first {rows} rows are the same"
     return text
 
 
-def _recognised(mine: Array, theirs: Array) -> str | None:
-    """A well-known way to damage a tensor, if it is one."""
+def _known_damage(mine: Array, theirs: Array) -> str | None:
+    """Describe `mine` as a common way to damage `theirs`, if it is one."""
     if not mine.any():
         return "is all zeros"
     if mine.size > 1 and (mine == mine.flat[0]).all() and not (theirs == theirs.flat[0]).all():
-        return f"is {float(mine.flat[0]):g} everywhere"
+        return f"is constant: {float(mine.flat[0]):g}"
     if bad := count_non_finite(mine) - count_non_finite(theirs):
         if bad > 0:
             return f"holds {bad:,} value(s) that are infinite or not a number"
@@ -146,11 +144,11 @@ def _recognised(mine: Array, theirs: Array) -> str | None:
         return "is transposed"
     if mine.ndim == 2 and (
         _same(mine, np.ascontiguousarray(theirs.T).reshape(mine.shape))
-        or _same(mine.T, theirs.reshape(mine.T.shape))  # in a file that keeps it the other way
+        or _same(mine.T, theirs.reshape(mine.T.shape))  # in a file that stores it transposed
     ):
         return "is transposed, its shape kept"
-    if step := _shift(mine, theirs):
-        return step
+    if shift := _shift(mine, theirs):
+        return shift
     for dtype in ("float16", "bfloat16"):
         with np.errstate(over="ignore", under="ignore"):
             rounded = theirs.astype(numpy_dtype(dtype))
@@ -173,14 +171,14 @@ def _recognised(mine: Array, theirs: Array) -> str | None:
 
 
 def _spacing(array: Array) -> Array:
-    """The distance from each value to the next of its dtype, as float64."""
+    """Return the distance from each value to the next one of its dtype, as float64."""
     if array.dtype.kind == "f":
         return np.asarray(np.spacing(np.abs(array)).astype(np.float64))
     return np.asarray(np.abs(array.astype(np.float64)) * 2.0**-7)  # bfloat16
 
 
 def _shift(mine: Array, theirs: Array) -> str | None:
-    """By which step along which axis `mine` is `theirs` moved on, all values kept."""
+    """Describe `mine` as `theirs` rolled along an axis, if it is that."""
     for axis in range(mine.ndim):
         for step in (1, -1, 2, -2):
             if abs(step) < mine.shape[axis] and _same(mine, np.roll(theirs, step, axis)):

@@ -1,4 +1,4 @@
-"""Each weight file read again by its framework's own library, and compared with our reading."""
+"""Comparison of the package's readers with each framework's own library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from converter.checkpoint.opening import Checkpoint
 from converter.errors import Problem, UnsupportedError
 from converter.models.model import Model
 from converter.optional_imports import install_hint
-from converter.verification.result import Verification
+from converter.verification.result import Findings
 
 _NEEDS = {
     "safetensors": ("torch", ("torch",)),
@@ -22,57 +22,56 @@ _NEEDS = {
     "keras-hdf5": ("tensorflow", ("tensorflow", "tf_keras")),
     "flax-msgpack": ("flax", ("flax",)),
 }
-"""Container → the extra that brings its library, and the packages that it needs."""
+"""Format → the extra that installs its library, and the packages that it needs."""
 
 Values = tuple[tuple[int, ...], bytes]
 """Shape and C-order bytes."""
 
 
-def check_native(models: Mapping[str, Model], found: Verification) -> None:
-    """Compare every tensor of every file with what the file's own library reads.
+def check_native(models: Mapping[str, Model]) -> Findings:
+    """Compare every tensor of every file with what the framework's own library reads.
 
     Args:
         models: weight file → the model that it holds.
-        found: the verification in progress.
 
     Raises:
-        UnsupportedError: if a library is not installed; it names the extra that brings it.
+        UnsupportedError: if a library is not installed; it names the extra that installs it.
 
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow talks to people's terminals
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else TensorFlow logs to the terminal
     _require({model.checkpoint.file_format for model in models.values()})
+    findings = Findings()
     for label, model in models.items():
-        checkpoint = model.checkpoint
-        read = _READERS.get(checkpoint.file_format)
-        if read is None:
-            found.notes.append(f"{label}: there is no native reader for {checkpoint.file_format}")
-            continue
-        count = 0
-        seen: set[str] = set()
-        for path in dict.fromkeys(checkpoint.files):
-            try:
-                for name, values in read(path):
-                    known = _ours(checkpoint, path, name)
-                    seen |= {known} if known else set()
-                    found.problems += _compare(checkpoint, path, name, known, values)
-                    count += 1
-            except Exception as error:  # whatever a library raises is what its users will see
-                finding = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-                found.problems.append(
-                    Problem("its own library cannot read it", str(path), found=finding)
-                )
-        found.problems += [
-            Problem("its own library does not find it", str(tensor.path), name)
-            for name, tensor in checkpoint.tensors.items()
-            if name not in seen
-        ]
-        found.checks[f"tensors of {label} as its own library reads them"] = str(count)
+        findings += _check_file(label, model.checkpoint)
+    return findings
 
 
-def _require(containers: set[str]) -> None:
+def _check_file(label: str, checkpoint: Checkpoint) -> Findings:
+    read = _READERS.get(checkpoint.file_format)
+    if read is None:
+        return Findings(notes=[f"{label}: no native reader for {checkpoint.file_format}"])
+    problems: list[Problem] = []
+    matched: list[str | None] = []
+    for path in dict.fromkeys(checkpoint.files):
+        try:
+            for name, values in read(path):
+                matched.append(_stored_name(checkpoint, name))
+                problems += _compare(checkpoint, path, name, matched[-1], values)
+        except Exception as error:  # whatever a library raises is what its users will see
+            finding = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            problems.append(Problem("its own library cannot read it", str(path), found=finding))
+    problems += [
+        Problem("its own library does not find it", str(checkpoint.tensors[name].path), name)
+        for name in checkpoint.tensors.keys() - set(matched)
+    ]
+    title = f"tensors of {label} read by its own library"
+    return Findings(problems, checks={title: str(len(matched))})
+
+
+def _require(file_formats: set[str]) -> None:
     missing = {
         extra: [package for package in packages if find_spec(package) is None]
-        for extra, packages in (_NEEDS[name] for name in containers if name in _NEEDS)
+        for extra, packages in (_NEEDS[name] for name in file_formats if name in _NEEDS)
     }
     problems = [
         Problem(f"{' and '.join(packages)} is not installed", remedy=install_hint(extra))
@@ -80,11 +79,11 @@ def _require(containers: set[str]) -> None:
         if packages
     ]
     if problems:
-        raise UnsupportedError("native verification needs the frameworks themselves", problems)
+        raise UnsupportedError("--native requires the frameworks", problems)
 
 
-def _ours(checkpoint: Checkpoint, path: Path, name: str) -> str | None:
-    """Our name of a tensor that a library calls `name`; TensorFlow's have a scope before it."""
+def _stored_name(checkpoint: Checkpoint, name: str) -> str | None:
+    """Return the stored name of a library's tensor: `name`, or that without TensorFlow's scope."""
     for candidate in (name, name.partition("/")[2], name.partition(".")[2]):
         if candidate in checkpoint.tensors:
             return candidate
@@ -92,17 +91,16 @@ def _ours(checkpoint: Checkpoint, path: Path, name: str) -> str | None:
 
 
 def _compare(
-    checkpoint: Checkpoint, path: Path, name: str, known: str | None, values: Values
+    checkpoint: Checkpoint, path: Path, name: str, stored_name: str | None, values: Values
 ) -> Iterator[Problem]:
-    """What is wrong with one tensor."""
-    if known is None:
+    """Compare one tensor that a library read with the package's reader."""
+    if stored_name is None:
         yield Problem("only its own library finds it", str(path), name)
         return
-    tensor = checkpoint.tensors[known]
+    tensor = checkpoint.tensors[stored_name]
     if tensor.path != path:
-        tensor = next(
-            (copy for copy in checkpoint.duplicates.get(known, ()) if copy.path == path), tensor
-        )
+        copies = checkpoint.duplicates.get(stored_name, ())
+        tensor = next((copy for copy in copies if copy.path == path), tensor)
     shape, data = values
     if tensor.spec.shape != shape:
         yield Problem(
@@ -120,7 +118,7 @@ def _safetensors(path: Path) -> Iterator[tuple[str, Values]]:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 - it is no dictionary
+        for name in file.keys():  # noqa: SIM118 - not a dictionary
             yield name, _of_torch(file.get_tensor(name))
 
 
@@ -147,7 +145,7 @@ def _of_torch(tensor: Any) -> Values:
 
 
 def _keras(path: Path) -> Iterator[tuple[str, Values]]:
-    """As tf-keras goes through a file: layers by their list, weights by each layer's."""
+    """Read a file as tf-keras does: layers by the list of layers, weights by each layer's list."""
     import h5py
     from tf_keras.src.saving.legacy.hdf5_format import (  # type: ignore[import-untyped]
         load_attributes_from_hdf5_group as attributes,
@@ -155,7 +153,7 @@ def _keras(path: Path) -> Iterator[tuple[str, Values]]:
 
     with h5py.File(path, "r") as file:
         for layer in attributes(file, "layer_names"):
-            if isinstance(file[layer], h5py.Dataset):  # a shard lists its weights themselves
+            if isinstance(file[layer], h5py.Dataset):  # the "layers" of a shard are weights
                 yield layer, _of_numpy(np.asarray(file[layer]))
                 continue
             for name in attributes(file[layer], "weight_names"):

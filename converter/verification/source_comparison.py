@@ -1,4 +1,4 @@
-"""A finished checkpoint against what it was made from: what arrived, what is fresh, what broke."""
+"""Comparison of a finished checkpoint with the checkpoints that it was made from."""
 
 from __future__ import annotations
 
@@ -9,33 +9,64 @@ from pathlib import Path
 from typing import Any
 
 from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.schema import CROSS_ATTENTION
 from converter.checkpoint.opening import open_files
 from converter.errors import Problem, UnsupportedError
 from converter.execution.row_readers import ResizedTensorReader
 from converter.models.model import Model, resolve_model
+from converter.models.source_model import SourceModel
 from converter.name_ranges import summarize_names
 from converter.plan import ResizedTensor, SourceTensor, TargetTensor
 from converter.progress import ProgressCounter
-from converter.verification.comparison import (
+from converter.verification.comparison import canonical_shape, compare, thread_map
+from converter.verification.difference_classifier import (
+    UNRELATED,
+    DifferenceClassifier,
+    describe_difference,
+)
+from converter.verification.manifest import ExpectedSources, Sources, expected_sources
+from converter.verification.result import (
+    EQUAL,
+    INITIALIZED,
     Difference,
+    Findings,
     Provenance,
-    canonical_shape,
-    compare,
-    thread_map,
 )
-from converter.verification.difference_classifier import UNRELATED, Diagnosis, describe_difference
-from converter.verification.expected_sources import ExpectedSources, Sources, expected_sources
-from converter.verification.name_alignment import (
-    align_names,
-    align_submodel_names,
-    check_related,
-    matching_submodel,
-)
-from converter.verification.result import Verification
 from converter.verification.value_report import measure
 
 _LARGEST, _LEAST = 1e4, 1e-20
-"""Absolute values between which the largest of every fresh tensor lies, if it is not all zeros."""
+"""Bounds of the largest absolute value of an initialized tensor that is not all zeros."""
+
+
+def matching_submodel(composite: Model, model: Model) -> str | None:
+    """Return the submodel of `composite` that `model` corresponds to, or ``None``.
+
+    If both submodels have its architecture, a model with cross-attention or of a decoder's class
+    is the decoder.
+    """
+    architecture = model.configs[""].architecture
+    candidates = [
+        submodel
+        for submodel in composite.submodels
+        if composite.configs[submodel].architecture.name == architecture.name
+    ]
+    if len(candidates) < 2:
+        return next(iter(candidates), None)
+    encoder, decoder = (
+        architecture.models[architecture.roles[submodel].model].name for submodel in candidates
+    )
+    params = model.target.by_name
+    attends = any(params[name].part == CROSS_ATTENTION for name in model.report.matched)
+    return candidates[1 if attends or model.name == decoder != encoder else 0]
+
+
+def submodel_tensors(model: Model, submodel: str | None) -> Mapping[str, SourceTensor]:
+    """Return the tensors of a model, or those of one submodel by their names without prefix."""
+    matched = model.report.matched
+    if submodel is None:
+        return matched
+    prefix = f"{submodel}."
+    return {n.removeprefix(prefix): each for n, each in matched.items() if n.startswith(prefix)}
 
 
 def compare_with_sources(
@@ -43,171 +74,97 @@ def compare_with_sources(
     references: Sequence[str | Path],
     registry: ArchitectureRegistry,
     stack: ExitStack,
-    found: Verification,
     jobs: int | None,
-    meter: ProgressCounter,
+    progress: ProgressCounter,
     manifest: Mapping[str, Any] | None = None,
-) -> dict[str, Provenance]:
-    """Where every tensor of `model` comes from; what is wrong goes to the problems of `found`.
+) -> tuple[dict[str, Provenance], Findings]:
+    """Find the source of every tensor of `model`, and compare the values.
 
     Args:
         model: the finished checkpoint.
-        references: what it was made from; of two of one family, the encoder first.
+        references: its sources; of two with the same architecture, the encoder first.
         registry: the mapping tables.
         stack: keeps the sources open.
-        found: the verification in progress.
         jobs: threads.
-        meter: counts the bytes that are compared.
-        manifest: of the finished checkpoint, if it has one: what was meant to be otherwise.
+        progress: counts the bytes that are compared.
+        manifest: of the finished checkpoint, if it has one.
 
     Raises:
-        UnsupportedError: if a source is of no family that the checkpoint holds.
+        UnsupportedError: if a source has an architecture that the checkpoint does not contain.
 
     """
+    given = _open_sources(model, references, registry, stack)
+    expected = expected_sources(given, manifest)
+    sources, matched = expected.sources, model.report.matched
+    shared = [name for name in matched if name in sources]
+    differences = dict(
+        zip(
+            shared,
+            thread_map(
+                lambda name: _compare(name, matched[name], sources[name][1]),
+                shared,
+                jobs,
+                progress.start_step({n: 2 * matched[n].tensor.spec.nbytes for n in shared}),
+            ),
+            strict=True,
+        )
+    )
+    verdicts = _verdicts(matched, sources, differences)
+    new = [name for name in matched if name not in sources]
+    origins = {
+        name: Provenance(sources[name][0], verdicts.get(name, EQUAL), difference)
+        for name, difference in differences.items()
+    }
+    origins |= {name: Provenance(None, INITIALIZED) for name in new}
+    notes = list(_unused(model, given, expected))
+    if expected.initialized:
+        notes.append(f"initialized on request: {summarize_names(sorted(expected.initialized))}")
+    findings = Findings(
+        [
+            *_submodels_without_source(model, verdicts, shared, sources),
+            *_problems(model, verdicts, sources),
+        ],
+        notes,
+        {
+            "tensors equal to their source": f"{len(shared) - len(verdicts)} of {len(shared)}",
+            "initialized tensors": str(len(new)),
+        },
+    )
+    return origins, findings + _check_initialized(model, new, jobs)
+
+
+def _open_sources(
+    model: Model,
+    references: Sequence[str | Path],
+    registry: ArchitectureRegistry,
+    stack: ExitStack,
+) -> dict[str, tuple[str, SourceTensor]]:
+    """Map canonical names of `model` to the tensors of its sources."""
     sources: dict[str, tuple[str, SourceTensor]] = {}
     taken: set[str] = set()
     for reference in references:
         checkpoint = stack.enter_context(open_files(reference))
         source = resolve_model(checkpoint, registry, label=str(reference))
-        submodel = _half(model, source, taken)
+        submodel = _assign_submodel(model, source, taken)
         if submodel and model.submodels:
-            own = align_submodel_names(model, source, submodel, registry)
+            tensors = _tensors_as_submodel(model, source, submodel, registry)
         else:
-            own = align_names(model, source, submodel)
-        check_related(model, source, own)
-        sources |= {name: (str(reference), stored) for name, stored in own.items()}
-    matched = model.report.matched
-    meant = expected_sources(sources, manifest)
-    found.notes += _left_out(model, sources, meant)
-    sources = dict(meant.sources)
-    if meant.drawn:
-        found.notes.append(f"drawn anew, as asked for: {summarize_names(sorted(meant.drawn))}")
-    shared = [name for name in matched if name in sources]
-    compared = thread_map(
-        lambda name: _compare(name, matched[name], sources[name][1]),
-        shared,
-        jobs,
-        meter.start_step({name: 2 * matched[name].tensor.spec.nbytes for name in shared}),
-    )
-    wrong = {
-        name: difference
-        for name, difference in zip(shared, compared, strict=True)
-        if difference is None or not difference.exact
-    }
-    diagnosis = Diagnosis({name: stored for name, (_, stored) in sources.items()})
-    verdicts = {
-        name: describe_difference(difference)
-        if difference and isinstance(sources[name][1], ResizedTensor)
-        else diagnosis.verdict(name, matched[name], difference)
-        for name, difference in wrong.items()
-    }
-    origins: dict[str, Provenance] = {}
-    for name, difference in zip(shared, compared, strict=True):
-        origins[name] = Provenance(sources[name][0], verdicts.get(name, "equal"), difference)
-    for name in matched:
-        origins.setdefault(name, Provenance(None, "fresh"))
-    found.problems += _lost_wholly(model, shared, verdicts, sources)
-    for name, verdict in verdicts.items():
-        stored = matched[name]
-        found.problems.append(
-            Problem(
-                verdict,
-                str(stored.tensor.path),
-                stored.tensor.spec.name,
-                expected=f"the values of {sources[name][1].tensor.spec.name} in {sources[name][0]}",
+            tensors = submodel_tensors(source, submodel)
+        if not any(name in model.target.by_name for name in tensors):
+            kinds = [
+                " and ".join(config.architecture.name for config in each.configs.values())
+                for each in (source, model)
+            ]
+            raise UnsupportedError(
+                f"{source.label}: is {kinds[0]}, but {model.checkpoint.directory} is {kinds[1]}",
+                remedy="Give the checkpoints it was made from: these have no tensor in common.",
             )
-        )
-    told = {param.name for _, param, _ in model.report.mismatched}  # as of a wrong shape
-    found.problems += [
-        Problem("is lost: the source has it", tensor=name, file=sources[name][0])
-        for name in sources
-        if name in model.target.by_name and name not in matched and name not in told
-    ]
-    fresh = [name for name in matched if name not in sources]
-    problems, odd = _drawn_as_told(model, fresh, jobs)
-    found.problems += problems
-    if odd:
-        found.notes.append(
-            "fresh, but not the constants that their rule makes (trained since, or never drawn):"
-            f" {summarize_names(odd)}"
-        )
-    equal = sum(origin.verdict == "equal" for origin in origins.values())
-    found.checks["tensors equal to their source"] = f"{equal} of {len(shared)}"
-    found.checks["fresh tensors"] = str(len(matched) - len(shared))
-    return origins
+        sources |= {name: (str(reference), stored) for name, stored in tensors.items()}
+    return sources
 
 
-def _left_out(model: Model, given: Sources, meant: ExpectedSources) -> Iterator[str]:
-    """What of each source is not in the checkpoint, and need not be."""
-    used = (entry for name, entry in meant.sources.items() if name in model.target.by_name)
-    taken = {id(stored.tensor) for _, stored in used}
-    left: dict[str, list[str]] = {}
-    for name, (reference, stored) in given.items():
-        if id(stored.tensor) not in taken and name not in meant.drawn:
-            left.setdefault(reference, []).append(name)
-    for reference, names in left.items():
-        yield f"{reference}: not in the checkpoint: {summarize_names(names)}"
-
-
-def _lost_wholly(
-    model: Model,
-    shared: Sequence[str],
-    verdicts: Mapping[str, str],
-    sources: Mapping[str, tuple[str, SourceTensor]],
-) -> Iterator[Problem]:
-    """Halves of which no tensor arrived, which is told before its tensors are."""
-    for submodel in model.submodels or ("",):
-        lead = f"{submodel}." if submodel else ""
-        mine = [name for name in shared if name.startswith(lead)]
-        told = {verdicts.get(name) for name in mine}
-        if len(mine) > 1 and UNRELATED in told and None not in told:
-            yield Problem(
-                f"nothing of {sources[mine[0]][0]} arrived",
-                str(model.report.matched[mine[0]].tensor.path),
-                submodel or None,
-                found=f"all of its {len(mine)} tensors are other ones",
-                remedy="make it again with `converter compose` or `converter convert`",
-            )
-
-
-def _drawn_as_told(
-    model: Model, fresh: Sequence[str], jobs: int | None
-) -> tuple[list[Problem], list[str]]:
-    """Whether fresh tensors hold what a rule may draw, or memory that nobody wrote to.
-
-    transformers leaves new layer norms of some families so, and a projection that a file lacks.
-
-    Returns:
-        Tensors of values that no rule draws, and names of those whose rule is a constant that
-        they are not.
-
-    """
-    matched, params = model.report.matched, model.target.by_name
-    seen = thread_map(measure, [matched[name] for name in fresh], jobs)
-    problems, odd = [], []
-    for name, values in zip(fresh, seen, strict=True):
-        largest = max(abs(values.minimum), abs(values.maximum)) if values.count else 0.0
-        if largest > _LARGEST or 0 < largest < _LEAST or values.broken:
-            stored = matched[name]
-            no_numbers = f" and {values.broken:,} that are no numbers" if values.broken else ""
-            problems.append(
-                Problem(
-                    "was never drawn: no rule gives such values to fresh weights",
-                    str(stored.tensor.path),
-                    stored.tensor.spec.name,
-                    found=f"values up to {largest:.3g}{no_numbers}",
-                    remedy="draw it anew: `converter compose` does",
-                )
-            )
-        elif params[name].rule == "constant" and values.minimum != values.maximum:
-            odd.append(name)
-    return problems, odd
-
-
-def _half(model: Model, source: Model, taken: set[str]) -> str | None:
-    """Which half of the checkpoint the source is, or the other way round; of two combined or two
-    stand-alone models, none.
-    """
+def _assign_submodel(model: Model, source: Model, taken: set[str]) -> str | None:
+    """Return the submodel that the source was used for, or that the checkpoint was split from."""
     if bool(source.submodels) == bool(model.submodels):
         return None
     if source.submodels:
@@ -218,19 +175,129 @@ def _half(model: Model, source: Model, taken: set[str]) -> str | None:
             taken.add(submodel)
             return submodel
     raise UnsupportedError(
-        f"{source.label}: is a {architecture} model, and no other submodel is one",
-        remedy="Of two sources of one family, give the encoder first.",
+        f"{source.label}: is a {architecture} model, and there is no submodel left that is one",
+        remedy="Of two sources with the same architecture, give the encoder first.",
     )
 
 
+def _tensors_as_submodel(
+    model: Model, source: Model, submodel: str, registry: ArchitectureRegistry
+) -> Mapping[str, SourceTensor]:
+    """Return the tensors of a stand-alone model by the names that `compose` gives them.
+
+    A decoder that was taken out of an encoder-decoder model gets the shared embeddings.
+    """
+    prefix = f"{submodel}."
+    params = {
+        param.name.removeprefix(prefix): param
+        for param in model.target.params
+        if param.name.startswith(prefix)
+    }
+    config = source.checkpoint.config
+    part = SourceModel.from_checkpoint(source.label, source.checkpoint, registry, config)
+    part.move_tied_values(params)
+    return {prefix + name: stored for name, stored in part.report.matched.items()}
+
+
 def _compare(name: str, mine: SourceTensor, theirs: SourceTensor) -> Difference | None:
-    """The difference, or ``None`` where not even the shapes agree."""
-    if (
-        isinstance(theirs, ResizedTensor)
-        and canonical_shape(mine)[1:] == canonical_shape(theirs)[1:]
-    ):
-        spec = replace(mine.tensor.spec, name=name, shape=canonical_shape(mine))
+    """Compare two tensors; ``None`` if their shapes differ."""
+    shape, other = canonical_shape(mine), canonical_shape(theirs)
+    if isinstance(theirs, ResizedTensor) and shape[1:] == other[1:]:
+        spec = replace(mine.tensor.spec, name=name, shape=shape)
         return compare(name, mine, theirs, ResizedTensorReader(TargetTensor(spec, theirs), theirs))
-    if canonical_shape(mine) != canonical_shape(theirs):
-        return None
-    return compare(name, mine, theirs)
+    return compare(name, mine, theirs) if shape == other else None
+
+
+def _verdicts(
+    matched: Mapping[str, SourceTensor],
+    sources: Sources,
+    differences: Mapping[str, Difference | None],
+) -> dict[str, str]:
+    """Describe every difference: canonical name → what is wrong."""
+    classifier = DifferenceClassifier({name: stored for name, (_, stored) in sources.items()})
+    return {
+        name: describe_difference(difference)
+        if difference and isinstance(sources[name][1], ResizedTensor)
+        else classifier.classify(name, matched[name], difference)
+        for name, difference in differences.items()
+        if difference is None or not difference.exact
+    }
+
+
+def _problems(model: Model, verdicts: Mapping[str, str], sources: Sources) -> Iterator[Problem]:
+    """Report tensors that differ from their source, and tensors that only the source has."""
+    matched = model.report.matched
+    for name, verdict in verdicts.items():
+        reference, stored = sources[name]
+        yield Problem(
+            verdict,
+            str(matched[name].tensor.path),
+            matched[name].tensor.spec.name,
+            expected=f"the values of {stored.tensor.spec.name} in {reference}",
+        )
+    mismatched = {param.name for _, param, _ in model.report.mismatched}  # reported already
+    for name, (reference, _) in sources.items():
+        if name in model.target.by_name and name not in matched and name not in mismatched:
+            yield Problem("is missing, but the source has it", tensor=name, file=reference)
+
+
+def _unused(model: Model, given: Sources, expected: ExpectedSources) -> Iterator[str]:
+    """Note which tensors of each source are not used in the checkpoint."""
+    target = model.target.by_name
+    used = {id(stored.tensor) for name, (_, stored) in expected.sources.items() if name in target}
+    unused: dict[str, list[str]] = {}
+    for name, (reference, stored) in given.items():
+        if id(stored.tensor) not in used and name not in expected.initialized:
+            unused.setdefault(reference, []).append(name)
+    for reference, names in unused.items():
+        yield f"{reference}: not in the checkpoint: {summarize_names(names)}"
+
+
+def _submodels_without_source(
+    model: Model, verdicts: Mapping[str, str], shared: Sequence[str], sources: Sources
+) -> Iterator[Problem]:
+    """Report submodels of which no tensor equals its source."""
+    for submodel in model.submodels or ("",):
+        prefix = f"{submodel}." if submodel else ""
+        names = [name for name in shared if name.startswith(prefix)]
+        reported = {verdicts.get(name) for name in names}
+        if len(names) > 1 and UNRELATED in reported and None not in reported:
+            yield Problem(
+                f"nothing of {sources[names[0]][0]} is in the checkpoint",
+                str(model.report.matched[names[0]].tensor.path),
+                submodel or None,
+                found=f"all of its {len(names)} tensors differ",
+                remedy="make it again with `converter compose` or `converter convert`",
+            )
+
+
+def _check_initialized(model: Model, names: Sequence[str], jobs: int | None) -> Findings:
+    """Check that initialized tensors hold values that an initializer can make.
+
+    transformers leaves new layer norms of some architectures, and a projection that a file lacks,
+    in uninitialized memory.
+    """
+    matched, params = model.report.matched, model.target.by_name
+    statistics = thread_map(measure, [matched[name] for name in names], jobs)
+    problems, altered = [], []
+    for name, values in zip(names, statistics, strict=True):
+        largest = max(abs(values.minimum), abs(values.maximum)) if values.count else 0.0
+        if largest > _LARGEST or 0 < largest < _LEAST or values.non_finite:
+            stored = matched[name]
+            more = f" and {values.non_finite:,} not finite" if values.non_finite else ""
+            problems.append(
+                Problem(
+                    "was never initialized: no initializer makes such values",
+                    str(stored.tensor.path),
+                    stored.tensor.spec.name,
+                    found=f"values up to {largest:.3g}{more}",
+                    remedy="make it again with `converter compose`, which initializes it",
+                )
+            )
+        elif params[name].rule == "constant" and values.minimum != values.maximum:
+            altered.append(name)
+    notes = [
+        "not from a source, but not the constants of their initializer either (trained since, or"
+        f" never initialized): {summarize_names(altered)}"
+    ]
+    return Findings(problems, notes if altered else [])

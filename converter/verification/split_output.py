@@ -1,8 +1,9 @@
-"""What `split` left: two checkpoints side by side, and what belongs to neither."""
+"""Verification of what `split` wrote: two checkpoints, and the tensors outside both."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,73 +18,85 @@ from converter.plan import SourceTensor
 from converter.safe_json import read_json_object
 from converter.tensors import Axes, Rearrangement
 from converter.verification.difference_classifier import tensor_sha256
-from converter.verification.loadability import check_manifest_files
-from converter.verification.result import Verification
-from converter.verification.value_report import WHOLE, ReportSection, ValueReport
+from converter.verification.manifest import check_manifest_files
+from converter.verification.result import Findings, Verification
+from converter.verification.value_report import MODEL, ValueReport
+
+_JOINT = "outside the submodels"
 
 
 def weight_files(home: Path) -> list[str]:
-    """The weight files and indexes of a checkpoint directory."""
+    """Return the names of the weight files and indexes of a checkpoint directory."""
     return [
         name
-        for whole in WEIGHT_FILES
-        for name in (whole, whole + INDEX_SUFFIX)
+        for file in WEIGHT_FILES
+        for name in (file, file + INDEX_SUFFIX)
         if (home / name).is_file()
     ]
 
 
 def is_split(home: Path) -> bool:
-    """Whether a directory holds no checkpoint, but one in each of its directories of the halves."""
+    """Return whether a directory holds only the two checkpoints that `split` writes."""
     return not weight_files(home) and all(
         (home / submodel / CONFIG).is_file() and weight_files(home / submodel)
         for submodel in SUBMODELS
     )
 
 
-def verify_halves(
+def verify_split(
     home: Path,
     label: str,
     against: Sequence[str | Path],
     registry: ArchitectureRegistry,
-    prove: Callable[[Path, str, Sequence[str | Path]], Verification],
+    verify: Callable[[Path, str, Sequence[str | Path]], Verification],
 ) -> Verification:
-    """Prove both halves, and the file of what lies between them; one report of all.
+    """Verify both submodels and the tensors outside them, in one report.
 
     Args:
         home: the directory that holds them.
-        label: what the user calls it.
-        against: what they were made from: combined models, or the halves' own sources.
+        label: its name in the report.
+        against: their sources: encoder-decoder models, or the sources of each submodel.
         registry: the mapping tables.
-        prove: verifies one checkpoint: its place, what to call it, what it was made from.
+        verify: verifies one checkpoint: its directory, its label, its sources.
 
     Raises:
-        UnsupportedError: if a source belongs to neither half.
+        UnsupportedError: if a source matches neither submodel.
         ConverterError: if a source cannot be opened or understood.
 
     """
-    whole = Verification(label, [])
-    sources = _shared_out(home, against, registry)
-    for submodel in SUBMODELS:
-        found = prove(home / submodel, f"{label}/{submodel}", sources[submodel])
-        whole.formats = [*whole.formats, *(f"{submodel}/{name}" for name in found.formats)]
-        whole.checks |= {f"{submodel}: {what}": much for what, much in found.checks.items()}
-        whole.problems += found.problems
-        whole.notes += [f"{submodel}: {note}" for note in found.notes]
-        whole.origins = {
-            **whole.origins,
-            **{f"{submodel}.{name}": origin for name, origin in found.origins.items()},
-        }
-        whole.portrait = _joined(whole.portrait, submodel, found.portrait)
-    _check_joint(home, whole)
-    return whole
+    sources = _assign_sources(home, against, registry)
+    results = {
+        submodel: verify(home / submodel, f"{label}/{submodel}", sources[submodel])
+        for submodel in SUBMODELS
+    }
+    findings, origins, value_report = Findings(), {}, None
+    for submodel, result in results.items():
+        findings += Findings(
+            result.problems,
+            [f"{submodel}: {note}" for note in result.notes],
+            {f"{submodel}: {title}": passed for title, passed in result.checks.items()},
+        )
+        origins |= {f"{submodel}.{name}": origin for name, origin in result.origins.items()}
+        if result.value_report is not None:
+            value_report = _join(value_report, submodel, result.value_report)
+    findings += _check_joint(home)
+    return Verification(
+        label,
+        [f"{submodel}/{name}" for submodel, each in results.items() for name in each.files],
+        findings.checks,
+        findings.problems,
+        findings.notes,
+        origins,
+        value_report,
+    )
 
 
-def _shared_out(
+def _assign_sources(
     home: Path, against: Sequence[str | Path], registry: ArchitectureRegistry
 ) -> dict[str, list[str | Path]]:
-    """Half → its sources: each combined model for both, others for the first of their family."""
-    shared: dict[str, list[str | Path]] = {submodel: [] for submodel in SUBMODELS}
-    families = {
+    """Assign each source to a submodel of its architecture, or to both if it is a composite."""
+    assigned: dict[str, list[str | Path]] = {submodel: [] for submodel in SUBMODELS}
+    model_types = {
         submodel: read_json_object(home / submodel / CONFIG).get("model_type")
         for submodel in SUBMODELS
     }
@@ -91,96 +104,93 @@ def _shared_out(
         with open_files(reference) as checkpoint:
             model = resolve_model(checkpoint, registry, label=str(reference))
         if model.submodels:
-            for submodel in SUBMODELS:
-                shared[submodel].append(reference)
+            for references in assigned.values():
+                references.append(reference)
             continue
         architecture = model.configs[""].architecture.name
-        free = [
-            submodel
-            for submodel in SUBMODELS
-            if families[submodel] == architecture and not shared[submodel]
-        ]
+        free = [s for s in SUBMODELS if model_types[s] == architecture and not assigned[s]]
         if not free:
             raise UnsupportedError(
-                f"{reference}: is a {architecture} model, and no half is left that is one",
-                remedy="Of two sources of one family, give the encoder first.",
+                f"{reference}: is a {architecture} model, and there is no submodel left that is"
+                " one",
+                remedy="Of two sources with the same architecture, give the encoder first.",
             )
-        shared[free[0]].append(reference)
-    return shared
+        assigned[free[0]].append(reference)
+    return assigned
 
 
-def _joined(
-    whole: ValueReport | None, submodel: str, part: ValueReport | None
-) -> ValueReport | None:
-    """The portrait of what was seen so far, and that of one half."""
-    if part is None:
-        return whole
+def _join(joined: ValueReport | None, submodel: str, report: ValueReport) -> ValueReport:
+    """Add the report of one submodel, its names prefixed, to that of the submodels before it."""
     title = submodel.capitalize()
-    panels = [
-        ReportSection(
-            title if each.title == WHOLE else f"{title}: {each.title.lower()}", each.layers
+    sections = [
+        replace(
+            section,
+            title=title if section.title == MODEL else f"{title}: {section.title.lower()}",
+            layers=[
+                replace(layer, names=[f"{submodel}.{name}" for name in layer.names])
+                for layer in section.layers
+            ],
         )
-        for each in part.panels
+        for section in report.sections
     ]
-    for panel in panels:
-        for layer in panel.layers:
-            layer.names = [f"{submodel}.{name}" for name in layer.names]
-    origins = dict.fromkeys([submodel], *part.origins.values())
-    tensors = {f"{submodel}.{name}": seen for name, seen in part.tensors.items()}
-    if whole is None:
-        return ValueReport(part.model, part.parameters, origins, tensors, panels)
+    origins = dict.fromkeys([submodel], *report.origins.values())
+    tensors = {f"{submodel}.{name}": summary for name, summary in report.tensors.items()}
+    if joined is None:
+        return ValueReport(report.model, report.parameters, origins, tensors, sections)
     return ValueReport(
-        f"{whole.model} and {part.model}",
-        whole.parameters + part.parameters,
-        {**whole.origins, **origins},
-        {**whole.tensors, **tensors},
-        [*whole.panels, *panels],
+        f"{joined.model} and {report.model}",
+        joined.parameters + report.parameters,
+        {**joined.origins, **origins},
+        {**joined.tensors, **tensors},
+        [*joined.sections, *sections],
     )
 
 
-def _check_joint(home: Path, found: Verification) -> None:
-    """What belongs to neither half: its files, and its tensors' hashes, by the manifest."""
+def _check_joint(home: Path) -> Findings:
+    """Compare the files and tensors outside the submodels with the manifest."""
     if not (home / MANIFEST).is_file():
-        return
+        return Findings()
     try:
         manifest = read_json_object(home / MANIFEST)
     except ConverterError:
-        return  # each half has told it
-    files = _between(manifest.get("files"), "/")
-    problems, held = check_manifest_files(home, {"files": files})
-    found.problems += problems
-    found.checks["between the halves: files that the manifest lists"] = held
-    stated = _between(manifest.get("tensors"), ".")
-    path = home / JOINT_WEIGHTS
-    if not stated or not path.is_file():
-        return
-    held_tensors = 0
+        return Findings()  # reported for each submodel
+    files = _outside(manifest.get("files"), "/")
+    findings = check_manifest_files(
+        home, {"files": files}, f"{_JOINT}: files that the manifest lists"
+    )
+    entries, path = _outside(manifest.get("tensors"), "."), home / JOINT_WEIGHTS
+    if not entries or not path.is_file():
+        return findings
+    problems: list[Problem] = []
+    matching = 0
     try:
         with open_file(path) as reader:
-            for name, entry in stated.items():
+            for name, entry in entries.items():
                 tensor = reader.tensors.get(name)
                 if tensor is None:
-                    found.problems.append(Problem("missing tensor", str(path), name))
+                    problems.append(Problem("missing tensor", str(path), name))
                     continue
                 axes = Axes(tuple(f"axis{number}" for number in range(len(tensor.spec.shape))))
                 stored = SourceTensor("joint", tensor, Rearrangement(axes, axes))
-                print_ = tensor_sha256(stored, tensor.spec.dtype).hex()
-                if isinstance(entry, dict) and print_ == entry.get("sha256"):
-                    held_tensors += 1
+                digest = tensor_sha256(stored, tensor.spec.dtype).hex()
+                if isinstance(entry, dict) and digest == entry.get("sha256"):
+                    matching += 1
                     continue
-                wrong = "its values are not those that were written"
-                found.problems.append(Problem(wrong, str(path), name, found=f"SHA-256 {print_}"))
-            odd = [name for name in reader.tensors if name not in stated]
-            found.problems += [Problem("the manifest does not know it", str(path), n) for n in odd]
+                wrong = "its values differ from those that were written"
+                problems.append(Problem(wrong, str(path), name, found=f"SHA-256 {digest}"))
+            problems += [
+                Problem("not listed in the manifest", str(path), name)
+                for name in reader.tensors
+                if name not in entries
+            ]
     except ConverterError as error:
-        found.problems += error.problems or [Problem(error.message)]
-    found.checks["between the halves: tensors with the hash that the manifest states"] = (
-        f"{held_tensors} of {len(stated)}"
-    )
+        problems += error.problems or [Problem(error.message)]
+    title = f"{_JOINT}: tensors with the hash that the manifest states"
+    return findings + Findings(problems, checks={title: f"{matching} of {len(entries)}"})
 
 
-def _between(entries: Any, mark: str) -> dict[str, Any]:
-    """The entries that are of neither half."""
-    leads = tuple(f"{submodel}{mark}" for submodel in SUBMODELS)
-    known = entries.items() if isinstance(entries, dict) else ()
-    return {name: entry for name, entry in known if not name.startswith(leads)}
+def _outside(entries: Any, separator: str) -> dict[str, Any]:
+    """Return the entries whose names start with neither submodel."""
+    prefixes = tuple(f"{submodel}{separator}" for submodel in SUBMODELS)
+    items = entries.items() if isinstance(entries, dict) else ()
+    return {name: entry for name, entry in items if not name.startswith(prefixes)}

@@ -1,4 +1,4 @@
-"""A checkpoint loaded and run by transformers itself, in an interpreter of the user's choice."""
+"""Loading and running a checkpoint with transformers, in an interpreter of the user's choice."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from converter.file_names import (
 )
 from converter.models.model import Model
 from converter.name_ranges import collapse_ranges
-from converter.verification.result import Verification
+from converter.verification.result import Findings
 from converter.verification.transformers_runner import MARK
 
 TOLERANCE = 1e-4
-"""Largest difference of two frameworks' outputs, relative to the largest output: they sum in
-unequal order."""
+"""Largest difference between two frameworks' outputs, relative to the largest output: they sum in
+different orders."""
 
-_SCRIPT = Path(__file__).with_name("peer_script.py")
+_SCRIPT = Path(__file__).with_name("transformers_runner.py")
 _KINDS = {
     SAFETENSORS_WEIGHTS: "safetensors",
     PYTORCH_WEIGHTS: "bin",
@@ -36,9 +36,9 @@ _KINDS = {
     FLAX_WEIGHTS: "msgpack",
 }
 _KEYS = {
-    "missing_keys": "transformers finds it missing and draws it anew",
-    "unexpected_keys": "transformers does not expect it and leaves it out",
-    "mismatched_keys": "transformers finds its shape wrong and does not load it",
+    "missing_keys": "transformers reports it missing and newly initializes it",
+    "unexpected_keys": "transformers reports it unexpected and ignores it",
+    "mismatched_keys": "transformers reports a shape mismatch and does not load it",
     "error_msgs": "transformers cannot load it",
 }
 _ENVIRONMENT = {
@@ -50,16 +50,13 @@ _ENVIRONMENT = {
 }
 
 
-def check_running(
-    home: Path, models: Mapping[str, Model], python: str | Path | None, found: Verification
-) -> None:
-    """Have transformers load every weight file by itself, and compare the models' outputs.
+def check_running(home: Path, models: Mapping[str, Model], python: str | Path | None) -> Findings:
+    """Load and run every weight file with transformers, and compare the models' outputs.
 
     Args:
-        home: the checkpoint.
+        home: the checkpoint directory.
         models: weight file → the model that it holds, not empty.
-        python: the interpreter, by default this one; it needs transformers and frameworks.
-        found: the verification in progress.
+        python: an interpreter with transformers and frameworks, by default this one.
 
     Raises:
         UnsupportedError: if the interpreter cannot be run or has no transformers.
@@ -67,69 +64,72 @@ def check_running(
     """
     files: dict[str, list[str]] = {}
     for label, model in models.items():
-        whole = label.removesuffix(INDEX_SUFFIX)
         names = [label, *(path.name for path in model.checkpoint.files)]
-        files.setdefault(_KINDS[whole], []).extend(dict.fromkeys(names))
+        kind = _KINDS[label.removesuffix(INDEX_SUFFIX)]
+        files.setdefault(kind, []).extend(dict.fromkeys(names))
     classes = next(iter(models.values())).classes
     request = {"directory": str(home.resolve()), "files": files, "classes": dict(classes)}
     report = _ask(_interpreter(python), request)
     version = report["transformers"]
-    for kind, reason in report["skipped"].items():
-        found.notes.append(f"{', '.join(files[kind][:1])}: was not run: {reason}")
-    for kind, seen in report["files"].items():
-        place = str(home / files[kind][0])
-        problems = list(_told(place, seen))
-        found.problems += problems
-        name = f"{files[kind][0]} in {seen['class']} of transformers {version}"
-        found.checks[name] = "fails" if problems else "loads whole and runs"
+    problems, checks = [], {}
+    notes = [
+        f"{', '.join(files[kind][:1])}: was not run: {reason}"
+        for kind, reason in report["skipped"].items()
+    ]
+    for kind, result in report["files"].items():
+        failures = _problems(str(home / files[kind][0]), result)
+        problems += failures
+        title = f"{files[kind][0]} in {result['class']} of transformers {version}"
+        checks[title] = "fails" if failures else "loads completely and runs"
     for pair in report["differences"]:
         one, two = (files[kind][0] for kind in pair["files"])
         gap, output = pair["difference"], pair["output"]
-        if gap is None or not gap <= TOLERANCE:
-            found.problems.append(
-                Problem(
-                    "the models' outputs differ",
-                    str(home / two),
-                    expected=f"those of {one}",
-                    found="none in common" if gap is None else f"{output} is off by {gap:.2g}",
-                )
+        if gap is not None and gap <= TOLERANCE:
+            checks[f"{output} of {one} and {two}"] = f"agree to {gap:.1e}"
+            continue
+        problems.append(
+            Problem(
+                "the models' outputs differ",
+                str(home / two),
+                expected=f"those of {one}",
+                found="none in common" if gap is None else f"{output} is off by {gap:.2g}",
             )
-        else:
-            found.checks[f"{output} of {one} and {two}"] = f"agree to {gap:.1e}"
+        )
     if not report["files"]:
-        found.problems.append(Problem(f"transformers {version} could run none of the files"))
+        problems.append(Problem(f"transformers {version} could not run any of the files"))
+    return Findings(problems, notes, checks)
 
 
-def _told(place: str, seen: Mapping[str, Any]) -> list[Problem]:
-    """What one class said of one file."""
+def _problems(path: str, result: Mapping[str, Any]) -> list[Problem]:
+    """Return what transformers reported while it loaded and ran one file."""
     problems = []
-    if "error" in seen:
-        what = "loads it and cannot run it" if seen.get("loaded") else "cannot load it"
-        problems.append(Problem(f"transformers {what}", place, found=seen["error"]))
+    if "error" in result:
+        what = "loads it and cannot run it" if result.get("loaded") else "cannot load it"
+        problems.append(Problem(f"transformers {what}", path, found=result["error"]))
     for key, text in _KEYS.items():
-        problems += [Problem(text, place, name) for name in collapse_ranges(seen.get(key, ()))]
-    if seen["framework"] == "flax":  # it gives no lists, only warnings
-        problems += [Problem("transformers warns", place, found=t) for t in seen["messages"]]
+        problems += [Problem(text, path, name) for name in collapse_ranges(result.get(key, ()))]
+    if result["framework"] == "flax":  # its classes return no lists and only log warnings
+        problems += [Problem("transformers warns", path, found=t) for t in result["messages"]]
     problems += [
-        Problem("an output is infinite or not a number", place, name)
-        for name in seen.get("broken", ())
+        Problem("an output is infinite or not a number", path, name)
+        for name in result.get("non_finite", ())
     ]
     return problems
 
 
 def _interpreter(python: str | Path | None) -> str:
-    """The interpreter's path, or its name if it is to be searched for."""
+    """Return the interpreter's path, or its name if it is to be searched in PATH."""
     if python is None:
         return sys.executable
     return str(Path(python).absolute()) if Path(python).exists() else str(python)
 
 
 def _ask(python: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Run the script, and take its result from the line that it marks."""
+    """Run the script, and return the result from the line that it marks."""
     try:
         with TemporaryDirectory(prefix="converter-") as empty:
-            # The script comes from standard input and runs where nothing is, so that no module
-            # that lies beside it or beside the user gets in its way.
+            # The script is read from standard input and runs in an empty directory, so that no
+            # module next to it or in the current directory shadows another.
             done = subprocess.run(
                 [python, "-", json.dumps(request)],
                 input=_SCRIPT.read_text("utf-8"),
@@ -143,7 +143,7 @@ def _ask(python: str, request: Mapping[str, Any]) -> dict[str, Any]:
     except OSError as error:
         raise UnsupportedError(
             f"{python}: cannot be run: {error.strerror}",
-            remedy="Give --python an interpreter that has transformers.",
+            remedy="Give --python an interpreter with transformers.",
         ) from error
     for text in done.stdout.splitlines():
         if text.startswith(MARK):
@@ -152,5 +152,5 @@ def _ask(python: str, request: Mapping[str, Any]) -> dict[str, Any]:
     last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     raise UnsupportedError(
         f"{python}: cannot load checkpoints: {last[:300]}",
-        remedy="pip install transformers and a framework there, or name another: --python.",
+        remedy="Install transformers and a framework there, or give another: --python.",
     )

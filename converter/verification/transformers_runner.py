@@ -1,11 +1,11 @@
-"""Loads a checkpoint with transformers' own classes and prints what it saw, as one line of JSON.
+"""Script that loads and runs a checkpoint with transformers and prints one line of JSON.
 
-Run by an interpreter of the user's choice, which has transformers and any of PyTorch, TensorFlow
-and Flax, and need not have this package: this file imports nothing else. It works with
-transformers 4 (three frameworks) and 5 (PyTorch alone).
+It is run by an interpreter of the user's choice with transformers and any of PyTorch, TensorFlow
+and Flax. This package need not be installed there: the script imports nothing of it. It works with
+transformers 4 (three frameworks) and 5 (PyTorch).
 
-Usage: ``python peer_script.py REQUEST``, where REQUEST is JSON with ``directory``, ``files`` (kind
-→ names of the files to show to the loader) and ``classes`` (framework → class).
+Usage: ``python transformers_runner.py REQUEST``, where REQUEST is JSON with ``directory``,
+``files`` (kind → names of the files that the loader may see) and ``classes`` (framework → class).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 MARK = "converter-peer:"
-"""What the line of the result begins with."""
+"""Prefix of the output line that holds the result."""
 
 FRAMEWORKS = {
     "safetensors": "pytorch",
@@ -35,64 +35,69 @@ FRAMEWORKS = {
 }
 _PACKAGES = {"pytorch": "torch", "tensorflow": "tensorflow", "flax": "flax"}
 _CHARACTERS = 128
-"""Token ids of a model that has no vocabulary, but takes the numbers of characters."""
-_DOCUMENTS = ("config.json", "generation_config.json")
+"""Token ids of a model that has no vocabulary, but takes code points."""
+_CONFIGS = ("config.json", "generation_config.json")
 
 
 class _Messages(logging.Handler):
-    """Keeps what transformers says."""
+    """Handler that collects warnings of transformers."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.found: list[str] = []
+        self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one message."""
-        self.found.append(" ".join(record.getMessage().split()))
+        """Collect one message."""
+        self.texts.append(" ".join(record.getMessage().split()))
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
-    """What each file is to its framework, and how far their outputs are apart."""
+    """Load and run each file with its framework, and compare the outputs."""
     import transformers
 
     messages = _Messages()
     logger = logging.getLogger("transformers")
     logger.handlers, logger.propagate = [messages], False
     logger.setLevel(logging.WARNING)
-    found: dict[str, Any] = {"transformers": transformers.__version__, "files": {}, "skipped": {}}
+    files: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
     outputs: dict[str, dict[str, Any]] = {}
     for kind, names in request["files"].items():
         framework = FRAMEWORKS[kind]
         name = request["classes"].get(framework)
-        if reason := _lacking(transformers, framework, name):
-            found["skipped"][kind] = reason
+        if reason := _unavailable(transformers, framework, name):
+            skipped[kind] = reason
             continue
-        messages.found.clear()
-        with tempfile.TemporaryDirectory(prefix="converter-") as place:
-            for file in (*_DOCUMENTS, *names):
-                origin = Path(request["directory"], file).resolve()
-                if origin.exists():
-                    (Path(place) / file).symlink_to(origin)
-            report: dict[str, Any] = {"framework": framework, "class": name}
+        messages.texts.clear()
+        report: dict[str, Any] = {"framework": framework, "class": name}
+        with tempfile.TemporaryDirectory(prefix="converter-") as directory:
+            for file in (*_CONFIGS, *names):
+                path = Path(request["directory"], file).resolve()
+                if path.exists():
+                    (Path(directory) / file).symlink_to(path)
             try:
-                outputs[kind] = _load(place, kind, getattr(transformers, name), report)
+                outputs[kind] = _load(directory, kind, getattr(transformers, name), report)
             except Exception as error:  # whatever it raises is what users will see
-                report["error"] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-                report["error"] = report["error"].replace(place, request["directory"])
+                text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+                report["error"] = text.replace(directory, request["directory"])
         report["messages"] = [
-            text.replace(place, request["directory"])[:500]
-            for text in messages.found
+            text.replace(directory, request["directory"])[:500]
+            for text in messages.texts
             if "newly initialized" in text or ("not used when" in text and text[:4] != "All ")
         ]
-        found["files"][kind] = report
-    found["differences"] = _differences(outputs)
-    return found
+        files[kind] = report
+    return {
+        "transformers": transformers.__version__,
+        "files": files,
+        "skipped": skipped,
+        "differences": _differences(outputs),
+    }
 
 
-def _lacking(transformers: Any, framework: str, name: str | None) -> str | None:
-    """Why a file cannot be tried here."""
+def _unavailable(transformers: Any, framework: str, name: str | None) -> str | None:
+    """Return why a file cannot be loaded with this interpreter."""
     if name is None:
-        return f"there is no {framework} class for the model"
+        return f"no {framework} class for the model"
     if importlib.util.find_spec(_PACKAGES[framework]) is None:
         return f"{_PACKAGES[framework]} is not installed there"
     if getattr(transformers, name, None) is None:
@@ -100,22 +105,22 @@ def _lacking(transformers: Any, framework: str, name: str | None) -> str | None:
     return None
 
 
-def _load(place: str, kind: str, cls: Any, report: dict[str, Any]) -> dict[str, Any]:
-    """Load the one file in `place`, and run the model once."""
+def _load(directory: str, kind: str, cls: Any, report: dict[str, Any]) -> dict[str, Any]:
+    """Load the one weight file in `directory`, and run the model once."""
     framework = FRAMEWORKS[kind]
-    # Tensors of a wrong shape are to be listed by name; by default, loading ends with an error.
+    # List tensors of a wrong shape by name; by default, loading them raises an error.
     arguments: dict[str, Any] = {"ignore_mismatched_sizes": True}
     if framework == "flax":
-        model = cls.from_pretrained(place, **arguments)
+        model = cls.from_pretrained(directory, **arguments)
         model.params = model.to_fp32(model.params)
     else:
         arguments["use_safetensors"] = kind == "safetensors"
-        model, info = cls.from_pretrained(place, output_loading_info=True, **arguments)
-        for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
-            value = info.get(key) if hasattr(info, "get") else getattr(info, key, None)
-            if value:  # with a wrong shape goes what it is and what it should be
-                names = (one[0] if isinstance(one, tuple | list) else one for one in value)
-                report[key] = sorted(map(str, names))
+        model, info = cls.from_pretrained(directory, output_loading_info=True, **arguments)
+        for field in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+            value = info.get(field) if hasattr(info, "get") else getattr(info, field, None)
+            if value:  # mismatched keys come with both shapes
+                names = (key[0] if isinstance(key, tuple | list) else key for key in value)
+                report[field] = sorted(map(str, names))
     if framework == "pytorch":
         meta = [name for name, value in model.state_dict().items() if value.device.type == "meta"]
         if meta:
@@ -131,7 +136,7 @@ def _load(place: str, kind: str, cls: Any, report: dict[str, Any]) -> dict[str, 
         if hasattr(value, "shape") and not isinstance(value, tuple | list)
     }
     arrays = {name: np.asarray(value, np.float32) for name, value in output.items()}
-    report["broken"] = sorted(n for n, value in arrays.items() if not np.isfinite(value).all())
+    report["non_finite"] = sorted(n for n, value in arrays.items() if not np.isfinite(value).all())
     return arrays
 
 
@@ -144,18 +149,16 @@ def _call(model: Any, framework: str, batch: dict[str, Any]) -> Any:
     if framework == "tensorflow":
         import tensorflow as tf
 
-        given = {
+        tensors = {
             name: tf.constant(value, tf.int32 if value.dtype.kind == "i" else tf.float32)
             for name, value in batch.items()
         }
-        return model(**given, training=False)
+        return model(**tensors, training=False)
     return model(**batch, **_positions(model, batch))
 
 
 def _inputs(model: Any, framework: str) -> dict[str, Any]:
-    """Two fixed samples; token ids keep away from the ends of the vocabulary, where the special
-    ones are.
-    """
+    """Return a batch of two fixed samples, without special tokens (at the ends of vocabularies)."""
     stream = np.random.default_rng(0)
 
     def ids(config: Any, length: int) -> Any:
@@ -165,8 +168,8 @@ def _inputs(model: Any, framework: str) -> dict[str, Any]:
 
     def sample(config: Any) -> tuple[str, Any]:
         if hasattr(config, "patch_size") and hasattr(config, "image_size"):
-            edges = config.image_size
-            height, width = edges if isinstance(edges, list | tuple) else (edges, edges)
+            edge = config.image_size
+            height, width = edge if isinstance(edge, list | tuple) else (edge, edge)
             size = (2, getattr(config, "num_channels", 3), height, width)
             return "pixel_values", stream.standard_normal(size).astype(np.float32)
         if hasattr(config, "conv_dim"):
@@ -185,8 +188,9 @@ def _inputs(model: Any, framework: str) -> dict[str, Any]:
 
 
 def _positions(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    """What some Flax classes get wrong unless it is said: positions that start behind the padding
-    token's id, and token types.
+    """Return inputs whose defaults are wrong in some Flax classes.
+
+    These are positions that start after the padding token's id, and token types.
     """
     config = model.config
     submodels = [getattr(config, submodel, None) for submodel in ("encoder", "decoder")]
@@ -196,19 +200,19 @@ def _positions(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
             ("position_ids", "input_ids", submodels[0]),
             ("decoder_position_ids", "decoder_input_ids", submodels[1]),
         ]
-    known = inspect.signature(type(model).__call__).parameters
-    given = {}
-    if "token_type_ids" in known:
-        given["token_type_ids"] = np.zeros_like(batch["input_ids"])
+    parameters = inspect.signature(type(model).__call__).parameters
+    inputs = {}
+    if "token_type_ids" in parameters:
+        inputs["token_type_ids"] = np.zeros_like(batch["input_ids"])
     for name, ids, part in sides:
-        if ids in batch and name in known and _starts_behind_padding(part):
+        if ids in batch and name in parameters and _positions_follow_padding(part):
             length = batch[ids].shape[1]
-            places = np.arange(length) + (getattr(part, "pad_token_id", None) or 1) + 1
-            given[name] = np.broadcast_to(places, batch[ids].shape)
-    return given
+            positions = np.arange(length) + (getattr(part, "pad_token_id", None) or 1) + 1
+            inputs[name] = np.broadcast_to(positions, batch[ids].shape)
+    return inputs
 
 
-def _starts_behind_padding(config: Any) -> bool:
+def _positions_follow_padding(config: Any) -> bool:
     module = config.model_type.replace("-", "_")
     try:
         code = importlib.import_module(f"transformers.models.{module}.modeling_flax_{module}")
@@ -218,26 +222,26 @@ def _starts_behind_padding(config: Any) -> bool:
 
 
 def _differences(outputs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each file but the first, the output that is furthest from the first one's."""
+    """Return, for each file but the first, the output that differs most from the first one's."""
     if not outputs:
         return []
     (first, mine), *others = outputs.items()
-    found = []
+    differences = []
     for kind, theirs in others:
         gaps = {name: _gap(mine[name], theirs[name]) for name in mine if name in theirs}
         name = max(gaps, key=gaps.__getitem__, default=None)
-        found.append(
+        differences.append(
             {
                 "files": [first, kind],
                 "output": name,
                 "difference": None if name is None else min(gaps[name], 1e30),
             }
         )
-    return found
+    return differences
 
 
 def _gap(first: Any, second: Any) -> float:
-    """Largest difference relative to the largest value; huge where shapes or numbers are none."""
+    """Return the largest relative difference; huge if shapes differ or values are not finite."""
     if first.shape != second.shape:
         return 1e30
     gap = float(np.max(np.abs(first - second), initial=0) / max(1.0, np.max(np.abs(first))))

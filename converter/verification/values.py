@@ -1,11 +1,11 @@
-"""The values of a finished checkpoint: the same in all its files, and those that were written."""
+"""The values of a finished checkpoint: equal in all files, and those that were written."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,303 +23,304 @@ from converter.verification.comparison import (
     compare,
     ranges,
     same_bits,
-    scratch_of_thread,
+    thread_buffers,
     thread_map,
 )
-from converter.verification.cross_file_checks import check_same_tensors, note_dtypes
-from converter.verification.difference_classifier import Diagnosis, tensor_sha256
-from converter.verification.result import Verification
+from converter.verification.difference_classifier import DifferenceClassifier, tensor_sha256
+from converter.verification.result import Findings
 
 
 @dataclass(frozen=True)
 class TensorCheck:
-    """One tensor, everywhere it lies, and what the manifest states of it."""
+    """One tensor, all its copies in the files, and its entry in the manifest."""
 
     name: str
-    places: Sequence[SourceTensor]
-    """The first is what the others are compared with."""
-    stated: Mapping[str, Any] | None
+    copies: Sequence[SourceTensor]
+    """The first is the one that the others are compared with."""
+    entry: Mapping[str, Any] | None
     hashed: bool
-    """Whether there is a manifest to compare hashes with."""
+    """If true, there is a manifest with hashes to compare with."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all its places."""
-        return sum(place.tensor.spec.nbytes for place in self.places)
+        """Return the bytes of all copies."""
+        return sum(copy.tensor.spec.nbytes for copy in self.copies)
+
+    @property
+    def sha256(self) -> str | None:
+        """Return the SHA-256 that the manifest states."""
+        return self.entry.get("sha256") if self.entry else None
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """Return the dtype whose bytes the manifest hashed; ``None`` if it is not a dtype."""
+        try:
+            return numpy_dtype(str(self.entry.get("dtype"))) if self.entry else None
+        except KeyError:
+            return None
 
 
-@dataclass
+@dataclass(frozen=True)
 class TensorCheckResult:
-    """What was found of one tensor."""
+    """What was found about one tensor."""
 
-    broken: int = 0
+    problems: Sequence[Problem] = ()
+    non_finite: int = 0
     """Values that are infinite or not a number."""
-    wrong: list[tuple[SourceTensor, SourceTensor]] = field(default_factory=list)
-    """A place that is wrong, and one that is right."""
-    problems: list[Problem] = field(default_factory=list)
-    alike: int = 0
-    """Further places with the values of the one that is right."""
-    as_hashed: bool = False
-    """Whether all places hold the values whose hash the manifest states."""
+    wrong: Sequence[tuple[SourceTensor, SourceTensor]] = ()
+    """Pairs of a wrong copy and a right one."""
+    equal_copies: int = 0
+    """Further copies with the values of the right one."""
+    matches_hash: bool = False
+    """If true, all copies hold the values whose hash the manifest states."""
 
 
 def check_values(
     models: Mapping[str, Model],
     manifest: Mapping[str, Any] | None,
-    found: Verification,
     jobs: int | None,
-    meter: ProgressCounter,
-) -> None:
-    """Every place of every tensor against the first, and that against the manifest's hash.
+    progress: ProgressCounter,
+) -> Findings:
+    """Compare every copy of every tensor with the first, and that with the manifest's hash.
 
-    Each file is read once. What is wrong goes to the problems of `found`.
+    Each file is read once; only tensors with a fault are read again.
 
     Args:
         models: weight file → the model that it holds, not empty.
         manifest: its content, if there is one.
-        found: the verification in progress.
         jobs: threads.
-        meter: counts the bytes that are read.
+        progress: counts the bytes that are read.
 
     """
-    stated = manifest.get("tensors") if manifest is not None else None
-    hashes = stated if isinstance(stated, dict) else {}
-    if manifest is not None and not hashes:
-        found.problems.append(Problem("the manifest states no tensors"))
-    places = _places(models)
+    entries = manifest.get("tensors") if manifest is not None else None
+    entries = entries if isinstance(entries, dict) else {}
+    problems: list[Problem] = []
+    if manifest is not None and not entries:
+        problems.append(Problem("the manifest lists no tensors"))
+    tensors = _copies(models)
     tasks = [
-        TensorCheck(name, stored, _entry(hashes, name), bool(hashes))
-        for name, stored in places.items()
-    ]
-    count = meter.start_step({task.name: task.nbytes for task in tasks})
-    outcomes = thread_map(_prove, tasks, jobs, lambda task: count(task.name))
-    truth = {task.name: task.places[0] for task in tasks}
-    truth |= {
-        task.name: outcome.wrong[0][1]
-        for task, outcome in zip(tasks, outcomes, strict=True)
-        if outcome.wrong
-    }
-    diagnosis = Diagnosis(truth)
-    for task, outcome in zip(tasks, outcomes, strict=True):
-        found.problems += outcome.problems
-        for bad, good in outcome.wrong:
-            found.problems.append(_differs(task.name, bad, good, diagnosis))
-        if outcome.broken:
-            found.notes.append(
-                f"{task.name}: {outcome.broken:,} value(s) are infinite or not a number"
-            )
-    compared = sum(len(task.places) - 1 for task in tasks)
-    if len(models) > 1 or compared:
-        alike = sum(outcome.alike for outcome in outcomes)
-        found.checks["values equal in all files"] = f"{alike:,} of {compared:,} tensors compared"
-    if hashes:
-        held = sum(outcome.as_hashed for outcome in outcomes)
-        found.checks["tensors with the hash that the manifest states"] = (
-            f"{held:,} of {len(hashes):,}"
+        TensorCheck(
+            name, copies, e if isinstance(e := entries.get(name), dict) else None, bool(entries)
         )
-        found.problems += [
-            Problem("the manifest knows it, but it is missing", tensor=name)
-            for name in hashes
-            if name not in places
+        for name, copies in tensors.items()
+    ]
+    count = progress.start_step({task.name: task.nbytes for task in tasks})
+    results = thread_map(_check_tensor, tasks, jobs, lambda task: count(task.name))
+    pairs = list(zip(tasks, results, strict=True))
+    classifier = DifferenceClassifier(
+        {
+            task.name: result.wrong[0][1] if result.wrong else task.copies[0]
+            for task, result in pairs
+        }
+    )
+    notes, checks = [], {}
+    for task, result in pairs:
+        problems += result.problems
+        problems += [_problem(task.name, bad, good, classifier) for bad, good in result.wrong]
+        if result.non_finite:
+            notes.append(
+                f"{task.name}: {result.non_finite:,} value(s) are infinite or not a number"
+            )
+    compared = sum(len(task.copies) - 1 for task in tasks)
+    if len(models) > 1 or compared:
+        equal = sum(result.equal_copies for result in results)
+        checks["values equal in all files"] = f"{equal:,} of {compared:,} tensors compared"
+    if entries:
+        matching = sum(result.matches_hash for result in results)
+        checks["tensors with the hash that the manifest states"] = (
+            f"{matching:,} of {len(entries):,}"
+        )
+        problems += [
+            Problem("listed in the manifest, but missing", tensor=name)
+            for name in entries
+            if name not in tensors
         ]
-    check_same_tensors(models, found)
-    note_dtypes(models, found)
+    problems += _missing_in_some(models)
+    return Findings(problems, notes + _dtype_notes(models), checks)
 
 
-def _entry(hashes: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    entry = hashes.get(name)
-    return entry if isinstance(entry, dict) else None
-
-
-def _places(models: Mapping[str, Model]) -> dict[str, list[SourceTensor]]:
-    """Canonical name → all places of it that are not the very same bytes."""
-    places: dict[str, list[SourceTensor]] = {}
+def _copies(models: Mapping[str, Model]) -> dict[str, list[SourceTensor]]:
+    """Map each canonical name to all copies that are not the very same bytes."""
+    tensors: dict[str, list[SourceTensor]] = {}
     for model in models.values():
         for name, stored in model.report.matched.items():
-            held = places.setdefault(name, [])
+            copies = tensors.setdefault(name, [])
             for each in (stored, *(copy for _, copy in model.report.copies.get(name, ()))):
-                known = {(one.tensor.location, one.rearrangement) for one in held}
-                if (each.tensor.location, each.rearrangement) not in known:
-                    held.append(each)
-    return places
+                seen = {(copy.tensor.location, copy.rearrangement) for copy in copies}
+                if (each.tensor.location, each.rearrangement) not in seen:
+                    copies.append(each)
+    return tensors
 
 
-def _prove(task: TensorCheck) -> TensorCheckResult:
-    """Read each place once; look closer only if anything is wrong."""
-    outcome = TensorCheckResult()
-    first, *others = task.places
+def _check_tensor(task: TensorCheck) -> TensorCheckResult:
+    """Read each copy once; read again only if anything is wrong."""
+    first = task.copies[0]
+    others = [each for each in task.copies[1:] if canonical_shape(each) == canonical_shape(first)]
+    problems = [
+        Problem(
+            "its shape differs",
+            str(other.tensor.path),
+            other.tensor.spec.name,
+            expected=f"{list(canonical_shape(first))} as in {first.tensor.path.name}",
+            found=str(list(canonical_shape(other))),
+        )
+        for other in task.copies[1:]
+        if canonical_shape(other) != canonical_shape(first)
+    ]
     try:
-        others = _of_one_shape(task, outcome)
-        agree, digest = _read(first, others, task, outcome)
+        agree, digest, non_finite = _read(first, others, task.dtype)
     except ConverterError as error:
-        outcome.problems += list(error.problems) or [Problem(error.message)]
-        return outcome
-    outcome.problems += _as_stated(task)
-    expected = task.stated.get("sha256") if task.stated else None
-    if task.hashed and task.stated is None:
-        outcome.problems.append(
-            Problem("the manifest does not know it", str(first.tensor.path), first.tensor.spec.name)
+        return TensorCheckResult([*problems, *(error.problems or [Problem(error.message)])])
+    problems += _compare_with_entry(task)
+    if task.hashed and task.entry is None:
+        problems.append(
+            Problem("not listed in the manifest", str(first.tensor.path), first.tensor.spec.name)
         )
-    outcome.alike = len(others)
-    outcome.as_hashed = agree and digest is not None and digest == expected
-    if not agree or (task.stated is not None and digest != expected):
-        _close_look(replace(task, places=[first, *others]), outcome)
-    return outcome
-
-
-def _of_one_shape(task: TensorCheck, outcome: TensorCheckResult) -> list[SourceTensor]:
-    """The further places that have the first one's canonical shape."""
-    first, *others = task.places
-    same = []
-    for other in others:
-        if canonical_shape(other) == canonical_shape(first):
-            same.append(other)
-            continue
-        outcome.problems.append(
-            Problem(
-                "its shape differs",
-                str(other.tensor.path),
-                other.tensor.spec.name,
-                expected=f"{list(canonical_shape(first))} as in {first.tensor.path.name}",
-                found=str(list(canonical_shape(other))),
-            )
-        )
-    return same
+    if agree and (task.entry is None or digest == task.sha256):
+        matches = digest is not None and digest == task.sha256
+        return TensorCheckResult(problems, non_finite, (), len(others), matches)
+    wrong, equal, more = _wrong_copies(replace(task, copies=[first, *others]))
+    return TensorCheckResult([*problems, *more], non_finite, wrong, equal)
 
 
 def _read(
-    first: SourceTensor,
-    others: Sequence[SourceTensor],
-    task: TensorCheck,
-    outcome: TensorCheckResult,
-) -> tuple[bool, str | None]:
-    """Whether all places hold the same values, and the hash if there is one to compare with."""
-    scratch = scratch_of_thread()
+    first: SourceTensor, others: Sequence[SourceTensor], dtype: np.dtype[Any] | None
+) -> tuple[bool, str | None, int]:
+    """Read all copies once, block by block.
+
+    Returns:
+        Whether all are equal, the SHA-256 of the first as `dtype` (if given), and its number of
+        values that are not finite.
+
+    """
+    buffers = thread_buffers()
     rows, spans = StoredTensorReader(first), list(ranges(first))
-    further = _twins(others) if len(spans) == 1 else [(StoredTensorReader(o), None) for o in others]
-    dtype = _stated_dtype(task)
+    readers = (
+        _readers(others) if len(spans) == 1 else [(StoredTensorReader(o), None) for o in others]
+    )
     digest = hashlib.sha256() if dtype is not None else None
-    agree = True
+    agree, non_finite = True, 0
     for start, stop in spans:
-        block = rows.read(start, stop, scratch, "first")[1].reshape(-1)
-        outcome.broken += count_non_finite(block)
-        raws: list[Array] = []
-        for number, (other, twin) in enumerate(further):
+        block = rows.read(start, stop, buffers, "first")[1].reshape(-1)
+        non_finite += count_non_finite(block)
+        as_stored: list[Array] = []
+        for number, (other, twin) in enumerate(readers):
             end = stop if twin is None else other.stored.tensor.spec.shape[0]
-            raw, theirs = other.read(start, end, scratch, f"other {number}")
-            raws.append(raw)
-            mine = block if twin is None else raws[twin].reshape(-1)
-            agree = agree and _agree(mine, theirs.reshape(-1))
+            raw, theirs = other.read(start, end, buffers, f"other {number}")
+            as_stored.append(raw)
+            mine = block if twin is None else as_stored[twin].reshape(-1)
+            agree = agree and _equal(mine, theirs.reshape(-1))
         if digest is not None and dtype is not None:
             if block.dtype != dtype:
-                narrow = scratch.array("narrow", dtype, block.shape)
+                narrow = buffers.array("narrow", dtype, block.shape)
                 cast(block, narrow)
                 block = narrow
             digest.update(block.view(np.uint8).data)
-    return agree, digest.hexdigest() if digest else None
+    return agree, digest.hexdigest() if digest else None, non_finite
 
 
-def _twins(others: Sequence[SourceTensor]) -> list[tuple[StoredTensorReader, int | None]]:
-    """How to read each place, and an earlier one that it may be compared with as both lie there.
+def _readers(others: Sequence[SourceTensor]) -> list[tuple[StoredTensorReader, int | None]]:
+    """Return a reader of each copy, and the number of an earlier copy with the same layout.
 
-    Files of other frameworks keep most matrices the same way; comparing them with each other saves
-    rearranging all but one. For tensors of one block alone.
+    Files of other frameworks store most matrices in the same layout; comparing those with each
+    other as stored saves transposing all but one. Only for tensors of one block.
     """
-    known: dict[tuple[object, ...], int] = {}
-    found: list[tuple[StoredTensorReader, int | None]] = []
+    layouts: dict[tuple[object, ...], int] = {}
+    readers: list[tuple[StoredTensorReader, int | None]] = []
     for number, other in enumerate(others):
         spec, way = other.tensor.spec, other.rearrangement
-        key = (way, spec.dtype, spec.shape)
-        twin = known.setdefault(key, number)
+        twin = layouts.setdefault((way, spec.dtype, spec.shape), number)
         if twin == number or way.keeps_bytes or 1 in spec.shape:
-            found.append((StoredTensorReader(other), None))
+            readers.append((StoredTensorReader(other), None))
         else:
-            as_it_lies = replace(other, rearrangement=Rearrangement(way.source, way.source))
-            found.append((StoredTensorReader(as_it_lies), twin))
-    return found
+            untransposed = replace(other, rearrangement=Rearrangement(way.source, way.source))
+            readers.append((StoredTensorReader(untransposed), twin))
+    return readers
 
 
-def _agree(mine: Array, theirs: Array) -> bool:
-    return same_bits(mine, theirs) if mine.dtype == theirs.dtype else _same_numbers(mine, theirs)
-
-
-def _stated_dtype(task: TensorCheck) -> np.dtype[Any] | None:
-    """The dtype whose bytes the manifest hashed; ``None`` if it states none that there is."""
-    try:
-        return numpy_dtype(str(task.stated.get("dtype"))) if task.stated else None
-    except KeyError:
-        return None
-
-
-def _same_numbers(mine: Array, theirs: Array) -> bool:
+def _equal(mine: Array, theirs: Array) -> bool:
+    if mine.dtype == theirs.dtype:
+        return same_bits(mine, theirs)
     wide = [np.empty(array.shape, np.float64) for array in (mine, theirs)]
     for array, out in zip((mine, theirs), wide, strict=True):
         cast(array, out)
     return bool(np.array_equal(wide[0], wide[1], equal_nan=True))
 
 
-def _as_stated(task: TensorCheck) -> list[Problem]:
-    """Another shape than stated, and places whose dtype cannot hold what was written."""
-    if task.stated is None:
+def _compare_with_entry(task: TensorCheck) -> list[Problem]:
+    """Report another shape than the manifest states, and dtypes too narrow for what it states."""
+    if task.entry is None:
         return []
-    stated = _stated_dtype(task)
-    if stated is None:
-        finding = f"the manifest states the dtype {task.stated.get('dtype')!r}, which there is not"
-        return [Problem(finding, tensor=task.name)]
-    shape = list(canonical_shape(task.places[0]))
+    dtype = task.dtype
+    if dtype is None:
+        return [
+            Problem(
+                f"the manifest states an unknown dtype: {task.entry.get('dtype')!r}",
+                tensor=task.name,
+            )
+        ]
+    shape = list(canonical_shape(task.copies[0]))
     problems = []
-    if task.stated.get("shape") != shape:
-        expected = f"{task.stated.get('shape')} by the manifest"
+    if task.entry.get("shape") != shape:
+        expected = f"{task.entry.get('shape')} by the manifest"
         problems = [Problem("has another shape", None, task.name, expected, str(shape))]
     return problems + [
         Problem(
             "was cast to a narrower dtype",
-            str(place.tensor.path),
-            place.tensor.spec.name,
-            expected=f"{stated.name} by the manifest",
-            found=place.tensor.spec.dtype,
+            str(copy.tensor.path),
+            copy.tensor.spec.name,
+            expected=f"{dtype.name} by the manifest",
+            found=copy.tensor.spec.dtype,
         )
-        for place in task.places
-        if not np.can_cast(stated, numpy_dtype(place.tensor.spec.dtype), "safe")
+        for copy in task.copies
+        if not np.can_cast(dtype, numpy_dtype(copy.tensor.spec.dtype), "safe")
     ]
 
 
-def _close_look(task: TensorCheck, outcome: TensorCheckResult) -> None:
-    """Tell which places are right: those of the stated hash, or of most, or else the first."""
-    stated = _stated_dtype(task)
-    dtype = stated.name if stated is not None else "float64"
-    prints = [tensor_sha256(place, dtype) for place in task.places]
-    expected = str(task.stated.get("sha256", "")) if task.stated else ""
-    right = next((i for i, each in enumerate(prints) if each.hex() == expected), None)
-    outcome.alike = max(Counter(prints).values()) - 1
-    if task.stated is not None and right is None:
-        outcome.problems += [
-            Problem(
-                "its values are not those that were written",
-                str(place.tensor.path),
-                place.tensor.spec.name,
-                expected=f"SHA-256 {expected or 'in the manifest'}",
-                found=each.hex(),
+def _wrong_copies(
+    task: TensorCheck,
+) -> tuple[list[tuple[SourceTensor, SourceTensor]], int, list[Problem]]:
+    """Decide which copies are right: those with the stated hash, else the majority or the first.
+
+    Returns:
+        Pairs of a wrong copy and a right one, the number of further right copies, and problems
+        if no copy has the stated hash.
+
+    """
+    dtype = task.dtype.name if task.dtype is not None else "float64"
+    hashes = [tensor_sha256(copy, dtype) for copy in task.copies]
+    (majority, votes), *_ = Counter(hashes).most_common()
+    right = majority if votes > 1 else hashes[0]
+    if task.entry is not None:
+        stated = str(task.entry.get("sha256", ""))
+        matching = next((digest for digest in hashes if digest.hex() == stated), None)
+        if matching is None:
+            return (
+                [],
+                votes - 1,
+                [
+                    Problem(
+                        "its values differ from those that were written",
+                        str(copy.tensor.path),
+                        copy.tensor.spec.name,
+                        expected=f"SHA-256 {stated or 'in the manifest'}",
+                        found=digest.hex(),
+                    )
+                    for copy, digest in zip(task.copies, hashes, strict=True)
+                ],
             )
-            for place, each in zip(task.places, prints, strict=True)
-        ]
-        return
-    if right is None:
-        (most, votes), *_ = Counter(prints).most_common()
-        right = prints.index(most) if votes > 1 else 0
-    good = task.places[right]
-    outcome.alike = prints.count(prints[right]) - 1
-    outcome.wrong += [
-        (place, good)
-        for place, each in zip(task.places, prints, strict=True)
-        if each != prints[right]
-    ]
+        right = matching
+    good = task.copies[hashes.index(right)]
+    wrong = [(copy, good) for copy, each in zip(task.copies, hashes, strict=True) if each != right]
+    return wrong, hashes.count(right) - 1, []
 
 
-def _differs(name: str, bad: SourceTensor, good: SourceTensor, diagnosis: Diagnosis) -> Problem:
+def _problem(
+    name: str, bad: SourceTensor, good: SourceTensor, classifier: DifferenceClassifier
+) -> Problem:
     try:
         difference = compare(name, bad, good)
-        verdict = diagnosis.verdict(name, bad, difference)
+        verdict = classifier.classify(name, bad, difference)
     except ConverterError as error:
         return error.problems[0] if error.problems else Problem(error.message)
     tied = ", which it is tied to" if good.tensor.path == bad.tensor.path else ""
@@ -331,3 +332,49 @@ def _differs(name: str, bad: SourceTensor, good: SourceTensor, diagnosis: Diagno
         found=f"{difference.differing:,} of {difference.elements:,} different,"
         f" by up to {difference.max_abs:.3g}",
     )
+
+
+def _missing_in_some(models: Mapping[str, Model]) -> list[Problem]:
+    """Report tensors that a model may lack, but that only some of the files lack."""
+    problems = []
+    for label, model in models.items():
+        matched, dialect = model.report.matched, model.report.dialect
+        required = {param.name for param in model.required}
+        omitted = model.target.missing_parts.get(dialect, frozenset())
+        for name, param in model.target.by_name.items():
+            holder = next((at for at in models if name in models[at].report.matched), None)
+            if name in matched or name in required or holder is None or param.part in omitted:
+                continue
+            if dialect in param.stored_as and not param.tied_to:
+                problems.append(
+                    Problem(
+                        f"missing, although {holder} has it",
+                        str(model.checkpoint.directory / label),
+                        param.stored_as[dialect].name,
+                    )
+                )
+    return problems
+
+
+def _dtype_notes(models: Mapping[str, Model]) -> list[str]:
+    """Note files that store tensors in another dtype than the first file, or mix dtypes."""
+    notes = []
+    reference, *others = models
+    first = models[reference].report.matched
+    for label in others:
+        pairs = Counter(
+            (stored.tensor.spec.dtype, first[name].tensor.spec.dtype)
+            for name, stored in models[label].report.matched.items()
+            if name in first
+        )
+        notes += [
+            f"{label} holds {count:,} tensor(s) as {mine} that {reference} holds as {theirs}"
+            for (mine, theirs), count in pairs.items()
+            if mine != theirs
+        ]
+    for label, model in models.items():
+        dtypes = Counter(stored.tensor.spec.dtype for stored in model.report.matched.values())
+        if len(dtypes) > 1:
+            counts = ", ".join(f"{count:,} {dtype}" for dtype, count in dtypes.most_common())
+            notes.append(f"{label} mixes dtypes: {counts}")
+    return notes

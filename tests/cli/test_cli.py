@@ -199,7 +199,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(
 
 
 def test_layers_that_change_places_are_not_folded(bert: Path, tmp_path: Path) -> None:
-    from converter.report.grouping import group_similar
+    from converter.report.write_result import group_similar
 
     plan = converter.convert(bert, tmp_path / "out", dry_run=True).plan
     assert any(len(group) == 3 for group in group_similar(plan.tensors))

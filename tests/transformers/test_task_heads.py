@@ -20,7 +20,7 @@ from tests.transformers.tiny import add_noise, build, tiny
 
 pytestmark = pytest.mark.peer
 
-ANEW = "has nothing to do with it: drawn anew, or from another checkpoint"
+ANEW = "is unrelated: newly initialized, or from another checkpoint"
 
 
 def said(found: Verification) -> dict[str, str]:
@@ -127,7 +127,7 @@ def test_5_distances_that_are_dropped(tmp_path: Path, framework: str, kind: str)
     source = combined(encoder, configuration("bert", EQUAL), tmp_path / "source")
     by_the_peer(framework, source, tmp_path / "out")
     found = converter.verify(tmp_path / "out", against=[source])
-    lost = [p.tensor for p in found.problems if p.what == "is lost: the source has it"]
+    lost = [p.tensor for p in found.problems if p.what == "is missing, but the source has it"]
     name = "encoder.encoder.layer.{}.attention.self.distance_embedding.weight"
     assert lost == [name.format(0), name.format(1)]
     reasons = [p.found for p in found.problems if f"no class of {framework}" in p.what]

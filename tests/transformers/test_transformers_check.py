@@ -228,7 +228,7 @@ def test_sound_models_load_whole_and_agree(asked: Asked, name: str, version: int
     found = asked.by(version, name)
     assert found.verified, found.problems
     files = {**PAIRS, **ALONE}[name] if version == 4 else 2
-    ran = [check for check, text in found.checks.items() if text == "loads whole and runs"]
+    ran = [check for check, text in found.checks.items() if text == "loads completely and runs"]
     assert len(ran) == files, found.checks
     assert all(f"transformers {version}." in check for check in ran)
     agreed = [check for check, text in found.checks.items() if text.startswith("agree to")]
@@ -238,9 +238,9 @@ def test_sound_models_load_whole_and_agree(asked: Asked, name: str, version: int
 
 
 SAYS = {
-    "lost": "transformers finds it missing and draws it anew",
-    "extra": "transformers does not expect it and leaves it out",
-    "grown": "transformers finds its shape wrong and does not load it",
+    "lost": "transformers reports it missing and newly initializes it",
+    "extra": "transformers reports it unexpected and ignores it",
+    "grown": "transformers reports a shape mismatch and does not load it",
 }
 NEWER = {"lost": "q_proj", "extra": "attention.extra"}
 

@@ -76,7 +76,7 @@ def test_a_missing_extra_is_named(both: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_transformers_runs_it(both: Path, tmp_path: Path) -> None:
     found = converter.verify(both, run=True)
     assert found.verified, found.problems
-    assert sum("loads whole and runs" in text for text in found.checks.values()) == 4
+    assert sum("loads completely and runs" in text for text in found.checks.values()) == 4
     assert sum(text.startswith("agree to") for text in found.checks.values()) == 3
 
 
@@ -89,7 +89,9 @@ def test_transformers_finds_damage(both: Path, tmp_path: Path) -> None:
     alter(file, [key_of(file, module)], not_a_number)
     found = converter.verify(broken, run=True)
     told = [(p.what, p.tensor or "") for p in found.problems if "manifest" not in p.what]
-    missing = [t for w, t in told if w == "transformers finds it missing and draws it anew"]
+    missing = [
+        t for w, t in told if w == "transformers reports it missing and newly initializes it"
+    ]
     assert missing == [f"encoder.{module}.weight"]
     assert any("outputs differ" in what or "an output is" in what for what, _ in told)
 

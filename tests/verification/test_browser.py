@@ -41,7 +41,7 @@ def asked() -> Iterator[tuple[int, list[str]]]:
 
 
 def written(target: Path, found: Verification) -> Path:
-    target.write_text(page(found, found.portrait), "utf-8")
+    target.write_text(page(found), "utf-8")
     return target
 
 
@@ -72,17 +72,17 @@ def test_everything_is_seen_and_nothing_hangs_over(
     assert seen["wide"] == 0
     assert seen["beyond"] == []
     assert seen["hidden"] == []
-    assert found.portrait is not None
-    layers = sum(len(panel.layers) for panel in found.portrait.panels)
+    assert found.value_report is not None
+    layers = sum(len(section.layers) for section in found.value_report.sections)
     assert len(seen["plots"]) == layers > 8
-    colours = set()
+    colors = set()
     for plot in seen["plots"]:
         assert plot["width"] > 90
         assert plot["height"] > 25
         assert plot["seen"]
-        colours.add(plot["fill"])
+        colors.add(plot["fill"])
     # The halves and what is fresh are told apart, and so is a layer that is wrong.
-    assert len(colours) == (3 if which == "sound" else 4)
+    assert len(colors) == (3 if which == "sound" else 4)
     assert all(share["height"] > 10 and share["seen"] for share in seen["shares"])
     assert (seen["paper"], seen["ink"] != seen["paper"]) == (DARK if dark else LIGHT, True)
     assert seen["badge"].startswith("verified" if which == "sound" else "not verified: ")

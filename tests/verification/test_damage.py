@@ -28,7 +28,7 @@ from tests.verification.damage import (
 
 SINGLE = {
     damage.flip_bit: "is off by a few units in the last place in 1 value",
-    damage.redrawn: "has nothing to do with it",
+    damage.redrawn: "is unrelated",
     damage.as_half: "was rounded to float16",
     damage.moved: "is shifted by 1 along axis",
     damage.transposed: "is transposed",
@@ -113,12 +113,12 @@ def test_the_only_file_is_proven_by_the_manifest(
     for name in FILES[1:]:
         (directory / name).unlink()
     before = {str(problem) for problem in verify(directory).problems}
-    assert all("the manifest lists it" in text for text in before)
+    assert all("listed in the manifest" in text for text in before)
     file = directory / FILES[0]
     keys = [key_of(file, QUERY), key_of(file, KEY)]
     alter(file, keys if change in DOUBLE else keys[:1], change)
     found = [p for p in verify(directory).problems if str(p) not in before]
-    assert {problem.what for problem in found} == {"its values are not those that were written"}
+    assert {problem.what for problem in found} == {"its values differ from those that were written"}
     assert {problem.tensor for problem in found} <= set(keys)
     assert found
 
@@ -185,7 +185,7 @@ def test_a_rewritten_file_with_the_same_tensors_differs_in_size_alone(
     """What `rewrite` does is no damage by itself."""
     rewrite(copy_of(sound, tmp_path / "it") / name, lambda tensors: None)
     found = verify(tmp_path / "it").problems
-    assert {problem.what for problem in found} <= {"has another size than when it was made"}
+    assert {problem.what for problem in found} <= {"its size has changed since it was written"}
 
 
 HEADS = {

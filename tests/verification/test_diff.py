@@ -100,7 +100,7 @@ def test_what_only_one_has(sound: Path, tmp_path: Path) -> None:
     text = run("diff", sound, file, code=1).stdout
     assert "DIFFERENT" in text
     assert f"Only in {sound}\n  encoder.{QUERY}.weight" in text
-    assert "no table knows them" in text
+    assert "not in the mapping table" in text
 
 
 def test_layers_are_folded_into_the_worst(sound: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_flax_names_in_safetensors(tmp_path: Path) -> None:
 def test_a_file_under_another_one_s_name(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "it", "bert", file_format="torch")
     made.file.rename(tmp_path / "it" / "model.safetensors")
-    assert "is no such file as its name says" in whats(tmp_path / "it")
+    assert "is not in the format that its name says" in whats(tmp_path / "it")
 
 
 def test_a_wrapped_tree(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_wrapped_tree(tmp_path: Path) -> None:
     tensors = factories.stored(factories.model_spec(config), "flax")
     wrapped = {f"params/{name}": array for name, array in tensors.items()}
     factories.write(tmp_path / "it", config, wrapped, "flax-msgpack")
-    assert any("lie below 'params'" in what for what in whats(tmp_path / "it"))
+    assert any("have the prefix 'params'" in what for what in whats(tmp_path / "it"))
 
 
 def test_pickles_that_do_more_are_named_and_not_run(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_statistics_leave_out_what_is_no_number(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "it", "bert")
     alter(made.file, [f"{QUERY}.weight"], damage.not_a_number)
     seen = converter.inspect(made.directory, stats=True).statistics[f"{QUERY}.weight"]
-    assert seen.broken == 1
+    assert seen.non_finite == 1
     assert seen.count == 24 * 24 - 1
     assert np.isfinite(seen.deviation)
 
@@ -158,10 +158,10 @@ def test_the_page_tells_everything(sound: Path, sources: tuple[Path, Path], tmp_
     for word in (
         "Encoder",
         "Decoder",
-        "Fresh weights",
-        "not as in",
-        "What was looked at",
-        "How far",
+        "Initialized weights",
+        "differs from",
+        "Checks",
+        "Differences from the sources",
     ):
         assert word in text
     assert text.count("<svg") > 10

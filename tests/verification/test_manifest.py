@@ -93,17 +93,17 @@ def test_inspect_shows_how_it_was_made(sound: Path, tmp_path: Path) -> None:
     assert "How it was made, by its manifest" in text
     assert "compose, seed 0" in text
     assert "encoder  bert, model.safetensors" in text
-    assert re.search(r"tensors +\d+ copied, \d+ drawn fresh\n", text)
+    assert re.search(r"tensors +\d+ copied, \d+ initiali[sz]ed\n", text)
     listed = run("inspect", sound, "--tensors", code=0).stdout.splitlines()
     [row] = [line for line in listed if "crossattention.c_attn.weight" in line]
-    assert row.rstrip().endswith("fresh: normal(0.02)")
+    assert row.rstrip().endswith("initialized: normal(0.02)")
     [row] = [line for line in listed if "attention.self.query.weight" in line]
     assert row.rstrip().endswith("encoder")
     told = json.loads(run("inspect", sound, "--json", code=0).stdout)
     assert told["manifest"]["command"] == "compose"
     assert told["manifest"]["sources"]["decoder"]["reference"] == "gpt2"
     assert sum(told["manifest"]["origins"].values()) == len(told["matched"])
-    assert told["matched"]["enc_to_dec_proj.weight"]["origin"].startswith("fresh: ")
+    assert told["matched"]["enc_to_dec_proj.weight"]["origin"].startswith("initialized: ")
     copy = copy_of(sound, tmp_path / "it")
     for content in ("[]", "nonsense", '{"tensors": 5, "sources": [], "warnings": 5}'):
         (copy / "converter-manifest.json").write_text(content)

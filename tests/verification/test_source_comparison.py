@@ -30,7 +30,7 @@ def alone(sound: Path, directory: Path, name: str) -> Path:
 def test_fresh_tensors_are_listed_exactly(sound: Path, sources: tuple[Path, Path]) -> None:
     found = verify(sound, against=sources)
     planned = converter.compose(*sources, sound.parent / "never", dry_run=True)
-    fresh = {name for name, origin in found.origins.items() if origin.verdict == "fresh"}
+    fresh = {name for name, origin in found.origins.items() if origin.verdict == "initialized"}
     assert fresh == set(planned.to_dict()["fresh"])
     equal = {origin.source for name, origin in found.origins.items() if name not in fresh}
     assert equal == set(map(str, sources))
@@ -101,7 +101,7 @@ def test_another_set_of_tensors_is_named(
     assert (cast, "was rounded to float16") in said
     assert (grown, "wrong shape") in said
     assert (lost, "missing tensor") in said
-    assert (f"encoder.{QUERY}.weight", "is lost: the source has it") in said
+    assert (f"encoder.{QUERY}.weight", "is missing, but the source has it") in said
     assert len(said) == 4
 
 
@@ -112,8 +112,8 @@ def test_other_weights_are_no_source(
     found = verify(sound, against=[other, sources[1]])
     wrong = {p.what for p in found.problems}
     assert wrong == {
-        "has nothing to do with it: drawn anew, or from another checkpoint",
-        f"nothing of {other} arrived",
+        "is unrelated: newly initialized, or from another checkpoint",
+        f"nothing of {other} is in the checkpoint",
     }
     assert all(o.verdict != "equal" for n, o in found.origins.items() if n.startswith("encoder."))
     assert found.checks["tensors equal to their source"].startswith("28 of ")
@@ -133,7 +133,7 @@ def test_two_of_one_family_are_taken_in_order(sources: tuple[Path, Path], tmp_pa
     converter.compose(sources[0], second, tmp_path / "out")
     assert verify(tmp_path / "out", against=[sources[0], second]).verified
     assert not verify(tmp_path / "out", against=[second, sources[0]]).verified
-    with pytest.raises(UnsupportedError, match="no half"):
+    with pytest.raises(UnsupportedError, match="no submodel left"):
         verify(tmp_path / "out", against=[sources[0], second, second])
 
 
@@ -173,7 +173,7 @@ MEANT: dict[str, tuple[dict[str, Any], int, str]] = {
     ),
     "mean": ({"resize_embeddings": True}, 0, ""),
     "rows": ({"resize_embeddings": True, "resize_with": "normal"}, 0, ""),
-    "random": ({"random": ["decoder"]}, 52, "drawn anew, as asked for: decoder.h.{0…3}"),
+    "random": ({"random": ["decoder"]}, 52, "initialized on request: decoder.h.{0…3}"),
     "copies": ({"init": "copy-self-attention", "layers": ["decoder=0,2"]}, -8, ""),
 }
 """Options, how many tensors more than otherwise are fresh, and what is told."""
@@ -186,7 +186,7 @@ def test_what_was_meant_to_be_otherwise_is_no_fault(tmp_path: Path, case: str) -
     planned = converter.compose(*sources, out, **options).to_dict()
     found = verify(out, against=sources)
     assert found.verified, [str(problem) for problem in found.problems]
-    fresh = {name for name, origin in found.origins.items() if origin.verdict == "fresh"}
+    fresh = {name for name, origin in found.origins.items() if origin.verdict == "initialized"}
     assert fresh == set(planned["fresh"])
     plain = {"layers": options.get("layers", ())}
     usual = converter.compose(*sources, tmp_path / "never", dry_run=True, **plain).to_dict()
@@ -219,5 +219,5 @@ def test_shared_halves_have_one_source(tmp_path: Path) -> None:
     for sources in ([bert], [bert, bert]):
         found = verify(tmp_path / "out", against=sources)
         assert found.verified
-        fresh = {name for name, origin in found.origins.items() if origin.verdict == "fresh"}
+        fresh = {name for name, origin in found.origins.items() if origin.verdict == "initialized"}
         assert fresh and all("crossattention" in name or "pooler" in name for name in fresh)

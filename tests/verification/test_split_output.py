@@ -29,16 +29,16 @@ def submodels(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_are_proven_in_one_report(submodels: Path, sound: Path) -> None:
     found = verify(submodels, against=[sound], value_report=True)
     assert found.verified, found.problems
-    assert len(found.formats) == 8
+    assert len(found.files) == 8
     assert found.checks["encoder: files that are well-formed"] == "4 of 4"
     assert found.checks["decoder: tensors with the hash that the manifest states"] == "44 of 44"
-    between = {what: much for what, much in found.checks.items() if "between" in what}
+    between = {what: much for what, much in found.checks.items() if "outside" in what}
     assert list(between.values()) == ["1 of 1", "2 of 2"]
     assert {origin.verdict for origin in found.origins.values()} == {"equal"}
     assert not any("made by another tool" in note for note in found.notes)
-    assert found.portrait is not None
-    assert [panel.title for panel in found.portrait.panels] == ["Encoder", "Decoder"]
-    assert set(found.portrait.tensors) == set(found.origins)
+    assert found.value_report is not None
+    assert [section.title for section in found.value_report.sections] == ["Encoder", "Decoder"]
+    assert set(found.value_report.tensors) == set(found.origins)
 
 
 def test_each_source_goes_to_its_half(submodels: Path, sources: tuple[Path, Path]) -> None:
@@ -47,10 +47,10 @@ def test_each_source_goes_to_its_half(submodels: Path, sources: tuple[Path, Path
         assert found.verified
         origins = {origin.source for name, origin in found.origins.items() if name[:3] == "enc"}
         assert origins == {str(sources[0])}
-        fresh = [name for name, origin in found.origins.items() if origin.verdict == "fresh"]
+        fresh = [name for name, origin in found.origins.items() if origin.verdict == "initialized"]
         assert fresh
         assert all("cross" in name for name in fresh)
-    with pytest.raises(UnsupportedError, match="no half is left"):
+    with pytest.raises(UnsupportedError, match="no submodel left"):
         verify(submodels, against=[sources[0], sources[0]])
 
 
@@ -75,7 +75,7 @@ def test_damage_to_a_half_is_found(submodels: Path, tmp_path: Path, file: str) -
         if other != file:
             (copy / "encoder" / other).unlink()
     told = {problem.what for problem in verify(copy / "encoder").problems}
-    assert "its values are not those that were written" in told
+    assert "its values differ from those that were written" in told
 
 
 def test_damage_between_the_halves_is_found(submodels: Path, tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ def test_damage_between_the_halves_is_found(submodels: Path, tmp_path: Path) -> 
     alter(joint, ["enc_to_dec_proj.weight"], damage.flip_bit)
     [problem] = verify(copy).problems
     assert (problem.file, problem.tensor) == (str(joint), "enc_to_dec_proj.weight")
-    assert problem.what == "its values are not those that were written"
+    assert problem.what == "its values differ from those that were written"
     joint.write_bytes(joint.read_bytes()[:40])
     assert str(joint) in [problem.file for problem in verify(copy).problems]
     joint.unlink()
     [problem] = verify(copy).problems
     assert (problem.file, problem.what) == (
         str(joint),
-        "the manifest lists it, but it is not there",
+        "listed in the manifest, but the file is missing",
     )
 
 
@@ -121,7 +121,7 @@ def test_the_whole_is_compared_with_each_half(submodels: Path, sound: Path, tmp_
             assert found.submodel == submodel
             assert len(found.differences) > 40
     text = run("diff", sound, submodels / "encoder", code=0).stdout
-    assert "the encoder alone: equal" in text
+    assert "only the encoder: equal" in text
     copy = copy_of(sound, tmp_path / "it")
     file = copy / "flax_model.msgpack"
     alter(file, [key_of(file, QUERY)], damage.negated)
@@ -129,7 +129,7 @@ def test_the_whole_is_compared_with_each_half(submodels: Path, sound: Path, tmp_
     assert list(found.differing) == [f"{QUERY}.weight"]
     assert converter.diff(file, submodels / "decoder").equal
     other = factories.make(tmp_path / "roberta", "roberta").directory
-    with pytest.raises(UnsupportedError, match="is no half of"):
+    with pytest.raises(UnsupportedError, match="is not a submodel of"):
         converter.diff(sound, other)
 
 

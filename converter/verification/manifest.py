@@ -1,0 +1,180 @@
+"""The manifest of a checkpoint: finding it, checking its files, and the sources it states."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.errors import ConverterError, Problem
+from converter.file_names import MANIFEST, MODEL_CARD
+from converter.initializers import Initializer
+from converter.options import SUBMODELS
+from converter.plan import ResizedTensor, SourceTensor
+from converter.planning.tokenizer_files import non_negative_int
+from converter.safe_json import read_json_object
+from converter.verification.result import Findings
+
+Manifest = Mapping[str, Any]
+Sources = Mapping[str, tuple[str, SourceTensor]]
+"""Canonical name → reference of the source, and the stored tensor."""
+
+_EDITABLE = (MODEL_CARD,)
+"""Files that users are expected to edit."""
+
+
+def load_manifest(home: Path) -> tuple[Manifest | None, Findings]:
+    """Read the manifest of the checkpoint at `home` and check the files that it lists."""
+    try:
+        manifest = find_manifest(home)
+    except ConverterError as error:
+        return None, Findings([Problem(error.message)])
+    if manifest is None:
+        return None, Findings(notes=[f"no {MANIFEST}: the checkpoint was made by another tool"])
+    return manifest, check_manifest_files(home, manifest, "files that the manifest lists")
+
+
+def find_manifest(home: Path) -> Manifest | None:
+    """Return the manifest of `home`: its own, or its part of the one that `split` wrote above.
+
+    Raises:
+        ConfigError: if it is not a JSON object.
+        CheckpointError: if it cannot be read.
+
+    """
+    if (home / MANIFEST).is_file():
+        return read_json_object(home / MANIFEST)
+    directory = home.resolve()
+    parent = directory.parent / MANIFEST
+    if directory.name not in SUBMODELS or not parent.is_file():
+        return None
+    manifest = read_json_object(parent)
+    if manifest.get("command") != "split":
+        return None
+    return {
+        **manifest,
+        "tensors": _without_prefix(manifest.get("tensors"), f"{directory.name}."),
+        "files": _without_prefix(manifest.get("files"), f"{directory.name}/"),
+    }
+
+
+def _without_prefix(entries: Any, prefix: str) -> dict[str, Any]:
+    """Return the entries whose names start with `prefix`, without it."""
+    items = entries.items() if isinstance(entries, dict) else ()
+    return {name.removeprefix(prefix): entry for name, entry in items if name.startswith(prefix)}
+
+
+def check_manifest_files(home: Path, manifest: Manifest, title: str) -> Findings:
+    """Compare the files in `home` with the sizes and hashes that the manifest states.
+
+    Args:
+        home: the directory that the listed paths are relative to.
+        manifest: its content.
+        title: the name of the check in the report.
+
+    """
+    listed = manifest.get("files")
+    entries = listed if isinstance(listed, dict) else {}
+    problems = [
+        problem
+        for name, entry in entries.items()
+        if name not in _EDITABLE
+        and (problem := _check_file(home, name, entry if isinstance(entry, dict) else {}))
+    ]
+    return Findings(problems, checks={title: f"{len(entries) - len(problems)} of {len(entries)}"})
+
+
+def _check_file(home: Path, name: str, entry: Mapping[str, Any]) -> Problem | None:
+    path = home / name
+    if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():
+        return Problem("listed in the manifest, but the file is missing", str(path))
+    size = path.stat().st_size
+    if entry.get("bytes") != size:
+        return Problem(
+            "its size has changed since it was written",
+            str(path),
+            expected=f"{entry.get('bytes')} bytes",
+            found=f"{size} bytes",
+        )
+    if "sha256" not in entry:
+        return None
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest == entry["sha256"]:
+        return None
+    return Problem(
+        "its bytes have changed since it was written",
+        str(path),
+        expected=f"SHA-256 {entry['sha256']}",
+        found=digest,
+    )
+
+
+@dataclass(frozen=True)
+class ExpectedSources:
+    """The source tensors that a finished checkpoint is compared with."""
+
+    sources: Sources
+    initialized: frozenset[str] = frozenset()
+    """Names that a source has too, but that were initialized on request."""
+
+
+def expected_sources(sources: Sources, manifest: Manifest | None) -> ExpectedSources:
+    """Return `sources` as the manifest says that they were used.
+
+    The manifest decides only which source tensor each tensor is compared with (selected layers,
+    copies, resized rows, random submodels); the values are always read from the files.
+
+    Args:
+        sources: by the names that the tensors would have if all were copied.
+        manifest: of the finished checkpoint, if it has one.
+
+    """
+    entries = manifest.get("tensors") if manifest else None
+    if manifest is None or not isinstance(entries, dict):
+        return ExpectedSources(sources)
+    by_key = {
+        (_submodel(name), stored.tensor.spec.name): (reference, stored)
+        for name, (reference, stored) in sources.items()
+    }
+    random = manifest.get("random")
+    random = random if isinstance(random, list) else ()
+    expected, initialized = dict(sources), set()
+    for name, entry in entries.items():
+        if not isinstance(entry, dict):
+            continue
+        if is_initialized(entry) and _submodel(name) in random:
+            initialized |= {name} & expected.keys()
+            expected.pop(name, None)
+        submodel, key = str(entry.get("source")), str(entry.get("key"))
+        match = by_key.get((submodel, key))
+        if match is None and manifest.get("share") is True:
+            match = next((by_key[pair] for pair in by_key if pair[1] == key), None)
+        if match is not None:
+            expected[name] = (match[0], _resized(name, match[1], entry.get("resized")))
+    return ExpectedSources(expected, frozenset(initialized))
+
+
+def is_initialized(entry: Mapping[str, Any]) -> bool:
+    """Return whether a tensor's manifest entry says that its values were initialized."""
+    return entry.get("origin") in ("initialized", "initialised")
+
+
+def _submodel(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _resized(name: str, stored: SourceTensor, entry: object) -> SourceTensor:
+    """Return a source tensor with the number of rows that the manifest states."""
+    if not isinstance(entry, dict):
+        return stored
+    rows = entry.get("rows")
+    rule = None
+    if isinstance(rows, dict) and non_negative_int(rows.get("seed")) is not None:
+        try:
+            rule = Initializer(str(rows["rule"]), float(rows["scale"]), int(rows["seed"]), name)
+        except (KeyError, TypeError, ValueError):
+            return stored
+    return ResizedTensor(stored.source, stored.tensor, stored.rearrangement, rule)

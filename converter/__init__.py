@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from converter.storage.hub_upload import push as push
     from converter.verification.result import Difference as Difference
     from converter.verification.result import Provenance as Provenance
+    from converter.verification.result import Statistics as Statistics
     from converter.verification.result import Verification as Verification
-    from converter.verification.value_report import Statistics as Statistics
 
 _PUBLIC = {
     "converter.commands.compose": "compose",
@@ -65,8 +65,7 @@ _PUBLIC = {
     "converter.progress": "Progress",
     "converter.plan": "Plan TargetTensor",
     "converter.commands.diff": "Comparison diff",
-    "converter.verification.value_report": "Statistics",
-    "converter.verification.result": "Difference Provenance Verification",
+    "converter.verification.result": "Difference Provenance Statistics Verification",
     "converter.commands.verify": "verify",
     "converter.recipes.job": "Interrupted JobResult RunSummary",
     "converter.recipes.scheduler": "run",

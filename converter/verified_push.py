@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def verify_for_push(
         raise VerificationError(
             f"{result.output}: is not what it should be; nothing was sent", found.problems
         )
-    found.directory = output.name  # no paths of this machine for others to read
+    found = replace(found, directory=output.name)  # publish no local paths
     only = list(options.get("only") or ())
     own = converted and any(hub and hub.id.repo_id == repo_id for hub in hubs)
     if own and options.get("create_pr") and not only:

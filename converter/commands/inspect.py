@@ -19,7 +19,7 @@ from converter.progress import Progress, ProgressCounter
 from converter.verification.manifest import find_manifest, is_initialized
 
 if TYPE_CHECKING:
-    from converter.verification.value_report import Statistics
+    from converter.verification.result import Statistics
 
 
 @dataclass(frozen=True)

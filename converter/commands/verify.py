@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from converter.storage.url import path_of, url_of
 from converter.storage.url_download import UrlDownload
 from converter.verification.loadability import check_configs, check_loadable
 from converter.verification.manifest import load_manifest
-from converter.verification.result import Findings, Verification
+from converter.verification.result import Findings, Provenance, Verification
 from converter.verification.source_comparison import compare_with_sources
 from converter.verification.split_output import is_split, verify_split, weight_files
 from converter.verification.values import check_values
@@ -91,7 +91,8 @@ def _verify(
         model = next(iter(models.values()))
         findings += check_values(models, manifest, options.jobs, counter)
         findings += check_configs(home, model) + check_loadable(home, models)
-        origins, report = {}, None
+        origins: Mapping[str, Provenance] = {}
+        report = None
         if against:
             origins, compared = compare_with_sources(
                 model, against, registry, stack, options.jobs, counter, manifest

@@ -13,15 +13,15 @@ from converter._version import __version__
 from converter.name_ranges import collapse_ranges, split_layer_index
 from converter.report.rich_text import count, printable, shape
 from converter.report.verification import HEADER, difference_rows, merge_layers
-from converter.verification.value_report import NOTHING
+from converter.verification.result import NOTHING
 
 if TYPE_CHECKING:
-    from converter.verification.result import Verification
-    from converter.verification.value_report import (
+    from converter.verification.result import (
         Layer,
         ReportSection,
         ValueOrigin,
         ValueReport,
+        Verification,
     )
 
 

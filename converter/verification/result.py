@@ -1,16 +1,14 @@
-"""The results of a verification: differences, provenance, findings and the complete report."""
+"""The results of a verification: differences, origins, statistics, findings and the report."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from converter.errors import Problem
-
-if TYPE_CHECKING:
-    from converter.verification.value_report import ValueReport
+from converter.plan import SourceTensor
 
 EQUAL, INITIALIZED = "equal", "initialized"
 """The verdicts on tensors without a fault."""
@@ -67,6 +65,110 @@ class Provenance:
         if self.difference and not self.difference.exact:
             fields["difference"] = self.difference.to_dict()
         return fields
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of the finite values of one or more tensors, in float64."""
+
+    count: int
+    """Finite values."""
+    minimum: float
+    maximum: float
+    mean: float
+    deviation: float
+    """The population standard deviation."""
+    non_finite: int = 0
+    """Values that are infinite or not a number."""
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """Return the statistics of the values of both (Chan, Golub and LeVeque 1979)."""
+        non_finite = self.non_finite + other.non_finite
+        if not self.count or not other.count:
+            some = self if self.count else other
+            return Statistics(
+                some.count, some.minimum, some.maximum, some.mean, some.deviation, non_finite
+            )
+        count = self.count + other.count
+        distance = other.mean - self.mean
+        squares = self.count * self.deviation**2 + other.count * other.deviation**2
+        squares += distance**2 * self.count * other.count / count
+        return Statistics(
+            count,
+            min(self.minimum, other.minimum),
+            max(self.maximum, other.maximum),
+            self.mean + distance * other.count / count,
+            math.sqrt(squares / count),
+            non_finite,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON representation; null where there is no finite value."""
+        finite = self.count > 0
+        return {
+            "min": self.minimum if finite else None,
+            "max": self.maximum if finite else None,
+            "mean": self.mean if finite else None,
+            "std": self.deviation if finite else None,
+            "not_finite": self.non_finite,
+        }
+
+
+NOTHING = Statistics(0, math.inf, -math.inf, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class ValueOrigin:
+    """Where values come from."""
+
+    kind: Literal["source", "different", "initialized", "unknown"]
+    """``different``: not equal to the source that was given."""
+    label: str
+    """In words."""
+
+
+@dataclass(frozen=True)
+class TensorSummary:
+    """One tensor of a checkpoint."""
+
+    stored: SourceTensor
+    origin: ValueOrigin
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The matrices of one layer, or of one module outside the layers."""
+
+    title: str
+    names: Sequence[str]
+    statistics: Statistics
+    histogram: Sequence[int]
+    """Counts of a sample of the values in equal bins from `low` to `high`."""
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ReportSection:
+    """A submodel, or the initialized weights."""
+
+    title: str
+    layers: Sequence[Layer]
+
+
+@dataclass(frozen=True)
+class ValueReport:
+    """Origins and distributions of the values of a checkpoint."""
+
+    model: str
+    """The PyTorch class."""
+    parameters: int
+    origins: Mapping[str, Mapping[ValueOrigin, int]]
+    """Submodel → origin → number of values."""
+    tensors: Mapping[str, TensorSummary]
+    """By canonical name."""
+    sections: Sequence[ReportSection]
 
 
 @dataclass(frozen=True)

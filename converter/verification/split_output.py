@@ -19,8 +19,8 @@ from converter.safe_json import read_json_object
 from converter.tensors import Axes, Rearrangement
 from converter.verification.difference_classifier import tensor_sha256
 from converter.verification.manifest import check_manifest_files
-from converter.verification.result import Findings, Verification
-from converter.verification.value_report import MODEL, ValueReport
+from converter.verification.result import Findings, Provenance, ValueReport, Verification
+from converter.verification.value_report import MODEL
 
 _JOINT = "outside the submodels"
 
@@ -69,7 +69,9 @@ def verify_split(
         submodel: verify(home / submodel, f"{label}/{submodel}", sources[submodel])
         for submodel in SUBMODELS
     }
-    findings, origins, value_report = Findings(), {}, None
+    findings = Findings()
+    origins: dict[str, Provenance] = {}
+    value_report = None
     for submodel, result in results.items():
         findings += Findings(
             result.problems,

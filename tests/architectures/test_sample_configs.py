@@ -151,7 +151,7 @@ def test_every_name_to_leave_out_is_left_out_with_its_reason(
         scope = {"scope": "tf_model"} if dialect == "tensorflow" else {}
         arrays = {**{name: np.zeros(3, "float32") for name in extra}, **tensors}
         write(place, config, arrays, file_format, scope)
-        dropped = inspect(place).to_dict()["dropped"]
+        dropped = inspect(place).to_dict()["ignored"]
         missed = {name: why for name, why in extra.items() if dropped.get(name) != why}
         assert not {name: why for name, why in missed.items() if name not in known}, dropped
 

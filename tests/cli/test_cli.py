@@ -116,7 +116,7 @@ def test_the_summary_says_what_was_made_and_what_to_do(
     fresh = len(report["fresh"])
     assert fresh == 2 * 8 + 2
     assert f"{len(report['tensors'])} tensors: " in text
-    assert f"{fresh} initialised" in text
+    assert f"{fresh} initialized" in text
     assert "decoder.h.{0,1}.crossattention.c_attn.{weight,bias}" in text
     assert "enc_to_dec_proj.{weight,bias}" in text
     out = str(tmp_path / "out")
@@ -195,7 +195,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(
         layers = re.search(r"\{(\d+)[…,](\d+)\}", name)
         count += int(layers[2]) - int(layers[1]) + 1 if layers else 1
     assert count == len(report.plan.tensors)
-    assert re.search(r"config\.json +\d.* B +made", text)
+    assert re.search(r"config\.json +\d.* B +generated", text)
 
 
 def test_layers_that_change_places_are_not_folded(bert: Path, tmp_path: Path) -> None:

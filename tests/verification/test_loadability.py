@@ -15,7 +15,8 @@ import pytest
 import converter
 from converter.checkpoint.opening import open_files
 from converter.commands.verify import verify
-from converter.verification.value_report import NOTHING, measure, sample
+from converter.verification.result import NOTHING
+from converter.verification.value_report import measure, sample
 from tests import factories
 from tests.verification import damage
 from tests.verification.damage import QUERY, alter, copy_of, key_of

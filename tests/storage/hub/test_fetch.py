@@ -73,7 +73,7 @@ def test_only_what_is_needed_is_fetched(desk: Desk) -> None:
         assert len(desk.hub.requests("GET /_blob/")) == 1
     assert not desk.hub.requests("pytorch_model.bin")
     found = inspected(desk, "acme/bert", token=None)
-    assert found["family"] == "bert" and found["fits"]
+    assert found["model_type"] == "bert" and found["fits"]
     assert list(found["files"]) == ["model.safetensors"]
     assert len(desk.hub.requests("GET /_blob/")) == 1  # the cache is used for headers, too
 

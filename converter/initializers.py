@@ -1,10 +1,10 @@
-"""Fresh weights, the same in every framework, thread order and machine.
+"""Initial weights, identical in every framework, thread order and machine.
 
 Every element is a pure function of seed, tensor name and index. The bits come from Philox4x64-10,
 a counter-based generator whose raw stream numpy guarantees to be stable (unlike the streams of
-``numpy.random.Generator``'s distributions). The way from bits to floats uses only operations that
-IEEE 754 defines exactly (+, -, ×, ÷, √ and integer arithmetic), one numpy ufunc each so that no
-compiler can fuse two of them; ``np.log`` and its like differ by an ulp between processors.
+``numpy.random.Generator``'s distributions). The conversion from bits to floats uses only operations
+that IEEE 754 defines exactly (+, -, ×, ÷, √ and integer arithmetic), one numpy ufunc each so that
+no compiler can fuse two of them; ``np.log`` and others differ by an ulp between processors.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import numpy as np
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 COMPUTED = ("sinusoidal", "frequencies", "window-distances", "count")
-"""Rules that draw nothing: a tensor with one is known without any file."""
+"""Rules without randomness: the tensor is known without any file."""
 
 RULES = ("normal", "truncated-normal", "uniform", "constant", *COMPUTED)
 
 _STREAM = "converter-stream-1"
-"""Goes into every key. A change to anything that changes values needs a new tag."""
+"""Part of every key. Whatever changes values needs a new tag."""
 
 _CHUNK = 32768
-"""Elements worked on at once: the scratch arrays (128 KB each) about fit a core's L2 cache, and the
-longer ufuncs run, the less do threads wait for each other."""
+"""Elements processed at once: the scratch arrays (128 KB each) about fit a core's L2 cache, and
+longer ufuncs hold the interpreter lock less often."""
 
 _ELEMENTS_PER_COUNTER = 8
 """One Philox4x64 counter gives 4 × 64 bits, 32 bits an element."""
@@ -76,12 +76,12 @@ _LOG_SERIES = (2 / 7, 2 / 5, 2 / 3, 2.0)
 
 @dataclass(frozen=True, slots=True)
 class Initializer:
-    """How one tensor is drawn; a pure function of its fields and the element's index."""
+    """The initial values of one tensor; a pure function of its fields and the element's index."""
 
     rule: str
     """One of `RULES`."""
     scale: float
-    """Standard deviation (of the normal before truncation, as TensorFlow counts it); half width
+    """Standard deviation (of the normal before truncation, as TensorFlow counts it); bound
     of the interval for ``uniform``; value for ``constant``; width of a row for ``sinusoidal``,
     of a head for ``frequencies``, of the window for ``window-distances``, step of ``count``."""
     seed: int
@@ -90,13 +90,13 @@ class Initializer:
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
-            raise ValueError(f"{self.rule!r} is none of {', '.join(RULES)}")
+            raise ValueError(f"{self.rule!r} is not one of {', '.join(RULES)}")
         if not math.isfinite(self.scale) or (self.scale < 0 and self.rule != "constant"):
-            raise ValueError(f"{self.scale} is no scale for {self.rule}")
+            raise ValueError(f"{self.scale} is not a scale for {self.rule}")
 
     @property
     def key(self) -> int:
-        """The 128-bit key of the tensor's stream."""
+        """128-bit key of the tensor's stream."""
         text = f"{_STREAM}\n{self.seed}\n{self.name}".encode()
         return int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
 
@@ -104,7 +104,7 @@ class Initializer:
         """Write the elements with C-order indices ``start .. start + out.size``.
 
         Values are computed in float32 and then rounded to nearest even where `out` is narrower.
-        Any division of a tensor into calls gives the same values.
+        Any partition of a tensor into calls gives the same values.
 
         Args:
             out: C-contiguous, of any floating dtype.
@@ -112,7 +112,7 @@ class Initializer:
 
         """
         if not out.flags.c_contiguous:
-            raise ValueError("only C-contiguous arrays can be filled")
+            raise ValueError("out is not C-contiguous")
         flat = out.reshape(-1)
         if self.rule == "constant" or self.scale == 0:
             flat[...] = np.float32(self.scale)
@@ -133,10 +133,10 @@ class Initializer:
 
 
 def _sinusoids(indices: Array, width: int) -> Array:
-    """Elements of a table of sinusoidal positions, sines in the first half of each row.
+    """Return elements of a sinusoidal position table, in each row sines before cosines.
 
-    Worked out in float64 and rounded once, as ``MarianSinusoidalPositionalEmbedding`` and its like
-    do in every framework of transformers 4.57 (``create_weight``, ``_init_weight``).
+    Computed in float64 and rounded once, like ``MarianSinusoidalPositionalEmbedding`` and others in
+    every framework of transformers 4.57 (``create_weight``, ``_init_weight``).
     """
     position, column = np.divmod(indices, width)
     sines = (width + 1) // 2
@@ -146,15 +146,15 @@ def _sinusoids(indices: Array, width: int) -> Array:
 
 
 def _frequencies(indices: Array, width: int) -> Array:
-    """The inverse frequencies of rotary positions, of base 10000 (Su et al. 2021)."""
+    """Return the inverse frequencies of rotary positions, of base 10000 (Su et al. 2021)."""
     return np.power(10000.0, -2.0 * indices / width)
 
 
 def _window_distances(indices: Array, window: int) -> Array:
-    """For each two cells of a square window, the row of its table of relative positions.
+    """Return for each two cells of a square window their row in its relative position table.
 
-    From the cell of the column to that of the row, counted along height, then along width, as
-    ``SwinSelfAttention.create_relative_position_index`` of transformers does.
+    From the cell of the column to that of the row, counted along height, then along width, like
+    ``SwinSelfAttention.create_relative_position_index`` of transformers.
     """
     one, other = np.divmod(indices, window * window)
     down, right = (
@@ -165,7 +165,7 @@ def _window_distances(indices: Array, window: int) -> Array:
 
 
 def _count(indices: Array, step: int) -> Array:
-    """Whole numbers from zero on, such as the places in a text."""
+    """Return the integers from zero, such as position ids."""
     return indices * step
 
 
@@ -173,7 +173,7 @@ _COMPUTED = dict(zip(COMPUTED, (_sinusoids, _frequencies, _window_distances, _co
 
 
 def _bits(key: int, start: int, count: int) -> Iterator[Array]:
-    """The int32 numbers `start` to ``start + count`` of the stream, in pieces."""
+    """Yield the int32 numbers `start` to ``start + count`` of the stream, in chunks."""
     skip = start % _ELEMENTS_PER_COUNTER
     stream = np.random.Philox(key=key, counter=start // _ELEMENTS_PER_COUNTER)
     for first in range(start - skip, start + count, _CHUNK):
@@ -189,7 +189,7 @@ _ToFloats: TypeAlias = Callable[[Array], Array]
 
 
 def _uniform(scale: float) -> _ToFloats:
-    """Bits to floats evenly within ±scale."""
+    """Return the conversion of bits to floats evenly within ±scale."""
     factor = np.float32(scale * 2.0**-31)
     scratch = np.empty(_CHUNK, np.float32)
 
@@ -200,7 +200,7 @@ def _uniform(scale: float) -> _ToFloats:
 
 
 def _symmetric(bits: Array, factor: np.float32, out: Array) -> Array:
-    """(bits + ½) × factor: evenly spaced and never zero."""
+    """Return (bits + ½) × factor: evenly spaced and never zero."""
     np.copyto(out, bits, casting="unsafe")
     np.add(out, np.float32(0.5), out=out)
     np.multiply(out, factor, out=out)
@@ -208,7 +208,7 @@ def _symmetric(bits: Array, factor: np.float32, out: Array) -> Array:
 
 
 def _normal(scale: float) -> _ToFloats:
-    """Bits to normal deviates, by the inverse distribution function."""
+    """Return the conversion of bits to normal deviates, by the inverse distribution function."""
     factor = np.float32(scale * math.sqrt(2.0) * 2.0**-31)
     buffers = np.empty((5, _CHUNK), np.float32)
 
@@ -237,7 +237,7 @@ def _normal(scale: float) -> _ToFloats:
 
 
 def _truncated_normal(scale: float) -> _ToFloats:
-    """Bits to deviates of a normal that is drawn again where it exceeds ±2σ."""
+    """Return the conversion of bits to normal deviates truncated at ±2σ."""
     factor = np.float32(_TRUNCATION * 2.0**-31)
     gain = np.float32(scale * math.sqrt(2.0))
     bound = np.float32(2.0 * scale)
@@ -260,7 +260,7 @@ def _truncated_normal(scale: float) -> _ToFloats:
 
 
 def _rows(buffers: Array, length: int) -> list[Array]:
-    """The first `length` elements of each scratch array."""
+    """Return the first `length` elements of each scratch array."""
     return [buffer[:length] for buffer in buffers]
 
 
@@ -287,7 +287,7 @@ def _minus_log(t: Array, b: Array, c: Array, d: Array) -> None:
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Array, out: Array) -> Array:
-    """Horner's scheme, highest power first."""
+    """Evaluate by Horner's scheme, highest power first."""
     np.multiply(x, np.float32(coefficients[0]), out=out)
     for coefficient in coefficients[1:-1]:
         np.add(out, np.float32(coefficient), out=out)

@@ -1,7 +1,7 @@
-"""The complete, pure description of what will be written, made without reading a tensor's bytes.
+"""The plan: a complete, pure description of an output, made without reading a tensor's bytes.
 
-Commands make a `Plan`; the engine executes it; ``--dry-run`` prints it. A plan says for every
-target tensor where it comes from, and for every output file what lies in it, in which layout.
+`converter.planning` makes it, `converter.execution` executes it, ``--dry-run`` prints it. It states
+the origin of every target tensor, and the entries and layout of every output file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from converter.tensors import Rearrangement, TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """Values that lie in a source file."""
+    """Values from a source file."""
 
     source: str
-    """Which source, as the user knows it: ``encoder``, ``decoder``, ``source``."""
+    """``encoder``, ``decoder`` or ``source``."""
     tensor: StoredTensor
     rearrangement: Rearrangement
     """From the stored layout to the canonical (PyTorch) one."""
@@ -29,19 +29,19 @@ class SourceTensor:
 
 @dataclass(frozen=True, slots=True)
 class ResizedTensor(SourceTensor):
-    """Values that lie in a source file, with rows cut off at the end or put there."""
+    """Values from a source file, with rows removed or added at the end."""
 
     initializer: Initializer | None
-    """How further rows are drawn; ``None`` for the mean of those that there are."""
+    """Of added rows; ``None`` for the mean of the stored ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class InitializedTensor:
-    """Values that are drawn anew."""
+    """Newly initialized values."""
 
     initializer: Initializer
     reason: str
-    """Why no source has them, as the user should read it."""
+    """Why no source has them, for users."""
 
 
 Origin: TypeAlias = SourceTensor | InitializedTensor
@@ -49,16 +49,16 @@ Origin: TypeAlias = SourceTensor | InitializedTensor
 
 @dataclass(frozen=True, slots=True)
 class TargetTensor:
-    """One tensor of the target model, in canonical name and layout.
+    """One tensor of the target model.
 
-    Memory layout everywhere in the engine is the canonical one: PyTorch's axes in C order.
+    Name and layout are canonical: PyTorch's axes in C order.
     """
 
     spec: TensorSpec
-    """Canonical name, the dtype to be written, the shape in PyTorch's layout."""
+    """Canonical name, output dtype, shape in PyTorch's layout."""
     origin: Origin
     copies: tuple[SourceTensor, ...] = ()
-    """Other places in the sources that claim to hold the same values; executing proves it."""
+    """Further copies in the sources, which execution compares with `origin`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class FileEntry:
     """One tensor in one output file."""
 
     tensor: str
-    """Canonical name, a `TargetTensor` of the same plan."""
+    """Canonical name of a `TargetTensor` of the same plan."""
     spec: TensorSpec
     """Name, dtype and shape in the file."""
     rearrangement: Rearrangement
@@ -83,7 +83,7 @@ class OutputFile:
     file_format: str
     entries: Sequence[FileEntry]
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Further names in the file for entries that share their bytes (tied heads in ``.bin``)."""
+    """Further names → entries whose bytes they share (tied heads in ``.bin``)."""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -94,13 +94,13 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that will be written, before a byte is read."""
+    """Everything that will be written."""
 
     command: str
     tensors: Sequence[TargetTensor]
     files: Sequence[OutputFile]
     documents: Mapping[str, bytes] = field(default_factory=dict)
-    """Small files by path relative to the output directory: config.json and its like."""
+    """Content of small files such as config.json, by path relative to the output directory."""
     copied_files: Mapping[str, Path] = field(default_factory=dict)
     """Files copied unchanged (tokenizers): target path → source path."""
     warnings: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""The one pass over a plan: a small pool of threads, each taking one tensor after another."""
+"""The one pass over a plan: a small pool of threads, each copying one tensor after another."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from converter.plan import FileEntry, OutputFile, Plan, SourceTensor, TargetTens
 from converter.progress import Progress
 
 Output: TypeAlias = tuple[FileWriter, FileEntry]
-"""A file, and a tensor's place in it."""
+"""A file, and a tensor's entry in it."""
 
 
-class Stopped(Exception):  # noqa: N818 - no error: the work ends because another thread failed
-    """The work is to end, for a reason that lies elsewhere."""
+class Stopped(Exception):  # noqa: N818 - not an error: another thread failed
+    """A request to end the work of a thread, for a reason in another one."""
 
 
 class Worker:
-    """One thread's buffers and tallies."""
+    """The work of one thread."""
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class Worker:
         self._block = block
         self._stop = stop
         self._journal = journal
-        self._carrier = TensorCopier(outputs, block, self._check, number)
+        self._copier = TensorCopier(outputs, block, self._check, number)
 
     @property
     def bytes_done(self) -> int:
         """Bytes written so far."""
-        return self._carrier.bytes_done
+        return self._copier.bytes_done
 
     def run(self, tensors: Iterator[TargetTensor]) -> None:
-        """Carry over tensors until there are none left.
+        """Copy tensors until there are none left.
 
         Raises:
             Stopped: if another thread failed or the user interrupted.
@@ -70,7 +70,7 @@ class Worker:
             for tensor in tensors:
                 result = self._recovered(tensor)
                 if result is None:
-                    result = self._carrier.copy(tensor)
+                    result = self._copier.copy(tensor)
                     if self._journal:
                         self._journal.record(tensor.spec.name, result)
                 self.results[tensor.spec.name] = result
@@ -83,48 +83,48 @@ class Worker:
             raise Stopped
 
     def _recovered(self, tensor: TargetTensor) -> TensorResult | None:
-        """What an earlier run found, if that has written the tensor, which is proven."""
+        """Return the result of an earlier run, if the files still hold the tensor."""
         name = tensor.spec.name
         result = self._journal.finished.get(name) if self._journal else None
         outputs = self._outputs[name]
         if result is None or not is_already_written(
-            tensor, outputs, result.sha256, self._block, self._carrier.scratch, self._check
+            tensor, outputs, result.sha256, self._block, self._copier.scratch, self._check
         ):
             return None
-        for sink, entry in outputs:
-            sink.keep(entry.spec.name, self._check)
-            self._carrier.bytes_done += entry.spec.nbytes
+        for writer, entry in outputs:
+            writer.accept_existing(entry.spec.name, self._check)
+            self._copier.bytes_done += entry.spec.nbytes
         return result
 
 
 _log = logging.getLogger(__name__)
 
 _MAX_JOBS = 4
-"""More threads than this only wait for the disk and the interpreter."""
+"""Threads; more only wait for the disk and the interpreter."""
 
 _BUFFERS = 4
-"""Block-sized buffers that a thread usually needs: as stored, canonical, cast, as written."""
+"""Block-sized buffers of a thread: as stored, canonical, cast, as written."""
 
 _MIN_BLOCK, _MAX_BLOCK = 1 << 20, 16 << 20
 """Bytes of a block. Most tensors fit the larger and are written in one piece."""
 
 _WORKING = 160 << 20
-"""Bytes of buffers beyond which a larger budget brings no speed, only a larger process."""
+"""Bytes of all buffers; more bring no speed, only a larger process."""
 
 _BIG = 1 / 16
-"""Share of all bytes from which on a tensor is taken first, lest one thread end with it alone."""
+"""Share of all bytes above which a tensor is copied first, so that no thread ends with it alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What carrying out a plan found and did."""
+    """The result of `execute`."""
 
     sha256: Mapping[str, str]
     """Canonical name → SHA-256 of the little-endian bytes in PyTorch layout and planned dtype."""
     non_finite: Mapping[str, int]
-    """Canonical name → infinite or NaN elements in the source, where there are any."""
+    """Canonical name → number of infinite or NaN elements in the source, if any."""
     overflowed: Mapping[str, int]
-    """Canonical name → finite elements that the planned dtype cannot hold, where there are any."""
+    """Canonical name → number of finite elements that overflow the planned dtype, if any."""
     bytes_written: int
     """Bytes of tensors in all files."""
     seconds: float
@@ -146,18 +146,18 @@ def execute(
 
     Args:
         plan: what to write.
-        directory: an existing directory that none of the plan's paths exists in; with a journal,
-            that which the earlier run has worked in.
-        jobs: threads; as many as processors, at most 4, unless given.
-        memory: bytes that working buffers may take together; no more than 160 MB are used. One
-            row of a tensor is the least that is held at a time.
-        progress: told at most ten times a second how many bytes are written.
-        journal: is told of every tensor that is done, and says what an earlier run has done.
+        directory: an existing directory without any of the plan's files; with a journal, the
+            directory of the earlier run.
+        jobs: threads; default one per processor, at most 4.
+        memory: bytes of all buffers together; at most 160 MB are used, at least one row of a
+            tensor.
+        progress: called at most ten times a second with the bytes written.
+        journal: records every finished tensor, and has those of an earlier run.
 
     Raises:
         CheckpointError: if a source cannot be read (`FormatError`: or decoded).
         MatchError: if copies of a tensor differ.
-        OutputError: if the system refuses to write.
+        OutputError: if a file cannot be written.
 
     """
     began = time.perf_counter()
@@ -175,19 +175,19 @@ def execute(
         _clear(plan, directory)
     _write_documents(plan, directory)
     with ExitStack() as stack:
-        sinks = [
+        writers = [
             stack.enter_context(_create(directory, file, journal is not None))
             for file in plan.files
         ]
         outputs: dict[str, list[Output]] = {tensor.spec.name: [] for tensor in plan.tensors}
-        for sink, file in zip(sinks, plan.files, strict=True):
+        for writer, file in zip(writers, plan.files, strict=True):
             for entry in file.entries:
-                outputs[entry.tensor].append((sink, entry))
+                outputs[entry.tensor].append((writer, entry))
         results, problems = _run(plan, outputs, jobs, block, progress, journal)
         if problems:
-            raise MatchError("The sources contradict themselves.", problems)
-        for sink in sinks:
-            sink.finalize()
+            raise MatchError("The sources contain contradictory copies of tensors.", problems)
+        for writer in writers:
+            writer.finalize()
     return Execution(
         sha256={name: result.sha256 for name, result in results.items()},
         non_finite={name: r.non_finite for name, r in results.items() if r.non_finite},
@@ -198,7 +198,7 @@ def execute(
 
 
 def _clear(plan: Plan, directory: Path) -> None:
-    """Remove what an earlier run has left, but for the weight files."""
+    """Remove the files of an earlier run, except for the weight files."""
     try:
         remove_other_files(directory, {directory / file.path for file in plan.files})
     except OSError as error:
@@ -206,7 +206,7 @@ def _clear(plan: Plan, directory: Path) -> None:
 
 
 def _create(directory: Path, file: OutputFile, resuming: bool) -> FileWriter:
-    """Lay out a file, or take over the one that an earlier run has left."""
+    """Create a file, or continue the one of an earlier run."""
     path = directory / file.path
 
     def create(path: Path) -> PreallocatedFile:
@@ -233,14 +233,14 @@ def _run(
     progress: Progress | None,
     journal: Journal | None,
 ) -> tuple[dict[str, TensorResult], list[Problem]]:
-    """Let `jobs` threads work through the tensors.
+    """Copy the tensors with `jobs` threads.
 
     Returns:
-        The tensors' results by canonical name, and the contradictions found, both in plan order.
+        The tensors' results by canonical name, and the problems of copies, both in plan order.
 
     """
     stop = threading.Event()
-    queue = _Queue(_in_reading_order(plan.tensors))
+    queue = _Queue(_reading_order(plan.tensors))
     workers = [Worker(number, outputs, block, stop, journal) for number in range(jobs)]
     with ThreadPoolExecutor(jobs, thread_name_prefix="converter") as pool:
         try:
@@ -255,8 +255,8 @@ def _run(
                     progress(sum(w.bytes_done for w in workers), plan.nbytes, queue.current)
         finally:
             stop.set()
-    found = {name: result for worker in workers for name, result in worker.results.items()}
-    results = {t.spec.name: found[t.spec.name] for t in plan.tensors}
+    unordered = {name: result for worker in workers for name, result in worker.results.items()}
+    results = {t.spec.name: unordered[t.spec.name] for t in plan.tensors}
     return results, [problem for result in results.values() for problem in result.problems]
 
 
@@ -267,7 +267,7 @@ class _Queue(Iterator[TargetTensor]):
         self._tensors = iter(tensors)
         self._lock = threading.Lock()
         self.current = ""
-        """Canonical name of the tensor taken last."""
+        """Canonical name of the last tensor."""
 
     def __next__(self) -> TargetTensor:
         with self._lock:
@@ -276,22 +276,22 @@ class _Queue(Iterator[TargetTensor]):
         return tensor
 
 
-def _in_reading_order(tensors: Sequence[TargetTensor]) -> list[TargetTensor]:
-    """Big tensors first, then as the source files lie on disk, then what is drawn anew."""
+def _reading_order(tensors: Sequence[TargetTensor]) -> list[TargetTensor]:
+    """Return big tensors first, then the others in file order, then newly initialized ones."""
     big = sum(tensor.spec.nbytes for tensor in tensors) * _BIG
 
     def order(tensor: TargetTensor) -> tuple[bool, bool, str, str]:
         if isinstance(tensor.origin, SourceTensor):
             file, offset = tensor.origin.tensor.location[:2]
-            place = f"{offset:020d}" if isinstance(offset, int) else str(offset)
-            return tensor.spec.nbytes < big, False, str(file), place
+            position = f"{offset:020d}" if isinstance(offset, int) else str(offset)
+            return tensor.spec.nbytes < big, False, str(file), position
         return tensor.spec.nbytes < big, True, "", ""
 
     return sorted(tensors, key=order)
 
 
 def _write_documents(plan: Plan, directory: Path) -> None:
-    """Write the plan's small files, and copy those that are copied unchanged."""
+    """Write the plan's documents, and copy its copied files."""
     for name, content in plan.documents.items():
         path = directory / name
         try:

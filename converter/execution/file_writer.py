@@ -1,4 +1,4 @@
-"""An output file while its holes are being filled."""
+"""Writing of tensors into a preallocated file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from converter.execution.row_blocks import RowLayout
 from converter.formats.base import PreallocatedFile, Segment, read_exactly
 
 _READ_BACK = 1 << 20
-"""Bytes read at once for a CRC-32 over what lies in the file already."""
+"""Bytes read at once for a CRC-32 over bytes already in the file."""
 
 _RUNS_BETWEEN_CHECKS = 256
 
 _PIECE = 1 << 20
-"""Bytes written at once. Larger writes make the kernel look for larger pages, which at times costs
-three times as much as the copying itself (Linux 6.18, ext4)."""
+"""Bytes written at once. Larger writes make the kernel look for larger pages, which can take three
+times as long as the copy itself (Linux 6.18, ext4)."""
 
 
 class FileWriter:
-    """Writes tensors' bytes by position, from any thread, and keeps their CRC-32 where wanted."""
+    """Writes tensors' bytes by offset, from any thread, and computes their CRC-32 where needed."""
 
     def __init__(self, output: PreallocatedFile, nbytes: int) -> None:
         self._output = output
@@ -48,13 +48,13 @@ class FileWriter:
         Args:
             name: the tensor's name in the file.
             values: the rows' little-endian bytes in the file's layout.
-            runs: where rows lie in that layout.
+            runs: the position of rows in that layout.
             start: first row.
             stop: row after the last.
             check: called every few hundred writes; stops the work by raising.
 
         Raises:
-            OutputError: if the system refuses.
+            OutputError: if the file cannot be written.
 
         """
         segments = self._output.segments[name]
@@ -83,14 +83,14 @@ class FileWriter:
         return self._output.path
 
     def segments(self, name: str) -> tuple[Segment, ...]:
-        """Where the bytes of the tensor called `name` in the file lie."""
+        """Return the segments of the tensor called `name`."""
         return self._output.segments[name]
 
-    def keep(self, name: str, check: Check) -> None:
-        """Leave a tensor as it already lies in the file.
+    def accept_existing(self, name: str, check: Check) -> None:
+        """Accept the bytes of a tensor that are already in the file.
 
         Raises:
-            OutputError: if the system refuses to read it.
+            OutputError: if the file cannot be read.
 
         """
         if not self._output.needs_crc32:
@@ -101,10 +101,10 @@ class FileWriter:
             raise write_error(self._output.path, self._nbytes, error) from error
 
     def finalize(self) -> None:
-        """Finish the file: see `OutputFile.seal`.
+        """Finish the file; see `PreallocatedFile.finalize`.
 
         Raises:
-            OutputError: if the system refuses.
+            OutputError: if the file cannot be written.
 
         """
         self.close()
@@ -114,7 +114,7 @@ class FileWriter:
             raise write_error(self._output.path, self._nbytes, error) from error
 
     def close(self) -> None:
-        """Let go of the file; twice does no harm."""
+        """Close the file, if it is open."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -131,7 +131,7 @@ class FileWriter:
         self.close()
 
     def _write(self, segments: tuple[Segment, ...], offset: int, values: memoryview) -> None:
-        """Write at `offset` of a tensor, over as many of its segments as that takes."""
+        """Write at `offset` of a tensor, across its segments."""
         if len(segments) == 1:
             _pwrite_all(self._fd, values, segments[0].file_offset + offset)
             return
@@ -158,13 +158,13 @@ Check = Callable[[], None]
 
 
 def _reserve(fd: int) -> None:
-    """Take the disk space of the whole file at once, as far as the file system can.
+    """Allocate the disk space of the complete file, if the file system supports it.
 
-    A full disk shows before the work begins, and writing to ext4 costs about half as much. Not
-    ``os.posix_fallocate``: where the file system has no such thing, that writes to every block.
+    A full disk shows before the work begins, and writing to ext4 takes about half as long. Not
+    ``os.posix_fallocate``: on file systems without support, that writes to every block.
 
     Raises:
-        OSError: if there is too little room.
+        OSError: if there is too little space.
 
     """
     try:
@@ -191,7 +191,7 @@ def _pwrite_all(fd: int, values: memoryview, offset: int) -> None:
 
 
 def write_error(path: Path, needed: int, error: OSError) -> OutputError:
-    """What the user reads when the system refuses to write to `path`."""
+    """Return the error for `path` that cannot be written, with the space needed and free."""
     expected = f"{needed:,} bytes of room"
     try:
         found = f"{shutil.disk_usage(path.parent).free:,} bytes free"

@@ -1,4 +1,4 @@
-"""Planned tensors in memory instead of in a file, made by the very steps that write files."""
+"""Planned tensors in memory instead of in a file, made by the same code that writes files."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from converter.plan import FileEntry, OutputFile, Plan
 from converter.tensors import numpy_dtype
 
 _BLOCK = 16 << 20
-"""Bytes that are read and rearranged at once."""
+"""Bytes read and rearranged at once."""
 
 
 class InMemoryOutput(Mapping[str, Array]):
-    """The tensors of one planned file by their names in it, each made when it is asked for.
+    """The tensors of one planned file by their names in it, each made on access.
 
-    Nothing is kept: asking twice reads twice. Safe to use from several threads at once.
+    Nothing is cached. Safe to use from several threads at once.
 
     Args:
-        plan: what the tensors are made from.
+        plan: the plan that `file` belongs to.
         file: a file of `plan`.
-        check: called before anything is read; refuses by raising.
+        check: called before every read; prevents it by raising.
 
     """
 
@@ -41,7 +41,7 @@ class InMemoryOutput(Mapping[str, Array]):
         """Further names → the names whose values they share."""
 
     def __getitem__(self, name: str) -> Array:
-        """The values in the file's layout and dtype.
+        """Return the values in the file's layout and dtype.
 
         Raises:
             KeyError: if the file has no tensor of that name.
@@ -51,13 +51,15 @@ class InMemoryOutput(Mapping[str, Array]):
         """
         entry = self._entries[name]
         self._check()
-        place = _Place(entry)
+        output = _ArrayOutput(entry)
         block = min(_BLOCK, max(entry.spec.nbytes, 1))
-        carrier = TensorCopier({entry.tensor: [(place, entry)]}, block, hashed=False)
-        result = carrier.copy(self._origins[entry.tensor])
+        copier = TensorCopier({entry.tensor: [(output, entry)]}, block, hashed=False)
+        result = copier.copy(self._origins[entry.tensor])
         if result.problems:
-            raise MatchError("The source contradicts itself.", result.problems)
-        return place.array
+            raise MatchError(
+                "The source contains contradictory copies of tensors.", result.problems
+            )
+        return output.array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -66,7 +68,7 @@ class InMemoryOutput(Mapping[str, Array]):
         return len(self._entries)
 
     def spec(self, name: str) -> tuple[str, tuple[int, ...]]:
-        """Dtype name and shape of a tensor, without reading it.
+        """Return dtype name and shape of a tensor, without reading it.
 
         Raises:
             KeyError: if the file has no tensor of that name.
@@ -76,7 +78,7 @@ class InMemoryOutput(Mapping[str, Array]):
         return spec.dtype, spec.shape
 
     def nbytes(self, name: str) -> int:
-        """Bytes of a tensor's values, without reading it.
+        """Return the bytes of a tensor's values, without reading it.
 
         Raises:
             KeyError: if the file has no tensor of that name.
@@ -85,8 +87,8 @@ class InMemoryOutput(Mapping[str, Array]):
         return self._entries[name].spec.nbytes
 
 
-class _Place:
-    """An array that takes a tensor's rows as a `Sink` does."""
+class _ArrayOutput:
+    """An array with the interface of `RowWriter`."""
 
     def __init__(self, entry: FileEntry) -> None:
         self.array = np.empty(entry.spec.shape, numpy_dtype(entry.spec.dtype))
@@ -100,7 +102,7 @@ class _Place:
         stop: int,
         check: Callable[[], None],
     ) -> None:
-        """Put the canonical rows ``start .. stop`` in their places."""
+        """Store the canonical rows ``start .. stop``."""
         if not self.array.size:
             return
         part = np.frombuffer(values, np.uint8).reshape(runs.outer, stop - start, -1)

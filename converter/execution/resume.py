@@ -1,8 +1,8 @@
-"""What an unfinished run has done already, kept so that another run can go on from there.
+"""Resuming an interrupted run: a journal of finished tensors, verified against the files.
 
-JSON lines, only ever appended: the first says by a fingerprint which plan they are about; each
-further one that a tensor lies in all files of the plan, and the SHA-256 of its values. A journal is
-no proof. Whoever goes on from it reads the bytes again (`converter.execution.resume`).
+The journal is JSON lines, append-only: the first holds the hash of the plan; each further one a
+tensor that is in all files of the plan, and the SHA-256 of its values. It is not trusted: resuming
+reads the bytes again.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from converter.formats.base import Array, PreallocatedFile, read_exactly
 from converter.formats.file_handle import LocalFile
 from converter.formats.stored_tensors import ContiguousTensor
 from converter.initializers import Initializer
-from converter.plan import FileEntry, Origin, Plan, SourceTensor, TargetTensor
+from converter.plan import FileEntry, Origin, Plan, ResizedTensor, SourceTensor, TargetTensor
 from converter.storage.file_state import FileState
 from converter.tensors import numpy_dtype
 
 _MAX_LINE = 1 << 16
-"""Longer than any line that `Journal.record` writes."""
+"""Bytes; longer than any line that `Journal.record` writes."""
 
 
 class Journal:
     """The journal of one run; `record` may be called from any thread.
 
     Args:
-        path: the file, which is created where there is none.
-        fingerprint: of the plan. A journal about another one is emptied.
+        path: the file, created if it does not exist.
+        plan_hash: a journal of another plan is emptied.
 
     Raises:
         OutputError: if the file cannot be read or written.
@@ -50,7 +50,7 @@ class Journal:
     def __init__(self, path: Path, plan_hash: str) -> None:
         self._path = path
         self.finished: dict[str, TensorResult] = {}
-        """Canonical name → what an earlier run found, if it says so."""
+        """Canonical name → the result of an earlier run."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._fd = os.open(path, flags, 0o644)
@@ -63,10 +63,10 @@ class Journal:
             raise
 
     def record(self, name: str, result: TensorResult) -> None:
-        """Note that a tensor lies in every file. One with problems is not noted: it is not right.
+        """Append a tensor that is in every file, unless it has problems.
 
         Raises:
-            OutputError: if the system refuses.
+            OutputError: if the file cannot be written.
 
         """
         if result.problems:
@@ -75,7 +75,7 @@ class Journal:
         self._append({"tensor": name, "sha256": result.sha256, **counts})
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._fd)
 
     def __enter__(self) -> Journal:
@@ -85,8 +85,8 @@ class Journal:
         self.close()
 
     def _begin(self, head: Mapping[str, str]) -> None:
-        """Read what is there, and cut off what is torn or about another plan."""
-        kept, lines = _whole_lines(self._fd)
+        """Read the journal, and truncate it at an incomplete line, or if it is of another plan."""
+        kept, lines = _complete_lines(self._fd)
         if not lines or lines[0] != head:
             kept, lines = 0, []
         for line in lines[1:]:
@@ -96,7 +96,7 @@ class Journal:
             self._append(head)
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        # One call: lines of several threads do not mix, and only the last can be torn.
+        # One call: lines of several threads do not mix, and only the last can be incomplete.
         text = json.dumps(line).encode() + b"\n"
         try:
             if os.write(self._fd, text) != len(text):
@@ -105,8 +105,8 @@ class Journal:
             raise write_error(self._path, len(text), error) from error
 
 
-def _whole_lines(fd: int) -> tuple[int, list[Any]]:
-    """The lines up to the first that is torn or no JSON, and the bytes that they take."""
+def _complete_lines(fd: int) -> tuple[int, list[Any]]:
+    """Return the bytes and the values of the lines before the first incomplete or invalid one."""
     kept, lines = 0, []
     with open(fd, "rb", closefd=False) as file:
         while (text := file.readline(_MAX_LINE)).endswith(b"\n"):
@@ -119,7 +119,7 @@ def _whole_lines(fd: int) -> tuple[int, list[Any]]:
 
 
 def _parsed(line: Any) -> dict[str, TensorResult]:
-    """The tensor that a line tells of; none if it is of another form."""
+    """Return the tensor of a line, if it is valid."""
     match line:
         case {"tensor": str(name), "sha256": str(sha256), "non_finite": n, "overflowed": o}:
             if type(n) is int and type(o) is int:
@@ -128,13 +128,13 @@ def _parsed(line: Any) -> dict[str, TensorResult]:
 
 
 def plan_hash(plan: Plan, sources: Mapping[Path, FileState]) -> str:
-    """SHA-256 over everything that decides the tensors' bytes and where they go.
+    """Return the SHA-256 of everything that determines the tensors' bytes and positions.
 
-    Documents are left out: they are written again by every run.
+    Documents are omitted: every run writes them again.
 
     Args:
-        plan: what is to be written.
-        sources: every file that it reads, and what tells whether that is still the same file.
+        plan: the plan.
+        sources: every file that it reads, with size and time of modification.
 
     """
     decisive = {
@@ -148,7 +148,7 @@ def plan_hash(plan: Plan, sources: Mapping[Path, FileState]) -> str:
         "files": [
             {
                 "path": file.path,
-                "container": file.file_format,
+                "format": file.file_format,
                 "entries": [
                     [e.tensor, e.spec.name, e.spec.dtype, e.spec.shape, str(e.rearrangement)]
                     for e in file.entries
@@ -159,20 +159,27 @@ def plan_hash(plan: Plan, sources: Mapping[Path, FileState]) -> str:
             for file in plan.files
         ],
         "sources": sorted(
-            [os.path.realpath(path), stamp.nbytes, stamp.mtime_ns]
-            for path, stamp in sources.items()
+            [os.path.realpath(path), state.nbytes, state.mtime_ns]
+            for path, state in sources.items()
         ),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 def _origin(origin: Origin) -> list[object]:
-    """What decides a tensor's values."""
+    """Return what determines a tensor's values."""
     if isinstance(origin, SourceTensor):
-        tensor, way = origin.tensor, origin.rearrangement
-        return [str(tensor.path), tensor.spec.name, str(tensor.location), str(way)]
-    how: Initializer = origin.initializer
-    return [how.rule, how.scale, how.seed, how.name]
+        tensor = origin.tensor
+        rearrangement = str(origin.rearrangement)
+        added = _initializer(origin.initializer) if isinstance(origin, ResizedTensor) else []
+        return [str(tensor.path), tensor.spec.name, str(tensor.location), rearrangement, *added]
+    return _initializer(origin.initializer)
+
+
+def _initializer(initializer: Initializer | None) -> list[object]:
+    if initializer is None:
+        return []
+    return [initializer.rule, initializer.scale, initializer.seed, initializer.name]
 
 
 def is_already_written(
@@ -183,41 +190,41 @@ def is_already_written(
     scratch: BufferPool,
     check: Callable[[], None],
 ) -> bool:
-    """Whether every output of `tensor` holds the values whose SHA-256 is given.
+    """Return whether every output of `tensor` holds the values with the given SHA-256.
 
-    The bytes are read again and brought back to the canonical layout and the planned dtype.
+    The bytes are read again, in canonical layout and planned dtype.
 
     Args:
         tensor: the tensor.
-        outputs: each file that it belongs in, and its place there.
+        outputs: each of its files, with its entry there.
         sha256: of its little-endian bytes in canonical layout and planned dtype.
-        block: bytes that are read at once.
-        scratch: working memory.
+        block: bytes read at once.
+        scratch: buffers.
         check: called for every block; stops the work by raising.
 
     Raises:
-        CheckpointError: if the system cannot read a file.
+        CheckpointError: if a file cannot be read.
 
     """
     return all(
-        _digest(tensor, sink, entry, block, scratch, check) == sha256 for sink, entry in outputs
+        _digest(tensor, writer, entry, block, scratch, check) == sha256 for writer, entry in outputs
     )
 
 
 def _digest(
     tensor: TargetTensor,
-    sink: FileWriter,
+    writer: FileWriter,
     entry: FileEntry,
     block: int,
     scratch: BufferPool,
     check: Callable[[], None],
 ) -> str | None:
-    """SHA-256 of what lies in the file; ``None`` if that was not cast from the planned dtype."""
+    """Return the SHA-256 of the values in the file; ``None`` if the planned dtype cannot hold them."""
     digest = hashlib.sha256()
     planned = numpy_dtype(tensor.spec.dtype)
     shape = squeeze_shape(tensor.spec.shape)
-    with closing(LocalFile(sink.path)) as handle:
-        written = ContiguousTensor(entry.spec, handle, sink.segments(entry.spec.name))
+    with closing(LocalFile(writer.path)) as handle:
+        written = ContiguousTensor(entry.spec, handle, writer.segments(entry.spec.name))
         rows = StoredTensorReader(SourceTensor("", written, entry.rearrangement.inverse))
         width = max(rows.dtype.itemsize, planned.itemsize)
         for start, stop in blocks(shape, width, block):
@@ -234,56 +241,57 @@ def _digest(
 
 
 def _widens_to(narrow: Array, wide: Array, scratch: BufferPool) -> bool:
-    """Whether `wide` is what casting `narrow` gives, bit for bit."""
+    """Return whether casting `narrow` gives `wide`, bit for bit."""
     again = scratch.array("entry", wide.dtype, wide.shape)
     cast(narrow, again)
     return np.array_equal(again.reshape(-1).view(np.uint8), wide.reshape(-1).view(np.uint8))
 
 
 _PIECE = 1 << 20
+"""Bytes copied at once."""
 
 
 def reuse_partial_file(path: Path, create: Callable[[Path], PreallocatedFile]) -> PreallocatedFile:
-    """Lay out the file at `path` anew, but keep the tensors' bytes of the one that is there.
+    """Create the file at `path` again, but keep the tensors' bytes of the existing one.
 
-    Whatever lies between the tensors is written again, so that all of it is as in a new file: the
-    earlier run may have been killed in the middle of that, or have sealed the file already.
+    Everything between the tensors is written again: the earlier run may have been killed while
+    creating the file, or have finalized it already.
 
     Args:
         path: the unfinished file.
-        create: lays out the file that is wanted at a path.
+        create: creates the file at a path.
 
     Raises:
-        OSError: if the system refuses.
+        OSError: if a file cannot be read or written.
 
     """
-    beside = path.with_name(f"{path.name}.new")
-    beside.unlink(missing_ok=True)
-    output = create(beside)
-    size = beside.stat().st_size
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    output = create(new)
+    size = new.stat().st_size
     if path.is_symlink() or path.stat().st_size != size:
-        beside.replace(path)
+        new.replace(path)
     else:
-        _copy_between(beside, path, output, size)
-        beside.unlink()
+        _copy_framing(new, path, output, size)
+        new.unlink()
     output.path = path
     return output
 
 
-def remove_other_files(directory: Path, wanted: set[Path]) -> None:
-    """Remove everything from `directory` but the files in `wanted`, which nothing else shares.
+def remove_other_files(directory: Path, keep: set[Path]) -> None:
+    """Remove every file from `directory` except for `keep`.
 
     Raises:
-        OSError: if the system refuses.
+        OSError: if a file cannot be removed.
 
     """
     for path in list(directory.rglob("*")):
-        if path.is_symlink() or (path.is_file() and path not in wanted):
+        if path.is_symlink() or (path.is_file() and path not in keep):
             path.unlink()
 
 
-def _copy_between(source: Path, target: Path, output: PreallocatedFile, size: int) -> None:
-    """Copy what lies before, between and behind the tensors."""
+def _copy_framing(source: Path, target: Path, output: PreallocatedFile, size: int) -> None:
+    """Copy the bytes before, between and after the tensors."""
     runs = sorted(
         (segment.file_offset, segment.file_offset + segment.nbytes)
         for segments in output.segments.values()

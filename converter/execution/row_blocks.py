@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 from collections.abc import Iterator
@@ -19,34 +18,36 @@ Permutation = tuple[int, ...]
 
 
 def squeeze_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The lengths of the axes that matter: those longer than one."""
+    """Return the shape without axes of length one."""
     return tuple(length for length in shape if length != 1)
 
 
-def squeezed_permutation(way: Rearrangement, source_shape: tuple[int, ...]) -> Permutation:
-    """For each core axis of the target, its place among the core axes of the source.
+def squeezed_permutation(
+    rearrangement: Rearrangement, source_shape: tuple[int, ...]
+) -> Permutation:
+    """Return the squeezed source axis of each squeezed target axis.
 
     Raises:
         ValueError: if `source_shape` does not fit the source layout.
 
     """
-    way.shape(source_shape)
-    sizes = dict(zip(way.source.order, source_shape, strict=True))
-    places = [axis for axis in way.source.names if sizes[axis] != 1]
-    return tuple(places.index(axis) for axis in way.target.names if sizes[axis] != 1)
+    rearrangement.shape(source_shape)
+    sizes = dict(zip(rearrangement.source.order, source_shape, strict=True))
+    axes = [axis for axis in rearrangement.source.names if sizes[axis] != 1]
+    return tuple(axes.index(axis) for axis in rearrangement.target.names if sizes[axis] != 1)
 
 
 def inverse(permutation: Permutation) -> Permutation:
-    """The permutation that undoes `permutation`."""
-    return tuple(permutation.index(place) for place in range(len(permutation)))
+    """Return the permutation that undoes `permutation`."""
+    return tuple(permutation.index(axis) for axis in range(len(permutation)))
 
 
 @dataclass(frozen=True, slots=True)
 class RowLayout:
-    """The canonical rows of a tensor as they lie in a layout, seen as (outer, rows, inner).
+    """The canonical rows of a tensor in some layout, seen as (outer, rows, inner).
 
-    Rows are indices of the first core axis of the canonical layout; each is found once in each of
-    `outer` places, `inner` elements long.
+    Rows are indices of the first squeezed axis of the canonical layout; each occurs `outer` times,
+    `inner` elements long.
     """
 
     outer: int
@@ -55,20 +56,20 @@ class RowLayout:
 
     @classmethod
     def of(cls, shape: tuple[int, ...], permutation: Permutation) -> RowLayout:
-        """Args: the canonical core shape, and for each axis of the layout its canonical axis."""
+        """Return the layout of the squeezed canonical `shape` with its axes permuted."""
         if not shape:
             return cls(1, 1, 1)
         lengths = [shape[axis] for axis in permutation]
-        place = permutation.index(0)
-        return cls(math.prod(lengths[:place]), shape[0], math.prod(lengths[place + 1 :]))
+        axis = permutation.index(0)
+        return cls(math.prod(lengths[:axis]), shape[0], math.prod(lengths[axis + 1 :]))
 
     def is_contiguous(self, start: int, stop: int) -> bool:
-        """Whether the rows ``start .. stop`` lie in one piece."""
+        """Return whether the rows ``start .. stop`` are contiguous."""
         return self.outer == 1 or stop - start == self.rows
 
 
 def blocks(shape: tuple[int, ...], width: int, limit: int) -> Iterator[tuple[int, int]]:
-    """Even ranges of rows, each at most `limit` bytes (or one row) at `width` bytes an element."""
+    """Yield even ranges of rows of at most `limit` bytes (or one row) of `width`-byte elements."""
     rows = shape[0] if shape else 1
     most = max(1, limit // max(1, math.prod(shape[1:]) * width))
     count = max(1, -(-rows // most))
@@ -78,16 +79,16 @@ def blocks(shape: tuple[int, ...], width: int, limit: int) -> Iterator[tuple[int
 
 
 _EXPONENT_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80}
-"""All ones there means infinite or not a number."""
+"""Exponent bits; all ones mean infinite or NaN."""
 
 _CHUNK = 1 << 16
-"""Elements looked at once, so that intermediate results stay in the cache."""
+"""Elements processed at once, so that intermediate results stay in the cache."""
 
 
 def count_non_finite(values: Array) -> int:
-    """How many elements are infinite or not a number; 0 for dtypes that have no such.
+    """Return the number of infinite or NaN elements; 0 for integer dtypes.
 
-    The usual answer, none, costs one pass: a sum is finite only if all its terms are.
+    The usual case, none, takes one pass: a sum is finite only if all its terms are.
     """
     name = values.dtype.name
     if name not in FLOATING or not values.size:
@@ -109,10 +110,10 @@ def count_non_finite(values: Array) -> int:
 
 
 def cast(values: Array, out: Array) -> None:
-    """Convert `values` into `out`, to the nearest number, ties to even; too large becomes infinite.
+    """Convert `values` into `out`, to nearest, ties to even; overflow becomes infinite.
 
-    numpy and ml_dtypes round so themselves, but for float64 to the ml_dtypes types: those go by
-    way of float32 and round twice, unless the first rounding is to odd.
+    numpy and ml_dtypes round so themselves, except from float64 to the ml_dtypes types: those go
+    through float32 and round twice, unless the first rounding is to odd.
     """
     if values.dtype == np.float64 and out.dtype.kind == "V":
         wide, narrow = values.reshape(-1), out.reshape(-1)
@@ -126,10 +127,10 @@ def cast(values: Array, out: Array) -> None:
 
 
 def _round_to_odd(values: Array) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """float64 to float32 such that a second rounding errs no more than a single one would.
+    """Round float64 to float32 such that a second rounding gives the same as a single one.
 
-    What float32 cannot hold is truncated and its last bit set: a narrower type then sees on which
-    side of a tie the value lay (S. Boldo, G. Melquiond, "When double rounding is odd", 2005).
+    Inexact values are truncated and their last bit is set, which preserves the side of a tie for
+    the narrower type (S. Boldo, G. Melquiond, "When double rounding is odd", 2005).
     """
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         nearest = values.astype(np.float32)
@@ -142,10 +143,7 @@ def _round_to_odd(values: Array) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def little_endian(values: Array) -> memoryview:
-    """The bytes of `values`, which must be C-contiguous, as they lie in files."""
+    """Return the little-endian bytes of `values`, which must be C-contiguous."""
     if sys.byteorder == "big":
         values = values.byteswap()
     return values.reshape(-1).view(np.uint8).data
-
-
-_log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Reading a planned tensor piece by piece, in canonical layout."""
+"""Reading of planned tensors by blocks of canonical rows."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from converter.tensors.rearrangement import permute
 
 
 class BufferPool:
-    """Named buffers, each of the size of a block or of the largest array asked of it."""
+    """Named buffers of reused memory, each as large as a block or its largest array."""
 
     def __init__(self, block: int) -> None:
         self._block = block
         self._buffers: dict[str, Array] = {}
 
-    def array(self, param: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-        """An uninitialized C-contiguous array, valid until the slot is asked for again."""
+    def array(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+        """Return an uninitialized C-contiguous array, valid until `name` is requested again."""
         nbytes = math.prod(shape) * dtype.itemsize
-        buffer = self._buffers.get(param)
+        buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < nbytes:
-            self._buffers.pop(param, None)
-            buffer = self._buffers[param] = np.empty(max(nbytes, self._block), np.uint8)
+            self._buffers.pop(name, None)
+            buffer = self._buffers[name] = np.empty(max(nbytes, self._block), np.uint8)
         return buffer[:nbytes].view(dtype).reshape(shape)
 
 
@@ -43,28 +43,28 @@ _CHUNK = 1 << 16
 """Elements compared at once, so that intermediate results stay in the cache."""
 
 _MEAN_ROWS = 1024
-"""Rows that are summed at once."""
+"""Rows summed at once."""
 
 
 class StoredTensorReader:
-    """A stored tensor, read by canonical rows."""
+    """Reads a stored tensor by canonical rows."""
 
     def __init__(self, stored: SourceTensor) -> None:
         self.stored = stored
         tensor: StoredTensor = stored.tensor
-        way = stored.rearrangement
+        rearrangement = stored.rearrangement
         self.dtype = numpy_dtype(tensor.spec.dtype)
-        self.to_canonical: Permutation = squeezed_permutation(way, tensor.spec.shape)
+        self.to_canonical: Permutation = squeezed_permutation(rearrangement, tensor.spec.shape)
         self.layout: Permutation = inverse(self.to_canonical)
-        """For each core axis as stored, its place among the canonical ones."""
-        sizes = dict(zip(way.source.order, tensor.spec.shape, strict=True))
-        long = [axis for axis in way.target.names if sizes[axis] != 1]
-        self._axis = way.source.order.index(long[0]) if long else 0
+        """The canonical axis of each squeezed axis as stored."""
+        sizes = dict(zip(rearrangement.source.order, tensor.spec.shape, strict=True))
+        axes = [axis for axis in rearrangement.target.names if sizes[axis] != 1]
+        self._axis = rearrangement.source.order.index(axes[0]) if axes else 0
 
-    def read(self, start: int, stop: int, scratch: BufferPool, param: str) -> tuple[Array, Array]:
-        """The rows as they are stored, and the same in canonical layout.
+    def read(self, start: int, stop: int, scratch: BufferPool, name: str) -> tuple[Array, Array]:
+        """Return the rows in the stored layout, and in canonical layout.
 
-        Both are valid until `param` is read again; where the layouts agree they are one array.
+        Both are valid until the buffer `name` is used again; equal layouts give one array.
 
         Raises:
             CheckpointError: if the system cannot read the file.
@@ -75,21 +75,21 @@ class StoredTensorReader:
         shape = list(tensor.spec.shape)
         if squeeze_shape(tensor.spec.shape):
             shape[self._axis] = stop - start
-        raw = scratch.array(param, self.dtype, tuple(shape))
+        raw = scratch.array(name, self.dtype, tuple(shape))
         try:
             tensor.read_into(raw, self._axis, start)
         except OSError as error:
             raise CheckpointError(f"{tensor.path}: cannot be read: {error.strerror}") from error
-        lengths = [shape[axis] for axis, whole in enumerate(tensor.spec.shape) if whole != 1]
+        lengths = [shape[axis] for axis, full in enumerate(tensor.spec.shape) if full != 1]
         if self.to_canonical == tuple(range(len(lengths))):
             return raw, raw
-        canonical = scratch.array(f"{param} canonical", self.dtype, raw.shape)
+        canonical = scratch.array(f"{name} canonical", self.dtype, raw.shape)
         permute(raw, lengths, self.to_canonical, canonical)
         return raw, canonical
 
 
 class ResizedTensorReader:
-    """A stored tensor with fewer or with further rows, by canonical rows."""
+    """Reads a stored tensor with fewer or additional rows, by canonical rows."""
 
     def __init__(self, tensor: TargetTensor, origin: ResizedTensor) -> None:
         self._stored = StoredTensorReader(origin)
@@ -98,37 +98,37 @@ class ResizedTensorReader:
         shape = squeeze_shape(tensor.spec.shape)
         self.layout: Permutation = tuple(range(len(shape)))
         self._tail = shape[1:]
-        self._there = squeeze_shape(origin.rearrangement.shape(origin.tensor.spec.shape))[0]
+        self._stored_rows = squeeze_shape(origin.rearrangement.shape(origin.tensor.spec.shape))[0]
         self._mean: Array | None = None
 
-    def read(self, start: int, stop: int, scratch: BufferPool, param: str) -> tuple[Array, Array]:
-        """As `StoredRows.read`; the two arrays are one."""
-        rows = scratch.array(f"{param} resized", self.dtype, (stop - start, *self._tail))
-        kept = max(min(stop, self._there) - start, 0)
+    def read(self, start: int, stop: int, scratch: BufferPool, name: str) -> tuple[Array, Array]:
+        """Return the rows, twice; see `StoredTensorReader.read`."""
+        rows = scratch.array(f"{name} resized", self.dtype, (stop - start, *self._tail))
+        kept = max(min(stop, self._stored_rows) - start, 0)
         if kept:
-            _, known = self._stored.read(start, start + kept, scratch, param)
-            rows[:kept] = known.reshape(rows[:kept].shape)
+            _, stored = self._stored.read(start, start + kept, scratch, name)
+            rows[:kept] = stored.reshape(rows[:kept].shape)
         if kept < len(rows):
-            self._fill(rows[kept:], start + kept, scratch, param)
+            self._fill(rows[kept:], start + kept, scratch, name)
         return rows, rows
 
-    def _fill(self, rows: Array, start: int, scratch: BufferPool, param: str) -> None:
+    def _fill(self, rows: Array, start: int, scratch: BufferPool, name: str) -> None:
         if self._initializer is not None:
             self._initializer.fill(rows, start * rows[0].size)
             return
         if self._mean is None:
             total = np.zeros(self._tail, np.float64)
-            # Blocks of one size, so that the sum does not depend on the memory there is.
-            for first in range(0, self._there, _MEAN_ROWS):
-                last = min(first + _MEAN_ROWS, self._there)
-                _, known = self._stored.read(first, last, scratch, param)
-                total += _as_float64(known).reshape(last - first, *self._tail).sum(axis=0)
-            self._mean = total / self._there
+            # Blocks of one size, so that the sum does not depend on the memory budget.
+            for first in range(0, self._stored_rows, _MEAN_ROWS):
+                last = min(first + _MEAN_ROWS, self._stored_rows)
+                _, stored = self._stored.read(first, last, scratch, name)
+                total += _as_float64(stored).reshape(last - first, *self._tail).sum(axis=0)
+            self._mean = total / self._stored_rows
         cast(np.ascontiguousarray(np.broadcast_to(self._mean, rows.shape)), rows)
 
 
 class InitializedTensorReader:
-    """A tensor that is drawn anew, by canonical rows."""
+    """Generates a newly initialized tensor by canonical rows."""
 
     def __init__(self, tensor: TargetTensor, origin: InitializedTensor) -> None:
         self._initializer = origin.initializer
@@ -137,18 +137,18 @@ class InitializedTensorReader:
         self.layout: Permutation = tuple(range(len(shape)))
         self._tail = shape[1:]
 
-    def read(self, start: int, stop: int, scratch: BufferPool, param: str) -> tuple[Array, Array]:
-        """As `StoredRows.read`; the two arrays are one."""
-        rows = scratch.array(param, self.dtype, (stop - start, *self._tail))
+    def read(self, start: int, stop: int, scratch: BufferPool, name: str) -> tuple[Array, Array]:
+        """Return the rows, twice; see `StoredTensorReader.read`."""
+        rows = scratch.array(name, self.dtype, (stop - start, *self._tail))
         self._initializer.fill(rows, start * (rows[0].size if len(rows) else 0))
         return rows, rows
 
 
-Rows = StoredTensorReader | ResizedTensorReader | InitializedTensorReader
+RowReader = StoredTensorReader | ResizedTensorReader | InitializedTensorReader
 
 
-def reader_for(tensor: TargetTensor) -> Rows:
-    """Where the rows of `tensor` come from."""
+def reader_for(tensor: TargetTensor) -> RowReader:
+    """Return the reader of the rows of `tensor`."""
     if isinstance(tensor.origin, ResizedTensor):
         return ResizedTensorReader(tensor, tensor.origin)
     if isinstance(tensor.origin, SourceTensor):
@@ -157,7 +157,7 @@ def reader_for(tensor: TargetTensor) -> Rows:
 
 
 class DuplicateCheck:
-    """Compares another stored copy of a tensor with the one that is written, bit for bit."""
+    """Compares another stored copy of a tensor with the written one, bit for bit."""
 
     def __init__(self, name: str, first: SourceTensor, other: SourceTensor) -> None:
         self._name = name
@@ -194,11 +194,11 @@ class DuplicateCheck:
         count = int(np.count_nonzero(unequal))
         if count:
             self._differing += count
-            apart = np.abs(_as_float64(mine[unequal]) - _as_float64(theirs[unequal]))
-            self._largest = max(self._largest, float(np.max(apart)))
+            difference = np.abs(_as_float64(mine[unequal]) - _as_float64(theirs[unequal]))
+            self._largest = max(self._largest, float(np.max(difference)))
 
     def problem(self) -> Problem | None:
-        """What is wrong, once every row has been compared."""
+        """Return the problem, if any, once every row has been compared."""
         if not self._differing:
             return None
         first, other = self._first, self._rows.stored
@@ -221,18 +221,17 @@ def _as_float64(values: Array) -> Array:
 
 
 def copy_checks(tensor: TargetTensor) -> list[DuplicateCheck]:
-    """The copies of `tensor` that need comparing: not those that are the very same bytes."""
+    """Return the checks of the copies of `tensor` that are not the very same bytes."""
     origin = tensor.origin
     if not isinstance(origin, SourceTensor):
         return []
-    place = (
-        origin.tensor.location,
-        origin.tensor.spec.dtype,
-        StoredTensorReader(origin).to_canonical,
-    )
+
+    def identity(stored: SourceTensor) -> tuple[object, ...]:
+        tensor = stored.tensor
+        return tensor.location, tensor.spec.dtype, StoredTensorReader(stored).to_canonical
+
     return [
         DuplicateCheck(tensor.spec.name, origin, copy)
         for copy in tensor.copies
-        if (copy.tensor.location, copy.tensor.spec.dtype, StoredTensorReader(copy).to_canonical)
-        != place
+        if identity(copy) != identity(origin)
     ]

@@ -1,4 +1,4 @@
-"""Carrying one tensor over: read, proven, hashed, rearranged and put where it belongs."""
+"""Copying of one tensor: read, compared, hashed, rearranged, cast and written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class TensorResult:
-    """What was found while one tensor was carried over."""
+    """What was measured while copying one tensor."""
 
     sha256: str = ""
     """Of the little-endian bytes in PyTorch layout and planned dtype."""
@@ -40,7 +40,7 @@ class TensorResult:
 
 
 class RowWriter(Protocol):
-    """What takes the rows of tensors: a file (`Sink`), or memory."""
+    """A destination of tensor rows: a `FileWriter` or memory."""
 
     def write_rows(
         self,
@@ -51,12 +51,12 @@ class RowWriter(Protocol):
         stop: int,
         check: Callable[[], None],
     ) -> None:
-        """Take the canonical rows ``start .. stop`` of a tensor; see `Sink.write_rows`."""
+        """Write the canonical rows ``start .. stop``; see `FileWriter.write_rows`."""
 
 
 @dataclass(slots=True)
 class _Group:
-    """Outputs that take the very same bytes: rearranged and cast once, written to each."""
+    """Outputs of the very same bytes: rearranged and cast once, written to each."""
 
     permutation: Permutation
     dtype: str
@@ -65,14 +65,14 @@ class _Group:
 
 
 class TensorCopier:
-    """Working memory and tallies for carrying over one tensor after another.
+    """Copies tensors one after another, with reused buffers; one instance per thread.
 
     Args:
-        outputs: canonical name → each place that takes the tensor, with its entry there.
-        block: bytes that are read at once.
+        outputs: canonical name → each destination of the tensor, with its entry there.
+        block: bytes read at once.
         check: called for every block; stops the work by raising.
-        number: which of the outputs to begin with, so that threads seldom wait for the same one.
-        hashed: whether the SHA-256 of each tensor is wanted.
+        number: the output to begin with, so that threads rarely wait for the same one.
+        hashed: if true, compute the SHA-256 of each tensor.
 
     """
 
@@ -93,11 +93,11 @@ class TensorCopier:
         self._hashed = hashed
 
     def copy(self, tensor: TargetTensor) -> TensorResult:
-        """Read, prove, hash and write one tensor, block by block.
+        """Read, compare, hash and write one tensor, block by block.
 
         Raises:
             CheckpointError: if its source cannot be read.
-            OutputError: if a place cannot take it.
+            OutputError: if a file cannot be written.
 
         """
         result = TensorResult()
@@ -124,47 +124,49 @@ class TensorCopier:
                 digest.update(little_endian(values))
             part = (stop - start, *shape[1:]) if shape else ()
             for group in groups:
-                laid_out = values
+                permuted = values
                 if group.permutation == source.layout and values is stored:
-                    laid_out = raw
+                    permuted = raw
                 elif group.permutation != tuple(range(len(part))):
-                    laid_out = self.scratch.array("layout", planned, part)
-                    permute(values, part, group.permutation, laid_out)
-                self._write(group, laid_out, start, stop)
+                    permuted = self.scratch.array("layout", planned, part)
+                    permute(values, part, group.permutation, permuted)
+                self._write(group, permuted, start, stop)
         result.sha256 = digest.hexdigest() if self._hashed else ""
         if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("%s: %s, %s", tensor.spec.name, tensor.spec.describe(), _whence(tensor))
-        result.problems = [found for check in checks if (found := check.problem())]
+            _log.debug(
+                "%s: %s, %s", tensor.spec.name, tensor.spec.describe(), _describe_origin(tensor)
+            )
+        result.problems = [problem for check in checks if (problem := check.problem())]
         return result
 
     def _groups(self, tensor: TargetTensor, shape: tuple[int, ...]) -> list[_Group]:
-        """The outputs of `tensor`, by layout and dtype."""
+        """Return the outputs of `tensor`, grouped by layout and dtype."""
         groups: dict[tuple[Permutation, str], _Group] = {}
         outputs = self._outputs[tensor.spec.name]
-        turn = self._number % len(outputs) if outputs else 0
-        for sink, entry in (*outputs[turn:], *outputs[:turn]):
+        first = self._number % len(outputs) if outputs else 0
+        for writer, entry in (*outputs[first:], *outputs[:first]):
             permutation = squeezed_permutation(entry.rearrangement, tensor.spec.shape)
             key = permutation, entry.spec.dtype
             if key not in groups:
                 groups[key] = _Group(*key, RowLayout.of(shape, permutation))
-            groups[key].outputs.append((sink, entry))
+            groups[key].outputs.append((writer, entry))
         return list(groups.values())
 
     def _write(self, group: _Group, values: Array, start: int, stop: int) -> None:
-        """Write rows that lie in the group's layout to each of its files."""
-        wanted = numpy_dtype(group.dtype)
-        if wanted != values.dtype:
-            narrow, values = values, self.scratch.array("entry", wanted, values.shape)
-            cast(narrow, values)
+        """Write rows in the group's layout to each of its files."""
+        dtype = numpy_dtype(group.dtype)
+        if dtype != values.dtype:
+            uncast, values = values, self.scratch.array("entry", dtype, values.shape)
+            cast(uncast, values)
         content = little_endian(values)
-        for sink, entry in group.outputs:
-            sink.write_rows(entry.spec.name, content, group.runs, start, stop, self._check)
+        for writer, entry in group.outputs:
+            writer.write_rows(entry.spec.name, content, group.runs, start, stop, self._check)
             self.bytes_done += len(content)
 
 
-def _whence(tensor: TargetTensor) -> str:
-    """Where its values came from, for a message."""
+def _describe_origin(tensor: TargetTensor) -> str:
+    """Return where the values come from, for the log."""
     origin = tensor.origin
     if isinstance(origin, SourceTensor):
         return f"from {origin.tensor.spec.name} in {origin.tensor.path}"
-    return f"drawn anew: {origin.reason}"
+    return f"newly initialized: {origin.reason}"

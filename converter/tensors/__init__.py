@@ -1,4 +1,4 @@
-"""Tensors apart from files and models: dtypes, specifications, named axes, rearrangement."""
+"""Tensor specifications independent of files and models: dtypes, named axes, rearrangement."""
 
 from converter.tensors.rearrangement import Axes, Rearrangement
 from converter.tensors.spec import TensorSpec, itemsize, numpy_dtype

@@ -1,7 +1,7 @@
-"""Carrying out a rearrangement, in blocks that suit the processor's caches.
+"""Layouts with named axes, and cache-aware rearrangement between them.
 
-``np.ascontiguousarray(w.T)`` touches one element of every cache line it passes; done a cache line's
-worth of source rows at a time the same copy is 3 to 6 times faster (``benchmarks/``).
+``np.ascontiguousarray(w.T)`` uses one element of every cache line that it loads; copying as many
+source rows at a time as fit a cache line is 3 to 6 times faster (``benchmarks/``).
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class Axes:
     def __post_init__(self) -> None:
         named = self.names
         if len(set(named)) != len(named):
-            raise ValueError(f"axes {' '.join(self.order)!r} name an axis twice")
+            raise ValueError(f"axes {' '.join(self.order)!r} repeat an axis")
         for axis in self.order:
             if axis != "1" and not axis.isidentifier():
                 raise ValueError(f"{axis!r} is neither an axis name nor 1")
 
     @classmethod
     def parse(cls, text: str) -> Axes:
-        """Read ``"out in"``; the empty string is a scalar.
+        """Parse ``"out in"``; the empty string is a scalar.
 
         Raises:
-            ValueError: if a name stands twice or is no identifier.
+            ValueError: if a name is a duplicate or not an identifier.
 
         """
         return cls(tuple(text.split()))
@@ -45,20 +45,20 @@ class Axes:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The named axes, without the literal ones."""
+        """Names of the axes, without the literal ones."""
         return tuple(axis for axis in self.order if axis != "1")
 
     def shape(self, sizes: dict[str, int]) -> tuple[int, ...]:
-        """The shape in this layout, given each named axis' length."""
+        """Return the shape in this layout, given each named axis' length."""
         return tuple(1 if axis == "1" else sizes[axis] for axis in self.order)
 
 
 @dataclass(frozen=True)
 class Rearrangement:
-    """The exact, invertible way from one layout to another.
+    """The exact, invertible rearrangement from one layout to another.
 
     Raises:
-        ValueError: if the two layouts do not hold the same named axes.
+        ValueError: if the two layouts do not have the same named axes.
 
     """
 
@@ -67,25 +67,25 @@ class Rearrangement:
 
     def __post_init__(self) -> None:
         if set(self.source.names) != set(self.target.names):
-            raise ValueError(f"axes '{self.source}' and '{self.target}' hold different names")
+            raise ValueError(f"axes '{self.source}' and '{self.target}' have different names")
 
     @cached_property
     def permutation(self) -> tuple[int, ...]:
-        """For each named target axis, its place among the named source axes."""
+        """Named source axis of each named target axis, as indices."""
         return tuple(self.source.names.index(axis) for axis in self.target.names)
 
     @property
     def keeps_bytes(self) -> bool:
-        """Whether the values lie in the same order in both layouts."""
+        """Whether the values are in the same order in both layouts."""
         return self.permutation == tuple(range(len(self.permutation)))
 
     @property
     def inverse(self) -> Rearrangement:
-        """The way back."""
+        """The rearrangement from target to source."""
         return Rearrangement(self.target, self.source)
 
     def shape(self, source_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The target shape of a tensor whose shape in the source layout is `source_shape`.
+        """Return the target shape of a tensor of shape `source_shape` in the source layout.
 
         Raises:
             ValueError: if `source_shape` does not fit the source layout.
@@ -108,7 +108,7 @@ _CACHE_LINE = 64
 """Bytes; the rows of a block fill one line of each target row exactly."""
 
 _MATRIX = 16384
-"""Elements of a two-dimensional slice below which a loop over slices costs more than it saves."""
+"""Elements of a two-dimensional slice below which a loop over slices is slower than one copy."""
 
 
 def rearrange(values: Array, rearrangement: Rearrangement, out: Array) -> Array:
@@ -144,9 +144,9 @@ def permute(values: Array, shape: Sequence[int], permutation: Sequence[int], out
 
     Args:
         values: C-contiguous, ``prod(shape)`` elements.
-        shape: the lengths of the axes as they lie in `values`.
-        permutation: for each axis of `out`, its place in `shape`, as ``np.transpose`` takes it.
-        out: C-contiguous, as many elements of the same dtype; its own shape does not matter.
+        shape: the lengths of the axes of `values`.
+        permutation: the axis of `shape` for each axis of `out`, as for ``np.transpose``.
+        out: C-contiguous, as many elements of the same dtype, of any shape.
 
     """
     shape, permutation = simplify(shape, permutation)
@@ -165,10 +165,10 @@ def permute(values: Array, shape: Sequence[int], permutation: Sequence[int], out
         np.copyto(target, source)
         return
     for index in itertools.product(*(range(target.shape[axis]) for axis in others)):
-        place: list[int | slice] = [slice(None)] * len(shape)
+        matrix: list[int | slice] = [slice(None)] * len(shape)
         for axis, position in zip(others, index, strict=True):
-            place[axis] = position
-        _transpose(source[tuple(place)], target[tuple(place)])
+            matrix[axis] = position
+        _transpose(source[tuple(matrix)], target[tuple(matrix)])
 
 
 def _transpose(source: Array, target: Array) -> None:
@@ -181,12 +181,12 @@ def _transpose(source: Array, target: Array) -> None:
 def simplify(
     shape: Sequence[int], permutation: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The same permutation of values with the fewest axes.
+    """Return the same permutation of values with the fewest axes.
 
-    Axes of length one are dropped, and axes that follow one another on both sides are merged.
+    Axes of length one are removed, and axes adjacent on both sides are merged.
     """
     kept = [axis for axis in permutation if shape[axis] != 1]
-    rank = {axis: place for place, axis in enumerate(sorted(kept))}
+    rank = {axis: index for index, axis in enumerate(sorted(kept))}
     lengths = [shape[axis] for axis in sorted(kept)]
     groups: list[list[int]] = []
     for axis in (rank[axis] for axis in kept):

@@ -1,8 +1,4 @@
-"""The names of element types, and their numpy counterparts.
-
-One vocabulary serves every container: numpy's names, with those of ``ml_dtypes`` for the types
-that numpy itself lacks.
-"""
+"""Tensor specifications, and the dtype names of every format: those of numpy and ``ml_dtypes``."""
 
 from __future__ import annotations
 
@@ -25,14 +21,14 @@ FLOATING: frozenset[str] = frozenset({"float64", "float32", "float16", *_ML_DTYP
 
 @cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The native-endian numpy dtype called `name`.
+    """Return the native-endian numpy dtype called `name`.
 
     Raises:
         KeyError: if `name` is not in `NAMES`.
 
     """
     if name in _ML_DTYPES:
-        import ml_dtypes  # registers itself with numpy; 10 ms that float32 files need not pay
+        import ml_dtypes  # takes 10 ms, which float32 files do not need
 
         extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         return extended
@@ -43,7 +39,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 @cache
 def itemsize(name: str) -> int:
-    """Bytes of one element of the dtype called `name`."""
+    """Return the bytes of one element of the dtype called `name`."""
     return int(numpy_dtype(name).itemsize)
 
 
@@ -66,5 +62,5 @@ class TensorSpec:
         return self.size * itemsize(self.dtype)
 
     def describe(self) -> str:
-        """``float32 [768, 3072]``, as messages show it."""
+        """Return ``float32 [768, 3072]``, for messages."""
         return f"{self.dtype} {list(self.shape)}"

@@ -19,21 +19,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.formats.fuzzing import SECONDS
 from tests.formats.originals import good, originals
 
 ADDRESS_SPACE = 1 << 30
 """Bytes that reading may take beyond what the process has when it begins."""
 RESIDENT = 128 << 20
 """Bytes by which the process may really grow."""
-STUCK = 60
-"""Seconds after which a case that waits, or a machine that is very busy, is given up."""
+STUCK = 600
+"""Seconds after which a case that waits for something is aborted."""
 
 
 def main() -> None:
     """Run the cases that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("container")
+    parser.add_argument("file_format")
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="the number of a single case")
@@ -63,7 +62,6 @@ def main() -> None:
         signal.alarm(0)
         grown = _resident() - before
         assert grown < RESIDENT, f"{grown:,} bytes more than before"
-        assert slowest < SECONDS
         told = {
             "cases": len(numbers),
             "originals": len(found),

@@ -6,7 +6,6 @@ import os
 import random
 import resource
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from converter.formats.file_handle import FileHandle, LocalFile
 from converter.formats.flax_msgpack import FORMAT, writer
 from converter.formats.registry import open_file
 from converter.tensors import TensorSpec, numpy_dtype
+from tests.formats.work import work_at_most
 from tests.formats.writing import same, values, write
 
 MARK = "__msgpack_chunked_array__"
@@ -42,10 +42,8 @@ def saved(path: Path, tree: object) -> Path:
 def refused(path: Path, content: bytes | object, *words: str) -> None:
     """Assert that the content gives one clear error that holds `words`, quickly."""
     path.write_bytes(content if isinstance(content, bytes) else msgpack.packb(content))
-    began = time.monotonic()
-    with pytest.raises(FormatError) as caught:
+    with work_at_most(40), pytest.raises(FormatError) as caught:
         FORMAT.open(LocalFile(path))
-    assert time.monotonic() - began < 2
     for word in (path.name, *words):
         assert word in str(caught.value), str(caught.value)
     assert len(str(caught.value)) < 2000
@@ -164,9 +162,8 @@ def test_sizes_take_the_shortest_form(path):
 
 def test_large_arrays_are_chunked_sparse_and_lazy(path, monkeypatch):
     big, small = spec("a/big", (700_001, 1024)), spec("b/small", (2, 3))  # 2.87 GB
-    began = time.monotonic()
-    output = FORMAT.create(path, [big, small])
-    assert time.monotonic() - began < 0.5
+    with work_at_most(10):
+        output = FORMAT.create(path, [big, small])
     assert [segment.nbytes for segment in output.segments["a/big"]] == [
         1 << 30, 1 << 30, big.nbytes - (2 << 30)
     ]  # fmt: skip

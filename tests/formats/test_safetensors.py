@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from converter.errors import CheckpointError, FormatError
 from converter.formats.file_handle import LocalFile
 from converter.formats.safetensors import FORMAT
 from converter.tensors import TensorSpec
+from tests.formats.work import work_at_most
 from tests.formats.writing import same, values, write
 
 SPECS = [
@@ -164,10 +164,8 @@ def test_large_headers_take_no_time(tmp_path: Path):
     path = tmp_path / "file"
     for header in ("{" + " " * 30_000_000 + "x", '{"' + "\\n" * 10_000_000, "{" * 20_000_000):
         path.write_bytes(raw(header))
-        began = time.monotonic()
-        with pytest.raises(FormatError):
+        with work_at_most(40), pytest.raises(FormatError):
             FORMAT.open(LocalFile(path))
-        assert time.monotonic() - began < 2
 
 
 def test_a_file_that_is_none(tmp_path: Path):

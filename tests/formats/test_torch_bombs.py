@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-import time
 import tracemalloc
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from converter.errors import FormatError
 from converter.formats.file_handle import LocalFile
 from converter.formats.torch import FORMAT
 from tests.formats.torch_files import KEY, TENSOR, archive, long, state
+from tests.formats.work import work_at_most
 
 BOMBS = {
     "operations": b"\x80\2" + b"N" * 5_000_000 + b".",
@@ -41,13 +42,8 @@ BOMBS = {
 @pytest.mark.parametrize("case", BOMBS)
 def test_bombs_take_neither_time_nor_memory(case: str, tmp_path: Path):
     path = archive(tmp_path / "zip", BOMBS[case])
-    began = time.process_time()
-    try:
-        with FORMAT.open(LocalFile(path)) as reader:
-            assert len(reader.tensors) < 3
-    except FormatError:
-        pass
-    assert time.process_time() - began < 5
+    with work_at_most(100), suppress(FormatError), FORMAT.open(LocalFile(path)) as reader:
+        assert len(reader.tensors) < 3
 
 
 def test_a_compressed_bomb_is_not_unpacked(tmp_path: Path):

@@ -22,11 +22,12 @@ from tests import factories
 
 MEMORY = 160 << 20
 """Bytes resident at most; an idle `converter inspect` takes a third."""
-SECONDS = 4.0
+UNITS = 150
 """Of processor time, the start of the interpreter included."""
 
 RUN = """
 import json, resource, sys
+from tests.formats.work import check_work
 from converter.cli import main
 try:
     main()
@@ -226,7 +227,7 @@ def _refused(place: Path, name: str, directory: Path) -> None:
         [sys.executable, "-c", RUN, "inspect", str(place)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,  # a hang, whatever the machine
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
     )
     assert run.returncode == 1, run.stderr[-3000:]
@@ -238,5 +239,5 @@ def _refused(place: Path, name: str, directory: Path) -> None:
     assert len(run.stderr) < 4000
     memory, seconds = json.loads(run.stdout)
     assert memory < MEMORY, f"{memory:,}"
-    assert seconds < SECONDS
+    check_work(seconds, UNITS)
     assert not (directory / "executed").exists()

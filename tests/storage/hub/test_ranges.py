@@ -115,7 +115,7 @@ def test_what_will_be_read_is_asked_for_at_once(hub: Hub, file: RangedFile) -> N
 
 
 def test_memory_is_bounded(hub: Hub, file: RangedFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("converter.formats.range_reader._KEPT", 1 << 20)
+    monkeypatch.setattr("converter.formats.range_reader._CACHE", 1 << 20)
     for offset in range(0, len(DATA) - 100_000, 500_000):
         assert file.read(offset, 100_000) == DATA[offset : offset + 100_000]
         assert len(file._blocks) * BLOCK <= 1 << 20

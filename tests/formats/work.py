@@ -1,0 +1,44 @@
+"""Bounds on processor time in units of a reference workload, so that slow machines pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+
+def run_reference() -> float:
+    """Return the processor seconds of the reference workload: 300,000 small operations."""
+    began = time.process_time()
+    stack: list[object] = []
+    table: dict[int, int] = {}
+    for number in range(100_000):
+        stack.append((number, stack[-1:]))
+        table[number & 1023] = int.from_bytes(number.to_bytes(4, "little"), "big")
+        stack.pop()
+    return time.process_time() - began
+
+
+@cache
+def _unit() -> float:
+    return run_reference()
+
+
+def check_work(seconds: float, units: float) -> None:
+    """Assert that processor `seconds` are at most `units` runs of the reference workload.
+
+    The workload is measured once a process, and again where the limit seems exceeded: the machine
+    may have slowed down in between.
+    """
+    if seconds > units * _unit():
+        unit = max(_unit(), run_reference(), run_reference())
+        assert seconds <= units * unit, f"took {seconds / unit:.1f} units of {unit:.3f} s"
+
+
+@contextmanager
+def work_at_most(units: float) -> Iterator[None]:
+    """Assert that the block takes at most `units` times the work of the reference workload."""
+    began = time.process_time()
+    yield
+    check_work(time.process_time() - began, units)

@@ -219,7 +219,7 @@ def _digest(
     scratch: BufferPool,
     check: Callable[[], None],
 ) -> str | None:
-    """Return the SHA-256 of the values in the file; ``None`` if the planned dtype cannot hold them."""
+    """Return the SHA-256 of the values in the file; ``None`` if the planned dtype differs."""
     digest = hashlib.sha256()
     planned = numpy_dtype(tensor.spec.dtype)
     shape = squeeze_shape(tensor.spec.shape)

@@ -334,10 +334,10 @@ class Failing(Memory):
 
 
 class Slow(Memory):
-    reads = 0
+    count = 0
 
     def read_into(self, out, axis=0, start=0):
-        Slow.reads += 1
+        Slow.count += 1
         time.sleep(0.01)
         super().read_into(out, axis, start)
 
@@ -362,10 +362,10 @@ def many(first: StoredTensor, count: int = 2000) -> Plan:
     ],
 )
 def test_one_failure_stops_all(tmp_path, raw, error, expected, text):
-    Slow.reads = 0
+    Slow.count = 0
     with pytest.raises(expected, match=text):
         execute(many(Failing(error)), tmp_path, jobs=3)
-    assert Slow.reads < 600  # of 2,000
+    assert Slow.count < 600  # of 2,000
     assert not [t for t in threading.enumerate() if t.name.startswith("converter")]
 
 
@@ -373,10 +373,10 @@ def test_an_interrupt_stops_promptly(tmp_path, raw):
     def interrupt(done: int, total: int, name: str) -> None:
         raise KeyboardInterrupt
 
-    Slow.reads = 0
+    Slow.count = 0
     with pytest.raises(KeyboardInterrupt):
         execute(many(Memory("s", noise((4, 4)))), tmp_path, jobs=2, progress=interrupt)
-    assert Slow.reads < 600  # of 2,000
+    assert Slow.count < 600  # of 2,000
     assert not [t for t in threading.enumerate() if t.name.startswith("converter")]
 
 

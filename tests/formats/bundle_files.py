@@ -31,7 +31,7 @@ def one(shape: tuple[int, ...] = (3, 4), dtype: int = FLOAT, **where: Any) -> tu
 
 def refused(path: Path, *parts: str) -> None:
     """The file gives one clear error, at once."""
-    with work_at_most(20), pytest.raises(CheckpointError) as caught, open_file(path):
+    with work_at_most(40), pytest.raises(CheckpointError) as caught, open_file(path):
         pass
     for part in (str(path), *parts):
         assert part in str(caught.value)

@@ -22,7 +22,7 @@ from converter.formats.registry import detect_format
 from tests.formats import bundles
 from tests.formats.work import check_work
 
-UNITS = 40
+UNITS = 80
 """Work that one file may take, see `tests.formats.work`."""
 _EDGES = (
     0,

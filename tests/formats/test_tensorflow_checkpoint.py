@@ -115,6 +115,6 @@ def test_one_tensor_of_a_large_bundle_costs_its_own_bytes(tmp_path):
             file.seek(size)
             file.write(more)
             file.truncate(size + len(more))
-    with work_at_most(10), open_file(path) as reader:
+    with work_at_most(20), open_file(path) as reader:
         assert np.array_equal(reader.tensors["z"].read(), W)
         assert not reader.tensors["w1"].read(0, size // 4 - 5).any()

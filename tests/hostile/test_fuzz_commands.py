@@ -22,7 +22,7 @@ from tests.formats.work import check_work
 CASES = int(os.environ.get("FUZZ_COMMANDS", "40"))
 """Spoilt files per kind of file; each costs a whole command."""
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
-UNITS = 80
+UNITS = 100
 MEMORY = 192 << 20
 
 TOKENIZER = {

@@ -19,15 +19,15 @@ import numpy as np
 import pytest
 
 from tests import factories
+from tests.formats.work import check_work
 
 MEMORY = 160 << 20
 """Bytes resident at most; an idle `converter inspect` takes a third."""
-UNITS = 150
-"""Of processor time, the start of the interpreter included."""
+UNITS = 200
+"""Of work (`tests.formats.work`), the start of the interpreter included."""
 
 RUN = """
 import json, resource, sys
-from tests.formats.work import check_work
 from converter.cli import main
 try:
     main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from typing import Any
 
 import h5py

@@ -1,8 +1,8 @@
-"""``python -m benchmarks DIRECTORY``: compose beside ``cp -r`` and transformers, in one run.
+"""``python -m benchmarks DIRECTORY``: compose next to ``cp -r`` and transformers.
 
 Makes two checkpoints of bert-base size in DIRECTORY, composes them, and then repeats all tasks in
-turn. Each writes into the same place, from which the run before has been removed, so that all of
-them find the disk and the page cache in the same state.
+turn. Each writes into the same directory after the previous output was removed, so that all find
+the disk and the page cache in the same state.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def measure(work: Path, options: argparse.Namespace) -> None:
         if options.cold:
             forget(encoder, decoder, reference)
 
-    # Composing to all three frameworks, and copying what comes out.
+    # Compose for all three frameworks, and copy the result.
     job = Task("`converter compose`", [*compose, str(out), "--quiet"], clean)
     copy = Task("`cp -r` of its output", ["cp", "-r", str(reference), str(out)], clean)
     inspected = Task(
-        "`converter inspect` of the combined model",
+        "`converter inspect` of the result",
         [python, "-m", "converter", "inspect", str(reference / "model.safetensors"), "--config",
          str(reference / "config.json")],
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""BERT checkpoints of any size, made without a framework: full of seeded noise."""
+"""BERT checkpoints of any size, filled with seeded noise, written without a framework."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Bert:
     hidden: int = 768
     layers: int = 12
     heads: int = 12
-    conventions: int = 30522
+    vocabulary: int = 30522
     positions: int = 512
 
     @property
@@ -33,7 +33,7 @@ class Bert:
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
             "intermediate_size": 4 * self.hidden,
-            "vocab_size": self.conventions,
+            "vocab_size": self.vocabulary,
             "max_position_embeddings": self.positions,
             "type_vocab_size": 2,
             "hidden_act": "gelu",
@@ -47,9 +47,9 @@ class Bert:
         }
 
     def shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Canonical names and shapes of a bare BertModel."""
+        """Yield canonical names and shapes of a BertModel."""
         h = self.hidden
-        yield "embeddings.word_embeddings.weight", (self.conventions, h)
+        yield "embeddings.word_embeddings.weight", (self.vocabulary, h)
         yield "embeddings.position_embeddings.weight", (self.positions, h)
         yield "embeddings.token_type_embeddings.weight", (2, h)
         yield from _norm("embeddings.LayerNorm", h)

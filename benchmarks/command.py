@@ -1,4 +1,4 @@
-"""What the benchmarks' command lines have in common: their options, and a place that goes away."""
+"""Common parts of the benchmarks: options, sources and a temporary directory."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ for name, seed in zip(sys.argv[2:4], (1, 2), strict=True):
 
 
 def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
-    """The options that all have."""
-    found = argparse.ArgumentParser(prog=prog, description=description)
-    found.add_argument("directory", type=Path, help="on the disk to measure; must not exist")
-    found.add_argument("--size", choices=SIZES, default="base")
-    found.add_argument("--repeat", type=int, default=5)
-    found.add_argument("--cold", action="store_true", help="drop what is read from memory first")
-    return found
+    """Return a parser with the common options."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("directory", type=Path, help="on the disk to measure; must not exist")
+    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument(
+        "--cold", action="store_true", help="drop the files from the page cache first"
+    )
+    return parser
 
 
 def run(options: argparse.Namespace, measure: Callable[[Path, argparse.Namespace], None]) -> None:
@@ -42,7 +44,7 @@ def run(options: argparse.Namespace, measure: Callable[[Path, argparse.Namespace
 
 
 def sources(work: Path, size: str) -> tuple[Path, Path]:
-    """Two random checkpoints, made by a process of its own so that this one stays small."""
+    """Write two random checkpoints, in a separate process so that this one stays small."""
     numbers = [str(number) for number in SIZES[size]]
     subprocess.run([sys.executable, "-c", _MAKE, work, "encoder", "decoder", *numbers], check=True)
     return work / "encoder", work / "decoder"

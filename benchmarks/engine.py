@@ -1,4 +1,4 @@
-"""The engine alone, on a hand-made plan of the same work that ``converter compose`` does."""
+"""Execution only, of a hand-made plan of the same work that ``converter compose`` does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FILES = {
 def compose_plan(
     encoder: Path, decoder: Path, size: Bert, frameworks: Sequence[str] = tuple(FILES)
 ) -> Plan:
-    """BERT and BERT to one encoder-decoder, with fresh cross-attention, for all frameworks."""
+    """Plan one encoder-decoder of two BERTs, with new cross-attention, for all frameworks."""
     tensors: list[TargetTensor] = []
     for prefix, path in (("encoder.", encoder), ("decoder.bert.", decoder)):
         reader = open_file(path / "model.safetensors")
@@ -42,19 +42,19 @@ def compose_plan(
             spec = TensorSpec(prefix + name, "float32", tensor.spec.shape)
             same = SAME[len(spec.shape)]
             tensors.append(TargetTensor(spec, SourceTensor(prefix, tensor, same)))
-    for name, shape in _fresh(size):
-        drawn = InitializedTensor(Initializer("normal", 0.02, 0, name), "no source has it")
-        tensors.append(TargetTensor(TensorSpec(name, "float32", shape), drawn))
+    for name, shape in _new_tensors(size):
+        origin = InitializedTensor(Initializer("normal", 0.02, 0, name), "no source has it")
+        tensors.append(TargetTensor(TensorSpec(name, "float32", shape), origin))
     files = [_file(framework, tensors) for framework in frameworks]
     return Plan("compose", tensors, files)
 
 
-def _fresh(size: Bert) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _new_tensors(size: Bert) -> Iterator[tuple[str, tuple[int, ...]]]:
     for layer in range(size.layers):
         yield from _attention(f"decoder.bert.encoder.layer.{layer}.crossattention", size.hidden)
     yield from _linear("decoder.cls.predictions.transform.dense", size.hidden, size.hidden)
     yield from _norm("decoder.cls.predictions.transform.LayerNorm", size.hidden)
-    yield "decoder.cls.predictions.bias", (size.conventions,)
+    yield "decoder.cls.predictions.bias", (size.vocabulary,)
 
 
 def _file(framework: str, tensors: Sequence[TargetTensor]) -> OutputFile:

@@ -1,4 +1,4 @@
-"""Running commands and taking their time, processor time and peak memory."""
+"""Measurement of wall time, CPU time and peak memory of commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Run:
-    """One run: wall and processor seconds, and the most memory resident at once, in MB."""
+    """One run: wall and CPU seconds, and the peak resident memory in MB."""
 
     wall: float
     cpu: float
@@ -22,7 +22,7 @@ class Run:
 
 @dataclass
 class Task:
-    """A command that is run several times, each time from the same start."""
+    """A command that is run several times, each time from the same state."""
 
     name: str
     command: Sequence[str]
@@ -32,7 +32,7 @@ class Task:
 
     def run(self, environment: dict[str, str]) -> None:
         self.prepare()
-        os.sync()  # an earlier run's writing back is not this one's cost
+        os.sync()  # the write-back of an earlier run is not counted
         began = time.perf_counter()
         process = subprocess.Popen(
             self.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
@@ -50,7 +50,7 @@ class Task:
         return statistics.median(getattr(run, what) for run in self.runs)
 
     def row(self) -> str:
-        """A row of the table: medians, and all walls so that the spread shows."""
+        """Return a row of the table: medians, and the wall times of all runs."""
         walls = " ".join(f"{run.wall:.2f}" for run in self.runs)
         return (
             f"| {self.name} | {self.median('wall'):.2f} | {self.median('cpu'):.2f} "
@@ -62,7 +62,7 @@ HEADER = "| | wall s | CPU s | peak MB | each run's wall s |\n|---|---|---|---|-
 
 
 def forget(*directories: Path) -> None:
-    """Let the system drop the files' pages, so that reading them is cold."""
+    """Drop the files from the page cache."""
     os.sync()
     for directory in directories:
         for path in directory.iterdir():
@@ -72,7 +72,7 @@ def forget(*directories: Path) -> None:
 
 
 def machine(directory: Path) -> str:
-    """Processors, memory and file system, as the report states them."""
+    """Describe CPUs, memory and file system."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     model = next(
         (
@@ -80,7 +80,7 @@ def machine(directory: Path) -> str:
             for line in Path("/proc/cpuinfo").read_text().splitlines()
             if line.startswith("model name")
         ),
-        "unknown processor",
+        "unknown CPU",
     )
     kind = subprocess.run(
         ["df", "--output=fstype", directory], capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""What ``converter compose`` does, done with transformers: PyTorch, then TensorFlow and Flax."""
+"""The work of ``converter compose`` done with transformers: PyTorch, then TensorFlow and Flax."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main(encoder: str, decoder: str, output: str) -> None:
 
     model = EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder)
     model.config.pad_token_id, model.config.decoder_start_token_id = 0, 101
-    # Its TensorFlow classes cannot read its safetensors, nor Flax tied heads: hence the .bin.
+    # Its TensorFlow classes cannot read this safetensors file, nor its Flax classes tied heads.
     model.save_pretrained(output, safe_serialization=False)
     del model
     tensorflow = TFEncoderDecoderModel.from_pretrained(output, from_pt=True)

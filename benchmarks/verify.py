@@ -1,8 +1,8 @@
-"""``python -m benchmarks.verify DIRECTORY``: verify beside reading the same files twice.
+"""``python -m benchmarks.verify DIRECTORY``: verify next to reading the same files twice.
 
 Makes two checkpoints of bert-base size in DIRECTORY, composes them for three frameworks, and then
-by turns verifies the result and reads its weight files twice with ``cat``: from memory or, with
-``--cold``, from the disk at first.
+alternately verifies the result and reads its weight files twice with ``cat``: from the page cache
+or, with ``--cold``, first from disk.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def measure(work: Path, options: argparse.Namespace) -> None:
             forget(out)
 
     tasks = [
-        reading := Task("its weight files read twice with `cat`", ["sh", "-c", read], prepare),
+        reading := Task("reading the weight files twice with `cat`", ["sh", "-c", read], prepare),
         verify := Task("`converter verify`", [*ours, "verify", str(out)], prepare),
         Task(
             "`converter verify --against` both sources",

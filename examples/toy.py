@@ -9,14 +9,14 @@ WORDS = ("a", "checkpoint", "holds", "the", "numbers", "that", "model", "has", "
 
 
 def pairs(count: int, seed: int = 0, words: int = 3) -> tuple[list[str], list[str]]:
-    """Inputs and outputs: `count` texts of `words` different words, and the same reversed."""
+    """Return `count` inputs of `words` different words each, and the same words reversed."""
     generator = random.Random(seed)
     inputs = [generator.sample(WORDS, words) for _ in range(count)]
     return [" ".join(text) for text in inputs], [" ".join(reversed(text)) for text in inputs]
 
 
 def tokenizers(directory: Path):
-    """The tokenizer of the inputs and that of the outputs, which may be the same."""
+    """Return the tokenizers of inputs and outputs, which may be the same."""
     from transformers import AutoTokenizer
 
     own = directory / "decoder_tokenizer"
@@ -26,7 +26,7 @@ def tokenizers(directory: Path):
 
 
 def labels(tokenizer, texts: list[str], end: int, ignored: int = -100):
-    """Ids of the outputs without special tokens, closed by `end`, padded by `ignored`."""
+    """Return the ids of the outputs without special tokens, ended by `end`, padded by `ignored`."""
     import numpy as np
 
     ids = [[*tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts]

@@ -17,7 +17,7 @@ from transformers import FlaxEncoderDecoderModel
 
 
 def step_and_decode(directory: Path, learning_rate: float = 1e-2) -> tuple[float, float, list[str]]:
-    """The loss before and after a step of gradient descent, and what the model then writes."""
+    """Return the loss before and after one step of gradient descent, and the texts generated then."""
     model = FlaxEncoderDecoderModel.from_pretrained(directory)
     reader, writer = toy.tokenizers(directory)
     inputs, outputs = toy.pairs(8)
@@ -25,7 +25,7 @@ def step_and_decode(directory: Path, learning_rate: float = 1e-2) -> tuple[float
     labels = toy.labels(writer, outputs, model.config.eos_token_id)
     start = np.full((len(labels), 1), model.config.decoder_start_token_id)
     shifted = np.where(labels < 0, model.config.pad_token_id, labels)[:, :-1]
-    known, counted = np.where(labels < 0, 0, labels), labels >= 0
+    targets, counted = np.where(labels < 0, 0, labels), labels >= 0
 
     def loss(params: Any) -> jax.Array:
         logits = model(
@@ -35,7 +35,7 @@ def step_and_decode(directory: Path, learning_rate: float = 1e-2) -> tuple[float
             decoder_attention_mask=np.ones_like(labels),
             params=params,
         ).logits
-        each = -jnp.take_along_axis(jax.nn.log_softmax(logits), known[..., None], -1)[..., 0]
+        each = -jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0]
         return (each * counted).sum() / counted.sum()
 
     before, slopes = jax.value_and_grad(loss)(model.params)
@@ -51,6 +51,6 @@ def step_and_decode(directory: Path, learning_rate: float = 1e-2) -> tuple[float
 
 
 if __name__ == "__main__":
-    before, after, written = step_and_decode(Path(sys.argv[1]))
+    before, after, generated = step_and_decode(Path(sys.argv[1]))
     print(f"loss {before:.4f}, after one step {after:.4f}")
-    print("\n".join(map(repr, written[:3])))
+    print("\n".join(map(repr, generated[:3])))

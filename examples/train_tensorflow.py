@@ -15,8 +15,8 @@ from transformers import TFEncoderDecoderModel
 
 
 def step_and_decode(directory: Path, learning_rate: float = 1e-2) -> tuple[float, float, list[str]]:
-    """The loss before and after a step of gradient descent, and what the model then writes."""
-    # transformers 4 takes safetensors before h5, and fails on them
+    """Return the loss before and after one step of gradient descent, and the texts generated then."""
+    # transformers 4 prefers safetensors to h5 and cannot load them here
     model = TFEncoderDecoderModel.from_pretrained(directory, use_safetensors=False)
     reader, writer = toy.tokenizers(directory)
     inputs, outputs = toy.pairs(8)
@@ -24,7 +24,7 @@ def step_and_decode(directory: Path, learning_rate: float = 1e-2) -> tuple[float
     labels = toy.labels(writer, outputs, model.config.eos_token_id)
     start = np.full((len(labels), 1), model.config.decoder_start_token_id)
     shifted = np.where(labels < 0, model.config.pad_token_id, labels)[:, :-1]
-    known = tf.constant(np.where(labels < 0, 0, labels))
+    targets = tf.constant(np.where(labels < 0, 0, labels))
     counted = tf.constant(labels >= 0, tf.float32)
 
     def loss() -> tf.Tensor:
@@ -34,7 +34,7 @@ def step_and_decode(directory: Path, learning_rate: float = 1e-2) -> tuple[float
             decoder_input_ids=np.concatenate([start, shifted], 1),
             decoder_attention_mask=np.ones_like(labels),
         ).logits
-        each = tf.nn.sparse_softmax_cross_entropy_with_logits(known, logits)
+        each = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
         return tf.reduce_sum(each * counted) / tf.reduce_sum(counted)
 
     with tf.GradientTape() as tape:
@@ -51,6 +51,6 @@ def step_and_decode(directory: Path, learning_rate: float = 1e-2) -> tuple[float
 
 
 if __name__ == "__main__":
-    before, after, written = step_and_decode(Path(sys.argv[1]))
+    before, after, generated = step_and_decode(Path(sys.argv[1]))
     print(f"loss {before:.4f}, after one step {after:.4f}")
-    print("\n".join(map(repr, written[:3])))
+    print("\n".join(map(repr, generated[:3])))

@@ -1,4 +1,4 @@
-"""The page on proving a checkpoint: its commands run as they stand."""
+"""The page on verifying a checkpoint: its commands run unchanged."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def test_its_commands_run(tmp_path: Path) -> None:
     assert "is off by a few units in the last place in 1 value(s)" in text
     assert "exit code 1" in text
     assert "equal within 1e-06" in text
-    assert "bert2gpt2 and halves/encoder, only the encoder: equal" in text
+    assert "bert2gpt2 and submodels/encoder, only the encoder: equal" in text
     assert (tmp_path / "bert2gpt2.html").is_file()

@@ -17,7 +17,7 @@ from transformers import FlaxEncoderDecoderModel
 
 
 def step_and_decode(directory: Path, learning_rate: float = 1e-2) -> tuple[float, float, list[str]]:
-    """Return the loss before and after one step of gradient descent, and the texts generated then."""
+    """Return the loss before and after one gradient step, and the texts generated then."""
     model = FlaxEncoderDecoderModel.from_pretrained(directory)
     reader, writer = toy.tokenizers(directory)
     inputs, outputs = toy.pairs(8)

@@ -15,7 +15,7 @@ from transformers import TFEncoderDecoderModel
 
 
 def step_and_decode(directory: Path, learning_rate: float = 1e-2) -> tuple[float, float, list[str]]:
-    """Return the loss before and after one step of gradient descent, and the texts generated then."""
+    """Return the loss before and after one gradient step, and the texts generated then."""
     # transformers 4 prefers safetensors to h5 and cannot load them here
     model = TFEncoderDecoderModel.from_pretrained(directory, use_safetensors=False)
     reader, writer = toy.tokenizers(directory)

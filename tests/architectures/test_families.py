@@ -19,7 +19,7 @@ TABLES = sorted(
     for path in Path(str(files("converter.mappings"))).glob("*.toml")
     if path.stem != "_recipes"  # names compositions, no table
 )
-FAMILIES = [name for name in LIBRARY.names if not LIBRARY.is_composite(name)]
+MODEL_TYPES = [name for name in LIBRARY.names if not LIBRARY.is_composite(name)]
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
@@ -33,7 +33,7 @@ def test_file_is_named_after_what_is_in_it(name):
     assert table.name == name
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MODEL_TYPES)
 def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
     architecture = LIBRARY.architecture(name)
     configs, problems = sample_configs(architecture, name)
@@ -63,7 +63,7 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
             assert not all(met), row.path
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", MODEL_TYPES)
 def test_index_gives_every_slot_back_by_all_its_names(name):
     architecture = LIBRARY.architecture(name)
     for config in sample_configs(architecture, name)[0]:

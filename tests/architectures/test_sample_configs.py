@@ -15,9 +15,9 @@ from converter.models.framework_support import unsupported_reasons
 from tests.factories import model_spec, stored, write
 from tests.transformers.tiny import (
     DIRECTORY,
-    FAMILIES,
     LIBRARY,
-    described,
+    MODEL_TYPES,
+    complete_model_types,
     roles,
     single_models,
     tiny,
@@ -26,7 +26,7 @@ from tests.transformers.tiny import (
 FORMATS = {"pytorch": "safetensors", "tensorflow": "keras-hdf5", "flax": "flax-msgpack"}
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", MODEL_TYPES)
 def test_every_family_has_a_tiny_model(architecture: str) -> None:
     LIBRARY.architecture(architecture)
     assert (DIRECTORY / f"{architecture}.json").is_file(), (
@@ -35,10 +35,10 @@ def test_every_family_has_a_tiny_model(architecture: str) -> None:
 
 
 def test_no_tiny_model_is_without_its_table() -> None:
-    assert {path.stem for path in DIRECTORY.glob("*.json")} <= set(FAMILIES)
+    assert {path.stem for path in DIRECTORY.glob("*.json")} <= set(MODEL_TYPES)
 
 
-@pytest.mark.parametrize("architecture", described())
+@pytest.mark.parametrize("architecture", complete_model_types())
 def test_every_row_is_exercised(architecture: str) -> None:
     table, configs = LIBRARY.architecture(architecture), _configs(architecture)
     rows = [
@@ -50,7 +50,7 @@ def test_every_row_is_exercised(architecture: str) -> None:
     assert not idle, f"neither the configuration nor a variant has {idle}"
 
 
-@pytest.mark.parametrize("architecture", described())
+@pytest.mark.parametrize("architecture", complete_model_types())
 def test_every_part_and_head_is_of_a_class(architecture: str) -> None:
     table = LIBRARY.architecture(architecture)
     used = {name for model in table.models.values() for name in (*model.parts, *model.heads)}
@@ -62,7 +62,7 @@ def test_every_part_and_head_is_of_a_class(architecture: str) -> None:
     assert {role for name, role, _ in roles() if name == architecture} == {*table.roles}
 
 
-@pytest.mark.parametrize("architecture", described())
+@pytest.mark.parametrize("architecture", complete_model_types())
 def test_every_condition_is_met_and_is_not(architecture: str) -> None:
     """Conditions of rows, ties and limits; those on a place in the path are not counted.
 
@@ -85,14 +85,16 @@ def test_every_condition_is_met_and_is_not(architecture: str) -> None:
     assert not one_sided, f"neither the configuration nor a variant changes {one_sided}"
 
 
-@pytest.mark.parametrize("architecture", described())
+@pytest.mark.parametrize("architecture", complete_model_types())
 def test_every_variant_makes_a_test(architecture: str) -> None:
     judged = {variant for name, _, variant in (*single_models(), *roles()) if name == architecture}
     assert judged == {"", *tiny(architecture).variants}
 
 
 REFUSED = [
-    (architecture, name) for architecture in described() for name in tiny(architecture).refused
+    (architecture, name)
+    for architecture in complete_model_types()
+    for name in tiny(architecture).refused
 ]
 
 
@@ -119,7 +121,7 @@ def _configs(architecture: str) -> list[ModelConfig]:
     return [ModelConfig(spec.table, each, architecture) for each in fields]
 
 
-@pytest.mark.parametrize("architecture", described())
+@pytest.mark.parametrize("architecture", complete_model_types())
 def test_every_name_to_leave_out_is_left_out_with_its_reason(
     architecture: str, tmp_path: Path
 ) -> None:

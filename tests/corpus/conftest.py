@@ -13,7 +13,7 @@ def _quiet() -> None:
 
 
 @pytest.fixture
-def unoptimised() -> None:
+def unoptimized() -> None:
     """Let JAX compile quickly rather than well; most of the time goes into it."""
     jax = pytest.importorskip("jax")
     jax.config.update("jax_disable_most_optimizations", True)

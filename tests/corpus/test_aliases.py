@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import converter
 from converter.errors import MatchError
-from tests.corpus.judging import CONFIG, HEAD
+from tests.corpus.conversion_checks import CONFIG, HEAD
 from tests.factories import Array, make, model_spec, stored, write
 
 WORDS = "bert.embeddings.word_embeddings.weight"
@@ -64,7 +64,7 @@ CASES: dict[str, Callable[[Path, str, bool], Names]] = {
 
 
 @pytest.mark.parametrize("file_format", CASES)
-def test_equal_copies_are_folded(file_format: str, tmp_path: Path) -> None:
+def test_equal_copies_are_merged(file_format: str, tmp_path: Path) -> None:
     CASES[file_format](tmp_path / "source", file_format, False)
     converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch"])
     found = load_file(tmp_path / "out/model.safetensors")

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import converter
-from tests.corpus.judging import CONFIG, HEAD
+from tests.corpus.conversion_checks import CONFIG, HEAD
 from tests.factories import model_spec, stored, write
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -48,7 +48,7 @@ def test_ties_go_to_even(dtype: str, arrays: dict[str, np.ndarray], tmp_path: Pa
     np.testing.assert_array_equal(torch_values.astype(np.float64), exact)
 
 
-def test_what_overflows_is_said_everywhere(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_overflow_is_reported(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
     arrays[NAME][:3] = [1e5, -7e4, 65519.0]  # the last rounds down to the largest float16
     arrays[OTHER][5] = 65520.0
     result, out = written(arrays, tmp_path, dtype="float16")
@@ -66,7 +66,7 @@ def test_what_overflows_is_said_everywhere(arrays: dict[str, np.ndarray], tmp_pa
     np.testing.assert_array_equal(found[:3], np.array([np.inf, -np.inf, 65504], np.float16))
 
 
-def test_values_that_are_no_numbers_are_reported_and_kept(
+def test_values_that_are_not_finite_are_reported_and_kept(
     arrays: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     arrays[NAME][:4] = [np.nan, np.inf, -np.inf, 1]
@@ -89,7 +89,7 @@ def test_sources_in_double_precision(
         np.testing.assert_array_equal(values, doubles[name].astype(wanted))
 
 
-def test_mixed_dtypes_stay_as_they_are(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_mixed_dtypes_are_kept(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:
     kinds = [np.float32, np.float16, BF16, np.float64]
     mixed = {
         name: array.astype(kinds[number % 4]) for number, (name, array) in enumerate(arrays.items())
@@ -101,7 +101,7 @@ def test_mixed_dtypes_stay_as_they_are(arrays: dict[str, np.ndarray], tmp_path: 
     assert any("tf_model.h5: bfloat16 is written as float32" in text for text in result.warnings)
 
 
-def test_bfloat16_lies_wider_in_hdf5_without_loss(
+def test_bfloat16_is_widened_in_hdf5_without_loss(
     arrays: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     submodels = {name: array.astype(BF16) for name, array in arrays.items()}

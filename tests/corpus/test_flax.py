@@ -14,7 +14,7 @@ import pytest
 
 import converter
 from converter.errors import CheckpointError, FormatError, UnsupportedError
-from tests.corpus.judging import CONFIG, HEAD, converted, same_as_library
+from tests.corpus.conversion_checks import CONFIG, HEAD, converted, same_as_library
 from tests.factories import model_spec, noise, stored
 
 serialization = pytest.importorskip("flax.serialization")
@@ -92,7 +92,7 @@ def test_every_shape(
     assert bool(dropped) == (shape not in ("plain", "params"))
 
 
-def test_what_training_keeps_is_dropped_with_a_reason(
+def test_training_state_is_ignored_with_a_reason(
     params: Tree, arrays: dict[str, Any], config: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "state.msgpack"
@@ -166,13 +166,13 @@ def test_orbax_reads_what_orbax_reads(tmp_path: Path) -> None:
     theirs = orbax.PyTreeCheckpointer().restore(path.resolve())
     flat = {f"{a}/{b}": np.asarray(v) for a, leaves in theirs.items() for b, v in leaves.items()}
     same_as_library(path / "_METADATA", flat)
-    with converter.formats.open_container(path / "_METADATA") as reader:
+    with converter.formats.open_format(path / "_METADATA") as reader:
         np.testing.assert_array_equal(
             reader.tensors["a/x.y"].read(1, 7, 20), tree["a"]["x.y"][:, 7:20]
         )
 
 
-def test_of_several_steps_one_must_be_named(
+def test_one_of_several_steps_must_be_chosen(
     params: Tree, arrays: dict[str, Any], config: Path, tmp_path: Path
 ) -> None:
     for step in ("1", "2"):
@@ -210,7 +210,7 @@ def _first(listing: Tree) -> Any:
 
 
 @pytest.mark.parametrize("attack", HOSTILE)
-def test_a_lying_listing_is_refused(attack: str, config: Path, tmp_path: Path) -> None:
+def test_a_false_listing_is_refused(attack: str, config: Path, tmp_path: Path) -> None:
     path = save_orbax(tmp_path / "state", {"params": {"a": noise("a", (3, 4))}})
     listing = json.loads((path / "_METADATA").read_text())
     HOSTILE[attack](listing)
@@ -222,14 +222,14 @@ def test_a_lying_listing_is_refused(attack: str, config: Path, tmp_path: Path) -
 def test_an_array_larger_than_its_files_is_refused(config: Path, tmp_path: Path) -> None:
     path = save_orbax(tmp_path / "state", {"a": noise("a", (3, 4))}, use_ocdbt=False)
     zarray = path / "a/.zarray"
-    described = json.loads(zarray.read_text())
-    described["shape"] = [1 << 20, 1 << 16]
-    zarray.write_text(json.dumps(described))
+    complete_model_types = json.loads(zarray.read_text())
+    complete_model_types["shape"] = [1 << 20, 1 << 16]
+    zarray.write_text(json.dumps(complete_model_types))
     with pytest.raises(FormatError, match="larger than its files"):
         converter.open_checkpoint(path, config=config)
 
 
-def test_a_link_out_of_the_directory_is_refused(config: Path, tmp_path: Path) -> None:
+def test_a_link_outside_the_directory_is_refused(config: Path, tmp_path: Path) -> None:
     path = save_orbax(tmp_path / "state", {"a": noise("a", (3, 4))}, use_ocdbt=False)
     (path / "a").rename(tmp_path / "elsewhere")
     (path / "a").symlink_to(tmp_path / "elsewhere")

@@ -111,7 +111,7 @@ HARMLESS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", HARMLESS)
-def test_an_odd_configuration_is_no_harm(case: str, made: Made, tmp_path: Path) -> None:
+def test_an_unusual_configuration_is_accepted(case: str, made: Made, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(rest(made, **HARMLESS[case]))
     converter.convert(made.file, tmp_path / "out", config=path, dtype="float16")
@@ -121,7 +121,7 @@ def test_an_odd_configuration_is_no_harm(case: str, made: Made, tmp_path: Path) 
             assert kept[field] == value
 
 
-def test_a_key_that_stands_twice_with_one_value_is_no_harm(made: Made, tmp_path: Path) -> None:
+def test_a_duplicate_key_with_one_value_is_accepted(made: Made, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(rest(made)[:-1] + ', "hidden_size": 24}')
     converter.convert(made.file, tmp_path / "out", config=path)

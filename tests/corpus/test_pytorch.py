@@ -15,7 +15,7 @@ import pytest
 
 import converter
 from converter.errors import FormatError, MatchError
-from tests.corpus.judging import CONFIG, HEAD, converted, same_as_library
+from tests.corpus.conversion_checks import CONFIG, HEAD, converted, same_as_library
 from tests.factories import make, model_spec, noise, stored
 
 torch = pytest.importorskip("torch")
@@ -110,7 +110,7 @@ def test_every_shape(
     converted(path, config, arrays, tmp_path / "out")
 
 
-def test_what_lies_beside_the_model_is_dropped_with_a_reason(
+def test_other_tensors_of_a_training_checkpoint_are_ignored_with_a_reason(
     state: State, arrays: dict[str, Any], config: Path, tmp_path: Path
 ) -> None:
     torch.save(lightning(state), tmp_path / "last.ckpt")
@@ -195,7 +195,7 @@ def test_tied_duplicates_that_differ_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_whole_pickled_model_is_refused_and_not_run(tmp_path: Path, config: Path) -> None:
+def test_a_pickled_model_is_refused_and_not_run(tmp_path: Path, config: Path) -> None:
     torch.save(torch.nn.Linear(3, 4), tmp_path / "model.pt")
     with pytest.raises(FormatError, match="state_dict"):
         converter.convert(tmp_path / "model.pt", tmp_path / "out", config=config)
@@ -213,7 +213,7 @@ HEADS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
 
 
 @pytest.mark.parametrize("case", HEADS)
-def test_foreign_heads_are_left_out_of_a_composition(
+def test_unknown_heads_are_ignored_in_a_composition(
     case: str, arrays: dict[str, np.ndarray], config: Path, tmp_path: Path
 ) -> None:
     lead, head = HEADS[case]
@@ -262,7 +262,7 @@ def test_other_unknown_tensors_stay_an_error(
     assert name in str(caught.value)
 
 
-def test_to_convert_a_model_with_a_foreign_head_stays_an_error(
+def test_converting_a_model_with_an_unknown_head_stays_an_error(
     state: State, config: Path, tmp_path: Path
 ) -> None:
     torch.save({**state, "classifier.weight": torch.ones(3, 24)}, tmp_path / "model.pt")

@@ -105,7 +105,7 @@ def test_the_source_holds_one_copy_and_the_output_two(source: Path, out: Path) -
         assert not any(name in held and other in held for name, other in pairs.items())
 
 
-def test_the_user_is_told(model: Any, tmp_path: Path) -> None:
+def test_the_user_is_warned(model: Any, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "source")
     result = converter.convert(tmp_path / "source", tmp_path / "out", to=["flax"])
     assert any("tie_encoder_decoder" in warning for warning in result.warnings)
@@ -124,7 +124,7 @@ def test_copies_that_differ_are_refused(out: Path, tmp_path: Path) -> None:
     assert "decoder.bert.encoder.layer.1.output.dense.bias" in str(caught.value)
 
 
-def test_without_the_flag_a_missing_half_is_an_error(model: Any, tmp_path: Path) -> None:
+def test_without_the_flag_a_missing_submodel_is_an_error(model: Any, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "source")
     with pytest.raises(MatchError, match=r"encoder\.embeddings"):
         converter.convert(tmp_path / "source", tmp_path / "out", set=["tie_encoder_decoder=false"])

@@ -141,7 +141,7 @@ def same_weights(path: Path, expected: dict[str, np.ndarray]) -> None:
             np.testing.assert_array_equal(tensor.read(), expected[name], err_msg=name)
 
 
-def test_a_foreign_head_in_tensorflow(tmp_path: Path) -> None:
+def test_an_unknown_head_in_tensorflow(tmp_path: Path) -> None:
     import transformers
 
     model = shaken(transformers.TFBertForSequenceClassification(transformers.BertConfig(**SIZES)))
@@ -167,7 +167,7 @@ model.save_weights(sys.argv[1])
 
 
 @pytest.mark.parametrize("make", ["keras", "transformers"])
-def test_weights_of_keras_3_are_refused_with_the_way_out(make: str, tmp_path: Path) -> None:
+def test_keras_3_weights_are_refused_with_a_remedy(make: str, tmp_path: Path) -> None:
     path = tmp_path / "model.weights.h5"
     if make == "keras":
         subprocess.run([sys.executable, "-c", KERAS_3, path], check=True, capture_output=True)

@@ -11,7 +11,7 @@ import pytest
 from converter import UnsupportedError, compose
 from tests.transformers.tiny import tiny
 
-FAMILIES = (
+MODEL_TYPES = (
     "albert bart bert bert-generation distilbert electra gpt2 llama t5 trocr vit wav2vec2 xlnet"
 )
 
@@ -20,12 +20,12 @@ FAMILIES = (
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Of each family a configuration, beside weights that nobody can read."""
     home = tmp_path_factory.mktemp("refusal")
-    for name in FAMILIES.split():
+    for name in MODEL_TYPES.split():
         (home / name).mkdir()
         config = {**tiny(name).config, "model_type": name}
         (home / name / "config.json").write_text(json.dumps(config))
         (home / name / "model.safetensors").write_bytes(b"not what it says")
-    return {name: home / name for name in FAMILIES.split()}
+    return {name: home / name for name in MODEL_TYPES.split()}
 
 
 def refused(places: dict[str, Path], encoder: str, decoder: str, to: str = "") -> str:

@@ -14,9 +14,11 @@ from tests.factories import bundled_registry
 from tests.transformers.tiny import tiny
 
 LIBRARY = bundled_registry()
-FAMILIES = [LIBRARY.architecture(name) for name in LIBRARY.names if not LIBRARY.is_composite(name)]
-ENCODERS = [architecture.name for architecture in FAMILIES if "encoder" in architecture.roles]
-DECODERS = [architecture.name for architecture in FAMILIES if "decoder" in architecture.roles]
+MODEL_TYPES = [
+    LIBRARY.architecture(name) for name in LIBRARY.names if not LIBRARY.is_composite(name)
+]
+ENCODERS = [architecture.name for architecture in MODEL_TYPES if "encoder" in architecture.roles]
+DECODERS = [architecture.name for architecture in MODEL_TYPES if "decoder" in architecture.roles]
 TOKENS: dict[str, Any] = {"decoder_start_token": 3, "eos_token": 2, "pad_token": 1}
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.transformers.source_cache import Workshop
-from tests.transformers.transformers_5 import Fifth, fifth
+from tests.transformers.source_cache import SourceCache
+from tests.transformers.transformers_5 import Transformers5, start_transformers_5
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,13 +30,13 @@ def _frameworks() -> None:
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def source_cache(tmp_path_factory: pytest.TempPathFactory) -> SourceCache:
     """Peer-made checkpoints, each built once."""
-    return Workshop(Path(tmp_path_factory.mktemp("sources")))
+    return SourceCache(Path(tmp_path_factory.mktemp("sources")))
 
 
 @pytest.fixture(scope="session")
-def later() -> Iterator[Fifth]:
+def later() -> Iterator[Transformers5]:
     """Transformers 5, started when it is first asked."""
-    with fifth() as running:
+    with start_transformers_5() as running:
         yield running

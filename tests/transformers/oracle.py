@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.transformers.files import (
+from tests.transformers.models import OFFSET_POSITIONS, PREFIXES
+from tests.transformers.weight_files import (
     COMBINED,
     FILES,
     FRAMEWORKS,
@@ -25,7 +26,6 @@ from tests.transformers.files import (
     read_h5,
     read_msgpack,
 )
-from tests.transformers.models import OFFSET_POSITIONS, PREFIXES
 
 TOLERANCE = 1e-5
 """Largest difference of two frameworks' outputs, relative to the largest output."""

@@ -118,7 +118,7 @@ GPT2: Names = [
 ]
 
 
-def released(state: Mapping[str, Any], names: Names) -> dict[str, Array]:
+def to_release(state: Mapping[str, Any], names: Names) -> dict[str, Array]:
     """The values of a PyTorch model by the names and in the layouts of a release."""
     found: dict[str, Array] = {}
     for torch_name, tensor in state.items():
@@ -131,7 +131,7 @@ def released(state: Mapping[str, Any], names: Names) -> dict[str, Array]:
     return found
 
 
-def with_training(values: Mapping[str, Array]) -> dict[str, Array]:
+def with_optimizer_state(values: Mapping[str, Array]) -> dict[str, Array]:
     """The values and what Google's optimiser leaves beside them."""
     params = {
         f"{name}/{param}": np.full_like(array, 7)

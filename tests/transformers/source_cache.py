@@ -10,7 +10,7 @@ import numpy as np
 from tests.transformers.models import SIZES, class_name, pytorch_model, translated, weights
 
 
-class Workshop:
+class SourceCache:
     """Builds peer-made checkpoints below one directory, each once a session."""
 
     def __init__(self, root: Path) -> None:
@@ -52,7 +52,7 @@ class Workshop:
         translated(original, framework, target).save_pretrained(path)
         return path
 
-    def peer_weights(
+    def converted_weights(
         self, directory: Path, framework: str, architecture: str, head: str
     ) -> dict[str, np.ndarray]:
         """The peer's translation of a PyTorch checkpoint into one framework, weight by weight."""

@@ -10,11 +10,10 @@ import pytest
 
 import converter
 from converter.errors import UnsupportedError
-from tests.transformers.files import configuration
 from tests.transformers.models import DECODERS, STEMS
 from tests.transformers.oracle import check, inputs, load
-from tests.transformers.source_cache import Workshop
-from tests.transformers.submodels import (
+from tests.transformers.source_cache import SourceCache
+from tests.transformers.submodel_checks import (
     DECODER_KINDS,
     ENCODER_KINDS,
     check_decoder,
@@ -25,6 +24,7 @@ from tests.transformers.submodels import (
     fresh,
     source_model,
 )
+from tests.transformers.weight_files import configuration
 
 pytestmark = pytest.mark.peer
 
@@ -37,11 +37,11 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("encoder", "size", "decoder", "other"), PAIRS)
-def test_a_composition_is_its_sources_and_fresh_cross_attention(
-    workshop: Workshop, tmp_path: Path, encoder: str, size: str, decoder: str, other: str
+def test_a_composition_is_its_sources_and_new_cross_attention(
+    source_cache: SourceCache, tmp_path: Path, encoder: str, size: str, decoder: str, other: str
 ) -> None:
-    first = workshop.source(encoder, "base", size)
-    second = workshop.source(decoder, "causal", other, seed=1)
+    first = source_cache.source(encoder, "base", size)
+    second = source_cache.source(decoder, "causal", other, seed=1)
     out = tmp_path / "composed"
     converter.compose(first, second, out, seed=3)
 
@@ -57,7 +57,7 @@ def test_a_composition_is_its_sources_and_fresh_cross_attention(
             left = check_pytorch_values(loaded, own, causal)
         else:
             left = check_native_values(
-                loaded, workshop, (first, encoder), (second, decoder, "causal")
+                loaded, source_cache, (first, encoder), (second, decoder, "causal")
             )
         assert left, "a fresh composition has fresh cross-attention"
         assert fresh(left), sorted(left)
@@ -86,13 +86,13 @@ def _generate(model: Any, config: dict[str, Any]) -> None:
     ],
 )
 def test_a_framework_without_the_class_is_refused(
-    workshop: Workshop, tmp_path: Path, encoder: str, decoder: str
+    source_cache: SourceCache, tmp_path: Path, encoder: str, decoder: str
 ) -> None:
     out = tmp_path / "composed"
     with pytest.raises(UnsupportedError, match=r"(?i)flax"):
         converter.compose(
-            workshop.source(encoder),
-            workshop.source(decoder, "causal"),
+            source_cache.source(encoder),
+            source_cache.source(decoder, "causal"),
             out,
             to=["pytorch", "flax"],
         )
@@ -100,19 +100,19 @@ def test_a_framework_without_the_class_is_refused(
 
 
 @pytest.mark.parametrize("decoder", ["distilbert", "albert"])
-def test_a_family_without_a_decoder_is_refused(
-    workshop: Workshop, tmp_path: Path, decoder: str
+def test_an_architecture_without_a_decoder_is_refused(
+    source_cache: SourceCache, tmp_path: Path, decoder: str
 ) -> None:
     with pytest.raises(UnsupportedError, match=decoder):
         converter.compose(
-            workshop.source("bert"), workshop.source(decoder, "mlm"), tmp_path / "composed"
+            source_cache.source("bert"), source_cache.source(decoder, "mlm"), tmp_path / "composed"
         )
 
 
-def test_the_seed_decides_the_fresh_tensors_and_nothing_else(
-    workshop: Workshop, tmp_path: Path
+def test_the_seed_changes_only_the_initialized_tensors(
+    source_cache: SourceCache, tmp_path: Path
 ) -> None:
-    first, second = workshop.source("bert", size="large"), workshop.source("gpt2", "causal")
+    first, second = source_cache.source("bert", size="large"), source_cache.source("gpt2", "causal")
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
         converter.compose(first, second, tmp_path / name, to=["pytorch"], seed=seed)
     one, same, other = (
@@ -127,13 +127,13 @@ def test_the_seed_decides_the_fresh_tensors_and_nothing_else(
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_fresh_tensors_follow_the_rule_of_their_family(
-    workshop: Workshop, tmp_path: Path, decoder: str
+def test_initialized_tensors_follow_the_initializer_of_their_architecture(
+    source_cache: SourceCache, tmp_path: Path, decoder: str
 ) -> None:
     """Norms are 1 and 0, biases 0, weights normal with the decoder's own deviation."""
     converter.compose(
-        workshop.source("bert", size="large"),
-        workshop.source(decoder, "causal", initializer_range=0.05),
+        source_cache.source("bert", size="large"),
+        source_cache.source(decoder, "causal", initializer_range=0.05),
         tmp_path / "composed",
         to=["pytorch"],
     )

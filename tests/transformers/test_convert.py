@@ -9,7 +9,6 @@ import pytest
 
 import converter
 from converter.options import PytorchFormat
-from tests.transformers.files import FRAMEWORKS
 from tests.transformers.models import (
     DECODERS,
     EQUAL,
@@ -23,8 +22,9 @@ from tests.transformers.models import (
     weights,
 )
 from tests.transformers.oracle import Loaded, check, compare, load
-from tests.transformers.source_cache import Workshop
-from tests.transformers.submodels import DECODER_KINDS, ENCODER_KINDS
+from tests.transformers.source_cache import SourceCache
+from tests.transformers.submodel_checks import DECODER_KINDS, ENCODER_KINDS
+from tests.transformers.weight_files import FRAMEWORKS
 
 pytestmark = pytest.mark.peer
 
@@ -52,10 +52,10 @@ def around(source: Path, place: Path, frameworks: list[str]) -> list[Loaded]:
 
 
 @pytest.mark.parametrize(("architecture", "head"), SINGLES)
-def test_single_models_survive_the_circle(
-    workshop: Workshop, tmp_path: Path, architecture: str, head: str
+def test_single_models_survive_a_round_trip(
+    source_cache: SourceCache, tmp_path: Path, architecture: str, head: str
 ) -> None:
-    source = workshop.source(architecture, head)
+    source = source_cache.source(architecture, head)
     [original] = check(source).values()
     circle = [
         framework
@@ -67,8 +67,8 @@ def test_single_models_survive_the_circle(
         assert not compare(original, step)
         framework = FRAMEWORKS[step.kind]
         if framework != "pytorch":
-            told = workshop.peer_weights(
-                workshop.source(architecture, head, file_format="bin"),
+            told = source_cache.converted_weights(
+                source_cache.source(architecture, head, file_format="bin"),
                 framework,
                 architecture,
                 head,
@@ -82,14 +82,14 @@ def test_single_models_survive_the_circle(
 
 @pytest.mark.parametrize(("architecture", "head"), SINGLES)
 def test_by_default_every_framework_with_a_class_is_written(
-    workshop: Workshop, tmp_path: Path, architecture: str, head: str
+    source_cache: SourceCache, tmp_path: Path, architecture: str, head: str
 ) -> None:
-    converter.convert(workshop.source(architecture, head, file_format="bin"), tmp_path / "out")
+    converter.convert(source_cache.source(architecture, head, file_format="bin"), tmp_path / "out")
     kinds = tuple(
         kind for framework, kind in KINDS.items() if has_class(framework, architecture, head)
     )
     proof = check(tmp_path / "out", only=kinds)
-    same_bits(load(workshop.source(architecture, head), "safetensors"), proof["safetensors"])
+    same_bits(load(source_cache.source(architecture, head), "safetensors"), proof["safetensors"])
 
 
 PAIRS = [
@@ -99,7 +99,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("encoder", "decoder", "projected"), PAIRS)
-def test_combined_models_survive_the_circle(
+def test_encoder_decoders_survive_a_round_trip(
     tmp_path: Path, encoder: str, decoder: str, projected: bool
 ) -> None:
     """With noise on every parameter, cross-attention and projection included."""
@@ -124,16 +124,16 @@ def test_combined_models_survive_the_circle(
 
 @pytest.mark.parametrize("form", ["bin", "both"])
 def test_the_pytorch_file_can_be_a_bin(
-    workshop: Workshop, tmp_path: Path, form: PytorchFormat
+    source_cache: SourceCache, tmp_path: Path, form: PytorchFormat
 ) -> None:
     kinds = ("bin",) if form == "bin" else ("safetensors", "bin")
     converter.convert(
-        workshop.source("bert", "mlm"), tmp_path / "out", to=["pytorch"], pytorch_format=form
+        source_cache.source("bert", "mlm"), tmp_path / "out", to=["pytorch"], pytorch_format=form
     )
     check(tmp_path / "out", only=kinds)
     converter.compose(
-        workshop.source("bert"),
-        workshop.source("gpt2", "causal"),
+        source_cache.source("bert"),
+        source_cache.source("gpt2", "causal"),
         tmp_path / "composed",
         to=["pytorch"],
         pytorch_format=form,
@@ -141,16 +141,18 @@ def test_the_pytorch_file_can_be_a_bin(
     check(tmp_path / "composed", only=kinds)
 
 
-def test_the_bin_has_the_names_that_the_peer_writes(workshop: Workshop, tmp_path: Path) -> None:
+def test_the_bin_file_has_the_names_that_transformers_writes(
+    source_cache: SourceCache, tmp_path: Path
+) -> None:
     """Tied names included, which safetensors leaves out."""
     for architecture in ("bert", "roberta", "gpt2", "electra"):
         converter.convert(
-            workshop.source(architecture, "causal"),
+            source_cache.source(architecture, "causal"),
             tmp_path / architecture,
             to=["pytorch"],
             pytorch_format="both",
         )
         for kind in ("safetensors", "bin"):
             mine = load(tmp_path / architecture, kind).stored
-            told = load(workshop.source(architecture, "causal", file_format=kind), kind).stored
+            told = load(source_cache.source(architecture, "causal", file_format=kind), kind).stored
             assert mine.keys() == told.keys(), (architecture, kind)

@@ -12,17 +12,17 @@ import pytest
 import converter
 from converter.errors import UnsupportedError
 from converter.options import Dtype
-from tests.transformers.files import configuration as config_of
 from tests.transformers.models import Size, combined_pytorch, configuration, pytorch_model
 from tests.transformers.oracle import Loaded, check, compare, load
-from tests.transformers.source_cache import Workshop
-from tests.transformers.submodels import (
+from tests.transformers.source_cache import SourceCache
+from tests.transformers.submodel_checks import (
     check_decoder,
     check_encoder,
     check_pytorch_values,
     fresh,
     source_model,
 )
+from tests.transformers.weight_files import configuration as config_of
 
 pytestmark = pytest.mark.peer
 
@@ -36,10 +36,12 @@ def mentions(report: object, *words: str) -> bool:
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "xlm-roberta", "gpt2", "electra"])
-def test_an_untied_head_is_kept(workshop: Workshop, tmp_path: Path, architecture: str) -> None:
+def test_an_untied_head_is_kept(
+    source_cache: SourceCache, tmp_path: Path, architecture: str
+) -> None:
     """TensorFlow's classes cannot hold one, so TensorFlow is left out, and said, or refused."""
-    encoder = workshop.source("bert", size="large")
-    decoder = workshop.source(architecture, "causal", tie_word_embeddings=False)
+    encoder = source_cache.source("bert", size="large")
+    decoder = source_cache.source(architecture, "causal", tie_word_embeddings=False)
     kinds = ("safetensors",) if architecture == "electra" else ("safetensors", "msgpack")
     report = converter.compose(encoder, decoder, tmp_path / "out")
     proof = check(tmp_path / "out", only=kinds)
@@ -57,9 +59,9 @@ def test_an_untied_head_is_kept(workshop: Workshop, tmp_path: Path, architecture
     ("architecture", "head"), [("bert", "mlm"), ("roberta", "mlm"), ("gpt2", "causal")]
 )
 def test_an_untied_single_model_is_kept(
-    workshop: Workshop, tmp_path: Path, architecture: str, head: str
+    source_cache: SourceCache, tmp_path: Path, architecture: str, head: str
 ) -> None:
-    source = workshop.source(architecture, head, tie_word_embeddings=False)
+    source = source_cache.source(architecture, head, tie_word_embeddings=False)
     report = converter.convert(source, tmp_path / "out")
     proof = check(tmp_path / "out", only=("safetensors", "msgpack"))
     assert mentions(report, "tensorflow")
@@ -76,12 +78,12 @@ def test_an_untied_single_model_is_kept(
 @pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
 @pytest.mark.parametrize("role", ["encoder", "decoder"])
 def test_relative_positions_are_never_dropped(
-    workshop: Workshop, tmp_path: Path, kind: str, role: str
+    source_cache: SourceCache, tmp_path: Path, kind: str, role: str
 ) -> None:
     """TensorFlow's and Flax's BERT have no ``distance_embedding``: left out, said, or refused."""
     special: dict[str, Any] = {"position_embedding_type": kind}
-    encoder = workshop.source("bert", size="large", **(special if role == "encoder" else {}))
-    decoder = workshop.source("bert", "causal", **(special if role == "decoder" else {}))
+    encoder = source_cache.source("bert", size="large", **(special if role == "encoder" else {}))
+    decoder = source_cache.source("bert", "causal", **(special if role == "decoder" else {}))
     report = converter.compose(encoder, decoder, tmp_path / "out")
     proof = check(tmp_path / "out", only=("safetensors",))
     assert mentions(report, "tensorflow", "flax")
@@ -98,12 +100,12 @@ def test_relative_positions_are_never_dropped(
 
 @pytest.mark.parametrize("architecture", ["albert", "electra"])
 @pytest.mark.parametrize("embedding", [20, 32])
-def test_factorised_embeddings(
-    workshop: Workshop, tmp_path: Path, architecture: str, embedding: int
+def test_factorized_embeddings(
+    source_cache: SourceCache, tmp_path: Path, architecture: str, embedding: int
 ) -> None:
     """As wide as the model or not: ELECTRA has a projection only if not, ALBERT always."""
-    source = workshop.source(architecture, embedding_size=embedding)
-    converter.compose(source, workshop.source("bert", "causal"), tmp_path / "out")
+    source = source_cache.source(architecture, embedding_size=embedding)
+    converter.compose(source, source_cache.source("bert", "causal"), tmp_path / "out")
     proof = check(tmp_path / "out")
     for loaded in proof.values():
         check_encoder(
@@ -111,18 +113,20 @@ def test_factorised_embeddings(
         )
 
 
-def test_albert_with_several_groups(workshop: Workshop, tmp_path: Path) -> None:
-    source = workshop.source("albert", num_hidden_layers=4, num_hidden_groups=2, inner_group_num=2)
-    converter.compose(source, workshop.source("bert", "causal"), tmp_path / "out")
+def test_albert_with_several_groups(source_cache: SourceCache, tmp_path: Path) -> None:
+    source = source_cache.source(
+        "albert", num_hidden_layers=4, num_hidden_groups=2, inner_group_num=2
+    )
+    converter.compose(source, source_cache.source("bert", "causal"), tmp_path / "out")
     for loaded in check(tmp_path / "out", only=ALL).values():
         check_encoder(loaded, source_model(source, "albert", "base"), config_of(tmp_path / "out"))
 
 
-def test_thirteen_layers(workshop: Workshop, tmp_path: Path) -> None:
+def test_thirteen_layers(source_cache: SourceCache, tmp_path: Path) -> None:
     """Two-digit layers: 1 and 10 are not mixed up, nor are they sorted as words."""
     converter.compose(
-        workshop.source("bert", num_hidden_layers=13),
-        workshop.source("gpt2", "causal", n_layer=13),
+        source_cache.source("bert", num_hidden_layers=13),
+        source_cache.source("gpt2", "causal", n_layer=13),
         tmp_path / "out",
     )
     proof = check(tmp_path / "out", only=ALL)
@@ -153,12 +157,12 @@ def test_long_h5_attributes_are_split_as_keras_splits_them(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("file_format", ["safetensors", "bin"])
-def test_sixteen_bits_stay_what_they_are(
-    workshop: Workshop, tmp_path: Path, dtype: str, file_format: str
+def test_16_bit_dtypes_are_kept(
+    source_cache: SourceCache, tmp_path: Path, dtype: str, file_format: str
 ) -> None:
     """HDF5 has no bfloat16: there, and only there, the same values lie in float32."""
-    encoder = workshop.source("bert", size="large", file_format=file_format, dtype=dtype)
-    decoder = workshop.source("gpt2", "causal", file_format=file_format, dtype=dtype)
+    encoder = source_cache.source("bert", size="large", file_format=file_format, dtype=dtype)
+    decoder = source_cache.source("gpt2", "causal", file_format=file_format, dtype=dtype)
     converter.compose(encoder, decoder, tmp_path / "out")
     proof = check(tmp_path / "out", only=ALL)
     assert proof["safetensors"].dtypes == {dtype}
@@ -173,11 +177,13 @@ def test_sixteen_bits_stay_what_they_are(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_sixteen_bit_flax_files_are_read(workshop: Workshop, tmp_path: Path, dtype: str) -> None:
+def test_sixteen_bit_flax_files_are_read(
+    source_cache: SourceCache, tmp_path: Path, dtype: str
+) -> None:
     import jax.numpy as jnp
     import transformers
 
-    source = workshop.source("bert", "mlm", file_format="msgpack")
+    source = source_cache.source("bert", "mlm", file_format="msgpack")
     model = transformers.FlaxBertForMaskedLM.from_pretrained(source)
     submodel = {"float16": model.to_fp16, "bfloat16": model.to_bf16}[dtype]
     model.params = submodel(model.params)
@@ -192,11 +198,11 @@ def test_sixteen_bit_flax_files_are_read(workshop: Workshop, tmp_path: Path, dty
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("origin", ["float32", "bfloat16"])
 def test_casts_round_as_torch_rounds(
-    workshop: Workshop, tmp_path: Path, dtype: Dtype, origin: str
+    source_cache: SourceCache, tmp_path: Path, dtype: Dtype, origin: str
 ) -> None:
     import torch
 
-    source = workshop.source("bert", "mlm", dtype=origin)
+    source = source_cache.source("bert", "mlm", dtype=origin)
     converter.convert(source, tmp_path / "out", dtype=dtype)
     proof = check(tmp_path / "out", only=ALL)
     assert proof["safetensors"].dtypes == {dtype}
@@ -205,17 +211,17 @@ def test_casts_round_as_torch_rounds(
         assert np.array_equal(proof["safetensors"].stored[key], told), key
 
 
-def test_two_dtypes_in_one_model_stay_apart(workshop: Workshop, tmp_path: Path) -> None:
+def test_two_dtypes_in_one_model_are_kept(source_cache: SourceCache, tmp_path: Path) -> None:
     converter.compose(
-        workshop.source("bert", dtype="bfloat16"),
-        workshop.source("gpt2", "causal"),
+        source_cache.source("bert", dtype="bfloat16"),
+        source_cache.source("gpt2", "causal"),
         tmp_path / "out",
     )
     proof: dict[str, Loaded] = check(tmp_path / "out", only=ALL)
     assert proof["safetensors"].dtypes == {"bfloat16", "float32"}
 
 
-def test_old_buffers_are_dropped(tmp_path: Path) -> None:
+def test_old_buffers_are_ignored(tmp_path: Path) -> None:
     """``position_ids`` of old BERT files and the causal masks of old GPT-2 files."""
     import torch
 
@@ -239,9 +245,14 @@ def test_old_buffers_are_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("old", ["encoder", "decoder", "both"])
-def test_old_configurations_say_torch_dtype(workshop: Workshop, tmp_path: Path, old: str) -> None:
+def test_old_configurations_have_torch_dtype(
+    source_cache: SourceCache, tmp_path: Path, old: str
+) -> None:
     """The field was renamed ``dtype`` in transformers 4.56; older files must compose as well."""
-    parts = {"encoder": workshop.source("bert"), "decoder": workshop.source("gpt2", "causal")}
+    parts = {
+        "encoder": source_cache.source("bert"),
+        "decoder": source_cache.source("gpt2", "causal"),
+    }
     for role, source in parts.items():
         if old in (role, "both"):
             parts[role] = tmp_path / role

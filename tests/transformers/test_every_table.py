@@ -73,7 +73,7 @@ from tests.transformers.tiny import (
     Tiny,
     add_noise,
     build,
-    described,
+    complete_model_types,
     model_of,
     roles,
     single_models,
@@ -81,7 +81,7 @@ from tests.transformers.tiny import (
     stored_ties,
     tiny,
 )
-from tests.transformers.transformers_5 import Fifth, differences
+from tests.transformers.transformers_5 import Transformers5, differences
 
 pytestmark = pytest.mark.peer
 
@@ -141,8 +141,8 @@ def faultless(loaded: list[Loaded], tolerance: float) -> None:
 @pytest.mark.parametrize(
     ("architecture", "name", "variant"), single_models(), ids=names(single_models())
 )
-def test_a_model_survives_the_circle(
-    tmp_path: Path, later: Fifth, architecture: str, name: str, variant: str
+def test_a_model_survives_a_round_trip(
+    tmp_path: Path, later: Transformers5, architecture: str, name: str, variant: str
 ) -> None:
     """PyTorch → TensorFlow → Flax → PyTorch, each step loaded natively, bit-equal at the end.
 
@@ -157,13 +157,13 @@ def test_a_model_survives_the_circle(
     plan = converter.convert(source, tmp_path / "unused", dry_run=True).plan
     possible = [framework for framework in FRAMEWORKS if framework in plan_frameworks(plan)]
     assert possible[0] == "pytorch"
-    steps = [_judge(source, "pytorch", model, spec, variant)]
+    steps = [_check(source, "pytorch", model, spec, variant)]
     directory = source
     for framework in [*possible[1:], "pytorch"]:
         out = tmp_path / framework
         converter.convert(directory, out, to=[framework])  # type: ignore[list-item]
         assert written(out) == [framework]
-        steps.append(_judge(out, framework, model, spec, variant))
+        steps.append(_check(out, framework, model, spec, variant))
         directory = out
     if spec.own_files.get(f"{model.name}-{variant}"):
         assert steps[0].problems
@@ -177,7 +177,7 @@ def test_a_model_survives_the_circle(
         if spec.can_run(name, variant)
         else None
     )
-    _same_later(later, spec, variant, directory, name, batch, steps[-1])
+    _same_in_transformers_5(later, spec, variant, directory, name, batch, steps[-1])
 
 
 def plan_frameworks(plan: Any) -> set[str]:
@@ -186,7 +186,7 @@ def plan_frameworks(plan: Any) -> set[str]:
     return {found[file.path] for file in plan.files if file.path in found}
 
 
-def _judge(directory: Path, framework: str, model: ModelClass, spec: Tiny, variant: str) -> Loaded:
+def _check(directory: Path, framework: str, model: ModelClass, spec: Tiny, variant: str) -> Loaded:
     name = model.classes[framework]
     batch = (
         spec.batch(framework, model=model.name, variant=variant)
@@ -197,10 +197,10 @@ def _judge(directory: Path, framework: str, model: ModelClass, spec: Tiny, varia
 
 
 @pytest.mark.parametrize(("architecture", "role", "variant"), roles(), ids=names(roles()))
-def test_a_family_plays_its_role(
+def test_an_architecture_composes_in_its_role(
     tmp_path: Path,
     partners: dict[str, tuple[Path, Any]],
-    later: Fifth,
+    later: Transformers5,
     architecture: str,
     role: str,
     variant: str,
@@ -225,7 +225,7 @@ def test_a_family_plays_its_role(
     assert possible[0] == "pytorch"
     composed = judge.load(out, "safetensors", composite.classes["pytorch"], None, spec.keep)
     faultless([composed], spec.tolerance)
-    _halves_are_sources(
+    _submodels_equal_sources(
         composed, {name: submodel for name, (_, submodel) in submodels.items()}, out
     )
     for framework in possible[1:]:
@@ -251,7 +251,7 @@ def test_a_family_plays_its_role(
         results.append(judge.load(tmp_path / "all", KINDS[framework], name, batch, spec.keep))
     faultless(results, spec.tolerance)
     name, batch = composite.classes["pytorch"], batches["pytorch"] if runs else None
-    _same_later(later, spec, variant, tmp_path / "all", name, batch, results[0])
+    _same_in_transformers_5(later, spec, variant, tmp_path / "all", name, batch, results[0])
     original = judge.load(noisy, "safetensors", composite.classes["pytorch"], None, spec.keep)
     same(original, results[0], stored_ties(architecture, model, variant, role))
     for framework in possible[1:]:
@@ -260,8 +260,8 @@ def test_a_family_plays_its_role(
         )
 
 
-def _same_later(
-    later: Fifth,
+def _same_in_transformers_5(
+    later: Transformers5,
     spec: Tiny,
     variant: str,
     directory: Path,
@@ -272,7 +272,7 @@ def _same_later(
     """Transformers 5 finds nothing wrong and computes the same, or truly fails where it is said."""
     loaded = later.load(directory, name, batch, spec.keep)
     problems = differences(first, loaded, spec.tolerance) if loaded else [f"there is no {name}"]
-    if why := spec.fails_later(variant):
+    if why := spec.unsupported_by_transformers_5(variant):
         assert problems, f"transformers 5 can, although it is said: {why}"
     else:
         assert not problems, "\n".join(problems)
@@ -290,7 +290,7 @@ def _back(directory: Path, framework: str, place: Path, keep: tuple[str, ...]) -
     return loaded
 
 
-def _halves_are_sources(loaded: Loaded, submodels: dict[str, Any], out: Path) -> None:
+def _submodels_equal_sources(loaded: Loaded, submodels: dict[str, Any], out: Path) -> None:
     """Every source value is in its half bit for bit, and exactly the rest is drawn anew."""
     manifest = json.loads((out / "converter-manifest.json").read_text())
     drawn = [
@@ -305,8 +305,8 @@ def _halves_are_sources(loaded: Loaded, submodels: dict[str, Any], out: Path) ->
     assert len(left) == len(drawn), (sorted(left), sorted(drawn))
 
 
-@pytest.mark.parametrize("architecture", described())
-def test_the_table_knows_the_classes_that_there_are(architecture: str) -> None:
+@pytest.mark.parametrize("architecture", complete_model_types())
+def test_the_table_lists_the_existing_classes(architecture: str) -> None:
     """The classes it names exist, and a class it does not name in some framework does not."""
     import transformers
 

@@ -10,16 +10,16 @@ import pytest
 
 import converter
 from converter.options import InitRule
-from tests.transformers.files import configuration
 from tests.transformers.oracle import check, inputs
-from tests.transformers.source_cache import Workshop
-from tests.transformers.submodels import source_model
-from tests.transformers.tiny import FAMILIES, LIBRARY, build, model_of, source_fields, tiny
+from tests.transformers.source_cache import SourceCache
+from tests.transformers.submodel_checks import source_model
+from tests.transformers.tiny import LIBRARY, MODEL_TYPES, build, model_of, source_fields, tiny
+from tests.transformers.weight_files import configuration
 
 pytestmark = pytest.mark.peer
 
 DECODERS = [
-    name for name in FAMILIES if "decoder" in LIBRARY.architecture(name).roles and name != "mega"
+    name for name in MODEL_TYPES if "decoder" in LIBRARY.architecture(name).roles and name != "mega"
 ]
 """Every family that can decode; of Mega's cross-attention its table does not tell the output."""
 BUSY = {"big_bird": "its self-attention reads the encoder, see its table"}
@@ -73,7 +73,7 @@ def _gap(own: Any, encoder: Path, decoder: Path, out: Path, init: InitRule) -> f
 
 
 @pytest.mark.parametrize("architecture", DECODERS)
-def test_a_silent_branch_leaves_the_language_model_as_it_was(
+def test_zero_output_leaves_the_language_model_unchanged(
     encoder: Path, tmp_path: Path, architecture: str
 ) -> None:
     """Wherever the branch normalises its own input; else the sum is normalised once more."""
@@ -89,13 +89,13 @@ def test_a_silent_branch_leaves_the_language_model_as_it_was(
         assert silent > 1e-3, "then the table's norm, or BUSY, is no longer true"
 
 
-def test_a_silent_branch_is_silent_in_every_framework(workshop: Workshop, tmp_path: Path) -> None:
+def test_zero_output_is_zero_in_every_framework(source_cache: SourceCache, tmp_path: Path) -> None:
     import torch
 
-    encoder = workshop.source("bert", "base", "large")
+    encoder = source_cache.source("bert", "base", "large")
     for architecture in ("gpt2", "roberta-prelayernorm"):
         source, out = (
-            workshop.source(architecture, "causal", "small", seed=1),
+            source_cache.source(architecture, "causal", "small", seed=1),
             tmp_path / architecture,
         )
         converter.compose(encoder, source, out, init="zero-output")
@@ -106,12 +106,12 @@ def test_a_silent_branch_is_silent_in_every_framework(workshop: Workshop, tmp_pa
             assert np.abs(loaded.outputs["logits"] - alone).max() <= 1e-5, loaded.kind
 
 
-def test_the_projection_follows_transformers_5(workshop: Workshop, tmp_path: Path) -> None:
+def test_the_projection_follows_transformers_5(source_cache: SourceCache, tmp_path: Path) -> None:
     """Normal of the decoder's own deviation, and no bias; transformers 4 draws it evenly."""
     from safetensors.numpy import load_file
 
-    encoder = workshop.source("bert", "base", "large")
-    decoder = workshop.source("gpt2", "causal", "small", seed=1, initializer_range=0.05)
+    encoder = source_cache.source("bert", "base", "large")
+    decoder = source_cache.source("gpt2", "causal", "small", seed=1, initializer_range=0.05)
     converter.compose(encoder, decoder, tmp_path / "out", to=["pytorch"])
     stored = load_file(tmp_path / "out" / "model.safetensors")
     weight = stored["enc_to_dec_proj.weight"]
@@ -120,13 +120,15 @@ def test_the_projection_follows_transformers_5(workshop: Workshop, tmp_path: Pat
     assert not stored["enc_to_dec_proj.bias"].any()
 
 
-def test_training_is_that_of_the_peers_own_composition(workshop: Workshop, tmp_path: Path) -> None:
+def test_training_equals_that_of_the_composition_by_transformers(
+    source_cache: SourceCache, tmp_path: Path
+) -> None:
     """Given the same fresh weights, the loss of each of 20 steps is the same."""
     import torch
     from transformers import EncoderDecoderModel
 
-    encoder = workshop.source("bert", "base", "small")
-    decoder = workshop.source("gpt2", "causal", "small", seed=1)
+    encoder = source_cache.source("bert", "base", "small")
+    decoder = source_cache.source("gpt2", "causal", "small", seed=1)
     converter.compose(encoder, decoder, tmp_path / "out", to=["pytorch"])
     ours = EncoderDecoderModel.from_pretrained(tmp_path / "out")
     peers = EncoderDecoderModel.from_encoder_decoder_pretrained(str(encoder), str(decoder))

@@ -148,7 +148,7 @@ def test_a_combined_model_in_three_frameworks(saved: Any, tmp_path: Path) -> Non
     assert np.array_equal(logits[0], logits[-2])
 
 
-def test_a_keras_model_of_another_shape_is_left_as_it_is(saved: Any) -> None:
+def test_a_keras_model_of_another_shape_is_unchanged(saved: Any) -> None:
     import transformers
 
     directory, model = saved("bert", "BertModel")

@@ -54,7 +54,7 @@ def equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
     )
 
 
-def test_processors_travel_along(tmp_path: Path, decoder: Path) -> None:
+def test_processors_are_copied(tmp_path: Path, decoder: Path) -> None:
     """The encoder's processor and the decoder's tokenizer, not the letters that sound was spelt
     with; a conversion keeps them.
     """
@@ -114,7 +114,7 @@ def test_tensorflow_has_no_class_for_speech(tmp_path: Path, decoder: Path) -> No
         )
 
 
-def test_the_image_side_of_a_whole_clip_encodes(tmp_path: Path, decoder: Path) -> None:
+def test_the_vision_model_of_clip_is_an_encoder(tmp_path: Path, decoder: Path) -> None:
     import torch
     import transformers
 
@@ -159,7 +159,7 @@ NATIVE = [
 
 
 @pytest.mark.parametrize(("framework", "architecture", "variant"), NATIVE)
-def test_what_another_framework_saved_comes_home(
+def test_files_of_other_frameworks_convert_back_to_pytorch(
     tmp_path: Path, framework: str, architecture: str, variant: str
 ) -> None:
     """A checkpoint that TensorFlow or Flax made and wrote by itself, read as PyTorch."""
@@ -201,7 +201,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("architecture", "variant", "other", "other_variant"), PAIRS)
-def test_combined_models_that_people_have(
+def test_published_encoder_decoder_models(
     tmp_path: Path, architecture: str, variant: str, other: str, other_variant: str
 ) -> None:
     """The peer's own combined model, converted to every framework: complete, the same outputs."""
@@ -252,7 +252,7 @@ def test_combined_models_that_people_have(
 @pytest.mark.parametrize(
     ("architecture", "variant"), [("swin", ""), ("wav2vec2-conformer", "rotary"), ("vit", "")]
 )
-def test_a_fresh_encoder_has_its_tables_computed(
+def test_a_random_encoder_has_computed_tables(
     tmp_path: Path, decoder: Path, architecture: str, variant: str
 ) -> None:
     """What the peer keeps beside the parameters is the same in a model that is drawn anew."""

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.transformers.files import FRAMEWORKS
-from tests.transformers.known_failures import break_flax, break_pytorch, break_tensorflow
+from tests.transformers.damage import break_flax, break_pytorch, break_tensorflow
 from tests.transformers.models import (
     EQUAL,
     SINGLES,
@@ -22,7 +21,8 @@ from tests.transformers.models import (
     has_class,
 )
 from tests.transformers.oracle import Loaded, check, compare, load
-from tests.transformers.source_cache import Workshop
+from tests.transformers.source_cache import SourceCache
+from tests.transformers.weight_files import FRAMEWORKS
 
 pytestmark = pytest.mark.peer
 
@@ -31,7 +31,7 @@ KEY = "encoder.layer.0.attention.self.key.weight"
 
 
 @pytest.mark.parametrize(("architecture", "head"), SINGLES)
-def test_the_known_classes_are_the_peers(architecture: str, head: str) -> None:
+def test_the_listed_classes_exist_in_transformers(architecture: str, head: str) -> None:
     for framework in ("pytorch", "tensorflow", "flax"):
         assert has_class(framework, architecture, head) == bool(
             class_name(framework, architecture, head)
@@ -39,14 +39,16 @@ def test_the_known_classes_are_the_peers(architecture: str, head: str) -> None:
 
 
 @pytest.mark.parametrize(("architecture", "head"), SINGLES)
-def test_the_peer_translates_single_models_rightly(
-    workshop: Workshop, architecture: str, head: str
+def test_transformers_converts_single_models_correctly(
+    source_cache: SourceCache, architecture: str, head: str
 ) -> None:
     """Ground truth for everything else: one model, each container, equal outputs and values."""
     loaded: list[Loaded] = []
     for file_format, framework in FRAMEWORKS.items():
         if has_class(framework, architecture, head):
-            loaded += check(workshop.source(architecture, head, file_format=file_format)).values()
+            loaded += check(
+                source_cache.source(architecture, head, file_format=file_format)
+            ).values()
     first, *others = loaded
     assert first.outputs
     for other in others:
@@ -62,7 +64,7 @@ def combined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_peer_saves_combined_models_that_pass(combined: Path, tmp_path: Path) -> None:
+def test_encoder_decoders_saved_by_transformers_pass(combined: Path, tmp_path: Path) -> None:
     parts = configuration("bert", SMALL), configuration("gpt2", EQUAL)
     check(combined, only=("safetensors",))
     combined_tensorflow(*parts).save_pretrained(tmp_path / "tf")
@@ -72,14 +74,16 @@ def test_the_peer_saves_combined_models_that_pass(combined: Path, tmp_path: Path
 
 
 @pytest.fixture
-def trio(workshop: Workshop, tmp_path: Path) -> Path:
+def trio(source_cache: SourceCache, tmp_path: Path) -> Path:
     """One model in all three frameworks in one directory."""
     directory = tmp_path / "trio"
     directory.mkdir()
     for file_format in ("safetensors", "h5", "msgpack"):
-        for file in workshop.source("bert", file_format=file_format).iterdir():
+        for file in source_cache.source("bert", file_format=file_format).iterdir():
             (directory / file.name).write_bytes(file.read_bytes())
-    (directory / "config.json").write_bytes((workshop.source("bert") / "config.json").read_bytes())
+    (directory / "config.json").write_bytes(
+        (source_cache.source("bert") / "config.json").read_bytes()
+    )
     check(directory, only=("safetensors", "h5", "msgpack"))
     return directory
 
@@ -122,7 +126,7 @@ def test_damage_is_found(
         check(trio)
 
 
-def test_a_model_that_misses_a_tensor_is_found_by_itself(combined: Path) -> None:
+def test_a_missing_tensor_is_found_in_each_framework(combined: Path) -> None:
     """Even the framework alone, with nothing to compare to, must object."""
     break_pytorch(combined, "encoder." + QUERY, "encoder." + KEY, drop)
     [problem] = [text for text in load(combined, "safetensors").problems if "missing_keys" in text]

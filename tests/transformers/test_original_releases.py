@@ -109,7 +109,7 @@ def generator() -> dict[str, Array]:
     """What ELECTRA's releases hold beside the discriminator, by half the width."""
     cls = transformers.ElectraForMaskedLM
     config = cls.config_class(**{**ELECTRA, "hidden_size": 12, "intermediate_size": 20})
-    return releases.released(cls(config).state_dict(), releases.GENERATOR)
+    return releases.to_release(cls(config).state_dict(), releases.GENERATOR)
 
 
 def loader(release: Release) -> Callable[..., Any]:
@@ -143,11 +143,11 @@ def model(release: Release) -> Any:
 def directory(architecture: str, release: Release, model: Any, tmp_path: Path) -> Path:
     directory = tmp_path / "release"
     directory.mkdir()
-    values = releases.released(model.state_dict(), release.names)
+    values = releases.to_release(model.state_dict(), release.names)
     if architecture == "electra":
         values |= generator()
     if architecture != "gpt2":
-        values = releases.with_training(values)
+        values = releases.with_optimizer_state(values)
     releases.save(directory / release.prefix, values)
     releases.write_json(directory / release.config_file, release.config)
     return directory
@@ -160,7 +160,7 @@ def source(directory: Path, release: Release) -> dict[str, Any]:
     return {"source": directory}
 
 
-def test_the_peers_own_converter_agrees(release, model, directory):
+def test_the_converter_of_transformers_agrees(release, model, directory):
     """The judge of the names written here: transformers reads them, and gets what went in."""
     cls = getattr(transformers, release.cls)
     empty = cls(cls.config_class(**release.fields()))
@@ -211,7 +211,7 @@ def test_writes_a_complete_configuration(architecture, release, directory, tmp_p
     assert config.items() >= release.fields().items()
 
 
-def test_says_what_it_leaves_out(architecture, release, directory):
+def test_reports_what_it_ignores(architecture, release, directory):
     report = inspect(**source(directory, release)).to_dict()
     assert (
         report["fits"]
@@ -227,14 +227,14 @@ def test_says_what_it_leaves_out(architecture, release, directory):
     assert all(report["ignored"].values())
 
 
-def test_composes(release, directory, tmp_path):
+def test_a_release_composes(release, directory, tmp_path):
     """A released encoder with the GPT-2 release as decoder."""
     if release.cls.startswith("GPT2"):
         pytest.skip("is the decoder of all others")
     gpt2, other = RELEASES["gpt2"], tmp_path / "gpt2"
     other.mkdir()
     decoder = gpt2.model()
-    releases.save(other / gpt2.prefix, releases.released(decoder.state_dict(), gpt2.names))
+    releases.save(other / gpt2.prefix, releases.to_release(decoder.state_dict(), gpt2.names))
     releases.write_json(other / gpt2.config_file, gpt2.config)
     (other / "encoder.json").write_text(json.dumps({"<|endoftext|>": 5}))
     (other / "vocab.bpe").write_text("#version: 0.2\n")
@@ -267,7 +267,7 @@ def test_composes(release, directory, tmp_path):
 
 def test_several_data_files(directory, release, model, tmp_path):
     """As trained on several machines; and named as TensorFlow names a bundle."""
-    values = releases.released(model.state_dict(), release.names)
+    values = releases.to_release(model.state_dict(), release.names)
     other = tmp_path / "sharded"
     other.mkdir()
     releases.save_sharded(other / "m.ckpt", values, 3)
@@ -288,7 +288,7 @@ def test_several_data_files(directory, release, model, tmp_path):
 def test_hub_modules_are_unwrapped(release, model, tmp_path):
     if release.cls.startswith("GPT2"):
         pytest.skip("was no TensorFlow Hub module")
-    values = releases.released(model.state_dict(), release.names)
+    values = releases.to_release(model.state_dict(), release.names)
     values = {f"module/{name}": array for name, array in values.items()}
     releases.save(tmp_path / "variables", values)
     releases.write_json(tmp_path / "config.json", release.config)

@@ -14,9 +14,9 @@ import converter
 from converter.architectures.presets import Preset, load_presets
 from tests.environments import TRANSFORMERS_5, interpreter
 from tests.reading import FILES, values
-from tests.transformers.files import configuration
 from tests.transformers.oracle import check, inputs
-from tests.transformers.source_cache import Workshop
+from tests.transformers.source_cache import SourceCache
+from tests.transformers.weight_files import configuration
 
 pytestmark = pytest.mark.peer
 
@@ -44,25 +44,29 @@ for home in map(Path, sys.argv[1:]):
 
 
 @pytest.fixture(scope="module")
-def composed(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def composed(
+    source_cache: SourceCache, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Each recipe followed with tiny checkpoints of the families of its paper."""
     home, found = tmp_path_factory.mktemp("recipes"), {}
     for name, recipe in load_presets().items():
-        encoder, decoder = _sources(workshop, recipe)
+        encoder, decoder = _sources(source_cache, recipe)
         small = ["decoder.num_attention_heads=4"] if recipe.settings else []
         found[name] = home / name
         converter.compose(encoder, decoder, found[name], preset=name, set=small)
     return found
 
 
-def _sources(workshop: Workshop, recipe: Preset) -> tuple[Path, Path]:
-    decoder = workshop.source(recipe.decoder, "causal", "small", seed=1)
-    encoder = decoder if recipe.share else workshop.source(recipe.encoder, "base", "small")
+def _sources(source_cache: SourceCache, recipe: Preset) -> tuple[Path, Path]:
+    decoder = source_cache.source(recipe.decoder, "causal", "small", seed=1)
+    encoder = decoder if recipe.share else source_cache.source(recipe.encoder, "base", "small")
     return encoder, decoder
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_loads_and_generates_everywhere(composed: dict[str, Path], name: str) -> None:
+def test_a_preset_loads_and_generates_in_every_framework(
+    composed: dict[str, Path], name: str
+) -> None:
     config = configuration(composed[name])
     ids = inputs(config)["input_ids"]
     for kind, loaded in check(composed[name], only=("safetensors", "h5", "msgpack")).items():
@@ -95,8 +99,8 @@ def _generate(kind: str, model: Any, ids: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_draws_and_shares_what_its_paper_does(
-    composed: dict[str, Path], workshop: Workshop, name: str
+def test_a_preset_initializes_and_shares_as_its_paper_does(
+    composed: dict[str, Path], source_cache: SourceCache, name: str
 ) -> None:
     recipe, out = load_presets()[name], composed[name]
     tensors = json.loads((out / "converter-manifest.json").read_text())["tensors"]
@@ -111,7 +115,9 @@ def test_a_recipe_draws_and_shares_what_its_paper_does(
             assert not own & drawn
         else:
             assert own & drawn == fresh
-    for submodel, source in zip(("encoder", "decoder"), _sources(workshop, recipe), strict=True):
+    for submodel, source in zip(
+        ("encoder", "decoder"), _sources(source_cache, recipe), strict=True
+    ):
         originals = values(source)
         for key in {key for key in stored if key.startswith(f"{submodel}.")} - drawn:
             assert np.array_equal(stored[key], originals[key.removeprefix(f"{submodel}.")]), key
@@ -126,7 +132,7 @@ def test_a_recipe_draws_and_shares_what_its_paper_does(
 
 
 @pytest.mark.parametrize("name", ["bert2gpt", "robertashare"])
-def test_the_halves_load_by_themselves(
+def test_the_submodels_load_separately(
     composed: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     converter.split(composed[name], tmp_path / "halves")
@@ -135,7 +141,7 @@ def test_the_halves_load_by_themselves(
 
 
 @pytest.fixture(scope="module")
-def fifth(composed: dict[str, Path]) -> dict[str, Any]:
+def start_transformers_5(composed: dict[str, Path]) -> dict[str, Any]:
     """What transformers 5 makes of each recipe."""
     for place in composed.values():
         batch: dict[str, Any] = inputs(configuration(place))
@@ -147,7 +153,7 @@ def fifth(composed: dict[str, Path]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_transformers_5_computes_and_generates_the_same(
-    composed: dict[str, Path], fifth: dict[str, Any], name: str
+    composed: dict[str, Path], start_transformers_5: dict[str, Any], name: str
 ) -> None:
     import torch
     from transformers import EncoderDecoderModel
@@ -158,8 +164,8 @@ def test_transformers_5_computes_and_generates_the_same(
     with torch.no_grad():
         logits = model(**batch).logits.numpy()
         loss = model(input_ids=batch["input_ids"][:1], labels=labels).loss.item()
-    np.testing.assert_allclose(fifth[name]["logits"], logits, atol=1e-5, rtol=0)
-    assert fifth[name]["ids"].tolist() == model.generate(batch["input_ids"]).tolist()
+    np.testing.assert_allclose(start_transformers_5[name]["logits"], logits, atol=1e-5, rtol=0)
+    assert start_transformers_5[name]["ids"].tolist() == model.generate(batch["input_ids"]).tolist()
     shifted = model.prepare_decoder_input_ids_from_labels(labels)
-    assert fifth[name]["shifted"].tolist() == shifted.tolist()
-    assert float(fifth[name]["loss"]) == pytest.approx(loss, rel=1e-5)
+    assert start_transformers_5[name]["shifted"].tolist() == shifted.tolist()
+    assert float(start_transformers_5[name]["loss"]) == pytest.approx(loss, rel=1e-5)

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 import converter
-from tests.transformers.files import configuration
 from tests.transformers.oracle import check
-from tests.transformers.presets import fetched
-from tests.transformers.submodels import (
+from tests.transformers.published_weights import fetched
+from tests.transformers.submodel_checks import (
     check_decoder,
     check_encoder,
     check_pytorch_values,
     fresh,
     source_model,
 )
+from tests.transformers.weight_files import configuration
 
 pytestmark = pytest.mark.peer
 

@@ -12,7 +12,7 @@ import pytest
 
 import converter
 from tests.transformers.oracle import check
-from tests.transformers.source_cache import Workshop
+from tests.transformers.source_cache import SourceCache
 
 pytestmark = pytest.mark.peer
 
@@ -29,12 +29,16 @@ ALL = ("safetensors", "h5", "msgpack")
     ],
 )
 def test_known_tokens_keep_their_logits_and_new_ones_have_the_mean(
-    workshop: Workshop, tmp_path: Path, architecture: str, untied: bool, kinds: tuple[str, ...]
+    source_cache: SourceCache,
+    tmp_path: Path,
+    architecture: str,
+    untied: bool,
+    kinds: tuple[str, ...],
 ) -> None:
     changes: dict[str, Any] = {"tie_word_embeddings": False} if untied else {}
     sources = {
-        "encoder": workshop.source("bert", "base", "large"),
-        "decoder": workshop.source(architecture, "causal", "small", seed=1, **changes),
+        "encoder": source_cache.source("bert", "base", "large"),
+        "decoder": source_cache.source(architecture, "causal", "small", seed=1, **changes),
     }
     old = json.loads((sources["decoder"] / "config.json").read_text())["vocab_size"]
     for submodel, size in (("encoder", 140), ("decoder", old + 5)):

@@ -27,7 +27,7 @@ from tests.transformers.models import (
     tensorflow_model,
 )
 from tests.transformers.oracle import check, compare
-from tests.transformers.submodels import DECODER_KINDS, ENCODER_KINDS, expected_kinds
+from tests.transformers.submodel_checks import DECODER_KINDS, ENCODER_KINDS, expected_kinds
 
 pytestmark = pytest.mark.peer
 

@@ -52,7 +52,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("untied", [False, True], ids=["tied", "untied"])
 @pytest.mark.parametrize("architecture", WHOLE)
-def test_a_decoder_is_taken_out_of_a_whole_model(
+def test_a_decoder_is_extracted_from_a_sequence_to_sequence_model(
     tmp_path: Path, encoder: Path, architecture: str, untied: bool
 ) -> None:
     """Nothing of it is drawn anew: cross-attention is its own, embeddings those that all share."""
@@ -73,7 +73,7 @@ def test_a_decoder_is_taken_out_of_a_whole_model(
     assert all("embed_positions" in name for name in drawn if name.startswith("decoder."))
 
 
-def test_what_only_the_whole_model_has_is_left_out_for_a_reason(
+def test_what_only_the_sequence_to_sequence_model_has_is_ignored_with_a_reason(
     tmp_path: Path, encoder: Path
 ) -> None:
     whole("bart", tmp_path / "whole")
@@ -87,9 +87,7 @@ def test_what_only_the_whole_model_has_is_left_out_for_a_reason(
     assert "model.shared.weight" not in dropped
 
 
-def test_a_decoder_comes_out_of_every_framework_of_a_whole_model(
-    tmp_path: Path, encoder: Path
-) -> None:
+def test_a_decoder_is_extracted_from_every_framework(tmp_path: Path, encoder: Path) -> None:
     whole("bart", tmp_path / "whole")
     converter.convert(tmp_path / "whole", tmp_path / "all")
     outputs = []
@@ -101,7 +99,7 @@ def test_a_decoder_comes_out_of_every_framework_of_a_whole_model(
 
 
 @pytest.mark.parametrize("architecture", ["bart", "mbart", "bigbird_pegasus"])
-def test_embeddings_that_are_not_tied_on_loading_are_written_for_each_half(
+def test_embeddings_that_are_not_tied_on_loading_are_written_for_each_submodel(
     tmp_path: Path, architecture: str
 ) -> None:
     """Transformers' own file lacks two of the three here, and loads them with random values."""
@@ -146,7 +144,7 @@ def test_a_decoder_may_make_its_cross_attention_as_wide_as_the_encoder(
         converter.compose(encoder, tmp_path / "40", tmp_path / "refused", **TOKENS)
 
 
-def test_fresh_cross_attention_has_ordinary_values(tmp_path: Path, encoder: Path) -> None:
+def test_initialized_cross_attention_has_ordinary_values(tmp_path: Path, encoder: Path) -> None:
     """Transformers leaves the fresh layer norms of XGLM as uninitialised memory."""
     spec = tiny("xglm")
     build(spec, "XGLMForCausalLM", spec.config).save_pretrained(tmp_path / "xglm")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import converter
-from tests.transformers.files import captured
 from tests.transformers.oracle import inputs
+from tests.transformers.weight_files import captured
 
 pytestmark = pytest.mark.peer
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import converter
-from tests.transformers.files import FRAMEWORKS
 from tests.transformers.models import DECODERS, SINGLES, STEMS, class_name, has_class
 from tests.transformers.oracle import check, load
-from tests.transformers.source_cache import Workshop
+from tests.transformers.source_cache import SourceCache
+from tests.transformers.weight_files import FRAMEWORKS
 
 pytestmark = pytest.mark.peer
 
@@ -31,14 +31,14 @@ def equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.mark.parametrize("architecture", STEMS)
-def test_an_encoder_is_the_same_from_every_container(
-    workshop: Workshop, tmp_path: Path, architecture: str
+def test_an_encoder_is_the_same_from_every_format(
+    source_cache: SourceCache, tmp_path: Path, architecture: str
 ) -> None:
-    decoder = workshop.source("gpt2", "causal", seed=1)
+    decoder = source_cache.source("gpt2", "causal", seed=1)
     results = {}
     for file_format, framework in FRAMEWORKS.items():
         if has_class(framework, architecture, "base"):
-            source = workshop.source(architecture, "base", file_format=file_format)
+            source = source_cache.source(architecture, "base", file_format=file_format)
             converter.compose(source, decoder, tmp_path / file_format, to=["pytorch"])
             results[file_format] = stored(tmp_path / file_format)
     first = results.pop("safetensors")
@@ -48,14 +48,14 @@ def test_an_encoder_is_the_same_from_every_container(
 
 
 @pytest.mark.parametrize("architecture", DECODERS)
-def test_a_decoder_is_the_same_from_every_container(
-    workshop: Workshop, tmp_path: Path, architecture: str
+def test_a_decoder_is_the_same_from_every_format(
+    source_cache: SourceCache, tmp_path: Path, architecture: str
 ) -> None:
-    encoder = workshop.source("bert", seed=1)
+    encoder = source_cache.source("bert", seed=1)
     results = {}
     for file_format, framework in FRAMEWORKS.items():
         if has_class(framework, architecture, "causal"):
-            source = workshop.source(architecture, "causal", file_format=file_format)
+            source = source_cache.source(architecture, "causal", file_format=file_format)
             converter.compose(encoder, source, tmp_path / file_format, to=["pytorch"])
             results[file_format] = stored(tmp_path / file_format)
     first = results.pop("safetensors")
@@ -77,18 +77,18 @@ HEADS = [(architecture, head) for architecture, head in SINGLES if head != "base
     ],
 )
 def test_an_encoder_comes_out_of_a_model_with_a_head(
-    workshop: Workshop, tmp_path: Path, architecture: str, head: str, file_format: str
+    source_cache: SourceCache, tmp_path: Path, architecture: str, head: str, file_format: str
 ) -> None:
     """The base model below any head is the encoder, value by value."""
     import transformers
 
-    source = workshop.source(architecture, head, file_format=file_format)
+    source = source_cache.source(architecture, head, file_format=file_format)
     converter.compose(
-        source, workshop.source("gpt2", "causal", seed=1), tmp_path / "out", to=["pytorch"]
+        source, source_cache.source("gpt2", "causal", seed=1), tmp_path / "out", to=["pytorch"]
     )
     composed = stored(tmp_path / "out")
     name = str(class_name("pytorch", architecture, head))
-    original = getattr(transformers, name).from_pretrained(workshop.source(architecture, head))
+    original = getattr(transformers, name).from_pretrained(source_cache.source(architecture, head))
     base = original.base_model.state_dict()
     assert base
     for key, value in base.items():
@@ -99,34 +99,36 @@ def test_an_encoder_comes_out_of_a_model_with_a_head(
 
 @pytest.mark.parametrize("architecture", [name for name in DECODERS if name != "gpt2"])
 def test_a_decoder_comes_out_of_a_masked_language_model(
-    workshop: Workshop, tmp_path: Path, architecture: str
+    source_cache: SourceCache, tmp_path: Path, architecture: str
 ) -> None:
     """As decoder it is the causal model with the same values."""
     if architecture == "electra":
         kinds: tuple[str, ...] = ("safetensors",)
     else:
         kinds = ("safetensors", "h5") + (() if architecture == "camembert" else ("msgpack",))
-    source = workshop.source(architecture, "mlm")
-    converter.compose(workshop.source("bert", seed=1), source, tmp_path / "out")
+    source = source_cache.source(architecture, "mlm")
+    converter.compose(source_cache.source("bert", seed=1), source, tmp_path / "out")
     composed = check(tmp_path / "out", only=kinds)["safetensors"].stored
     original = load(source, "safetensors").stored
     for key, value in original.items():
         assert np.array_equal(composed["decoder." + key], value), key
 
 
-def test_an_encoder_without_pooler_composes_completely(workshop: Workshop, tmp_path: Path) -> None:
+def test_an_encoder_without_pooler_composes_completely(
+    source_cache: SourceCache, tmp_path: Path
+) -> None:
     """The classes have a pooler, so the file must have one; nothing may be left to the loader."""
-    source = workshop.source("bert", pooler=False)
-    converter.compose(source, workshop.source("gpt2", "causal"), tmp_path / "out")
+    source = source_cache.source("bert", pooler=False)
+    converter.compose(source, source_cache.source("gpt2", "causal"), tmp_path / "out")
     proof = check(tmp_path / "out", only=("safetensors", "h5", "msgpack"))
     assert "encoder.pooler.dense.weight" in proof["safetensors"].stored
 
 
-def test_each_half_can_take_the_other_role(workshop: Workshop, tmp_path: Path) -> None:
+def test_each_submodel_can_take_the_other_role(source_cache: SourceCache, tmp_path: Path) -> None:
     """A decoder's weights as encoder, an encoder's as decoder."""
     converter.compose(
-        workshop.source("gpt2", "causal", "large"),
-        workshop.source("bert", "pretraining"),
+        source_cache.source("gpt2", "causal", "large"),
+        source_cache.source("bert", "pretraining"),
         tmp_path / "out",
     )
     check(tmp_path / "out", only=("safetensors", "h5", "msgpack"))

@@ -13,10 +13,10 @@ import pytest
 
 import converter
 from converter.verification.result import Verification
-from tests.transformers.files import read_msgpack
 from tests.transformers.models import EQUAL, LARGE, SMALL, combined_pytorch, configuration
-from tests.transformers.source_cache import Workshop
+from tests.transformers.source_cache import SourceCache
 from tests.transformers.tiny import add_noise, build, tiny
+from tests.transformers.weight_files import read_msgpack
 
 pytestmark = pytest.mark.peer
 
@@ -37,7 +37,7 @@ def wrong(found: Verification) -> dict[str, str]:
     }
 
 
-def by_the_peer(framework: str, source: Path, out: Path) -> None:
+def by_transformers(framework: str, source: Path, out: Path) -> None:
     """What transformers makes of a combined PyTorch checkpoint in another framework."""
     import transformers
 
@@ -51,16 +51,16 @@ def combined(encoder: Any, decoder: Any, place: Path) -> Path:
     return place
 
 
-FAMILIES = ("xlm-roberta", "camembert", "roberta-prelayernorm", "deberta-v2", "xlnet", "gpt2")
+MODEL_TYPES = ("xlm-roberta", "camembert", "roberta-prelayernorm", "deberta-v2", "xlnet", "gpt2")
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
-def test_1_the_encoder_that_tensorflow_loses(tmp_path: Path, architecture: str) -> None:
+@pytest.mark.parametrize("architecture", MODEL_TYPES)
+def test_1_tensorflow_loses_the_encoder(tmp_path: Path, architecture: str) -> None:
     import transformers
 
     encoder = transformers.AutoConfig.for_model(architecture, **tiny(architecture).config)
     source = combined(encoder, configuration("bert", EQUAL), tmp_path / "source")
-    by_the_peer("tensorflow", source, tmp_path / "out")
+    by_transformers("tensorflow", source, tmp_path / "out")
     found = converter.verify(tmp_path / "out", against=[source])
     file = str(tmp_path / "out" / "tf_model.h5")
     told = found.problems[0]
@@ -74,14 +74,14 @@ def test_1_the_encoder_that_tensorflow_loses(tmp_path: Path, architecture: str) 
 
 
 @pytest.mark.parametrize("framework", ["tensorflow", "flax"])
-def test_2_shared_halves_that_are_lost(tmp_path: Path, framework: str) -> None:
+def test_2_shared_submodels_are_lost(tmp_path: Path, framework: str) -> None:
     import transformers
 
     config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
         configuration("bert", SMALL), configuration("bert", SMALL), tie_encoder_decoder=True
     )
     transformers.EncoderDecoderModel(config).save_pretrained(tmp_path / "source")
-    by_the_peer(framework, tmp_path / "source", tmp_path / "out")
+    by_transformers(framework, tmp_path / "source", tmp_path / "out")
     found = converter.verify(tmp_path / "out", against=[tmp_path / "source"])
     broken = wrong(found)
     assert any("query.weight" in name for name in broken)
@@ -91,17 +91,17 @@ def test_2_shared_halves_that_are_lost(tmp_path: Path, framework: str) -> None:
     assert any("query" in str(problem.tensor) for problem in tied)
 
 
-def test_3_the_head_that_tensorflow_drops(tmp_path: Path) -> None:
+def test_3_tensorflow_loses_the_head(tmp_path: Path) -> None:
     decoder = configuration("bert", EQUAL, tie_word_embeddings=False)
     source = combined(configuration("bert", SMALL), decoder, tmp_path / "source")
-    by_the_peer("tensorflow", source, tmp_path / "out")
+    by_transformers("tensorflow", source, tmp_path / "out")
     found = converter.verify(tmp_path / "out", against=[source])
     assert any("cls" in name and "decoder" in name for name in said(found))
     assert any("no class of tensorflow can hold" in what for what in said(found).values())
 
 
 @pytest.mark.parametrize("architecture", ["bart", "mbart"])
-def test_4_the_embeddings_that_a_decoder_loses(tmp_path: Path, architecture: str) -> None:
+def test_4_a_decoder_loses_its_embeddings(tmp_path: Path, architecture: str) -> None:
     """It is taken out of a whole model, which keeps them where both its halves share them."""
     import transformers
 
@@ -122,10 +122,10 @@ def test_4_the_embeddings_that_a_decoder_loses(tmp_path: Path, architecture: str
 
 @pytest.mark.parametrize("kind", ["relative_key", "relative_key_query"])
 @pytest.mark.parametrize("framework", ["tensorflow", "flax"])
-def test_5_distances_that_are_dropped(tmp_path: Path, framework: str, kind: str) -> None:
+def test_5_relative_positions_are_lost(tmp_path: Path, framework: str, kind: str) -> None:
     encoder = configuration("bert", SMALL, position_embedding_type=kind)
     source = combined(encoder, configuration("bert", EQUAL), tmp_path / "source")
-    by_the_peer(framework, source, tmp_path / "out")
+    by_transformers(framework, source, tmp_path / "out")
     found = converter.verify(tmp_path / "out", against=[source])
     lost = [p.tensor for p in found.problems if p.what == "is missing, but the source has it"]
     name = "encoder.encoder.layer.{}.attention.self.distance_embedding.weight"
@@ -134,7 +134,7 @@ def test_5_distances_that_are_dropped(tmp_path: Path, framework: str, kind: str)
     assert any("distance_embedding" in str(reason) for reason in reasons)
 
 
-def test_6_a_projection_that_is_invented(tmp_path: Path) -> None:
+def test_6_a_missing_projection_is_initialized(tmp_path: Path) -> None:
     import transformers
     from safetensors.numpy import load_file, save_file
 
@@ -150,7 +150,7 @@ def test_6_a_projection_that_is_invented(tmp_path: Path) -> None:
     assert set(said(found)) == {"enc_to_dec_proj.weight"}
 
 
-def test_6_memory_that_nobody_wrote_to(tmp_path: Path) -> None:
+def test_6_uninitialized_memory(tmp_path: Path) -> None:
     """Fresh layer norms hold whatever lay there; here it is made what was seen: 1e20 and more."""
     import torch
     import transformers
@@ -178,12 +178,14 @@ def test_6_memory_that_nobody_wrote_to(tmp_path: Path) -> None:
     assert not any("not the constants" in note for note in ours.notes)
 
 
-def test_8_weights_drawn_anew_from_a_wrapped_tree(workshop: Workshop, tmp_path: Path) -> None:
+def test_8_weights_of_a_wrapped_tree_are_newly_initialized(
+    source_cache: SourceCache, tmp_path: Path
+) -> None:
     import transformers
     from flax.serialization import msgpack_serialize
     from flax.traverse_util import unflatten_dict
 
-    source = workshop.source("bert", file_format="msgpack")
+    source = source_cache.source("bert", file_format="msgpack")
     wrapped = tmp_path / "wrapped"
     wrapped.mkdir()
     (wrapped / "config.json").write_bytes((source / "config.json").read_bytes())
@@ -196,7 +198,7 @@ def test_8_weights_drawn_anew_from_a_wrapped_tree(workshop: Workshop, tmp_path: 
     assert converter.verify(source, against=[wrapped]).verified
 
 
-def test_7_a_width_that_fails_when_it_is_called(tmp_path: Path) -> None:
+def test_7_a_hidden_size_that_fails_when_the_model_is_called(tmp_path: Path) -> None:
     """It loads, has no projection, and cannot run."""
     decoder = configuration("gpt2", SMALL, cross_attention_hidden_size=LARGE.hidden)
     source = combined(configuration("bert", LARGE), decoder, tmp_path / "source")
@@ -205,7 +207,7 @@ def test_7_a_width_that_fails_when_it_is_called(tmp_path: Path) -> None:
     assert any("enc_to_dec_proj" in name for name in said(found))
 
 
-def test_9_flax_weights_of_roberta_are_right(tmp_path: Path) -> None:
+def test_9_flax_weights_of_roberta_are_correct(tmp_path: Path) -> None:
     """Its positions are wrong by default, its weights are not: nothing is to be told of them."""
     import transformers
 
@@ -219,12 +221,12 @@ def test_9_flax_weights_of_roberta_are_right(tmp_path: Path) -> None:
     assert not wrong(found)
 
 
-def test_10_fresh_weights_that_differ_between_frameworks(
-    workshop: Workshop, tmp_path: Path
+def test_10_initialized_weights_differ_between_frameworks(
+    source_cache: SourceCache, tmp_path: Path
 ) -> None:
     import transformers
 
-    sources = [workshop.source("bert"), workshop.source("gpt2", "causal")]
+    sources = [source_cache.source("bert"), source_cache.source("gpt2", "causal")]
     for prefix in ("", "Flax"):
         given = {"encoder_from_pt": True, "decoder_from_pt": True} if prefix else {}
         cls = getattr(transformers, f"{prefix}EncoderDecoderModel")

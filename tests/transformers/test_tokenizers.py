@@ -14,7 +14,7 @@ import pytest
 
 import converter
 from tests.environments import TRANSFORMERS_5, interpreter
-from tests.transformers.tiny import FAMILIES, LIBRARY, tiny
+from tests.transformers.tiny import LIBRARY, MODEL_TYPES, tiny
 
 pytestmark = pytest.mark.peer
 
@@ -142,7 +142,7 @@ def loaded(
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_each_place_holds_the_tokenizer_of_its_source(
+def test_each_directory_holds_the_tokenizer_of_its_source(
     loaded: dict[str, Any], sources: Path, composed: dict[str, Path], name: str
 ) -> None:
     expected = LAYOUTS[name][3]
@@ -157,15 +157,15 @@ def test_each_place_holds_the_tokenizer_of_its_source(
 def test_the_tables_name_the_class_that_transformers_takes() -> None:
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
-    stating = {name: LIBRARY.architecture(name).tokenizer for name in FAMILIES}
-    decoders = {name for name in FAMILIES if "decoder" in LIBRARY.architecture(name).roles}
+    stating = {name: LIBRARY.architecture(name).tokenizer for name in MODEL_TYPES}
+    decoders = {name for name in MODEL_TYPES if "decoder" in LIBRARY.architecture(name).roles}
     assert {name for name, stated in stating.items() if stated} == decoders - {"trocr"}
     for name, stated in stating.items():
         if stated:
             assert TOKENIZER_MAPPING_NAMES[name][0] == stated
 
 
-def test_every_file_of_a_tokenizer_is_known() -> None:
+def test_every_tokenizer_file_is_listed() -> None:
     from transformers.models.auto.tokenization_auto import (
         TOKENIZER_MAPPING_NAMES,
         tokenizer_class_from_name,
@@ -173,7 +173,7 @@ def test_every_file_of_a_tokenizer_is_known() -> None:
 
     from converter.planning.tokenizer_files import TOKENIZER_FILES
 
-    for name in set(FAMILIES) & TOKENIZER_MAPPING_NAMES.keys():
+    for name in set(MODEL_TYPES) & TOKENIZER_MAPPING_NAMES.keys():
         classes = TOKENIZER_MAPPING_NAMES[name]
         for stated in filter(None, [classes] if isinstance(classes, str) else classes):
             files = tokenizer_class_from_name(stated).vocab_files_names.values()

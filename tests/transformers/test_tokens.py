@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import converter
-from tests.transformers.tiny import FAMILIES, LIBRARY, tiny
+from tests.transformers.tiny import LIBRARY, MODEL_TYPES, tiny
 
 pytestmark = pytest.mark.peer
 
-DECODERS = [name for name in FAMILIES if "decoder" in LIBRARY.architecture(name).roles]
+DECODERS = [name for name in MODEL_TYPES if "decoder" in LIBRARY.architecture(name).roles]
 FIELDS = {
     "start": "decoder_start_token_id",
     "end": "eos_token_id",
@@ -71,7 +71,9 @@ def _tokenizer(directory: Path, architecture: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("architecture", DECODERS)
-def test_training_and_generation_begin_alike(home: Path, tmp_path: Path, architecture: str) -> None:
+def test_training_and_generation_start_with_the_same_tokens(
+    home: Path, tmp_path: Path, architecture: str
+) -> None:
     """Labels shifted by the peer's model begin with what its ``generate()`` begins with, which is
     what the decoder's own class makes of labels.
     """

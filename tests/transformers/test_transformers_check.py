@@ -141,7 +141,7 @@ DAMAGE: dict[str, Callable[[Path], str]] = {
 }  # fmt: skip
 
 
-class Asked:
+class Runs:
     """Every directory that is verified, and what the two versions say of it.
 
     Args:
@@ -155,7 +155,7 @@ class Asked:
         self.keys: dict[str, str] = {}
         self.requests: dict[str, Any] = {}
         self.fourth: dict[str, Any] = {}
-        self.fifth: dict[str, Any] = {}
+        self.start_transformers_5: dict[str, Any] = {}
 
     def make(self) -> None:
         """All directories, and the answers of version 5."""
@@ -183,7 +183,7 @@ class Asked:
             check=True,
         )
         told = [t.removeprefix(MARK) for t in done.stdout.splitlines() if t.startswith(MARK)]
-        self.fifth = dict(zip(self.requests, map(json.loads, told), strict=True))
+        self.start_transformers_5 = dict(zip(self.requests, map(json.loads, told), strict=True))
 
     def _note(self, name: str, request: Any) -> Any:
         self.requests[name] = request
@@ -198,7 +198,7 @@ class Asked:
     def by(self, version: int, name: str) -> Verification:
         """What verify says when that version answers."""
         if version == 5:
-            return self.verified(name, lambda request: self.fifth[name])
+            return self.verified(name, lambda request: self.start_transformers_5[name])
         if name not in self.fourth:
             self.fourth[name] = json.loads(json.dumps(_fourth(self.requests[name])))
         return self.verified(name, lambda request: self.fourth[name])
@@ -216,15 +216,15 @@ def _fourth(request: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
-    found = Asked(tmp_path_factory.mktemp("running"))
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    found = Runs(tmp_path_factory.mktemp("running"))
     found.make()
     yield found
 
 
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("name", [*PAIRS, *ALONE])
-def test_sound_models_load_whole_and_agree(asked: Asked, name: str, version: int) -> None:
+def test_valid_models_load_completely_and_agree(asked: Runs, name: str, version: int) -> None:
     found = asked.by(version, name)
     assert found.verified, found.problems
     files = {**PAIRS, **ALONE}[name] if version == 4 else 2
@@ -237,7 +237,7 @@ def test_sound_models_load_whole_and_agree(asked: Asked, name: str, version: int
     assert left == {**PAIRS, **ALONE}[name] - files
 
 
-SAYS = {
+MESSAGES = {
     "lost": "transformers reports it missing and newly initializes it",
     "extra": "transformers reports it unexpected and ignores it",
     "grown": "transformers reports a shape mismatch and does not load it",
@@ -246,11 +246,9 @@ NEWER = {"lost": "q_proj", "extra": "attention.extra"}
 
 
 @pytest.mark.parametrize("version", [4, 5])
-@pytest.mark.parametrize("kind", SAYS)
+@pytest.mark.parametrize("kind", MESSAGES)
 @pytest.mark.parametrize("file", FILES)
-def test_transformers_names_what_is_broken(
-    asked: Asked, file: str, kind: str, version: int
-) -> None:
+def test_transformers_names_what_is_broken(asked: Runs, file: str, kind: str, version: int) -> None:
     name = f"{kind} {file}"
     place, key = str(asked.places[name] / file), asked.keys[name]
     told = [p for p in asked.by(version, name).problems if "transformers" in p.what]
@@ -265,12 +263,12 @@ def test_transformers_names_what_is_broken(
     else:
         if version == 5 and kind != "grown":  # it calls the parts of an image encoder otherwise
             key = f"encoder.layers.0.attention.{NEWER[kind]}.weight"
-        assert [(p.file, p.tensor, p.what) for p in told] == [(place, key, SAYS[kind])]
+        assert [(p.file, p.tensor, p.what) for p in told] == [(place, key, MESSAGES[kind])]
 
 
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("file", FILES)
-def test_other_outputs_are_told(asked: Asked, file: str, version: int) -> None:
+def test_different_outputs_are_reported(asked: Runs, file: str, version: int) -> None:
     name = f"disturbed {file}"
     problems = asked.by(version, name).problems
     differing = [p for p in problems if p.what == "the models' outputs differ"]

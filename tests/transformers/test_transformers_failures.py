@@ -11,10 +11,10 @@ import pytest
 
 import converter
 from converter.errors import ConverterError, MatchError
-from tests.transformers.files import read_msgpack
 from tests.transformers.models import EQUAL, LARGE, SMALL, combined_pytorch, configuration
 from tests.transformers.oracle import check, compare, load
-from tests.transformers.source_cache import Workshop
+from tests.transformers.source_cache import SourceCache
+from tests.transformers.weight_files import read_msgpack
 
 pytestmark = pytest.mark.peer
 
@@ -48,14 +48,14 @@ def test_a_missing_projection_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [48, 99])
 def test_cross_attention_hidden_size_works_or_is_refused(
-    workshop: Workshop, tmp_path: Path, width: int
+    source_cache: SourceCache, tmp_path: Path, width: int
 ) -> None:
     """The peer accepts any value and fails when the model is called."""
     out = tmp_path / "out"
     right_or_refused(
         lambda: converter.compose(
-            workshop.source("bert", size="large"),
-            workshop.source("gpt2", "causal"),
+            source_cache.source("bert", size="large"),
+            source_cache.source("gpt2", "causal"),
             out,
             set=[f"decoder.cross_attention_hidden_size={width}"],
         ),
@@ -63,7 +63,7 @@ def test_cross_attention_hidden_size_works_or_is_refused(
     )
 
 
-def test_a_shared_model_is_written_whole_or_refused(tmp_path: Path) -> None:
+def test_a_shared_model_is_written_completely_or_refused(tmp_path: Path) -> None:
     """Of ``tie_encoder_decoder`` the peer keeps one copy, which TensorFlow and Flax miss."""
     import transformers
 
@@ -78,12 +78,12 @@ def test_a_shared_model_is_written_whole_or_refused(tmp_path: Path) -> None:
         assert not compare(first, second, values=False)
 
 
-def test_a_wrapped_flax_tree_is_read_or_refused(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_wrapped_flax_tree_is_read_or_refused(source_cache: SourceCache, tmp_path: Path) -> None:
     """The peer draws everything anew when the tree lies under ``params``."""
     from flax.serialization import msgpack_serialize
     from flax.traverse_util import unflatten_dict
 
-    source = workshop.source("bert", file_format="msgpack")
+    source = source_cache.source("bert", file_format="msgpack")
     wrapped = tmp_path / "wrapped"
     wrapped.mkdir()
     (wrapped / "config.json").write_bytes((source / "config.json").read_bytes())
@@ -91,33 +91,35 @@ def test_a_wrapped_flax_tree_is_read_or_refused(workshop: Workshop, tmp_path: Pa
     (wrapped / "flax_model.msgpack").write_bytes(msgpack_serialize({"params": tree}))
     out = tmp_path / "out"
     if right_or_refused(lambda: converter.convert(wrapped, out), out):
-        assert not compare(load(workshop.source("bert"), "safetensors"), load(out, "safetensors"))
+        assert not compare(
+            load(source_cache.source("bert"), "safetensors"), load(out, "safetensors")
+        )
 
 
-def test_a_foreign_tensor_is_an_error(workshop: Workshop, tmp_path: Path) -> None:
+def test_an_unknown_tensor_is_an_error(source_cache: SourceCache, tmp_path: Path) -> None:
     """The peer logs it and goes on."""
     from safetensors.numpy import load_file, save_file
 
     source = tmp_path / "source"
     source.mkdir()
-    for file in workshop.source("bert").iterdir():
+    for file in source_cache.source("bert").iterdir():
         (source / file.name).write_bytes(file.read_bytes())
     tensors = load_file(source / "model.safetensors")
     tensors["encoder.layer.0.adapter.weight"] = np.ones((3, 4), np.float32)
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(MatchError, match="adapter"):
-        converter.compose(source, workshop.source("gpt2", "causal"), tmp_path / "out")
+        converter.compose(source, source_cache.source("gpt2", "causal"), tmp_path / "out")
 
 
 def test_a_wrong_shape_is_an_error_even_if_the_sizes_fit(
-    workshop: Workshop, tmp_path: Path
+    source_cache: SourceCache, tmp_path: Path
 ) -> None:
     """TensorFlow silently reshapes; a (hidden, intermediate) kernel must not pass as its turn."""
     import h5py
 
     source = tmp_path / "source"
     source.mkdir()
-    for file in workshop.source("bert", file_format="h5").iterdir():
+    for file in source_cache.source("bert", file_format="h5").iterdir():
         (source / file.name).write_bytes(file.read_bytes())
     with h5py.File(source / "tf_model.h5", "r+") as file:
         found: list[str] = []
@@ -133,8 +135,8 @@ def test_a_wrong_shape_is_an_error_even_if_the_sizes_fit(
 @pytest.mark.parametrize(
     "architecture", ["xlm-roberta", "camembert", "roberta-prelayernorm", "gpt2"]
 )
-def test_the_encoder_that_the_peer_drops_is_there(
-    workshop: Workshop, tmp_path: Path, architecture: str
+def test_the_encoder_that_transformers_loses_is_present(
+    source_cache: SourceCache, tmp_path: Path, architecture: str
 ) -> None:
     """In TensorFlow it stands under the main layer's name, not under ``model_type``."""
     source, out = tmp_path / "source", tmp_path / "out"

@@ -13,7 +13,7 @@ from converter.errors import UnsupportedError
 from converter.verification import framework_readers
 from converter.verification.result import Verification
 from tests.environments import TRANSFORMERS_5, interpreter
-from tests.transformers.source_cache import Workshop
+from tests.transformers.source_cache import SourceCache
 from tests.verification.damage import alter, copy_of, key_of, not_a_number, rewrite
 
 pytestmark = pytest.mark.peer
@@ -25,10 +25,13 @@ def said(found: Verification) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def both(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def both(source_cache: SourceCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A composition with a file of every kind."""
     out = tmp_path_factory.mktemp("verify") / "both"
-    encoder, decoder = workshop.source("bert", size="large"), workshop.source("gpt2", "causal")
+    encoder, decoder = (
+        source_cache.source("bert", size="large"),
+        source_cache.source("gpt2", "causal"),
+    )
     converter.compose(encoder, decoder, out, pytorch_format="both")
     return out
 
@@ -39,16 +42,16 @@ def test_the_libraries_read_what_we_read(both: Path) -> None:
     assert sum("own library" in check for check in found.checks) == 4
 
 
-def test_sharded_files_too(workshop: Workshop, tmp_path: Path) -> None:
+def test_sharded_files_too(source_cache: SourceCache, tmp_path: Path) -> None:
     converter.convert(
-        workshop.source("bert"), tmp_path / "it", pytorch_format="both", max_shard_size=30_000
+        source_cache.source("bert"), tmp_path / "it", pytorch_format="both", max_shard_size=30_000
     )
     found = converter.verify(tmp_path / "it", native=True)
     assert found.verified, found.problems
     assert sum("own library" in check for check in found.checks) == 4
 
 
-def test_a_reader_of_ours_that_errs_is_found(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_faulty_reader_is_found(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from converter.formats.stored_tensors import ContiguousTensor
 
     honest = ContiguousTensor.read_into
@@ -111,10 +114,8 @@ def test_transformers_5_runs_it(both: Path) -> None:
     assert sum("transformers 5" in check for check in found.checks) == 2
 
 
-def test_a_hand_written_script_that_forgets_to_transpose_is_named(
-    workshop: Workshop, tmp_path: Path
-) -> None:
-    source = workshop.source("bert")
+def test_a_missing_transposition_is_named(source_cache: SourceCache, tmp_path: Path) -> None:
+    source = source_cache.source("bert")
     converter.convert(source, tmp_path / "out", to=["flax"])
     file = tmp_path / "out" / "flax_model.msgpack"
 

@@ -25,7 +25,7 @@ from tests.factories import bundled_registry
 
 DIRECTORY = Path(__file__).parent / "tiny"
 LIBRARY = bundled_registry()
-FAMILIES = tuple(name for name in LIBRARY.names if not LIBRARY.is_composite(name))
+MODEL_TYPES = tuple(name for name in LIBRARY.names if not LIBRARY.is_composite(name))
 NOISE = 0.1
 MAIN_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
 _KEYS = {
@@ -78,7 +78,7 @@ class Tiny:
         """Whether a role or a class of a framework can be called."""
         return self.cannot_run.keys().isdisjoint({what, f"{what}-{variant}"})
 
-    def fails_later(self, variant: str) -> str | None:
+    def unsupported_by_transformers_5(self, variant: str) -> str | None:
         """Why transformers 5 cannot hold a variant, if it cannot."""
         return self.transformers_5.get("", self.transformers_5.get(variant))
 
@@ -146,13 +146,13 @@ def tiny(architecture: str) -> Tiny:
 
 
 @cache
-def described() -> tuple[str, ...]:
+def complete_model_types() -> tuple[str, ...]:
     """The families that have both a sound table and a tiny model.
 
     One that lacks either fails ``test_sample_configs.py`` and must not hide the others.
     """
     return tuple(
-        name for name in FAMILIES if (DIRECTORY / f"{name}.json").is_file() and _loads(name)
+        name for name in MODEL_TYPES if (DIRECTORY / f"{name}.json").is_file() and _loads(name)
     )
 
 
@@ -169,7 +169,7 @@ def roles() -> list[tuple[str, str, str]]:
     """Family, role and variant of every composition, where the variant changes what plays."""
     return [
         (architecture, role, variant)
-        for architecture in described()
+        for architecture in complete_model_types()
         for role, played in tiny(architecture).table.roles.items()
         for variant in ("", *tiny(architecture).variants)
         if not variant or _changes(architecture, played.model, variant)
@@ -192,7 +192,7 @@ def single_models() -> list[tuple[str, str, str]]:
     lack; what it changes of the rest is the same in all classes.
     """
     found = []
-    for architecture in described():
+    for architecture in complete_model_types():
         table = tiny(architecture).table
         leading = {role.model for role in table.roles.values()} or set(list(table.models)[:1])
         found += [(architecture, model, "") for model in table.models]

@@ -21,15 +21,15 @@ from safetensors.numpy import load_file
 
 from tests.environments import TRANSFORMERS_5, interpreter
 from tests.transformers import oracle
-from tests.transformers.files import FILES
 from tests.transformers.oracle import Loaded
 from tests.transformers.oracle_checks import Batch, without
+from tests.transformers.weight_files import FILES
 
 KIND = "safetensors"
 
 
 @dataclass(frozen=True)
-class Fifth:
+class Transformers5:
     """A running interpreter with transformers 5 and torch."""
 
     process: subprocess.Popen[str]
@@ -86,7 +86,7 @@ def differences(first: Loaded, later: Loaded, tolerance: float) -> list[str]:
 
 
 @contextmanager
-def fifth() -> Iterator[Fifth]:
+def start_transformers_5() -> Iterator[Transformers5]:
     """Start it; it ends with the block."""
     command = [str(interpreter(TRANSFORMERS_5)), "-m", __name__]
     with TemporaryDirectory(prefix="fifth-") as room:
@@ -94,7 +94,7 @@ def fifth() -> Iterator[Fifth]:
             [*command, room], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         try:
-            yield Fifth(process, Path(room))
+            yield Transformers5(process, Path(room))
         finally:
             process.communicate()
 

@@ -107,7 +107,7 @@ def redrawn(array: Array) -> None:
     array[...] = np.random.default_rng(9).standard_normal(array.shape) * 0.02
 
 
-def as_half(array: Array) -> None:
+def as_float16(array: Array) -> None:
     """Round to float16 and back."""
     array[...] = array.astype(np.float16)
 

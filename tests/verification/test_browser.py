@@ -57,7 +57,7 @@ def broken(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("width", "dark"), [(1100, False), (390, True), (320, False)])
 @pytest.mark.parametrize("which", ["sound", "broken"])
-def test_everything_is_seen_and_nothing_hangs_over(
+def test_everything_is_visible_and_nothing_overflows(
     sound: Path,
     broken: Path,
     sources: tuple[Path, Path],
@@ -114,7 +114,7 @@ def test_hostile_names_load_and_run_nothing(
     assert seen["title"] == "<img src=x onerror=alert(1)>: not verified"
 
 
-def test_the_page_of_what_cannot_be_read(tmp_path: Path) -> None:
+def test_the_page_of_an_unreadable_checkpoint(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "it", "bert")
     made.file.write_bytes(b"nothing")
     seen = look(written(tmp_path / "page.html", verify(tmp_path / "it", value_report=True)), 390)
@@ -122,7 +122,7 @@ def test_the_page_of_what_cannot_be_read(tmp_path: Path) -> None:
     assert seen["beyond"] == seen["plots"] == []
 
 
-def test_paper_and_pictures(sound: Path, tmp_path: Path) -> None:
+def test_print_and_screenshot(sound: Path, tmp_path: Path) -> None:
     at = written(tmp_path / "page.html", verify(sound, value_report=True))
     paper, picture = tmp_path / "page.pdf", tmp_path / "page.png"
     browse(tmp_path / "profile", f"--print-to-pdf={paper}", at.as_uri())

@@ -29,7 +29,7 @@ from tests.verification.damage import (
 SINGLE = {
     damage.flip_bit: "is off by a few units in the last place in 1 value",
     damage.redrawn: "is unrelated",
-    damage.as_half: "was rounded to float16",
+    damage.as_float16: "was rounded to float16",
     damage.moved: "is shifted by 1 along axis",
     damage.transposed: "is transposed",
     damage.negated: "has the opposite sign",
@@ -53,7 +53,7 @@ def told(found: Verification, file: Path, tensor: str) -> list[str]:
     ]
 
 
-def test_sound_checkpoints_are_verified(
+def test_valid_checkpoints_are_verified(
     sound: Path, sharded: Path, sources: tuple[Path, Path]
 ) -> None:
     for directory in (sound, sharded):
@@ -90,7 +90,7 @@ def test_a_damaged_tensor(
 @pytest.mark.parametrize("manifest", [True, False], ids=["own", "foreign"])
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("change", DOUBLE, ids=lambda change: change.__name__)
-def test_two_square_tensors(
+def test_two_damaged_square_tensors(
     sound: Path, tmp_path: Path, name: str, change: Callable[..., None], manifest: bool
 ) -> None:
     file = copy_of(sound, tmp_path / "it") / name
@@ -106,7 +106,7 @@ def test_two_square_tensors(
 
 
 @pytest.mark.parametrize("change", [*SINGLE, *DOUBLE], ids=lambda change: change.__name__)
-def test_the_only_file_is_proven_by_the_manifest(
+def test_a_single_file_is_verified_by_the_manifest(
     sound: Path, tmp_path: Path, change: Callable[..., None]
 ) -> None:
     directory = copy_of(sound, tmp_path / "it")
@@ -238,7 +238,7 @@ def submodel(
 @pytest.mark.parametrize(
     "change", [damage.flip_low_bit, damage.moved, damage.transposed, damage.zeroed]
 )
-def test_a_damaged_tensor_of_half_precision(
+def test_a_damaged_tensor_in_16_bits(
     submodel: Path, tmp_path: Path, name: str, change: Callable[..., None]
 ) -> None:
     directory = copy_of(submodel, tmp_path / "it")
@@ -263,7 +263,7 @@ def test_a_truncated_file(sound: Path, tmp_path: Path, name: str, share: float) 
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_stale_index(sharded: Path, tmp_path: Path, name: str) -> None:
+def test_an_outdated_index(sharded: Path, tmp_path: Path, name: str) -> None:
     index = copy_of(sharded, tmp_path / "it") / f"{name}.index.json"
     content = json.loads(index.read_text())
     weights = content["weight_map"]
@@ -298,7 +298,7 @@ def test_a_missing_shard(sharded: Path, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_shards_that_changed_places(sharded: Path, tmp_path: Path, name: str) -> None:
+def test_swapped_shards(sharded: Path, tmp_path: Path, name: str) -> None:
     stem, _, ending = name.rpartition(".")
     first, second, *_ = sorted(copy_of(sharded, tmp_path / "it").glob(f"{stem}-*.{ending}"))
     one, two = first.read_bytes(), second.read_bytes()
@@ -326,7 +326,9 @@ def test_a_wrong_token(
         assert any("outside the vocabulary" in p.what for p in problems if p.file)
 
 
-def test_a_token_changed_in_both_files_is_told_by_the_manifest(sound: Path, tmp_path: Path) -> None:
+def test_a_token_changed_in_both_files_is_found_by_the_manifest(
+    sound: Path, tmp_path: Path
+) -> None:
     directory = copy_of(sound, tmp_path / "it")
     for name in ("config.json", "generation_config.json"):
         path = directory / name
@@ -382,13 +384,13 @@ def test_an_edited_manifest(sound: Path, tmp_path: Path, how: str) -> None:
         assert any("query" in str(problem) for problem in found.problems)
 
 
-def test_a_file_that_the_manifest_lists_is_gone(sound: Path, tmp_path: Path) -> None:
+def test_a_missing_file_of_the_manifest(sound: Path, tmp_path: Path) -> None:
     directory = copy_of(sound, tmp_path / "it")
     (directory / "generation_config.json").unlink()
     assert any("generation_config.json" in str(p) for p in verify(directory).problems)
 
 
-def test_a_part_that_only_one_file_lacks(sources: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_part_missing_in_one_file(sources: tuple[Path, Path], tmp_path: Path) -> None:
     converter.convert(sources[0], tmp_path / "it", to=["pytorch", "flax"])
     file = tmp_path / "it" / "flax_model.msgpack"
     rewrite(

@@ -32,7 +32,7 @@ def test_every_file_equals_every_other(sound: Path) -> None:
             assert all(difference.exact for difference in found.differences.values())
 
 
-def test_shards_containers_and_dtypes_may_be_mixed(
+def test_shards_formats_and_dtypes_may_be_mixed(
     sound: Path, sharded: Path, sources: tuple[Path, Path], tmp_path: Path
 ) -> None:
     converter.compose(*sources, tmp_path / "half", pytorch_format="both", dtype="float16")
@@ -70,7 +70,7 @@ def test_the_measures_are_right(sound: Path, tmp_path: Path, name: str) -> None:
     assert not converter.diff(sound, file, tolerance=difference.max_abs * 0.999).equal
 
 
-def test_half_precision_is_measured(sources: tuple[Path, Path], tmp_path: Path) -> None:
+def test_rounding_to_bfloat16_is_measured(sources: tuple[Path, Path], tmp_path: Path) -> None:
     converter.convert(sources[0], tmp_path / "half", dtype="bfloat16")
     found = converter.diff(sources[0], tmp_path / "half")
     assert not found.equal
@@ -103,7 +103,7 @@ def test_what_only_one_has(sound: Path, tmp_path: Path) -> None:
     assert "not in the mapping table" in text
 
 
-def test_layers_are_folded_into_the_worst(sound: Path, tmp_path: Path) -> None:
+def test_layers_are_collapsed_with_the_largest_difference(sound: Path, tmp_path: Path) -> None:
     file = copy_of(sound, tmp_path / "it") / FILES[0]
     with_layers = [QUERY.replace("0", str(number)) for number in range(3)]
     for number, module in enumerate(with_layers):

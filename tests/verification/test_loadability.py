@@ -47,7 +47,7 @@ def test_flax_names_in_safetensors(tmp_path: Path) -> None:
     assert any("another framework's names" in what for what in whats(tmp_path / "it"))
 
 
-def test_a_file_under_another_one_s_name(tmp_path: Path) -> None:
+def test_a_file_with_the_name_of_another_format(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "it", "bert", file_format="torch")
     made.file.rename(tmp_path / "it" / "model.safetensors")
     assert "is not in the format that its name says" in whats(tmp_path / "it")
@@ -61,7 +61,7 @@ def test_a_wrapped_tree(tmp_path: Path) -> None:
     assert any("have the prefix 'params'" in what for what in whats(tmp_path / "it"))
 
 
-def test_pickles_that_do_more_are_named_and_not_run(tmp_path: Path) -> None:
+def test_pickles_with_other_imports_are_reported_and_not_run(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "it", "bert", file_format="torch")
     spoil(made.file, b"cposix\nsystem\n0")
     [problem] = verify(tmp_path / "it").problems
@@ -109,7 +109,7 @@ def test_statistics_are_right(tmp_path: Path) -> None:
         assert together.mean == pytest.approx(everything.mean(), abs=1e-12)
 
 
-def test_statistics_leave_out_what_is_no_number(tmp_path: Path) -> None:
+def test_statistics_exclude_values_that_are_not_finite(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "it", "bert")
     alter(made.file, [f"{QUERY}.weight"], damage.not_a_number)
     seen = converter.inspect(made.directory, stats=True).statistics[f"{QUERY}.weight"]
@@ -146,7 +146,9 @@ def test_a_sample_is_of_the_values(tmp_path: Path) -> None:
             assert abs(values.std() - measure(matched[name]).deviation) < 0.03
 
 
-def test_the_page_tells_everything(sound: Path, sources: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_page_shows_all_findings(
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path
+) -> None:
     file = copy_of(sound, tmp_path / "<it>") / "model.safetensors"
     alter(file, [key_of(file, QUERY)], damage.negated)
     target = tmp_path / "page.html"
@@ -169,7 +171,7 @@ def test_the_page_tells_everything(sound: Path, sources: tuple[Path, Path], tmp_
     assert not re.search(r"(?:src|href)=|url\(|@import|<script|https?:", text)
 
 
-def test_the_page_of_what_cannot_be_read(tmp_path: Path) -> None:
+def test_the_page_of_an_unreadable_checkpoint(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "it", "bert")
     made.file.write_bytes(b"nothing")
     run("verify", tmp_path / "it", "--html", tmp_path / "page.html", code=1)

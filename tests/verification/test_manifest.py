@@ -37,7 +37,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("command", ["compose", "convert", "split"])
-def test_every_way_gives_the_same_bytes(
+def test_the_manifest_is_reproducible(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     if command == "split":
@@ -76,7 +76,7 @@ def test_every_way_gives_the_same_bytes(
     (home / "deep" / "down" / "nested").rename(tmp_path / "nested")  # for the next command
 
 
-def test_another_seed_gives_other_fresh_weights_alone(home: Path, tmp_path: Path) -> None:
+def test_another_seed_changes_only_initialized_weights(home: Path, tmp_path: Path) -> None:
     for seed in (1, 2):
         converter.compose(home / "bert", home / "gpt2", tmp_path / str(seed), seed=seed)
     one, two = (

@@ -12,10 +12,10 @@ import pytest
 import converter
 from converter.commands.verify import verify
 from tests import factories
-from tests.transformers.tiny import FAMILIES, LIBRARY, tiny
+from tests.transformers.tiny import LIBRARY, MODEL_TYPES, tiny
 
 TOKENS: dict[str, Any] = {"decoder_start_token": 3, "eos_token": 2, "pad_token": 1}
-PLAYED = [(name, list(LIBRARY.architecture(name).roles)) for name in FAMILIES]
+PLAYED = [(name, list(LIBRARY.architecture(name).roles)) for name in MODEL_TYPES]
 ROLES = [(name, played[at % len(played)]) for at, (name, played) in enumerate(PLAYED) if played]
 """Each family in one of its roles; ``tests/transformers`` composes it in all."""
 
@@ -64,7 +64,7 @@ def test_a_composed_model_is_verified(
 
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("dtype", ["keep", "bfloat16"])
-def test_shared_halves_are_verified(tmp_path: Path, share: bool, dtype: str) -> None:
+def test_shared_submodels_are_verified(tmp_path: Path, share: bool, dtype: str) -> None:
     source = factories.make(tmp_path / "bert", "bert", "BertForMaskedLM").directory
     options: dict[str, Any] = {"pytorch_format": "both", "max_shard_size": 40_000, "dtype": dtype}
     converter.compose(source, source, tmp_path / "out", share=share, **options)
@@ -75,7 +75,7 @@ def test_shared_halves_are_verified(tmp_path: Path, share: bool, dtype: str) -> 
 
 
 @pytest.mark.parametrize("file_format", ["safetensors", "torch", "keras-hdf5", "flax-msgpack"])
-def test_what_others_wrote_is_verified(tmp_path: Path, file_format: str) -> None:
+def test_files_of_other_tools_are_verified(tmp_path: Path, file_format: str) -> None:
     dialect = {"keras-hdf5": "tensorflow", "flax-msgpack": "flax"}.get(file_format, "pytorch")
     for architecture, model in (("bert", "BertModel"), ("gpt2", "GPT2LMHeadModel")):
         made = factories.make(

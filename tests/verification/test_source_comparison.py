@@ -27,7 +27,7 @@ def alone(sound: Path, directory: Path, name: str) -> Path:
     return directory
 
 
-def test_fresh_tensors_are_listed_exactly(sound: Path, sources: tuple[Path, Path]) -> None:
+def test_initialized_tensors_are_listed_exactly(sound: Path, sources: tuple[Path, Path]) -> None:
     found = verify(sound, against=sources)
     planned = converter.compose(*sources, sound.parent / "never", dry_run=True)
     fresh = {name for name, origin in found.origins.items() if origin.verdict == "initialized"}
@@ -55,7 +55,7 @@ def test_damage_is_diagnosed(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_mixed_up_tensors_name_each_other(
+def test_swapped_tensors_name_each_other(
     sound: Path, sources: tuple[Path, Path], tmp_path: Path, name: str
 ) -> None:
     directory = alone(sound, tmp_path / "it", name)
@@ -69,7 +69,7 @@ def test_mixed_up_tensors_name_each_other(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_tensor_that_stands_for_another_is_named(
+def test_a_duplicated_tensor_is_named(
     sound: Path, sources: tuple[Path, Path], tmp_path: Path, name: str
 ) -> None:
     directory = alone(sound, tmp_path / "it", name)
@@ -105,7 +105,7 @@ def test_another_set_of_tensors_is_named(
     assert len(said) == 4
 
 
-def test_other_weights_are_no_source(
+def test_unrelated_weights_are_reported(
     sound: Path, sources: tuple[Path, Path], tmp_path: Path
 ) -> None:
     other = factories.make(tmp_path / "other", "bert", seed=5).directory
@@ -119,7 +119,7 @@ def test_other_weights_are_no_source(
     assert found.checks["tensors equal to their source"].startswith("28 of ")
 
 
-def test_added_rows_are_told_from_another_tensor(
+def test_added_rows_are_a_shape_mismatch(
     sound: Path, sources: tuple[Path, Path], tmp_path: Path
 ) -> None:
     larger = factories.make(tmp_path / "larger", "bert", vocab_size=70).directory
@@ -128,7 +128,9 @@ def test_added_rows_are_told_from_another_tensor(
     assert [p.tensor for p in shaped] == ["encoder.embeddings.word_embeddings.weight"]
 
 
-def test_two_of_one_family_are_taken_in_order(sources: tuple[Path, Path], tmp_path: Path) -> None:
+def test_two_sources_of_one_architecture_are_assigned_in_order(
+    sources: tuple[Path, Path], tmp_path: Path
+) -> None:
     second = factories.make(tmp_path / "b", "bert", "BertForMaskedLM", seed=4).directory
     converter.compose(sources[0], second, tmp_path / "out")
     assert verify(tmp_path / "out", against=[sources[0], second]).verified
@@ -165,7 +167,7 @@ def _two(home: Path) -> tuple[Path, Path]:
     return first, second
 
 
-MEANT: dict[str, tuple[dict[str, Any], int, str]] = {
+EXPECTED_DIFFERENCES: dict[str, tuple[dict[str, Any], int, str]] = {
     "layers": (
         {"layers": ["decoder=3,1", "encoder=last:2"]},
         0,
@@ -179,9 +181,9 @@ MEANT: dict[str, tuple[dict[str, Any], int, str]] = {
 """Options, how many tensors more than otherwise are fresh, and what is told."""
 
 
-@pytest.mark.parametrize("case", MEANT)
-def test_what_was_meant_to_be_otherwise_is_no_fault(tmp_path: Path, case: str) -> None:
-    options, more, told = MEANT[case]
+@pytest.mark.parametrize("case", EXPECTED_DIFFERENCES)
+def test_expected_differences_are_not_faults(tmp_path: Path, case: str) -> None:
+    options, more, told = EXPECTED_DIFFERENCES[case]
     sources, out = _two(tmp_path), tmp_path / "out"
     planned = converter.compose(*sources, out, **options).to_dict()
     found = verify(out, against=sources)
@@ -194,13 +196,13 @@ def test_what_was_meant_to_be_otherwise_is_no_fault(tmp_path: Path, case: str) -
     assert any(told in note for note in found.notes) or not told
 
 
-@pytest.mark.parametrize("case", MEANT)
-def test_what_was_meant_is_not_believed_but_compared(tmp_path: Path, case: str) -> None:
+@pytest.mark.parametrize("case", EXPECTED_DIFFERENCES)
+def test_expected_differences_are_compared_too(tmp_path: Path, case: str) -> None:
     """One value altered behind the manifest's back, in the last row of what was meant otherwise."""
     from safetensors.numpy import load_file, save_file
 
     sources, out = _two(tmp_path), tmp_path / "out"
-    converter.compose(*sources, out, to=["pytorch"], **MEANT[case][0])
+    converter.compose(*sources, out, to=["pytorch"], **EXPECTED_DIFFERENCES[case][0])
     key = {
         "layers": "decoder.transformer.h.0.mlp.c_fc.weight",
         "copies": "decoder.transformer.h.1.crossattention.c_proj.weight",
@@ -213,7 +215,7 @@ def test_what_was_meant_is_not_believed_but_compared(tmp_path: Path, case: str) 
     assert any(p.tensor == key and "differs in 1 value" in p.what for p in problems)
 
 
-def test_shared_halves_have_one_source(tmp_path: Path) -> None:
+def test_shared_submodels_have_one_source(tmp_path: Path) -> None:
     bert = factories.make(tmp_path / "bert", "bert", "BertForMaskedLM").directory
     converter.compose(bert, bert, tmp_path / "out", share=True)
     for sources in ([bert], [bert, bert]):

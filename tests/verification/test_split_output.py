@@ -26,7 +26,7 @@ def submodels(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_both_are_proven_in_one_report(submodels: Path, sound: Path) -> None:
+def test_both_submodels_are_verified_in_one_report(submodels: Path, sound: Path) -> None:
     found = verify(submodels, against=[sound], value_report=True)
     assert found.verified, found.problems
     assert len(found.files) == 8
@@ -41,7 +41,9 @@ def test_both_are_proven_in_one_report(submodels: Path, sound: Path) -> None:
     assert set(found.value_report.tensors) == set(found.origins)
 
 
-def test_each_source_goes_to_its_half(submodels: Path, sources: tuple[Path, Path]) -> None:
+def test_each_source_is_assigned_to_its_submodel(
+    submodels: Path, sources: tuple[Path, Path]
+) -> None:
     for given in (sources, sources[::-1]):
         found = verify(submodels, against=given)
         assert found.verified
@@ -55,7 +57,7 @@ def test_each_source_goes_to_its_half(submodels: Path, sources: tuple[Path, Path
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_damage_to_a_half_is_found(submodels: Path, tmp_path: Path, file: str) -> None:
+def test_damage_to_a_submodel_is_found(submodels: Path, tmp_path: Path, file: str) -> None:
     copy = copy_of(submodels, tmp_path / "it")
     place = copy / "encoder" / file
     with open_file(place) as reader:
@@ -78,7 +80,7 @@ def test_damage_to_a_half_is_found(submodels: Path, tmp_path: Path, file: str) -
     assert "its values differ from those that were written" in told
 
 
-def test_damage_between_the_halves_is_found(submodels: Path, tmp_path: Path) -> None:
+def test_damage_outside_the_submodels_is_found(submodels: Path, tmp_path: Path) -> None:
     copy = copy_of(submodels, tmp_path / "it")
     joint = copy / "joint.safetensors"
     alter(joint, ["enc_to_dec_proj.weight"], damage.flip_bit)
@@ -95,7 +97,9 @@ def test_damage_between_the_halves_is_found(submodels: Path, tmp_path: Path) -> 
     )
 
 
-def test_the_manifest_above_lists_the_files_of_a_half(submodels: Path, tmp_path: Path) -> None:
+def test_the_manifest_of_the_split_lists_the_files_of_a_submodel(
+    submodels: Path, tmp_path: Path
+) -> None:
     copy = copy_of(submodels, tmp_path / "it")
     (copy / "decoder" / "generation_config.json").unlink()
     [problem] = verify(copy / "decoder").problems
@@ -106,14 +110,16 @@ def test_the_manifest_above_lists_the_files_of_a_half(submodels: Path, tmp_path:
     assert any("another tool" in note for note in verify(copy / "decoder").notes)
 
 
-def test_a_half_against_another_family_is_refused(
+def test_a_submodel_against_another_architecture_is_refused(
     submodels: Path, sources: tuple[Path, Path]
 ) -> None:
     with pytest.raises(UnsupportedError, match=r"is gpt2, but .* is bert"):
         verify(submodels / "encoder", against=[sources[1]])
 
 
-def test_the_whole_is_compared_with_each_half(submodels: Path, sound: Path, tmp_path: Path) -> None:
+def test_an_encoder_decoder_is_compared_with_each_submodel(
+    submodels: Path, sound: Path, tmp_path: Path
+) -> None:
     for submodel in ("encoder", "decoder"):
         for first, second in ((sound, submodels / submodel), (submodels / submodel, sound)):
             found = converter.diff(first, second)
@@ -133,7 +139,7 @@ def test_the_whole_is_compared_with_each_half(submodels: Path, sound: Path, tmp_
         converter.diff(sound, other)
 
 
-def test_two_halves_of_one_family_are_told_apart(
+def test_two_submodels_of_one_architecture_are_distinguished(
     sources: tuple[Path, Path], tmp_path: Path
 ) -> None:
     second = factories.make(tmp_path / "b", "bert", "BertForMaskedLM", seed=4).directory

@@ -111,7 +111,7 @@ class Hub:
     def requests(self, part: str) -> list[str]:
         return [line for line in self.log if part in line]
 
-    def described(self, name: str, digest: str) -> dict[str, Any]:
+    def complete_model_types(self, name: str, digest: str) -> dict[str, Any]:
         """An entry of a listing."""
         data = self.blobs[digest]
         entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data)}
@@ -307,7 +307,7 @@ class Handler(BaseHTTPRequestHandler):
     def sibling(self, name: str, digest: str) -> dict[str, Any]:
         if "blobs" not in self.query or not self.hub.tells_sizes:
             return {"rfilename": name}
-        entry = self.hub.described(name, digest)
+        entry = self.hub.complete_model_types(name, digest)
         return {"rfilename": name, "size": entry["size"], "blobId": entry["oid"]}
 
     def branch(self, repo_id: str, name: str) -> None:
@@ -320,21 +320,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def tree(self, repo_id: str, revision: str) -> None:
         files = self.repo(repo_id).files(revision)
-        self.answer([self.hub.described(name, files[name]) for name in sorted(files)])
+        self.answer([self.hub.complete_model_types(name, files[name]) for name in sorted(files)])
 
     def below(self, repo_id: str, revision: str, path: str) -> None:
         files = self.repo(repo_id).files(revision)
         names = [name for name in sorted(files) if name.startswith(f"{unquote(path)}/")]
         if not names:
             raise RefusalError(404, "EntryNotFound", f"{path} does not exist")
-        self.answer([self.hub.described(name, files[name]) for name in names])
+        self.answer([self.hub.complete_model_types(name, files[name]) for name in names])
 
     def paths_info(self, repo_id: str, revision: str) -> None:
         files = self.repo(repo_id).files(revision)
         data = self.body()
         asked = json.loads(data) if data[:1] == b"{" else parse_qs(data.decode())
         names = [name for name in asked.get("paths", []) if name in files]
-        self.answer([self.hub.described(name, files[name]) for name in names])
+        self.answer([self.hub.complete_model_types(name, files[name]) for name in names])
 
     # --- uploads
 
@@ -352,7 +352,7 @@ class Handler(BaseHTTPRequestHandler):
         told = []
         for entry in json.loads(self.body())["files"]:
             name = entry["path"]
-            old = self.hub.described(name, files[name]) if name in files else {}
+            old = self.hub.complete_model_types(name, files[name]) if name in files else {}
             told.append(
                 {
                     "path": name,
@@ -465,7 +465,7 @@ class Handler(BaseHTTPRequestHandler):
         if digest is None:
             missing = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
             return self.answer({"error": "Entry not found"}, 404, {**headers, **missing})
-        entry = self.hub.described(name, digest)
+        entry = self.hub.complete_model_types(name, digest)
         headers["ETag"] = f'"{entry["oid"]}"'
         if "lfs" in entry:
             headers["X-Linked-Size"] = str(entry["size"])

@@ -16,7 +16,7 @@ from tests import factories
 from tests.environments import TRANSFORMERS_5, interpreter
 from tests.storage.hub.conftest import ROOT, Desk, contents
 from tests.storage.hub.hub_server import serving
-from tests.transformers.presets import fetched
+from tests.transformers.published_weights import fetched
 
 pytestmark = pytest.mark.peer
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tests.transformers.files import FRAMEWORKS
 from tests.transformers.models import STEMS, class_name, weights
 from tests.transformers.oracle import Loaded, difference, inputs
-from tests.transformers.source_cache import Workshop
+from tests.transformers.source_cache import SourceCache
+from tests.transformers.weight_files import FRAMEWORKS
 
 ENCODER_KINDS = {
     architecture: ("safetensors", "h5")
@@ -85,7 +85,10 @@ def check_pytorch_values(loaded: Loaded, encoder: Any, decoder: Any) -> set[str]
 
 
 def check_native_values(
-    loaded: Loaded, workshop: Workshop, encoder: tuple[Path, str], decoder: tuple[Path, str, str]
+    loaded: Loaded,
+    source_cache: SourceCache,
+    encoder: tuple[Path, str],
+    decoder: tuple[Path, str, str],
 ) -> set[str]:
     """As `check_pytorch_values` in another framework, against the peer's translation of each half.
 
@@ -94,17 +97,19 @@ def check_native_values(
     framework = FRAMEWORKS[loaded.kind]
     native = weights(loaded.model, framework)
     if framework == "tensorflow":  # drop the scopes before the half's own name
-        native = {_half_path(key): value for key, value in native.items()}
+        native = {_submodel_path(key): value for key, value in native.items()}
     left = set(native)
     for prefix, part in (("encoder/", (*encoder, "base")), ("decoder/", decoder)):
-        for key, value in workshop.peer_weights(part[0], framework, part[1], part[2]).items():
+        for key, value in source_cache.converted_weights(
+            part[0], framework, part[1], part[2]
+        ).items():
             assert prefix + key in native, f"{loaded.kind}: no {prefix}{key}"
             assert np.array_equal(native[prefix + key], value), f"{loaded.kind}: {prefix}{key}"
             left.discard(prefix + key)
     return left
 
 
-def _half_path(key: str) -> str:
+def _submodel_path(key: str) -> str:
     """``tf_encoder_decoder_model/encoder/bert/…`` without what stands before the half."""
     parts = key.split("/")
     for name in ("encoder", "decoder", "enc_to_dec_proj"):

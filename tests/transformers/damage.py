@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.transformers.files import FILES, read_msgpack
+from tests.transformers.weight_files import FILES, read_msgpack
 
 Damage = Callable[[dict[str, np.ndarray], tuple[str, str]], None]
 

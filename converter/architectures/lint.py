@@ -30,7 +30,7 @@ from converter.architectures.registry import (
     OWN,
     ArchitectureRegistry,
 )
-from converter.architectures.sample_configs import sample_configs
+from converter.architectures.sample_configs import base_config, sample_configs
 from converter.architectures.schema import (
     CROSS_ATTENTION,
     FRAMEWORKS,
@@ -269,7 +269,7 @@ def _joined(
             submodels = {
                 submodel: ModelConfig(architecture, config.raw)
                 for submodel, architecture in ((first, one), (second, other))
-                for config in sample_configs(architecture, file)[0][:1]
+                if (config := base_config(architecture))
             }
             if len(submodels) < 2:
                 continue

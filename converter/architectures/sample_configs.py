@@ -31,6 +31,12 @@ class Condition:
     """Places in paths that it may depend on."""
 
 
+def base_config(architecture: Architecture) -> ModelConfig | None:
+    """Return the first of `sample_configs`, without the search for all others."""
+    base = _Finder(architecture).base()
+    return None if base is None else ModelConfig(architecture, base, "a probe")
+
+
 def sample_configs(
     architecture: Architecture, file: str
 ) -> tuple[list[ModelConfig], list[Problem]]:

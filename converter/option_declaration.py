@@ -34,11 +34,14 @@ GROUPS = OUTPUT, COMPOSITION, TOKENS, SOURCES, HUB, EXECUTION, OTHER = (
 )
 """Headings of a command's help, in this order."""
 
-Kind = Literal["", "checkpoint", "output", "file", "size", "preset", "callback"]
+Kind = Literal[
+    "", "checkpoint", "directory", "output", "file", "size", "list", "preset", "table", "callback"
+]
 """What a value denotes, where its type does not say it.
 
 A ``checkpoint`` is a path, a Hub id or a URL; an ``output`` a path or a URL; a ``file`` exists; a
-``size`` is a number of bytes such as ``5GB``; a ``callback`` is a function, given in Python only.
+``size`` is a number of bytes such as ``5GB``; a ``list`` has commas on the command line; a ``table``
+is the name of a mapping table; a ``callback`` is a function, given in Python only.
 """
 
 _T = TypeVar("_T")
@@ -51,7 +54,7 @@ class Declaration:
     """What a field's type and default do not say about an option."""
 
     help: str
-    """One or two sentences, the same everywhere."""
+    """One or two sentences."""
     details: str = ""
     """Further sentences for the reference of the Python interface and for the recipe schema."""
     group: str = OTHER
@@ -89,6 +92,8 @@ class Option:
     default: Any
     """``MISSING`` for an argument."""
     declared: Declaration
+    is_argument: bool
+    """If true, it is given by position."""
 
     @property
     def flag(self) -> str:
@@ -96,8 +101,8 @@ class Option:
         return self.declared.flag or "--" + self.name.replace("_", "-")
 
     @property
-    def is_argument(self) -> bool:
-        """Return whether it is given by position."""
+    def is_required(self) -> bool:
+        """Return whether it has no default."""
         return self.default is MISSING
 
     @property
@@ -157,7 +162,13 @@ class Option:
 def _options_of(command: Any) -> Mapping[str, Option]:
     types = get_type_hints(command)
     declared = {
-        each.name: Option(each.name, types[each.name], each.default, each.metadata[_OPTION])
+        each.name: Option(
+            each.name,
+            types[each.name],
+            each.default,
+            each.metadata[_OPTION],
+            is_argument=not each.kw_only,
+        )
         for each in fields(command)
         if _OPTION in each.metadata
     }
@@ -219,7 +230,7 @@ def _signature(command: type[Any], returns: Any) -> inspect.Signature:
                 inspect.Parameter.POSITIONAL_OR_KEYWORD
                 if each.is_argument
                 else inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if each.is_argument else each.default,
+                default=inspect.Parameter.empty if each.is_required else each.default,
                 annotation=each.type,
             )
             for each in options_of(command).values()

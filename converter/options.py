@@ -43,6 +43,18 @@ INIT_RULES: tuple[InitRule, ...] = get_args(InitRule)
 SUBMODELS: tuple[str, ...] = get_args(Submodel)
 
 
+def _jobs() -> int | None:
+    return option(
+        None,
+        "Number of threads.",
+        group=EXECUTION,
+        metavar="N",
+        minimum=1,
+        envvar="CONVERTER_JOBS",
+        absent="one per CPU, at most 4",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutputOptions(CheckedOptions):
     """Options of every command that writes a checkpoint."""
@@ -52,6 +64,7 @@ class OutputOptions(CheckedOptions):
         "Frameworks to write for.",
         group=OUTPUT,
         metavar="FRAMEWORK[,...]",
+        kind="list",
         absent="every framework that has a class for the model",
     )
     pytorch_format: PytorchFormat = option(
@@ -72,15 +85,7 @@ class OutputOptions(CheckedOptions):
     dry_run: bool = option(
         False, "Print the complete plan and write nothing.", group=EXECUTION, recipe=False
     )
-    jobs: int | None = option(
-        None,
-        "Number of threads.",
-        group=EXECUTION,
-        metavar="N",
-        minimum=1,
-        envvar="CONVERTER_JOBS",
-        absent="one per CPU, at most 4",
-    )
+    jobs: int | None = _jobs()
     memory: int | str = option(
         "512MB",
         "Largest total size of the working buffers.",
@@ -313,14 +318,7 @@ class VerifyOptions(CheckedOptions):
         False, "Compute the distributions of values that the HTML report shows.", cli=False
     )
     mapping: Sequence[Reference] = _mapping()
-    jobs: int | None = option(
-        None,
-        "Number of threads.",
-        metavar="N",
-        minimum=1,
-        envvar="CONVERTER_JOBS",
-        absent="one per CPU, at most 4",
-    )
+    jobs: int | None = _jobs()
     progress: Progress | None = option(
         None,
         "Called with the bytes read so far, the total, and the tensor; further steps add to the "
@@ -350,14 +348,7 @@ class DiffOptions(CheckedOptions):
     first_config: Reference | None = _config("A")
     second_config: Reference | None = _config("B")
     mapping: Sequence[Reference] = _mapping()
-    jobs: int | None = option(
-        None,
-        "Number of threads.",
-        metavar="N",
-        minimum=1,
-        envvar="CONVERTER_JOBS",
-        absent="one per CPU, at most 4",
-    )
+    jobs: int | None = _jobs()
     progress: Progress | None = option(
         None,
         "Called with the bytes compared so far, the total, and the tensor.",
@@ -371,7 +362,7 @@ class PushOptions(CheckedOptions):
     """Arguments and options of `converter.push`."""
 
     directory: Reference = field(
-        metadata=argument("Finished checkpoint.", metavar="DIR", recipe=False)
+        metadata=argument("Finished checkpoint.", metavar="DIR", kind="directory", recipe=False)
     )
     repo_id: str = field(metadata=argument("Hub repository, org/name."))
     _: KW_ONLY
@@ -470,6 +461,35 @@ class RunOptions(CheckedOptions):
         given = self.recipes
         each = (given,) if isinstance(given, str | Path) else given
         return tuple(map(Path, each))
+
+
+@dataclass(frozen=True)
+class FamiliesOptions(CheckedOptions):
+    """Arguments and options of ``converter families``."""
+
+    name: str | None = field(
+        default=None,
+        metadata=argument("Architecture (model_type in config.json) or composite.", kind="table"),
+    )
+    _: KW_ONLY
+    mapping: Sequence[Reference] = _mapping()
+
+
+@dataclass(frozen=True)
+class CheckTableOptions(CheckedOptions):
+    """Arguments and options of ``converter check-table``."""
+
+    files: Sequence[Reference] = field(
+        default=(), metadata=argument("Mapping tables.", kind="file", metavar="FILE")
+    )
+    _: KW_ONLY
+    draft: str | None = option(
+        None,
+        "Print a first draft of a table for this checkpoint, with the decisions to make.",
+        metavar="CHECKPOINT",
+        kind="checkpoint",
+    )
+    config: Reference | None = _config("the checkpoint")
 
 
 def parse_settings(settings: Iterable[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The command line: a thin shell over the functions of the same names.
 
-A command is one module here, named like it, with a ``command`` and one line in `COMMANDS`. Modules
-are imported when their command is used, so that ``converter --help`` starts in a blink.
+Each command is one module with a ``command``, and one line in `COMMANDS`. It is imported when it is
+used, so that ``converter --help`` starts fast.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from itertools import takewhile
 from typing import Any, NoReturn
@@ -17,37 +18,37 @@ import click
 from click.shell_completion import CompletionItem
 
 from converter._version import __version__
-from converter.cli import options
+from converter.cli.options import LOG_LEVEL
 
 COMMANDS = {
     "compose": "Join an encoder and a decoder into one checkpoint.",
-    "convert": "Write a checkpoint again for other frameworks.",
-    "split": "Take a combined checkpoint apart.",
-    "inspect": "Tell what a checkpoint is; read headers only.",
-    "verify": "Prove that a checkpoint is what it should be.",
+    "convert": "Convert a checkpoint to other frameworks.",
+    "split": "Split a checkpoint into encoder and decoder.",
+    "inspect": "Describe a checkpoint, from its headers only.",
+    "verify": "Verify a finished checkpoint.",
     "diff": "Compare two checkpoints, tensor by tensor.",
     "push": "Upload a checkpoint to the Hub.",
-    "run": "Make the checkpoints of recipes.",
+    "run": "Run the jobs in recipe files.",
     "families": "List the supported models, or describe one.",
     "check-table": "Check mapping tables of your own.",
 }
-"""Every command, with the first line of its help: what ``converter --help`` shows."""
+"""Command → the first line of its help, which ``converter --help`` shows."""
 
 _EPILOG = """\b
 Examples:
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny bert2gpt2
   converter inspect bert2gpt2
 
-A checkpoint is a directory with config.json and weights, one weight file, an id of
-the Hub, org/name[@revision], or a URL such as s3://bucket/name.
-`converter COMMAND --help` tells more."""
+A checkpoint is a directory with config.json and weights, a weight file, a Hub id
+org/name[@revision], or a URL such as s3://bucket/name.
+See also `converter COMMAND --help`."""
 
 
 class Commands(click.Group):
-    """The group of all commands, each imported when it is used."""
+    """The group of all commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of the help text."""
+        """Return the names, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -57,6 +58,17 @@ class Commands(click.Group):
         module = import_module(f"converter.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, and suggest another one if it is misspelled."""
+        name = args[0]
+        if name in COMMANDS or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        close = get_close_matches(name, COMMANDS, n=2)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Offer the commands without importing them, and the group's own options."""
@@ -80,9 +92,9 @@ class Commands(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> NoReturn:
-        """Run one command line and leave with the exit code of the contract."""
+        """Run one command line and exit with its code."""
         arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
-        # Looked for before anything is parsed, since a wrong option must be told in JSON as well.
+        # Looked for before anything is parsed, since a wrong option is reported as JSON as well.
         json = "--json" in takewhile(lambda argument: argument != "--", arguments)
         from converter.cli.error_handling import run_with_error_handling
 
@@ -99,16 +111,18 @@ class Commands(click.Group):
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, prog_name="converter")
-@options.LOG_LEVEL
+@click.version_option(__version__, "-V", "--version", prog_name="converter")
 def commands() -> None:
     """Compose and convert checkpoints for PyTorch, TensorFlow and Flax."""
 
 
+commands.params.append(LOG_LEVEL)
+
+
 def main() -> NoReturn:
-    """The console script."""
-    # Nothing here uses OpenBLAS, whose threads would only cost time and memory at the start.
+    """Run the console script."""
+    # OpenBLAS is not used: its threads would only cost time and memory at the start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if sys.stderr is None or not sys.stderr.isatty():  # the Hub's client has bars of its own
+    if sys.stderr is None or not sys.stderr.isatty():  # the Hub client has its own bars
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     commands.main()

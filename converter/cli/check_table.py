@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from converter.cli import options
-from converter.cli.completion import sources
 from converter.cli.console import emit_json, print_result
+from converter.cli.options import command as make_command
+from converter.options import CheckTableOptions
 
 if TYPE_CHECKING:
     from converter.architectures.registry import ArchitectureRegistry
@@ -21,22 +21,12 @@ Examples:
   converter check-table --draft fixtures/bert-tiny"""
 
 
-DRAFT = click.option(
-    "--draft",
-    metavar="CHECKPOINT",
-    shell_complete=sources,
-    help="Print a first draft of a table for this checkpoint, with what is to be decided.",
-)
-
-
-@click.command("check-table", epilog=_EPILOG)
-@click.argument("files", metavar="FILE...", nargs=-1, type=options.FILE)
-@options.add_options((DRAFT, options.CONFIG, options.JSON))
-def command(files: tuple[Path, ...], draft: str | None, config: Path | None, json: bool) -> int:
+@make_command("check-table", CheckTableOptions, _EPILOG)
+def command(files: tuple[str, ...], draft: str | None, config: str | None, json: bool) -> int:
     """Check mapping tables of your own.
 
     Looks for names claimed twice, sizes of unknown fields, rows that are never used, and rules
-    that cannot be turned round. The exit code is 1 if there is any problem.
+    that are not reversible. The exit code is 1 if there is any problem.
     """
     if draft is not None:
         return _draft(draft, config, files, json)
@@ -45,8 +35,9 @@ def command(files: tuple[Path, ...], draft: str | None, config: Path | None, jso
     from converter.architectures.lint import lint
     from converter.report.rich_text import count, printable
 
-    registry = _together(files)
-    found = {str(file): lint(file, registry) for file in files}
+    paths = tuple(map(Path, files))
+    registry = _together(paths)
+    found = {str(file): lint(file, registry) for file in paths}
     if json:
         emit_json(
             {
@@ -66,7 +57,7 @@ def command(files: tuple[Path, ...], draft: str | None, config: Path | None, jso
     return int(any(found.values()))
 
 
-def _draft(source: str, config: Path | None, files: tuple[Path, ...], json: bool) -> int:
+def _draft(source: str, config: str | None, files: tuple[str, ...], json: bool) -> int:
     """Print the draft of a table."""
     from converter.commands.draft_table import draft
 
@@ -81,9 +72,9 @@ def _draft(source: str, config: Path | None, files: tuple[Path, ...], json: bool
 
 
 def _together(files: tuple[Path, ...]) -> ArchitectureRegistry:
-    """The bundled tables and all of `files`, which may extend each other.
+    """Return the bundled tables and all of `files`, which may extend each other.
 
-    If one of them cannot even be parsed, the bundled ones alone: each file is then told apart.
+    If one of them cannot be parsed, only the bundled ones: each file is then reported by itself.
     """
     from converter.architectures.registry import ArchitectureRegistry
     from converter.errors import ConverterError

@@ -1,4 +1,4 @@
-"""What goes to the two streams: results to standard output, everything else to standard error."""
+"""Output: results to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class _Handler(logging.Handler):
-    """Prints records as messages of the command line."""
+    """A log handler that prints records as messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
         try:
             print_message(f"{record.levelname.lower()}: {record.getMessage()}")
-        except Exception:  # a message must not end the work, see `logging.Handler`
+        except Exception:  # a message must not stop the work, see `logging.Handler`
             self.handleError(record)
 
 
 def show_logs(ctx: click.Context, param: click.Parameter, level: str | None) -> None:
-    """Print what is logged from `level` on, until the command ends."""
+    """Print log records of at least `level` until the command ends."""
     if level is None or ctx.resilient_parsing:
         return
     logger = logging.getLogger("converter")
-    handlers, before = list(logger.handlers), logger.level
+    handlers, level_before = list(logger.handlers), logger.level
     # The level of the command itself replaces that of the group before it.
     logger.handlers = [each for each in handlers if not isinstance(each, _Handler)] + [_Handler()]
     logger.setLevel(level.upper())
 
     def restore() -> None:
         logger.handlers = handlers
-        logger.setLevel(before)
+        logger.setLevel(level_before)
 
-    # The outermost context is closed even if the words behind this option are wrong.
+    # The outermost context is closed even if later arguments are wrong.
     ctx.find_root().call_on_close(restore)
 
 
@@ -62,12 +62,12 @@ def print_result(text: str) -> None:
     """Print a result.
 
     Raises:
-        OutputError: if standard output takes nothing more, as on a full disk.
-        BrokenPipeError: if nobody reads it any more.
+        OutputError: if standard output cannot be written, as on a full disk.
+        BrokenPipeError: if the reader has gone.
 
     """
     try:
-        click.echo(text, nl=not text.endswith("\n"), color=colours(sys.stdout))
+        click.echo(text, nl=not text.endswith("\n"), color=colors(sys.stdout))
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -87,18 +87,16 @@ def emit_json(document: Any) -> None:
 
 
 def print_message(text: str, style: str = "") -> None:
-    """Print a message to standard error, in one of the few styles there are.
-
-    Where standard error takes none, as on a full disk, the work goes on without.
+    """Print a message to standard error, if that can be written, in one of the styles.
 
     Raises:
-        BrokenPipeError: if nobody reads it any more.
+        BrokenPipeError: if the reader has gone.
 
     """
     head, colon, rest = text.partition(":") if style else (text, "", "")
     styled = click.style(printable(head + colon), **_STYLES[style]) + printable(rest)
     try:
-        click.echo(styled, err=True, color=colours(sys.stderr))
+        click.echo(styled, err=True, color=colors(sys.stderr))
     except BrokenPipeError:
         raise
     except OSError:
@@ -110,24 +108,21 @@ def warn(text: str) -> None:
     print_message(f"Warning: {text}", style="warning")
 
 
-def colours(stream: Any) -> bool:
-    """Whether `stream` is a terminal whose user has nothing against colours (no-color.org)."""
+def colors(stream: Any) -> bool:
+    """Return whether to use colors: on terminals, unless NO_COLOR is set (no-color.org)."""
     return not os.environ.get("NO_COLOR") and is_terminal(stream)
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether somebody is watching `stream` on a terminal that can do more than type.
-
-    A stream that was closed before we started is ``None``.
-    """
+    """Return whether `stream` is a terminal with control sequences; ``None`` is a closed stream."""
     return stream is not None and bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Progress | None]:
-    """A bar with bytes, rate and remaining time on standard error; ``None`` in pipes."""
+    """Show a progress bar on standard error; yield ``None`` if that is not a terminal."""
     if quiet or not is_terminal(sys.stderr):
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of what is fetched, too
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of downloads, too
         yield None
         return
     from rich.console import Console

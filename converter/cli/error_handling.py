@@ -1,4 +1,4 @@
-"""Whatever happens, the user gets a message and the right exit code, never a traceback."""
+"""Error handling: the user gets a message and the right exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _TRACEBACK = "CONVERTER_TRACEBACK"
 
 
 def run_with_error_handling(call: Callable[[], object], json: bool) -> int:
-    """Run `call` and tell how it ended.
+    """Run `call`, print any error, and return the exit code.
 
     Args:
         call: what to run; it returns an exit code, or anything else for success.
-        json: whether standard output must hold a JSON document, also when `call` fails.
+        json: if true, standard output holds a JSON document also when `call` fails.
 
     Returns:
         0 done, 1 failed, 2 wrong usage, 130 interrupted; or what `call` returned.
 
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not stop us
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is not an error
             # In ASCII, which is what Python takes an unknown locale for, click would drop names.
             plain = codecs.lookup(stream.encoding or "utf-8").name == "ascii"
             stream.reconfigure(encoding="utf-8" if plain else None, errors="backslashreplace")
@@ -53,17 +53,17 @@ def run_with_error_handling(call: Callable[[], object], json: bool) -> int:
 
             traceback.print_exc()
         try:
-            return _tell(error, json)
+            return _report(error, json)
         except BrokenPipeError:
             return _close_streams()
 
 
-def _tell(error: BaseException, json: bool) -> int:
-    """Print what went wrong, and give the exit code."""
+def _report(error: BaseException, json: bool) -> int:
+    """Print an error, and return the exit code."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        print_message("Interrupted: nothing is left half-written.", style="bold")
+        print_message("Interrupted: partial output was removed.", style="bold")
         if json:
-            _emit(_document("interrupted", "interrupted; nothing is left half-written"))
+            _emit(_document("interrupted", "interrupted; partial output was removed"))
         return INTERRUPTED
     from converter.errors import ConverterError
 
@@ -82,7 +82,7 @@ def _tell(error: BaseException, json: bool) -> int:
 
 
 def print_error(error: ConverterError) -> None:
-    """Print an error for people: the message, each problem, and what to do."""
+    """Print the message of an error, its problems, and the remedy."""
     print_message(f"Error: {error.message}", style="error")
     for problem in error.problems[:MAX_PROBLEMS]:
         print_message(f"  - {problem}")
@@ -94,23 +94,27 @@ def print_error(error: ConverterError) -> None:
 
 
 def _usage(error: click.ClickException) -> ConverterError:
-    """An error of the command line's parser as one of ours."""
+    """Convert an error of the command-line parser."""
     from converter.errors import UsageError
 
     path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else None
-    remedy = f"`{path or 'converter'} --help` tells what there is."
+    remedy = f"See `{path or 'converter'} --help`."
     return UsageError(error.format_message(), remedy=remedy)
 
 
 def _unexpected(error: BaseException) -> tuple[str, str, str | None]:
-    """Kind, message and remedy of an error that nobody raised on purpose."""
+    """Return kind, message and remedy of an error that was not raised on purpose."""
     name = type(error).__name__
     if isinstance(error, MemoryError):
-        return "memory", "there is not enough memory", "Try a smaller --memory or fewer --jobs."
+        return "memory", "not enough memory", "Try a smaller --memory or fewer --jobs."
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
         if isinstance(error, PermissionError) and place:
-            return "system", f"{place}{error.strerror}", "Look at the permissions, also above it."
+            return (
+                "system",
+                f"{place}{error.strerror}",
+                "Check its permissions, and those of its parent directories.",
+            )
         return "system", f"{place}{error.strerror}", f"{_TRACEBACK}=1 shows where ({name})."
     text = " ".join(str(error).split())[:300]
     message = f"this is a bug in converter: {name}{': ' + text if text else ''}"
@@ -123,7 +127,7 @@ def _document(kind: str, message: str, remedy: str | None = None) -> dict[str, A
 
 
 def _emit(document: dict[str, Any]) -> None:
-    """Print the document of an error, unless that error is that nothing can be printed."""
+    """Print the document of an error, if standard output can be written."""
     from converter.errors import OutputError
 
     try:
@@ -133,6 +137,6 @@ def _emit(document: dict[str, Any]) -> None:
 
 
 def _close_streams() -> int:
-    """The reader of our output has gone (``| head``): be quiet, also when Python flushes."""
+    """Close the streams after their reader has gone (``| head``), so that no flush fails."""
     sys.stdout = sys.stderr = None
     return 1

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
-from converter.cli import completion, options
 from converter.cli.console import emit_json, print_result
+from converter.cli.options import command as make_command
+from converter.options import FamiliesOptions
 
 _EPILOG = """\b
 Examples:
@@ -16,19 +15,17 @@ Examples:
   converter families encoder-decoder --json"""
 
 
-@click.command("families", epilog=_EPILOG)
-@click.argument("name", required=False, shell_complete=completion.families)
-@options.add_options((options.MAPPING, options.JSON))
-def command(name: str | None, mapping: tuple[Path, ...], json: bool) -> None:
+@make_command("families", FamiliesOptions, _EPILOG)
+def command(name: str | None, mapping: tuple[str, ...], json: bool) -> None:
     """List the supported models, or describe one.
 
-    NAME is a family (a model_type of config.json) or a composite. The list ends with the recipes
-    that `converter compose --preset` knows.
+    NAME is an architecture (a model_type of config.json) or a composite. The list ends with the
+    presets of `converter compose --preset`.
     """
     from converter.architectures.registry import ArchitectureRegistry
     from converter.report.families import catalogue, describe_catalogue, describe_details, details
 
-    registry = ArchitectureRegistry(mapping)
+    registry = ArchitectureRegistry(map(Path, mapping))
     found = details(registry, name) if name else catalogue(registry)
     if json:
         emit_json(found)

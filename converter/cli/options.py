@@ -1,212 +1,275 @@
-"""Options that several commands share."""
+"""Command-line options, made from the declarations in `converter.options`, and their completion.
+
+Completion imports nothing that only the command itself needs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from inspect import cleandoc
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from converter.cli.completion import comma_separated
 from converter.cli.console import LEVELS, show_logs
+from converter.errors import UsageError
+from converter.option_declaration import (
+    EXECUTION,
+    GROUPS,
+    OTHER,
+    Option,
+    options_of,
+    parse_size,
+)
 
-Decorator = Callable[[Any], Any]
+FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=None)
+NEW_FILE = click.Path(dir_okay=False)
+# A path or a URL is kept as given: `Path` would take one of the slashes of ``s3://``.
+PATH_OR_URL = click.Path()
 
-_OTHER = "Other options"
+
+class GroupedOption(click.Option):
+    """An option that the help lists under the heading `group`."""
+
+    def __init__(self, *args: Any, group: str = OTHER, **attrs: Any) -> None:
+        super().__init__(*args, **attrs)
+        self.group = group
 
 
 class GroupedCommand(click.Command):
-    """A command whose help lists its options under the titles that `section` gave them."""
+    """A command whose help lists its options by group."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one list a section, in the order in which sections begin; the others last."""
-        lists: dict[str, list[tuple[str, str]]] = {}
+        """Write one list for each group."""
+        groups: dict[str, list[tuple[str, str]]] = {name: [] for name in GROUPS}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record and isinstance(param, click.Option):
-                lists.setdefault(getattr(param, "section", _OTHER), []).append(record)
-        for title in sorted(lists, key=lambda title: title == _OTHER):
-            with formatter.section(title):
-                formatter.write_dl(lists[title])
+                groups[getattr(param, "group", OTHER)].append(record)
+        for name, records in groups.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
 
 
-def section(title: str, options: Sequence[Decorator]) -> tuple[Decorator, ...]:
-    """`options`, to be listed under `title`."""
-    return tuple(_under(title, option) for option in options)
-
-
-def _under(title: str, option: Decorator) -> Decorator:
-    def decorate(function: Any) -> Any:
-        decorated = option(function)
-        decorated.__click_params__[-1].section = title
-        return decorated
-
-    return decorate
-
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-# The literals below are those of `converter.options` and `converter.architectures`, which bring
-# numpy along; a test compares them.
-FRAMEWORKS = ("pytorch", "tensorflow", "flax")
-PYTORCH_FORMATS = ("safetensors", "bin", "both")
-DTYPES = ("keep", "float32", "float16", "bfloat16")
-INITIALISERS = ("normal", "truncated-normal", "xavier", "zero-output", "copy-self-attention")
-SUBMODELS = ("encoder", "decoder")
-NEW_ROWS = ("mean", "normal")
-RANDOM = (*SUBMODELS, "both")
-TOKENIZERS = ("encoder", "decoder", "both", "none")
-
-FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
-OUTPUT = click.Path(path_type=Path)
-PLACE = click.Path()
-"""A path or a URL, as it was given: a `Path` would take one of the slashes of ``s3://``."""
-
-
-def _frameworks(
-    ctx: click.Context, param: click.Parameter, values: Sequence[str]
-) -> tuple[str, ...] | None:
-    """Names of frameworks with commas between them, from all uses; ``None`` if there is none."""
-    names = [name.strip() for value in values for name in value.split(",")]
-    for name in names:
-        if name not in FRAMEWORKS:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(FRAMEWORKS)}.", ctx, param)
-    return tuple(dict.fromkeys(names)) or None
-
-
-def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
     """A number of bytes such as ``512MB``."""
-    if value is None or ctx.resilient_parsing:  # the shell asks for completions, and is in a hurry
-        return None
-    from converter.errors import UsageError
-    from converter.option_declaration import parse_size
 
-    try:
-        return parse_size(value)
-    except UsageError as error:
-        message = f"{error.message}; write it like 512MB or 2GiB."
-        raise click.BadParameter(message, ctx, param) from error
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | int:
+        """Return the value unchanged if it is a size."""
+        try:
+            parse_size(value)
+        except UsageError as error:
+            self.fail(f"{error.message}; write it like 512MB or 2GiB.", param, ctx)
+        return value  # type: ignore[no-any-return]
 
 
-LOG_LEVEL = click.option(
-    "--log-level",
+class Names(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+    """Some of `choices`, with commas between them."""
+
+    name = "names"
+
+    def __init__(self, choices: Sequence[str]) -> None:
+        self.choices = choices
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Return the names."""
+        names = tuple(name.strip() for name in value.split(","))
+        for name in names:
+            if name not in self.choices:
+                self.fail(f"{name!r} is not one of {', '.join(self.choices)}.", param, ctx)
+        return names
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer the names that are not given yet."""
+        before, comma, last = incomplete.rpartition(",")
+        free = {name: "" for name in self.choices if name not in before.split(",")}
+        return _starting_with(last, free, before + comma)
+
+
+class Assignment(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+    """``NAME=VALUE``."""
+
+    name = "assignment"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Return name and value."""
+        name, equals, text = value.partition("=")
+        if not equals or not name.isidentifier():
+            self.fail(f"{value!r} is not NAME=VALUE.", param, ctx)
+        return name, text
+
+
+def _flatten(
+    ctx: click.Context, param: click.Parameter, values: tuple[tuple[str, ...], ...]
+) -> tuple[str, ...] | None:
+    return tuple(dict.fromkeys(name for names in values for name in names)) or None
+
+
+def _as_dict(
+    ctx: click.Context, param: click.Parameter, values: tuple[tuple[str, str], ...]
+) -> dict[str, str]:
+    return dict(values)
+
+
+def _complete_checkpoint(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Offer local paths, which the shell lists."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _complete_table(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Offer the architectures and composites by the file names of their tables."""
+    from importlib.resources import files
+
+    tables = (table.name for table in files("converter.mappings").iterdir())
+    stems = (name.removesuffix(".toml") for name in tables if name.endswith(".toml"))
+    return _starting_with(incomplete, {stem: "" for stem in stems if not stem.startswith("_")})
+
+
+def _complete_preset(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Offer the presets, with the paper of each."""
+    import tomllib
+    from importlib.resources import files
+
+    text = files("converter.mappings").joinpath("_recipes.toml").read_text("utf-8")
+    papers = {name: preset["paper"] for name, preset in tomllib.loads(text).items()}
+    return _starting_with(incomplete, papers)
+
+
+def _starting_with(
+    incomplete: str, names: Mapping[str, str], prefix: str = ""
+) -> list[CompletionItem]:
+    return [
+        CompletionItem(prefix + name, help=text or None)
+        for name, text in sorted(names.items())
+        if name.startswith(incomplete)
+    ]
+
+
+_COMPLETION = {
+    "checkpoint": _complete_checkpoint,
+    "table": _complete_table,
+    "preset": _complete_preset,
+}
+
+
+def _type(option: Option) -> Any:
+    """Return the click type of a single value."""
+    kinds = {"file": FILE, "size": Size(), "output": PATH_OR_URL, "directory": PATH_OR_URL}
+    if option.declared.kind in kinds:
+        return kinds[option.declared.kind]
+    if option.declared.kind == "list":
+        return Names(option.choices)
+    if option.choices:
+        return click.Choice(option.choices)
+    if any(isinstance(each, type) and issubclass(each, str) for each in option.items):
+        return str
+    if float in option.items:
+        return click.FloatRange(min=option.declared.minimum)
+    if int in option.items:
+        minimum = option.declared.minimum
+        return int if minimum is None else click.IntRange(min=minimum)
+    return Assignment()
+
+
+def click_argument(argument: Option) -> click.Argument:
+    """Return the click argument of a declared argument."""
+    metavar = argument.declared.metavar
+    return click.Argument(
+        [argument.name],
+        metavar=f"{metavar}..." if argument.repeats else metavar,
+        nargs=-1 if argument.repeats else 1,
+        required=argument.is_required,
+        type=_type(argument),
+        shell_complete=_COMPLETION.get(argument.declared.kind),
+    )
+
+
+def click_option(option: Option) -> GroupedOption:
+    """Return the click option of a declared option."""
+    declared = option.declared
+    kind = _type(option) if bool not in option.items else None
+    repeats = option.repeats or isinstance(kind, Assignment)
+    help = declared.help + (" May repeat." if repeats and declared.kind != "list" else "")
+    callbacks: dict[type, Callable[..., Any]] = {Names: _flatten, Assignment: _as_dict}
+    attrs: dict[str, Any] = {"is_flag": True}
+    if kind is not None:
+        attrs = {
+            "type": kind,
+            "multiple": repeats,
+            "default": () if repeats else option.default,
+            "show_default": not repeats and option.default is not None,
+            "metavar": declared.metavar,
+            "callback": callbacks.get(type(kind)),
+            "shell_complete": _COMPLETION.get(declared.kind),
+        }
+    return GroupedOption(
+        [option.flag, option.name],
+        help=help + (f"  [default: {declared.absent}]" if declared.absent else ""),
+        group=declared.group,
+        envvar=declared.envvar,
+        **attrs,
+    )
+
+
+JSON = GroupedOption(
+    ["--json"], is_flag=True, help="Print one JSON document instead of text.", group=EXECUTION
+)
+QUIET = GroupedOption(
+    ["--quiet", "-q"], is_flag=True, help="Show no progress and no summary.", group=EXECUTION
+)
+LOG_LEVEL = click.Option(
+    ["--log-level"],
     type=click.Choice(LEVELS),
     envvar="CONVERTER_LOG_LEVEL",
     expose_value=False,
     is_eager=True,
     callback=show_logs,
     metavar="LEVEL",
-    help="Log to standard error: warning, info (choices and fetches) or debug (each tensor).",
+    help="Log to standard error: debug (each tensor), info (downloads, choices), warning or error.",
 )
 
 
-def add_options(options: Sequence[Decorator]) -> Callable[[Function], Function]:
-    """Decorate with `options`, listed in help in the given order, and `LOG_LEVEL`."""
+def command(
+    name: str, declared: type[Any], epilog: str, extra: Sequence[click.Parameter] = ()
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function a command with the arguments and options that a dataclass declares.
 
-    def decorate(function: Function) -> Function:
-        for option in reversed((*options, LOG_LEVEL)):
-            function = option(function)
-        return function
+    Args:
+        name: of the command.
+        declared: a dataclass of `converter.options`.
+        epilog: examples, and what else follows the options in the help.
+        extra: options that only the command line has.
+
+    """
+    options = [each for each in options_of(declared).values() if each.declared.cli]
+    params: list[click.Parameter] = [click_argument(each) for each in options if each.is_argument]
+    params += [click_option(each) for each in options if not each.is_argument]
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        return GroupedCommand(
+            name,
+            params=[*params, *extra, JSON, LOG_LEVEL],
+            callback=function,
+            help=cleandoc(function.__doc__ or ""),
+            epilog=epilog,
+        )
 
     return decorate
-
-
-MAPPING = click.option(
-    "--mapping",
-    type=FILE,
-    multiple=True,
-    help="A mapping table of your own; may repeat.",
-)
-JSON = click.option("--json", is_flag=True, help="Print one JSON document instead of text.")
-JOBS = click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    metavar="N",
-    envvar="CONVERTER_JOBS",
-    help="Threads.  [default: one a processor, at most 4]",
-)
-CONFIG = click.option(
-    "--config", type=FILE, help="config.json, where none lies beside the weights."
-)
-SEED = click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of weights that are drawn anew."
-)
-SOURCES = "What it is made from"
-"""Title of the options that concern the sources."""
-
-SET = click.option(
-    "--set",
-    "settings",
-    metavar="[HALF.]KEY=VALUE",
-    multiple=True,
-    help="Set a field of config.json; HALF is encoder or decoder. May repeat.",
-)
-
-TARGET = section(
-    "What is written",
-    (
-        click.option(
-            "--to",
-            multiple=True,
-            callback=_frameworks,
-            shell_complete=comma_separated(FRAMEWORKS),
-            metavar="FRAMEWORK[,...]",
-            help=f"Frameworks to write for: {', '.join(FRAMEWORKS)}.  [default: all that can]",
-        ),
-        click.option(
-            "--pytorch-format",
-            type=click.Choice(PYTORCH_FORMATS),
-            default="safetensors",
-            show_default=True,
-            help="File format for PyTorch; bin is pytorch_model.bin.",
-        ),
-        click.option(
-            "--dtype",
-            type=click.Choice(DTYPES),
-            default="keep",
-            show_default=True,
-            help="Cast floating-point weights.",
-        ),
-        click.option(
-            "--max-shard-size",
-            metavar="SIZE",
-            callback=_size,
-            help="Split larger weight files, at this size.  [default: whole files]",
-        ),
-    ),
-)
-
-CARD = click.option(
-    "--card",
-    type=FILE,
-    help="A model card (README.md) of your own, instead of the one that is made.",
-)
-
-RUN = section(
-    "How it is done",
-    (
-        click.option("--overwrite", is_flag=True, help="Replace a checkpoint that lies at OUTPUT."),
-        click.option("--dry-run", is_flag=True, help="Print the complete plan and write nothing."),
-        JSON,
-        click.option("--quiet", "-q", is_flag=True, help="No progress and no summary."),
-        JOBS,
-        click.option(
-            "--memory",
-            metavar="SIZE",
-            callback=_size,
-            envvar="CONVERTER_MEMORY",
-            default="512MB",
-            show_default=True,
-            help="Bytes that working buffers may take.",
-        ),
-        click.option(
-            "--checksums", is_flag=True, help="Put SHA-256 of whole files in the manifest."
-        ),
-        click.option(
-            "--resume",
-            is_flag=True,
-            help="Keep what is written when interrupted; go on from what such a run has kept.",
-        ),
-    ),
-)

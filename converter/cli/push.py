@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import click
-
-from converter.cli import options
-from converter.cli.console import emit_json, print_result, warn
-
-if TYPE_CHECKING:
-    from converter.storage.hub_upload import PushResult
+from converter.cli.options import command as make_command
+from converter.cli.writing import print_push_result
+from converter.options import PushOptions
 
 _EPILOG = """\b
 Examples:
@@ -21,47 +16,14 @@ Examples:
 Log in first with `hf auth login`, or set HF_TOKEN."""
 
 
-@click.command("push", epilog=_EPILOG)
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.argument("repo_id")
-@options.add_options(
-    (
-        click.option("--private", is_flag=True, help="Make a new repository private."),
-        click.option("--revision", metavar="BRANCH", help="Commit to this branch."),
-        click.option(
-            "--create-pr",
-            is_flag=True,
-            help="Propose the files by a pull request, or continue one of the same message.",
-        ),
-        click.option("--commit-message", metavar="TEXT", help="Message of the commit."),
-        click.option("--token", metavar="TOKEN", help="Token of the Hub, other than yours."),
-        click.option(
-            "--only", metavar="PATTERN", multiple=True, help="Send these files alone; may repeat."
-        ),
-        options.JSON,
-    )
-)
-def command(directory: Path, repo_id: str, json: bool, **wanted: Any) -> None:
+@make_command("push", PushOptions, _EPILOG)
+def command(json: bool, **values: Any) -> None:
     """Upload a checkpoint to the Hub.
 
-    DIR goes to the repository REPO_ID in one commit; the repository is made if there is none.
-    Files that it holds already are not sent again, and a model card that you wrote there stays.
+    The files of DIR go to the repository REPO_ID in one commit; the repository is created if it
+    does not exist. Files that are up to date there are not sent again, and a model card that you
+    wrote there is kept.
     """
     from converter.storage.hub_upload import push
 
-    print_push_result(push(directory, repo_id, **wanted), json=json)
-
-
-def print_push_result(pushed: PushResult, *, json: bool = False) -> None:
-    """Tell what was pushed."""
-    for name in pushed.kept:
-        warn(f"{name}: the repository has one that somebody wrote, which stays")
-    if json:
-        emit_json(pushed.to_dict())
-    elif not pushed.sent:
-        print_result(f"{pushed.url}: holds all of it already; nothing was sent")
-    else:
-        what = "1 file" if len(pushed.sent) == 1 else f"{len(pushed.sent)} files"
-        same = f", {len(pushed.unchanged)} unchanged" if pushed.unchanged else ""
-        place = f"pull request {pushed.url}" if pushed.pull_request else pushed.url
-        print_result(f"{place}: {what} sent{same}")
+    print_push_result(push(**values), json=json)

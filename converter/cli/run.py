@@ -11,16 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from converter.cli import options
 from converter.cli.console import emit_json, is_terminal, print_message, print_result
 from converter.cli.error_handling import INTERRUPTED
+from converter.cli.options import NEW_FILE, GroupedOption
+from converter.cli.options import command as make_command
+from converter.options import RunOptions
 
 if TYPE_CHECKING:
     from converter.recipes.job import JobResult, RunSummary
-
-ENGINES = ("local", "dask")
 
 _EPILOG = """\b
 Examples:
@@ -29,108 +27,48 @@ Examples:
   converter run recipes.yaml --var results=made --dry-run
   converter run recipes.yaml --engine dask --jobs 4
 
-Paths in a recipe start where the command is run."""
+Relative paths in a recipe start at the working directory."""
 
-
-def _variables(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> dict[str, str]:
-    """The variables of all uses."""
-    found = {}
-    for value in values:
-        name, equals, text = value.partition("=")
-        if not equals or not name.isidentifier():
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE.", ctx, param)
-        found[name] = text
-    return found
-
-
-@click.command("run", epilog=_EPILOG)
-@click.argument("recipes", metavar="RECIPE...", nargs=-1, required=True, type=options.FILE)
-@options.add_options(
-    (
-        click.option(
-            "--var",
-            "variables",
-            metavar="NAME=VALUE",
-            multiple=True,
-            callback=_variables,
-            help="A variable of the recipes; wins over theirs. May repeat.",
-        ),
-        click.option(
-            "--dry-run",
-            is_flag=True,
-            help="Tell what each job would make or skip, and write nothing.",
-        ),
-        click.option(
-            "--jobs",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Jobs at once.  [default: 1; with dask, one a processor]",
-        ),
-        click.option("--keep-going", is_flag=True, help="Run the others where some jobs fail."),
-        click.option(
-            "--summary",
-            type=click.Path(dir_okay=False, writable=True, path_type=Path),
-            metavar="FILE",
-            help="Write how all ended as JSON.",
-        ),
-        click.option(
-            "--engine",
-            type=click.Choice(ENGINES),
-            default="local",
-            show_default=True,
-            help="Threads of this process, or processes of a dask cluster.",
-        ),
-        click.option(
-            "--scheduler",
-            metavar="ADDRESS",
-            help="The dask scheduler to use.  [default: processes of this machine]",
-        ),
-        options.JSON,
-    )
+_SUMMARY = GroupedOption(
+    ["--summary"], type=NEW_FILE, metavar="FILE", help="Write the result of every job as JSON."
 )
-def command(
-    recipes: tuple[Path, ...], summary: Path | None, json: bool, dry_run: bool, **wanted: Any
-) -> int:
-    """Make the checkpoints of recipes.
 
-    All jobs are planned before any is started. What is there already, as it would be made, is
-    skipped. The exit code is 1 if any job failed, and 130 if the run was interrupted; what was
-    running is ended cleanly then, and the next run does what is left.
+
+@make_command("run", RunOptions, _EPILOG, (_SUMMARY,))
+def command(summary: str | None, json: bool, dry_run: bool, **values: Any) -> int:
+    """Run the jobs in recipe files.
+
+    All jobs are planned before any is started. A job whose output is up to date is skipped. The
+    exit code is 1 if any job failed, and 130 if the run was interrupted; running jobs are stopped
+    cleanly then, and the next run does the rest.
     """
     from converter.recipes.job import Interrupted
     from converter.recipes.scheduler import run
 
     if summary:
-        _write(summary, None)
-    with _signals() as stopped, _view(dry_run and not json) as (progress, told):
+        _write(Path(summary), None)
+    with _signals() as stopped, _show(dry_run and not json) as (progress, on_result):
         try:
-            found = run(
-                recipes,
-                dry_run=dry_run,
-                stopped=stopped,
-                progress=progress,
-                on_result=told,
-                **wanted,
+            result = run(
+                **values, dry_run=dry_run, stopped=stopped, progress=progress, on_result=on_result
             )
-            code = int(not found.succeeded)
+            code = int(not result.succeeded)
         except Interrupted as interrupt:
-            found, code = interrupt.summary, INTERRUPTED
+            result, code = interrupt.summary, INTERRUPTED
     if summary:
-        _write(summary, found)
+        _write(Path(summary), result)
     if code == INTERRUPTED:
-        print_message("Interrupted: nothing is left half-written.", style="bold")
+        print_message("Interrupted: partial output was removed.", style="bold")
     if json:
-        emit_json(found.to_dict())
+        emit_json(result.to_dict())
     else:
-        counts = {status: number for status, number in found.to_dict()["counts"].items() if number}
-        print_result(", ".join(f"{number} {status}" for status, number in counts.items()))
+        counts = result.to_dict()["counts"]
+        print_result(", ".join(f"{number} {status}" for status, number in counts.items() if number))
     return code
 
 
 def _write(path: Path, summary: RunSummary | None) -> None:
-    """Write the summary, whole or not at all; without one, only see whether that can be done.
+    """Write the summary atomically; without one, only check that this is possible.
 
     Raises:
         OutputError: if it cannot be written.
@@ -152,36 +90,36 @@ def _write(path: Path, summary: RunSummary | None) -> None:
 
 @contextmanager
 def _signals() -> Iterator[Callable[[], bool]]:
-    """Note Ctrl-C, and SIGTERM, by which batch systems end a run; gives whether one has come.
+    """Note Ctrl-C and SIGTERM; yield a function that returns whether one was received.
 
-    So none falls between the end of a job and its entry in the summary. The second one is not
-    waited with: it interrupts at once.
+    So none interrupts between the end of a job and its entry in the summary. The second signal
+    interrupts at once.
     """
-    came = threading.Event()
+    received = threading.Event()
 
     def note(*args: object) -> None:
-        if came.is_set():
+        if received.is_set():
             raise KeyboardInterrupt
-        came.set()
+        received.set()
 
-    before = {}
+    handlers = {}
     if threading.current_thread() is threading.main_thread():
-        before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield came.is_set
+        yield received.is_set
     finally:
-        for each, handler in before.items():
+        for each, handler in handlers.items():
             signal.signal(each, handler)
 
 
 @contextmanager
-def _view(
+def _show(
     planning: bool,
 ) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[JobResult], None]]]:
-    """Shows what `run` tells on the way: a line for each job that ends, and a bar on terminals.
+    """Show a line for each job that ends, and a progress bar on terminals.
 
     Args:
-        planning: whether the lines are the result themselves, on standard output.
+        planning: if true, the lines are the result, on standard output.
 
     """
     ended = total = 0
@@ -206,28 +144,28 @@ def _view(
             bar.update(task, completed=now, total=of, description=names)
             bar.start()
 
-    def told(outcome: JobResult) -> None:
+    def on_result(result: JobResult) -> None:
         write = print_result if planning else print_message
-        lead = f"[{ended:{len(str(total))}}/{total}] "
-        write(lead + "\n  ".join(_lines(outcome)))
+        prefix = f"[{ended:{len(str(total))}}/{total}] "
+        write(prefix + "\n  ".join(_lines(result)))
 
     try:
-        yield progress, told
+        yield progress, on_result
     finally:
         if bar:
             bar.stop()
 
 
-def _lines(outcome: JobResult) -> Iterator[str]:
-    """How a job ended, for people."""
-    job = outcome.job
-    if outcome.status != "planned":
-        yield f"{job.name}: {outcome.status}"
-        if outcome.error:
-            yield from str(outcome.error).splitlines()
-    elif outcome.after:
-        yield f"{job.name}: would {job.command} to {job.output} after {', '.join(outcome.after)}"
+def _lines(result: JobResult) -> Iterator[str]:
+    """Yield the lines that describe how a job ended."""
+    job = result.job
+    if result.status != "planned":
+        yield f"{job.name}: {result.status}"
+        if result.error:
+            yield from str(result.error).splitlines()
+    elif result.after:
+        yield f"{job.name}: would {job.command} to {job.output} after {', '.join(result.after)}"
     else:
         yield f"{job.name}: would {job.command} to {job.output}"
-        for name, nbytes in (outcome.files or {}).items():
+        for name, nbytes in (result.files or {}).items():
             yield f"{name}, {nbytes:,} bytes of tensors"

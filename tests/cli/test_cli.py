@@ -284,8 +284,8 @@ def test_what_nobody_expected(
     monkeypatch.setattr("converter.execution.write_checkpoint.execute", burst)
     args = ("convert", bert, tmp_path / "out")
     code, kind, told = {
-        "KeyboardInterrupt": (130, "interrupted", "Interrupted: nothing is left half-written.\n"),
-        "MemoryError": (1, "memory", "Error: there is not enough memory\n"),
+        "KeyboardInterrupt": (130, "interrupted", "Interrupted: partial output was removed.\n"),
+        "MemoryError": (1, "memory", "Error: not enough memory\n"),
         "ZeroDivisionError": (1, "bug", "Error: this is a bug in converter: ZeroDivisionError"),
     }[how]
     result = run(*args, code=code)

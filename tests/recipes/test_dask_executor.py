@@ -125,7 +125,7 @@ def test_an_interrupted_run_on_a_cluster(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
     told = process.stderr.read()
     assert process.wait() == 130
-    assert told.endswith("Interrupted: nothing is left half-written.\n")
+    assert told.endswith("Interrupted: partial output was removed.\n")
     assert "Traceback" not in told
     counts = json.loads((tmp_path / "s.json").read_text())["counts"]
     assert counts["done"] >= 1

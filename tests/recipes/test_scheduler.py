@@ -256,7 +256,7 @@ def test_an_interrupted_run(place: Path, number: signal.Signals) -> None:
     process.send_signal(number)
     told = process.stderr.read()
     assert process.wait() == 130
-    assert told.endswith("Interrupted: nothing is left half-written.\n")
+    assert told.endswith("Interrupted: partial output was removed.\n")
     counts = json.loads(Path("s.json").read_text())["counts"]
     assert counts["done"] >= 4
     assert counts["not started"] > 0

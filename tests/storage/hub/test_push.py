@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import converter
-from converter.cli.push_options import verify_and_push
+from converter.cli.writing import verify_and_push
 from converter.errors import OutputError, UsageError
 from converter.storage.hub_upload import for_repository, is_generated, push, with_checksum
 from tests.storage.hub.conftest import Desk, contents
@@ -149,7 +149,7 @@ def test_an_interrupted_push_says_how_to_go_on(
     how = dict.fromkeys(("private", "revision", "create_pr", "commit_message", "token", "only"))
     monkeypatch.setattr("converter.verified_push.push", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        verify_and_push(result, {**how, "push": "me/mine", "only": (), "token": "hf_secret"})
+        verify_and_push(result, {**how, "repo_id": "me/mine", "only": (), "token": "hf_secret"}, ())
     told = capsys.readouterr().err
     assert f"converter push '{desk.home / 'my out'}' me/mine" in told
     assert "stays as it is" in told and "hf_secret" not in told

@@ -43,7 +43,17 @@ LAYERS = (
 )
 """Rooms from the ground up; a room may import from those below it, and from itself."""
 
-CORE = {"click", "numpy", "ml_dtypes", "safetensors", "h5py", "msgpack", "huggingface_hub", "rich"}
+CORE = {
+    "click",
+    "numpy",
+    "ml_dtypes",
+    "safetensors",
+    "h5py",
+    "msgpack",
+    "msgspec",
+    "huggingface_hub",
+    "rich",
+}
 """What is installed with the package."""
 
 MAX_LINES = 600

@@ -82,7 +82,7 @@ def _pop_push_options(values: dict[str, Any]) -> dict[str, Any]:
 
 def _save_recipe(path: Path, values: dict[str, Any], push: dict[str, Any]) -> None:
     """Write the recipe of the running command, with what was given on the command line."""
-    from converter.recipes.writer import save_recipe
+    from converter.recipes.parser import save_recipe
 
     context = click.get_current_context()
     given = {

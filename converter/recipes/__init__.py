@@ -1,1 +1,1 @@
-"""Recipes: files that say which checkpoints are to be made, one job each."""
+"""Recipes: files of jobs, each of which writes one checkpoint."""

@@ -1,8 +1,7 @@
-"""The engine of ``dask.distributed``: processes of this machine, or of a cluster.
+"""The executor of ``dask.distributed``: processes of this machine, or of a cluster.
 
-A worker that dies is replaced, and its job begun again elsewhere; what it had half-written is
-cleared away by that, as after any killed run. Workers have to see the same files: a shared disk,
-or URLs.
+A worker that dies is replaced, and its job restarted on another, which removes the partial output
+as after any killed run. Workers must see the same files: on a shared disk, or by URL.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from converter._version import __version__
 from converter.errors import ConverterError, UnsupportedError
 from converter.recipes.job import FAILED, JobResult, run_job
 from converter.recipes.parser import Job
-from converter.recipes.schema import paths
+from converter.recipes.schema import path_options
 from converter.storage.hub_client import parse_repo_id
 from converter.storage.url import path_of, url_of
 
-_PATIENCE = 30
-"""Seconds to wait for a scheduler, and for its first worker."""
+_CONNECT_SECONDS = 30
+"""Time to wait for a scheduler, and for its first worker."""
 
-_ASK = 1.0
-"""Seconds between two questions of a job whether it is to stop; each goes over the network."""
+_STOP_CHECK_SECONDS = 1.0
+"""Time between two checks of a job for a stop request; each is a network call."""
 
 
 class DaskExecutor:
-    """Jobs on the workers of a cluster.
+    """Runs jobs on the workers of a cluster.
 
     Args:
-        jobs: processes of a cluster on this machine; one a processor unless given.
+        jobs: processes of a cluster on this machine; by default one per CPU.
         scheduler: address of another cluster's scheduler.
 
     Raises:
@@ -50,14 +49,14 @@ class DaskExecutor:
             import distributed
         except ImportError as error:
             raise UnsupportedError(
-                "engine: dask needs the packages dask and distributed",
+                "engine: dask requires the packages dask and distributed",
                 remedy='Install them: pip install "encdec-converter[dask]"',
             ) from error
         self._dask = distributed
         self._jobs, self._scheduler = jobs, scheduler
         self._futures: dict[int, Any] = {}
         self._started: dict[int, Job] = {}
-        self._outcomes: dict[int, JobResult] = {}
+        self._results: dict[int, JobResult] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -84,105 +83,107 @@ class DaskExecutor:
         self._stack.close()
 
     def capacity(self) -> int:
-        """One job for every thread of every worker that there is now."""
+        """Return the number of threads of all current workers."""
         threads: dict[str, int] = self._client.nthreads()
         return max(1, sum(threads.values()))
 
-    def start(self, number: int, job: Job, make: bool) -> None:
-        """Begin a job."""
+    def start(self, number: int, job: Job, write: bool) -> None:
+        """Start a job."""
         self._started[number] = job
         self._futures[number] = self._client.submit(
-            _carry_out,
+            _run,
             with_absolute_paths(job),
-            make,
+            write,
             self._stopped.name,
             key=f"{job.name}-{uuid4()}",
             pure=False,
         )
 
     def ended(self, numbers: Iterable[int], timeout: float) -> dict[int, JobResult]:
-        """Those of the started jobs that have ended."""
-        wanted = set(numbers)
-        asked = {self._futures[number]: number for number in wanted & self._futures.keys()}
+        """Return the results of the jobs that ended."""
+        started = set(numbers)
+        pending = {self._futures[number]: number for number in started & self._futures.keys()}
         try:
             with self._client.as_current():
                 done, _ = self._dask.wait(
-                    list(asked), timeout=timeout, return_when="FIRST_COMPLETED"
+                    list(pending), timeout=timeout, return_when="FIRST_COMPLETED"
                 )
         except TimeoutError:
             done = set()
         for future in done:
-            number = asked[future]
-            self._outcomes[number] = self._outcome(self._started[number], future)
-            # Were it kept, the job would be done again if the worker that holds this result died.
+            number = pending[future]
+            self._results[number] = self._result(self._started[number], future)
+            # If it were kept, dask would rerun the job if the worker that holds this result died.
             del self._futures[number]
-        return {number: self._outcomes[number] for number in wanted & self._outcomes.keys()}
+        return {number: self._results[number] for number in started & self._results.keys()}
 
     def stop(self) -> None:
-        """Let every job that is running end soon."""
+        """Ask every running job to stop."""
         self._stopped.set()
 
-    def _outcome(self, job: Job, future: Any) -> JobResult:
-        """How a job ended, if only by the death of its workers."""
+    def _result(self, job: Job, future: Any) -> JobResult:
+        """Return the result of a job, also if its workers died."""
         if future.status == "finished":
-            outcome: JobResult = future.result()
-            return outcome
+            result: JobResult = future.result()
+            return result
         error = future.exception() if future.status == "error" else None
         if isinstance(error, self._dask.KilledWorker):
-            told = ConverterError(
-                f"{job.name}: every worker that had it died, the last at {error.last_worker}",
-                remedy="Often there was too little memory: try fewer --jobs, or a smaller `memory` "
+            failure = ConverterError(
+                f"{job.name}: every worker that ran it died, the last at {error.last_worker}",
+                remedy="Often the cause is too little memory: try fewer --jobs, or a smaller `memory` "
                 "in the recipe.",
             )
         else:
-            told = ConverterError(f"{job.name}: the cluster lost it: {error or future.status}")
-        return JobResult(job, FAILED, error=told)
+            failure = ConverterError(
+                f"{job.name}: was lost by the cluster: {error or future.status}"
+            )
+        return JobResult(job, FAILED, error=failure)
 
     def _connect(self, address: Any) -> Any:
         try:
-            return self._dask.Client(address, timeout=_PATIENCE, set_as_default=False)
+            return self._dask.Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
-            told = " ".join(str(error).split())[:300]
+            reason = " ".join(str(error).split())[:300]
             raise ConverterError(
-                f"scheduler {address}: cannot be reached: {told}",
+                f"scheduler {address}: cannot be reached: {reason}",
                 remedy="Start one with `dask scheduler`, and workers with `dask worker ADDRESS`.",
             ) from error
 
     def _check_workers(self) -> None:
-        """Make sure that there are workers, with the same version, so that results are the same.
+        """Check that there are workers with the same version, so that results are the same.
 
         Raises:
             ConverterError: if not.
 
         """
         try:
-            self._client.wait_for_workers(1, timeout=_PATIENCE)
+            self._client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
         except TimeoutError as error:
             raise ConverterError(
                 f"scheduler {self._scheduler}: has no workers",
                 remedy=f"Start some with `dask worker {self._scheduler}`.",
             ) from error
         versions = self._client.run(_version)
-        wrong = {worker: found for worker, found in versions.items() if found != __version__}
+        wrong = {worker: other for worker, other in versions.items() if other != __version__}
         if wrong:
             raise ConverterError(
                 f"scheduler {self._scheduler}: its workers need encdec-converter {__version__}: "
-                + ", ".join(f"{worker} has {found or 'none'}" for worker, found in wrong.items())
+                + ", ".join(f"{worker} has {other or 'none'}" for worker, other in wrong.items())
             )
 
 
 def dask_setup(worker: object) -> None:
-    """Let a worker on this machine outlive Ctrl-C; `distributed` calls this when it starts.
+    """Make a worker on this machine ignore Ctrl-C; `distributed` calls this when it starts.
 
-    A terminal sends that to all processes. Only the first may decide how the run ends.
+    A terminal sends it to all processes; only the first decides how the run ends.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def with_absolute_paths(job: Job) -> Job:
-    """A job with absolute paths, for a process that may have another working directory."""
+    """Return a job with absolute paths, for a process with another working directory."""
     options = dict(job.options)
-    for name in paths(job.command) & options.keys():
+    for name in path_options(job.command) & options.keys():
         value = options[name]
         if isinstance(value, list):
             options[name] = [_absolute(item, name) for item in value]
@@ -199,24 +200,24 @@ def _absolute(path: str, option: str) -> str:
 
 def _version() -> str | None:
     try:
-        from converter._version import __version__ as found
+        from converter._version import __version__ as version
     except ImportError:
         return None
-    return found
+    return version
 
 
-def _carry_out(job: Job, make: bool, stopped: str) -> JobResult:
-    """What a worker does with a job."""
+def _run(job: Job, write: bool, stopped: str) -> JobResult:
+    """Run a job on a worker."""
     from distributed import Event
 
     event = Event(stopped)
-    asked = time.monotonic()
+    checked = time.monotonic()
 
     def stop() -> bool:
-        nonlocal asked
-        if time.monotonic() - asked < _ASK:
+        nonlocal checked
+        if time.monotonic() - checked < _STOP_CHECK_SECONDS:
             return False
-        asked = time.monotonic()
+        checked = time.monotonic()
         return bool(event.is_set())
 
-    return run_job(job, make, stop)
+    return run_job(job, write, stop)

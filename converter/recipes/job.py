@@ -1,11 +1,11 @@
-"""What is done with one job, on whatever machine: plan it, make it, push it."""
+"""One job, on any machine: plan it, write its output, push it."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from converter.checkpoint.opening import Checkpoint
@@ -13,36 +13,24 @@ from converter.errors import ConverterError
 from converter.execution.write_checkpoint import WriteResult
 from converter.file_names import MANIFEST
 from converter.recipes.parser import Job
-from converter.recipes.schema import MAKERS
+from converter.recipes.schema import COMMANDS
 from converter.safe_json import to_json
 from converter.storage.output_targets import output_target
 from converter.verified_push import verify_for_push
 
 DONE = "done"
-
-
 SKIPPED = "skipped"
-"""It lay there already, as it would be made."""
-
-
+"""Its output is up to date."""
 FAILED = "failed"
-
-
-LEFT = "not started"
-
-
+NOT_STARTED = "not started"
 INTERRUPTED = "interrupted"
-"""It was running when the run was interrupted; nothing of it is left."""
-
-
+"""It was running when the run was interrupted; its partial output was removed."""
 PLANNED = "planned"
-"""It would be made, were this no dry run."""
+"""It would run if this were not a dry run."""
+STATUSES = (DONE, SKIPPED, FAILED, NOT_STARTED, INTERRUPTED, PLANNED)
 
 
-STATUSES = (DONE, SKIPPED, FAILED, LEFT, INTERRUPTED, PLANNED)
-
-
-@dataclass
+@dataclass(frozen=True)
 class JobResult:
     """How a job ended."""
 
@@ -52,13 +40,13 @@ class JobResult:
     error: ConverterError | None = None
     pushed: Mapping[str, Any] | None = None
     files: Mapping[str, int] | None = None
-    """Of a dry run: the weight files that it would write → bytes of their tensors."""
+    """In a dry run: the weight files that it would write → bytes of their tensors."""
     after: Sequence[str] = ()
-    """Of a dry run: the jobs that have to be made before it can be planned."""
+    """In a dry run: the jobs that must run before it can be planned."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As the summary has it."""
-        found: dict[str, Any] = {
+        """Return the entry of the summary."""
+        entry: dict[str, Any] = {
             "command": self.job.command,
             "output": self.job.output,
             "status": self.status,
@@ -66,33 +54,33 @@ class JobResult:
         }
         for key in ("pushed", "files"):
             if (value := getattr(self, key)) is not None:
-                found[key] = dict(value)
+                entry[key] = dict(value)
         if self.after:
-            found["after"] = list(self.after)
-        return {**found, **(self.error.to_dict() if self.error else {})}
+            entry["after"] = list(self.after)
+        return {**entry, **(self.error.to_dict() if self.error else {})}
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunSummary:
     """How all jobs ended."""
 
-    outcomes: list[JobResult] = field(default_factory=list)
+    results: Sequence[JobResult] = ()
 
     def count(self, status: str) -> int:
-        """How many ended so."""
-        return sum(outcome.status == status for outcome in self.outcomes)
+        """Return how many jobs ended with this status."""
+        return sum(result.status == status for result in self.results)
 
     @property
     def succeeded(self) -> bool:
-        """Whether every job is done, or in a dry run could be."""
-        return all(outcome.status in (DONE, SKIPPED, PLANNED) for outcome in self.outcomes)
+        """If every job is done, or in a dry run can be planned."""
+        return all(result.status in (DONE, SKIPPED, PLANNED) for result in self.results)
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Return the document that ``--json`` prints."""
         return {
             "command": "run",
             "counts": {status: self.count(status) for status in STATUSES},
-            "jobs": {outcome.job.name: outcome.to_dict() for outcome in self.outcomes},
+            "jobs": {result.job.name: result.to_dict() for result in self.results},
         }
 
 
@@ -100,7 +88,7 @@ class Interrupted(KeyboardInterrupt):
     """The run was interrupted.
 
     Args:
-        summary: how the jobs stand. What was running was ended cleanly, what is done stays.
+        summary: the results so far. Running jobs were stopped cleanly, finished ones are kept.
 
     """
 
@@ -110,26 +98,26 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Stopped(BaseException):
-    """Ends a job that is being made; like an interrupt, it is no error."""
+    """Stops a running job; like an interrupt, not an error."""
 
 
 def plan_job(job: Job) -> WriteResult | ConverterError:
-    """What a job would write, or why it cannot be made."""
+    """Return what a job would write, or why it cannot run."""
     try:
-        return _make(job, dry_run=True)
+        return _run_command(job, dry_run=True)
     except Exception as error:
-        return _told(job, error)
+        return _converted(job, error)
 
 
-def run_job(job: Job, make: bool, stopped: Callable[[], bool]) -> JobResult:
-    """Make what a job asks for, and push it.
+def run_job(job: Job, write: bool, stopped: Callable[[], bool]) -> JobResult:
+    """Write the output of a job, and push it.
 
     May run in any thread of any process.
 
     Args:
         job: what to do.
-        make: whether to make the checkpoint; else it is there, and is only pushed.
-        stopped: asked at most ten times a second whether to give up.
+        write: if false, the output is up to date, and is only pushed.
+        stopped: called at most ten times a second; the job stops once it returns true.
 
     """
     start = time.monotonic()
@@ -140,33 +128,33 @@ def run_job(job: Job, make: bool, stopped: Callable[[], bool]) -> JobResult:
 
     result = pushed = None
     try:
-        if make:
-            # What lies there may be replaced if it was made here; anything else is refused.
+        if write:
+            # Existing output is replaced only if converter wrote it.
             ours = output_target(job.output).read(MANIFEST) is not None
-            result = _make(job, overwrite=ours, progress=watch)
+            result = _run_command(job, overwrite=ours, progress=watch)
         if job.push:
-            result = result or _make(job, dry_run=True)
+            result = result or _run_command(job, dry_run=True)
             mapping = job.options.get("mapping", ())
             pushed = verify_for_push(result, mapping=mapping, **job.push).send().to_dict()
     except _Stopped:
         return JobResult(job, INTERRUPTED, time.monotonic() - start)
     except Exception as error:
-        return JobResult(job, FAILED, time.monotonic() - start, _told(job, error))
+        return JobResult(job, FAILED, time.monotonic() - start, _converted(job, error))
     return JobResult(job, DONE, time.monotonic() - start, pushed=pushed)
 
 
-def _make(job: Job, **more: Any) -> WriteResult:
-    made: WriteResult = MAKERS[job.command](**job.options, **more)
-    return made
+def _run_command(job: Job, **more: Any) -> WriteResult:
+    result: WriteResult = COMMANDS[job.command](**job.options, **more)
+    return result
 
 
-def _told(job: Job, error: Exception) -> ConverterError:
-    """Any error as one of ours: that of one job must not end the others."""
+def _converted(job: Job, error: Exception) -> ConverterError:
+    """Return any error as a `ConverterError`, so that it ends this job only."""
     if isinstance(error, ConverterError):
         return error
     if isinstance(error, MemoryError):
         return ConverterError(
-            f"{job.name}: there is not enough memory",
+            f"{job.name}: not enough memory",
             remedy="Try fewer --jobs, or a smaller `memory` in the recipe.",
         )
     text = " ".join(str(error).split())[:300]
@@ -179,7 +167,7 @@ def _told(job: Job, error: Exception) -> ConverterError:
 
 
 def is_done(planned: WriteResult) -> bool:
-    """Whether what is planned lies there already, as its manifest tells.
+    """Return whether an output is up to date by its manifest.
 
     Args:
         planned: the result of a dry run.
@@ -188,10 +176,10 @@ def is_done(planned: WriteResult) -> bool:
     output = output_target(str(planned.output))
     try:
         manifest = json.loads(output.read(MANIFEST) or b"")
-        made = output.modified(MANIFEST)
-        held = output.files()
+        written = output.modified(MANIFEST)
+        sizes = output.files()
         files = manifest.pop("files")
-        whole = all(held[name] == each["bytes"] for name, each in files.items())
+        complete = all(sizes[name] == each["bytes"] for name, each in files.items())
         documents = planned.plan.documents
         same = all(output.read(name) == data for name, data in documents.items())
     except (ConverterError, OSError, LookupError, TypeError, AttributeError, ValueError):
@@ -199,26 +187,27 @@ def is_done(planned: WriteResult) -> bool:
     names = {*documents, *planned.plan.copied_files, *(file.path for file in planned.plan.files)}
     manifest.pop("warnings", None)
     return (
-        whole
+        complete
         and same
         and names <= files.keys()
-        and made is not None
-        and all(_is_older(source.checkpoint, made) for source in planned.sources)
-        and _bare(manifest) == _bare(json.loads(to_json(dict(planned.planned_manifest))))
+        and written is not None
+        and all(_is_older(source.checkpoint, written) for source in planned.sources)
+        and _without_hashes(manifest)
+        == _without_hashes(json.loads(to_json(dict(planned.planned_manifest))))
     )
 
 
-def _is_older(source: Checkpoint, made: float) -> bool:
-    """Whether nothing of a source was written since then, in seconds since 1970."""
-    if source.hub:  # the commit tells
+def _is_older(source: Checkpoint, time: float) -> bool:
+    """Return whether a source was last modified before a time, in seconds since 1970."""
+    if source.hub:  # the manifest names the commit
         return True
     if source.remote:
-        return source.remote.modified is not None and source.remote.modified <= made
-    return all(path.stat().st_mtime <= made for path in source.file_states)
+        return source.remote.modified is not None and source.remote.modified <= time
+    return all(path.stat().st_mtime <= time for path in source.file_states)
 
 
-def _bare(value: Any) -> Any:
-    """A manifest without hashes, which are known only once everything was read."""
+def _without_hashes(value: Any) -> Any:
+    """Return a manifest without its hashes, which are unknown before all values are read."""
     if not isinstance(value, dict):
         return value
-    return {key: _bare(each) for key, each in value.items() if key != "sha256"}
+    return {key: _without_hashes(each) for key, each in value.items() if key != "sha256"}

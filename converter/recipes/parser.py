@@ -1,4 +1,4 @@
-"""Reading recipes, YAML or JSON, into jobs; everything that is wrong is told at once."""
+"""Recipe files, YAML or JSON: parsed into jobs with all problems at once, and written."""
 
 from __future__ import annotations
 
@@ -6,137 +6,33 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from converter.errors import Problem, UsageError
+import msgspec
+
+from converter.errors import OutputError, Problem, UsageError
+from converter.option_declaration import did_you_mean
 from converter.recipes.schema import (
-    MAKERS,
+    COMMANDS,
     SOURCES,
+    TOP_LEVEL,
     VERSION,
-    expected_type,
-    is_valid,
-    options,
-    required,
+    convert_value,
+    expected_value,
+    recipe_options,
 )
 from converter.storage.url import same_location_key, url_of
 
 _MAX_BYTES = 4 << 20
-
-
-def load(path: Path) -> Any:
-    """What a file says: JSON if its name ends in ``.json``, YAML otherwise.
-
-    Raises:
-        UsageError: if it cannot be read, or is neither.
-
-    """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{path}: over {_MAX_BYTES} bytes, which no recipe has")
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
-    try:
-        return _json(text) if path.suffix == ".json" else _yaml(text)
-    except (ValueError, RecursionError) as error:
-        kind = "JSON" if path.suffix == ".json" else "YAML"
-        told = " ".join(str(error).split())[:300]
-        raise UsageError(f"{path}: is no recipe in {kind}: {told}") from error
-
-
-def _json(text: str) -> Any:
-    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"{twice!r} stands twice")
-        return found
-
-    return json.loads(text, object_pairs_hook=table)
-
-
-def _yaml(text: str) -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            seen = set()
-            for key, _ in node.value:
-                if key.value != "<<" and (name := str(key.value)) in seen:
-                    line = key.start_mark.line + 1
-                    raise ValueError(f"{name!r} stands twice, the second time in line {line}")
-                seen.add(str(key.value))
-            found: dict[Any, Any] = super().construct_mapping(node, deep)
-            return found
-
-    try:
-        return yaml.load(text, Loader)  # which is a safe one
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
-
-
-_WHOLE = re.compile(r"\$(?:\{([_a-zA-Z][_a-zA-Z0-9]*)\}|([_a-zA-Z][_a-zA-Z0-9]*))")
-
-
-class Variables:
-    """The variables of one recipe.
-
-    Args:
-        own: those of the recipe.
-        given: those of the command line, which win.
-
-    """
-
-    def __init__(self, own: Mapping[Any, Any], given: Mapping[str, str]) -> None:
-        self._values: dict[str, Any] = {**{str(key): value for key, value in own.items()}, **given}
-        self.used: set[str] = set(map(str, own))
-        """Names that the recipe declares or uses."""
-
-    def fill(self, value: Any, schema: Mapping[str, Any]) -> Any:
-        """A value with its variables filled in; where it is one variable, of the type asked for.
-
-        Args:
-            value: as it stands in the recipe.
-            schema: what the option wants to be.
-
-        Raises:
-            KeyError: with the name of a variable that there is not.
-            ValueError: for a ``$`` that begins no name; ``$$`` stands for itself.
-
-        """
-        if isinstance(value, list):
-            return [self._text(item) if isinstance(item, str) else item for item in value]
-        if not isinstance(value, str):
-            return value
-        filled = self._text(value)
-        if (whole := _WHOLE.fullmatch(value)) and not is_valid(filled, schema):
-            return _typed(self._values[whole[1] or whole[2]])
-        return filled
-
-    def _text(self, text: str) -> str:
-        template = Template(text)
-        self.used |= set(template.get_identifiers())
-        return template.substitute(self._values)
-
-
-def _typed(value: Any) -> Any:
-    """The number or truth value that a text writes, else the text."""
-    if not isinstance(value, str):
-        return value
-    if value in ("true", "false"):
-        return value == "true"
-    return int(value) if re.fullmatch(r"[+-]?\d{1,30}", value) else value
-
-
-_TOP = ("$schema", "version", "variables", "defaults", "jobs")
+_ONE_VARIABLE = re.compile(r"\$(?:\{[_a-zA-Z][_a-zA-Z0-9]*\}|[_a-zA-Z][_a-zA-Z0-9]*)")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One checkpoint to be made."""
+    """One checkpoint to write."""
 
     name: str
     command: str
@@ -145,37 +41,34 @@ class Job:
 
     @property
     def output(self) -> str:
-        """The directory that it makes, a path or a URL."""
+        """The directory that it writes, a path or a URL."""
         return str(self.options["output"])
 
     def needs(self, other: Job) -> bool:
-        """Whether a source of this job is made by another one."""
-        made = same_location_key(other.output)
+        """Return whether another job writes a source of this one."""
+        output = same_location_key(other.output)
         sources = [same_location_key(self.options[name]) for name in SOURCES[self.command]]
-        return any(f"{source}/".startswith(f"{made}/") for source in sources)
+        return any(f"{source}/".startswith(f"{output}/") for source in sources)
 
 
 def read_recipes(paths: Iterable[Path], variables: Mapping[str, str] | None = None) -> list[Job]:
-    """All jobs of some recipes, in their order.
+    """Return all jobs of some recipes, in their order.
 
     Args:
         paths: YAML or JSON files.
-        variables: values that win over those of the recipes.
+        variables: values that take precedence over those of the recipes.
 
     Raises:
         UsageError: with every problem of every file.
 
     """
-    problems: list[Problem] = []
-    jobs: list[Job] = []
     given = dict(variables or {})
-    used: set[str] = set()
-    for path in paths:
-        reading = _Reading(str(path), problems, given)
-        jobs += reading.jobs(load(path))
-        used |= reading.variables.used
+    parsers = [_Parser(path, _read(path), given) for path in paths]
+    jobs = [job for parser in parsers for job in parser.jobs()]
+    problems = [problem for parser in parsers for problem in parser.problems]
+    used = {name for parser in parsers for name in parser.used}
     problems += [
-        Problem("no recipe uses this variable", tensor=name) for name in given if name not in used
+        Problem("is not used by any recipe", tensor=name) for name in given if name not in used
     ]
     problems += _conflicts(jobs)
     if problems:
@@ -183,8 +76,17 @@ def read_recipes(paths: Iterable[Path], variables: Mapping[str, str] | None = No
     return jobs
 
 
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes, which no recipe is")
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+
+
 def _conflicts(jobs: Iterable[Job]) -> list[Problem]:
-    """Jobs that have a name or an output in common, or of which one would replace another's."""
+    """Return the problems of jobs with the same name or output, or one output inside another."""
     problems = []
     names: set[str] = set()
     outputs: dict[str, str] = {}
@@ -192,119 +94,289 @@ def _conflicts(jobs: Iterable[Job]) -> list[Problem]:
         if job.name in names:
             problems.append(Problem("another job has the same name", tensor=job.name))
         names.add(job.name)
-        place = same_location_key(job.output)
-        if place in outputs:
+        location = same_location_key(job.output)
+        if location in outputs:
             problems.append(Problem("another job has the same output", tensor=job.name))
-        outputs[place] = job.name
-    for place, name in outputs.items():
-        around = next((outer for outer in outputs if place.startswith(f"{outer}/")), None)
-        if around:
+        outputs[location] = job.name
+    for location, name in outputs.items():
+        outer = next((each for each in outputs if location.startswith(f"{each}/")), None)
+        if outer:
             problems.append(
-                Problem(f"its output lies in that of {outputs[around]}", tensor=name, found=place)
+                Problem(
+                    f"its output is inside that of {outputs[outer]}", None, name, None, location
+                )
             )
     return problems
 
 
 @dataclass
-class _Reading:
-    file: str
-    problems: list[Problem]
+class _Parser:
+    """One recipe on its way to jobs."""
+
+    path: Path
+    text: str
     given: Mapping[str, str]
-    variables: Variables = field(init=False)
+    """Variables of the command line."""
+    problems: list[Problem] = field(default_factory=list)
+    variables: dict[str, Any] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    """Names of the variables that the recipe declares or uses."""
 
-    def __post_init__(self) -> None:
-        self.variables = Variables({}, self.given)
+    def load(self) -> Any:
+        """Return the content: JSON if the file name ends in ``.json``, YAML otherwise.
 
-    def jobs(self, recipe: Any) -> list[Job]:
-        """The jobs of a recipe, those that are wrong left out and told."""
+        Raises:
+            UsageError: if it is not valid.
+
+        """
+        kind = "JSON" if self.path.suffix == ".json" else "YAML"
+        try:
+            if kind == "YAML":
+                return _load_yaml(self.text)
+            return json.loads(self.text, object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UsageError(f"{self.path}: is not a recipe in {kind}: {reason}") from error
+
+    def jobs(self) -> list[Job]:
+        """Return the jobs of the recipe but for those with problems."""
+        recipe = self.load()
         if not isinstance(recipe, dict) or not isinstance(recipe.get("jobs"), list):
-            self.wrong("must hold a list of jobs", "jobs")
+            self.add("must be a list of jobs", "jobs", ())
             return []
-        for key in recipe.keys() - set(_TOP):
-            self.wrong("is unknown", str(key), expected=", ".join(_TOP))
+        for key in recipe.keys() - set(TOP_LEVEL):
+            self.add("is unknown", str(key), (key,), remedy=did_you_mean(str(key), TOP_LEVEL))
         if recipe.get("version", VERSION) != VERSION:
-            self.wrong("is unknown", "version", expected=str(VERSION))
-        sections = {key: recipe.get(key) or {} for key in ("variables", "defaults")}
-        for key, section in sections.items():
-            if not isinstance(section, dict):
-                self.wrong("must be a table", key)
-                sections[key] = {}
-        for key, value in sections["variables"].items():
+            self.add("is unknown", "version", ("version",), expected=str(VERSION))
+        self.variables = self.section(recipe, "variables")
+        for key, value in self.variables.items():
             if not isinstance(value, str | int | float):
-                self.wrong("must be text or a number", f"variables.{key}", found=repr(value)[:100])
-        self.variables = Variables(sections["variables"], self.given)
-        defaults = sections["defaults"]
-        for key in defaults:
-            if not any(key in options(command) for command in MAKERS):
-                self.wrong("is no option of any command", f"defaults.{key}")
-        found = [self.job(job, number, defaults) for number, job in enumerate(recipe["jobs"], 1)]
-        return [job for job in found if job]
+                at = ("variables", key)
+                self.add("must be text or a number", f"variables.{key}", at, found=_shown(value))
+        self.used |= self.variables.keys()
+        self.variables |= self.given
+        defaults = self.section(recipe, "defaults")
+        known = {name: None for command in COMMANDS for name in recipe_options(command)}
+        for key in defaults.keys() - known.keys():
+            remedy = did_you_mean(key, known)
+            self.add("is not an option", f"defaults.{key}", ("defaults", key), remedy=remedy)
+        jobs = [self.job(job, number, defaults) for number, job in enumerate(recipe["jobs"])]
+        return [job for job in jobs if job]
+
+    def section(self, recipe: Mapping[str, Any], key: str) -> dict[str, Any]:
+        """Return a section of the recipe, empty if it is not there or not a mapping."""
+        section = recipe.get(key) or {}
+        if isinstance(section, dict):
+            return {str(name): value for name, value in section.items()}
+        self.add("must be a mapping", key, (key,))
+        return {}
 
     def job(self, raw: Any, number: int, defaults: Mapping[str, Any]) -> Job | None:
+        """Return a job, ``None`` if it has problems."""
         before = len(self.problems)
-        commands = [key for key in raw if key in MAKERS] if isinstance(raw, dict) else []
+        at: tuple[Any, ...] = ("jobs", number)
+        label = f"job {number + 1}"
+        commands = [key for key in raw if key in COMMANDS] if isinstance(raw, dict) else []
         if len(commands) != 1:
-            self.wrong("must have exactly one command", f"job {number}", expected=", ".join(MAKERS))
+            self.add("must have exactly one command", label, at, expected=", ".join(COMMANDS))
             return None
         (command,) = commands
         for key in raw.keys() - {"name", "push", command}:
-            self.wrong("is unknown", f"job {number}.{key}")
-        name = str(self.fill(str(raw.get("name") or ""), {"type": "string"}, f"job {number}.name"))
-        known = {key: value for key, value in defaults.items() if key in options(command)}
-        made = self.block(command, raw[command], name or f"job {number}", known)
+            remedy = did_you_mean(str(key), ("name", "push", *COMMANDS))
+            self.add("is unknown", f"{label}.{key}", (*at, key), remedy=remedy)
+        name = str(self.fill(str(raw.get("name") or ""), f"{label}.name", (*at, "name")))
+        own = {key: value for key, value in defaults.items() if key in recipe_options(command)}
+        options = self.block(command, raw[command], name or label, (*at, command), own)
         push = None
         if raw.get("push") is not None:
-            push = self.block("push", raw["push"], name or f"job {number}", {})
-            if url_of(str(made.get("output"))):
-                self.wrong("can be of use only where output is a path", f"{name}.push")
+            push = self.block("push", raw["push"], name or label, (*at, "push"), {})
+            if url_of(str(options.get("output"))):
+                self.add("requires an output that is a path", f"{name}.push", (*at, "push"))
         if len(self.problems) > before:
             return None
-        return Job(name or Path(str(made["output"])).name, command, made, push)
+        return Job(name or Path(str(options["output"])).name, command, options, push)
 
     def block(
-        self, command: str, raw: Any, name: str, defaults: Mapping[str, Any]
+        self, command: str, raw: Any, name: str, at: tuple[Any, ...], defaults: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The options of a command, variables filled in."""
+        """Return the options of a command, variables filled in."""
         if not isinstance(raw, dict):
-            self.wrong("must be a table of options", f"{name}.{command}")
+            self.add("must be a mapping of options", f"{name}.{command}", at)
             return {}
-        schemas = options(command)
-        found: dict[str, Any] = {}
+        declared = recipe_options(command)
+        options: dict[str, Any] = {}
         for key, value in {**defaults, **raw}.items():
-            place = f"{name}.{command}.{key}"
-            if key not in schemas:
-                self.wrong("is no option", place, expected=", ".join(sorted(schemas)))
+            label = f"{name}.{command}.{key}"
+            location = (*at, key) if key in raw else ("defaults", key)
+            if key not in declared:
+                remedy = did_you_mean(str(key), declared)
+                self.add("is not an option", label, location, remedy=remedy)
                 continue
-            filled = self.fill(value, schemas[key], place)
-            if not is_valid(filled, schemas[key]):
-                self.wrong(
-                    "does not fit",
-                    place,
-                    expected=expected_type(schemas[key]),
-                    found=repr(filled)[:100],
+            filled = self.fill(value, label, location)
+            is_variable = isinstance(value, str) and _ONE_VARIABLE.fullmatch(value)
+            try:
+                options[key] = _convert(command, key, filled, lax=bool(is_variable))
+            except msgspec.ValidationError:
+                wanted = expected_value(command, key)
+                self.add(
+                    "has a wrong value", label, location, expected=wanted, found=_shown(filled)
                 )
-                continue
-            is_list = any(each.get("type") == "array" for each in schemas[key].get("anyOf", ()))
-            found[key] = [filled] if is_list and isinstance(filled, str) else filled
-        for key in required(command):
-            if key not in found and key not in raw:
-                self.wrong("is missing", f"{name}.{command}.{key}")
-        return found
+        for key, option in declared.items():
+            if option.is_required and key not in raw and key not in options:
+                self.add("is missing", f"{name}.{command}.{key}", at)
+        return options
 
-    def fill(self, value: Any, schema: Mapping[str, Any], place: str) -> Any:
-        """A value with its variables filled in."""
+    def fill(self, value: Any, label: str, at: tuple[Any, ...]) -> Any:
+        """Return a value with its variables replaced, in a string or a list of strings."""
+        if isinstance(value, list):
+            return [self.fill(each, label, at) if isinstance(each, str) else each for each in value]
+        if not isinstance(value, str):
+            return value
+        template = Template(value)
         try:
-            return self.variables.fill(value, schema)
+            self.used |= set(template.get_identifiers())
+            return template.substitute(self.variables)
         except LookupError as error:
-            self.wrong(
-                "names a variable that there is not",
-                place,
-                found=str(value)[:100],
-                remedy=f"give it with --var {error.args[0]}=VALUE, or under variables",
-            )
+            remedy = f"set it with --var {error.args[0]}=VALUE, or under variables"
+            self.add("uses an unknown variable", label, at, found=_shown(value), remedy=remedy)
         except ValueError:
-            self.wrong("has a $ that begins no variable", place, found=str(value)[:100])
+            remedy = "write $$ for a dollar sign"
+            self.add("has a $ without a variable", label, at, found=_shown(value), remedy=remedy)
         return value
 
-    def wrong(self, what: str, place: str, **more: str) -> None:
-        self.problems.append(Problem(what, self.file, place, **more))
+    def add(self, what: str, label: str, at: tuple[Any, ...], **more: str) -> None:
+        """Add a problem of the value at a path of keys and list positions."""
+        line = self.line_of(at)
+        file = f"{self.path}:{line}" if line else str(self.path)
+        self.problems.append(Problem(what, file, label, **more))
+
+    @cached_property
+    def root(self) -> Any:
+        """The YAML node of the file, ``None`` if it is JSON that YAML does not contain."""
+        import yaml
+
+        try:
+            return yaml.compose(self.text, yaml.SafeLoader)
+        except yaml.YAMLError:
+            return None
+
+    def line_of(self, at: tuple[Any, ...]) -> int | None:
+        """Return the line of the value at a path, or of the innermost part of it that exists."""
+        mark, node = None, self.root
+        for step in at:
+            if not node or not isinstance(node.value, list):
+                break
+            entries = node.value
+            if entries and isinstance(entries[0], tuple):
+                entries = [pair for pair in entries if pair[0].value == str(step)]
+                step = 0
+            if not isinstance(step, int) or step >= len(entries):
+                break
+            entry = entries[step]
+            key, node = entry if isinstance(entry, tuple) else (entry, entry)
+            mark = key.start_mark
+        return mark.line + 1 if mark else None
+
+
+def _convert(command: str, name: str, value: Any, *, lax: bool) -> Any:
+    """Return an option's value; a single value of an option that repeats becomes a list."""
+    try:
+        converted = convert_value(command, name, value)
+    except msgspec.ValidationError:
+        if not lax:
+            raise
+        converted = convert_value(command, name, value, strict=False)
+    repeats = recipe_options(command)[name].repeats
+    return [converted] if repeats and not isinstance(converted, list) else converted
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:100]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        ValueError: if a key occurs twice.
+
+    """
+    keys: set[str] = set()
+    for key, _ in pairs:
+        if key in keys:
+            raise ValueError(f"{key!r} occurs twice")
+        keys.add(key)
+    return dict(pairs)
+
+
+def _load_yaml(text: str) -> Any:
+    """Return the content of a YAML document.
+
+    Raises:
+        ValueError: if it is not valid, or a key of a mapping occurs twice.
+
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = set()
+            for key, _ in node.value:
+                if key.value != "<<" and (name := str(key.value)) in keys:
+                    line = key.start_mark.line + 1
+                    raise ValueError(f"{name!r} occurs twice, the second time in line {line}")
+                keys.add(str(key.value))
+            mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+            return mapping
+
+    try:
+        return yaml.load(text, Loader)  # a subclass of the safe loader
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def save_recipe(
+    path: Path, command: str, given: Mapping[str, Any], push: Mapping[str, Any]
+) -> None:
+    """Write a command as a recipe of one job.
+
+    Args:
+        path: the file, JSON if its name ends in ``.json`` and YAML otherwise.
+        command: ``compose``, ``convert`` or ``split``.
+        given: its arguments and options; those that recipes do not have are left out.
+        push: options of `push`; empty if nothing is pushed.
+
+    Raises:
+        OutputError: if the file cannot be written.
+
+    """
+    name = Path(str(given["output"])).name
+    job: dict[str, Any] = {"name": name, command: _saved(command, given)}
+    if push:
+        job["push"] = _saved("push", push)
+    recipe = {"version": VERSION, "jobs": [job]}
+    if path.suffix == ".json":
+        text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
+    else:
+        import yaml
+
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _saved(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options as a recipe has them."""
+    values = {name: given[name] for name in recipe_options(command) if name in given}
+    return {
+        name: [_escape(each) for each in value] if isinstance(value, tuple) else _escape(value)
+        for name, value in values.items()
+        if value not in (None, False, (), {})
+    }
+
+
+def _escape(value: Any) -> Any:
+    """Return a value whose dollar signs start no variable."""
+    return value.replace("$", "$$") if isinstance(value, str) else value

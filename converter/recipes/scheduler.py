@@ -1,18 +1,21 @@
-"""Running jobs: all are planned before any is started, and what is done is not done again."""
+"""Running the jobs of recipes: all are planned before any starts, and finished ones are skipped."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from types import TracebackType
+from typing import Protocol, Self
 
 from converter.errors import ConverterError, UsageError
 from converter.option_declaration import takes
 from converter.options import RunOptions
-from converter.recipes.executors import JobExecutor, ThreadExecutor
 from converter.recipes.job import (
     FAILED,
-    LEFT,
+    NOT_STARTED,
     PLANNED,
     SKIPPED,
     Interrupted,
@@ -20,14 +23,86 @@ from converter.recipes.job import (
     RunSummary,
     is_done,
     plan_job,
+    run_job,
 )
 from converter.recipes.parser import Job, read_recipes
 
-_TICK = 0.25
-"""Seconds after which one looks again whether there is room, or an interrupt."""
+_POLL_SECONDS = 0.25
+"""Time between two checks for free capacity or an interrupt."""
 
-_GRACE = 60.0
-"""Seconds that jobs have to end cleanly once the run was interrupted."""
+_STOP_SECONDS = 60.0
+"""Time that running jobs have to stop cleanly after an interrupt."""
+
+
+class JobExecutor(Protocol):
+    """A context manager that runs jobs, several at a time.
+
+    Which jobs may start, and when, is decided by the scheduler.
+    """
+
+    def __enter__(self) -> Self:
+        """Start the workers, or connect to them."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Release the workers."""
+
+    def capacity(self) -> int:
+        """Return how many jobs may run at the same time, as of now."""
+
+    def start(self, number: int, job: Job, write: bool) -> None:
+        """Start a job, see `run_job`; return at once."""
+
+    def ended(self, numbers: Iterable[int], timeout: float) -> dict[int, JobResult]:
+        """Return the results of the jobs that ended; wait that many seconds for the first."""
+
+    def stop(self) -> None:
+        """Ask every running job to stop; `ended` returns their results."""
+
+
+class ThreadExecutor:
+    """Runs jobs in threads of this process.
+
+    Args:
+        jobs: how many may run at the same time.
+
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._stopped = threading.Event()
+        self._futures: dict[int, Future[JobResult]] = {}
+
+    def __enter__(self) -> Self:
+        self._pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="job")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stopped.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def capacity(self) -> int:
+        """Return how many jobs may run at the same time."""
+        return self._jobs
+
+    def start(self, number: int, job: Job, write: bool) -> None:
+        """Start a job."""
+        stopped: Callable[[], bool] = self._stopped.is_set
+        self._futures[number] = self._pool.submit(run_job, job, write, stopped)
+
+    def ended(self, numbers: Iterable[int], timeout: float) -> dict[int, JobResult]:
+        """Return the results of the jobs that ended."""
+        numbers_by_future = {self._futures[number]: number for number in numbers}
+        done, _ = wait(numbers_by_future, timeout, FIRST_COMPLETED)
+        return {numbers_by_future[future]: future.result() for future in done}
+
+    def stop(self) -> None:
+        """Ask every running job to stop."""
+        self._stopped.set()
 
 
 @takes(RunOptions)
@@ -48,7 +123,7 @@ def run(options: RunOptions) -> RunSummary:
     if options.scheduler and options.jobs:
         raise UsageError("jobs: the scheduler's own workers decide how many run at once")
     jobs = read_recipes(options.paths, options.variables)
-    course = _Scheduler(
+    scheduler = _Scheduler(
         jobs,
         options.keep_going,
         options.stopped or (lambda: False),
@@ -56,11 +131,11 @@ def run(options: RunOptions) -> RunSummary:
         options.on_result or (lambda result: None),
     )
     if options.dry_run:
-        return course.dry()
-    return course.all(lambda: _engine(options.engine, options.jobs, options.scheduler))
+        return scheduler.plan_all()
+    return scheduler.run(lambda: _executor(options.engine, options.jobs, options.scheduler))
 
 
-def _engine(name: str, jobs: int | None, scheduler: str | None) -> JobExecutor:
+def _executor(name: str, jobs: int | None, scheduler: str | None) -> JobExecutor:
     if name == "local":
         return ThreadExecutor(jobs or 1)
     from converter.recipes.dask_executor import DaskExecutor
@@ -69,144 +144,145 @@ def _engine(name: str, jobs: int | None, scheduler: str | None) -> JobExecutor:
 
 
 class _Scheduler:
-    """One run: which jobs wait, run and have ended."""
+    """One run: which jobs wait, are running and have ended."""
 
     def __init__(
         self,
-        todo: Sequence[Job],
+        jobs: Sequence[Job],
         keep_going: bool,
         stopped: Callable[[], bool],
         progress: Callable[[int, int, str], None],
-        told: Callable[[JobResult], None],
+        on_result: Callable[[JobResult], None],
     ) -> None:
-        self.todo, self.keep_going = todo, keep_going
-        self.stopped, self.progress, self.told = stopped, progress, told
+        self.jobs, self.keep_going = jobs, keep_going
+        self.stopped, self.progress, self.on_result = stopped, progress, on_result
         self.planned: dict[int, JobResult] = {}
-        """What planning said of a job: that it is done, cannot be made, or is to be made."""
-        self.outcomes: dict[int, JobResult] = {}
+        """Job → what planning found: that it is up to date, cannot run, or is to run."""
+        self.results: dict[int, JobResult] = {}
         self.running: dict[int, JobResult] = {}
         self.needed = [
-            [earlier for earlier in range(number) if job.needs(todo[earlier])]
-            for number, job in enumerate(todo)
+            [earlier for earlier in range(number) if job.needs(jobs[earlier])]
+            for number, job in enumerate(jobs)
         ]
 
     @property
     def summary(self) -> RunSummary:
-        """How the jobs stand."""
+        """The results so far."""
         return RunSummary(
-            [self.outcomes.get(n) or JobResult(job, LEFT) for n, job in enumerate(self.todo)]
+            [self.results.get(n) or JobResult(job, NOT_STARTED) for n, job in enumerate(self.jobs)]
         )
 
     @property
     def halted(self) -> bool:
-        """Whether nothing more is to be started."""
-        return not self.keep_going and any(o.status == FAILED for o in self.outcomes.values())
+        """If no further job is to be started."""
+        return not self.keep_going and any(each.status == FAILED for each in self.results.values())
 
-    def dry(self) -> RunSummary:
+    def plan_all(self) -> RunSummary:
         """Plan every job, and write nothing."""
-        for number, job in enumerate(self.todo):
-            before = [self.outcomes[earlier] for earlier in self.needed[number]]
+        for number, job in enumerate(self.jobs):
+            before = [self.results[earlier] for earlier in self.needed[number]]
             waits = [each.job.name for each in before if each.status == PLANNED]
-            if waits:  # its sources are still to be made
+            if waits:  # its sources do not exist yet
                 self.end(number, JobResult(job, PLANNED, after=waits))
             else:
-                self.end(number, self.look(number))
+                self.end(number, self.plan(number))
         return self.summary
 
-    def all(self, engine: Callable[[], JobExecutor]) -> RunSummary:
-        """Plan every job whose sources are there, then carry out what there is to do."""
+    def run(self, make_executor: Callable[[], JobExecutor]) -> RunSummary:
+        """Plan every job whose sources exist, then run what is not up to date."""
         try:
             for number, needed in enumerate(self.needed):
                 if all(self.is_done(earlier) for earlier in needed):
-                    self.planned[number] = self.look(number)
-            for number, found in self.planned.items():
-                if found.status == FAILED or self.is_done(number):
-                    self.end(number, found)
-            if len(self.outcomes) < len(self.todo) and not self.halted:
-                with engine() as opened:
-                    self.carry_out(opened)
+                    self.planned[number] = self.plan(number)
+            for number, planned in self.planned.items():
+                if planned.status == FAILED or self.is_done(number):
+                    self.end(number, planned)
+            if len(self.results) < len(self.jobs) and not self.halted:
+                with make_executor() as executor:
+                    self.execute(executor)
         except KeyboardInterrupt:
             raise Interrupted(self.summary) from None
-        for number, outcome in enumerate(self.summary.outcomes):
-            if number not in self.outcomes:
-                self.end(number, outcome)
+        for number, result in enumerate(self.summary.results):
+            if number not in self.results:
+                self.end(number, result)
         return self.summary
 
     def is_done(self, number: int) -> bool:
-        """Whether planning found that there is nothing to do."""
-        found = self.planned.get(number)
-        return found is not None and found.status == SKIPPED and not self.todo[number].push
+        """Return whether planning found that there is nothing to do."""
+        planned = self.planned.get(number)
+        return planned is not None and planned.status == SKIPPED and not self.jobs[number].push
 
-    def look(self, number: int) -> JobResult:
-        """What is to be done with a job now that those before it have ended."""
+    def plan(self, number: int) -> JobResult:
+        """Plan a job after those that it needs have ended."""
         if self.stopped():
             raise KeyboardInterrupt
-        job = self.todo[number]
-        before = [self.outcomes[n] for n in self.needed[number] if n in self.outcomes]
-        failed = [each.job.name for each in before if each.status in (FAILED, LEFT)]
+        job = self.jobs[number]
+        before = [self.results[n] for n in self.needed[number] if n in self.results]
+        failed = [each.job.name for each in before if each.status in (FAILED, NOT_STARTED)]
         if failed:
             error = ConverterError(f"{job.name}: needs {', '.join(failed)}, which failed")
             return JobResult(job, FAILED, error=error)
-        found = plan_job(job)
-        if isinstance(found, ConverterError):
-            return JobResult(job, FAILED, error=found)
-        if is_done(found):
+        planned = plan_job(job)
+        if isinstance(planned, ConverterError):
+            return JobResult(job, FAILED, error=planned)
+        if is_done(planned):
             return JobResult(job, SKIPPED)
-        return JobResult(job, PLANNED, files={file.path: file.nbytes for file in found.plan.files})
+        files = {file.path: file.nbytes for file in planned.plan.files}
+        return JobResult(job, PLANNED, files=files)
 
-    def carry_out(self, engine: JobExecutor) -> None:
-        """Give the engine every job whose turn it is, until all have ended."""
+    def execute(self, executor: JobExecutor) -> None:
+        """Give the executor every job that can start, until all have ended."""
         try:
-            while self.begin(engine) or self.running:
-                self.collect(engine)
+            while self.start(executor) or self.running:
+                self.collect(executor)
                 if self.stopped():
                     raise KeyboardInterrupt
         except KeyboardInterrupt:
-            engine.stop()
-            deadline = time.monotonic() + _GRACE
+            executor.stop()
+            deadline = time.monotonic() + _STOP_SECONDS
             while self.running and time.monotonic() < deadline:
-                self.collect(engine)
+                self.collect(executor)
             raise
 
-    def begin(self, engine: JobExecutor) -> bool:
-        """Start what can be started; gives whether anything has changed by that."""
+    def start(self, executor: JobExecutor) -> bool:
+        """Start the jobs that can start; return whether anything changed."""
         changed = False
-        room = engine.capacity() - len(self.running)
-        for number, job in enumerate(self.todo):
+        room = executor.capacity() - len(self.running)
+        for number, job in enumerate(self.jobs):
             if room <= 0 or self.halted:
                 break
-            if number in self.outcomes or number in self.running:
+            if number in self.results or number in self.running:
                 continue
-            if not all(earlier in self.outcomes for earlier in self.needed[number]):
+            if not all(earlier in self.results for earlier in self.needed[number]):
                 continue
-            found = self.planned.get(number) or self.look(number)
+            planned = self.planned.get(number) or self.plan(number)
             changed = True
-            if found.status == PLANNED or (found.status == SKIPPED and job.push):
-                engine.start(number, job, found.status == PLANNED)
-                self.running[number] = found
+            if planned.status == PLANNED or (planned.status == SKIPPED and job.push):
+                executor.start(number, job, planned.status == PLANNED)
+                self.running[number] = planned
                 self.show()
                 room -= 1
             else:
-                self.end(number, found)
+                self.end(number, planned)
         return changed
 
-    def collect(self, engine: JobExecutor) -> None:
-        """Note what has ended."""
+    def collect(self, executor: JobExecutor) -> None:
+        """Record the jobs that ended."""
         if not self.running:
             return
-        for number, outcome in engine.ended(self.running, _TICK).items():
-            found = self.running.pop(number)
-            kept = outcome.status != FAILED and found.status == SKIPPED
-            status = SKIPPED if kept else outcome.status
-            self.end(number, replace(outcome, job=self.todo[number], status=status))
+        for number, result in executor.ended(self.running, _POLL_SECONDS).items():
+            planned = self.running.pop(number)
+            pushed_only = result.status != FAILED and planned.status == SKIPPED
+            status = SKIPPED if pushed_only else result.status
+            self.end(number, replace(result, job=self.jobs[number], status=status))
 
-    def end(self, number: int, outcome: JobResult) -> None:
-        """Note how a job ended."""
-        self.outcomes[number] = outcome
+    def end(self, number: int, result: JobResult) -> None:
+        """Record the result of a job."""
+        self.results[number] = result
         self.show()
-        self.told(outcome)
+        self.on_result(result)
 
     def show(self) -> None:
-        """Tell how far the run is."""
-        names = ", ".join(self.todo[number].name for number in sorted(self.running))
-        self.progress(len(self.outcomes), len(self.todo), names)
+        """Report the progress of the run."""
+        names = ", ".join(self.jobs[number].name for number in sorted(self.running))
+        self.progress(len(self.results), len(self.jobs), names)

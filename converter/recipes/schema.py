@@ -1,14 +1,17 @@
-"""What may stand in a recipe, read off the signatures of the functions that do the work.
+"""What a recipe may contain, made from the declarations in `converter.options`.
 
-So an option of a command is an option of a recipe from the day there is one.
+So every option of a command is an option of recipes, and of their JSON Schema.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from converter.architectures.presets import load_presets
 from converter.commands.compose import compose
@@ -17,77 +20,91 @@ from converter.commands.split import split
 from converter.option_declaration import Option, options_of
 from converter.options import ComposeOptions, ConvertOptions, PushOptions, SplitOptions
 
-MAKERS: Mapping[str, Callable[..., Any]] = {"compose": compose, "convert": convert, "split": split}
-"""The commands that make a checkpoint; a job has exactly one."""
+COMMANDS: Mapping[str, Callable[..., Any]] = {
+    "compose": compose,
+    "convert": convert,
+    "split": split,
+}
+"""The commands that write a checkpoint; a job has exactly one."""
 
 SOURCES = {"compose": ("encoder", "decoder"), "convert": ("source",), "split": ("source",)}
 VERSION = 1
+TOP_LEVEL = ("$schema", "version", "variables", "defaults", "jobs")
 
-
-_FIELDS = {
+_DECLARED = {
     "compose": ComposeOptions,
     "convert": ConvertOptions,
     "split": SplitOptions,
     "push": PushOptions,
 }
+_NAMES = {str: "a string", int: "an integer", bool: "true or false"}
 
 
 @cache
-def options(command: str) -> dict[str, dict[str, Any]]:
-    """Return option → its JSON Schema, for one of `MAKERS` or ``push``."""
-    return {
-        each.name: {"description": each.description, **_typed(each)}
-        for each in options_of(_FIELDS[command]).values()
-        if each.declared.recipe
-    }
+def recipe_options(command: str) -> dict[str, Option]:
+    """Return the options of one of `COMMANDS` or ``push`` that a recipe may set, by name."""
+    declared = options_of(_DECLARED[command]).values()
+    return {each.name: each for each in declared if each.declared.recipe}
 
 
-def paths(command: str) -> set[str]:
-    """Return the options of a command that are paths."""
-    return {
-        each.name
-        for each in options_of(_FIELDS[command]).values()
-        if each.declared.recipe and Path in each.items
-    }
+def path_options(command: str) -> set[str]:
+    """Return the names of the options of a command that are paths."""
+    return {name for name, each in recipe_options(command).items() if Path in each.items}
 
 
-def required(command: str) -> tuple[str, ...]:
-    """The options that a command cannot do without."""
-    return ("repo_id",) if command == "push" else (*SOURCES[command], "output")
+@cache
+def value_type(command: str, name: str) -> Any:
+    """Return the type of an option's value in YAML and JSON."""
+    option = recipe_options(command)[name]
+    single: Any = reduce(or_, dict.fromkeys(str if each is Path else each for each in option.items))
+    if option.declared.kind == "preset":
+        single = Literal[tuple(load_presets())]
+    return single | list[single] if option.repeats else single
 
 
-def _typed(option: Option) -> dict[str, Any]:
-    """Return the JSON Schema of an option's value."""
-    names = {int: "integer", str: "string", bool: "boolean"}
-    kinds = [names[each] for each in option.items if each in names] or ["string"]
-    value: dict[str, Any] = {"type": kinds if len(kinds) > 1 else kinds[0]}
+def convert_value(command: str, name: str, value: Any, *, strict: bool = True) -> Any:
+    """Return a value as its option takes it.
+
+    Args:
+        command: one of `COMMANDS` or ``push``.
+        name: of the option.
+        value: as read from the file.
+        strict: if false, a string may also be the text of a number or truth value.
+
+    Raises:
+        msgspec.ValidationError: if the option does not take it.
+
+    """
+    return msgspec.convert(value, value_type(command, name), strict=strict)
+
+
+def expected_value(command: str, name: str) -> str:
+    """Return what an option takes, in words."""
+    option = recipe_options(command)[name]
     choices = load_presets() if option.declared.kind == "preset" else option.choices
-    if choices:
-        value["enum"] = list(choices)
-    if option.repeats:
-        return {"anyOf": [value, {"type": "array", "items": value}]}
-    return value
+    types = dict.fromkeys(_NAMES.get(each, "a string") for each in option.items)
+    return " or ".join(choices or types) + (", or a list of such" if option.repeats else "")
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The JSON Schema of recipes, for editors.
+    """Return the JSON Schema of recipes, for editors.
 
-    Any value may be a text with variables instead.
+    Any value may be a string with variables instead.
     """
-    blocks = {name: _block(name) for name in (*MAKERS, "push")}
+    blocks = {command: _block(command) for command in (*COMMANDS, "push")}
     job = {
         "type": "object",
         "properties": {
             "name": {
                 "type": "string",
-                "description": "What the job is called; the last part of its output unless given.",
+                "description": "Name of the job. Default: the last part of its output.",
             },
             **blocks,
         },
-        "oneOf": [{"required": [name]} for name in MAKERS],
+        "oneOf": [{"required": [name]} for name in COMMANDS],
         "additionalProperties": False,
     }
-    every = {name: schema for command in MAKERS for name, schema in options(command).items()}
+    defaults = {name: schema for each in COMMANDS for name, schema in _properties(each).items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Recipe of converter",
@@ -97,13 +114,13 @@ def recipe_schema() -> dict[str, Any]:
             "version": {"const": VERSION},
             "variables": {
                 "type": "object",
-                "description": "Values that ${name} stands for; --var NAME=VALUE wins over them.",
+                "description": "Values of ${name}; --var NAME=VALUE takes precedence.",
                 "additionalProperties": {"type": ["string", "number", "boolean"]},
             },
             "defaults": {
                 "type": "object",
                 "description": "Options of every job whose command has them.",
-                "properties": {name: _or_variable(schema) for name, schema in every.items()},
+                "properties": defaults,
                 "additionalProperties": False,
             },
             "jobs": {"type": "array", "items": job, "minItems": 1},
@@ -114,44 +131,30 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def _block(command: str) -> dict[str, Any]:
+    """Return the schema of a command's options."""
     return {
         "type": "object",
-        "properties": {name: _or_variable(each) for name, each in options(command).items()},
-        "required": list(required(command)),
+        "properties": _properties(command),
+        "required": [name for name, each in recipe_options(command).items() if each.is_required],
         "additionalProperties": False,
     }
 
 
-def _or_variable(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a value before its variables are filled in."""
-    told = {key: value for key, value in schema.items() if key == "description"}
-    bare = {key: value for key, value in schema.items() if key != "description"}
-    if is_valid("${any}", bare):
-        return {**bare, **told}
-    variable = {"type": "string", "pattern": r"\$"}
-    inner = bare.get("anyOf", [bare])
-    return {"anyOf": [*inner, variable], **told}
+def _properties(command: str) -> dict[str, dict[str, Any]]:
+    """Return option → the schema of its value, which may be a string with variables."""
+    return {
+        name: _or_variable(
+            msgspec.json.schema(
+                Annotated[value_type(command, name), msgspec.Meta(description=each.description)]
+            )
+        )
+        for name, each in recipe_options(command).items()
+    }
 
 
-def is_valid(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether a value is one that the schema of an option allows."""
-    if "anyOf" in schema:
-        return any(is_valid(value, each) for each in schema["anyOf"])
-    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    if isinstance(value, bool):
-        return "boolean" in kinds
-    if isinstance(value, list):
-        return "array" in kinds and all(is_valid(item, schema["items"]) for item in value)
-    known = {str: "string", int: "integer"}
-    return known.get(type(value)) in kinds and value in schema.get("enum", (value,))
-
-
-def expected_type(schema: Mapping[str, Any]) -> str:
-    """What an option may be, in words."""
-    if "anyOf" in schema:
-        return f"{expected_type(schema['anyOf'][0])}, or a list of such"
-    if "enum" in schema:
-        return " or ".join(schema["enum"])
-    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    words = {"string": "text", "integer": "a whole number", "boolean": "true or false"}
-    return " or ".join(words[kind] for kind in kinds)
+def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
+    description = {"description": schema.pop("description")}
+    alternatives = schema.get("anyOf", [schema])
+    if not any(each.get("type") == "string" for each in alternatives):
+        schema = {"anyOf": [*alternatives, {"type": "string", "pattern": r"\$"}]}
+    return description | schema

@@ -46,7 +46,7 @@ try:
     urls: list[str] = [converter.push("a", "b/c").url]
 except ConverterError as error:
     texts: list[str] = [problem.what for problem in error.problems]
-for outcome in converter.run("a.yaml", on_result=print).outcomes:
+for outcome in converter.run("a.yaml", on_result=print).results:
     status: str = outcome.status
 """
 WRONG = """

@@ -58,7 +58,7 @@ def test_the_schema_allows_what_is_read_and_nothing_else() -> None:
         {"seed": "many"},
         {"dtype": "float8"},
         {"to": ["jax"]},
-        {"colour": "red"},
+        {"color": "red"},
         {"overwrite": True},
         {"jobs": 1.5},
     ):

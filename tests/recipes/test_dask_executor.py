@@ -92,7 +92,7 @@ def test_fifty_recipes_and_a_worker_that_dies(
     summary = run(recipes, jobs=2, keep_going=True, engine="dask", progress=progress)
     assert 10 < killed[0] < 40
     assert bare(summary) == bare(local)
-    assert {o.job.name for o in summary.outcomes if o.status == "failed"} == fifty.FAULTS.keys()
+    assert {o.job.name for o in summary.results if o.status == "failed"} == fifty.FAULTS.keys()
     assert summary.count("done") == 47
     assert contents("made") == contents("local")
     assert not [name for name in os.listdir("made") if name.startswith(".")]  # noqa: PTH208
@@ -104,7 +104,7 @@ def test_fifty_recipes_and_a_worker_that_dies(
     ) as other:
         address = other.scheduler_address
         again = run(recipes, keep_going=True, engine="dask", scheduler=address)
-    assert {o.job.name for o in again.outcomes if o.status == "done"} == fifty.FAULTS.keys()
+    assert {o.job.name for o in again.results if o.status == "done"} == fifty.FAULTS.keys()
     assert again.count("skipped") == 47
 
 
@@ -137,9 +137,9 @@ def test_an_interrupted_run_on_a_cluster(tmp_path: Path) -> None:
 def test_a_job_that_kills_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     death = distributed.KilledWorker("key", "tcp://1.2.3.4:5", 4)
     future = SimpleNamespace(status="error", exception=lambda: death)
-    found = DaskExecutor(1, None)._outcome(Job("big", "convert", {}, None), future)
+    found = DaskExecutor(1, None)._result(Job("big", "convert", {}, None), future)
     assert found.status == "failed"
-    assert "big: every worker that had it died, the last at tcp://1.2.3.4:5" in str(found.error)
+    assert "big: every worker that ran it died, the last at tcp://1.2.3.4:5" in str(found.error)
 
 
 def test_paths_hold_wherever_the_worker_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,8 @@ is the name of a mapping table; a ``callback`` is a function, given in Python on
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 _OPTION = "option"
+_FEW = 8
+"""The largest number of names that a remedy lists."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,8 @@ def takes(command: Callable[_P, Any]) -> Callable[[Callable[[Any], _T]], Callabl
                 if name not in signature.parameters:
                     raise UsageError(
                         f"{function.__name__}: {name!r} is not an option",
-                        remedy=did_you_mean(name, signature.parameters),
+                        remedy=did_you_mean(name, signature.parameters)
+                        or f"See help(converter.{function.__name__}).",
                     )
             return function(command(*args, **kwargs))
 
@@ -248,10 +251,12 @@ def _documented(doc: str, command: type[Any]) -> str:
     return text[: at.start()] + section + text[at.start() :] if at else f"{text}\n\n{section}"
 
 
-def did_you_mean(name: str, names: Collection[str]) -> str:
-    """Return a remedy that names the closest of some names, or all if none is close."""
+def did_you_mean(name: str, names: Collection[str]) -> str | None:
+    """Return a remedy that names the closest of some names, or all if they are few."""
     close = get_close_matches(name, names, n=1)
-    return f"Did you mean {close[0]!r}?" if close else "One of: " + ", ".join(names)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return "One of: " + ", ".join(names) if len(names) <= _FEW else None
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

@@ -244,7 +244,7 @@ class _Parser:
             self.add("has a $ without a variable", label, at, found=_shown(value), remedy=remedy)
         return value
 
-    def add(self, what: str, label: str, at: tuple[Any, ...], **more: str) -> None:
+    def add(self, what: str, label: str, at: tuple[Any, ...], **more: str | None) -> None:
         """Add a problem of the value at a path of keys and list positions."""
         line = self.line_of(at)
         file = f"{self.path}:{line}" if line else str(self.path)

@@ -141,10 +141,10 @@ def test_everything_that_is_wrong_is_told_at_once(place: Path) -> None:
         "version",
         "extra",
         "color",
-        "recipe.yaml:8: one.convert.sed: is not an option (Did you mean 'seed'?)",
+        "recipe.yaml:10: one.convert.sed: is not an option (Did you mean 'seed'?)",
         "two.convert.seed",
         "variable",
-        "recipe.yaml:23: job 4.convert.output: is missing",
+        "recipe.yaml:20: job 4.convert.output: is missing",
         "exactly one command",
         "same name",
     ):

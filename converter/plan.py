@@ -1,7 +1,7 @@
-"""The plan: a complete, pure description of an output, made without reading a tensor's bytes.
+"""The plan: a complete, pure description of what will be written, made from headers alone.
 
-`converter.planning` makes it, `converter.execution` executes it, ``--dry-run`` prints it. It states
-the origin of every target tensor, and the entries and layout of every output file.
+Commands make a `Plan`, `converter.execution` carries it out, and ``--dry-run`` prints it. A plan
+has the origin of every target tensor, and the names, layouts and dtypes of every output file.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from converter.architectures.schema import Architecture, Composite
 from converter.formats.base import StoredTensor
 from converter.initializers import Initializer
 from converter.tensors import Rearrangement, TensorSpec
@@ -18,10 +19,10 @@ from converter.tensors import Rearrangement, TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """Values from a source file."""
+    """A tensor in a source file."""
 
     source: str
-    """``encoder``, ``decoder`` or ``source``."""
+    """Label of the source: ``encoder``, ``decoder``, ``source``."""
     tensor: StoredTensor
     rearrangement: Rearrangement
     """From the stored layout to the canonical (PyTorch) one."""
@@ -29,19 +30,19 @@ class SourceTensor:
 
 @dataclass(frozen=True, slots=True)
 class ResizedTensor(SourceTensor):
-    """Values from a source file, with rows removed or added at the end."""
+    """A tensor in a source file that is truncated or extended along its first axis."""
 
     initializer: Initializer | None
-    """Of added rows; ``None`` for the mean of the stored ones."""
+    """How added rows are initialized; ``None`` for the mean of the stored rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class InitializedTensor:
-    """Newly initialized values."""
+    """A newly initialized tensor."""
 
     initializer: Initializer
     reason: str
-    """Why no source has them, for users."""
+    """Why no source has it, as the user reads it."""
 
 
 Origin: TypeAlias = SourceTensor | InitializedTensor
@@ -49,16 +50,13 @@ Origin: TypeAlias = SourceTensor | InitializedTensor
 
 @dataclass(frozen=True, slots=True)
 class TargetTensor:
-    """One tensor of the target model.
-
-    Name and layout are canonical: PyTorch's axes in C order.
-    """
+    """One tensor of the target model, in canonical name and layout (PyTorch's axes in C order)."""
 
     spec: TensorSpec
-    """Canonical name, output dtype, shape in PyTorch's layout."""
+    """Canonical name, the dtype to be written, the shape in PyTorch's layout."""
     origin: Origin
-    copies: tuple[SourceTensor, ...] = ()
-    """Further copies in the sources, which execution compares with `origin`."""
+    duplicates: tuple[SourceTensor, ...] = ()
+    """Further tensors of the sources whose equality is checked when the plan is executed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ class OutputFile:
     file_format: str
     entries: Sequence[FileEntry]
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Further names → entries whose bytes they share (tied heads in ``.bin``)."""
+    """Further names in the file for entries that share their bytes (tied heads in ``.bin``)."""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -94,16 +92,24 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything that will be written."""
+    """Everything that will be written, before any values are read."""
 
     command: str
     tensors: Sequence[TargetTensor]
     files: Sequence[OutputFile]
     documents: Mapping[str, bytes] = field(default_factory=dict)
-    """Content of small files such as config.json, by path relative to the output directory."""
+    """Small files by path relative to the output directory, such as ``config.json``."""
     copied_files: Mapping[str, Path] = field(default_factory=dict)
     """Files copied unchanged (tokenizers): target path → source path."""
     warnings: Sequence[str] = ()
+    ignored: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Source label → stored name of a tensor that is not used → the reason."""
+    classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Directory in the output (``""`` for itself) → framework → class that loads its file."""
+    tables: Sequence[Architecture | Composite] = ()
+    """The mapping tables in use."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The options that decide what is written, for the manifest."""
 
     @property
     def nbytes(self) -> int:

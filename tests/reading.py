@@ -20,7 +20,7 @@ def values(path: Path) -> dict[str, Any]:
     """Canonical name → values in PyTorch's layout, of a directory's or a file's model."""
     with open_files(path) as checkpoint:
         found = {}
-        for name, stored in resolve_model(checkpoint, bundled_registry()).report.matched.items():
+        for name, stored in resolve_model(checkpoint, bundled_registry()).key_match.matched.items():
             rows = StoredTensorReader(stored)
             shape = stored.rearrangement.shape(stored.tensor.spec.shape)
             whole = [length for length in shape if length != 1]

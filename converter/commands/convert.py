@@ -27,18 +27,5 @@ def convert(options: ConvertOptions) -> WriteResult:
     registry = ArchitectureRegistry(Path(path) for path in options.mapping)
     with open_files(options.source, options.config, headers=options.dry_run) as checkpoint:
         model = resolve_model(checkpoint, registry, options.set)
-        plan = plan_conversion(model, options, options.seed)
-        written = {tensor.spec.name for tensor in plan.tensors}
-        held = [name for name in model.report.matched if name in model.target.by_name]
-        model.report.drop(
-            [name for name in held if name not in written], "no class that is written for has it"
-        )
-        return write_checkpoint(
-            plan,
-            options.output,
-            options,
-            sources=[model],
-            tables=model.tables,
-            settings={"seed": options.seed, "set": list(options.set)},
-            classes={"": model.classes},
-        )
+        plan = plan_conversion(model, options, options.seed, options.set)
+        return write_checkpoint(plan, options.output, options, [model])

@@ -148,5 +148,5 @@ def _submodel(first: Model, second: Model) -> str | None:
 
 
 def _unknown(model: Model) -> list[str]:
-    mismatched = [spec.name for spec, _, _ in model.report.mismatched]
-    return [*mismatched, *(spec.name for spec in model.report.unmatched)]
+    mismatched = [spec.name for spec, _, _ in model.key_match.mismatched]
+    return [*mismatched, *(spec.name for spec in model.key_match.unmatched)]

@@ -49,7 +49,7 @@ class Inspection:
     @property
     def fits(self) -> bool:
         """Return whether every tensor is accounted for."""
-        return not self.model.report.problems(self.model.required)
+        return not self.model.key_match.problems(self.model.required)
 
     def origin(self, name: str) -> str:
         """Return where a tensor's values come from by the manifest, in few words."""
@@ -82,7 +82,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON representation."""
-        checkpoint, model, report = self.checkpoint, self.model, self.model.report
+        checkpoint, model, report = self.checkpoint, self.model, self.model.key_match
         specs = [tensor.spec for tensor in checkpoint.tensors.values()]
         missing = [param.name for param in model.required if param.name not in report.matched]
         return {
@@ -119,7 +119,7 @@ class Inspection:
             },
             "missing": missing,
             "unmatched": [spec.name for spec in report.unmatched],
-            "ignored": dict(report.dropped),
+            "ignored": dict(report.ignored),
             "mismatched": {
                 spec.name: {"expected": list(shape), "found": list(spec.shape)}
                 for spec, _, shape in report.mismatched
@@ -161,7 +161,7 @@ def _statistics(model: Model, progress: Progress | None) -> dict[str, Statistics
     from converter.verification.comparison import thread_map
     from converter.verification.value_report import measure
 
-    matched = model.report.matched
+    matched = model.key_match.matched
     nbytes = {name: stored.tensor.spec.nbytes for name, stored in matched.items()}
     count = ProgressCounter(progress).start_step(nbytes)
     statistics = thread_map(lambda name: measure(matched[name]), list(matched), after=count)

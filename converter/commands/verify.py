@@ -129,7 +129,7 @@ def _open_models(
         except ConverterError as error:
             problems += error.problems or [Problem(error.message)]
             continue
-        problems += model.report.problems(model.required)
+        problems += model.key_match.problems(model.required)
         notes += [f"{name}: {note}" for note in model.notes]
         models[name] = model
     checks = {"files that are well-formed": f"{len(models)} of {len(names)}"}

@@ -142,7 +142,7 @@ def plan_hash(plan: Plan, sources: Mapping[Path, FileState]) -> str:
         "command": plan.command,
         "tensors": [
             [tensor.spec.name, tensor.spec.dtype, tensor.spec.shape, _origin(tensor.origin)]
-            + [_origin(copy) for copy in tensor.copies]
+            + [_origin(copy) for copy in tensor.duplicates]
             for tensor in plan.tensors
         ],
         "files": [

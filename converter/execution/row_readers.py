@@ -232,6 +232,6 @@ def copy_checks(tensor: TargetTensor) -> list[DuplicateCheck]:
 
     return [
         DuplicateCheck(tensor.spec.name, origin, copy)
-        for copy in tensor.copies
+        for copy in tensor.duplicates
         if identity(copy) != identity(origin)
     ]

@@ -1,4 +1,4 @@
-"""From a plan to a finished directory, and the report of it."""
+"""Writing a checkpoint: from a plan to a complete directory, and the result."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from converter.architectures.schema import Architecture, Composite
 from converter.execution.executor import execute
 from converter.execution.file_writer import write_error
 from converter.execution.resume import Journal, plan_hash
 from converter.file_names import MANIFEST, MODEL_CARD
-from converter.models.source_model import MatchedCheckpoint
+from converter.models.model import InputModel
 from converter.options import OutputOptions
 from converter.plan import InitializedTensor, Plan
 from converter.planning.manifest import manifest_bytes, planned_manifest, provenance_entry
@@ -26,8 +25,8 @@ from converter.storage.url import Url
 
 _log = logging.getLogger(__name__)
 
-_SLACK = 16 << 20
-"""Room beyond the tensors' own bytes: headers, directories, documents."""
+_OVERHEAD = 16 << 20
+"""Bytes beyond those of the tensors: headers, directories, documents."""
 
 
 @dataclass(frozen=True)
@@ -37,43 +36,49 @@ class WriteResult:
     output: Path | Url
     """The directory, or its URL."""
     plan: Plan
-    """Where every tensor comes from, and what every file holds."""
+    """The origin of every tensor, and the content of every file."""
     written: bool
-    """Whether it is there; not after a dry run."""
+    """Whether it was written; false after a dry run."""
     seconds: float = 0.0
-    """How long the engine took."""
+    """Duration of the execution."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Bytes of the files that are copied, and of the weight files once they are written."""
     non_finite: Mapping[str, int] = field(default_factory=dict)
-    """Canonical name → values that are infinite or not a number, where there are any."""
+    """Canonical name → number of values that are infinite or not a number, if any."""
     overflowed: Mapping[str, int] = field(default_factory=dict)
-    """Canonical name → values that the dtype cannot hold, where there are any."""
-    sources: Sequence[MatchedCheckpoint] = ()
-    """What was read, each with what was found and left out."""
-    classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Directory below `output` (``""`` for itself) → framework → the class that loads its file."""
+    """Canonical name → number of values that the dtype cannot hold, if any."""
+    sources: Sequence[InputModel] = ()
+    """The sources, closed again."""
     planned_manifest: Mapping[str, Any] = field(default_factory=dict)
-    """What the manifest says that is known before anything is written."""
+    """The part of the manifest that is known before anything is written."""
 
     @property
     def frameworks(self) -> tuple[str, ...]:
-        """The frameworks that there are files for."""
+        """The frameworks that the output has files for."""
         return tuple(dict.fromkeys(file.framework for file in self.plan.files))
+
+    @property
+    def classes(self) -> Mapping[str, Mapping[str, str]]:
+        """Directory in the output (``""`` for itself) → framework → class that loads its file."""
+        return self.plan.classes
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know."""
-        found = list(self.plan.warnings)
-        for name, count in self.non_finite.items():
-            found.append(f"{name}: {count} value(s) are infinite or not a number")
-        for name, count in self.overflowed.items():
-            found.append(
+        return (
+            *self.plan.warnings,
+            *(
+                f"{name}: {count} value(s) are infinite or not a number"
+                for name, count in self.non_finite.items()
+            ),
+            *(
                 f"{name}: {count} value(s) are too large for the dtype and became infinite"
-            )
-        return tuple(found)
+                for name, count in self.overflowed.items()
+            ),
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """The result as ``--json`` prints it."""
+        """Return the result as ``--json`` prints it."""
         return {
             "command": self.plan.command,
             "output": str(self.output),
@@ -101,7 +106,7 @@ class WriteResult:
                 }
                 for tensor in self.plan.tensors
             },
-            "dropped": {source.label: source.report.dropped for source in self.sources},
+            "dropped": {label: dict(reasons) for label, reasons in self.plan.ignored.items()},
             "fresh": [
                 tensor.spec.name
                 for tensor in self.plan.tensors
@@ -115,85 +120,64 @@ def write_checkpoint(
     plan: Plan,
     output: str | Path,
     options: OutputOptions,
-    *,
-    sources: Sequence[MatchedCheckpoint],
-    tables: Sequence[Architecture | Composite],
-    settings: Mapping[str, Any],
-    classes: Mapping[str, Mapping[str, str]],
+    sources: Sequence[InputModel],
 ) -> WriteResult:
-    """Carry out `plan` so that `output`, a path or a URL, appears whole, or not at all.
+    """Carry out `plan` so that `output`, a path or a URL, is complete, or does not exist.
 
     Raises:
         OutputError: if it cannot be written.
         CheckpointError: if a source cannot be read, or was changed meanwhile.
-        MatchError: if copies of a tensor in the sources differ.
+        MatchError: if duplicates of a tensor in the sources differ.
 
     """
     target = output_target(output)
-    shown = target.display_name
-    if "" in classes:
-        card = make_model_card(
-            plan,
-            target.read(MODEL_CARD),
-            options,
-            sources=sources,
-            tables=tables,
-            settings=settings,
-            classes=classes[""],
-        )
+    if "" in plan.classes:
+        card = make_model_card(plan, target.read(MODEL_CARD), options, sources)
         plan = replace(plan, documents={**plan.documents, MODEL_CARD: card})
-    origin = planned_manifest(
-        plan,
-        sources=[(source.label, source.checkpoint) for source in sources],
-        tables=tables,
-        settings=settings,
-    )
     files = file_states(plan.copied_files.values())
-    sizes = {name: files[path].nbytes for name, path in plan.copied_files.items()}
+    result = WriteResult(
+        target.display_name,
+        plan,
+        written=False,
+        sizes={name: files[path].nbytes for name, path in plan.copied_files.items()},
+        sources=sources,
+        planned_manifest=planned_manifest(plan, sources),
+    )
     if options.dry_run:
-        return WriteResult(
-            shown,
-            plan,
-            written=False,
-            sizes=sizes,
-            sources=sources,
-            classes=classes,
-            planned_manifest=origin,
-        )
+        return result
     for source in sources:
         files |= source.checkpoint.file_states
     remote = [source.checkpoint.remote for source in sources]
     target.check_not_a_source(files, [each.url for each in remote if each])
-    known = plan_hash(plan, files) if options.resume else None
-    with target.open_for_writing(options.overwrite, known) as directory, ExitStack() as stack:
-        require_space(directory, plan.nbytes + _SLACK)
-        done = execute(
+    plan_id = plan_hash(plan, files) if options.resume else None
+    with target.open_for_writing(options.overwrite, plan_id) as directory, ExitStack() as stack:
+        require_space(directory, plan.nbytes + _OVERHEAD)
+        executed = execute(
             plan,
             directory,
             jobs=options.jobs,
             memory=options.memory_bytes,
             progress=options.progress,
-            journal=stack.enter_context(Journal(journal_path(directory), known)) if known else None,
+            journal=stack.enter_context(Journal(journal_path(directory), plan_id))
+            if plan_id
+            else None,
         )
-        result = WriteResult(
-            shown,
-            plan,
-            True,
-            done.seconds,
-            sizes | {file.path: (directory / file.path).stat().st_size for file in plan.files},
-            done.non_finite,
-            done.overflowed,
-            sources,
-            classes,
-            origin,
+        written = {file.path: (directory / file.path).stat().st_size for file in plan.files}
+        result = replace(
+            result,
+            written=True,
+            seconds=executed.seconds,
+            sizes={**result.sizes, **written},
+            non_finite=executed.non_finite,
+            overflowed=executed.overflowed,
         )
         check_unchanged(files)
         text = manifest_bytes(
-            origin,
-            {file.path for file in plan.files},
+            result.planned_manifest,
+            written,
             directory,
-            done.sha256,
-            sources=[(source.label, source.checkpoint) for source in sources],
+            executed.sha256,
+            sources=sources,
             warnings=result.warnings,
             checksums=options.checksums,
         )
@@ -201,5 +185,5 @@ def write_checkpoint(
             (directory / MANIFEST).write_bytes(text)
         except OSError as error:
             raise write_error(directory / MANIFEST, len(text), error) from error
-    _log.info("%s: in place after %.1f s", output, done.seconds)
+    _log.info("%s: complete after %.1f s", output, executed.seconds)
     return result

@@ -107,8 +107,8 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
     def __init__(self, model: Model) -> None:
         self._model = model
         self._closed = False
-        found = model.report.matched
-        ordered = dict.fromkeys((*(param.name for param in model.target.params), *found))
+        found = model.key_match.matched
+        ordered = dict.fromkeys((*(param.name for param in model.spec.params), *found))
         self._tensors = {
             name: LazyTensor(name, found[name], self._require_open)
             for name in ordered
@@ -187,23 +187,23 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
     @property
     def dialect(self) -> str:
         """Whose names and layouts the files use: ``pytorch``, ``tensorflow`` …"""
-        return self._model.report.dialect
+        return self._model.key_match.dialect
 
     @property
     def tied(self) -> Mapping[str, str]:
         """Canonical names that share the values of another tensor → that tensor's name."""
-        target = self._model.target
+        target = self._model.spec
         return {param.name: target.resolve(param).name for param in target.params if param.tied_to}
 
     @property
     def problems(self) -> Sequence[Problem]:
         """What does not fit: missing or unknown tensors and wrong shapes; empty if all is well."""
-        return self._model.report.problems(self._model.required)
+        return self._model.key_match.problems(self._model.required)
 
     @property
     def dropped(self) -> Mapping[str, str]:
         """Stored names that are left out on purpose → the reason."""
-        return self._model.report.dropped
+        return self._model.key_match.ignored
 
     @property
     def notes(self) -> Sequence[str]:

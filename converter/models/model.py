@@ -1,16 +1,16 @@
-"""A model understood, stand-alone or combined: its class, its tensors, its frameworks."""
+"""A checkpoint as a complete model, stand-alone or combined: its class, parameters, frameworks."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import CROSS_ATTENTION, Architecture, Composite
+from converter.architectures.schema import CROSS_ATTENTION, Architecture, Composite, ModelClass
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConfigError
 from converter.models.detection import detect_model_type
@@ -19,89 +19,53 @@ from converter.models.framework_support import (
     role_unsupported_reasons,
     unsupported_reasons,
 )
-from converter.models.key_matching import KeyMatch, match_keys
-from converter.models.source_model import MatchedCheckpoint, SourceModel, required
+from converter.models.key_matching import KeyMatch, match_keys, missing_params
+from converter.models.source_model import (
+    MatchedCheckpoint,
+    SourceModel,
+    ignore_other_params,
+    move_tied_values,
+    required_params,
+)
 from converter.options import apply_overrides, parse_settings
-
-
-def copy_shared_weights(report: KeyMatch, target: ModelSpec, submodels: tuple[str, str]) -> int:
-    """Give each half of a shared model its values, wherever the file keeps them.
-
-    A tensor that only one half has in the file takes the values of its twin: the tensor of the
-    same path and shape in the other half. Of twins that are both there, executing the plan proves
-    that they are equal.
-
-    Returns:
-        How many tensors took their values from the other half.
-
-    """
-    found = dict(report.matched)
-    taken = 0
-    for param, twin in _twins(target, submodels):
-        if twin.name not in found:
-            continue
-        if param.name in found:
-            report.copies[param.name].append((param.name, found[twin.name]))
-            continue
-        report.matched[param.name] = found[twin.name]
-        report.copies[param.name] += [
-            (param.name, copy) for _, copy in report.copies.get(twin.name, ())
-        ]
-        taken += 1
-    report.missing = [param for param in report.missing if param.name not in report.matched]
-    return taken
-
-
-def _twins(target: ModelSpec, submodels: tuple[str, str]) -> Iterator[tuple[ParamSpec, ParamSpec]]:
-    """Each tensor that has a twin, and the twin."""
-    first, second = submodels
-    for own, other in ((first, second), (second, first)):
-        for param in target.params:
-            if param.tied_to or not param.name.startswith(f"{own}."):
-                continue
-            twin = target.by_name.get(other + param.name[len(own) :])
-            if twin and not twin.tied_to and twin.canonical.shape == param.canonical.shape:
-                yield param, twin
-
+from converter.plan import SourceTensor
 
 _log = logging.getLogger(__name__)
 
-_UNSHARED = "by {}, {} tensors of one half are those of the other; each half is given its own copy"
 
-
-@dataclass
+@dataclass(frozen=True)
 class Model(MatchedCheckpoint):
-    """A checkpoint as the model that it is."""
+    """A checkpoint as the model that it holds."""
 
     name: str
     """The PyTorch class."""
     raw: Mapping[str, Any]
     """Its configuration, with the user's changes."""
     configs: Mapping[str, ModelConfig]
-    """Half → configuration; a stand-alone model is one half called ``""``."""
-    target: ModelSpec
-    """Every tensor that a model of this class and configuration has."""
+    """Submodel → configuration; the key of a stand-alone model is ``""``."""
+    spec: ModelSpec
+    """Every parameter of a model of this class and configuration."""
     required: Sequence[ParamSpec]
-    """The slots that the checkpoint must hold."""
+    """The parameters that the checkpoint must hold."""
     reasons: Mapping[str, str]
-    """Part that it may lack → why it is drawn anew then."""
+    """Optional part → why it is newly initialized if the checkpoint lacks it."""
     classes: Mapping[str, str]
     """Framework → class."""
     unsupported_reasons: Mapping[str, str]
-    """Framework → why it cannot hold the model."""
+    """Framework → why it does not support the model."""
     tables: Sequence[Architecture | Composite]
     notes: Sequence[str] = ()
     shared: bool = False
-    """Whether its halves share their weights."""
-
-    def submodel_configs(self) -> Mapping[str, ModelConfig]:
-        """Half of what is written → the configuration of its family."""
-        return self.configs
+    """Whether its submodels share their weights."""
 
     @property
     def submodels(self) -> tuple[str, ...]:
-        """The halves of a combined model; none of a stand-alone one."""
+        """The submodels of a combined model; empty for a stand-alone one."""
         return tuple(submodel for submodel in self.configs if submodel)
+
+
+InputModel: TypeAlias = SourceModel | Model
+"""What the tensors of an output come from."""
 
 
 def resolve_model(
@@ -110,72 +74,72 @@ def resolve_model(
     settings: Sequence[str] = (),
     label: str = "source",
 ) -> Model:
-    """What model `checkpoint` holds.
+    """Return the model that `checkpoint` holds.
 
     Args:
         checkpoint: the opened source.
         registry: the mapping tables.
         settings: configuration fields that the user changes, see `parse_settings`.
-        label: what the plan calls the source.
+        label: the plan's name of the source.
 
     Raises:
-        UnsupportedError: if there is no table for it.
-        CheckpointError: if nothing tells its family.
-        ConfigError: if its configuration cannot be used.
-        UsageError: if `settings` are not of their form.
+        UnsupportedError: if no mapping table describes it.
+        CheckpointError: if its architecture cannot be detected.
+        ConfigError: if its configuration is unusable.
+        UsageError: if `settings` are malformed.
 
     """
     checkpoint = detect_model_type(checkpoint, registry)
-    whole = registry.is_composite(checkpoint.architecture)
-    model = (_combined if whole else _stand_alone)(checkpoint, registry, settings, label)
+    is_composite = registry.is_composite(checkpoint.architecture)
+    resolve = _combined_model if is_composite else _stand_alone_model
+    model = resolve(checkpoint, registry, settings, label)
     _log.info("%s: is a %s", checkpoint.reference, model.name)
     return model
 
 
-def _stand_alone(
+def _stand_alone_model(
     checkpoint: Checkpoint, registry: ArchitectureRegistry, settings: Sequence[str], label: str
 ) -> Model:
     raw = apply_overrides(checkpoint.config, parse_settings(settings, ())[""])
     source = SourceModel.from_checkpoint(label, checkpoint, registry, raw)
-    model, architecture = source.model, source.architecture
-    parts = [*model.parts]
-    if source.has(CROSS_ATTENTION) and CROSS_ATTENTION not in parts:
-        parts.append(CROSS_ATTENTION)
-    target = ModelSpecBuilder(registry.conventions).model(source.config, parts, model.heads)
-    target = replace(target, missing_parts=model.missing_parts)
-    source.move_tied_values(target.by_name)
-    lost = sorted(source.parts_found & set(architecture.heads) - set(model.heads))
-    source.drop(target.by_name, model.name)
-    usual = model.missing_parts.get(source.report.dialect, ())
-    absent = [part for part in model.parts if not source.has(part) and part not in usual]
+    model, architecture, stored = source.model, source.architecture, source.parts
+    parts = dict.fromkeys((*model.parts, *({CROSS_ATTENTION} & stored)))
+    spec = ModelSpecBuilder(registry.conventions).model(source.config, parts, model.heads)
+    spec = replace(spec, missing_parts=model.missing_parts)
+    source = move_tied_values(source, spec.by_name)
+    ignored_heads = sorted(source.parts & set(architecture.heads) - set(model.heads))
+    source = ignore_other_params(source, spec.by_name, model.name)
+    match = source.key_match
+    usually_absent = model.missing_parts.get(match.dialect, ())
+    absent = [p for p in model.parts if p not in source.parts and p not in usually_absent]
     return Model(
         label=label,
         checkpoint=checkpoint,
-        report=source.report,
+        key_match=match,
         name=model.name,
         raw={**raw, "architectures": [model.name]},
         configs={"": source.config},
-        target=target,
-        required=required(target.params, source.report.matched, model.parts),
+        spec=spec,
+        required=required_params(spec.params, match.matched, model.parts),
         reasons={part: f"the checkpoint has no {part}" for part in model.parts},
         classes=model.classes,
         unsupported_reasons=unsupported_reasons(source.config, model),
         tables=(architecture,),
         notes=[
-            *(f"has no {part}, which {model.name} has; it is drawn anew" for part in absent),
-            *(f"its head {head} is left out: no known class has it" for head in lost),
+            *(f"has no {part}, which {model.name} has; it is newly initialized" for part in absent),
+            *(f"its head {head} is ignored: no known class has it" for head in ignored_heads),
         ],
     )
 
 
-def _combined(
+def _combined_model(
     checkpoint: Checkpoint, registry: ArchitectureRegistry, settings: Sequence[str], label: str
 ) -> Model:
     composite = registry.composite(checkpoint.architecture)
     changes = parse_settings(settings, composite.submodels)
     raw = apply_overrides(checkpoint.config, changes[""])
     builder = ModelSpecBuilder(registry.conventions)
-    configs, models = {}, {}
+    configs, specs = {}, {}
     for submodel in composite.submodels:
         nested = raw.get(submodel)
         if not isinstance(nested, dict) or not isinstance(nested.get("model_type"), str):
@@ -183,41 +147,90 @@ def _combined(
                 f"{checkpoint.config_path}: no configuration with a model_type for the {submodel}"
             )
         raw[submodel] = nested = apply_overrides(nested, changes[submodel])
-        config = ModelConfig(
+        configs[submodel] = config = ModelConfig(
             registry.architecture(nested["model_type"]),
             nested,
             f"{checkpoint.config_path}: {submodel}",
         )
-        role_unsupported_reasons(config, submodel)  # refuses a family that cannot be this half
-        model = config.architecture.models[config.architecture.roles[submodel].model]
-        parts = dict.fromkeys((*model.parts, *([CROSS_ATTENTION] if submodel == "decoder" else [])))
-        configs[submodel] = config
-        models[submodel] = builder.model(config, parts, model.heads, prefix=submodel)
-    target = builder.composite(composite, configs, models)
-    report = match_keys(checkpoint, target, registry.conventions, label, composite.submodels)
-    shared = raw.get(composite.tied_by) is True and copy_shared_weights(
-        report, target, composite.submodels
-    )
-    poolers = {part for config in configs.values() for part in config.architecture.parts}
-    poolers -= {CROSS_ATTENTION}
-    found = {param.part for param in target.params if param.name in report.matched}
-    lacking = sorted({param.part for param in target.params} & poolers - found)
+        role_unsupported_reasons(config, submodel)  # raises if it does not have the role
+        model, parts = submodel_class(config, submodel)
+        specs[submodel] = builder.model(config, parts, model.heads, prefix=submodel)
+    spec = builder.composite(composite, configs, specs)
+    match = match_keys(checkpoint, spec, registry.conventions, label, composite.submodels)
+    shared = raw.get(composite.tied_by) is True
+    copied = 0
+    if shared:
+        match, copied = copy_shared_weights(match, spec, composite.submodels)
+    optional = {part for config in configs.values() for part in config.architecture.parts}
+    optional -= {CROSS_ATTENTION}
+    present = {param.part for param in spec.params if param.name in match.matched}
+    absent = sorted({param.part for param in spec.params} & optional - present)
+    notes = [f"has no {part}, which the model has; it is newly initialized" for part in absent]
+    if copied:
+        notes.append(
+            f"by {composite.tied_by}, {copied} tensors of one submodel are those of the other, "
+            "and are copied"
+        )
     return Model(
         label=label,
         checkpoint=checkpoint,
-        report=report,
+        key_match=match,
         name=composite.classes["pytorch"],
         raw={**raw, "architectures": [composite.classes["pytorch"]]},
         configs=configs,
-        target=target,
-        required=required(target.params, report.matched, poolers),
-        reasons={part: f"the checkpoint has no {part}" for part in poolers},
+        spec=spec,
+        required=required_params(spec.params, match.matched, optional),
+        reasons={part: f"the checkpoint has no {part}" for part in optional},
         classes=composite.classes,
         unsupported_reasons=pair_unsupported_reasons(composite, configs),
         tables=(*(config.architecture for config in configs.values()), composite),
-        shared=raw.get(composite.tied_by) is True,
-        notes=[
-            *(f"has no {part}, which the model has; it is drawn anew" for part in lacking),
-            *([_UNSHARED.format(composite.tied_by, shared)] if shared else []),
-        ],
+        shared=shared,
+        notes=notes,
     )
+
+
+def submodel_class(config: ModelConfig, role: str) -> tuple[ModelClass, tuple[str, ...]]:
+    """Return the class of a model in `role`, and its parts, with a decoder's cross-attention."""
+    model = config.architecture.models[config.architecture.roles[role].model]
+    cross_attention = [CROSS_ATTENTION] if role == "decoder" else []
+    return model, tuple(dict.fromkeys((*model.parts, *cross_attention)))
+
+
+def copy_shared_weights(
+    match: KeyMatch, spec: ModelSpec, submodels: tuple[str, str]
+) -> tuple[KeyMatch, int]:
+    """Return the match of a shared model with values for both submodels, and how many were copied.
+
+    A tensor that the file has for one submodel only takes the values of its twin: the tensor of the
+    same path and shape in the other submodel. Twins that are both stored are duplicates, whose
+    equality is checked when the plan is executed.
+    """
+    matched = dict(match.matched)
+    duplicates = dict(match.duplicates)
+    for param, twin in _twins(spec, submodels):
+        if twin.name not in match.matched:
+            continue
+        if param.name in match.matched:
+            further: tuple[SourceTensor, ...] = (match.matched[twin.name],)
+        else:
+            matched[param.name] = match.matched[twin.name]
+            further = tuple(stored for _, stored in duplicates.get(twin.name, ()))
+        duplicates[param.name] = (
+            *duplicates.get(param.name, ()),
+            *((param.name, stored) for stored in further),
+        )
+    missing = missing_params(spec, matched)
+    copied = len(matched) - len(match.matched)
+    return replace(match, matched=matched, duplicates=duplicates, missing=missing), copied
+
+
+def _twins(spec: ModelSpec, submodels: tuple[str, str]) -> Iterator[tuple[ParamSpec, ParamSpec]]:
+    """Yield each tensor that has a twin in the other submodel, and the twin."""
+    first, second = submodels
+    for own, other in ((first, second), (second, first)):
+        for param in spec.params:
+            if param.tied_to or not param.name.startswith(f"{own}."):
+                continue
+            twin = spec.by_name.get(other + param.name[len(own) :])
+            if twin and not twin.tied_to and twin.canonical.shape == param.canonical.shape:
+                yield param, twin

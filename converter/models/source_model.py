@@ -1,42 +1,40 @@
-"""A stand-alone source understood: its family, its class, and which of its tensors is which."""
+"""A stand-alone checkpoint as a model: its architecture, its class, its parameters and heads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import BODY, ModelSpec, ModelSpecBuilder, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import Architecture, ModelClass
+from converter.architectures.schema import Architecture, Conventions, ModelClass
 from converter.checkpoint.opening import Checkpoint
 from converter.initializers import COMPUTED
 from converter.models.key_matching import KeyMatch, match_keys
 from converter.plan import SourceTensor
 
+UNKNOWN_HEAD = "a head of another task: it is next to the base model, and in no mapping table"
 
-@dataclass
+
+@dataclass(frozen=True)
 class MatchedCheckpoint:
-    """A checkpoint, and how its tensors relate to a blueprint."""
+    """A checkpoint, and how its tensors relate to the parameters of a model."""
 
     label: str
-    """What the plan calls it: ``encoder``, ``decoder`` or ``source``."""
+    """The plan's name of it: ``encoder``, ``decoder`` or ``source``."""
     checkpoint: Checkpoint
-    report: KeyMatch
-
-    def submodel_configs(self) -> Mapping[str, ModelConfig]:
-        """Half of what is written → the configuration of its family."""
-        return {}
+    key_match: KeyMatch
 
 
-@dataclass
+@dataclass(frozen=True)
 class SourceModel(MatchedCheckpoint):
-    """A stand-alone checkpoint of one family, matched against all that the family may have."""
+    """A stand-alone checkpoint, matched to all parameters that its architecture may have."""
 
     config: ModelConfig
-    known: ModelSpec
-    """Every tensor that the family may have with this configuration."""
+    spec: ModelSpec
+    """Every parameter that the architecture may have with this configuration."""
 
     @classmethod
     def from_checkpoint(
@@ -46,121 +44,184 @@ class SourceModel(MatchedCheckpoint):
         registry: ArchitectureRegistry,
         raw: Mapping[str, Any],
     ) -> SourceModel:
-        """Match `checkpoint` against the table of its family, `raw` being its configuration.
+        """Match `checkpoint` to the mapping table of its architecture, `raw` being its config.
 
         Raises:
-            UnsupportedError: if there is no table for its family.
-            ConfigError: if the configuration cannot be used.
+            UnsupportedError: if no mapping table describes its architecture.
+            ConfigError: if the configuration is unusable.
 
         """
         architecture = registry.architecture(checkpoint.architecture)
         config = ModelConfig(architecture, raw, str(checkpoint.config_path))
-        known = ModelSpecBuilder(registry.conventions).model(config)
-        report = match_keys(checkpoint, known, registry.conventions, label)
-        return cls(label, checkpoint, report, config, known)
+        spec = ModelSpecBuilder(registry.conventions).model(config)
+        key_match = match_keys(checkpoint, spec, registry.conventions, label)
+        return cls(label, checkpoint, key_match, config, spec)
 
-    def submodel_configs(self) -> Mapping[str, ModelConfig]:
-        """Half of what is written → the configuration of its family."""
+    @property
+    def configs(self) -> Mapping[str, ModelConfig]:
+        """The one submodel of the output that this is → its configuration."""
         return {self.label: self.config}
 
     @property
     def architecture(self) -> Architecture:
-        """The table."""
+        """The mapping table."""
         return self.config.architecture
 
-    def has(self, part: str) -> bool:
-        """Whether any tensor of a part or head was found."""
-        return part in self.parts_found
-
     @property
-    def parts_found(self) -> set[str]:
-        """The parts and heads that any tensor was found of, the body left aside."""
-        found = self.report.matched
-        return {param.part for param in self.known.params if param.name in found} - {BODY}
-
-    def move_tied_values(self, target: Mapping[str, ParamSpec]) -> None:
-        """Let tensors that a model lacks leave their values to those that are tied to them.
-
-        A decoder taken out of a sequence-to-sequence model has its own embeddings, whose values
-        lie in the embeddings that the whole model shares.
-
-        Args:
-            target: the model's slots by the names of this source.
-
-        """
-        report, left = self.report, set()
-        for name, param in target.items():
-            if param.tied_to or name in report.matched or name not in self.known.by_name:
-                continue
-            root = self.known.resolve(self.known.by_name[name]).name
-            if root in report.matched and root not in target:
-                report.matched[name] = report.matched[root]
-                report.copies[name] = [(name, copy) for _, copy in report.copies.get(root, ())]
-                left.add(root)
-        for root in left:
-            del report.matched[root]
-            report.copies.pop(root, None)
-
-    def drop(
-        self, target: Mapping[str, ParamSpec], model: str, heads_of_any_shape: bool = False
-    ) -> None:
-        """Give up what was found and is not in `target`, which is a `model`.
-
-        Args:
-            target: the model's slots by the names of this source.
-            model: the name of its class.
-            heads_of_any_shape: whether heads that the model lacks may have wrong shapes.
-
-        """
-        report = self.report
-        for name in [name for name in report.matched if name not in target]:
-            report.drop([name], _not_part(model, self.known.by_name[name].part))
-        for odd in list(report.mismatched):
-            spec, param, _ = odd
-            is_head = param.name not in target and param.part in self.architecture.heads
-            if heads_of_any_shape and is_head:
-                report.mismatched.remove(odd)
-                report.dropped[spec.name] = _not_part(model, param.part)
+    def parts(self) -> set[str]:
+        """The parts and heads with at least one tensor in the checkpoint, without the body."""
+        matched = self.key_match.matched
+        return {param.part for param in self.spec.params if param.name in matched} - {BODY}
 
     @property
     def model(self) -> ModelClass:
-        """The class that the checkpoint is of.
+        """The class of the checkpoint.
 
-        That which the configuration names, if it has every head that was found; else the class
-        that has, with as few other heads as can be, and most of the parts that were found.
+        The class that the configuration states, if it has every head in the checkpoint; or else the
+        class that has them, with the fewest other heads and the most of the other parts.
         """
-        named = self.checkpoint.config.get("architectures")
-        names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
-        heads = self.parts_found & set(self.architecture.heads)
-        parts = self.parts_found - heads
+        stated = self.checkpoint.config.get("architectures")
+        names = {str(name) for name in stated} if isinstance(stated, list) else set()
+        heads = self.parts & set(self.architecture.heads)
+        parts = self.parts - heads
 
         def surplus(model: ModelClass) -> tuple[int, int, int]:
             return len({*model.heads} - heads), len(parts - {*model.parts}), len(model.parts)
 
         models = sorted(self.architecture.models.values(), key=surplus)
-        stated = [
-            model
-            for model in models
-            if model.name in names or not set(names).isdisjoint(model.classes.values())
-        ]
-        fitting = [model for model in (*stated, *models) if heads <= set(model.heads)]
-        return (*fitting, *stated, *models)[0]
+        named = [model for model in models if names & {model.name, *model.classes.values()}]
+        fitting = [model for model in (*named, *models) if heads <= set(model.heads)]
+        return (*fitting, *named, *models)[0]
 
 
-def _not_part(model: str, part: str) -> str:
-    """Why a tensor of `part` is left out of a `model`."""
-    return f"not part of {model}" + (f", which has no {part}" if part else "")
+def move_tied_values(source: SourceModel, target: Mapping[str, ParamSpec]) -> SourceModel:
+    """Return `source` with values of parameters that `target` lacks moved to those tied to them.
 
+    The decoder of a sequence-to-sequence model has its own embeddings, whose values are stored as
+    the embeddings that encoder and decoder share.
 
-def required(
-    target: Iterable[ParamSpec], found: Mapping[str, SourceTensor], may_lack: Iterable[str]
-) -> list[ParamSpec]:
-    """The slots of `target` that must have been found.
+    Args:
+        source: the source.
+        target: the parameters of the model to be written, by their names in the source.
 
-    A part named in `may_lack` may be absent as a whole, never in pieces; what is computed may be
-    absent anyway.
     """
-    params = [param for param in target if not param.tied_to and param.rule not in COMPUTED]
-    present = {param.part for param in params if param.name in found}
-    absent = set(may_lack) - present
-    return [param for param in params if param.part not in absent]
+    matched = dict(source.key_match.matched)
+    duplicates = dict(source.key_match.duplicates)
+    moved = set()
+    for name, param in target.items():
+        if param.tied_to or name in matched or name not in source.spec.by_name:
+            continue
+        root = source.spec.resolve(source.spec.by_name[name]).name
+        if root in matched and root not in target:
+            matched[name] = matched[root]
+            duplicates[name] = tuple((name, stored) for _, stored in duplicates.get(root, ()))
+            moved.add(root)
+    for root in moved:
+        del matched[root]
+        duplicates.pop(root, None)
+    return replace(
+        source, key_match=replace(source.key_match, matched=matched, duplicates=duplicates)
+    )
+
+
+def ignore_other_params(
+    source: SourceModel, target: Mapping[str, ParamSpec], model: str, any_head_shape: bool = False
+) -> SourceModel:
+    """Return `source` with every tensor ignored that is not in `target`.
+
+    Args:
+        source: the source.
+        target: the parameters of the model to be written, by their names in the source.
+        model: the name of its class.
+        any_head_shape: whether heads that the model lacks may have unexpected shapes.
+
+    """
+
+    def reason(param: ParamSpec) -> str:
+        return f"not part of {model}" + (f", which has no {param.part}" if param.part else "")
+
+    def is_surplus_head(param: ParamSpec) -> bool:
+        return param.name not in target and param.part in source.architecture.heads
+
+    match = source.key_match
+    for name in [name for name in match.matched if name not in target]:
+        match = match.ignore([name], reason(source.spec.by_name[name]))
+    if any_head_shape:
+        heads = {spec.name: param for spec, param, _ in match.mismatched if is_surplus_head(param)}
+        match = replace(
+            match,
+            mismatched=tuple(entry for entry in match.mismatched if not is_surplus_head(entry[1])),
+            ignored={**match.ignored, **{name: reason(param) for name, param in heads.items()}},
+        )
+    return replace(source, key_match=match)
+
+
+def ignore_unknown_heads(source: SourceModel, conventions: Conventions) -> SourceModel:
+    """Return `source` with the unknown tensors ignored that cannot belong to its base model.
+
+    A tensor is ignored if the names of the base model share a prefix that its name does not have
+    (``classifier.weight`` next to ``bert.…``), no head of the mapping table has its first module,
+    and its name does not end like that of a tensor of the base model, which would be a second
+    model. All other unknown tensors stay unmatched, which is an error.
+    """
+    match = source.key_match
+    dialect = conventions.dialects[match.dialect]
+    prefix = _base_model_prefix(source, dialect.separator)
+    if not prefix:
+        return source
+    index = source.spec.index(dialect.name)
+    body = {name for name, param in index.items() if param.part == BODY}
+    heads = {
+        name.partition(dialect.separator)[0]
+        for name, param in index.items()
+        if param.part in source.architecture.heads
+    }
+
+    def is_unknown_head(stored: str) -> bool:
+        name = match.normalizer.normalize(stored)
+        return not (
+            match.normalizer.normalize_path(stored).startswith(prefix)
+            or name.partition(dialect.separator)[0] in heads
+            or any(suffix in body for suffix in _suffixes(name, dialect.separator))
+        )
+
+    unknown = {spec.name: UNKNOWN_HEAD for spec in match.unmatched if is_unknown_head(spec.name)}
+    unmatched = tuple(spec for spec in match.unmatched if spec.name not in unknown)
+    return replace(
+        source,
+        key_match=replace(match, unmatched=unmatched, ignored={**match.ignored, **unknown}),
+    )
+
+
+def _base_model_prefix(source: SourceModel, separator: str) -> str:
+    """Return the prefix of the base model's names in the file, ``""`` if they have none."""
+    match, params = source.key_match, source.spec.by_name
+    names = [
+        match.normalizer.normalize_path(stored.tensor.spec.name)
+        for name, stored in match.matched.items()
+        if name in params and params[name].part == BODY
+    ]
+    base = source.architecture.base_model_prefix.get(match.dialect)
+    longer = f"{match.normalizer.prefix}{base}{separator}"
+    if base and 2 * sum(name.startswith(longer) for name in names) > len(names):
+        return longer
+    return match.normalizer.prefix
+
+
+def _suffixes(name: str, separator: str) -> Iterator[str]:
+    """Yield the rest of `name` after each separator."""
+    while separator in name:
+        name = name.partition(separator)[2]
+        yield name
+
+
+def required_params(
+    params: Iterable[ParamSpec], matched: Mapping[str, SourceTensor], optional: Iterable[str]
+) -> list[ParamSpec]:
+    """Return the parameters that a checkpoint must hold.
+
+    An `optional` part may be missing completely, but not partly; computed values may be missing.
+    """
+    own = [param for param in params if not param.tied_to and param.rule not in COMPUTED]
+    missing = set(optional) - {param.part for param in own if param.name in matched}
+    return [param for param in own if param.part not in missing]

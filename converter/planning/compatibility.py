@@ -1,140 +1,233 @@
-"""Pairs that cannot be, refused by their configurations alone, before any weights are opened."""
+"""Compatibility of an encoder and a decoder: pairs that are refused, and warnings about others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS, Architecture
 from converter.errors import UnsupportedError
 from converter.models.framework_support import pair_unsupported_reasons, select_frameworks
+from converter.models.source_model import SourceModel
 from converter.options import SUBMODELS
-from converter.planning.compose_options import ComposeSettings
+from converter.planning.tokenizer_files import TokenizerFiles, non_negative_int
 
-_WHY = {
+_REASONS = {
     "encoder": "by its configuration, the frameworks find no class that only encodes",
     "decoder": "none of its classes is a decoder alone, with cross-attention",
 }
 
+_LENGTHS = ("max_length", "max_new_tokens")
+"""The generation settings that limit the length of the output in tokens."""
+
 
 def check_compatibility(
-    wishes: ComposeSettings, registry: ArchitectureRegistry, asked: Sequence[str] | None
+    configs: Mapping[str, ModelConfig],
+    registry: ArchitectureRegistry,
+    requested: Sequence[str] | None,
 ) -> None:
-    """Refuse two halves that cannot be one model, or not in a framework that was asked for.
+    """Raise UnsupportedError for a pair that cannot be one model in a requested framework.
 
-    Only configurations are read. What states no family is left for later: its tensors tell it.
+    Only configurations are needed. A missing one, whose architecture can only be detected by its
+    tensors, is checked once its weights are open.
 
     Args:
-        wishes: how the halves are wanted.
+        configs: submodel → its configuration.
         registry: the mapping tables.
-        asked: the frameworks that were asked for, ``None`` for every one that can be.
-
-    Raises:
-        UnsupportedError: if they cannot.
+        requested: the requested frameworks, ``None`` for every supported one.
 
     """
-    found = {submodel: wishes.configuration(submodel, registry) for submodel in SUBMODELS}
-    known = {submodel: config for submodel, config in found.items() if config is not None}
-    _check_roles(known, registry, asked)
-    if len(known) == len(SUBMODELS):
-        supported_frameworks(known, registry, asked)
+    _check_roles(configs, registry, requested)
+    if len(configs) == len(SUBMODELS):
+        supported_frameworks(configs, registry, requested)
 
 
 def supported_frameworks(
-    submodels: Mapping[str, ModelConfig],
+    configs: Mapping[str, ModelConfig],
     registry: ArchitectureRegistry,
-    asked: Sequence[str] | None,
+    requested: Sequence[str] | None,
 ) -> tuple[tuple[str, ...], list[str]]:
-    """The frameworks in which two halves can be one model, and what to tell of the others.
+    """Return the frameworks to write a pair for, and warnings about the others.
 
     Args:
-        submodels: ``encoder`` and ``decoder`` → the configuration.
+        configs: ``encoder`` and ``decoder`` → the configuration.
         registry: the mapping tables.
-        asked: the frameworks that were asked for, ``None`` for every one that can be.
+        requested: the requested frameworks, ``None`` for every supported one.
 
     Raises:
-        UnsupportedError: if a half cannot play its role, or a framework cannot be had.
+        UnsupportedError: if a submodel cannot play its role, or a framework is unsupported.
 
     """
-    _check_roles(submodels, registry, asked)
-    composite = registry.composite(submodels["encoder"].architecture.roles["encoder"].composite)
+    _check_roles(configs, registry, requested)
+    composite = registry.composite(configs["encoder"].architecture.roles["encoder"].composite)
 
-    def instead(framework: str) -> str | None:
-        wanted = [
+    def alternative(framework: str) -> str | None:
+        hints = [
             f"{framework} has {', '.join(names)} as {submodel}"
-            for submodel, config in submodels.items()
-            if framework not in _possible(config.architecture, submodel, registry)
+            for submodel, config in configs.items()
+            if framework not in _role_frameworks(config.architecture, submodel, registry)
             and (
-                names := _able(
+                names := _architectures_for(
                     submodel, registry, [framework], config.architecture.roles[submodel].composite
                 )
             )
         ]
-        return "; ".join(wanted) or None
+        return "; ".join(hints) or None
 
-    return select_frameworks(asked, pair_unsupported_reasons(composite, submodels), instead)
+    unsupported = pair_unsupported_reasons(composite, configs)
+    return select_frameworks(requested, unsupported, alternative)
 
 
 def _check_roles(
-    submodels: Mapping[str, ModelConfig],
+    configs: Mapping[str, ModelConfig],
     registry: ArchitectureRegistry,
-    asked: Sequence[str] | None,
+    requested: Sequence[str] | None,
 ) -> None:
     wrong = {
         submodel: config.architecture
-        for submodel, config in submodels.items()
+        for submodel, config in configs.items()
         if submodel not in config.architecture.roles
     }
-    if not wrong:
-        return
-    faults = [
-        f"{architecture.name} cannot be the {submodel} of an encoder-decoder model: "
-        f"{_WHY[submodel]}"
-        for submodel, architecture in wrong.items()
-    ]
-    raise UnsupportedError("; ".join(faults), remedy=" ".join(_remedies(wrong, registry, asked)))
+    if wrong:
+        reasons = [
+            f"{architecture.name} cannot be the {submodel} of an encoder-decoder model: "
+            f"{_REASONS[submodel]}"
+            for submodel, architecture in wrong.items()
+        ]
+        remedy = " ".join(_remedies(wrong, registry, requested))
+        raise UnsupportedError("; ".join(reasons), remedy=remedy)
 
 
 def _remedies(
-    wrong: Mapping[str, Architecture], registry: ArchitectureRegistry, asked: Sequence[str] | None
+    wrong: Mapping[str, Architecture],
+    registry: ArchitectureRegistry,
+    requested: Sequence[str] | None,
 ) -> Iterator[str]:
     other = dict(zip(SUBMODELS, reversed(SUBMODELS), strict=True))
     if len(wrong) == len(SUBMODELS) and all(
         other[submodel] in architecture.roles for submodel, architecture in wrong.items()
     ):
-        yield "They go together the other way round."
+        yield "They fit in the reverse order."
         return
-    where = f" in {' and '.join(asked)}" if asked else ""
+    where = f" in {' and '.join(requested)}" if requested else ""
     for submodel in wrong:
-        able = ", ".join(_able(submodel, registry, asked or ()))
-        yield f"What can be the {submodel}{where}: {able}."
+        names = ", ".join(_architectures_for(submodel, registry, requested or ()))
+        yield f"What can be the {submodel}{where}: {names}."
     yield "See `converter families`."
 
 
-def _able(
+def _architectures_for(
     submodel: str,
     registry: ArchitectureRegistry,
-    wanted: Sequence[str],
+    frameworks: Sequence[str],
     composite: str | None = None,
 ) -> list[str]:
-    """The families that can play a role, of one composite or of any, in all `wanted` frameworks."""
-    families = [
-        registry.architecture(name) for name in registry.names if not registry.is_composite(name)
-    ]
+    """Return the architectures that can play a role, of one composite or any, in `frameworks`."""
+    names = [name for name in registry.names if not registry.is_composite(name)]
     return [
         architecture.name
-        for architecture in families
+        for architecture in map(registry.architecture, names)
         if submodel in architecture.roles
         and composite in (None, architecture.roles[submodel].composite)
-        and {*wanted} <= _possible(architecture, submodel, registry)
+        and {*frameworks} <= _role_frameworks(architecture, submodel, registry)
     ]
 
 
-def _possible(
+def _role_frameworks(
     architecture: Architecture, submodel: str, registry: ArchitectureRegistry
 ) -> set[str]:
-    """The frameworks whose classes can have a family in a role, whatever its configuration."""
+    """Return the frameworks with classes for an architecture in a role, whatever its config."""
     role = architecture.roles[submodel]
-    found = {*role.frameworks} & {*architecture.models[role.model].classes} & {*FRAMEWORKS}
-    return found & {*registry.composite(role.composite).classes} if submodel == "encoder" else found
+    names = {*role.frameworks} & {*architecture.models[role.model].classes} & {*FRAMEWORKS}
+    return names & {*registry.composite(role.composite).classes} if submodel == "encoder" else names
+
+
+def pair_warnings(
+    sources: Mapping[str, SourceModel], tokens: Mapping[str, int], settings: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield likely problems of a pair that works.
+
+    Args:
+        sources: submodel → its source.
+        tokens: role → id of each special token.
+        settings: the generation settings that will be written.
+
+    """
+    vocabularies = {name: _int_attribute(source, "vocabulary") for name, source in sources.items()}
+    tokenizers = {
+        submodel: TokenizerFiles(source.checkpoint.directory)
+        for submodel, source in sources.items()
+        if vocabularies[submodel] is not None
+    }
+    for submodel, source in sources.items():
+        width, heads = (_int_attribute(source, name) for name in ("width", "heads"))
+        if width and heads and heads > 0 and width % heads:
+            yield f"{submodel}: its width {width} is not a multiple of its {heads} attention heads"
+    for submodel, tokenizer in tokenizers.items():
+        size, vocabulary = tokenizer.size, vocabularies[submodel]
+        if size is not None and vocabulary is not None and size > vocabulary:
+            yield (
+                f"{submodel}: its tokenizer has {size:,} tokens, the model {vocabulary:,} "
+                "embeddings; the others fail when they are used: --resize-embeddings"
+            )
+    yield from _length_warnings(sources, settings)
+    if tokens["start"] == tokens["pad"]:
+        yield (
+            "decoder: its start token is the padding token: give decoder_attention_mask in "
+            "training, or transformers masks the start, and generate() differs from training"
+        )
+    if len(tokenizers) == len(sources):
+        yield from _tokenizer_warnings(sources, tokenizers, tokens)
+
+
+def _int_attribute(source: SourceModel, name: str) -> int | None:
+    value = source.config.attribute(name)
+    return value if isinstance(value, int) else None
+
+
+def _length_warnings(
+    sources: Mapping[str, SourceModel], settings: Mapping[str, Any]
+) -> Iterator[str]:
+    def positions(submodel: str) -> int | None:
+        """Return how many tokens a submodel has positions for, ``None`` if any number."""
+        rows = _int_attribute(sources[submodel], "positions")
+        first = _int_attribute(sources[submodel], "first_position") or 0
+        return None if rows is None else rows - first
+
+    encoder, decoder = positions("encoder"), positions("decoder")
+    if encoder is not None and decoder is not None and 2 * decoder < encoder:
+        yield (
+            f"decoder: has {decoder:,} positions and the encoder {encoder:,}: its outputs cannot "
+            "be longer than that"
+        )
+    for name in _LENGTHS:
+        length = non_negative_int(settings.get(name))
+        if decoder is not None and length is not None and length > decoder:
+            yield (
+                f"decoder: {name} is {length:,} and it has {decoder:,} positions, beyond which "
+                f"generate() fails: --set {name}={decoder}"
+            )
+
+
+def _tokenizer_warnings(
+    sources: Mapping[str, SourceModel],
+    tokenizers: Mapping[str, TokenizerFiles],
+    tokens: Mapping[str, int],
+) -> Iterator[str]:
+    inputs, outputs = (tokenizers[submodel].lowercases for submodel in SUBMODELS)
+    if inputs is not None and outputs is not None and inputs != outputs:
+        case = {True: "lower case only", False: "upper and lower case"}
+        yield f"the encoder's tokenizer reads {case[inputs]}, the decoder's writes {case[outputs]}"
+    sizes = {submodel: tokenizer.size for submodel, tokenizer in tokenizers.items()}
+    for submodel, size in sizes.items():
+        if size is None and any(sizes.values()):
+            yield f"{submodel}: no vocabulary of a tokenizer is next to its weights"
+    padding = non_negative_int(sources["encoder"].config.raw.get("pad_token_id"))
+    padding = tokenizers["encoder"].special("pad") if padding is None else padding
+    if padding is not None and padding != tokens["pad"]:
+        yield (
+            f"the encoder pads with token {padding}, the decoder with {tokens['pad']}: always give "
+            "attention_mask with padded inputs, it cannot be derived from pad_token_id"
+        )

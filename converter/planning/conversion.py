@@ -1,77 +1,170 @@
-"""The plan of a conversion: the same model in other frameworks, formats or dtypes."""
+"""The plans of `convert` and `split`: the same model in other files, or its submodels alone."""
 
 from __future__ import annotations
 
-from converter.file_names import CONFIG, GENERATION_CONFIG
-from converter.models.framework_support import select_frameworks
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
+from converter.architectures.registry import ArchitectureRegistry
+from converter.errors import UnsupportedError
+from converter.file_names import GENERATION_CONFIG, JOINT_WEIGHTS
+from converter.models.framework_support import select_frameworks, unsupported_reasons
 from converter.models.key_matching import dominant_dtype
-from converter.models.model import Model
+from converter.models.model import Model, submodel_class
 from converter.options import OutputOptions
-from converter.plan import Plan
+from converter.plan import OutputFile, Plan, TargetTensor
 from converter.planning.output_configs import with_dtype
-from converter.planning.tensor_plan import SourceMatch, plan_tensors
-from converter.planning.tokenizer_files import all_tokenizer_files, processor_files
+from converter.planning.planner import OutputModel, build_plan, plan_tensors
+from converter.planning.tokenizer_files import (
+    DECODER_TOKENIZER,
+    all_tokenizer_files,
+    processor_files,
+    tokenizer_files,
+)
 from converter.planning.weight_files import plan_files
-from converter.safe_json import to_json
+
+_INHERITED = ("decoder_start_token_id", "eos_token_id")
+"""Fields of the combined configuration that a decoder needs in its own."""
 
 
-def plan_conversion(model: Model, wanted: OutputOptions, seed: int) -> Plan:
-    """How a model is written again.
+def plan_conversion(
+    model: Model, options: OutputOptions, seed: int, settings: Sequence[str] = ()
+) -> Plan:
+    """Return the plan to write a model for other frameworks, in other formats or dtypes.
 
     Args:
-        model: the source, understood.
-        wanted: for which frameworks, and how.
-        seed: of weights that the model's class has and the checkpoint lacks.
+        model: the source.
+        options: for which frameworks, and how.
+        seed: seed of weights that the model's class has and the checkpoint lacks.
+        settings: the configuration fields that were set, for the manifest.
 
     Raises:
-        UnsupportedError: if a framework is asked for that has no class for the model.
-        MatchError: if tensors are missing or unknown, or of wrong shapes.
+        UnsupportedError: if a requested framework has no class for the model.
+        MatchError: if tensors are missing or unknown, or have wrong shapes.
 
     """
-    frameworks, warnings = select_frameworks(wanted.to, model.unsupported_reasons)
-    model.report.require(model.required)
-    findings = {
-        name: SourceMatch(stored, tuple(copy for _, copy in model.report.copies.get(name, ())))
-        for name, stored in model.report.matched.items()
-        if name in model.target.by_name
-    }
-    kept = dominant_dtype(model.report.matched)
-    tensors = plan_tensors(
-        model.target,
-        findings,
-        model.reasons,
-        lambda param: kept,
-        dtype=wanted.dtype,
+    frameworks, warnings = select_frameworks(options.to, model.unsupported_reasons)
+    raw = model.raw
+    if options.dtype != "keep":
+        raw = {
+            key: with_dtype(value, options.dtype) if key in model.submodels else value
+            for key, value in with_dtype(raw, options.dtype).items()
+        }
+    directory = model.checkpoint.directory
+    copied = {**processor_files(directory), **all_tokenizer_files(directory)}
+    if (directory / GENERATION_CONFIG).is_file():
+        copied[GENERATION_CONFIG] = directory / GENERATION_CONFIG
+    return build_plan(
+        "convert",
+        [model],
+        _model_tensors(model, options.dtype, seed),
+        [OutputModel(model.spec, model.classes, frameworks, raw)],
+        model.tables,
+        options,
+        settings={"seed": seed, "set": list(settings)},
+        copied_files=copied,
+        warnings=(*warnings, *model.notes),
+    )
+
+
+def plan_split(model: Model, options: OutputOptions, registry: ArchitectureRegistry) -> Plan:
+    """Return the plan to write the submodels of a combined model as checkpoints of their own.
+
+    A projection between their widths, which belongs to neither, gets a file next to them.
+
+    Args:
+        model: the source.
+        options: for which frameworks, and how.
+        registry: the mapping tables.
+
+    Raises:
+        UnsupportedError: if the model is not a combined one.
+        MatchError: if tensors are missing or unknown, or have wrong shapes.
+
+    """
+    if not model.submodels:
+        raise UnsupportedError(
+            f"{model.checkpoint.reference}: is not an encoder-decoder model; nothing to split"
+        )
+    tensors = _model_tensors(model, options.dtype, seed=0)
+    outputs, warnings = [], [*model.notes]
+    for submodel in model.submodels:
+        output, skipped = _submodel_output(submodel, model, options, registry)
+        outputs.append(output)
+        warnings += [f"{submodel}: {warning}" for warning in skipped]
+    return build_plan(
+        "split",
+        [model],
+        tensors,
+        outputs,
+        model.tables,
+        options,
+        settings={"share": model.shared},
+        copied_files=_submodel_files(model),
+        other_files=_projection_file(model, tensors),
+        warnings=warnings,
+    )
+
+
+def _model_tensors(model: Model, dtype: str, seed: int) -> list[TargetTensor]:
+    match = model.key_match
+    match.require(model.required)
+    init_dtype = dominant_dtype(match.matched)
+    return plan_tensors(
+        model.spec,
+        match.matched,
+        {name: [stored for _, stored in entries] for name, entries in match.duplicates.items()},
+        reasons=model.reasons,
+        init_dtype=lambda param: init_dtype,
+        dtype=dtype,
         seed=seed,
     )
-    weights = plan_files(
-        model.target,
-        tensors,
-        model.classes,
-        frameworks,
-        wanted.pytorch_format,
-        wanted.shard_bytes,
-    )
-    written = {entry.tensor for file in weights.files for entry in file.entries}
-    tensors = [tensor for tensor in tensors if tensor.spec.name in written]
-    raw = model.raw
-    if wanted.dtype != "keep":
-        raw = {
-            key: with_dtype(value, wanted.dtype) if key in model.submodels else value
-            for key, value in with_dtype(raw, wanted.dtype).items()
-        }
-    copied = {
-        **processor_files(model.checkpoint.directory),
-        **all_tokenizer_files(model.checkpoint.directory),
+
+
+def _submodel_output(
+    submodel: str, model: Model, options: OutputOptions, registry: ArchitectureRegistry
+) -> tuple[OutputModel, list[str]]:
+    """Return the stand-alone model of a submodel, and warnings about skipped frameworks."""
+    config = model.configs[submodel]
+    model_class, parts = submodel_class(config, submodel)
+    spec = ModelSpecBuilder(registry.conventions).model(config, parts, model_class.heads)
+    frameworks, warnings = select_frameworks(options.to, unsupported_reasons(config, model_class))
+    raw = {**config.raw, "architectures": [model_class.name]}
+    if submodel == "decoder":
+        raw |= {key: model.raw[key] for key in _INHERITED if model.raw.get(key) is not None}
+    if options.dtype != "keep":
+        raw = with_dtype(raw, options.dtype)
+    return OutputModel(spec, model_class.classes, frameworks, raw, submodel), warnings
+
+
+def _projection_file(model: Model, tensors: Sequence[TargetTensor]) -> list[OutputFile]:
+    """Return the file of what belongs to neither submodel, if there is anything."""
+    prefixes = tuple(f"{submodel}." for submodel in model.submodels)
+    dtypes = {
+        tensor.spec.name: tensor.spec.dtype
+        for tensor in tensors
+        if not tensor.spec.name.startswith(prefixes)
     }
-    generation = model.checkpoint.directory / GENERATION_CONFIG
-    if generation.is_file():
-        copied[GENERATION_CONFIG] = generation
-    return Plan(
-        command="convert",
-        tensors=tensors,
-        files=weights.files,
-        documents={CONFIG: to_json(raw), **weights.indexes},
-        copied_files=copied,
-        warnings=(*warnings, *model.notes, *weights.notes),
-    )
+    if not dtypes:
+        return []
+    spec = ModelSpec(tuple(param for param in model.spec.params if param.name in dtypes))
+    weights = plan_files(spec, dtypes, {}, ["pytorch"], "safetensors")
+    return [replace(file, path=JOINT_WEIGHTS) for file in weights.files]
+
+
+def _submodel_files(model: Model) -> dict[str, Path]:
+    """Return the tokenizer, processor and generation files of the submodels.
+
+    One tokenizer is that of both submodels, or of the decoder if the encoder's input is not text.
+    """
+    directory = model.checkpoint.directory
+    own = directory / DECODER_TOKENIZER
+    copied = {f"encoder/{name}": path for name, path in processor_files(directory).items()}
+    if model.configs["encoder"].attribute("vocabulary") is not None:
+        copied |= tokenizer_files(directory, "encoder/")
+    copied |= tokenizer_files(own if own.is_dir() else directory, "decoder/")
+    if (directory / GENERATION_CONFIG).is_file():
+        copied[f"decoder/{GENERATION_CONFIG}"] = directory / GENERATION_CONFIG
+    return copied

@@ -1,4 +1,4 @@
-"""How cross-attention that no source has begins: drawn by a rule, silent, or as a copy."""
+"""Initialization of cross-attention that no source has: by a rule, zero, or as a copy."""
 
 from __future__ import annotations
 
@@ -10,64 +10,64 @@ from converter.architectures.model_spec import ModelSpec, ParamSpec
 from converter.architectures.schema import CROSS_ATTENTION, Architecture, CrossAttentionInitRules
 from converter.errors import UnsupportedError
 from converter.options import InitRule
-from converter.planning.tensor_plan import DRAWN, InitOverride, SourceMatch
+from converter.plan import SourceTensor
+from converter.planning.planner import RANDOM_RULES, InitOverride
 
 
 @dataclass(frozen=True)
 class CrossAttentionInit:
-    """How the fresh tensors of cross-attention begin, where not as their table says."""
+    """How new tensors of cross-attention are initialized, if not by their mapping table."""
 
-    draws: Mapping[str, InitOverride] = field(default_factory=dict)
-    """Canonical name → how it is drawn."""
-    copied: Mapping[str, SourceMatch] = field(default_factory=dict)
-    """Canonical name → where the values lie that it begins with."""
+    overrides: Mapping[str, InitOverride] = field(default_factory=dict)
+    """Canonical name → how it is initialized."""
+    copied: Mapping[str, SourceTensor] = field(default_factory=dict)
+    """Canonical name → the tensor that it is a copy of."""
     notes: tuple[str, ...] = ()
     """What the user should know."""
 
 
 def init_cross_attention(
-    init: InitRule, target: ModelSpec, decoder: Architecture, findings: Mapping[str, SourceMatch]
+    init: InitRule, spec: ModelSpec, decoder: Architecture, matched: Mapping[str, SourceTensor]
 ) -> CrossAttentionInit:
-    """How cross-attention begins by the rule `init`.
+    """Return how new cross-attention is initialized by the rule `init`.
 
     Args:
-        init: one of `InitRule`; ``normal`` is the default of the table.
-        target: the whole model.
-        decoder: the table of the decoder.
-        findings: canonical name → where its values lie.
+        init: the rule; ``normal`` is the default of the mapping table.
+        spec: the complete model.
+        decoder: the mapping table of the decoder.
+        matched: canonical name → the tensor with its values.
 
     Raises:
-        UnsupportedError: if the table does not tell what the rule needs.
+        UnsupportedError: if the mapping table lacks what the rule needs.
 
     """
-    fresh = [
-        param for param in target.params if param.part == CROSS_ATTENTION and not param.tied_to
+    new = [
+        param
+        for param in spec.params
+        if param.part == CROSS_ATTENTION and not param.tied_to and param.name not in matched
     ]
-    fresh = [param for param in fresh if param.name not in findings]
     if init == "normal":
         return CrossAttentionInit()
-    if not fresh:
-        return CrossAttentionInit(
-            notes=(f"init {init} concerns nothing: no cross-attention is fresh",)
-        )
+    if not new:
+        return CrossAttentionInit(notes=(f"init {init} has no effect: no cross-attention is new",))
     if init == "truncated-normal":
         return CrossAttentionInit(
-            {s.name: InitOverride(init, s.scale) for s in fresh if s.rule in DRAWN}
+            {p.name: InitOverride(init, p.scale) for p in new if p.rule in RANDOM_RULES}
         )
     if init == "xavier":
-        return CrossAttentionInit({s.name: _xavier(s) for s in fresh if s.rule in DRAWN})
+        return CrossAttentionInit({p.name: _xavier(p) for p in new if p.rule in RANDOM_RULES})
     if decoder.cross_attention_init is None:
         raise UnsupportedError(
             f"the mapping table of {decoder.name} has no [warm_start], which {init} needs",
             remedy="Write it, see docs/mapping-tables.md, or choose another --init.",
         )
     if init == "zero-output":
-        return _silent(fresh, decoder, decoder.cross_attention_init)
-    return _copied(fresh, target, findings, decoder.cross_attention_init)
+        return _zero_output(new, decoder, decoder.cross_attention_init)
+    return _self_attention_copy(new, spec, matched, decoder.cross_attention_init)
 
 
 def _xavier(param: ParamSpec) -> InitOverride:
-    """Evenly within ±√(6 / (fan in + fan out)), of a matrix (Glorot and Bengio 2010)."""
+    """Return uniform within ±√(6 / (fan in + fan out)), for matrices (Glorot and Bengio 2010)."""
     shape = param.canonical.shape
     if len(shape) < 2:
         return InitOverride(param.rule, param.scale)
@@ -75,48 +75,48 @@ def _xavier(param: ParamSpec) -> InitOverride:
     return InitOverride("uniform", math.sqrt(6 / ((shape[0] + shape[1]) * field_size)))
 
 
-def _silent(
-    fresh: list[ParamSpec], decoder: Architecture, table: CrossAttentionInitRules
+def _zero_output(
+    new: list[ParamSpec], decoder: Architecture, table: CrossAttentionInitRules
 ) -> CrossAttentionInit:
-    """The last module of the branch is zero, so that the branch adds nothing at first."""
+    """Return zeros for the last module of the branch, so that the branch adds nothing at first."""
     zero = InitOverride("constant", 0.0)
-    draws = {param.name: zero for param in fresh if table.is_output(param.name)}
+    overrides = {param.name: zero for param in new if table.is_output(param.name)}
     if table.norm == "before":
-        return CrossAttentionInit(draws)
+        return CrossAttentionInit(overrides)
     return CrossAttentionInit(
-        draws,
+        overrides,
         notes=(
-            f"zero-output: {decoder.name} normalises the sum once more after cross-attention, so "
-            "that its decoder begins near to, but not as, the language model that it was",
+            f"zero-output: {decoder.name} normalizes the sum again after cross-attention, so that "
+            "the decoder starts close to the language model it was, but not equal to it",
         ),
     )
 
 
-def _copied(
-    fresh: list[ParamSpec],
-    target: ModelSpec,
-    findings: Mapping[str, SourceMatch],
+def _self_attention_copy(
+    new: list[ParamSpec],
+    spec: ModelSpec,
+    matched: Mapping[str, SourceTensor],
     table: CrossAttentionInitRules,
 ) -> CrossAttentionInit:
-    """Each tensor begins as that of the self-attention; where it cannot, that is told."""
-    draws, copied = {}, {}
-    for param in fresh:
+    """Return a copy of the self-attention's tensor for each; the reason where shapes differ."""
+    overrides, copied = {}, {}
+    for param in new:
         name = table.counterpart(param.name)
-        twin = target.resolve(target.by_name[name]) if name in target.by_name else None
-        found = findings.get(twin.name) if twin else None
-        if found is None or twin is None:
-            why = "has no counterpart" if twin is None else "its counterpart is drawn anew"
+        twin = spec.resolve(spec.by_name[name]) if name in spec.by_name else None
+        stored = matched.get(twin.name) if twin else None
+        if stored is None or twin is None:
+            why = "has no counterpart" if twin is None else "its counterpart is newly initialized"
         elif twin.canonical.shape != param.canonical.shape:
             shapes = (list(each.canonical.shape) for each in (param, twin))
             why = "its shape {} is not its counterpart's {}".format(*shapes)
         else:
-            copied[param.name] = SourceMatch(found.stored)
+            copied[param.name] = stored
             continue
-        draws[param.name] = InitOverride(
+        overrides[param.name] = InitOverride(
             param.rule, param.scale, f"cannot copy the self-attention: {why}"
         )
     notes = (
-        f"copy-self-attention: {len(copied)} tensors of cross-attention begin as copies"
-        + (f", {len(draws)} cannot and are drawn anew" if draws else ""),
+        f"copy-self-attention: {len(copied)} tensors of cross-attention are copies"
+        + (f", {len(overrides)} are newly initialized" if overrides else ""),
     )
-    return CrossAttentionInit(draws, copied, notes)
+    return CrossAttentionInit(overrides, copied, notes)

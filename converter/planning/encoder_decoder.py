@@ -1,20 +1,37 @@
-"""Two sources joined: the composite's tensors, and where the values of each lie."""
+"""An encoder and a decoder as one model: its parameters, and the tensors that hold their values."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import BODY, ModelSpec, ModelSpecBuilder, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import CROSS_ATTENTION, Composite, ModelClass, Role
-from converter.errors import UnsupportedError
+from converter.checkpoint.opening import Checkpoint
+from converter.errors import ConverterError, FormatError, Problem, UnsupportedError
+from converter.file_names import JOINT_WEIGHTS, MANIFEST
+from converter.formats.registry import open_file
 from converter.models.framework_support import role_unsupported_reasons
 from converter.models.key_matching import dominant_dtype
-from converter.models.source_model import SourceModel, required
-from converter.models.unknown_heads import leave_out_foreign_heads
-from converter.planning.tensor_plan import SourceMatch
+from converter.models.model import submodel_class
+from converter.models.source_model import (
+    SourceModel,
+    ignore_other_params,
+    ignore_unknown_heads,
+    move_tied_values,
+    required_params,
+)
+from converter.plan import SourceTensor
+from converter.safe_json import read_json_object
+from converter.tensors import Rearrangement
+
+JOINT = "joint"
+"""Label of the source that holds what belongs to neither submodel."""
 
 
 @dataclass(frozen=True)
@@ -24,187 +41,256 @@ class Submodel:
     name: str
     """``encoder`` or ``decoder``: the role, the prefix of names, the field of the configuration."""
     source: SourceModel
-    takes_cross_attention: bool
-    random: bool = False
-    """Whether all its weights are drawn anew."""
+    role: Role
+    model: ModelClass
+    """The class of the submodel."""
+    parts: tuple[str, ...]
+    """The parts of the submodel."""
+    random: bool
+    """Whether all its weights are newly initialized."""
 
     @property
-    def role(self) -> Role:
-        """What the table says of the role.
-
-        Raises:
-            UnsupportedError: if the family does not have it.
-
-        """
-        role_unsupported_reasons(self.source.config, self.name)
-        return self.source.architecture.roles[self.name]
-
-    @property
-    def model(self) -> ModelClass:
-        """The class of the half."""
-        return self.source.architecture.models[self.role.model]
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The parts that the half has."""
-        extra = [CROSS_ATTENTION] if self.takes_cross_attention else []
-        return tuple(dict.fromkeys((*self.model.parts, *extra)))
-
-    @cached_property
     def dtype(self) -> str:
-        """The floating-point dtype that most of its values have."""
-        return dominant_dtype(self.source.report.matched)
-
-    def model_spec(self, builder: ModelSpecBuilder) -> ModelSpec:
-        """All tensors of the half, under its prefix."""
-        return builder.model(self.source.config, self.parts, self.model.heads, self.name)
+        """The dtype that most of its values have."""
+        return dominant_dtype(self.source.key_match.matched)
 
 
 @dataclass(frozen=True)
 class EncoderDecoderPair:
-    """An encoder and a decoder on their way to one model."""
+    """An encoder and a decoder, matched to the parameters of their composite."""
 
     composite: Composite
     submodels: tuple[Submodel, Submodel]
-    target: ModelSpec
+    spec: ModelSpec
+    """Every parameter of the composite."""
+    matched: Mapping[str, SourceTensor]
+    """Canonical name in the composite → the tensor with its values."""
+    duplicates: Mapping[str, tuple[SourceTensor, ...]]
+    """Canonical name → further tensors that should hold the same values."""
 
-    @classmethod
-    def of(
-        cls,
-        encoder: SourceModel,
-        decoder: SourceModel,
-        registry: ArchitectureRegistry,
-        random: Collection[str] = (),
-    ) -> EncoderDecoderPair:
-        """Join two sources by the composite that the encoder's family calls for.
+    @property
+    def sources(self) -> dict[str, SourceModel]:
+        """Submodel → its source."""
+        return {submodel.name: submodel.source for submodel in self.submodels}
 
-        Args:
-            encoder: the source of the encoder.
-            decoder: the source of the decoder.
-            registry: the mapping tables.
-            random: the halves whose weights are all drawn anew.
-
-        Raises:
-            UnsupportedError: if a family does not have the role, or the decoder's configuration
-                forbids that its states be widened.
-
-        """
-        submodels = (
-            Submodel("encoder", encoder, False, "encoder" in random),
-            Submodel("decoder", decoder, True, "decoder" in random),
-        )
-        for submodel in submodels:
-            leave_out_foreign_heads(submodel.source, registry.conventions)
-        composite = registry.composite(submodels[0].role.composite)
-        _refuse_other_width(encoder, decoder)
-        builder = ModelSpecBuilder(registry.conventions)
-        target = builder.composite(
-            composite,
-            {submodel.name: submodel.source.config for submodel in submodels},
-            {submodel.name: submodel.model_spec(builder) for submodel in submodels},
-        )
-        return cls(composite, submodels, target)
+    @property
+    def configs(self) -> dict[str, ModelConfig]:
+        """Submodel → its configuration."""
+        return {name: source.config for name, source in self.sources.items()}
 
     def dtype(self, param: ParamSpec) -> str:
-        """The dtype in which a tensor that no source has is drawn: that of its half."""
+        """Return the dtype of a newly initialized tensor: that of its submodel."""
         encoder, decoder = self.submodels
         return encoder.dtype if param.name.startswith(f"{encoder.name}.") else decoder.dtype
 
-    @cached_property
-    def findings(self) -> Mapping[str, SourceMatch]:
-        """Where the values of the target's tensors lie; what is not used is given its reason.
-
-        Raises:
-            MatchError: if a source does not fit its table and configuration.
-
-        """
-        findings: dict[str, SourceMatch] = {}
-        for submodel in self.submodels:
-            if submodel.random:
-                continue
-            report, own = submodel.source.report, self._own(submodel)
-            may_lack = (*submodel.parts, *submodel.model.heads)
-            submodel.source.move_tied_values(own)
-            known = [
-                replace(param, tied_to=own[param.name].tied_to)
-                for param in submodel.source.known.params
-                if param.name in own
-            ]
-            submodel.source.drop(own, submodel.model.name, heads_of_any_shape=True)
-            report.require(required(known, report.matched, may_lack))
-            for name, stored in report.matched.items():
-                copies = [
-                    copy for claimed_by, copy in report.copies.get(name, ()) if claimed_by in own
-                ]
-                findings[own[name].name] = SourceMatch(stored, tuple(copies))
-        return findings
-
     @property
     def reasons(self) -> dict[str, str]:
-        """Part of the target → why its tensors are drawn anew."""
+        """Part of the composite → why its tensors are newly initialized."""
         reasons = {
             CROSS_ATTENTION: "connects the decoder with the encoder; no source has it",
-            self.composite.name: "leads from the encoder's width to the decoder's",
+            self.composite.name: "projects the encoder's width to the decoder's",
         }
         for submodel in self.submodels:
             if submodel.random:
-                reasons[BODY] = "is drawn anew, as asked for"
+                reasons[BODY] = "is newly initialized, as requested"
             for part in (*submodel.parts, *submodel.model.heads):
                 reasons.setdefault(part, f"the {submodel.name}'s checkpoint has no {part}")
         return reasons
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know: parts that a model of the class has and the source lacks,
-        cross-attention that a decoder brings along, and what its table says of its role.
+        """What the user should know: parts of the class that the source lacks, cross-attention that
+        the decoder already has, and the mapping table's note on the role.
         """
         notes = []
         for submodel in self.submodels:
             if submodel.role.note:
                 notes.append(f"{submodel.name}: {submodel.role.note}")
             if submodel.random:
-                notes.append(f"{submodel.name}: all weights are drawn anew, as asked for")
+                notes.append(f"{submodel.name}: all weights are newly initialized, as requested")
                 continue
-            if submodel.takes_cross_attention and submodel.source.has(CROSS_ATTENTION):
+            if submodel.name == "decoder" and CROSS_ATTENTION in submodel.source.parts:
                 notes.append(f"{submodel.name}: its own cross-attention is kept")
-            drawn = {
+            absent = {
                 param.part
-                for param in self._own(submodel).values()
-                if param.name not in self.findings and not param.tied_to
+                for param in _submodel_params(self.spec, submodel.name).values()
+                if param.name not in self.matched and not param.tied_to
             }
             notes += [
-                f"{submodel.name}: the checkpoint has no {part}, which is drawn anew"
+                f"{submodel.name}: the checkpoint has no {part}, which is newly initialized"
                 for part in (*submodel.model.parts, *submodel.model.heads)
-                if part in drawn
+                if part in absent
             ]
+        if any(stored.source == JOINT for stored in self.matched.values()):
+            notes.append(f"{JOINT_WEIGHTS}: taken from next to the two submodels that split wrote")
         return notes
 
-    @property
-    def own_slots(self) -> list[ParamSpec]:
-        """The target's slots that belong to neither half."""
-        leads = tuple(f"{submodel.name}." for submodel in self.submodels)
-        return [param for param in self.target.params if not param.name.startswith(leads)]
 
-    def _own(self, submodel: Submodel) -> dict[str, ParamSpec]:
-        """The target's slots of one half by their names in the half."""
-        lead = f"{submodel.name}."
-        return {
-            param.name.removeprefix(lead): param
-            for param in self.target.params
-            if param.name.startswith(lead)
-        }
+def pair_models(
+    encoder: SourceModel,
+    decoder: SourceModel,
+    registry: ArchitectureRegistry,
+    random: Collection[str] = (),
+) -> EncoderDecoderPair:
+    """Combine two sources to the composite that the encoder's architecture calls for.
+
+    Args:
+        encoder: the source of the encoder.
+        decoder: the source of the decoder.
+        registry: the mapping tables.
+        random: the submodels whose weights are all newly initialized.
+
+    Raises:
+        UnsupportedError: if an architecture does not have the role, or the decoder's configuration
+            prevents a projection of the encoder's states.
+        MatchError: if a source does not fit its mapping table and configuration.
+
+    """
+    sources = {
+        "encoder": ignore_unknown_heads(encoder, registry.conventions),
+        "decoder": ignore_unknown_heads(decoder, registry.conventions),
+    }
+    first, second = (_submodel(*item, item[0] in random) for item in sources.items())
+    _check_widths(encoder, decoder)
+    composite = registry.composite(first.role.composite)
+    builder = ModelSpecBuilder(registry.conventions)
+    spec = builder.composite(
+        composite,
+        {name: source.config for name, source in sources.items()},
+        {
+            each.name: builder.model(each.source.config, each.parts, each.model.heads, each.name)
+            for each in (first, second)
+        },
+    )
+    matched: dict[str, SourceTensor] = {}
+    duplicates: dict[str, tuple[SourceTensor, ...]] = {}
+    first, second = (_fit(submodel, spec) for submodel in (first, second))
+    for submodel in (first, second):
+        own, match = _submodel_params(spec, submodel.name), submodel.source.key_match
+        for name, stored in match.matched.items() if not submodel.random else ():
+            matched[own[name].name] = stored
+            duplicates[own[name].name] = tuple(
+                duplicate for by, duplicate in match.duplicates.get(name, ()) if by in own
+            )
+    return EncoderDecoderPair(composite, (first, second), spec, matched, duplicates)
 
 
-def _refuse_other_width(encoder: SourceModel, decoder: SourceModel) -> None:
-    """The frameworks accept this field and fail at the first forward pass, unless the decoder is
-    of a family that makes its cross-attention as wide.
+def _submodel(name: str, source: SourceModel, random: bool) -> Submodel:
+    role_unsupported_reasons(source.config, name)  # raises if it does not have the role
+    model, parts = submodel_class(source.config, name)
+    return Submodel(name, source, source.architecture.roles[name], model, parts, random)
+
+
+def _submodel_params(spec: ModelSpec, submodel: str) -> dict[str, ParamSpec]:
+    """Return the composite's parameters of one submodel, by their names in the submodel."""
+    prefix = f"{submodel}."
+    return {
+        param.name.removeprefix(prefix): param
+        for param in spec.params
+        if param.name.startswith(prefix)
+    }
+
+
+def _fit(submodel: Submodel, spec: ModelSpec) -> Submodel:
+    """Return the submodel with the values of the composite only; all others are ignored.
+
+    Raises:
+        MatchError: if the source does not fit its mapping table and configuration.
+
+    """
+    if submodel.random:
+        return submodel
+    own = _submodel_params(spec, submodel.name)
+    source = move_tied_values(submodel.source, own)
+    source = ignore_other_params(source, own, submodel.model.name, any_head_shape=True)
+    params = [
+        replace(param, tied_to=own[param.name].tied_to)
+        for param in source.spec.params
+        if param.name in own
+    ]
+    optional = (*submodel.parts, *submodel.model.heads)
+    source.key_match.require(required_params(params, source.key_match.matched, optional))
+    return replace(submodel, source=source)
+
+
+def _check_widths(encoder: SourceModel, decoder: SourceModel) -> None:
+    """Raise UnsupportedError for a decoder that expects another width of the encoder.
+
+    The frameworks accept this field and fail at the first forward pass, unless the decoder's
+    architecture makes its cross-attention as wide.
     """
     field = "cross_attention_hidden_size"
     width = decoder.config.raw.get(field)
-    heeded = field in decoder.architecture.config and width == encoder.config.attribute("width")
-    if width is not None and not heeded:
+    is_used = field in decoder.architecture.config and width == encoder.config.attribute("width")
+    if width is not None and not is_used:
         raise UnsupportedError(
             f"{decoder.config.file}: cross_attention_hidden_size is {width!r}, which keeps the "
             "frameworks from joining the two widths",
             remedy="Clear it: --set decoder.cross_attention_hidden_size=null.",
         )
+
+
+def add_split_projection(pair: EncoderDecoderPair, stack: ExitStack) -> EncoderDecoderPair:
+    """Return the pair with the projection that `split` wrote next to both, if there is one.
+
+    Args:
+        pair: the pair.
+        stack: keeps the file open.
+
+    Raises:
+        FormatError: if a tensor is missing in the file or has another shape.
+
+    """
+    prefixes = tuple(f"{submodel.name}." for submodel in pair.submodels)
+    params = [param for param in pair.spec.params if not param.name.startswith(prefixes)]
+    checkpoints = [submodel.source.checkpoint for submodel in pair.submodels]
+    path = checkpoints[0].directory.resolve().parent / JOINT_WEIGHTS
+    if not params or not path.is_file() or not split_manifest(*checkpoints):
+        return pair
+    projection = _read_projection(path, params, stack)
+    return replace(pair, matched={**pair.matched, **projection})
+
+
+def split_manifest(encoder: Checkpoint, decoder: Checkpoint) -> Mapping[str, Any]:
+    """Return the manifest of the `split` that wrote both directories, empty if none did."""
+    path = encoder.directory.resolve().parent / MANIFEST
+    if _parent(encoder) != _parent(decoder) or not path.is_file():
+        return {}
+    try:
+        manifest = read_json_object(path)
+    except ConverterError:
+        return {}
+    return manifest if manifest.get("command") == "split" else {}
+
+
+def _parent(submodel: Checkpoint) -> str:
+    """Return the parent directory of a submodel, or its URL."""
+    if submodel.remote:
+        return submodel.remote.url.bare.rpartition("/")[0]
+    return str(submodel.directory.resolve().parent)
+
+
+def _read_projection(
+    path: Path, params: Sequence[ParamSpec], stack: ExitStack
+) -> dict[str, SourceTensor]:
+    reader = stack.enter_context(open_file(path))
+    matched, problems = {}, []
+    for param in params:
+        layout = param.canonical
+        tensor = reader.tensors.get(layout.name)
+        if tensor is None or tensor.spec.shape != layout.shape:
+            problems.append(
+                Problem(
+                    "does not fit the two submodels",
+                    str(path),
+                    layout.name,
+                    expected=str(list(layout.shape)),
+                    found=str(list(tensor.spec.shape)) if tensor else "nothing",
+                )
+            )
+            continue
+        rearrangement = Rearrangement(layout.axes, layout.axes)
+        matched[param.name] = SourceTensor(JOINT, tensor, rearrangement)
+    if problems:
+        raise FormatError(f"{path}: is not what split wrote there", problems)
+    return matched

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converter.architectures.expressions import Value
 from converter.errors import ConfigError, Problem
 from converter.file_names import GENERATION_CONFIG
 from converter.planning.tokenizer_files import non_negative_int
@@ -117,7 +118,7 @@ class GenerationSettings:
         tokens = {key: value for key, value in stated.items() if key in TOKEN_FIELDS.values()}
         return cls(tokens, settings, str(path) if stated else "its configuration")
 
-    def check(self, vocabulary: int | None) -> None:
+    def check(self, vocabulary: Value) -> None:
         """Refuse ids of tokens that the decoder does not have.
 
         Args:
@@ -133,7 +134,7 @@ class GenerationSettings:
                 value
                 for value in _leaves(self.settings.get(field))
                 if non_negative_int(value) is None
-                or (vocabulary is not None and value >= vocabulary)
+                or (isinstance(vocabulary, int) and value >= vocabulary)
             ]
             if wrong:
                 problems.append(

@@ -1,4 +1,4 @@
-"""``converter-manifest.json``: where every number of an output came from.
+"""The manifest, ``converter-manifest.json``: the origin of every tensor of an output.
 
 The same inputs give the same manifest, byte for byte: no machine paths, no times.
 """
@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.architectures.schema import Architecture, Composite
 from converter.checkpoint.opening import Checkpoint
+from converter.models.source_model import MatchedCheckpoint
 from converter.plan import Plan, ResizedTensor, SourceTensor, TargetTensor
 from converter.safe_json import to_json
 
 
 def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:
-    """Where a tensor's values come from, as plain data."""
+    """Return the origin of a tensor as JSON values."""
     origin = tensor.origin
     if isinstance(origin, SourceTensor):
         spec = origin.tensor.spec
         how = "copied" if origin.rearrangement.keeps_bytes else "rearranged"
-        described: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "origin": how if spec.dtype == tensor.spec.dtype else f"{how}, cast from {spec.dtype}",
             "source": origin.source,
             "file": origin.tensor.path.name,
@@ -31,15 +31,15 @@ def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:
         }
         if isinstance(origin, ResizedTensor):
             rows = origin.initializer
-            described["resized"] = {
+            entry["resized"] = {
                 "from": list(origin.rearrangement.shape(spec.shape)),
                 "rows": {"rule": rows.rule, "scale": rows.scale, "seed": rows.seed}
                 if rows
                 else "mean",
             }
         if not origin.rearrangement.keeps_bytes:
-            described["axes"] = str(origin.rearrangement)
-        return described
+            entry["axes"] = str(origin.rearrangement)
+        return entry
     initializer = origin.initializer
     return {
         "origin": "initialised",
@@ -50,34 +50,20 @@ def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:
     }
 
 
-def planned_manifest(
-    plan: Plan,
-    *,
-    sources: Sequence[tuple[str, Checkpoint]],
-    tables: Sequence[Architecture | Composite],
-    settings: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What of the manifest is known before anything is written.
-
-    Args:
-        plan: what will be written.
-        sources: label and opened checkpoint of each source.
-        tables: the mapping tables in use.
-        settings: the options that decide what is written.
-
-    """
+def planned_manifest(plan: Plan, sources: Sequence[MatchedCheckpoint]) -> dict[str, Any]:
+    """Return the part of the manifest that is known before anything is written."""
     return {
         "converter_version": __version__,
         "command": plan.command,
-        **settings,
+        **plan.settings,
         "sources": {
-            label: {
-                **_reference(checkpoint),
-                "files": {path.name: {"bytes": n} for path, n in checkpoint.sizes.items()},
+            source.label: {
+                **_reference(source.checkpoint),
+                "files": {path.name: {"bytes": n} for path, n in source.checkpoint.sizes.items()},
             }
-            for label, checkpoint in sources
+            for source in sources
         },
-        "mappings": {table.name: table.sha256 for table in tables},
+        "mappings": {table.name: table.sha256 for table in plan.tables},
         "tensors": {
             tensor.spec.name: {
                 "dtype": tensor.spec.dtype,
@@ -90,47 +76,49 @@ def planned_manifest(
 
 
 def manifest_bytes(
-    known: Mapping[str, Any],
+    planned: Mapping[str, Any],
     weights: Collection[str],
     directory: Path,
     sha256: Mapping[str, str],
     *,
-    sources: Sequence[tuple[str, Checkpoint]],
+    sources: Sequence[MatchedCheckpoint],
     warnings: Sequence[str],
     checksums: bool,
 ) -> bytes:
-    """The text of the manifest.
+    """Return the content of the manifest.
 
     Args:
-        known: what `planned_manifest` gave.
+        planned: the result of `planned_manifest`.
         weights: the weight files, relative to `directory`.
-        directory: where the finished files lie.
+        directory: the directory of the finished files.
         sha256: canonical name → SHA-256 of the tensor's bytes in PyTorch layout.
-        sources: label and opened checkpoint of each source.
-        warnings: what the user was told.
-        checksums: whether to hash whole weight files as well; the small files always are.
+        sources: what the output was made from.
+        warnings: what the user should know.
+        checksums: whether to hash weight files as well; small files always are.
 
     """
     names = sorted(
         path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
     )
-    hashed = {
-        label: {
-            **known["sources"][label],
-            "files": {path.name: _file(path, checksums) for path in checkpoint.files},
-        }
-        for label, checkpoint in sources
-    }
     return to_json(
         {
-            **known,
-            "sources": hashed,
+            **planned,
+            "sources": {
+                source.label: {
+                    **planned["sources"][source.label],
+                    "files": {
+                        path.name: _file_entry(path, checksums) for path in source.checkpoint.files
+                    },
+                }
+                for source in sources
+            },
             "tensors": {
-                name: {**described, "sha256": sha256[name]}
-                for name, described in known["tensors"].items()
+                name: {**entry, "sha256": sha256[name]}
+                for name, entry in planned["tensors"].items()
             },
             "files": {
-                name: _file(directory / name, checksums or name not in weights) for name in names
+                name: _file_entry(directory / name, checksums or name not in weights)
+                for name in names
             },
             "warnings": list(warnings),
         }
@@ -138,9 +126,7 @@ def manifest_bytes(
 
 
 def _reference(checkpoint: Checkpoint) -> dict[str, str]:
-    """What a source is called: its id and commit on the Hub, or its URL, or the name of its
-    directory.
-    """
+    """Return what a source is called: its Hub id and commit, its URL, or its directory's name."""
     if checkpoint.remote:
         return {"reference": checkpoint.remote.url.bare}
     if checkpoint.hub:
@@ -148,9 +134,9 @@ def _reference(checkpoint: Checkpoint) -> dict[str, str]:
     return {"reference": checkpoint.directory.resolve().name}
 
 
-def _file(path: Path, checksums: bool) -> dict[str, Any]:
-    described: dict[str, Any] = {"bytes": path.stat().st_size}
-    if checksums:
+def _file_entry(path: Path, checksum: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {"bytes": path.stat().st_size}
+    if checksum:
         with path.open("rb") as file:
-            described["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return described
+            entry["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return entry

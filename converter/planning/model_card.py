@@ -1,4 +1,4 @@
-"""The model card of an output: where it comes from, what has to be trained, how to load it.
+"""The model card of an output: its sources, what has to be trained, how to load it.
 
 Front matter as https://huggingface.co/docs/hub/model-cards describes it. No machine paths, no
 times: the same inputs give the same card.
@@ -10,12 +10,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from converter._version import __version__
-from converter.architectures.schema import Architecture, Composite
+from converter.architectures.schema import Architecture
 from converter.errors import UsageError
-from converter.models.source_model import MatchedCheckpoint
+from converter.models.model import InputModel
 from converter.name_ranges import collapse_ranges
 from converter.options import CardOptions, OutputOptions
 from converter.plan import InitializedTensor, Plan
@@ -27,42 +26,35 @@ _OTHER = "other"
 
 @dataclass(frozen=True)
 class _CardSource:
-    """A source as the card names it."""
+    """A source as the card describes it."""
 
     label: str
     repo_id: str | None
     commit: str | None
     display_name: str
-    licence: str | None
-    drawn: bool
-    """Whether its configuration alone was used."""
+    license: str | None
+    random: bool
+    """Whether only its configuration was used."""
 
     @property
     def reference(self) -> str:
-        """What a command takes for it."""
+        """The argument of a command for it."""
         return f"{self.repo_id}@{self.commit}" if self.repo_id else self.display_name
 
 
 def make_model_card(
     plan: Plan,
-    present: bytes | None,
+    existing: bytes | None,
     options: OutputOptions,
-    *,
-    sources: Sequence[MatchedCheckpoint],
-    tables: Sequence[Architecture | Composite],
-    settings: Mapping[str, Any],
-    classes: Mapping[str, str],
+    sources: Sequence[InputModel],
 ) -> bytes:
-    """The card that an output is to have: the user's, that which somebody wrote there, or ours.
+    """Return the model card of an output: the user's, an existing handwritten one, or a new one.
 
     Args:
         plan: what is written.
-        present: the card that lies there; it stays if it was not made here.
-        options: how the output is wanted.
-        sources: what it is made from.
-        tables: the mapping tables in use.
-        settings: the options of the command that decide what is written.
-        classes: framework → the class that loads the file.
+        existing: the card in the output directory; it is kept unless it was generated.
+        options: the user's card, and the options that the card repeats.
+        sources: what the output is made from.
 
     Raises:
         UsageError: if the user's card cannot be read.
@@ -73,20 +65,20 @@ def make_model_card(
             return Path(options.card).read_bytes()
         except OSError as error:
             raise UsageError(f"card: {options.card}: {error.strerror}") from error
-    if present is not None and not is_generated(present):
-        return present
-    origins = [_origin(source, settings) for source in sources]
+    if existing is not None and not is_generated(existing):
+        return existing
+    origins = [_card_source(source, plan) for source in sources]
     lines = (
-        *_front_matter(plan, origins, tables),
-        *_introduction(plan, origins, tables),
-        *_fresh(plan),
-        *_loading(plan, classes, _beginnings(sources)),
-        *_making(plan, origins, options, settings),
+        *_front_matter(plan, origins),
+        *_introduction(plan, origins),
+        *_new_weights(plan),
+        *_loading(plan, _first_positions(sources)),
+        *_making(plan, origins, options),
     )
     return with_checksum("\n".join(lines))
 
 
-def _origin(source: MatchedCheckpoint, settings: Mapping[str, Any]) -> _CardSource:
+def _card_source(source: InputModel, plan: Plan) -> _CardSource:
     checkpoint = source.checkpoint
     hub = checkpoint.hub
     remote = checkpoint.remote
@@ -97,33 +89,31 @@ def _origin(source: MatchedCheckpoint, settings: Mapping[str, Any]) -> _CardSour
         hub.commit if hub else None,
         hub.id.repo_id if hub else "".join(c for c in name if c.isprintable() and c != "`"),
         stated_licence(checkpoint.directory),
-        source.label in settings.get("random", ()),
+        source.label in plan.settings.get("random", ()),
     )
 
 
-def _front_matter(
-    plan: Plan, origins: Sequence[_CardSource], tables: Sequence[Architecture | Composite]
-) -> Iterator[str]:
+def _front_matter(plan: Plan, origins: Sequence[_CardSource]) -> Iterator[str]:
     yield "---"
-    parents = [o.repo_id for o in origins if o.repo_id and not o.drawn]
+    parents = [o.repo_id for o in origins if o.repo_id and not o.random]
     if parents:
         yield "base_model:"
         yield from (f"- {parent}" for parent in dict.fromkeys(parents))
         if plan.command == "compose":
             yield "base_model_relation: merge"
     yield "library_name: transformers"
-    yield from _licence(origins)
+    yield from _license(origins)
     yield "tags:"
-    yield from (f"- {name}" for name in dict.fromkeys(table.name for table in reversed(tables)))
+    yield from (
+        f"- {name}" for name in dict.fromkeys(table.name for table in reversed(plan.tables))
+    )
     yield "---"
     yield ""
 
 
-def _licence(origins: Sequence[_CardSource]) -> Iterator[str]:
-    """The licence that the sources share; ``other`` if each states one of its own; never one that
-    nobody stated.
-    """
-    stated = [origin.licence for origin in origins if not origin.drawn]
+def _license(origins: Sequence[_CardSource]) -> Iterator[str]:
+    """Yield the license that all sources state, or ``other`` with all that they state."""
+    stated = [origin.license for origin in origins if not origin.random]
     if not stated or None in stated:
         return
     if len(set(stated)) == 1:
@@ -133,12 +123,10 @@ def _licence(origins: Sequence[_CardSource]) -> Iterator[str]:
         yield f"license_name: {'-and-'.join(dict.fromkeys(map(str, stated)))}"
 
 
-def _introduction(
-    plan: Plan, origins: Sequence[_CardSource], tables: Sequence[Architecture | Composite]
-) -> Iterator[str]:
+def _introduction(plan: Plan, origins: Sequence[_CardSource]) -> Iterator[str]:
     yield f"# {' and '.join(dict.fromkeys(origin.display_name for origin in origins))}"
     yield ""
-    titles = [table.title for table in tables if isinstance(table, Architecture)]
+    titles = [table.title for table in plan.tables if isinstance(table, Architecture)]
     if plan.command == "compose":
         yield (
             f"One encoder-decoder model of {titles[0]} as encoder and {titles[1]} as decoder. "
@@ -147,14 +135,15 @@ def _introduction(
     else:
         yield f"{' and '.join(titles)}: the same model for other frameworks or in other files."
     yield ""
-    yield "| part | from | commit | licence |"
+    yield "| part | from | commit | license |"
     yield "|---|---|---|---|"
     for origin in origins:
         link = f"[{origin.display_name}](https://huggingface.co/{origin.repo_id})"
-        place = link if origin.repo_id else f"`{origin.display_name}`"
-        drawn = " (its configuration; the weights are drawn anew)" if origin.drawn else ""
+        reference = link if origin.repo_id else f"`{origin.display_name}`"
+        random = " (its configuration; the weights are newly initialized)" if origin.random else ""
         commit = f"`{origin.commit}`" if origin.commit else "–"
-        yield f"| {origin.label} | {place}{drawn} | {commit} | {origin.licence or 'not stated'} |"
+        license = origin.license or "not stated"
+        yield f"| {origin.label} | {reference}{random} | {commit} | {license} |"
     yield ""
     if plan.command == "compose":
         yield from ("```mermaid", "flowchart LR")
@@ -163,7 +152,7 @@ def _introduction(
         yield from ("    decoder --> output", "```", "")
 
 
-def _fresh(plan: Plan) -> Iterator[str]:
+def _new_weights(plan: Plan) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
     for tensor in plan.tensors:
         if isinstance(tensor.origin, InitializedTensor):
@@ -171,9 +160,9 @@ def _fresh(plan: Plan) -> Iterator[str]:
     if not reasons:
         return
     count = sum(map(len, reasons.values()))
-    yield "## Fresh weights, which need training"
+    yield "## Newly initialized weights, which need training"
     yield ""
-    yield f"{count:,} of {len(plan.tensors):,} tensors come from no source and were drawn anew."
+    yield f"{count:,} of {len(plan.tensors):,} tensors are in no source and are newly initialized."
     yield ""
     for reason, names in reasons.items():
         yield f"- {reason}:"
@@ -181,23 +170,18 @@ def _fresh(plan: Plan) -> Iterator[str]:
     yield ""
 
 
-def _beginnings(sources: Sequence[MatchedCheckpoint]) -> dict[str, int]:
-    """Half → the position that its texts begin with, where it is not 0; all halves, if any."""
-    found = {
-        submodel: config.attribute("first_position") or 0
+def _first_positions(sources: Sequence[InputModel]) -> dict[str, int]:
+    """Return each submodel's first position id; nothing if all count from 0."""
+    positions = {
+        submodel: int(str(config.attribute("first_position") or 0))
         for source in sources
-        for submodel, config in source.submodel_configs().items()
+        for submodel, config in source.configs.items()
     }
-    return (
-        {submodel: int(str(first)) for submodel, first in found.items()}
-        if any(found.values())
-        else {}
-    )
+    return positions if any(positions.values()) else {}
 
 
-def _loading(
-    plan: Plan, classes: Mapping[str, str], beginnings: Mapping[str, int]
-) -> Iterator[str]:
+def _loading(plan: Plan, first_positions: Mapping[str, int]) -> Iterator[str]:
+    classes = plan.classes[""]
     written = dict.fromkeys(file.framework for file in plan.files)
     shadowed = any(file.file_format == "safetensors" for file in plan.files)
     yield "## Load it"
@@ -206,7 +190,7 @@ def _loading(
         # transformers 4 prefers safetensors to h5, and fails on them
         more = ", use_safetensors=False" if framework == "tensorflow" and shadowed else ""
         older = "" if framework == "pytorch" else " (transformers before version 5)"
-        counted = framework == "flax" and beginnings
+        counted = framework == "flax" and first_positions
         name = classes[framework]
         yield f"{_TITLES[framework]}{older}:"
         yield ""
@@ -215,14 +199,14 @@ def _loading(
         yield f"from transformers import {name}"
         yield ""
         yield f'model = {name}.from_pretrained("{PLACEHOLDER}"{more})'
-        yield from _flax_call(beginnings) if counted else ()
+        yield from _flax_call(first_positions) if counted else ()
         yield "```"
         yield ""
 
 
-def _flax_call(beginnings: Mapping[str, int]) -> Iterator[str]:
-    """A call with positions: Flax's classes count from 0 where they are not told."""
-    combined = len(beginnings) > 1
+def _flax_call(first_positions: Mapping[str, int]) -> Iterator[str]:
+    """Yield a call with position ids, which the Flax classes otherwise count from 0."""
+    combined = len(first_positions) > 1
     yield ""
     yield "# Flax counts positions from 0 unless they are given, which this model does not."
     yield "ids = np.array([[0, 4, 2]])"
@@ -230,22 +214,20 @@ def _flax_call(beginnings: Mapping[str, int]) -> Iterator[str]:
     yield "outputs = model("
     yield "    ids,"
     yield from ["    decoder_input_ids=ids,"] if combined else ()
-    for submodel, first in beginnings.items():
+    for submodel, first in first_positions.items():
         prefix = "decoder_" if combined and submodel == "decoder" else ""
         yield f"    {prefix}position_ids=positions" + (f" + {first}," if first else ",")
     yield ")"
 
 
-def _making(
-    plan: Plan, origins: Sequence[_CardSource], options: OutputOptions, settings: Mapping[str, Any]
-) -> Iterator[str]:
+def _making(plan: Plan, origins: Sequence[_CardSource], options: OutputOptions) -> Iterator[str]:
     words = ["converter", plan.command, *(origin.reference for origin in origins), "OUTPUT"]
     decisive = {
         "to": ",".join(options.to or ()),
         "pytorch_format": options.pytorch_format,
         "dtype": options.dtype,
         "max_shard_size": options.max_shard_size,
-        **settings,
+        **plan.settings,
     }
     for name, value in decisive.items():
         flag = "--" + name.replace("_", "-")

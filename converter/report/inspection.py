@@ -44,7 +44,7 @@ def _parts(inspection: Inspection, tensors: bool) -> Iterator[RenderableType]:
     if provenance := inspection.provenance:
         yield heading("How it was made, by its manifest")
         yield indented(table(_provenance(provenance)))
-    if ignored := by_reason(model.report.dropped.items()):
+    if ignored := by_reason(model.key_match.ignored.items()):
         yield heading("Ignored")
         yield indented(table((", ".join(names), reason) for reason, names in ignored.items()))
     if tensors:
@@ -67,7 +67,7 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
         yield "file", f"{path.name}, {size(nbytes)}"
     if checkpoint.others:
         yield "other files", ", ".join(checkpoint.others)
-    yield "format", f"{checkpoint.file_format}, {model.report.dialect} names"
+    yield "format", f"{checkpoint.file_format}, {model.key_match.dialect} names"
     yield "converts to", ", ".join(inspection.frameworks)
     for framework, reason in model.unsupported_reasons.items():
         yield f"not {framework}", reason
@@ -94,7 +94,7 @@ def _dtypes(inspection: Inspection) -> Counter[str]:
 
 
 def _problems(inspection: Inspection) -> Iterator[RenderableType]:
-    problems = inspection.model.report.problems(inspection.model.required)
+    problems = inspection.model.key_match.problems(inspection.model.required)
     if not problems:
         yield line("Every tensor is accounted for.", "green")
         return
@@ -112,8 +112,8 @@ def _problems(inspection: Inspection) -> Iterator[RenderableType]:
 
 def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, ...]]:
     """Yield the matched tensors in the order of the model, equal layers in one row."""
-    matched = inspection.model.report.matched
-    ordered = dict.fromkeys((*inspection.model.target.by_name, *matched))
+    matched = inspection.model.key_match.matched
+    ordered = dict.fromkeys((*inspection.model.spec.by_name, *matched))
     groups: dict[tuple[object, ...], list[str]] = {}
     for name in ordered:
         if name in matched:

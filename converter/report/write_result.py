@@ -131,9 +131,9 @@ def _initialized(result: WriteResult) -> Iterator[RenderableType]:
 def _ignored(result: WriteResult) -> Iterator[RenderableType]:
     """List the ignored tensors of the sources by reason, collapsed."""
     rows = [
-        (source.label, ", ".join(names), reason)
-        for source in result.sources
-        for reason, names in by_reason(source.report.dropped.items()).items()
+        (label, ", ".join(names), reason)
+        for label, ignored in result.plan.ignored.items()
+        for reason, names in by_reason(ignored.items()).items()
     ]
     if rows:
         yield heading("Ignored")
@@ -206,6 +206,6 @@ def describe_change(tensor: TargetTensor) -> str:
     stored = origin.tensor.spec.dtype
     if stored != tensor.spec.dtype:
         changes.append(f"{stored} → {tensor.spec.dtype}")
-    if tensor.copies:
-        changes.append(f"checked against {count(len(tensor.copies), 'duplicate')}")
+    if tensor.duplicates:
+        changes.append(f"checked against {count(len(tensor.duplicates), 'duplicate')}")
     return ", ".join(changes) or "copied"

@@ -123,7 +123,7 @@ def check_loadable(home: Path, models: Mapping[str, Model]) -> Findings:
 
 def _check_file(label: str, model: Model) -> Iterator[Problem]:
     """Check that a file is in the format and dialect that its name says."""
-    checkpoint, report = model.checkpoint, model.report
+    checkpoint, report = model.checkpoint, model.key_match
     path = str(checkpoint.directory / label)
     file_format, dialect = _EXPECTED[label.removesuffix(INDEX_SUFFIX)]
     if checkpoint.file_format != file_format:
@@ -158,7 +158,7 @@ def _check_file(label: str, model: Model) -> Iterator[Problem]:
             expected="pt",
             found=checkpoint.metadata.get("format", "none"),
         )
-    prefix = report.reading.lead or checkpoint.metadata.get("wrapper", "")
+    prefix = report.normalizer.prefix or checkpoint.metadata.get("wrapper", "")
     if prefix:
         yield Problem(
             f"its tensors have the prefix {prefix.rstrip('./')!r}, which the frameworks do not"

@@ -14,7 +14,7 @@ from converter.checkpoint.opening import open_files
 from converter.errors import Problem, UnsupportedError
 from converter.execution.row_readers import ResizedTensorReader
 from converter.models.model import Model, resolve_model
-from converter.models.source_model import SourceModel
+from converter.models.source_model import SourceModel, move_tied_values
 from converter.name_ranges import summarize_names
 from converter.plan import ResizedTensor, SourceTensor, TargetTensor
 from converter.progress import ProgressCounter
@@ -55,14 +55,14 @@ def matching_submodel(composite: Model, model: Model) -> str | None:
     encoder, decoder = (
         architecture.models[architecture.roles[submodel].model].name for submodel in candidates
     )
-    params = model.target.by_name
-    attends = any(params[name].part == CROSS_ATTENTION for name in model.report.matched)
+    params = model.spec.by_name
+    attends = any(params[name].part == CROSS_ATTENTION for name in model.key_match.matched)
     return candidates[1 if attends or model.name == decoder != encoder else 0]
 
 
 def submodel_tensors(model: Model, submodel: str | None) -> Mapping[str, SourceTensor]:
     """Return the tensors of a model, or those of one submodel by their names without prefix."""
-    matched = model.report.matched
+    matched = model.key_match.matched
     if submodel is None:
         return matched
     prefix = f"{submodel}."
@@ -95,7 +95,7 @@ def compare_with_sources(
     """
     given = _open_sources(model, references, registry, stack)
     expected = expected_sources(given, manifest)
-    sources, matched = expected.sources, model.report.matched
+    sources, matched = expected.sources, model.key_match.matched
     shared = [name for name in matched if name in sources]
     differences = dict(
         zip(
@@ -150,7 +150,7 @@ def _open_sources(
             tensors = _tensors_as_submodel(model, source, submodel, registry)
         else:
             tensors = submodel_tensors(source, submodel)
-        if not any(name in model.target.by_name for name in tensors):
+        if not any(name in model.spec.by_name for name in tensors):
             kinds = [
                 " and ".join(config.architecture.name for config in each.configs.values())
                 for each in (source, model)
@@ -190,13 +190,13 @@ def _tensors_as_submodel(
     prefix = f"{submodel}."
     params = {
         param.name.removeprefix(prefix): param
-        for param in model.target.params
+        for param in model.spec.params
         if param.name.startswith(prefix)
     }
     config = source.checkpoint.config
     part = SourceModel.from_checkpoint(source.label, source.checkpoint, registry, config)
-    part.move_tied_values(params)
-    return {prefix + name: stored for name, stored in part.report.matched.items()}
+    matched = move_tied_values(part, params).key_match.matched
+    return {prefix + name: stored for name, stored in matched.items()}
 
 
 def _compare(name: str, mine: SourceTensor, theirs: SourceTensor) -> Difference | None:
@@ -226,7 +226,7 @@ def _verdicts(
 
 def _problems(model: Model, verdicts: Mapping[str, str], sources: Sources) -> Iterator[Problem]:
     """Report tensors that differ from their source, and tensors that only the source has."""
-    matched = model.report.matched
+    matched = model.key_match.matched
     for name, verdict in verdicts.items():
         reference, stored = sources[name]
         yield Problem(
@@ -235,15 +235,15 @@ def _problems(model: Model, verdicts: Mapping[str, str], sources: Sources) -> It
             matched[name].tensor.spec.name,
             expected=f"the values of {stored.tensor.spec.name} in {reference}",
         )
-    mismatched = {param.name for _, param, _ in model.report.mismatched}  # reported already
+    mismatched = {param.name for _, param, _ in model.key_match.mismatched}  # reported already
     for name, (reference, _) in sources.items():
-        if name in model.target.by_name and name not in matched and name not in mismatched:
+        if name in model.spec.by_name and name not in matched and name not in mismatched:
             yield Problem("is missing, but the source has it", tensor=name, file=reference)
 
 
 def _unused(model: Model, given: Sources, expected: ExpectedSources) -> Iterator[str]:
     """Note which tensors of each source are not used in the checkpoint."""
-    target = model.target.by_name
+    target = model.spec.by_name
     used = {id(stored.tensor) for name, (_, stored) in expected.sources.items() if name in target}
     unused: dict[str, list[str]] = {}
     for name, (reference, stored) in given.items():
@@ -264,7 +264,7 @@ def _submodels_without_source(
         if len(names) > 1 and UNRELATED in reported and None not in reported:
             yield Problem(
                 f"nothing of {sources[names[0]][0]} is in the checkpoint",
-                str(model.report.matched[names[0]].tensor.path),
+                str(model.key_match.matched[names[0]].tensor.path),
                 submodel or None,
                 found=f"all of its {len(names)} tensors differ",
                 remedy="make it again with `converter compose` or `converter convert`",
@@ -277,7 +277,7 @@ def _check_initialized(model: Model, names: Sequence[str], jobs: int | None) -> 
     transformers leaves new layer norms of some architectures, and a projection that a file lacks,
     in uninitialized memory.
     """
-    matched, params = model.report.matched, model.target.by_name
+    matched, params = model.key_match.matched, model.spec.by_name
     statistics = thread_map(measure, [matched[name] for name in names], jobs)
     problems, altered = [], []
     for name, values in zip(names, statistics, strict=True):

@@ -115,7 +115,7 @@ def build_value_report(
         CheckpointError: if a tensor cannot be read.
 
     """
-    matched = model.report.matched
+    matched = model.key_match.matched
     count = progress.start_step({n: stored.tensor.spec.nbytes for n, stored in matched.items()})
     results = thread_map(
         lambda item: _look(item[1]), list(matched.items()), jobs, lambda item: count(item[0])

@@ -143,9 +143,9 @@ def _copies(models: Mapping[str, Model]) -> dict[str, list[SourceTensor]]:
     """Map each canonical name to all copies that are not the very same bytes."""
     tensors: dict[str, list[SourceTensor]] = {}
     for model in models.values():
-        for name, stored in model.report.matched.items():
+        for name, stored in model.key_match.matched.items():
             copies = tensors.setdefault(name, [])
-            for each in (stored, *(copy for _, copy in model.report.copies.get(name, ()))):
+            for each in (stored, *(copy for _, copy in model.key_match.duplicates.get(name, ()))):
                 seen = {(copy.tensor.location, copy.rearrangement) for copy in copies}
                 if (each.tensor.location, each.rearrangement) not in seen:
                     copies.append(each)
@@ -338,11 +338,11 @@ def _missing_in_some(models: Mapping[str, Model]) -> list[Problem]:
     """Report tensors that a model may lack, but that only some of the files lack."""
     problems = []
     for label, model in models.items():
-        matched, dialect = model.report.matched, model.report.dialect
+        matched, dialect = model.key_match.matched, model.key_match.dialect
         required = {param.name for param in model.required}
-        omitted = model.target.missing_parts.get(dialect, frozenset())
-        for name, param in model.target.by_name.items():
-            holder = next((at for at in models if name in models[at].report.matched), None)
+        omitted = model.spec.missing_parts.get(dialect, frozenset())
+        for name, param in model.spec.by_name.items():
+            holder = next((at for at in models if name in models[at].key_match.matched), None)
             if name in matched or name in required or holder is None or param.part in omitted:
                 continue
             if dialect in param.stored_as and not param.tied_to:
@@ -360,11 +360,11 @@ def _dtype_notes(models: Mapping[str, Model]) -> list[str]:
     """Note files that store tensors in another dtype than the first file, or mix dtypes."""
     notes = []
     reference, *others = models
-    first = models[reference].report.matched
+    first = models[reference].key_match.matched
     for label in others:
         pairs = Counter(
             (stored.tensor.spec.dtype, first[name].tensor.spec.dtype)
-            for name, stored in models[label].report.matched.items()
+            for name, stored in models[label].key_match.matched.items()
             if name in first
         )
         notes += [
@@ -373,7 +373,7 @@ def _dtype_notes(models: Mapping[str, Model]) -> list[str]:
             if mine != theirs
         ]
     for label, model in models.items():
-        dtypes = Counter(stored.tensor.spec.dtype for stored in model.report.matched.values())
+        dtypes = Counter(stored.tensor.spec.dtype for stored in model.key_match.matched.values())
         if len(dtypes) > 1:
             counts = ", ".join(f"{count:,} {dtype}" for dtype, count in dtypes.most_common())
             notes.append(f"{label} mixes dtypes: {counts}")

@@ -149,7 +149,7 @@ def test_a_framework_without_a_class_tells_which_remain(shell: Shell) -> None:
     assert "--to pytorch." in told
     done = shell.run(*args)
     assert done.exit_code == 0, done.stderr
-    assert "Warning: tensorflow is left out" in done.stderr
+    assert "Warning: tensorflow is skipped" in done.stderr
     assert [path.name for path in (shell / "out").glob("*model*")] == ["model.safetensors"]
 
 

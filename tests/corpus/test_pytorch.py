@@ -230,7 +230,7 @@ def test_unknown_heads_are_ignored_in_a_composition(
     dropped = result.to_dict()["dropped"]["encoder"]
     assert dropped.keys() == foreign.keys()
     known = case in ("classifier", "question answering")
-    expected = "not part of BertModel" if known else "foreign head"
+    expected = "not part of BertModel" if known else "a head of another task"
     assert all(expected in reason for reason in dropped.values())
     from safetensors.numpy import load_file
 

@@ -105,7 +105,7 @@ def test_safetensors_in_tensorflow_names(name: str, labelled: bool, tmp_path: Pa
     model.save_pretrained(tmp_path / "source", safe_serialization=True)
     unlabelled(tmp_path / "source/model.safetensors", labelled)
     result = converter.convert(tmp_path / "source", tmp_path / "out", to=["tensorflow"])
-    assert result.sources[0].report.dialect == "tensorflow"
+    assert result.sources[0].key_match.dialect == "tensorflow"
     same_weights(tmp_path / "out/tf_model.h5", weights_of(model))
 
 
@@ -119,7 +119,7 @@ def test_safetensors_in_flax_names(labelled: bool, tmp_path: Path) -> None:
     expected = load_file(tmp_path / "source/model.safetensors")
     unlabelled(tmp_path / "source/model.safetensors", labelled)
     result = converter.convert(tmp_path / "source", tmp_path / "out", to=["flax"])
-    assert result.sources[0].report.dialect == "flax"
+    assert result.sources[0].key_match.dialect == "flax"
     with open_file(tmp_path / "out/flax_model.msgpack") as reader:
         assert {name.replace("/", ".") for name in reader.tensors} == expected.keys()
         for name, tensor in reader.tensors.items():

@@ -73,6 +73,6 @@ def test_as_an_encoder_it_leaves_its_head_behind(
         if param.split(".")[0] in {"classifier", "pre_classifier", "qa_outputs", "score"}
     }
     assert heads
-    (dropped,) = [item.report.dropped for item in result.sources if item.label == "encoder"]
+    (dropped,) = [item.key_match.ignored for item in result.sources if item.label == "encoder"]
     assert heads <= dropped.keys()
     assert all("which has no" in dropped[name] for name in heads)

@@ -69,7 +69,7 @@ def test_what_does_not_only_encode_cannot_encode(
 def test_halves_that_were_exchanged(places: dict[str, Path]) -> None:
     told = refused(places, "trocr", "vit")
     assert "trocr cannot be the encoder" in told and "vit cannot be the decoder" in told
-    assert "the other way round" in told
+    assert "in the reverse order" in told
 
 
 @pytest.mark.parametrize(

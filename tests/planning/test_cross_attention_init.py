@@ -89,7 +89,7 @@ def test_zero_output_silences_the_last_module_only(
             assert not value.any(), name
         else:
             assert np.array_equal(value, plain[name]), name
-    told = [warning for warning in warnings if "normalises the sum once more" in warning]
+    told = [warning for warning in warnings if "normalizes the sum again" in warning]
     assert len(told) == (decoder == "bert")
 
 
@@ -99,7 +99,7 @@ def test_bert_copies_all_of_its_self_attention(tmp_path: Path) -> None:
     for name, value in cross.items():
         assert np.array_equal(value, whole[name.replace("crossattention", "attention")]), name
     assert f"copy-self-attention: {len(cross)} tensors" in " ".join(warnings)
-    assert not any("cannot and are drawn" in warning for warning in warnings)
+    assert not any("are newly initialized" in warning for warning in warnings)
     entry = manifest_of(tmp_path / "copy-self-attention")["tensors"]
     key = "decoder.encoder.layer.0.crossattention.self.query.weight"
     assert entry[key]["origin"] == "copied"
@@ -119,7 +119,7 @@ def test_gpt2_copies_what_it_can_and_says_what_it_cannot(tmp_path: Path) -> None
         twin = name.replace("crossattention", "attn").replace("ln_cross_attn", "ln_1")
         assert np.array_equal(value, whole[twin]), name
         assert "reason" not in entries[name]
-    assert "begin as copies, 8 cannot and are drawn anew" in " ".join(warnings)
+    assert "are copies, 8 are newly initialized" in " ".join(warnings)
 
 
 def test_a_decoder_that_is_drawn_anew_has_nothing_to_copy(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_decoder_that_is_drawn_anew_has_nothing_to_copy(tmp_path: Path) -> Non
         init="copy-self-attention",
     )
     reasons = [entry.get("reason", "") for entry in result.to_dict()["tensors"].values()]
-    assert any("its counterpart is drawn anew" in reason for reason in reasons)
+    assert any("its counterpart is newly initialized" in reason for reason in reasons)
 
 
 def test_kept_cross_attention_is_left_alone(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_kept_cross_attention_is_left_alone(tmp_path: Path) -> None:
     result = compose(
         tmp_path / "encoder", tmp_path / "decoder", tmp_path / "out", init="zero-output"
     )
-    assert "init zero-output concerns nothing" in " ".join(result.warnings)
+    assert "init zero-output has no effect" in " ".join(result.warnings)
     whole = values(tmp_path / "out")
     assert whole["decoder.encoder.layer.0.crossattention.output.dense.weight"].any()
 

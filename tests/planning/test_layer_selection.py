@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from converter import UnsupportedError, UsageError, compose
-from converter.planning.layer_selection import parse_layers, selected_layers
+from converter.planning.layers_and_embeddings import parse_layers, selected_layers
 from tests.factories import make
 from tests.reading import FILES, config_of, values
 
@@ -48,7 +48,7 @@ def test_layers_that_are_not_there_are_refused(which: str, told: str) -> None:
     "wish", ["decoder", "decoder=", "middle=1", "decoder=some:3", "decoder=1,", "decoder=-1"]
 )
 def test_what_says_nothing_is_refused(wish: str) -> None:
-    with pytest.raises(UsageError, match="which layers"):
+    with pytest.raises(UsageError, match="does not select layers"):
         parse_layers([wish], ("encoder", "decoder"))
     with pytest.raises(UsageError, match="twice"):
         parse_layers(["encoder=1", "encoder=2"], ("encoder", "decoder"))
@@ -78,7 +78,7 @@ def test_layers_move_to_their_new_places_and_the_others_are_left(tmp_path: Path)
             assert np.array_equal(whole["decoder." + name.format(new)], decoder[name.format(old)])
         assert np.array_equal(whole["decoder.wte.weight"], decoder["wte.weight"])
     dropped = result.to_dict()["dropped"]
-    assert set(dropped["encoder"].values()) == {"its layer is left out, as asked for"}
+    assert set(dropped["encoder"].values()) == {"its layer is not selected by --layers"}
     assert len(dropped["encoder"]) == 3 * 16
     fresh = result.to_dict()["fresh"]
     assert all("cross" in name or "enc_to_dec" in name for name in fresh)
@@ -104,7 +104,7 @@ def test_shared_halves_have_the_same_layers(tmp_path: Path) -> None:
 def test_layers_that_no_field_counts_are_refused(tmp_path: Path) -> None:
     make(tmp_path / "albert", "albert", num_hidden_groups=1, inner_group_num=1)
     make(tmp_path / "decoder", "gpt2", "GPT2LMHeadModel")
-    with pytest.raises(UnsupportedError, match="layers of albert cannot be chosen"):
+    with pytest.raises(UnsupportedError, match="layers of albert cannot be selected"):
         compose(
             *(tmp_path / "albert", tmp_path / "decoder", tmp_path / "out"), layers=["encoder=0"]
         )

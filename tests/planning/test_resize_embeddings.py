@@ -80,7 +80,7 @@ def test_an_added_pad_token_can_be_used(tmp_path: Path) -> None:
 def test_without_a_tokenizer_there_is_no_size(tmp_path: Path) -> None:
     encoder, decoder = _halves(tmp_path, 50, 61)
     (decoder / "vocab.txt").unlink()
-    with pytest.raises(UnsupportedError, match="no file tells how many tokens"):
+    with pytest.raises(UnsupportedError, match="no file states how many tokens"):
         compose(encoder, decoder, tmp_path / "out", resize_embeddings=True)
     _words(decoder, 10_000)
     with pytest.raises(UnsupportedError, match="cannot be resized"):

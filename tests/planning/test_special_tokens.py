@@ -250,7 +250,7 @@ def test_a_token_that_is_set_as_a_field_is_set_everywhere(tmp_path: Path) -> Non
     _halves(tmp_path)
     found = _ids(tmp_path, set=["eos_token_id=9", "bos_token_id=10"])
     assert (found["eos_token_id"], found["bos_token_id"]) == (9, 10)
-    with pytest.raises(ConverterError, match="not what the option asks for"):
+    with pytest.raises(ConverterError, match="contradicts the option"):
         _ids(tmp_path, set=["eos_token_id=9"], eos_token=8)
 
 
@@ -295,8 +295,8 @@ def test_what_would_be_regretted_is_told(tmp_path: Path) -> None:
     asked: dict[str, Any] = {"pad_token": 2, "set": ["max_length=31"]}
     told = compose(encoder, decoder, tmp_path / "out", dry_run=True, **asked).warnings
     for piece in (
-        "decoder: its width 28 is no multiple of its 5 attention heads",
-        "encoder: its tokenizer has 70 tokens and the model 61 embeddings",
+        "decoder: its width 28 is not a multiple of its 5 attention heads",
+        "encoder: its tokenizer has 70 tokens, the model 61 embeddings",
         "decoder: has 30 positions and the encoder 80",
         "decoder: max_length is 31 and it has 30 positions",
         "reads lower case only, the decoder's writes upper and lower case",

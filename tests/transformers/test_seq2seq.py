@@ -80,7 +80,7 @@ def test_what_only_the_sequence_to_sequence_model_has_is_ignored_with_a_reason(
     result = converter.compose(
         encoder, tmp_path / "whole", tmp_path / "out", dry_run=True, **TOKENS
     )
-    dropped = result.sources[1].report.dropped
+    dropped = result.sources[1].key_match.ignored
     lacks = "not part of BartForCausalLM, which has no"
     assert dropped["final_logits_bias"] == f"{lacks} final_logits_bias"
     assert dropped["model.encoder.layernorm_embedding.weight"] == f"{lacks} encoder"

@@ -138,7 +138,7 @@ def test_a_sample_is_of_the_values(tmp_path: Path) -> None:
         from converter.architectures.registry import ArchitectureRegistry
         from converter.models.model import resolve_model
 
-        matched = resolve_model(checkpoint, ArchitectureRegistry()).report.matched
+        matched = resolve_model(checkpoint, ArchitectureRegistry()).key_match.matched
         for name, count in (("embeddings.word_embeddings.weight", 1000), (f"{QUERY}.weight", 50)):
             values = sample(matched[name], count)
             assert count / 2 < values.size <= 2 * count

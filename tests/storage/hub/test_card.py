@@ -130,7 +130,7 @@ def test_weights_drawn_anew_have_no_lineage(submodels: tuple[Path, Path], tmp_pa
     converter.compose(bert, gpt2, tmp_path / "both", random=["encoder"])
     text = (tmp_path / "both" / "README.md").read_text()
     assert front(text)["license"] == "mit"
-    assert "its configuration; the weights are drawn anew" in text
+    assert "its configuration; the weights are newly initialized" in text
 
 
 def test_what_flax_must_be_told_stands_in_its_example(tmp_path: Path) -> None:

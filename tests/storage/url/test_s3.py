@@ -76,7 +76,7 @@ def test_convert_split_and_compose_again(s3: S3, bert: Path, gpt2: Path) -> None
     assert run("verify", "s3://models/halves").stdout.startswith("s3://models/halves: verified")
     submodels = ("s3://models/halves/encoder", "s3://models/halves/decoder")
     told = run("compose", *submodels, "again", "-q").stderr
-    assert "joint.safetensors: taken from beside the two halves" in told
+    assert "joint.safetensors: taken from next to the two submodels" in told
     run("diff", "again", "s3://models/both")
 
 

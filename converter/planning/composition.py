@@ -1,0 +1,387 @@
+"""The plan of `compose`: what its options ask for, its sources, and the encoder-decoder model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from converter.architectures.model_config import ModelConfig
+from converter.architectures.presets import Preset, get_preset
+from converter.architectures.registry import ArchitectureRegistry
+from converter.checkpoint.opening import Checkpoint, open_config, open_files
+from converter.errors import CheckpointError, UnsupportedError, UsageError
+from converter.file_names import GENERATION_CONFIG
+from converter.models.detection import detect_model_type, select_submodel
+from converter.models.source_model import SourceModel
+from converter.options import (
+    SUBMODELS,
+    ComposeOptions,
+    Reference,
+    apply_overrides,
+    parse_settings,
+)
+from converter.plan import Plan
+from converter.planning.compatibility import pair_warnings, supported_frameworks
+from converter.planning.cross_attention_init import init_cross_attention
+from converter.planning.encoder_decoder import EncoderDecoderPair, Submodel, split_manifest
+from converter.planning.generation_config import TOKEN_FIELDS, GenerationSettings, is_setting
+from converter.planning.layers_and_embeddings import (
+    parse_layers,
+    resize_embeddings,
+    select_layers,
+)
+from converter.planning.output_configs import (
+    composed_config,
+    generation_config,
+    with_role_fields,
+    with_tokens,
+    without_settings,
+)
+from converter.planning.planner import OutputModel, build_plan, plan_tensors
+from converter.planning.special_tokens import SpecialTokens, resolve_tokens
+from converter.planning.tokenizer_files import collect_auxiliary_files
+from converter.storage.hub_client import parse_repo_id
+from converter.storage.url import same_location_key, url_of
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ComposeSettings:
+    """What `compose` does with each submodel, the preset taken into account."""
+
+    references: Mapping[str, Reference]
+    """Submodel → its checkpoint."""
+    configs: Mapping[str, Reference | None]
+    """Submodel → its configuration, if given."""
+    random: frozenset[str]
+    """The submodels whose weights are all newly initialized."""
+    share: bool
+    """If true, the submodels share their weights."""
+    layers: Mapping[str, str]
+    """Submodel → which of its layers, if not all."""
+    resized: bool
+    """If true, embeddings are resized to the tokenizers."""
+    changes: Mapping[str, Mapping[str, Any]]
+    """Submodel, or ``""`` for the pair → configuration fields that are set."""
+    tokens: Mapping[str, str | int | None]
+    """Role → id or text of the special token that options or fields ask for."""
+    preset: Preset | None = None
+
+    @classmethod
+    def of(cls, options: ComposeOptions) -> ComposeSettings:
+        """Return the settings that options ask for.
+
+        Raises:
+            UsageError: if options contradict each other.
+
+        """
+        preset = get_preset(options.preset) if options.preset else None
+        random = {*options.random, *(preset.random if preset else ())}
+        changes = parse_settings((*(preset.settings if preset else ()), *options.set), SUBMODELS)
+        settings = cls(
+            references={"encoder": options.encoder, "decoder": options.decoder},
+            configs={"encoder": options.encoder_config, "decoder": options.decoder_config},
+            random=frozenset(SUBMODELS if "both" in random else random),
+            share=options.share or bool(preset and preset.share),
+            layers=parse_layers(options.layers, SUBMODELS),
+            resized=options.resize_embeddings,
+            changes=changes,
+            tokens=_requested_tokens(options, changes[""]),
+            preset=preset,
+        )
+        if settings.share:
+            settings._check_share()
+        return settings
+
+    def _check_share(self) -> None:
+        if self.random:
+            raise UsageError("share: newly initialized weights cannot be shared")
+        if len({same_location_key(reference) for reference in self.references.values()}) > 1:
+            raise UsageError(
+                "share: encoder and decoder can share weights only if they are the same checkpoint",
+                remedy="Give the same checkpoint twice.",
+            )
+        if len({self.layers.get(submodel) for submodel in SUBMODELS}) > 1:
+            raise UsageError("share: encoder and decoder that share weights have the same layers")
+
+    @property
+    def generation(self) -> dict[str, Any]:
+        """The fields that are set of ``generation_config.json``, without special tokens."""
+        return {key: value for key, value in self.changes[""].items() if is_setting(key)}
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields that are set of the pair's ``config.json``, without special tokens."""
+        others = {*TOKEN_FIELDS.values(), *self.generation}
+        return {key: value for key, value in self.changes[""].items() if key not in others}
+
+
+def _requested_tokens(
+    options: ComposeOptions, fields: Mapping[str, Any]
+) -> dict[str, str | int | None]:
+    """Return role → id or text of the special token that an option or a field asks for.
+
+    Raises:
+        UsageError: if both ask for different ones.
+
+    """
+    tokens: dict[str, str | int | None] = {
+        "start": options.decoder_start_token,
+        "end": options.eos_token,
+        "pad": options.pad_token,
+    }
+    for role, field in TOKEN_FIELDS.items():
+        value = fields.get(field)
+        if value is None:
+            continue
+        if tokens.get(role) not in (None, value, str(value)):
+            raise UsageError(f"set: {field}={value} contradicts the option for the same token")
+        if not isinstance(value, int | str) or isinstance(value, bool):
+            raise UsageError(f"set: {field}={value!r} is not a token")
+        tokens[role] = value
+    return tokens
+
+
+def open_configs(
+    settings: ComposeSettings, registry: ArchitectureRegistry, stack: ExitStack
+) -> dict[str, Checkpoint]:
+    """Open the configuration of each submodel, without weights.
+
+    A submodel is missing in the result if its configuration can only be read next to its weights.
+
+    Args:
+        settings: what is asked for.
+        registry: the mapping tables.
+        stack: keeps the files open.
+
+    Raises:
+        CheckpointError: if a remote configuration cannot be fetched.
+        UnsupportedError: if a submodel is itself an encoder-decoder model.
+
+    """
+    opened = {}
+    for submodel, reference in settings.references.items():
+        try:
+            checkpoint = stack.enter_context(open_config(reference, settings.configs[submodel]))
+        except CheckpointError:
+            if submodel in settings.random or parse_repo_id(reference) or url_of(reference):
+                raise
+            continue  # opening the weights gives a better message
+        if "model_type" in checkpoint.config:
+            opened[submodel] = _select_submodel(checkpoint, submodel, registry)
+        elif submodel in settings.random:
+            opened[submodel] = checkpoint
+    return opened
+
+
+def model_configs(
+    opened: Mapping[str, Checkpoint], settings: ComposeSettings, registry: ArchitectureRegistry
+) -> dict[str, ModelConfig]:
+    """Return the configuration of each opened submodel, with the fields that are set.
+
+    Raises:
+        UnsupportedError: if no mapping table describes its architecture.
+
+    """
+    return {
+        submodel: ModelConfig(
+            registry.architecture(checkpoint.architecture),
+            apply_overrides(checkpoint.config, settings.changes[submodel]),
+            str(checkpoint.config_path),
+        )
+        for submodel, checkpoint in opened.items()
+    }
+
+
+def open_sources(
+    opened: Mapping[str, Checkpoint],
+    settings: ComposeSettings,
+    registry: ArchitectureRegistry,
+    stack: ExitStack,
+    headers: bool,
+) -> dict[str, SourceModel]:
+    """Open the weights of each submodel, with the selected layers and resized embeddings.
+
+    Args:
+        opened: the configurations that are open already.
+        settings: what is asked for.
+        registry: the mapping tables.
+        stack: keeps the files open.
+        headers: whether no values will be read; see `open_files`.
+
+    Raises:
+        UnsupportedError: if layers cannot be selected or embeddings not be resized.
+
+    """
+    sources = {}
+    for submodel, reference in settings.references.items():
+        checkpoint = opened.get(submodel)
+        if submodel not in settings.random or checkpoint is None:
+            weights = stack.enter_context(
+                open_files(reference, settings.configs[submodel], headers=headers)
+            )
+            checkpoint = (
+                weights.with_config(checkpoint.config)
+                if checkpoint
+                else _select_submodel(detect_model_type(weights, registry), submodel, registry)
+            )
+        raw = apply_overrides(checkpoint.config, settings.changes[submodel])
+        source = SourceModel.from_checkpoint(submodel, checkpoint, registry, raw)
+        if submodel in settings.layers:
+            source = select_layers(source, settings.layers[submodel], registry.conventions)
+        if settings.resized:
+            source = resize_embeddings(source, registry.conventions)
+        sources[submodel] = source
+    return sources
+
+
+def _select_submodel(
+    checkpoint: Checkpoint, submodel: str, registry: ArchitectureRegistry
+) -> Checkpoint:
+    """Return the checkpoint as the nested model that can play the submodel's role."""
+    checkpoint = select_submodel(checkpoint, registry, submodel)
+    if registry.is_composite(checkpoint.architecture):
+        raise UnsupportedError(
+            f"{checkpoint.reference}: is an encoder-decoder model itself",
+            remedy="Split it first: `converter split`.",
+        )
+    return checkpoint
+
+
+def plan_composition(
+    pair: EncoderDecoderPair,
+    options: ComposeOptions,
+    settings: ComposeSettings,
+    registry: ArchitectureRegistry,
+) -> Plan:
+    """Return the plan to write an encoder and a decoder as one model.
+
+    Args:
+        pair: the sources, matched to the parameters of their composite.
+        options: the options of the command.
+        settings: what they ask for, the preset taken into account.
+        registry: the mapping tables.
+
+    Raises:
+        ConfigError: if special tokens or settings for generation do not fit the decoder.
+        UnsupportedError: if a requested framework has no class for the pair.
+
+    """
+    sources, configs = pair.sources, pair.configs
+    frameworks, skipped = supported_frameworks(configs, registry, options.to)
+    cross_attention = init_cross_attention(
+        options.init, pair.spec, configs["decoder"].architecture, pair.matched
+    )
+    tensors = plan_tensors(
+        pair.spec,
+        {**pair.matched, **cross_attention.copied},
+        pair.duplicates,
+        reasons=pair.reasons,
+        init_dtype=pair.dtype,
+        dtype=options.dtype,
+        seed=options.seed,
+        overrides=cross_attention.overrides,
+        new_rows=options.resize_with,
+    )
+    directory = sources["decoder"].checkpoint.directory
+    generation = GenerationSettings.of(configs["decoder"].raw, directory, settings.generation)
+    tokens = resolve_tokens(configs["decoder"], directory, settings.tokens, generation)
+    generation.check(configs["decoder"].attribute("vocabulary"))
+    _log.info("tokens of the decoder: %s", dict(tokens.ids))
+    auxiliary = collect_auxiliary_files(sources, options.tokenizer)
+    config = _config(pair, options, settings, tokens)
+    return build_plan(
+        "compose",
+        [*sources.values()],
+        tensors,
+        [OutputModel(pair.spec, pair.composite.classes, frameworks, config)],
+        [*(config.architecture for config in configs.values()), pair.composite],
+        options,
+        settings=_recorded_options(options, settings),
+        copied_files=auxiliary.copied,
+        documents={
+            GENERATION_CONFIG: generation_config(
+                tokens.ids, tokens.with_forced(generation.settings)
+            ),
+            **auxiliary.documents,
+        },
+        warnings=(
+            *skipped,
+            *_preset_warnings(pair, settings.preset),
+            *pair.notes,
+            *_share_warnings(pair, settings),
+            *cross_attention.notes,
+            *tokens.notes,
+            *pair_warnings(sources, tokens.ids, generation.settings),
+        ),
+    )
+
+
+def _config(
+    pair: EncoderDecoderPair,
+    options: ComposeOptions,
+    settings: ComposeSettings,
+    tokens: SpecialTokens,
+) -> dict[str, Any]:
+    """Return the ``config.json`` of the pair."""
+
+    def submodel_config(submodel: Submodel) -> dict[str, Any]:
+        dtype = submodel.dtype if options.dtype == "keep" else options.dtype
+        return with_role_fields(submodel.source.config.raw, submodel.role, dtype)
+
+    encoder, decoder = map(submodel_config, pair.submodels)
+    decoder = with_tokens(without_settings(decoder), tokens.ids)
+    tied = {pair.composite.tied_by: True} if settings.share else {}
+    return composed_config(
+        pair.composite,
+        {"encoder": encoder, "decoder": decoder},
+        tokens.ids,
+        {**tied, **settings.fields},
+    )
+
+
+def _recorded_options(options: ComposeOptions, settings: ComposeSettings) -> dict[str, Any]:
+    """Return the options that decide what is written, for the manifest and the model card."""
+    tokens = {
+        name: getattr(options, name) for name in ("decoder_start_token", "eos_token", "pad_token")
+    }
+    return {
+        "init": options.init,
+        "layers": settings.layers,
+        "preset": options.preset,
+        "random": sorted(settings.random),
+        "resize_embeddings": options.resize_embeddings,
+        "resize_with": options.resize_with if options.resize_embeddings else None,
+        "seed": options.seed,
+        "set": list(options.set),
+        "share": settings.share,
+        "tokenizer": options.tokenizer,
+        **{name: str(token) for name, token in tokens.items() if token is not None},
+    }
+
+
+def _preset_warnings(pair: EncoderDecoderPair, preset: Preset | None) -> Iterator[str]:
+    """Yield where a preset is used with other architectures than the paper's."""
+    if preset is None:
+        return
+    published = {"encoder": preset.encoder, "decoder": preset.decoder}
+    for submodel, config in pair.configs.items():
+        if config.architecture.name != published[submodel]:
+            yield (
+                f"{preset.name} of {preset.paper} has {published[submodel]} as {submodel}; this is "
+                f"{config.architecture.name}"
+            )
+
+
+def _share_warnings(pair: EncoderDecoderPair, settings: ComposeSettings) -> Iterator[str]:
+    """Yield that submodels which `split` wrote shared their weights before."""
+    checkpoints = [submodel.source.checkpoint for submodel in pair.submodels]
+    if not settings.share and split_manifest(*checkpoints).get("share") is True:
+        yield (
+            "encoder and decoder shared their weights before they were split, and do not any more: "
+            f"--set {pair.composite.tied_by}=true, if neither was trained since"
+        )

@@ -235,11 +235,7 @@ class _Header:
             or not 0 <= offsets[0] <= offsets[1]
         ):
             raise format_error(
-                self.path,
-                "impossible offsets",
-                tensor=name,
-                expected="[begin, end]",
-                found=offsets,
+                self.path, "impossible offsets", tensor=name, expected="[begin, end]", found=offsets
             )
         return offsets[0], offsets[1], checked_spec(self.path, name, _DTYPES[code], shape)
 

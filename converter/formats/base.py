@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,25 +64,26 @@ class StoredTensor(ABC):
         return out
 
 
-class Reader(ABC):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reader:
     """An opened checkpoint file."""
 
     path: Path
     tensors: Mapping[str, StoredTensor]
     """Every tensor by its stored name, in file order."""
-    duplicates: Mapping[str, Sequence[StoredTensor]]
-    """Further copies of a tensor under the same name."""
-    metadata: Mapping[str, str]
+    close: Callable[[], None]
+    """Closes the file; its tensors can no longer be read."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
     """The format's own metadata."""
+    duplicates: Mapping[str, Sequence[StoredTensor]] = field(default_factory=dict)
+    """Further copies of a tensor under the same name."""
+    other_files: tuple[Path, ...] = ()
+    """Files besides `path` that values come from."""
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that values come from, `path` first."""
-        return (self.path,)
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the file; its tensors can no longer be read."""
+        return (self.path, *self.other_files)
 
     def __enter__(self) -> Reader:
         return self

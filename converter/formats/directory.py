@@ -4,45 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from converter.formats.file_handle import FileHandle, LocalFile
 from converter.formats.range_reader import RangedFile, RangeSource
 
 
-class CheckpointDirectory(Protocol):
-    """A directory whose files are listed, and opened by name."""
-
-    @property
-    def path(self) -> Path:
-        """Its path for messages; downloaded small files are in it."""
-
-    def names(self) -> Collection[str]:
-        """Return the names of the files in it."""
-
-    def holds(self, name: str) -> bool:
-        """Return whether there is a file of that name."""
-
-    def is_local(self, name: str) -> bool:
-        """Return whether the file is on this machine, where it may change."""
-
-    def size(self, path: Path) -> int:
-        """Return the bytes of a file in it, or below it."""
-
-    def open(self, name: str) -> FileHandle:
-        """Open a file for reading.
-
-        Raises:
-            CheckpointError: if there is no such file, or it is not available.
-
-        """
-
-
 class LocalDirectory:
-    """A directory of this machine; see `CheckpointDirectory`."""
+    """A local directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        """Its path, for messages as well."""
 
     def names(self) -> Collection[str]:
         """Return the names of the files in it."""
@@ -53,7 +25,7 @@ class LocalDirectory:
         return (self.path / name).is_file()
 
     def is_local(self, name: str) -> bool:
-        """Return true."""
+        """Return true: every file may change."""
         return True
 
     def size(self, path: Path) -> int:
@@ -61,12 +33,17 @@ class LocalDirectory:
         return path.stat().st_size
 
     def open(self, name: str) -> FileHandle:
-        """Open a file for reading; see `CheckpointDirectory.open`."""
+        """Open a file for reading.
+
+        Raises:
+            CheckpointError: if it cannot be opened.
+
+        """
         return LocalFile(self.path / name)
 
 
 class RemoteDirectory:
-    """A remote directory, of which some files may be downloaded; see `CheckpointDirectory`.
+    """A remote directory, of which some files may be downloaded; has the methods of a local one.
 
     Args:
         path: directory of downloaded files, which take precedence over remote ones.
@@ -91,7 +68,7 @@ class RemoteDirectory:
         return name in self._sizes
 
     def is_local(self, name: str) -> bool:
-        """Return whether the file was downloaded."""
+        """Return whether the file was downloaded, and thus may change."""
         return (self.path / name).is_file()
 
     def size(self, path: Path) -> int:
@@ -99,10 +76,13 @@ class RemoteDirectory:
         return self._sizes[path.name]
 
     def open(self, name: str) -> FileHandle:
-        """Open a file for reading; see `CheckpointDirectory.open`."""
+        """Open a file for reading, the downloaded one if there is one."""
         if self.is_local(name):
             return LocalFile(self.path / name)
         return RangedFile(self.path / name, self._ranges(name), self._open_sibling)
 
     def _open_sibling(self, name: str) -> FileHandle | None:
         return self.open(name) if self.holds(name) else None
+
+
+CheckpointDirectory = LocalDirectory | RemoteDirectory

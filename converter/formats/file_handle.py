@@ -6,13 +6,13 @@ import math
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from converter.errors import CheckpointError, FormatError, Problem
-from converter.formats.base import Reader, StoredTensor, read_exactly
+from converter.formats.base import read_exactly
 from converter.tensors import TensorSpec, itemsize
 
 MAX_RANK = 32
@@ -50,6 +50,16 @@ def format_error(
         remedy=remedy,
     )
     return FormatError(f"{path}: cannot be read", [problem])
+
+
+def ends_early(
+    path: Path, expected: object, found: object, tensor: str | None = None
+) -> FormatError:
+    """Return the error for a truncated file; see `format_error`."""
+    remedy = "fetch or write the file again"
+    return format_error(
+        path, "the file ends early", tensor=tensor, expected=expected, found=found, remedy=remedy
+    )
 
 
 def sanitize(text: str, limit: int = 200) -> str:
@@ -113,18 +123,11 @@ class FileHandle(ABC):
             ValueError: if the file is closed.
 
         """
-        end = offset + len(buffer)
         try:
             self._fill(buffer, offset)
         except EOFError as error:
-            raise format_error(
-                self.path,
-                "the file ends early",
-                tensor=tensor,
-                expected=f"bytes {offset} to {end}",
-                found=f"{error.args[0]} bytes",
-                remedy="fetch or write the file again",
-            ) from None
+            expected = f"bytes {offset} to {offset + len(buffer)}"
+            raise ends_early(self.path, expected, f"{error.args[0]} bytes", tensor) from None
         except OSError as error:
             raise format_error(self.path, f"read error: {error.strerror}", tensor=tensor) from error
         self.bytes_read += len(buffer)
@@ -138,14 +141,8 @@ class FileHandle(ABC):
 
         """
         if not 0 <= offset <= offset + nbytes <= self.size:
-            raise format_error(
-                self.path,
-                "the file ends early",
-                tensor=tensor,
-                expected=f"bytes {offset} to {offset + nbytes}",
-                found=f"{self.size} bytes",
-                remedy="fetch or write the file again",
-            )
+            expected = f"bytes {offset} to {offset + nbytes}"
+            raise ends_early(self.path, expected, f"{self.size} bytes", tensor)
         buffer = bytearray(nbytes)
         self.fill(memoryview(buffer), offset, tensor)
         return bytes(buffer)
@@ -201,27 +198,6 @@ def closed_on_error(file: FileHandle) -> Iterator[None]:
     except BaseException:
         file.close()
         raise
-
-
-class FileReader(Reader):
-    """A reader whose tensors are all in one open file."""
-
-    def __init__(
-        self,
-        handle: FileHandle,
-        tensors: Mapping[str, StoredTensor],
-        metadata: Mapping[str, str],
-        duplicates: Mapping[str, Sequence[StoredTensor]] | None = None,
-    ) -> None:
-        self.path = handle.path
-        self.handle = handle
-        self.tensors = tensors
-        self.metadata = metadata
-        self.duplicates = duplicates or {}
-
-    def close(self) -> None:
-        """Close the file."""
-        self.handle.close()
 
 
 def checked_spec(path: Path, name: str, dtype: str, shape: Sequence[object]) -> TensorSpec:

@@ -10,7 +10,7 @@ files that orbax-checkpoint 0.12.8 writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,115 +62,122 @@ class OrbaxTensor(StoredTensor):
             ) from error
 
 
-class OrbaxReader(Reader):
-    """An opened Orbax directory; plain values (strings, None) are omitted, as Orbax does."""
+def open_orbax(path: Path) -> Reader:
+    """List the arrays of an Orbax directory; plain values (strings, None) are omitted.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.tensors: dict[str, OrbaxTensor] = {}
-        self.duplicates: Mapping[str, Sequence[OrbaxTensor]] = {}
-        self.metadata: dict[str, str] = {}
+    Args:
+        path: its ``_METADATA``.
+
+    Raises:
+        FormatError: if it is damaged, inconsistent or hostile.
+        UnsupportedError: if TensorStore is not installed.
+
+    """
+    try:
+        listing = read_json_object(path)
+    except ConfigError as error:
+        raise format_error(path, "not a list of arrays", found=error.message) from error
+    sizes = {file: file.lstat().st_size for file in _files(path.parent)}
+    tensors: dict[str, OrbaxTensor] = {}
+    for number, (name, store) in enumerate(_open_arrays(path, listing).items()):
+        spec = _checked_array(path, name, store, sum(sizes.values()))
+        tensors[name] = OrbaxTensor(spec, path, number, store)
+    shared_store = tuple(file for file in sizes if file.parent.name == "d")
+    return Reader(path=path, tensors=tensors, close=tensors.clear, other_files=shared_store)
+
+
+def _open_arrays(path: Path, listing: Mapping[str, Any]) -> dict[str, Any]:
+    """Return TensorStore's handle of each array by name; all are opened concurrently."""
+    tensorstore = import_optional("tensorstore", "flax", f"{path.parent}: an Orbax checkpoint")
+    tree = listing.get("tree_metadata")
+    ocdbt = listing.get("use_ocdbt", False) is True
+    driver = "zarr3" if listing.get("use_zarr3", False) is True else "zarr"
+    if not isinstance(tree, dict) or len(tree) > MAX_TENSORS:
+        raise format_error(path, "no tree of arrays", expected="'tree_metadata'")
+    context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
+    opening = {}
+    for name, stored in _arrays(path, tree):
+        if name in opening:
+            raise format_error(path, "duplicate name", tensor=name)
+        spec = {"driver": driver, "kvstore": _kvstore(path, ocdbt, name, stored)}
+        opening[name] = tensorstore.open(spec, context=context, open=True, read=True)
+    stores = {}
+    for name, future in opening.items():
         try:
-            listing = read_json_object(path)
-        except ConfigError as error:
-            raise format_error(path, "not a list of arrays", found=error.message) from error
-        self._ocdbt = listing.get("use_ocdbt", False) is True
-        self._driver = "zarr3" if listing.get("use_zarr3", False) is True else "zarr"
-        sizes = [(file, file.lstat().st_size) for file in _files(path.parent)]
-        self._files = tuple(file for file, _ in sizes if file.parent.name == "d")
-        self._list(listing.get("tree_metadata"), sum(size for _, size in sizes))
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The metadata file, and the files of the store if the arrays share one."""
-        return (self.path, *self._files)
-
-    def close(self) -> None:
-        """Close the arrays."""
-        self.tensors = {}
-
-    def _list(self, tree: object, nbytes: int) -> None:
-        tensorstore = _tensorstore(self.path)
-        if not isinstance(tree, dict) or len(tree) > MAX_TENSORS:
-            raise format_error(self.path, "no tree of arrays", expected="'tree_metadata'")
-        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
-        opening = {}
-        for name, stored in self._arrays(tree):
-            if name in opening:
-                raise format_error(self.path, "duplicate name", tensor=name)
-            opening[name] = tensorstore.open(
-                {"driver": self._driver, "kvstore": self._kvstore(name, stored)},
-                context=context,
-                open=True,
-                read=True,
-            )
-        for number, (name, future) in enumerate(opening.items()):
-            try:
-                store = future.result()
-            except Exception as error:
-                raise format_error(
-                    self.path, "an array cannot be opened", tensor=name, found=_short(error)
-                ) from error
-            unknown = sorted(_codecs(store.spec().to_json().get("metadata")) - _CODECS)
-            if unknown:
-                raise format_error(
-                    self.path,
-                    "unsupported compression",
-                    tensor=name,
-                    expected=f"one of {', '.join(sorted(_CODECS))}",
-                    found=", ".join(unknown),
-                )
-            spec = checked_spec(self.path, name, store.dtype.name, store.shape)
-            chunk = spec.nbytes // max(spec.size, 1)
-            for length in store.chunk_layout.read_chunk.shape or ():
-                chunk *= length
-            if max(spec.nbytes, chunk) > max(1 << 20, MAX_RATIO * nbytes):
-                raise format_error(
-                    self.path,
-                    "an array is larger than its files can be",
-                    tensor=name,
-                    expected=f"at most {MAX_RATIO} times {nbytes} bytes",
-                    found=f"{spec.describe()} in chunks of {chunk} bytes",
-                )
-            self.tensors[name] = OrbaxTensor(spec, self.path, number, store)
-
-    def _arrays(self, tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Yield the name of each array, and its name in the store."""
-        for entry in tree.values():
-            keys = entry.get("key_metadata") if isinstance(entry, dict) else None
-            value = entry.get("value_metadata") if isinstance(entry, dict) else None
-            if not isinstance(keys, list) or not isinstance(value, dict):
-                raise format_error(
-                    self.path, "an entry has no keys or no value", tensor=str(entry)[:80]
-                )
-            parts = [key.get("key") if isinstance(key, dict) else None for key in keys]
-            texts = [str(part) for part in parts if isinstance(part, str | int)]
-            stored = ".".join(texts)
-            plain = stored.isprintable() and "/" not in stored and stored.strip(".")
-            if len(texts) != len(parts) or not plain:
-                raise format_error(
-                    self.path, "an array's keys are not plain names", tensor=stored[:80]
-                )
-            if value.get("value_type") not in ("None", "string") and not value.get(
-                "skip_deserialize"
-            ):
-                yield "/".join(texts), stored
-
-    def _kvstore(self, name: str, stored: str) -> dict[str, Any]:
-        """Return TensorStore's specification of an array's storage."""
-        directory = self.path.parent.resolve()
-        if self._ocdbt:
-            return {"driver": "ocdbt", "base": f"file://{directory}/", "path": f"{stored}/"}
-        path = directory / stored
-        try:
-            linked = path.is_symlink()
-        except OSError as error:  # the name is too long
+            stores[name] = future.result()
+        except Exception as error:
             raise format_error(
-                self.path, "an array cannot be opened", tensor=name, found=error.strerror
+                path, "an array cannot be opened", tensor=name, found=_short(error)
             ) from error
-        if linked:
-            raise format_error(self.path, "an array is a link", tensor=name)
-        return {"driver": "file", "path": f"{path}/"}
+    return stores
+
+
+def _checked_array(path: Path, name: str, store: Any, nbytes: int) -> TensorSpec:
+    """Return an array's specification, after checking compression and size.
+
+    Args:
+        path: the metadata file.
+        name: of the array.
+        store: TensorStore's handle of it.
+        nbytes: of all files of the directory.
+
+    """
+    unknown = sorted(_codecs(store.spec().to_json().get("metadata")) - _CODECS)
+    if unknown:
+        raise format_error(
+            path,
+            "unsupported compression",
+            tensor=name,
+            expected=f"one of {', '.join(sorted(_CODECS))}",
+            found=", ".join(unknown),
+        )
+    spec = checked_spec(path, name, store.dtype.name, store.shape)
+    chunk = spec.nbytes // max(spec.size, 1)
+    for length in store.chunk_layout.read_chunk.shape or ():
+        chunk *= length
+    if max(spec.nbytes, chunk) > max(1 << 20, MAX_RATIO * nbytes):
+        raise format_error(
+            path,
+            "an array is larger than its files can be",
+            tensor=name,
+            expected=f"at most {MAX_RATIO} times {nbytes} bytes",
+            found=f"{spec.describe()} in chunks of {chunk} bytes",
+        )
+    return spec
+
+
+def _arrays(path: Path, tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each array, and its name in the store."""
+    for entry in tree.values():
+        keys = entry.get("key_metadata") if isinstance(entry, dict) else None
+        value = entry.get("value_metadata") if isinstance(entry, dict) else None
+        if not isinstance(keys, list) or not isinstance(value, dict):
+            raise format_error(path, "an entry has no keys or no value", tensor=str(entry)[:80])
+        parts = [key.get("key") if isinstance(key, dict) else None for key in keys]
+        texts = [str(part) for part in parts if isinstance(part, str | int)]
+        stored = ".".join(texts)
+        plain = stored.isprintable() and "/" not in stored and stored.strip(".")
+        if len(texts) != len(parts) or not plain:
+            raise format_error(path, "an array's keys are not plain names", tensor=stored[:80])
+        if value.get("value_type") not in ("None", "string") and not value.get("skip_deserialize"):
+            yield "/".join(texts), stored
+
+
+def _kvstore(metadata: Path, ocdbt: bool, name: str, stored: str) -> dict[str, Any]:
+    """Return TensorStore's specification of an array's storage."""
+    directory = metadata.parent.resolve()
+    if ocdbt:
+        return {"driver": "ocdbt", "base": f"file://{directory}/", "path": f"{stored}/"}
+    path = directory / stored
+    try:
+        linked = path.is_symlink()
+    except OSError as error:  # the name is too long
+        raise format_error(
+            metadata, "an array cannot be opened", tensor=name, found=error.strerror
+        ) from error
+    if linked:
+        raise format_error(metadata, "an array is a link", tensor=name)
+    return {"driver": "file", "path": f"{path}/"}
 
 
 def _files(directory: Path) -> list[Path]:
@@ -206,16 +213,6 @@ def _codecs(metadata: object) -> set[str]:
     return names
 
 
-def _tensorstore(path: Path) -> Any:
-    """Return the module tensorstore, imported when the first Orbax directory is opened.
-
-    Raises:
-        UnsupportedError: if it is not installed.
-
-    """
-    return import_optional("tensorstore", "flax", f"{path.parent}: an Orbax checkpoint")
-
-
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
@@ -230,7 +227,7 @@ class OrbaxFormat(FileFormat):
         """Return whether the file starts with the JSON of a tree of arrays."""
         return head.replace(b" ", b"").startswith(b'{"tree_metadata"')
 
-    def open(self, file: FileHandle) -> OrbaxReader:
+    def open(self, file: FileHandle) -> Reader:
         """List the arrays of the directory that `file` is in, which must be local.
 
         Raises:
@@ -238,7 +235,7 @@ class OrbaxFormat(FileFormat):
 
         """
         file.close()
-        return OrbaxReader(file.path)
+        return open_orbax(file.path)
 
 
 FORMAT: FileFormat = OrbaxFormat()

@@ -26,10 +26,10 @@ from converter.formats.base import (
 from converter.formats.file_handle import (
     MAX_TENSORS,
     FileHandle,
-    FileReader,
     checked_spec,
     closed_on_error,
     create_file,
+    ends_early,
     format_error,
 )
 from converter.formats.stored_tensors import ContiguousTensor
@@ -145,16 +145,12 @@ def _read_header(handle: FileHandle) -> Reader:
         position = end
         segment = Segment(0, data + begin, spec.nbytes)
         tensors[spec.name] = ContiguousTensor(spec, handle, (segment,))
-    if data + position != handle.size:
-        raise format_error(
-            path,
-            "the file ends early" if data + position > handle.size else "trailing bytes",
-            tensor=next(reversed(tensors), None),
-            expected=f"{data + position} bytes",
-            found=f"{handle.size} bytes",
-            remedy="fetch or write the file again",
-        )
-    return FileReader(handle, tensors, header.metadata)
+    expected, found = f"{data + position} bytes", f"{handle.size} bytes"
+    if data + position > handle.size:
+        raise ends_early(path, expected, found, next(reversed(tensors), None))
+    if data + position < handle.size:
+        raise format_error(path, "trailing bytes", expected=expected, found=found)
+    return Reader(path=path, tensors=tensors, close=handle.close, metadata=header.metadata)
 
 
 class _Header:

@@ -37,9 +37,9 @@ LIES = {
     ),
     "too few bytes": ([(b"", HEADER), one(size=44)], "size and shape disagree"),
     "negative size": ([(b"", HEADER), one(size=-48)], "size and shape disagree"),
-    "beyond the end": ([(b"", HEADER), one(offset=4)], "the data file ends early"),
-    "before the start": ([(b"", HEADER), one(offset=-48)], "the data file ends early"),
-    "far beyond": ([(b"", HEADER), one(offset=(1 << 63) - 1)], "the data file ends early"),
+    "beyond the end": ([(b"", HEADER), one(offset=4)], "the file ends early"),
+    "before the start": ([(b"", HEADER), one(offset=-48)], "the file ends early"),
+    "far beyond": ([(b"", HEADER), one(offset=(1 << 63) - 1)], "the file ends early"),
     "another data file": ([(b"", HEADER), one(shard=1)], "is in a data file that does not exist"),
     "negative data file": ([(b"", HEADER), one(shard=-1)], "is in a data file that does not exist"),
     "shared bytes": (

@@ -29,9 +29,9 @@ class FlaxMsgpackFormat(FileFormat):
 
     def open(self, file: FileHandle) -> Reader:
         """List the arrays; plain values (steps, counters) become the reader's metadata."""
-        from converter.formats.flax_msgpack.reader import FlaxReader
+        from converter.formats.flax_msgpack.reader import open_msgpack
 
-        return FlaxReader(file)
+        return open_msgpack(file)
 
     def preallocate(self, spec: FileSpec) -> PreallocatedFile:
         """Create the file: names are nested at ``/``; metadata are not stored."""

@@ -7,13 +7,19 @@ Supports what ``flax.serialization`` writes: maps, lists, plain values, and thre
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from converter.errors import FormatError
-from converter.formats.base import Reader, Segment
-from converter.formats.file_handle import MAX_RANK, FileHandle, checked_spec, format_error
+from converter.formats.base import Reader, Segment, StoredTensor
+from converter.formats.file_handle import (
+    MAX_RANK,
+    FileHandle,
+    checked_spec,
+    closed_on_error,
+    format_error,
+)
 from converter.formats.flax_msgpack.writer import CHUNKED
 from converter.formats.stored_tensors import ContiguousTensor
 from converter.tensors import TensorSpec
@@ -346,69 +352,61 @@ MAX_NAME_CHARACTERS = 32 << 20
 """Characters of all names together: deep nesting multiplies what the file itself holds."""
 
 
-class FlaxReader(Reader):
-    """An opened Flax msgpack file; plain values (steps, counters) are its `metadata`."""
+def open_msgpack(file: FileHandle) -> Reader:
+    """List the arrays of a Flax msgpack file; plain values become the reader's metadata.
 
-    def __init__(self, file: FileHandle) -> None:
-        self.path = file.path
-        self.tensors: dict[str, ContiguousTensor] = {}
-        self.duplicates: dict[str, Sequence[ContiguousTensor]] = {}
-        self.metadata: dict[str, str] = {}
-        self._handle = file
-        try:
-            self._list(parse(self._handle))
-        except BaseException:
-            self.close()
-            raise
+    Raises:
+        FormatError: if the file is damaged, inconsistent or hostile.
 
-    def close(self) -> None:
-        """Close the file."""
-        self._handle.close()
-
-    def _list(self, root: dict[str, Node]) -> None:
-        characters = 0
-        for name, leaf in _leaves(root, ""):
+    """
+    tensors: dict[str, StoredTensor] = {}
+    metadata: dict[str, str] = {}
+    characters = 0
+    with closed_on_error(file):
+        for name, leaf in _leaves(parse(file), ""):
             characters += len(name)
             if characters > MAX_NAME_CHARACTERS:
-                raise format_error(self.path, "the names are too long", tensor=name)
-            if name in self.tensors or name in self.metadata:
-                raise format_error(self.path, "duplicate name", tensor=name)
+                raise format_error(file.path, "the names are too long", tensor=name)
+            if name in tensors or name in metadata:
+                raise format_error(file.path, "duplicate name", tensor=name)
             if isinstance(leaf, ArrayLeaf):
                 segment = Segment(0, leaf.offset, leaf.nbytes)
                 spec = TensorSpec(name, leaf.dtype, leaf.shape)
-                self.tensors[name] = ContiguousTensor(spec, self._handle, [segment])
+                tensors[name] = ContiguousTensor(spec, file, [segment])
             elif isinstance(leaf, dict):
-                self.tensors[name] = self._chunked(name, leaf)
+                tensors[name] = _chunked(file, name, leaf)
             elif leaf is not None:
-                self.metadata[name] = str(leaf)
+                metadata[name] = str(leaf)
+    return Reader(path=file.path, tensors=tensors, close=file.close, metadata=metadata)
 
-    def _chunked(self, name: str, node: dict[str, Node]) -> ContiguousTensor:
-        """Return an array that is stored in chunks, too large for one msgpack object."""
-        shape = _numbered(node.get("shape"), int)
-        chunks = _numbered(node.get("chunks"), ArrayLeaf)
-        if shape is None or not chunks:
-            raise format_error(
-                self.path,
-                "a chunked array lacks its shape or its chunks",
-                tensor=name,
-                expected="maps 'shape' and 'chunks' with the keys 0, 1, …",
-            )
-        if len({chunk.dtype for chunk in chunks}) > 1:
-            raise format_error(self.path, "the chunks of an array differ in dtype", tensor=name)
-        spec = checked_spec(self.path, name, chunks[0].dtype, shape)
-        segments, done = [], 0
-        for chunk in chunks:
-            segments.append(Segment(done, chunk.offset, chunk.nbytes))
-            done += chunk.nbytes
-        if done != spec.nbytes:
-            raise format_error(
-                self.path,
-                "the chunks of an array do not fill its shape",
-                tensor=name,
-                expected=f"{spec.nbytes} bytes for {spec.describe()}",
-                found=f"{done} bytes",
-            )
-        return ContiguousTensor(spec, self._handle, segments)
+
+def _chunked(file: FileHandle, name: str, node: dict[str, Node]) -> StoredTensor:
+    """Return an array that is stored in chunks, too large for one msgpack object."""
+    shape = _numbered(node.get("shape"), int)
+    chunks = _numbered(node.get("chunks"), ArrayLeaf)
+    if shape is None or not chunks:
+        raise format_error(
+            file.path,
+            "a chunked array lacks its shape or its chunks",
+            tensor=name,
+            expected="maps 'shape' and 'chunks' with the keys 0, 1, …",
+        )
+    if len({chunk.dtype for chunk in chunks}) > 1:
+        raise format_error(file.path, "the chunks of an array differ in dtype", tensor=name)
+    spec = checked_spec(file.path, name, chunks[0].dtype, shape)
+    segments, done = [], 0
+    for chunk in chunks:
+        segments.append(Segment(done, chunk.offset, chunk.nbytes))
+        done += chunk.nbytes
+    if done != spec.nbytes:
+        raise format_error(
+            file.path,
+            "the chunks of an array do not fill its shape",
+            tensor=name,
+            expected=f"{spec.nbytes} bytes for {spec.describe()}",
+            found=f"{done} bytes",
+        )
+    return ContiguousTensor(spec, file, segments)
 
 
 def _leaves(node: dict[str, Node], prefix: str) -> Iterator[tuple[str, Node]]:

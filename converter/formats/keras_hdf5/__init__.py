@@ -30,9 +30,9 @@ class KerasHdf5Format(FileFormat):
 
     def open(self, file: FileHandle) -> Reader:
         """List the datasets; see `FileFormat.open`."""
-        from converter.formats.keras_hdf5.reader import KerasReader
+        from converter.formats.keras_hdf5.reader import open_hdf5
 
-        return KerasReader(file)
+        return open_hdf5(file)
 
     def preallocate(self, spec: FileSpec) -> PreallocatedFile:
         """Create the file; see `converter.formats.keras_hdf5.writer.create_hdf5`."""

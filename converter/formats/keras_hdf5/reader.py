@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from converter.formats.base import Reader, StoredTensor
@@ -18,97 +19,92 @@ Variable = tuple[str, str, bool]
 """A variable's path in the file, its name, and whether it is in a flat file."""
 
 
-class KerasReader(Reader):
-    """An opened ``tf_model.h5``, complete or a shard.
+def open_hdf5(file: FileHandle) -> Reader:
+    """List the weights of a ``tf_model.h5``, complete or a shard.
 
-    Its `metadata` are those of `create_hdf5`: ``scope``, the most frequent of the removed
+    The reader's metadata are those of `create_hdf5`: ``scope``, the most frequent of the removed
     components, ``layout``, and ``shared`` where a layer lists a weight of an earlier layer.
+
+    Raises:
+        FormatError: if the file is damaged, inconsistent, hostile, or has no Keras weights.
+
     """
-
-    def __init__(self, file: FileHandle) -> None:
-        self.path = file.path
-        self.tensors: dict[str, StoredTensor] = {}
-        self.duplicates: dict[str, list[StoredTensor]] = {}
-        self.metadata: dict[str, str] = {}
-        self._handle = file
-        self._objects: Hdf5Objects | None = None
-        try:
-            self._objects = Hdf5Objects(self._handle)
-            self._list(self._objects)
-            if not self._objects.needs_h5py:
-                self._objects.close()
-                self._objects = None
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        self._handle.close()
-        objects, self._objects = self._objects, None
-        if objects is not None:
-            objects.close()
-
-    def _list(self, objects: Hdf5Objects) -> None:
+    with ExitStack() as stack:
+        stack.callback(file.close)
+        objects = Hdf5Objects(file)
+        stack.callback(objects.close)
+        variables = _bounded(file, _variables(objects))
+        submodels = _submodel_layers(variables)
+        tensors: dict[str, StoredTensor] = {}
+        duplicates: dict[str, list[StoredTensor]] = {}
         scopes: Counter[str] = Counter()
         shared: dict[str, list[str]] = {}
-        flat = False
-        variables = self._bounded(self._variables(objects))
-        models = _models(variables)
         for path, variable, is_flat in variables:
-            flat |= is_flat
             name = variable
             if "/" in variable and (not is_flat or "model." in variable):
                 scope, _, below = variable.partition("/")
                 scopes[scope] += 1
-                name = variable if scope in models else below
+                name = variable if scope in submodels else below
             tensor = objects.tensor(path, name)
-            if name in self.tensors:
-                self.duplicates.setdefault(name, []).append(tensor)
+            if name in tensors:
+                duplicates.setdefault(name, []).append(tensor)
                 shared.setdefault(path.partition("/")[0], []).append(name)
             else:
-                self.tensors[name] = tensor
+                tensors[name] = tensor
+        flat = any(is_flat for _, _, is_flat in variables)
+        metadata = {"layout": "flat" if flat else "layers"}
         if scopes:
-            self.metadata["scope"] = scopes.most_common(1)[0][0]
-        self.metadata["layout"] = "flat" if flat else "layers"
+            metadata["scope"] = scopes.most_common(1)[0][0]
         if shared and not flat:
-            self.metadata["shared"] = json.dumps(shared)
-
-    def _bounded(self, variables: Iterator[Variable]) -> list[Variable]:
-        """Return all of `variables`, if they are not too many for the file."""
-        total, listed = 0, []
-        limit = min(MAX_TENSORS, self._handle.size // 64)
-        for variable in variables:
-            listed.append(variable)
-            total += len(variable[0])
-            if len(listed) > limit or total > MAX_NAME_BYTES:
-                count = f"over {len(listed)}"
-                raise format_error(self.path, "the file lists too many names", found=count)
-        return listed
-
-    def _variables(self, objects: Hdf5Objects) -> Iterator[Variable]:
-        """Yield each variable that is listed."""
-        layers = objects.names("", "layer_names")
-        if layers is None:
-            raise format_error(
-                self.path,
-                "no Keras weights",
-                expected="an attribute 'layer_names' at the root",
-                remedy="a '.weights.h5' of Keras 3 stores no variable names: load it into its "
-                "model with load_weights, then use save_pretrained",
-            )
-        for layer in _unique(self.path, layers):
-            if objects.is_dataset(layer):
-                yield layer, layer, True
-                continue
-            weights = objects.names(layer, "weight_names")
-            if weights is None:
-                raise format_error(self.path, "a layer does not list its weights", tensor=layer)
-            for weight in _unique(self.path, weights):
-                yield f"{layer}/{weight}", weight, False
+            metadata["shared"] = json.dumps(shared)
+        if not objects.needs_h5py:
+            objects.close()
+        return Reader(
+            path=file.path,
+            tensors=tensors,
+            close=stack.pop_all().close,
+            metadata=metadata,
+            duplicates=duplicates,
+        )
 
 
-def _models(variables: list[Variable]) -> set[str]:
+def _bounded(file: FileHandle, variables: Iterator[Variable]) -> list[Variable]:
+    """Return all of `variables`, if they are not too many for the file."""
+    total, listed = 0, []
+    limit = min(MAX_TENSORS, file.size // 64)
+    for variable in variables:
+        listed.append(variable)
+        total += len(variable[0])
+        if len(listed) > limit or total > MAX_NAME_BYTES:
+            count = f"over {len(listed)}"
+            raise format_error(file.path, "the file lists too many names", found=count)
+    return listed
+
+
+def _variables(objects: Hdf5Objects) -> Iterator[Variable]:
+    """Yield each variable that is listed."""
+    path = objects.handle.path
+    layers = objects.names("", "layer_names")
+    if layers is None:
+        raise format_error(
+            path,
+            "no Keras weights",
+            expected="an attribute 'layer_names' at the root",
+            remedy="a '.weights.h5' of Keras 3 stores no variable names: load it into its model "
+            "with load_weights, then use save_pretrained",
+        )
+    for layer in _unique(path, layers):
+        if objects.is_dataset(layer):
+            yield layer, layer, True
+            continue
+        weights = objects.names(layer, "weight_names")
+        if weights is None:
+            raise format_error(path, "a layer does not list its weights", tensor=layer)
+        for weight in _unique(path, weights):
+            yield f"{layer}/{weight}", weight, False
+
+
+def _submodel_layers(variables: list[Variable]) -> set[str]:
     """Return the layers that are models of their own.
 
     A composite model lists its submodels as layers, ``tf_bert_model`` and

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 
 from converter.errors import FormatError
-from converter.formats.file_handle import FileHandle, format_error
+from converter.formats.file_handle import FileHandle, ends_early, format_error
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DTYPES: frozenset[str] = frozenset(
@@ -41,7 +41,7 @@ def check_superblock(handle: FileHandle) -> None:
     if version in (0, 1):
         sizes, start = head[13:15], 24 if version == 0 else 28
         if len(head) < start + 32:
-            raise format_error(handle.path, "the file ends early", found=f"{handle.size} bytes")
+            raise ends_early(handle.path, f"{start + 32} bytes", f"{handle.size} bytes")
         base, _, end, driver = struct.unpack_from("<QQQQ", head, start)
     elif version in (2, 3):
         sizes = head[9:11]
@@ -57,13 +57,7 @@ def check_superblock(handle: FileHandle) -> None:
     if base != 0 or driver != _UNDEFINED:
         raise format_error(handle.path, "an HDF5 file that is embedded or split over several files")
     if end > handle.size:
-        raise format_error(
-            handle.path,
-            "the file ends early",
-            expected=f"{end} bytes",
-            found=f"{handle.size} bytes",
-            remedy="fetch or write the file again",
-        )
+        raise ends_early(handle.path, f"{end} bytes", f"{handle.size} bytes")
 
 
 MAX_STRING = 4096

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
-from pathlib import Path
 
 from converter.errors import CheckpointError, Problem
 from converter.formats.base import Reader, Segment, StoredTensor
-from converter.formats.file_handle import MAX_TENSORS, FileHandle, checked_spec, format_error
+from converter.formats.file_handle import (
+    MAX_TENSORS,
+    FileHandle,
+    checked_spec,
+    ends_early,
+    format_error,
+)
 from converter.formats.stored_tensors import ContiguousTensor
 from converter.formats.tensorflow_checkpoint.partitioned import (
     PART_KEY_PREFIX,
@@ -61,28 +65,7 @@ _VERSION = 1
 _MAX_SHARDS = 10_000
 
 
-class TensorflowCheckpointReader(Reader):
-    """An opened TensorFlow checkpoint."""
-
-    def __init__(self, path: Path, files: tuple[Path, ...]) -> None:
-        self.path = path
-        self._files = files
-        self.tensors: dict[str, StoredTensor] = {}
-        self.duplicates: Mapping[str, Sequence[StoredTensor]] = {}
-        self.metadata: Mapping[str, str] = {}
-        self.stack = ExitStack()
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The index and all data files."""
-        return self._files
-
-    def close(self) -> None:
-        """Close the files."""
-        self.stack.close()
-
-
-def open_index(file: FileHandle) -> TensorflowCheckpointReader:
+def open_index(file: FileHandle) -> Reader:
     """List the tensors of the checkpoint whose index is `file`; reads the index alone.
 
     Raises:
@@ -92,9 +75,14 @@ def open_index(file: FileHandle) -> TensorflowCheckpointReader:
     """
     with ExitStack() as stack:
         stack.callback(file.close)
-        reader = _Index(file, stack).reader()
-        reader.stack = stack.pop_all()
-        return reader
+        index = _Index(file, stack)
+        tensors = index.tensors()
+        return Reader(
+            path=file.path,
+            tensors=tensors,
+            close=stack.pop_all().close,
+            other_files=tuple(shard.path for shard in index.shards),
+        )
 
 
 class _Index:
@@ -107,24 +95,23 @@ class _Index:
         self._header = BundleHeader()
         self._entries: dict[str, BundleEntry] = {}
         self._parts: dict[bytes, BundleEntry] = {}
-        self._shards: list[FileHandle] = []
+        self.shards: list[FileHandle] = []
         self._ranges: list[tuple[int, int, int, str]] = []
         """Shard, begin, end and name of everything that takes bytes."""
         self._parse(handle)
 
-    def reader(self) -> TensorflowCheckpointReader:
-        """Return the reader, its tensors in the order of the data files."""
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Return the tensors by name, in the order of the data files."""
         self._open_data_files()
-        data = (handle.path for handle in self._shards)
-        reader = TensorflowCheckpointReader(self.path, (self.path, *data))
-        tensors = {name: self._tensor(name, entry) for name, entry in self._entries.items()}
+        stored = {name: self._tensor(name, entry) for name, entry in self._entries.items()}
         self._check_no_overlap()
-        for raw, tensor in sorted(tensors.items(), key=lambda item: item[1].location[:2]):
+        tensors: dict[str, StoredTensor] = {}
+        for raw, tensor in sorted(stored.items(), key=lambda item: item[1].location[:2]):
             name = raw.removesuffix(_SUFFIX)
-            if name in reader.tensors:
+            if name in tensors:
                 raise format_error(self.path, "duplicate name", tensor=name)
-            reader.tensors[name] = tensor
-        return reader
+            tensors[name] = tensor
+        return tensors
 
     def _check_no_overlap(self) -> None:
         """Raise if a byte belongs to two tensors, or a part to no variable."""
@@ -197,7 +184,7 @@ class _Index:
                 missing.append(str(self.path.with_name(name)))
             else:
                 self._stack.callback(handle.close)
-                self._shards.append(handle)
+                self.shards.append(handle)
         if missing:
             raise CheckpointError(
                 f"{self.path}: {len(missing)} of {count} data file(s) are missing",
@@ -258,17 +245,11 @@ class _Index:
                 expected=f"{spec.nbytes} bytes for {spec.describe()}",
                 found=f"{entry.size} bytes",
             )
-        handle = self._shards[entry.shard]
+        handle = self.shards[entry.shard]
         end = entry.offset + entry.size
         if not 0 <= entry.offset <= end <= handle.size:
-            raise format_error(
-                self.path,
-                "the data file ends early",
-                tensor=spec.name,
-                expected=f"bytes {entry.offset} to {end} in {handle.path.name}",
-                found=f"{handle.size} bytes",
-                remedy="fetch or write the file again",
-            )
+            expected = f"bytes {entry.offset} to {end} in {handle.path.name}"
+            raise ends_early(self.path, expected, f"{handle.size} bytes", spec.name)
         if entry.size:
             self._ranges.append((entry.shard, entry.offset, end, spec.name))
         segment = Segment(0, entry.offset, entry.size)

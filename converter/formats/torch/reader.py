@@ -14,9 +14,9 @@ from converter.errors import FormatError
 from converter.formats.base import Reader, Segment, StoredTensor
 from converter.formats.file_handle import (
     FileHandle,
-    FileReader,
     checked_spec,
     closed_on_error,
+    ends_early,
     format_error,
     sanitize,
 )
@@ -147,14 +147,8 @@ def _locate_storages(
         count = int.from_bytes(handle.read(position, 8, f"storage {key}"), "little")
         nbytes = count * itemsize(storages[key].dtype)
         if position + 8 + nbytes > handle.size:
-            raise format_error(
-                handle.path,
-                "the file ends early",
-                tensor=f"storage {key}",
-                expected=f"{count} elements of {storages[key].dtype} from {position + 8}",
-                found=f"{handle.size} bytes",
-                remedy="fetch or write the file again",
-            )
+            expected = f"{count} elements of {storages[key].dtype} from {position + 8}"
+            raise ends_early(handle.path, expected, f"{handle.size} bytes", f"storage {key}")
         extents[key] = (position + 8, nbytes)
         position += 8 + nbytes
     return extents
@@ -191,7 +185,7 @@ def _reader(
         metadata["ignored"] = ", ".join(named.ignored)
     if hooks.unusual_imports:
         metadata["imports"] = sanitize(", ".join(hooks.unusual_imports))
-    return FileReader(handle, tensors, metadata)
+    return Reader(path=handle.path, tensors=tensors, close=handle.close, metadata=metadata)
 
 
 def _stored_tensor(

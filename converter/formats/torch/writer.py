@@ -18,6 +18,13 @@ from converter.formats.base import FileSpec, PreallocatedFile, Segment
 from converter.formats.file_handle import create_file
 from converter.formats.stored_tensors import contiguous_strides
 from converter.formats.torch.storages import STORAGE_OF
+from converter.formats.torch.zip_archive import (
+    DIRECTORY_ENTRY,
+    END,
+    END64,
+    LOCAL_HEADER,
+    LOCATOR64,
+)
 from converter.tensors import TensorSpec
 
 _PREFIX = "archive"
@@ -113,24 +120,11 @@ class _Entry:
         padding = -end % _ALIGNMENT
         extra += struct.pack("<2sH", b"FB", padding) + b"Z" * padding
         shown = _FULL32 if large else self.size
-        return (
-            struct.pack(
-                "<4sHHHHHIIIHH",
-                b"PK\x03\x04",
-                _ZIP64 if large else _PLAIN,
-                _UTF8,
-                0,
-                0,
-                _DATE,
-                self.crc32,
-                shown,
-                shown,
-                len(self.name),
-                len(extra),
-            )
-            + self.name
-            + extra
+        version, n = _ZIP64 if large else _PLAIN, len(self.name)
+        head = LOCAL_HEADER.pack(
+            b"PK\3\4", version, _UTF8, 0, 0, _DATE, self.crc32, shown, shown, n, len(extra)
         )
+        return head + self.name + extra
 
     def directory_entry(self) -> bytes:
         """Return the record's entry in the directory."""
@@ -141,42 +135,23 @@ class _Entry:
             longs, header = longs + struct.pack("<Q", header), _FULL32
         extra = struct.pack("<HH", 1, len(longs)) + longs if longs else b""
         version = _ZIP64 if longs else _PLAIN
-        return (
-            struct.pack(
-                "<4sHHHHHHIIIHHHHHII",
-                b"PK\x01\x02",
-                version,
-                version,
-                _UTF8,
-                0,
-                0,
-                _DATE,
-                self.crc32,
-                size,
-                size,
-                len(self.name),
-                len(extra),
-                0,
-                0,
-                0,
-                0,
-                header,
-            )
-            + self.name
-            + extra
+        lengths = (len(self.name), len(extra), 0, 0, 0, 0, header)
+        head = DIRECTORY_ENTRY.pack(
+            b"PK\1\2", version, version, _UTF8, 0, 0, _DATE, self.crc32, size, size, *lengths
         )
+        return head + self.name + extra
 
 
 def _trailer(count: int, start: int, size: int) -> bytes:
     """Return the end of the archive, with the offset of its directory."""
     end64 = b""
     if count >= _FULL16 or max(start, size) >= _FULL32:
-        end64 = struct.pack(
-            "<4sQHHIIQQQQ", b"PK\x06\x06", 44, _ZIP64, _ZIP64, 0, 0, count, count, size, start
-        ) + struct.pack("<4sIQI", b"PK\x06\x07", 0, start + size, 1)
+        end64 = END64.pack(
+            b"PK\6\6", 44, _ZIP64, _ZIP64, 0, 0, count, count, size, start
+        ) + LOCATOR64.pack(b"PK\6\7", 0, start + size, 1)
     short = min(count, _FULL16)
     sizes = (min(size, _FULL32), min(start, _FULL32))
-    return end64 + struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, short, short, *sizes, 0)
+    return end64 + END.pack(b"PK\5\6", 0, 0, short, short, *sizes, 0)
 
 
 def _state_dict(tensors: Sequence[TensorSpec], aliases: Mapping[str, str]) -> bytes:

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from converter.formats.file_handle import MAX_TENSORS, FileHandle, format_error
 
 STORED, DEFLATED = 0, 8
-_LOCAL = struct.Struct("<4sHHHHHIIIHH")
-_ENTRY = struct.Struct("<4sHHHHHHIIIHHHHHII")
-_END = struct.Struct("<4sHHHHIIH")
-_END64 = struct.Struct("<4sQHHIIQQQQ")
-_LOCATOR = struct.Struct("<4sIQI")
+LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
+DIRECTORY_ENTRY = struct.Struct("<4sHHHHHHIIIHHHHHII")
+END = struct.Struct("<4sHHHHIIH")
+END64 = struct.Struct("<4sQHHIIQQQQ")
+LOCATOR64 = struct.Struct("<4sIQI")
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 _ENCRYPTED, _DESCRIPTOR = 0x0001, 0x0008
 _MAX_COMMENT = 0xFFFF
@@ -55,7 +55,9 @@ def read_directory(handle: FileHandle) -> dict[str, Record]:
     """
     start, size, count = _find_directory(handle)
     listed = _parse_directory(handle, handle.read(start, size), count)
-    handle.prefetch((record.header, _LOCAL.size + len(record.name.encode())) for record in listed)
+    handle.prefetch(
+        (record.header, LOCAL_HEADER.size + len(record.name.encode())) for record in listed
+    )
     records: dict[str, Record] = {}
     position = 0
     for record in sorted(listed, key=lambda record: record.header):
@@ -124,28 +126,28 @@ def _find_directory(handle: FileHandle) -> tuple[int, int, int]:
     """Return offset, bytes and number of entries of the directory."""
     path, size = handle.path, handle.size
     for comment in (0, _MAX_COMMENT):  # torch writes none
-        tail_start = max(0, size - _END.size - comment - _LOCATOR.size)
+        tail_start = max(0, size - END.size - comment - LOCATOR64.size)
         tail = handle.read(tail_start, size - tail_start)
         at = tail.rfind(b"PK\x05\x06")
         if at >= 0:
             break
-    if at < 0 or len(tail) - at < _END.size:
+    if at < 0 or len(tail) - at < END.size:
         raise format_error(
             path,
             "the zip archive has no directory at its end",
             remedy="it is probably truncated: fetch or write the file again",
         )
-    _, disk, first_disk, disk_count, count, length, start, comment = _END.unpack_from(tail, at)
-    if at + _END.size + comment != len(tail):
+    _, disk, first_disk, disk_count, count, length, start, comment = END.unpack_from(tail, at)
+    if at + END.size + comment != len(tail):
         raise format_error(path, "bytes after the end of the zip archive")
     end = tail_start + at
     saturated = _FULL16 in (disk_count, count) or _FULL32 in (length, start)
-    if at >= _LOCATOR.size and tail[at - _LOCATOR.size :].startswith(b"PK\x06\x07"):
-        _, disk64, offset64, disks = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
-        limit = end - _LOCATOR.size
-        if disk64 or disks > 1 or offset64 + _END64.size > limit:
+    if at >= LOCATOR64.size and tail[at - LOCATOR64.size :].startswith(b"PK\x06\x07"):
+        _, disk64, offset64, disks = LOCATOR64.unpack_from(tail, at - LOCATOR64.size)
+        limit = end - LOCATOR64.size
+        if disk64 or disks > 1 or offset64 + END64.size > limit:
             raise format_error(path, "impossible zip64 directory", found=f"offset {offset64}")
-        fields = _END64.unpack(handle.read(offset64, _END64.size))
+        fields = END64.unpack(handle.read(offset64, END64.size))
         if fields[0] != b"PK\x06\x06" or offset64 + 12 + fields[1] != limit or any(fields[4:6]):
             raise format_error(path, "malformed zip64 directory", found=f"offset {offset64}")
         short = (disk_count, count, length, start)
@@ -161,7 +163,7 @@ def _find_directory(handle: FileHandle) -> tuple[int, int, int]:
         raise format_error(path, "the zip64 directory is missing")
     if disk or first_disk or disk_count != count:
         raise format_error(path, "a zip archive of several disks")
-    if start + length != end or count > MAX_TENSORS + 16 or count * _ENTRY.size > length:
+    if start + length != end or count > MAX_TENSORS + 16 or count * DIRECTORY_ENTRY.size > length:
         raise format_error(
             path,
             "impossible zip directory",
@@ -176,13 +178,13 @@ def _parse_directory(handle: FileHandle, data: bytes, count: int) -> list[Record
     path, at = handle.path, 0
     records: list[Record] = []
     for _ in range(count):
-        if len(data) - at < _ENTRY.size or not data.startswith(b"PK\x01\x02", at):
+        if len(data) - at < DIRECTORY_ENTRY.size or not data.startswith(b"PK\x01\x02", at):
             raise format_error(path, "malformed zip directory", found=f"entry {len(records)}")
-        fields = _ENTRY.unpack_from(data, at)
+        fields = DIRECTORY_ENTRY.unpack_from(data, at)
         flags, method, crc32 = fields[3], fields[4], fields[7]
         packed, size, name_length, extra_length, comment, disk = fields[8:14]
         header = fields[16]
-        at += _ENTRY.size
+        at += DIRECTORY_ENTRY.size
         name_bytes = data[at : at + name_length]
         extra = data[at + name_length : at + name_length + extra_length]
         at += name_length + extra_length + comment
@@ -215,18 +217,18 @@ def _parse_directory(handle: FileHandle, data: bytes, count: int) -> list[Record
 def _locate(handle: FileHandle, record: Record) -> Record:
     """Return the record with the offset of its data, after checking its local header."""
     expected_name = record.name.encode()
-    header = handle.read(record.header, _LOCAL.size + len(expected_name), record.name)
+    header = handle.read(record.header, LOCAL_HEADER.size + len(expected_name), record.name)
     signature, _, flags, method, _, _, crc32, packed, size, name_length, extra_length = (
-        _LOCAL.unpack_from(header)
+        LOCAL_HEADER.unpack_from(header)
     )
     agrees = (
         signature == b"PK\x03\x04"
-        and header[_LOCAL.size :] == expected_name
+        and header[LOCAL_HEADER.size :] == expected_name
         and name_length == len(expected_name)
         and method == record.method
         and not flags & _ENCRYPTED
     )
-    data = record.header + _LOCAL.size + name_length + extra_length
+    data = record.header + LOCAL_HEADER.size + name_length + extra_length
     if agrees and not (flags & _DESCRIPTOR and (crc32, packed, size) == (0, 0, 0)):
         if _FULL32 in (packed, size):
             extra = handle.read(data - extra_length, extra_length, record.name)

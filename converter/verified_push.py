@@ -15,7 +15,7 @@ from converter.execution.write_checkpoint import WriteResult
 from converter.file_names import CONFIG, INDEX_SUFFIX
 from converter.report.verification import describe_verification
 from converter.storage.hub_upload import PushResult, push
-from converter.storage.url import path_of
+from converter.storage.references import local_path
 
 RESCUE = "Adding `safetensors` variant of this model"
 """The title by which the Hub's own converters propose the same, so that people know it."""
@@ -79,15 +79,15 @@ def verify_for_push(
         VerificationError: if it is not what it should be.
 
     """
-    hubs = [source.checkpoint.hub for source in result.sources]
+    sources = [source.checkpoint.source for source in result.sources]
     converted = result.plan.command == "convert"
     origins = [str(tensor["origin"]) for tensor in result.planned_manifest["tensors"].values()]
     against = [
-        f"{hub.id.repo_id}@{hub.commit}"
-        for hub in hubs
-        if hub and converted and not any("cast" in origin for origin in origins)
+        f"{source.repo_id}@{source.describe()['revision']}"
+        for source in sources
+        if source.repo_id and converted and not any("cast" in origin for origin in origins)
     ]
-    output = path_of(str(result.output))
+    output = local_path(str(result.output))
     found = verify(output, against=against, mapping=mapping)
     if not found.verified:
         raise VerificationError(
@@ -95,7 +95,7 @@ def verify_for_push(
         )
     found = replace(found, directory=output.name)  # publish no local paths
     only = list(options.get("only") or ())
-    own = converted and any(hub and hub.id.repo_id == repo_id for hub in hubs)
+    own = converted and any(source.repo_id == repo_id for source in sources)
     if own and options.get("create_pr") and not only:
         options["commit_message"] = options.get("commit_message") or RESCUE
         only = _new_files(result)

@@ -1,4 +1,4 @@
-"""A source: its configuration, its weight files and the small files beside them."""
+"""Opening a checkpoint: its configuration, its weight files and the tensors in them."""
 
 from __future__ import annotations
 
@@ -11,67 +11,68 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from converter.checkpoint.discovery import (
-    find_config,
-    find_orbax,
-    find_tf_checkpoint,
-    tf_checkpoint_index,
-)
 from converter.checkpoint.shards import ShardIndex
 from converter.errors import CheckpointError, FormatError
-from converter.file_names import INDEX_SUFFIX, WEIGHT_FILES
+from converter.file_names import CONFIG, INDEX_SUFFIX, TF_INDEX_SUFFIX, WEIGHT_FILES
 from converter.formats.base import Reader, StoredTensor
-from converter.formats.directory import CheckpointDirectory, LocalDirectory
+from converter.formats.directory import CheckpointDirectory
 from converter.formats.registry import detect_format
 from converter.name_ranges import summarize_names
 from converter.safe_json import read_config
-from converter.storage.file_state import FileState, file_states
-from converter.storage.hub_download import HubSnapshot
-from converter.storage.sources import resolve_source
-from converter.storage.url import path_of, url_of
-from converter.storage.url_download import UrlDownload
+from converter.storage.base import Source
+from converter.storage.local import FileState, file_states
+from converter.storage.resolve import open_source
 
 _log = logging.getLogger(__name__)
 
-_AT_ONCE = 8
-"""Files whose beginnings are read at the same time."""
+_THREADS = 8
+"""Concurrent reads of headers, which may be remote."""
+
+_ORBAX_METADATA = ("_METADATA", "default/_METADATA", "*/_METADATA", "*/default/_METADATA")
+"""A checkpoint manager has one directory per step, and in each, if it saves several items, one
+directory per item, of which the train state is called ``default``."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened source. Close it, or use it as a context manager."""
+    """An open checkpoint. Close it, or use it as a context manager."""
 
-    reference: str
-    """The source as the user named it."""
-    directory: Path
+    source: Source
     files: tuple[Path, ...]
     """The weight files in use."""
     sizes: Mapping[Path, int]
-    """Bytes of each."""
+    """Weight file → size in bytes."""
     file_format: str
-    """Name of the container that they are."""
+    """The format of the weight files."""
     config: Mapping[str, Any]
     config_path: Path
     tensors: Mapping[str, StoredTensor]
     """Stored name → lazy tensor, over all shards."""
     duplicates: Mapping[str, tuple[StoredTensor, ...]]
+    """Further tensors of the same stored name."""
     metadata: Mapping[str, str]
     file_states: Mapping[Path, FileState]
-    """Every file that was opened → what tells later whether it was changed since."""
+    """The state of every local file when it was opened."""
     others: tuple[str, ...] = ()
-    """Further weight files in the directory that were left alone."""
-    hub: HubSnapshot | None = None
-    """What was fetched from the Hub, if it came from there."""
-    remote: UrlDownload | None = None
-    """What was fetched from a URL, if it came from there; gone once this is closed."""
+    """Further weight files in the directory that are not used."""
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    @property
+    def reference(self) -> str:
+        """The checkpoint as the user named it, without secrets."""
+        return self.source.reference
+
+    @property
+    def directory(self) -> Path:
+        """The local directory with the files other than weights."""
+        return self.source.directory
 
     @property
     def architecture(self) -> str:
         """The ``model_type`` of the configuration.
 
         Raises:
-            CheckpointError: if it states none.
+            CheckpointError: if it is missing.
 
         """
         model_type = self.config.get("model_type")
@@ -82,12 +83,16 @@ class Checkpoint:
             )
         return model_type
 
+    def modified_since(self, timestamp: float) -> bool:
+        """Return whether a file may have changed since `timestamp`, in seconds since 1970."""
+        return self.source.modified_since(timestamp, self.file_states)
+
     def with_config(self, config: Mapping[str, Any]) -> Checkpoint:
         """Return this checkpoint with another config; both share the open files."""
         return replace(self, config=config)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files, and remove temporary ones."""
         self._stack.close()
 
     def __enter__(self) -> Checkpoint:
@@ -103,92 +108,72 @@ class Checkpoint:
 
 
 def open_config(reference: str | Path, config: str | Path | None = None) -> Checkpoint:
-    """Open a checkpoint for its configuration and tokenizer alone; it holds no tensors then.
+    """Open a checkpoint without its weights, for the config and the tokenizer.
 
     Args:
-        reference: a directory with ``config.json``, that file, a weight file beside it, or an id
-            of the Hub.
-        config: the configuration, where it lies elsewhere.
+        reference: a directory with ``config.json``, that file, a weight file next to it, a Hub id
+            or a URL.
+        config: the configuration, if it is in another directory.
 
     Raises:
         CheckpointError: if there is no configuration.
-        ConfigError: if the configuration is no JSON object.
+        ConfigError: if the configuration is not a JSON object.
 
     """
-    origin = resolve_source(reference, weights="none")
     with ExitStack() as stack:
-        remote = _register_cleanup(origin, stack)
-        path = origin.directory if origin else path_of(reference)
-        if remote and remote.file:
-            path = remote.file
-        directory = path if path.is_dir() else path.parent
-        if not path.exists() and not remote:
-            raise CheckpointError(f"{reference}: there is no such file or directory")
-        beside = path if path.suffix == ".json" else find_config(directory)
-        config_path = Path(config) if config is not None else beside
+        source = stack.enter_context(open_source(reference, "none"))
+        if config is not None:
+            path = Path(config)
+        elif source.file and source.file.suffix == ".json":
+            path = source.file
+        else:
+            path = find_config(source.directory)
         return Checkpoint(
-            reference=str(url_of(reference) or reference),
-            directory=directory,
+            source=source,
             files=(),
             sizes={},
             file_format="none",
-            config=read_config(config_path),
-            config_path=config_path,
+            config=read_config(path),
+            config_path=path,
             tensors={},
             duplicates={},
             metadata={},
-            file_states=file_states({config_path}),
-            hub=origin if isinstance(origin, HubSnapshot) else None,
-            remote=remote,
+            file_states=file_states({path}),
             _stack=stack.pop_all(),
         )
-
-
-def _register_cleanup(
-    origin: HubSnapshot | UrlDownload | None, stack: ExitStack
-) -> UrlDownload | None:
-    """What came from a URL, which stays on this machine until `stack` ends."""
-    if not isinstance(origin, UrlDownload):
-        return None
-    stack.push(origin.close)
-    return origin
 
 
 def open_files(
     reference: str | Path, config: str | Path | None = None, *, headers: bool = False
 ) -> Checkpoint:
-    """Open a directory or a single weight file, reading headers only.
+    """Open a checkpoint, reading the headers of its weight files only.
 
     Args:
-        reference: a directory with ``config.json`` and weight files, one weight file, or an id of
-            the Hub, ``org/name[@revision]``. A path that exists wins.
-        config: the configuration, where none lies beside the weights.
-        headers: whether only headers will be read: of what lies on the Hub nothing else is fetched.
+        reference: a directory with ``config.json`` and weight files, one weight file, a Hub id
+            ``org/name[@revision]``, or a URL. An existing path takes precedence over a Hub id.
+        config: the configuration, if it is in another directory.
+        headers: the caller reads no values, so that remote weight files need not be downloaded.
 
     Raises:
         CheckpointError: if something is missing or cannot be read.
-        FormatError: if a file is damaged, truncated, lying or hostile.
-        ConfigError: if the configuration is no JSON object.
+        FormatError: if a file is damaged, truncated or inconsistent.
+        ConfigError: if the configuration is not a JSON object.
 
     """
-    path = path_of(reference)
-    origin = (
-        None
-        if tf_checkpoint_index(path)
-        else resolve_source(reference, "headers" if headers else "one")
-    )
     with ExitStack() as stack:
-        remote = _register_cleanup(origin, stack)
-        folder, chosen, others = _locate_weights(reference, path, origin)
+        source = stack.enter_context(open_source(reference, "headers" if headers else "preferred"))
+        folder = source.folder
+        main, others = (source.file, ()) if source.file else find_weights(folder)
         config_path = Path(config) if config is not None else find_config(folder.path)
         if not config_path.is_file():
-            raise CheckpointError(f"{config_path}: there is no configuration")
-        opened = file_states({config_path, *_local_files(folder, [chosen])})
+            raise CheckpointError(f"{config_path}: configuration not found")
+        # Recorded before reading, so that a change during the reading is noticed.
+        states = file_states({config_path, *_local_files(folder, [main])})
         raw = read_config(config_path)
-        index = ShardIndex.read(chosen, folder) if chosen.name.endswith(INDEX_SUFFIX) else None
-        weights = index.shards if index else (chosen,)
-        opened |= file_states(_local_files(folder, weights))
-        readers, file_format = _open_all(folder, weights, stack)
+        index = ShardIndex.read(main, folder) if main.name.endswith(INDEX_SUFFIX) else None
+        weights = index.shards if index else (main,)
+        states |= file_states(_local_files(folder, weights))
+        readers, file_format = _open_readers(folder, weights, stack)
         if index:
             index.check(readers)
         tensors, duplicates = _merge_tensors(readers)
@@ -199,11 +184,10 @@ def open_files(
             summarize_names(file.name for file in files),
             file_format,
             len(tensors),
-            f"; left alone: {', '.join(others)}" if others else "",
+            f"; not used: {', '.join(others)}" if others else "",
         )
         return Checkpoint(
-            reference=str(url_of(reference) or reference),
-            directory=folder.path,
+            source=source,
             files=files,
             sizes={file: folder.size(file) for file in files},
             file_format=file_format,
@@ -212,85 +196,111 @@ def open_files(
             tensors=tensors,
             duplicates=duplicates,
             metadata=readers[0].metadata,
-            # What was taken before opening goes first.
-            file_states=file_states(_local_files(folder, files)) | opened,
+            file_states=file_states(_local_files(folder, files)) | states,
             others=others,
-            hub=origin if isinstance(origin, HubSnapshot) else None,
-            remote=remote,
             _stack=stack.pop_all(),
         )
 
 
-def _locate_weights(
-    reference: str | Path, path: Path, origin: HubSnapshot | UrlDownload | None
-) -> tuple[CheckpointDirectory, Path, tuple[str, ...]]:
-    """The folder of a checkpoint, the weight file or index in it, and the names of others.
+def find_config(directory: Path) -> Path:
+    """Return the configuration in `directory`: ``config.json``, or its name in original releases.
 
-    Args:
-        reference: as the user gave it.
-        path: the path that it is, if it is one.
-        origin: what was fetched for it, if it is none.
+    Raises:
+        CheckpointError: if there is none.
 
     """
-    if isinstance(origin, UrlDownload) and origin.file:
-        return origin.folder, tf_checkpoint_index(origin.file) or origin.file, ()
-    if origin or path.is_dir():
-        folder = origin.folder if origin else LocalDirectory(path)
-        return folder, *_weight_file(folder)
-    if chosen := tf_checkpoint_index(path) or (path if path.is_file() else None):
-        return LocalDirectory(path.parent), chosen, ()
+    if (directory / CONFIG).is_file():
+        return directory / CONFIG
+    from converter.architectures.registry import ArchitectureRegistry
+
+    dialects = ArchitectureRegistry().conventions.dialects.values()
+    names = [name for dialect in dialects for name in dialect.config_files]
+    paths = [directory / name for name in names if (directory / name).is_file()]
+    if not paths:
+        raise CheckpointError(
+            f"{directory / CONFIG}: configuration not found",
+            remedy=f"Give one with --config FILE (looked for {', '.join([CONFIG, *names])}).",
+        )
+    return paths[0]
+
+
+def find_weights(folder: CheckpointDirectory) -> tuple[Path, tuple[str, ...]]:
+    """Return the preferred weight file or index of a directory, and the names of the others.
+
+    Raises:
+        CheckpointError: if there is none, or several checkpoints of TensorFlow or Orbax.
+
+    """
+    present = [
+        name for file in WEIGHT_FILES for name in (file, file + INDEX_SUFFIX) if folder.holds(name)
+    ]
+    if present:
+        return folder.path / present[0], tuple(present[1:])
+    if path := _find_tf_checkpoint(folder) or _find_orbax(folder.path):
+        return path, ()
     raise CheckpointError(
-        f"{reference}: there is no such file or directory",
-        remedy="Give a directory with config.json and weights, one weight file, a Hub id such as "
-        "org/name, or a URL such as s3://bucket/name.",
+        f"{folder.path}: holds no weight file",
+        remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), "
+        "a TensorFlow or an Orbax checkpoint; a file of another name can be given directly.",
     )
 
 
+def _find_tf_checkpoint(folder: CheckpointDirectory) -> Path | None:
+    """Return the index of the TensorFlow checkpoint in `folder`, if there is one."""
+    indexes = sorted(name for name in folder.names() if name.endswith(TF_INDEX_SUFFIX))
+    if len(indexes) > 1:
+        names = [name.removesuffix(TF_INDEX_SUFFIX) for name in indexes]
+        raise CheckpointError(
+            f"{folder.path}: holds {len(indexes)} TensorFlow checkpoints",
+            remedy=f"Give one of them: {', '.join(names[:10])}.",
+        )
+    return folder.path / indexes[0] if indexes else None
+
+
+def _find_orbax(directory: Path) -> Path | None:
+    """Return the metadata file of the Orbax checkpoint in `directory`, if there is one."""
+    for pattern in _ORBAX_METADATA:
+        paths = sorted(path for path in directory.glob(pattern) if path.is_file())
+        if len(paths) > 1:
+            names = [str(path.parent.relative_to(directory)) for path in paths]
+            raise CheckpointError(
+                f"{directory}: holds {len(paths)} Orbax checkpoints",
+                remedy=f"Give one of its directories: {', '.join(names[:10])}; the configuration "
+                "with --config FILE.",
+            )
+        if paths:
+            return paths[0]
+    return None
+
+
 def _local_files(folder: CheckpointDirectory, files: Iterable[Path]) -> list[Path]:
-    """Those of `files` that lie on this machine; others are of one commit and cannot change."""
+    """Return the local files among `files`; remote ones are of one commit and cannot change."""
     return [file for file in files if folder.is_local(file.name)]
 
 
-def _weight_file(folder: CheckpointDirectory) -> tuple[Path, tuple[str, ...]]:
-    """The preferred weight file or index of a directory, and the names of the others."""
-    present = [
-        name
-        for whole in WEIGHT_FILES
-        for name in (whole, whole + INDEX_SUFFIX)
-        if folder.holds(name)
-    ]
-    if not present:
-        if single := find_tf_checkpoint(folder) or find_orbax(folder.path):
-            return single, ()
-        raise CheckpointError(
-            f"{folder.path}: holds no weight file",
-            remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), "
-            "a TensorFlow or an Orbax checkpoint; a file of another name can be given itself.",
-        )
-    return folder.path / present[0], tuple(present[1:])
-
-
-def _open_all(
+def _open_readers(
     folder: CheckpointDirectory, files: Sequence[Path], stack: ExitStack
 ) -> tuple[list[Reader], str]:
-    names = [path.relative_to(folder.path).as_posix() for path in files]  # Orbax' lie further down
+    """Open all shards; return their readers and the name of their format."""
+    # Orbax metadata may be in subdirectories.
+    names = [path.relative_to(folder.path).as_posix() for path in files]
     opened = [stack.enter_context(closing(folder.open(name))) for name in names]
-    with ThreadPoolExecutor(min(len(opened), _AT_ONCE)) as threads:  # files may be far away
-        containers = list(threads.map(detect_format, opened))
-    kinds = {file_format.name for file_format in containers}
-    if len(kinds) != 1:
-        raise FormatError(f"{files[0].parent}: shards of different formats: {sorted(kinds)}")
+    with ThreadPoolExecutor(min(len(opened), _THREADS)) as threads:
+        formats = list(threads.map(detect_format, opened))
+    format_names = {file_format.name for file_format in formats}
+    if len(format_names) != 1:
+        raise FormatError(f"{files[0].parent}: shards of different formats: {sorted(format_names)}")
     readers = [
         stack.enter_context(file_format.open(file))
-        for file_format, file in zip(containers, opened, strict=True)
+        for file_format, file in zip(formats, opened, strict=True)
     ]
-    return readers, kinds.pop()
+    return readers, format_names.pop()
 
 
 def _merge_tensors(
     readers: list[Reader],
 ) -> tuple[dict[str, StoredTensor], dict[str, tuple[StoredTensor, ...]]]:
-    """All tensors of all shards; a name that stands in several shards becomes a duplicate."""
+    """Return the tensors of all shards; a name in several shards becomes a duplicate."""
     tensors: dict[str, StoredTensor] = {}
     duplicates: dict[str, tuple[StoredTensor, ...]] = {}
     for reader in readers:

@@ -12,41 +12,24 @@ from converter.formats.directory import CheckpointDirectory
 from converter.name_ranges import collapse_ranges
 from converter.safe_json import read_json_object
 
-_MAX_NAME = 255
-"""Bytes of the longest file name."""
-
-
-def _is_name(name: object) -> bool:
-    """Whether a value is the plain name of a file, which every system can hold."""
-    if not isinstance(name, str) or not name.isprintable() or len(name.encode()) > _MAX_NAME:
-        return False
-    return name not in ("", ".", "..") and Path(name).name == name
-
-
-def _stays(shard: Path) -> bool:
-    """Whether a file, its links followed, lies in its directory or its Hub cache.
-
-    The Hub's cache keeps ``snapshots/REVISION/NAME`` as links to ``blobs/`` beside ``snapshots``.
-    """
-    home = shard.parent.resolve()
-    return shard.resolve().parent in (home, home.parent.parent / "blobs")
+_MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """An index: which tensor lies in which shard."""
+    """An index: which tensor is in which shard."""
 
     path: Path
     weight_map: Mapping[str, str]
 
     @classmethod
     def read(cls, path: Path, folder: CheckpointDirectory) -> ShardIndex:
-        """Read the index at `path`, whose shards lie in `folder`.
+        """Read the index at `path`, whose shards are in `folder`.
 
         Raises:
-            CheckpointError: if it cannot be read, or a shard that it names is missing.
-            FormatError: if it holds no map of names to files in its own directory.
-            ConfigError: if it is no JSON object.
+            CheckpointError: if it cannot be read, or a shard is missing.
+            FormatError: if it does not map names to files in its own directory.
+            ConfigError: if it is not a JSON object.
 
         """
         weight_map = read_json_object(path).get("weight_map")
@@ -57,20 +40,20 @@ class ShardIndex:
                 "names a file that is not in its own directory", str(path), found=repr(name)[:200]
             )
             for name in {str(value): value for value in weight_map.values()}.values()
-            if not _is_name(name)
+            if not _is_file_name(name)
         ]
         if problems:
-            raise FormatError(f"{path}: the index is not to be trusted", problems)
+            raise FormatError(f"{path}: unsafe index", problems)
         index = cls(path, weight_map)
         problems = [
             Problem("is a link that leaves the directory", str(shard), found=str(shard.resolve()))
             for shard in index.shards
-            if not _stays(shard)
+            if not _is_inside(shard)
         ]
         if problems:
-            raise FormatError(f"{path}: the index is not to be trusted", problems)
+            raise FormatError(f"{path}: unsafe index", problems)
         problems = [
-            Problem("the shard is missing", str(shard), remedy="fetch the whole checkpoint")
+            Problem("the shard is missing", str(shard), remedy="download the complete checkpoint")
             for shard in index.shards
             if not folder.holds(shard.name)
         ]
@@ -84,30 +67,30 @@ class ShardIndex:
         return tuple(self.path.parent / name for name in sorted(set(self.weight_map.values())))
 
     def check(self, readers: Iterable[Reader]) -> None:
-        """Make sure that index and shards name the same tensors in the same places.
+        """Make sure that index and shards agree on which tensor is in which shard.
 
-        TensorFlow's index keeps the scope before each name, which its shards leave out.
+        The index of TensorFlow has the scope before each name, which its shards leave out.
 
         Raises:
-            FormatError: with every tensor that is elsewhere, missing or not in the index.
+            FormatError: with every tensor that is missing, or not in the index.
 
         """
         stored = {reader.path.name: set(reader.tensors) for reader in readers}
         indexed: dict[str, set[str]] = {name: set() for name in stored}
-        absent: dict[str, list[str]] = {}
+        missing: dict[str, list[str]] = {}
         for name, shard in self.weight_map.items():
-            held = name if name in stored[shard] else name.partition("/")[2]
-            if held in stored[shard]:
-                indexed[shard].add(held)
+            stored_name = name if name in stored[shard] else name.partition("/")[2]
+            if stored_name in stored[shard]:
+                indexed[shard].add(stored_name)
             else:
-                absent.setdefault(shard, []).append(name)
+                missing.setdefault(shard, []).append(name)
         problems = [
-            Problem(f"the index says it lies in {shard}, which does not hold it", str(self.path), n)
-            for shard, names in absent.items()
-            for n in collapse_ranges(names)
+            Problem(f"is not in {shard}, where the index lists it", str(self.path), name)
+            for shard, names in missing.items()
+            for name in collapse_ranges(names)
         ]
         problems += [
-            Problem(f"lies in {shard}, of which the index knows nothing", str(self.path), name)
+            Problem(f"is in {shard}, but not in the index", str(self.path), name)
             for shard in stored
             for name in collapse_ranges(sorted(stored[shard] - indexed[shard]))
         ]
@@ -117,3 +100,19 @@ class ShardIndex:
                 problems,
                 remedy="The index may be left from another version of the checkpoint.",
             )
+
+
+def _is_file_name(name: object) -> bool:
+    """Return whether a value is a plain file name that every system accepts."""
+    if not isinstance(name, str) or not name.isprintable() or len(name.encode()) > _MAX_NAME_BYTES:
+        return False
+    return name not in ("", ".", "..") and Path(name).name == name
+
+
+def _is_inside(shard: Path) -> bool:
+    """Return whether a file, its links followed, is in its directory or its Hub cache.
+
+    The Hub cache has ``snapshots/REVISION/NAME`` as links to ``blobs/``, next to ``snapshots``.
+    """
+    directory = shard.parent.resolve()
+    return shard.resolve().parent in (directory, directory.parent.parent / "blobs")

@@ -73,9 +73,9 @@ def _pop_push_options(values: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError(f"{unused[0]} requires --push.")
     if not repo_id:
         return {}
-    from converter.storage.url import url_of
+    from converter.storage.references import parse_url
 
-    if url_of(values["output"]):
+    if parse_url(values["output"]):
         raise click.UsageError("--push sends a directory: OUTPUT must be a path, not a URL.")
     return {"repo_id": repo_id, **options}
 

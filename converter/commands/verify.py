@@ -16,9 +16,7 @@ from converter.models.model import Model, resolve_model
 from converter.option_declaration import takes
 from converter.options import VerifyOptions
 from converter.progress import ProgressCounter
-from converter.storage.sources import resolve_source
-from converter.storage.url import path_of, url_of
-from converter.storage.url_download import UrlDownload
+from converter.storage.resolve import open_source
 from converter.verification.loadability import check_configs, check_loadable
 from converter.verification.manifest import load_manifest
 from converter.verification.result import Findings, Provenance, Verification
@@ -44,19 +42,14 @@ def verify(options: VerifyOptions) -> Verification:
         ConverterError: if a source cannot be opened or its architecture is not supported.
 
     """
-    directory = options.directory
     registry = ArchitectureRegistry(Path(path) for path in options.mapping)
     counter = ProgressCounter(options.progress)
-    source = resolve_source(directory, weights="all")
-    home = source.directory if source else path_of(directory)
-    label = str(url_of(directory) or directory)
 
     def verify_one(home: Path, label: str, against: Sequence[str | Path]) -> Verification:
         return _verify(home, label, against, registry, options, counter)
 
-    with ExitStack() as stack:
-        if isinstance(source, UrlDownload):
-            stack.push(source.close)
+    with open_source(options.directory, "all") as source:
+        home, label = source.directory, source.reference
         if is_split(home):
             result = verify_split(home, label, options.against, registry, verify_one)
         elif not weight_files(home):
@@ -66,9 +59,7 @@ def verify(options: VerifyOptions) -> Verification:
             )
         else:
             result = verify_one(home, label, options.against)
-        if isinstance(source, UrlDownload):
-            return replace(result, problems=[source.named(each) for each in result.problems])
-        return result
+        return replace(result, problems=[source.rename(each) for each in result.problems])
 
 
 def _verify(

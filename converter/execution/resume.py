@@ -28,7 +28,7 @@ from converter.formats.file_handle import LocalFile
 from converter.formats.stored_tensors import ContiguousTensor
 from converter.initializers import Initializer
 from converter.plan import FileEntry, Origin, Plan, ResizedTensor, SourceTensor, TargetTensor
-from converter.storage.file_state import FileState
+from converter.storage.local import FileState
 from converter.tensors import numpy_dtype
 
 _MAX_LINE = 1 << 16

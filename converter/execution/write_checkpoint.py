@@ -19,9 +19,9 @@ from converter.plan import InitializedTensor, Plan
 from converter.planning.manifest import manifest_bytes, planned_manifest, provenance_entry
 from converter.planning.model_card import make_model_card
 from converter.storage.atomic_directory import journal_path, require_space
-from converter.storage.file_state import check_unchanged, file_states
-from converter.storage.output_targets import output_target
-from converter.storage.url import Url
+from converter.storage.local import check_unchanged, file_states
+from converter.storage.resolve import output_target
+from converter.storage.references import Url
 
 _log = logging.getLogger(__name__)
 
@@ -147,8 +147,7 @@ def write_checkpoint(
         return result
     for source in sources:
         files |= source.checkpoint.file_states
-    remote = [source.checkpoint.remote for source in sources]
-    target.check_not_a_source(files, [each.url for each in remote if each])
+    target.check_not_a_source(files, [source.checkpoint.reference for source in sources])
     plan_id = plan_hash(plan, files) if options.resume else None
     with target.open_for_writing(options.overwrite, plan_id) as directory, ExitStack() as stack:
         require_space(directory, plan.nbytes + _OVERHEAD)

@@ -43,8 +43,8 @@ from converter.planning.output_configs import (
 from converter.planning.planner import OutputModel, build_plan, plan_tensors
 from converter.planning.special_tokens import SpecialTokens, resolve_tokens
 from converter.planning.tokenizer_files import collect_auxiliary_files
-from converter.storage.hub_client import parse_repo_id
-from converter.storage.url import same_location_key, url_of
+from converter.storage.references import parse_repo_id
+from converter.storage.references import location_key, parse_url
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class ComposeSettings:
     def _check_share(self) -> None:
         if self.random:
             raise UsageError("share: newly initialized weights cannot be shared")
-        if len({same_location_key(reference) for reference in self.references.values()}) > 1:
+        if len({location_key(reference) for reference in self.references.values()}) > 1:
             raise UsageError(
                 "share: encoder and decoder can share weights only if they are the same checkpoint",
                 remedy="Give the same checkpoint twice.",
@@ -168,7 +168,7 @@ def open_configs(
         try:
             checkpoint = stack.enter_context(open_config(reference, settings.configs[submodel]))
         except CheckpointError:
-            if submodel in settings.random or parse_repo_id(reference) or url_of(reference):
+            if submodel in settings.random or parse_repo_id(reference) or parse_url(reference):
                 raise
             continue  # opening the weights gives a better message
         if "model_type" in checkpoint.config:

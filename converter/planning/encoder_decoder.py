@@ -254,20 +254,13 @@ def add_split_projection(pair: EncoderDecoderPair, stack: ExitStack) -> EncoderD
 def split_manifest(encoder: Checkpoint, decoder: Checkpoint) -> Mapping[str, Any]:
     """Return the manifest of the `split` that wrote both directories, empty if none did."""
     path = encoder.directory.resolve().parent / MANIFEST
-    if _parent(encoder) != _parent(decoder) or not path.is_file():
+    if encoder.source.parent != decoder.source.parent or not path.is_file():
         return {}
     try:
         manifest = read_json_object(path)
     except ConverterError:
         return {}
     return manifest if manifest.get("command") == "split" else {}
-
-
-def _parent(submodel: Checkpoint) -> str:
-    """Return the parent directory of a submodel, or its URL."""
-    if submodel.remote:
-        return submodel.remote.url.bare.rpartition("/")[0]
-    return str(submodel.directory.resolve().parent)
 
 
 def _read_projection(

@@ -58,7 +58,7 @@ def planned_manifest(plan: Plan, sources: Sequence[MatchedCheckpoint]) -> dict[s
         **plan.settings,
         "sources": {
             source.label: {
-                **_reference(source.checkpoint),
+                **source.checkpoint.source.describe(),
                 "files": {path.name: {"bytes": n} for path, n in source.checkpoint.sizes.items()},
             }
             for source in sources
@@ -123,15 +123,6 @@ def manifest_bytes(
             "warnings": list(warnings),
         }
     )
-
-
-def _reference(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return what a source is called: its Hub id and commit, its URL, or its directory's name."""
-    if checkpoint.remote:
-        return {"reference": checkpoint.remote.url.bare}
-    if checkpoint.hub:
-        return {"reference": checkpoint.hub.id.repo_id, "revision": checkpoint.hub.commit}
-    return {"reference": checkpoint.directory.resolve().name}
 
 
 def _file_entry(path: Path, checksum: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from converter.models.model import InputModel
 from converter.name_ranges import collapse_ranges
 from converter.options import CardOptions, OutputOptions
 from converter.plan import InitializedTensor, Plan
-from converter.storage.hub_upload import PLACEHOLDER, is_generated, stated_licence, with_checksum
+from converter.storage.hub_card import PLACEHOLDER, is_generated, stated_license, with_checksum
 
 _TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
 _OTHER = "other"
@@ -80,15 +80,14 @@ def make_model_card(
 
 def _card_source(source: InputModel, plan: Plan) -> _CardSource:
     checkpoint = source.checkpoint
-    hub = checkpoint.hub
-    remote = checkpoint.remote
-    name = remote.url.bare if remote else checkpoint.directory.resolve().name
+    repo_id, described = checkpoint.source.repo_id, checkpoint.source.describe()
+    name = described["reference"]
     return _CardSource(
         source.label,
-        hub.id.repo_id if hub else None,
-        hub.commit if hub else None,
-        hub.id.repo_id if hub else "".join(c for c in name if c.isprintable() and c != "`"),
-        stated_licence(checkpoint.directory),
+        repo_id,
+        described.get("revision"),
+        repo_id or "".join(c for c in name if c.isprintable() and c != "`"),
+        stated_license(checkpoint.directory),
         source.label in plan.settings.get("random", ()),
     )
 

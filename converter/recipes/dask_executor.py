@@ -22,8 +22,8 @@ from converter.errors import ConverterError, UnsupportedError
 from converter.recipes.job import FAILED, JobResult, run_job
 from converter.recipes.parser import Job
 from converter.recipes.schema import path_options
-from converter.storage.hub_client import parse_repo_id
-from converter.storage.url import path_of, url_of
+from converter.storage.references import parse_repo_id
+from converter.storage.references import local_path, parse_url
 
 _CONNECT_SECONDS = 30
 """Time to wait for a scheduler, and for its first worker."""
@@ -193,9 +193,9 @@ def with_absolute_paths(job: Job) -> Job:
 
 
 def _absolute(path: str, option: str) -> str:
-    if url_of(path) or (option != "output" and parse_repo_id(path)):
+    if parse_url(path) or (option != "output" and parse_repo_id(path)):
         return path
-    return str(Path.cwd() / path_of(path))
+    return str(Path.cwd() / local_path(path))
 
 
 def _version() -> str | None:

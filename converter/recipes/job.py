@@ -15,7 +15,7 @@ from converter.file_names import MANIFEST
 from converter.recipes.parser import Job
 from converter.recipes.schema import COMMANDS
 from converter.safe_json import to_json
-from converter.storage.output_targets import output_target
+from converter.storage.resolve import output_target
 from converter.verified_push import verify_for_push
 
 DONE = "done"
@@ -191,19 +191,10 @@ def is_done(planned: WriteResult) -> bool:
         and same
         and names <= files.keys()
         and written is not None
-        and all(_is_older(source.checkpoint, written) for source in planned.sources)
+        and not any(source.checkpoint.modified_since(written) for source in planned.sources)
         and _without_hashes(manifest)
         == _without_hashes(json.loads(to_json(dict(planned.planned_manifest))))
     )
-
-
-def _is_older(source: Checkpoint, time: float) -> bool:
-    """Return whether a source was last modified before a time, in seconds since 1970."""
-    if source.hub:  # the manifest names the commit
-        return True
-    if source.remote:
-        return source.remote.modified is not None and source.remote.modified <= time
-    return all(path.stat().st_mtime <= time for path in source.file_states)
 
 
 def _without_hashes(value: Any) -> Any:

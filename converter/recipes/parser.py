@@ -24,7 +24,7 @@ from converter.recipes.schema import (
     expected_value,
     recipe_options,
 )
-from converter.storage.url import same_location_key, url_of
+from converter.storage.references import location_key, parse_url
 
 _MAX_BYTES = 4 << 20
 _ONE_VARIABLE = re.compile(r"\$(?:\{[_a-zA-Z][_a-zA-Z0-9]*\}|[_a-zA-Z][_a-zA-Z0-9]*)")
@@ -46,8 +46,8 @@ class Job:
 
     def needs(self, other: Job) -> bool:
         """Return whether another job writes a source of this one."""
-        output = same_location_key(other.output)
-        sources = [same_location_key(self.options[name]) for name in SOURCES[self.command]]
+        output = location_key(other.output)
+        sources = [location_key(self.options[name]) for name in SOURCES[self.command]]
         return any(f"{source}/".startswith(f"{output}/") for source in sources)
 
 
@@ -94,7 +94,7 @@ def _conflicts(jobs: Iterable[Job]) -> list[Problem]:
         if job.name in names:
             problems.append(Problem("another job has the same name", tensor=job.name))
         names.add(job.name)
-        location = same_location_key(job.output)
+        location = location_key(job.output)
         if location in outputs:
             problems.append(Problem("another job has the same output", tensor=job.name))
         outputs[location] = job.name
@@ -190,7 +190,7 @@ class _Parser:
         push = None
         if raw.get("push") is not None:
             push = self.block("push", raw["push"], name or label, (*at, "push"), {})
-            if url_of(str(options.get("output"))):
+            if parse_url(str(options.get("output"))):
                 self.add("requires an output that is a path", f"{name}.push", (*at, "push"))
         if len(self.problems) > before:
             return None

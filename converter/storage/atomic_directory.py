@@ -1,7 +1,7 @@
-"""A finished directory appears at once, by rename; until then nothing has changed.
+"""Writing a directory atomically: it appears complete, by rename, or not at all.
 
-A run works in a hidden sibling of its output and holds a lock on it. Whatever kills the run, the
-output is the old one or the new one, whole, and the next run clears away what was left.
+A run works in a hidden sibling of its output and holds a lock on it. However the run ends, the
+output is the complete old or the complete new directory, and the next run removes leftovers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from pathlib import Path
 
 from converter.errors import OutputError, Problem
 from converter.file_names import CHECKPOINT_MARKERS
+from converter.storage.base import check_overwrite, not_a_directory_error
 
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
-"""File systems without ``flock`` answer so; there two runs are not kept apart."""
+"""Errors of file systems without ``flock``, where concurrent runs are not detected."""
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -31,40 +32,39 @@ _RENAME_EXCHANGE = 2
 def atomic_directory(
     output: Path, overwrite: bool = False, resume: str | None = None
 ) -> Iterator[Path]:
-    """A temporary directory that becomes `output` when the block ends well.
+    """Yield a temporary directory that becomes `output` when the block succeeds.
 
     Args:
-        output: where the finished directory is to appear; its parents are created. A symbolic link
-            to a directory stays, and what it points to is replaced.
-        overwrite: whether a checkpoint that is already there may be replaced.
-        resume: what the directory is known by. When the block fails and the file that
-            `journal_path` names is there, both are kept, and the next run that resumes by
-            the same finds them.
+        output: the final path; its parents are created. A symbolic link to a directory stays, and
+            its target is replaced.
+        overwrite: replace an existing checkpoint.
+        resume: a key that identifies the work. When the block fails and the file at `journal_path`
+            exists, both are kept for the next run with the same key.
 
     Raises:
-        OutputError: if there is something else at `output`, something that may not be replaced, if
-            another run is writing there, or if the system refuses.
+        OutputError: if `output` exists and may not be replaced, if another run is writing it, or
+            if the system refuses.
 
     """
-    shown, output = output, Path(os.path.realpath(output))
-    with _refusals(shown):
+    given, output = output, Path(os.path.realpath(output))
+    with _translate_os_errors(given):
         output.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(output, shown) as alone:
-        with _refusals(shown):
+    with _lock(output, given) as locked:
+        with _translate_os_errors(given):
             # Without a lock, two runs might work in one directory.
-            keep = resume is not None and alone
+            keep = resume is not None and locked
             partial = output.with_name(
                 f".{output.name}.partial-{resume[:16] if resume and keep else secrets.token_hex(4)}"
             )
-            if alone:
+            if locked:
                 _clear_leftovers(output, {partial, journal_path(partial)} if keep else set())
-            _check_replaceable(output, shown, overwrite)
+            _check_replaceable(output, given, overwrite)
             partial.mkdir(exist_ok=keep)
         try:
             yield partial
-            with _refusals(shown):
-                _check_replaceable(output, shown, overwrite)
-                # First, for what is called `partial` afterwards may be the old output.
+            with _translate_os_errors(given):
+                _check_replaceable(output, given, overwrite)
+                # First, since `partial` may be the name of the old output afterwards.
                 journal_path(partial).unlink(missing_ok=True)
                 _replace(partial, output)
         finally:
@@ -74,110 +74,101 @@ def atomic_directory(
 
 
 def journal_path(partial: Path) -> Path:
-    """Where the journal of the work in a temporary directory lies: beside it, not in it."""
+    """Return the path of the journal of a temporary directory, next to it."""
     return partial.with_name(f"{partial.name}.journal")
 
 
 def require_space(directory: Path, nbytes: int) -> None:
-    """Refuse early what cannot fit.
+    """Refuse early what does not fit on the disk.
 
     Args:
-        directory: where `nbytes` are to be written; it need not exist yet. What lies in it is to
-            be written over.
-        nbytes: bytes of all files to come.
+        directory: where `nbytes` will be written; it need not exist yet. Files in it will be
+            overwritten.
+        nbytes: the size of all files.
 
     Raises:
-        OutputError: if the file system that holds `directory` has less room.
+        OutputError: if the file system of `directory` has less free space.
 
     """
     existing = Path(os.path.realpath(directory))
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     try:
-        free = shutil.disk_usage(existing).free + _taken(directory)
+        free = shutil.disk_usage(existing).free + _disk_usage(directory)
     except OSError:
         return
     if free < nbytes:
         raise OutputError(
-            f"{directory}: too little room on the disk",
+            f"{directory}: not enough disk space",
             [
                 Problem(
                     "the output does not fit",
                     file=str(directory),
-                    expected=f"{nbytes:,} bytes of room",
+                    expected=f"{nbytes:,} bytes of space",
                     found=f"{free:,} bytes free",
                 )
             ],
-            remedy=f"Free {nbytes - free:,} bytes, or choose another place for the output.",
+            remedy=f"Free {nbytes - free:,} bytes, or choose another output location.",
         )
 
 
-def _taken(directory: Path) -> int:
-    """Bytes that the files in a directory take on the disk."""
+def _disk_usage(directory: Path) -> int:
+    """Return the bytes that the files in a directory take on the disk."""
     return sum(512 * path.lstat().st_blocks for path in directory.rglob("*") if path.is_file())
 
 
 @contextmanager
-def _refusals(shown: Path) -> Iterator[None]:
-    """Turn the system's refusals into an `OutputError`."""
+def _translate_os_errors(given: Path) -> Iterator[None]:
+    """Turn an error of the system into an `OutputError`."""
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{shown} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{given} cannot be written: {error.strerror or error}") from error
 
 
-def _check_replaceable(output: Path, shown: Path, overwrite: bool) -> None:
-    """Raises `OutputError` unless `output` is absent, empty, or a checkpoint to overwrite."""
+def _check_replaceable(output: Path, given: Path, overwrite: bool) -> None:
+    """Raise `OutputError` unless `output` is absent, empty, or a checkpoint to overwrite."""
     if not os.path.lexists(output):
         return
     if not output.is_dir():
-        raise OutputError(
-            f"{shown} exists and is not a directory", remedy="Choose another place for the output."
-        )
+        raise not_a_directory_error(given)
     if not any(output.iterdir()):
         return
-    if not any((output / mark).is_file() for mark in CHECKPOINT_MARKERS):
-        raise OutputError(
-            f"{shown} exists, is not empty and is no checkpoint (it has no config.json)",
-            remedy="Choose another place for the output, or empty that directory.",
-        )
-    if not overwrite:
-        raise OutputError(
-            f"{shown} exists", remedy="Add --overwrite to replace it, or choose another place."
-        )
+    is_checkpoint = any((output / name).is_file() for name in CHECKPOINT_MARKERS)
+    check_overwrite(given, is_checkpoint=is_checkpoint, overwrite=overwrite)
     if Path.cwd().is_relative_to(output):
         raise OutputError(
-            f"{shown} is or holds the current directory and cannot be replaced from within",
+            f"{given} is or contains the current directory and cannot be replaced",
             remedy="Change to another directory first.",
         )
 
 
 @contextmanager
-def _lock(output: Path, shown: Path) -> Iterator[bool]:
-    """Hold the lock of `output`, a hidden sibling file that vanishes afterwards.
+def _lock(output: Path, given: Path) -> Iterator[bool]:
+    """Hold the lock of `output`, a hidden sibling file that is removed afterwards.
 
-    The lock goes with the process, however that ends. Yields whether it is really held.
+    The system releases the lock when the process ends. Yields whether the file system has locks.
     """
     path = output.with_name(f".{output.name}.lock")
     while True:
-        with _refusals(shown):
+        with _translate_os_errors(given):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
+            locked = True
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 os.close(fd)
                 raise OutputError(
-                    f"{shown}: another run is writing there",
-                    remedy="Wait until it has finished, or choose another place for the output.",
+                    f"{given}: another run is writing it",
+                    remedy="Wait until it has finished, or choose another output location.",
                 ) from error
-            held = False
-        if not held or _is_same(fd, path):
+            locked = False
+        if not locked or _is_same(fd, path):
             break
-        os.close(fd)  # its last holder removed it before we got the lock: begin again
+        os.close(fd)  # its last holder removed it before we got the lock: try again
     try:
-        yield held
+        yield locked
     finally:
         with suppress(OSError):
             path.unlink()
@@ -185,7 +176,7 @@ def _lock(output: Path, shown: Path) -> Iterator[bool]:
 
 
 def _is_same(fd: int, path: Path) -> bool:
-    """Whether `path` is still the file opened as `fd`."""
+    """Return whether `path` is still the file opened as `fd`."""
     try:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
@@ -193,13 +184,13 @@ def _is_same(fd: int, path: Path) -> bool:
 
 
 def _clear_leftovers(output: Path, kept: set[Path]) -> None:
-    """Undo what a killed run left, `kept` excepted; the lock proves that none is alive.
+    """Remove what killed runs left, except `kept`; the lock proves that none is running.
 
-    Of a directory and its journal both stay or none.
+    A directory and its journal are kept together or not at all.
     """
     replaced = [path for path in _siblings(output, "previous") if path.is_dir()]
     if replaced and not os.path.lexists(output):
-        replaced.pop().rename(output)  # it was killed between two renames
+        replaced.pop().rename(output)  # the run was killed between two renames
     partial = _siblings(output, "partial")
     if not all(path in partial and _is_ours(path) for path in kept):
         kept = set()
@@ -216,13 +207,13 @@ def _siblings(output: Path, kind: str) -> list[Path]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether `path` is ours and no link: in a shared directory others might prepare one."""
+    """Return whether `path` is our own and not a link, which other users could create."""
     status = path.lstat()
     return not stat.S_ISLNK(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _remove(path: Path) -> None:
-    """Remove a directory or a file, as far as the system lets us."""
+    """Remove a directory or a file, ignoring errors."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -231,7 +222,7 @@ def _remove(path: Path) -> None:
 
 
 def _replace(partial: Path, output: Path) -> None:
-    """Give `partial` the name of `output`, and remove what had it before."""
+    """Rename `partial` to `output`, and remove the old directory."""
     if not output.exists():
         partial.rename(output)
         return
@@ -240,7 +231,7 @@ def _replace(partial: Path, output: Path) -> None:
             partial.rename(output)  # POSIX lets a directory replace an empty one
             return
     if _exchange(partial, output):
-        return  # what was there is now called `partial`, and goes with it
+        return  # the old output is now called `partial`, which the caller removes
     previous = output.with_name(output.name.join((".", f".previous-{secrets.token_hex(4)}")))
     output.rename(previous)
     try:

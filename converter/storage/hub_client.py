@@ -1,94 +1,52 @@
-"""What went wrong with the Hub, in words that say what to do.
+"""Requests to the Hub: retries, byte ranges, and errors that say what to do.
 
-The client raises what its HTTP library raises, and that is another one in each of its major
-versions: requests in 0.36, httpx in 1.x, httpx2 in 2.x.
+The client raises the errors of its HTTP library, which differs between its major versions:
+requests in 0.36, httpx in 1.x, httpx2 in 2.x.
 """
 
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from converter.errors import ConverterError
+from converter.errors import CheckpointError, ConverterError
 
-_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
-_ID = re.compile(rf"({_PART}/{_PART})(?:@([^\s@]{{1,200}}))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+Response = TypeVar("Response")
 
-_FILES = frozenset(".bin .ckpt .h5 .hdf5 .index .json .msgpack .pt .pth .safetensors".split())
-"""What the name of a weight file ends in, and hardly ever that of a repository."""
+RETRY_DELAYS = (1.0, 4.0)
+"""Seconds before the first and the second retry of a request."""
+MAX_SECONDS_TO_RETRY = 10.0
+"""A request that failed after this time is not retried: the client has retried it itself."""
+_TIMEOUT = 30
+"""Seconds without a response before a request is given up."""
 
-
-@dataclass(frozen=True, slots=True)
-class HubRepo:
-    """A repository of models on the Hub, at a revision."""
-
-    repo_id: str
-    """``org/name``."""
-    revision: str | None = None
-    """A branch, tag, commit or ``refs/pr/N``; the main branch unless given."""
-
-    @property
-    def is_pinned(self) -> bool:
-        """Whether the revision is a commit, which can never mean anything else."""
-        return self.revision is not None and bool(_COMMIT.fullmatch(self.revision))
-
-    def __str__(self) -> str:
-        return f"{self.repo_id}@{self.revision}" if self.revision else self.repo_id
-
-
-def parse_repo_id(reference: str | Path) -> HubRepo | None:
-    """The id that `reference` is, ``None`` if it can only be a path. A path that exists wins.
-
-    Args:
-        reference: ``org/name``, ``org/name@revision``, the same behind ``hf://``, or a path.
-
-    """
-    text = str(reference)
-    sure = text.startswith("hf://")
-    found = _ID.fullmatch(text.removeprefix("hf://").rstrip("/") if sure else text)
-    if found is None:
-        return None
-    if not sure and (Path(text).exists() or Path(text).suffix.lower() in _FILES):
-        return None
-    if ".." in found[1] or "--" in found[1]:  # the Hub has no such names
-        return None
-    return HubRepo(found[1], found[2])
-
-
-Answer = TypeVar("Answer")
-
-PAUSES = (1.0, 4.0)
-"""Seconds before a request that got no answer is sent again, and again."""
-_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
-"""How hf_xet, whose errors have no answer, tells the status of one."""
-_NOISE = re.compile(r" (?:for url\b|For more information\b|\(Request ID)")
-"""Where an error of a client stops saying what happened."""
-LONG = 10.0
-"""Seconds after which whoever failed has tried often enough."""
-_TRANSPORT = frozenset({"requests", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3"})
+_XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
+"""Errors of hf_xet have no response; this is how they state its status."""
+_REQUEST_DETAILS = re.compile(r" (?:for url\b|For more information\b|\(Request ID)")
+"""Start of the part of a client's error message that only describes the request."""
+_HTTP_LIBRARIES = frozenset({"requests", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3"})
 _LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN"
 
 
 @contextmanager
 def translate_hub_errors(
-    kind: type[ConverterError], what: str, repo_id: str, *, writing: bool = False
+    kind: type[ConverterError], action: str, repo_id: str, *, writing: bool = False
 ) -> Iterator[None]:
-    """Turn what the client raises within the block into one error of `kind`.
+    """Turn errors of the client within the block into one error of `kind`.
 
     Args:
         kind: the class of the error.
-        what: what could not be done, such as ``"org/name: cannot be fetched"``.
+        action: what failed, such as ``"org/name: cannot be downloaded"``.
         repo_id: the repository.
-        writing: whether it was to be written to, which needs other rights.
+        writing: whether the action needs write access.
 
     Raises:
-        ConverterError: of `kind`. Errors of this package pass as they are.
+        ConverterError: of `kind`. Errors of this package pass unchanged.
 
     """
     try:
@@ -96,119 +54,249 @@ def translate_hub_errors(
     except ConverterError:
         raise
     except Exception as error:
-        found = _reason(error, repo_id, writing)
-        if found is None:
+        explanation = _explain(error, repo_id, writing)
+        if explanation is None:
             raise
-        reason, remedy = found
-        raise kind(f"{what}: {reason}", remedy=remedy) from error
+        reason, remedy = explanation
+        raise kind(f"{action}: {reason}", remedy=remedy) from error
 
 
-def retry(ask: Callable[[], Answer]) -> Answer:
-    """Ask, and ask again after a while where no answer came.
+def retry(request: Callable[[], Response]) -> Response:
+    """Return the result of `request`, repeated after a delay if it fails for a transient reason.
 
-    The client asks again itself in some cases and not in others, which differ by its version; one
-    that has tried for long is not made to begin anew.
+    The client repeats some requests itself, and which ones differs by its version.
     """
-    for pause in PAUSES:
-        began = time.monotonic()
+    for delay in RETRY_DELAYS:
+        start = time.monotonic()
         try:
-            return ask()
+            return request()
         except Exception as error:
-            if not is_transient(error) or time.monotonic() - began > LONG:
+            if not is_transient(error) or time.monotonic() - start > MAX_SECONDS_TO_RETRY:
                 raise
-        time.sleep(pause)
-    return ask()
+        time.sleep(delay)
+    return request()
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed a moment later: no answer, or one of 5xx or 429."""
+    """Return whether a request may succeed later: no response, status 5xx, or 429."""
     status = _status(error)
     if status is not None:
         return status >= 500 or status == 429
-    return _is_transport(error)
+    return _is_connection_error(error)
 
 
-def _reason(error: Exception, repo_id: str, writing: bool) -> tuple[str, str | None] | None:
-    """What `error` means and what to do, ``None`` if it has nothing to do with the Hub."""
+def _explain(error: Exception, repo_id: str, writing: bool) -> tuple[str, str | None] | None:
+    """Return the reason and the remedy of `error`, ``None`` if it is unrelated to the Hub."""
     from huggingface_hub import constants, errors
 
     url = f"{constants.ENDPOINT}/{repo_id}"
     if isinstance(error, errors.GatedRepoError):
         return "access to the repository is restricted", (
-            f"Accept its licence at {url}, then log in with `hf auth login` or set HF_TOKEN."
+            f"Accept its license at {url}, then log in with `hf auth login` or set HF_TOKEN."
         )
     if isinstance(error, errors.RepositoryNotFoundError):
-        return "there is no such repository, or it is private", (
-            f"Look at {url}. If it is private: {_LOG_IN} to that of someone who may see it."
+        return "repository not found, or private", (
+            f"Check {url}. If it is private: {_LOG_IN} of an account that has access."
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return "there is no such revision", f"Its branches and tags: {url}/tree/main"
+        return "revision not found", f"Its branches and tags: {url}/tree/main"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return "the Hub may not be asked in offline mode", "Unset HF_HUB_OFFLINE."
+        return "the Hub cannot be reached in offline mode", "Unset HF_HUB_OFFLINE."
     if isinstance(error, errors.LocalTokenNotFoundError):
-        return "nobody is logged in", f"{_LOG_IN}, or give --token."
+        return "not logged in", f"{_LOG_IN}, or give --token."
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return "it is not in the cache", "Fetch it once with a connection to the Hub."
+        if constants.HF_HUB_OFFLINE:
+            return "not in the Hub cache, and HF_HUB_OFFLINE=1 is set", (
+                "Unset HF_HUB_OFFLINE, or download it once with a connection to the Hub."
+            )
+        return "not in the Hub cache", "Download it once with a connection to the Hub."
     if isinstance(error, errors.HFValidationError):
-        return f"not an id of the Hub: {error}", "Write it as org/name."
+        return f"not a valid Hub id: {error}", "Write it as org/name."
     status = _status(error)
+    if status is not None:
+        return _explain_status(status, error, repo_id, writing)
+    retry_step = (
+        "Try again; uploaded files are not sent again."
+        if writing
+        else "Try again, or set HF_HUB_OFFLINE=1 to use the Hub cache."
+    )
+    if _is_connection_error(error):
+        return f"no connection to {constants.ENDPOINT}: {_summary(error)}", retry_step
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.strerror or _summary(error), None
+    if isinstance(error, OSError | RuntimeError):  # errors of hf_xet among them
+        return f"the transfer failed: {_summary(error)}", retry_step
+    return (_summary(error), None) if isinstance(error, ValueError) else None
+
+
+def _explain_status(
+    status: int, error: Exception, repo_id: str, writing: bool
+) -> tuple[str, str | None]:
     if status == 401:
-        return "the Hub does not know the token", f"{_LOG_IN} to a token that is valid."
+        return "the Hub does not recognize the token", f"{_LOG_IN} with a valid token."
     if status == 403:
-        needed = "write to" if writing else "read"
-        return f"the token may not {needed} {repo_id}", (
-            f"Use a token whose scope lets it {needed} this repository: "
+        access = "write to" if writing else "read"
+        return f"the token may not {access} {repo_id}", (
+            f"Use a token whose scope lets it {access} this repository: "
             "https://huggingface.co/settings/tokens"
             + (", or propose the change with --create-pr." if writing else "")
         )
     if status == 429:
-        return "the Hub answers no more requests for now", "Wait some minutes, then try again."
-    if status is not None:
-        return f"the Hub answers with status {status}: {_short(error)}", (
-            "Try again later; what has arrived is not sent again." if status >= 500 else None
-        )
-    again = (
-        "Try again; what has arrived is kept."
-        if writing
-        else "Try again, or set HF_HUB_OFFLINE=1 to use what is in the cache."
+        return "too many requests to the Hub", "Wait some minutes, then try again."
+    return f"the Hub answers with status {status}: {_summary(error)}", (
+        "Try again later; uploaded files are not sent again." if status >= 500 else None
     )
-    if _is_transport(error):
-        return f"no connection to {constants.ENDPOINT}: {_short(error)}", again
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.strerror or _short(error), None
-    if isinstance(error, OSError | RuntimeError):  # what hf_xet raises, too
-        return f"the transfer failed: {_short(error)}", again
-    return (_short(error), None) if isinstance(error, ValueError) else None
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of the answer that `error` is about, or comes from."""
+    """Return the HTTP status behind `error` or one of its causes."""
     for each in _chain(error):
         status = getattr(getattr(each, "response", None), "status_code", None)
         if isinstance(status, int):
             return status
-    found = _STATUS.search(str(error))
-    return int(found[1]) if found else None
+    match = _XET_STATUS.search(str(error))
+    return int(match[1]) if match else None
 
 
-def _is_transport(error: BaseException) -> bool:
-    """Whether it is about a connection, or comes from one."""
+def _is_connection_error(error: BaseException) -> bool:
     return any(
         isinstance(each, ConnectionError | TimeoutError)
-        or type(each).__module__.partition(".")[0] in _TRANSPORT
+        or type(each).__module__.partition(".")[0] in _HTTP_LIBRARIES
         for each in _chain(error)
     )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it was raised from."""
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__
+    """Yield an error and its causes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
 
 
-def _short(error: BaseException) -> str:
-    """One line that says most: what the innermost error says, without addresses of requests."""
-    text = _NOISE.split(" ".join(str(list(_chain(error))[-1]).split()))[0]
+def _summary(error: BaseException) -> str:
+    """Return the message of the innermost cause in one line, without request details."""
+    innermost = list(_chain(error))[-1]
+    text = _REQUEST_DETAILS.split(" ".join(str(innermost).split()))[0]
     return text[:300] or type(error).__name__
+
+
+class HubRangeSource:
+    """Byte ranges of a file at a commit; see `converter.formats.range_reader.RangeSource`.
+
+    Args:
+        repo_id: ``org/name``.
+        name: the file in the repository.
+        url: its address at a commit, so that the content cannot change.
+        size: its size in bytes, as the Hub lists it.
+
+    """
+
+    def __init__(self, repo_id: str, name: str, url: str, size: int) -> None:
+        self.size = size
+        self._repo_id = repo_id
+        self._name = name
+        self._url = url
+        self._storage_url: str | None = None
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """Return exactly `nbytes` bytes from `offset`.
+
+        Raises:
+            CheckpointError: if the Hub refuses, is unreachable, or returns another range.
+
+        """
+        action = f"{self._repo_id}: {self._name} cannot be read from the Hub"
+        with translate_hub_errors(CheckpointError, action, self._repo_id):
+            return retry(lambda: self._request(offset, nbytes))
+
+    def _request(self, offset: int, nbytes: int) -> bytes:
+        """Send one request, and a second one if the signed storage URL has expired."""
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]
+            build_hf_headers,
+            hf_raise_for_status,
+        )
+
+        for attempt in (1, 2):
+            storage_url = self._resolve()
+            headers = {
+                "Accept-Encoding": "identity",
+                "Range": f"bytes={offset}-{offset + nbytes - 1}",
+            }
+            if _origin(storage_url) == _origin(self._url):  # the token is for the Hub alone
+                headers = {**build_hf_headers(library_name="converter"), **headers}
+            with _response(storage_url, headers) as response:
+                status = response.status_code
+                refused = status in (400, 401, 403, 404, 410)
+                if refused and storage_url != self._url and attempt == 1:
+                    with self._lock:
+                        self._storage_url = None
+                    continue
+                hf_raise_for_status(response)
+                self._check_range(response, status, offset, nbytes)
+                return _read_body(response, nbytes)
+        raise AssertionError("the second attempt returns or raises")
+
+    def _resolve(self) -> str:
+        """Return the URL that the Hub redirects to."""
+        from huggingface_hub import get_hf_file_metadata
+
+        with self._lock:
+            if self._storage_url is None:
+                metadata = get_hf_file_metadata(self._url)
+                if metadata.size is not None and metadata.size != self.size:
+                    raise CheckpointError(
+                        f"{self._repo_id}: {self._name} has {metadata.size} bytes where the Hub "
+                        f"lists {self.size}"
+                    )
+                self._storage_url = str(metadata.location)
+            return self._storage_url
+
+    def _check_range(self, response: Any, status: int, offset: int, nbytes: int) -> None:
+        """Refuse a response with the complete file, which may have any size."""
+        content_range = response.headers.get("Content-Range", "").partition("/")[0].strip()
+        complete = status == 200 and offset == 0 and nbytes == self.size
+        expected = (206, f"bytes {offset}-{offset + nbytes - 1}")
+        if not complete and (status, content_range) != expected:
+            raise CheckpointError(
+                f"{self._repo_id}: {self._name}: the server does not support range requests",
+                remedy=f"Download the file: hf download {self._repo_id} {self._name}",
+            )
+
+
+@contextmanager
+def _response(url: str, headers: dict[str, str]) -> Iterator[Any]:
+    """Yield a streamed response; the HTTP library depends on the client's version."""
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    session: Any = get_session()
+    if callable(getattr(session, "stream", None)):  # httpx, since version 1 of the client
+        with session.stream("GET", url, headers=headers, timeout=_TIMEOUT) as response:
+            if response.status_code >= 400:
+                response.read()
+            yield response
+    else:
+        with session.get(url, headers=headers, timeout=_TIMEOUT, stream=True) as response:
+            yield response
+
+
+def _read_body(response: Any, nbytes: int) -> bytes:
+    """Return the first `nbytes` of a body; raise `ConnectionError` if it is shorter."""
+    chunks = (
+        response.iter_bytes() if hasattr(response, "iter_bytes") else response.iter_content(1 << 16)
+    )
+    data = bytearray()
+    for chunk in chunks:
+        data += chunk
+        if len(data) >= nbytes:
+            break
+    if len(data) < nbytes:
+        raise ConnectionError(f"the response ended after {len(data)} of {nbytes} bytes")
+    return bytes(data[:nbytes])
+
+
+def _origin(url: str) -> tuple[str, str]:
+    """Return scheme and host, to which a token belongs."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc

@@ -1,15 +1,13 @@
-"""A source elsewhere as a directory of this machine, holding the files that are needed."""
+"""Downloading the files of a checkpoint at a URL into a temporary directory."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,279 +17,279 @@ from converter.file_names import (
     INDEX_SUFFIX,
     JOINT_WEIGHTS,
     MANIFEST,
+    SUBMODEL_DIRECTORIES,
+    TF_INDEX_SUFFIX,
     WEIGHT_FILES,
     auxiliary_files,
+    tf_checkpoint_prefix,
     weight_files,
 )
-from converter.formats.directory import CheckpointDirectory, LocalDirectory, RemoteDirectory
+from converter.formats.directory import LocalDirectory, RemoteDirectory
 from converter.safe_json import read_json_object
-from converter.storage.url import Url, UrlListing, listing, translate_url_errors
+from converter.storage.base import Source, WeightSelection
+from converter.storage.references import Url
+from converter.storage.url import UrlListing, list_url, progress_bar, translate_url_errors
+
+_THREADS = 4
+"""Concurrent downloads."""
+
+_MAX_AUXILIARY_BYTES = 256 << 20
+"""Larger than any configuration or tokenizer; larger files in a bucket are not downloaded."""
+
+_SPLIT_FILES = (JOINT_WEIGHTS, MANIFEST)
+"""The files that `split` writes next to the submodels."""
 
 
-@contextmanager
-def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal; gives what to call with more bytes."""
-    from huggingface_hub import utils
-
-    tqdm: Any = utils.tqdm  # type: ignore[attr-defined]
-    lock = threading.Lock()
-    with tqdm(
-        total=total, desc=title, unit="B", unit_scale=True, leave=False, disable=None
-    ) as shown:
-
-        def advance(nbytes: int) -> None:
-            with lock:
-                shown.update(nbytes)
-
-        yield advance
-
-
-_AT_ONCE = 4
-"""Files that are fetched at the same time."""
-
-_MAX_SMALL = 256 << 20
-"""Larger than any configuration or tokenizer; what a bucket holds besides is left alone."""
-
-_SUBMODELS = ("encoder/", "decoder/")
-"""The directories that `split` makes."""
-
-_JOINT = (JOINT_WEIGHTS, MANIFEST)
-"""What it leaves beside them."""
-
-_DATA = re.compile(r"\.(?:index|data-\d{5}-of-\d{5})$")
-
-
-@dataclass(frozen=True, slots=True)
-class UrlDownload:
-    """What was fetched. `close` removes it again."""
+@dataclass(frozen=True, kw_only=True)
+class UrlSource(Source):
+    """A checkpoint at a URL, downloaded into a temporary directory that `close` removes."""
 
     url: Url
-    directory: Path
-    folder: CheckpointDirectory
-    """The same with the files that were not fetched, which are read a part at a time."""
-    file: Path | None
-    """The weight file in it, if the URL was that of one."""
     modified: float | None
-    """When the last of the files that were used was written, in seconds since 1970; ``None`` where
-    nobody knows."""
-    _home: Path = field(repr=False)
+    """When the newest file in use was written, in seconds since 1970, ``None`` if unknown."""
 
-    def close(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
-        """Remove the files; an error is told with the URL, not with the place where they lay."""
-        shutil.rmtree(self._home, ignore_errors=True)
-        if isinstance(error, ConverterError):
-            error.message = error.message.replace(str(self.directory), self.url.bare)
-            error.problems = tuple(self.named(problem) for problem in error.problems)
+    @property
+    def parent(self) -> str:
+        """The URL of the parent directory."""
+        return self.url.redacted.rpartition("/")[0]
 
-    def named(self, problem: Problem) -> Problem:
-        """A problem with the URL instead of the place where the file lay on this machine."""
+    def describe(self) -> dict[str, str]:
+        """Return the URL of the directory, without secrets."""
+        return {"reference": self.url.redacted}
+
+    def modified_since(self, timestamp: float, files: Iterable[Path]) -> bool:
+        """Return whether a remote file was written after `timestamp`, or may have been."""
+        return self.modified is None or self.modified > timestamp
+
+    def rename(self, problem: Problem) -> Problem:
+        """Return `problem` with the URL instead of the temporary path."""
         if problem.file is None:
             return problem
-        return replace(problem, file=problem.file.replace(str(self.directory), self.url.bare))
+        return replace(problem, file=problem.file.replace(str(self.directory), self.url.redacted))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+        if isinstance(error, ConverterError):
+            error.message = error.message.replace(str(self.directory), self.url.redacted)
+            error.problems = tuple(self.rename(problem) for problem in error.problems)
 
 
-def download(url: Url, weights: str) -> UrlDownload:
-    """Fetch the files of the checkpoint at a URL into a temporary directory.
+def download_url(url: Url, weights: WeightSelection) -> UrlSource:
+    """Download the files of the checkpoint at a URL into a temporary directory.
 
     Args:
-        url: of a directory or a weight file.
-        weights: which weight files to fetch beside the small ones: those of ``one`` format, of
-            ``all``, or ``none``; or ``headers``, to read those of one format from afar.
+        url: a directory, a weight file, or the prefix of a TensorFlow checkpoint.
+        weights: the weight files to download.
 
     Raises:
-        CheckpointError: if there is none, if it cannot be read, or if the disk is too small.
+        CheckpointError: if there is no checkpoint, it cannot be read, or the disk is too small.
         UnsupportedError: if the library of the protocol is not installed.
 
     """
-    found = listing(url, CheckpointError) or _bundle(url)
-    if found is None:
+    listing = list_url(url, CheckpointError) or _list_tf_checkpoint(url)
+    if listing is None:
         raise CheckpointError(
-            f"{url}: there is nothing",
+            f"{url}: not found",
             remedy="Expected a directory with config.json and weights, or one weight file.",
         )
-    home = Path(tempfile.mkdtemp(prefix="converter-"))
+    temporary = Path(tempfile.mkdtemp(prefix="converter-"))
     try:
-        return _Downloader(found, home, weights).staged()
+        return _Downloader(listing, temporary, weights).download(str(url))
     except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _bundle(url: Url) -> UrlListing | None:
-    """The listing for what the files of a TensorFlow bundle begin with: ``DIR/bert_model.ckpt``."""
-    parent, _, stem = url.text.rstrip("/").rpartition("/")
-    around = listing(Url(parent), CheckpointError) if parent.rpartition("://")[2] else None
-    if around is None or f"{stem}.index" not in around.files:
+def _list_tf_checkpoint(url: Url) -> UrlListing | None:
+    """Return the listing for the prefix of a TensorFlow checkpoint: ``DIR/bert_model.ckpt``."""
+    parent, _, prefix = url.text.rstrip("/").rpartition("/")
+    listing = list_url(Url(parent), CheckpointError) if parent.rpartition("://")[2] else None
+    if listing is None or prefix + TF_INDEX_SUFFIX not in listing.files:
         return None
-    return replace(around, file=f"{stem}.index")
+    return replace(listing, file=prefix + TF_INDEX_SUFFIX)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Downloader:
-    listed: UrlListing
-    home: Path
-    weights: str
+    listing: UrlListing
+    temporary: Path
+    weights: WeightSelection
 
     @property
     def directory(self) -> Path:
-        """Where the files go."""
-        return self.home / self.listed.url.local_name
+        """The directory for the files of the checkpoint."""
+        return self.temporary / self.listing.url.local_name
 
-    def staged(self) -> UrlDownload:
+    def download(self, reference: str) -> UrlSource:
+        """Download the selected files of the source that is called `reference`."""
         headers = self.weights == "headers"
-        names = list(self.listed.files)
-        file = self.listed.file
-        if file is not None:
-            begun = self.parts(file)
-        else:
-            begun = self.initial_weight_files(names)
-            if not begun and self.weights != "none":
-                raise CheckpointError(
-                    f"{self.listed.url}: holds no weight file",
-                    remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), or a "
-                    "TensorFlow checkpoint.",
-                )
-        directory = self.directory
-        now = [name for name in begun if name.endswith(INDEX_SUFFIX) or not headers]
-        small = [name for name in auxiliary_files(names) if self.listed.size(name) <= _MAX_SMALL]
-        if file is None and self.weights == "all":
-            small = [
-                each for lead in ("", *_SUBMODELS) for each in self.below(lead, auxiliary_files)
-            ]
-        chosen = list(dict.fromkeys([*small, *now]))
-        self.fetch(chosen, directory)
-        shards = (
-            self.shards(name for name in chosen if name.endswith(INDEX_SUFFIX)) if begun else []
-        )
+        file = self.listing.file
+        weights = self._weight_files() if file is None else self._files_of(file)
+        auxiliary = self._auxiliary_files()
+        now = [name for name in weights if name.endswith(INDEX_SUFFIX) or not headers]
+        names = list(dict.fromkeys([*auxiliary, *now]))
+        self.fetch(names, self.directory)
+        indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
+        shards = self._shards(indexes) if weights else []
         if not headers:
-            self.fetch([name for name in shards if name not in chosen], directory)
-        self.joint(directory)
-        times = [self.listed.modified(name) for name in {*chosen, *begun, *shards}]
-        return UrlDownload(
-            self.listed.url,
-            directory,
-            self.folder(directory) if headers else LocalDirectory(directory),
-            directory / file if file else None,
-            None if None in times else max((time for time in times if time), default=None),
-            self.home,
+            self.fetch([name for name in shards if name not in names], self.directory)
+        self._fetch_split_files()
+        times = [self.listing.modified(name) for name in {*names, *weights, *shards}]
+        known_times = [time for time in times if time is not None]
+        return UrlSource(
+            reference=reference,
+            folder=self._remote_directory() if headers else LocalDirectory(self.directory),
+            file=self.directory / self._main_file(file) if file else None,
+            url=self.listing.url,
+            modified=max(known_times, default=None) if len(known_times) == len(times) else None,
+            temporary=self.temporary,
         )
-
-    def initial_weight_files(self, names: list[str]) -> list[str]:
-        """The weight files to begin with, see `weight_files`."""
-        if self.weights == "none":
-            return []
-        every = self.weights == "all"
-        found = weight_files(names, all_formats=every)
-        if every:
-            for lead in _SUBMODELS:
-                found += self.below(lead, lambda below: weight_files(below, all_formats=True))
-            found += [name for name in _JOINT[:1] if name in names]
-        return found
-
-    def below(self, lead: str, choice: Any) -> list[str]:
-        """What `choice` takes of the files of a directory."""
-        names = [name.removeprefix(lead) for name in self.listed.files if name.startswith(lead)]
-        return [lead + name for name in choice(names)]
-
-    def parts(self, file: str) -> list[str]:
-        """The files that a weight file consists of."""
-        stem = _DATA.sub("", file)
-        if stem == file:
-            return [file]
-        return [name for name in self.listed.files if _DATA.sub("", name) == stem]
-
-    def shards(self, indexes: Iterable[str]) -> list[str]:
-        """The files that indexes name; what else they name is told on opening."""
-        found: dict[str, None] = {}
-        for index in indexes:
-            lead = index.rpartition("/")[0]
-            weight_map = read_json_object(self.directory / index).get("weight_map")
-            for name in weight_map.values() if isinstance(weight_map, dict) else ():
-                whole = f"{lead}/{name}" if lead else str(name)
-                if whole in self.listed.files:
-                    found[whole] = None
-        return list(found)
-
-    def joint(self, directory: Path) -> None:
-        """Fetch what `split` left beside the halves, if this is one of them."""
-        parent, _, name = self.listed.url.text.rstrip("/").rpartition("/")
-        if f"{name}/" in _SUBMODELS and self.weights in ("one", "headers"):
-            around = listing(Url(parent), CheckpointError)
-            if around and all(each in around.files for each in _JOINT):
-                _Downloader(around, self.home, "one").fetch(list(_JOINT), self.home)
-
-    def folder(self, directory: Path) -> RemoteDirectory:
-        sizes = {name: self.listed.size(name) for name in self.listed.files if "/" not in name}
-        return RemoteDirectory(directory, sizes, lambda name: _Ranges(self.listed, name))
 
     def fetch(self, names: list[str], directory: Path) -> None:
-        """Fetch files.
+        """Download files.
 
         Raises:
-            CheckpointError: if the disk is too small, or they cannot be had.
+            CheckpointError: if the disk is too small, or a file cannot be downloaded.
 
         """
-        total = sum(self.listed.size(name) for name in names)
-        free = shutil.disk_usage(self.home).free
+        total = sum(self.listing.size(name) for name in names)
+        free = shutil.disk_usage(self.temporary).free
         if total > free:
             raise CheckpointError(
-                f"{self.listed.url}: takes {total:,} bytes on its way, and {self.home.parent} has "
-                f"{free:,} free",
-                remedy="Free some, or set TMPDIR to a directory of a larger disk.",
+                f"{self.listing.url}: the download takes {total:,} bytes, and "
+                f"{self.temporary.parent} has {free:,} free",
+                remedy="Free disk space, or set TMPDIR to a directory on a larger disk.",
             )
-        stopped = threading.Event()
-        with bar(f"Fetching {self.listed.url.name}", total) as advance:
+        cancelled = threading.Event()
+        with progress_bar(f"Fetching {self.listing.url.name}", total) as advance:
 
-            def get(name: str) -> None:
-                self.get(name, directory / name, advance, stopped)
+            def fetch_one(name: str) -> None:
+                self._fetch_file(name, directory / name, advance, cancelled)
 
-            with ThreadPoolExecutor(_AT_ONCE) as threads:
+            with ThreadPoolExecutor(_THREADS) as threads:
                 try:
-                    list(threads.map(get, names))
+                    list(threads.map(fetch_one, names))
                 except BaseException:
-                    stopped.set()
+                    cancelled.set()
                     raise
 
-    def get(self, name: str, path: Path, advance: Any, stopped: threading.Event) -> None:
-        """Fetch one file."""
+    def _fetch_file(
+        self, name: str, path: Path, advance: Callable[[int], None], cancelled: threading.Event
+    ) -> None:
         from fsspec.callbacks import Callback
 
-        class Told(Callback):  # type: ignore[misc]  # fsspec has no types
+        class Progress(Callback):  # type: ignore[misc]  # fsspec has no types
             def relative_update(self, inc: int = 1) -> None:
-                if stopped.is_set():
-                    raise InterruptedError("given up")
+                if cancelled.is_set():
+                    raise InterruptedError("cancelled")
                 advance(inc)
 
-        if stopped.is_set():
+        if cancelled.is_set():
             return
         if ".." in Path(name).parts or Path(name).is_absolute():
-            raise CheckpointError(f"{self.listed.url}: {name!r} is no name of a file in it")
-        url = self.listed.url / name
+            raise CheckpointError(f"{self.listing.url}: {name!r} is not a file name in it")
+        url = self.listing.url / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with translate_url_errors(CheckpointError, url, "cannot be fetched"):
-            self.listed.filesystem.get_file(self.listed.at(name), str(path), callback=Told())
-        found, listed = path.stat().st_size, self.listed.size(name)
-        if found != listed:
+        with translate_url_errors(CheckpointError, url, "cannot be downloaded"):
+            self.listing.filesystem.get_file(
+                self.listing.remote_path(name), str(path), callback=Progress()
+            )
+        received, expected = path.stat().st_size, self.listing.size(name)
+        if received != expected:
             raise CheckpointError(
-                f"{url}: had {listed:,} bytes when it was listed, and {found:,} came",
-                remedy="Run again once nothing writes to it any more.",
+                f"{url}: had {expected:,} bytes when it was listed, and {received:,} were received",
+                remedy="Run again when no other program writes to it.",
             )
 
+    def _weight_files(self) -> list[str]:
+        """Return the weight files and indexes to download from a directory."""
+        if self.weights == "none":
+            return []
+        names = weight_files(self.listing.files, all_formats=self.weights == "all")
+        if self.weights == "all":
+            for submodel in SUBMODEL_DIRECTORIES:
+                below = self._names_below(submodel)
+                names += [f"{submodel}/{name}" for name in weight_files(below, all_formats=True)]
+            names += [JOINT_WEIGHTS] if JOINT_WEIGHTS in self.listing.files else []
+        if not names:
+            raise CheckpointError(
+                f"{self.listing.url}: holds no weight file",
+                remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), or a "
+                "TensorFlow checkpoint.",
+            )
+        return names
 
-class _Ranges:
-    """The bytes of a file elsewhere; see `converter.formats.range_reader.Ranges`."""
+    def _auxiliary_files(self) -> list[str]:
+        if self.listing.file is None and self.weights == "all":
+            return [
+                *auxiliary_files(self.listing.files),
+                *(
+                    f"{submodel}/{name}"
+                    for submodel in SUBMODEL_DIRECTORIES
+                    for name in auxiliary_files(self._names_below(submodel))
+                ),
+            ]
+        names = auxiliary_files(self.listing.files)
+        return [name for name in names if self.listing.size(name) <= _MAX_AUXILIARY_BYTES]
 
-    def __init__(self, listed: UrlListing, name: str) -> None:
-        self.size = listed.size(name)
-        self._listed, self._name = listed, name
+    def _names_below(self, directory: str) -> list[str]:
+        prefix = f"{directory}/"
+        return [name.removeprefix(prefix) for name in self.listing.files if name.startswith(prefix)]
+
+    def _files_of(self, file: str) -> list[str]:
+        """Return all files of the TensorFlow checkpoint that `file` belongs to, or `file` alone."""
+        prefix = tf_checkpoint_prefix(file)
+        if prefix == file:
+            return [file]
+        return [name for name in self.listing.files if tf_checkpoint_prefix(name) == prefix]
+
+    def _main_file(self, file: str) -> str:
+        """Return the index of the TensorFlow checkpoint that `file` belongs to, or `file`."""
+        index = tf_checkpoint_prefix(file) + TF_INDEX_SUFFIX
+        return index if index in self.listing.files else file
+
+    def _shards(self, indexes: Iterable[str]) -> list[str]:
+        """Return the files that indexes name; opening reports those that are missing."""
+        shards: dict[str, None] = {}
+        for index in indexes:
+            directory = index.rpartition("/")[0]
+            weight_map = read_json_object(self.directory / index).get("weight_map")
+            for name in weight_map.values() if isinstance(weight_map, dict) else ():
+                path = f"{directory}/{name}" if directory else str(name)
+                if path in self.listing.files:
+                    shards[path] = None
+        return list(shards)
+
+    def _fetch_split_files(self) -> None:
+        """Download what `split` wrote next to the submodels, if this is one of them."""
+        parent, _, name = self.listing.url.text.rstrip("/").rpartition("/")
+        if name in SUBMODEL_DIRECTORIES and self.weights in ("preferred", "headers"):
+            siblings = list_url(Url(parent), CheckpointError)
+            if siblings and all(each in siblings.files for each in _SPLIT_FILES):
+                parent_files = _Downloader(siblings, self.temporary, "preferred")
+                parent_files.fetch(list(_SPLIT_FILES), self.temporary)
+
+    def _remote_directory(self) -> RemoteDirectory:
+        names = [name for name in self.listing.files if "/" not in name]
+        sizes = {name: self.listing.size(name) for name in names}
+        return RemoteDirectory(self.directory, sizes, lambda n: _UrlRangeSource(self.listing, n))
+
+
+class _UrlRangeSource:
+    """Byte ranges of a remote file; see `converter.formats.range_reader.RangeSource`."""
+
+    def __init__(self, listing: UrlListing, name: str) -> None:
+        self.size = listing.size(name)
+        self._listing, self._name = listing, name
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """The bytes from `offset`."""
-        with translate_url_errors(CheckpointError, self._listed.url / self._name, "cannot be read"):
-            at = self._listed.at(self._name)
-            return bytes(self._listed.filesystem.cat_file(at, start=offset, end=offset + nbytes))
+        """Return `nbytes` bytes from `offset`."""
+        url, path = self._listing.url / self._name, self._listing.remote_path(self._name)
+        with translate_url_errors(CheckpointError, url, "cannot be read"):
+            data: Any = self._listing.filesystem.cat_file(path, start=offset, end=offset + nbytes)
+            return bytes(data)

@@ -1,22 +1,24 @@
-"""A finished directory to a URL: first all bytes, then the names, those that readers look for last.
+"""Uploading a finished directory to a URL, so that it appears complete or not at all.
 
-No file has its name there before the last byte of the last file has arrived: `fsspec` holds written
-files back until they are committed (on S3, a multipart upload that is not completed). So whatever
-ends a run before, there is nothing new, and what was there is as it was. The commits themselves
-carry no data. They go from the weights to the configuration to the manifest.
+No file becomes visible before the last byte of the last file has arrived: `fsspec` keeps written
+files uncommitted (on S3, a multipart upload that is not completed). A run that fails before leaves
+the target unchanged. The commits carry no data; weights are committed first, the configuration and
+the manifest, which readers look for, last.
 """
 
 from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from converter.errors import OutputError, Problem
+from converter.errors import OutputError, Problem, UsageError
 from converter.file_names import (
     CHECKPOINT_MARKERS,
     CONFIG,
@@ -25,72 +27,103 @@ from converter.file_names import (
     WEIGHT_FILES,
     auxiliary_files,
 )
-from converter.storage.url import Url, UrlListing, filesystem, listing, translate_url_errors
-from converter.storage.url_download import bar
+from converter.storage.base import (
+    MAX_METADATA_BYTES,
+    check_overwrite,
+    not_a_directory_error,
+    source_overlap_error,
+)
+from converter.storage.references import Url
+from converter.storage.url import (
+    UrlListing,
+    filesystem,
+    list_url,
+    progress_bar,
+    translate_url_errors,
+)
 
-_BLOCK = 16 << 20
-"""Bytes that are sent at a time."""
+_BLOCK_BYTES = 16 << 20
+"""Bytes to send at a time."""
 
-_AT_ONCE = 4
-"""Files that are sent at the same time."""
+_THREADS = 4
+"""Concurrent uploads."""
 
-_PARTS = 9_000
-"""Parts that a file may have; S3 allows 10,000."""
-
-
-@contextmanager
-def upload_directory(url: Url, overwrite: bool) -> Iterator[Path]:
-    """A temporary directory whose files lie at `url` when the block ends well.
-
-    Args:
-        url: of a directory.
-        overwrite: whether a checkpoint that is already there may be replaced.
-
-    Raises:
-        OutputError: if something is there that may not be replaced, or it cannot be written.
-        UnsupportedError: if the library of the protocol is not installed.
-
-    """
-    _require_replaceable(listing(url, OutputError, own=True), url, overwrite)
-    with tempfile.TemporaryDirectory(prefix="converter-", ignore_cleanup_errors=True) as home:
-        directory = Path(home) / url.local_name
-        directory.mkdir()
-        yield directory
-        _Upload(url, directory, overwrite).send()
+_MAX_PARTS = 9_000
+"""Parts of a multipart upload; S3 allows 10,000."""
 
 
-def _require_replaceable(held: UrlListing | None, url: Url, overwrite: bool) -> None:
-    if held is None:
+@dataclass(frozen=True)
+class UrlTarget:
+    """A directory at a URL; see `OutputTarget`."""
+
+    url: Url
+
+    @property
+    def display_name(self) -> Url:
+        """The URL."""
+        return self.url
+
+    @cached_property
+    def _listing(self) -> UrlListing | None:
+        return list_url(self.url, OutputError)
+
+    def files(self) -> Mapping[str, int]:
+        """Return the size in bytes of every file, by name."""
+        listing = self._listing
+        return {name: listing.size(name) for name in listing.files} if listing else {}
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a small file."""
+        listing = self._listing
+        if listing is None or self.files().get(name, MAX_METADATA_BYTES + 1) > MAX_METADATA_BYTES:
+            return None
+        return listing.read(name)
+
+    def modified(self, name: str) -> float | None:
+        """Return when a file was written."""
+        listing = self._listing
+        return listing.modified(name) if listing and name in listing.files else None
+
+    @contextmanager
+    def open_for_writing(self, overwrite: bool, resume: str | None) -> Iterator[Path]:
+        """Yield a temporary directory that is uploaded at the end."""
+        if resume:
+            raise UsageError("resume: only a local output can be resumed")
+        _check_replaceable(list_url(self.url, OutputError, cached=False), self.url, overwrite)
+        with tempfile.TemporaryDirectory(prefix="converter-", ignore_cleanup_errors=True) as parent:
+            directory = Path(parent) / self.url.local_name
+            directory.mkdir()
+            yield directory
+            _Upload(self.url, directory, overwrite).run()
+
+    def check_not_a_source(self, files: Iterable[Path], references: Iterable[str]) -> None:
+        """Refuse to replace a source below the URL."""
+        for reference in references:
+            if f"{reference.rstrip('/')}/".startswith(f"{self.url.redacted}/"):
+                raise source_overlap_error(self.url, reference)
+
+
+def _check_replaceable(listing: UrlListing | None, url: Url, overwrite: bool) -> None:
+    if listing is None:
         return
-    if held.file is not None:
-        raise OutputError(
-            f"{url} exists and is not a directory", remedy="Choose another place for the output."
-        )
-    if not any(mark in held.files for mark in CHECKPOINT_MARKERS):
-        raise OutputError(
-            f"{url} exists, is not empty and is no checkpoint (it has no config.json)",
-            remedy="Choose another place for the output, or empty that one.",
-        )
-    if not overwrite:
-        raise OutputError(
-            f"{url} exists", remedy="Add --overwrite to replace it, or choose another place."
-        )
+    if listing.file is not None:
+        raise not_a_directory_error(url)
+    is_checkpoint = any(name in listing.files for name in CHECKPOINT_MARKERS)
+    check_overwrite(url, is_checkpoint=is_checkpoint, overwrite=overwrite)
 
 
-def commit_order(names: Sequence[str]) -> list[str]:
-    """Files as they are to appear: weights, what goes with them, indexes, configurations, and the
-    manifest last.
-    """
+def commit_order(names: Iterable[str]) -> list[str]:
+    """Sort files into the order to appear in: weights, metadata, indexes, configs, manifest."""
 
-    def rank(name: str) -> tuple[int, str]:
-        last = name.rpartition("/")[2]
-        if name == MANIFEST:
-            return 4, name
-        if last == CONFIG:
-            return 3, name
-        if last.endswith(INDEX_SUFFIX):
-            return 2, name
-        return int(last in auxiliary_files([last])), name
+    def rank(path: str) -> tuple[int, str]:
+        name = path.rpartition("/")[2]
+        if path == MANIFEST:
+            return 4, path
+        if name == CONFIG:
+            return 3, path
+        if name.endswith(INDEX_SUFFIX):
+            return 2, path
+        return int(name in auxiliary_files([name])), path
 
     return sorted(names, key=rank)
 
@@ -99,125 +132,122 @@ class _Upload:
     """One upload.
 
     Args:
-        url: where to.
+        url: the target directory.
         directory: the finished files.
-        overwrite: whether a checkpoint that is there is replaced.
+        overwrite: replace an existing checkpoint.
 
     """
 
     def __init__(self, url: Url, directory: Path, overwrite: bool) -> None:
         self.url, self.directory, self.overwrite = url, directory, overwrite
-        self.system, self.path = filesystem(url, OutputError, own=True)
-        self.system.start_transaction()  # some hold files back only then
+        self.system, self.path = filesystem(url, OutputError, cached=False)
+        self.system.start_transaction()  # some protocols keep files uncommitted only then
         files = (path for path in directory.rglob("*") if path.is_file())
-        self.names = commit_order([path.relative_to(directory).as_posix() for path in files])
-        self.waiting: dict[str, Any] = {}
-        """Files that have arrived, or are on their way, and have no name yet."""
-        self.named: list[str] = []
-        self.stopped = threading.Event()
+        self.names = commit_order(path.relative_to(directory).as_posix() for path in files)
+        self.uncommitted: dict[str, Any] = {}
+        """Files that have been sent, or are being sent, and are not yet visible."""
+        self.committed: list[str] = []
+        self.cancelled = threading.Event()
 
-    def send(self) -> None:
-        """Send all files, then give them their names."""
+    def run(self) -> None:
+        """Send all files, then commit them."""
         try:
-            self.put_all()
-            held = listing(self.url, OutputError, own=True)
-            _require_replaceable(held, self.url, self.overwrite)  # it may be another one by now
-            stale = _stale(held, self.names) if held else []
+            self._send_all()
+            listing = list_url(self.url, OutputError, cached=False)
+            _check_replaceable(listing, self.url, self.overwrite)  # it may have changed since
+            stale = _stale_files(listing, self.names) if listing else []
             with translate_url_errors(OutputError, self.url, "cannot be written"):
-                self.remove(
-                    [name for name in stale if name.rpartition("/")[2] in CHECKPOINT_MARKERS]
-                )
-                self.commit()
-                self.remove([name for name in stale if name not in self.names])
+                self._remove(name for name in stale if _base_name(name) in CHECKPOINT_MARKERS)
+                self._commit()
+                self._remove(name for name in stale if name not in self.names)
         except BaseException as error:
-            self.roll_back(error)
+            self._roll_back(error)
             raise
 
-    def put_all(self) -> None:
-        """Send all files, some at a time, without their names."""
+    def _send_all(self) -> None:
         total = sum((self.directory / name).stat().st_size for name in self.names)
-        with bar(f"Sending {self.url.name}", total) as advance:
+        with progress_bar(f"Sending {self.url.name}", total) as advance:
 
-            def put(name: str) -> None:
+            def send(name: str) -> None:
                 try:
-                    self.put(name, advance)
+                    self._send(name, advance)
                 except BaseException:
-                    self.stopped.set()
+                    self.cancelled.set()
                     raise
 
-            with ThreadPoolExecutor(_AT_ONCE) as threads:
+            with ThreadPoolExecutor(_THREADS) as threads:
                 try:
-                    list(threads.map(put, self.names))
+                    list(threads.map(send, self.names))
                 finally:
-                    self.stopped.set()
+                    self.cancelled.set()
 
-    def put(self, name: str, advance: Callable[[int], None]) -> None:
-        """Send a file, without its name."""
-        path, at = self.directory / name, self.at(name)
-        block = max(_BLOCK, path.stat().st_size // _PARTS + 1)
-        if self.stopped.is_set():
+    def _send(self, name: str, advance: Callable[[int], None]) -> None:
+        """Send a file without committing it."""
+        local, remote = self.directory / name, self._remote_path(name)
+        block_size = max(_BLOCK_BYTES, local.stat().st_size // _MAX_PARTS + 1)
+        if self.cancelled.is_set():
             return
         with (
             translate_url_errors(OutputError, self.url / name, "cannot be written"),
-            path.open("rb") as source,
+            local.open("rb") as source,
         ):
-            self.system.makedirs(at.rpartition("/")[0], exist_ok=True)
-            target = self.waiting[name] = self.system.open(
-                at, "wb", block_size=block, autocommit=False
+            self.system.makedirs(remote.rpartition("/")[0], exist_ok=True)
+            target = self.uncommitted[name] = self.system.open(
+                remote, "wb", block_size=block_size, autocommit=False
             )
-            if not _holds_back(target):
+            if not _supports_commit(target):
                 raise not_atomic_error(self.url)
-            while data := source.read(_BLOCK):
-                if self.stopped.is_set():
+            while data := source.read(_BLOCK_BYTES):
+                if self.cancelled.is_set():
                     return
                 target.write(data)
                 advance(len(data))
             target.close()
 
-    def commit(self) -> None:
-        """Give every file its name."""
+    def _commit(self) -> None:
+        """Make every file visible."""
         for name in self.names:
-            self.named.append(name)
-            self.waiting[name].commit()
-            del self.waiting[name]
+            self.committed.append(name)
+            self.uncommitted[name].commit()
+            del self.uncommitted[name]
 
-    def remove(self, names: Sequence[str]) -> None:
-        """Remove files that were there before."""
+    def _remove(self, names: Iterable[str]) -> None:
         for name in names:
-            self.system.rm_file(self.at(name))
+            self.system.rm_file(self._remote_path(name))
 
-    def roll_back(self, error: BaseException) -> None:
-        """Leave nothing behind; what cannot be taken back is told with the error."""
-        for target in self.waiting.values():
+    def _roll_back(self, error: BaseException) -> None:
+        """Remove new files; those that cannot be removed become problems of `error`."""
+        for target in self.uncommitted.values():
             with suppress(Exception):
                 target.discard()
             with suppress(Exception):
-                target.closed = True  # else it would send the rest once nobody refers to it
-        left = []
-        for name in reversed(self.named):  # the manifest first
+                target.closed = True  # else its finalizer would send the rest
+        remaining = []
+        for name in reversed(self.committed):  # the manifest first
             try:
-                if self.system.exists(self.at(name)):
-                    self.system.rm_file(self.at(name))
+                if self.system.exists(self._remote_path(name)):
+                    self.system.rm_file(self._remote_path(name))
             except Exception:
-                left.append(name)
-        if left and isinstance(error, OutputError):
+                remaining.append(name)
+        if remaining and isinstance(error, OutputError):
             error.problems = (
                 *error.problems,
                 *(
-                    Problem(
-                        "remains there, of a checkpoint that is not whole",
-                        file=f"{self.url}/{name}",
-                    )
-                    for name in left
+                    Problem("remains, part of an incomplete checkpoint", file=f"{self.url}/{name}")
+                    for name in remaining
                 ),
             )
 
-    def at(self, name: str) -> str:
+    def _remote_path(self, name: str) -> str:
         return f"{self.path}/{name}"
 
 
-def _holds_back(file: Any) -> bool:
-    """Whether a file that is written gets its name only when it is committed."""
+def _base_name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _supports_commit(file: Any) -> bool:
+    """Return whether a file that is written stays invisible until it is committed."""
     from fsspec.spec import AbstractBufferedFile
 
     commit = getattr(type(file), "commit", None)
@@ -225,30 +255,29 @@ def _holds_back(file: Any) -> bool:
 
 
 def not_atomic_error(url: Url) -> OutputError:
-    """The error for a place where half a checkpoint could be seen."""
+    """Return the error for a location where an incomplete checkpoint would be visible."""
     return OutputError(
-        f"{url}: cannot be written: there, files appear one by one while they are sent",
-        remedy="Let OUTPUT be hf://org/name, a whole repository."
+        f"{url}: cannot be written: its files would appear one by one during the upload",
+        remedy="Let OUTPUT be hf://org/name, a complete repository."
         if url.protocol == "hf"
-        else "Let OUTPUT be a path of this machine, and copy it there.",
+        else "Let OUTPUT be a local path, and copy it there.",
     )
 
 
-def _stale(held: UrlListing, names: Sequence[str]) -> list[str]:
-    """What of a checkpoint that is replaced has to go: its marks, and files that the new one lacks.
+def _stale_files(listing: UrlListing, names: Sequence[str]) -> list[str]:
+    """Return the files of the old checkpoint to remove: markers, indexes, and those not replaced.
 
-    Files that have nothing to do with a checkpoint stay.
+    Files that do not belong to a checkpoint stay.
     """
-    lasts = {*CHECKPOINT_MARKERS, *WEIGHT_FILES}
-    found = []
-    for name in held.files:
-        last = name.rpartition("/")[2]
-        known = last in lasts or last.endswith(INDEX_SUFFIX) or bool(auxiliary_files([last]))
-        shard = any(last.startswith(f"{Path(whole).stem}-") for whole in WEIGHT_FILES)
-        if (
-            last in CHECKPOINT_MARKERS
-            or last.endswith(INDEX_SUFFIX)
-            or ((known or shard) and name not in names)
-        ):
-            found.append(name)
-    return found
+    stale = []
+    for path in listing.files:
+        name = _base_name(path)
+        belongs = (
+            name in (*CHECKPOINT_MARKERS, *WEIGHT_FILES)
+            or bool(auxiliary_files([name]))
+            or any(name.startswith(f"{Path(file).stem}-") for file in WEIGHT_FILES)
+        )
+        is_marker = name in CHECKPOINT_MARKERS or name.endswith(INDEX_SUFFIX)
+        if is_marker or (belongs and path not in names):
+            stale.append(path)
+    return stale

@@ -161,7 +161,7 @@ def test_an_existing_output_is_kept(shell: Shell) -> None:
     (shell / "notes").mkdir()
     (shell / "notes" / "diary.txt").write_text("dear diary")
     told = shell.fail("convert", shell / "bert", shell / "notes", "--overwrite")
-    assert "no checkpoint" in told
+    assert "not a checkpoint" in told
     told = shell.fail("convert", shell / "bert", shell / "bert" / "config.json", "--overwrite")
     assert "not a directory" in told
 
@@ -223,7 +223,7 @@ def test_no_such_path(shell: Shell) -> None:
         ("compose", shell / "bert", shell / "nowhere", shell / "out"),
     ):
         told = shell.fail(*args)
-        assert f"{shell / 'nowhere'}: there is no such file or directory" in told
+        assert f"{shell / 'nowhere'}: no such file or directory" in told
 
 
 def test_a_directory_without_weights(shell: Shell) -> None:

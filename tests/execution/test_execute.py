@@ -390,7 +390,7 @@ def test_refused_writes_name_file_and_room(tmp_path, raw, monkeypatch, number):
         execute(one(noise((10, 10))), tmp_path)
     (problem,) = caught.value.problems
     assert problem.file == str(tmp_path / "a.raw")
-    assert problem.expected == "400 bytes of room"
+    assert problem.expected == "400 bytes of space"
     assert str(problem.found).endswith("bytes free")
 
 

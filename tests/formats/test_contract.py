@@ -16,7 +16,7 @@ from converter.formats.base import FileFormat, Reader
 from converter.formats.directory import RemoteDirectory
 from converter.formats.file_handle import FileHandle
 from converter.formats.registry import FORMATS, detect_format, get_format, open_file
-from converter.storage.hub_download import HubRanges
+from converter.storage.hub_client import HubRangeSource
 from converter.tensors import TensorSpec
 from converter.tensors.spec import NAMES
 from tests.formats.fuzzing import examine
@@ -61,9 +61,9 @@ def afar(hub: Hub, endpoint: str, path: Path) -> FileHandle:
     files = {file.name: file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
     hub.publish("acme/model", {f"{name}.bin": data for name, data in files.items()})
 
-    def ranges(name: str) -> HubRanges:
+    def ranges(name: str) -> HubRangeSource:
         url = f"{endpoint}/acme/model/resolve/main/{name}.bin"
-        return HubRanges("acme/model", name, url, len(files[name]))
+        return HubRangeSource("acme/model", name, url, len(files[name]))
 
     sizes = {name: len(data) for name, data in files.items()}
     return RemoteDirectory(path.parent / "nothing", sizes, ranges).open(path.name)

@@ -113,7 +113,7 @@ def test_a_full_disk(
     output = small_disk / "model"
     options: dict[str, Any] = {"to": ["pytorch"], "overwrite": True, "resume": resume}
     converter.compose(case.bert, case.gpt2, case.home / "right", to=["pytorch"])
-    with pytest.raises(OutputError, match="too little room"):
+    with pytest.raises(OutputError, match="not enough disk space"):
         converter.compose(case.bert, case.gpt2, output, **options)
     assert names(small_disk) == []
     monkeypatch.setattr("converter.execution.write_checkpoint._SLACK", 0)
@@ -207,10 +207,10 @@ def replace(path: Path) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "written": (touch, "was written to"),
+    "written": (touch, "was modified"),
     "longer": (append, "has"),
     "replaced": (replace, "was replaced by another file"),
-    "removed": (Path.unlink, "is gone"),
+    "removed": (Path.unlink, "was removed"),
 }
 
 
@@ -266,7 +266,7 @@ def test_two_runs_into_one_output(
     case.compose(resume=resume)
     (other,) = told
     assert other.returncode == 1
-    assert "another run is writing there" in other.stderr
+    assert "another run is writing it" in other.stderr
     assert "Traceback" not in other.stderr
     monkeypatch.undo()
     case.succeeds()
@@ -299,7 +299,7 @@ def test_an_output_that_would_replace_a_source_is_refused(case: Case, way: str) 
         output = source
     before = digests(home)
     for overwrite in (True, False):
-        with pytest.raises(OutputError, match="holds a source"):
+        with pytest.raises(OutputError, match="contains a source"):
             converter.convert(source, output, overwrite=overwrite)
     assert digests(home) == before
 

@@ -174,7 +174,7 @@ def test_a_configuration_that_tells_nothing(tmp_path):
     with pytest.raises(CheckpointError, match=r"states no model_type\n.*Add it"):
         inspect(tmp_path)
     (tmp_path / "bert_config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no configuration\n.*--config.*hparams.json"):
+    with pytest.raises(CheckpointError, match=r"configuration not found\n.*--config.*hparams.json"):
         inspect(tmp_path)
 
 

@@ -12,7 +12,7 @@ import yaml
 from tests import factories
 
 FAULTS = {
-    "j06": "there is no such file",
+    "j06": "no such file",
     "j23": "the file ends early",
     "j42": "do not fit the configuration",
 }

@@ -83,7 +83,7 @@ def test_what_exists_needs_overwrite(tmp_path):
 def test_what_is_no_checkpoint_is_never_replaced(tmp_path, overwrite):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("precious")
-    with pytest.raises(OutputError, match="no checkpoint"):
+    with pytest.raises(OutputError, match="not a checkpoint"):
         make(tmp_path / "thesis", "new", overwrite)
     (tmp_path / "file").write_text("precious")
     with pytest.raises(OutputError, match="not a directory"):
@@ -153,7 +153,7 @@ def test_an_output_that_appeared_meanwhile_is_not_replaced(tmp_path):
 def test_two_runs_do_not_meet(tmp_path):
     with atomic_directory(tmp_path / "model") as partial:
         fill(partial, "first")
-        with pytest.raises(OutputError, match="another run is writing there"):
+        with pytest.raises(OutputError, match="another run is writing it"):
             make(tmp_path / "model", "second")
         make(tmp_path / "other", "other")
     assert content(tmp_path / "model") == "first"
@@ -234,5 +234,5 @@ def test_a_file_in_the_way_of_the_parents(tmp_path):
 
 def test_room_is_checked(tmp_path):
     require_space(tmp_path / "not" / "there", 1)
-    with pytest.raises(OutputError, match=r"(?s)too little room.*1,000,000,000,000,000,000 bytes"):
+    with pytest.raises(OutputError, match=r"(?s)not enough disk.*1,000,000,000,000,000,000 bytes"):
         require_space(tmp_path / "not" / "there", 10**18)

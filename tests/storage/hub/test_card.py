@@ -11,7 +11,7 @@ import yaml
 
 import converter
 from converter.errors import UsageError
-from converter.storage.hub_upload import is_generated, stated_licence
+from converter.storage.hub_card import is_generated, stated_license
 from tests import factories
 from tests.storage.hub.conftest import Desk
 
@@ -100,9 +100,9 @@ def test_licences(submodels: tuple[Path, Path], tmp_path: Path) -> None:
         ("---\nlicense: a b\n---\n", None),
     ],
 )
-def test_the_licence_that_a_card_states(tmp_path: Path, card: str, expected: str | None) -> None:
+def test_the_license_that_a_card_states(tmp_path: Path, card: str, expected: str | None) -> None:
     (tmp_path / "README.md").write_bytes(card.encode())
-    assert stated_licence(tmp_path) == expected
+    assert stated_license(tmp_path) == expected
 
 
 def test_a_card_of_the_user_stays(submodels: tuple[Path, Path], tmp_path: Path) -> None:

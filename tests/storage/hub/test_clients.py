@@ -133,7 +133,7 @@ def check_refusals(desk: Desk, done: dict[str, Errand]) -> None:
     """What went wrong is told with what to do, and nothing was half-done."""
     for name, expected, remedy in (
         ("no rights", "may not write", "--create-pr"),
-        ("wrong token", "does not know the token", "hf auth login"),
+        ("wrong token", "does not recognize the token", "hf auth login"),
         ("read only", "may not write", "scope"),
         ("failed", "me/new", "Try again"),
         ("not had", "me/new", "Try again"),

@@ -10,7 +10,7 @@ import pytest
 
 import converter
 from converter.file_names import auxiliary_files, weight_files
-from converter.storage.hub_client import HubRepo, parse_repo_id
+from converter.storage.references import HubRepo, parse_repo_id
 from tests import factories
 from tests.storage.hub.conftest import Desk, contents
 
@@ -133,11 +133,11 @@ def test_weights_drawn_anew_are_not_fetched(desk: Desk) -> None:
 def test_offline_the_cache_is_used(desk: Desk) -> None:
     offline: dict[str, Any] = {"HF_HUB_OFFLINE": "1"}
     failed = desk.converter("inspect", "acme/bert", code=1, **offline).stderr
-    assert "is not in the cache" in failed
+    assert "not in the Hub cache, and HF_HUB_OFFLINE=1 is set" in failed
     inspected(desk, "acme/bert")  # fetches no weights
     asked = len(desk.hub.log)
     failed = desk.converter("inspect", "acme/bert", code=1, **offline).stderr
-    assert "does not hold its weights" in failed and "hf download acme/bert" in failed
+    assert "its weights are not in the Hub cache" in failed and "hf download acme/bert" in failed
     assert len(desk.hub.log) == asked
     desk.converter("convert", "acme/bert", "out", "-q")
     asked = len(desk.hub.log)
@@ -157,12 +157,12 @@ def test_what_cannot_be_had_is_told_with_a_remedy(desk: Desk, bert: dict[str, by
     desk.hub.publish("acme/gated", bert, gated=True)
     desk.hub.publish("acme/empty", {"config.json": b"{}"})
     for reference, token, expected in (
-        ("acme/nothing", "hf_test", "no such repository"),
+        ("acme/nothing", "hf_test", "repository not found"),
         ("acme/secret", None, "hf auth login"),
         ("acme/secret", "hf_ro", "private"),
-        ("acme/gated", None, "Accept its licence"),
-        ("acme/bert@nowhere", None, "no such revision"),
-        ("acme/bert", "hf_wrong", "does not know the token"),
+        ("acme/gated", None, "Accept its license"),
+        ("acme/bert@nowhere", None, "revision not found"),
+        ("acme/bert", "hf_wrong", "does not recognize the token"),
         ("acme/empty", None, "holds no weight file"),
     ):
         done = desk.converter("inspect", reference, "--json", code=1, token=token)
@@ -200,4 +200,4 @@ def test_a_directory_in_a_repository(desk: Desk, bert: dict[str, bytes]) -> None
     desk.converter("convert", "hf://acme/many/models/bert", "out", "--to", "pytorch", "-q")
     desk.converter("diff", "out", "bert")
     told = desk.converter("inspect", "hf://acme/many/models/none", code=1).stderr
-    assert "hf://acme/many/models/none: there is nothing" in told
+    assert "hf://acme/many/models/none: not found" in told

@@ -11,7 +11,8 @@ import pytest
 import converter
 from converter.cli.writing import verify_and_push
 from converter.errors import OutputError, UsageError
-from converter.storage.hub_upload import for_repository, is_generated, push, with_checksum
+from converter.storage.hub_card import for_repository, is_generated, with_checksum
+from converter.storage.hub_upload import push
 from tests.storage.hub.conftest import Desk, contents
 
 pytestmark = pytest.mark.usefixtures("bert")
@@ -80,12 +81,12 @@ def test_a_pull_request_is_opened_once_and_continued(desk: Desk) -> None:
 def test_refusals_say_what_to_do(desk: Desk) -> None:
     desk.hub.publish("me/public", {"config.json": b"{}"})
     assert "hf auth login" in refused(desk, "bert", "me/mine", token=None)
-    assert "does not know the token" in refused(desk, "bert", "me/mine", token="hf_wrong")
+    assert "does not recognize the token" in refused(desk, "bert", "me/mine", token="hf_wrong")
     assert "scope" in refused(desk, "bert", "ro/mine", token="hf_ro")
     assert "may not write" in refused(desk, "bert", "other/mine")
     assert "is public" in refused(desk, "bert", "me/public", "--private")
     assert "without --create-pr" in refused(desk, "bert", "me/mine", "--create-pr")
-    assert "no checkpoint directory" in refused(desk, "hf", "me/mine")
+    assert "not a checkpoint directory" in refused(desk, "hf", "me/mine")
     assert "no file matches" in refused(desk, "bert", "me/mine", "--only", "*.ckpt")
     assert set(desk.hub.repos) == {"acme/bert", "me/public"}
     assert set(desk.hub.repos["me/public"].files()) == {"config.json"}
@@ -165,11 +166,11 @@ def test_the_seal_breaks_with_any_change() -> None:
 
 
 def test_wrong_calls(desk: Desk) -> None:
-    with pytest.raises(UsageError, match="no id"):
+    with pytest.raises(UsageError, match="not a repository id"):
         push(desk.home / "bert", "just-a-name")
     with pytest.raises(UsageError, match="revision"):
         push(desk.home / "bert", "me/mine", create_pr=True, revision="dev")
-    with pytest.raises(OutputError, match="no checkpoint directory"):
+    with pytest.raises(OutputError, match="not a checkpoint directory"):
         push(desk.home / "nothing", "me/mine")
 
 

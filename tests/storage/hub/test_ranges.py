@@ -11,7 +11,7 @@ import pytest
 from converter.errors import CheckpointError
 from converter.formats.range_reader import BLOCK, RangedFile
 from converter.storage import hub_client
-from converter.storage.hub_download import HubRanges
+from converter.storage.hub_client import HubRangeSource
 from tests.storage.hub.hub_server import Hub, asked
 
 DATA = np.random.default_rng(7).bytes(20 << 20)
@@ -27,7 +27,7 @@ def server() -> Iterator[tuple[Hub, str]]:
 
 @pytest.fixture
 def hub(server: tuple[Hub, str], monkeypatch: pytest.MonkeyPatch) -> Hub:
-    monkeypatch.setattr(hub_client, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(hub_client, "RETRY_DELAYS", (0.0, 0.0))
     server[0].log.clear()
     server[0].served.clear()
     return server[0]
@@ -36,7 +36,7 @@ def hub(server: tuple[Hub, str], monkeypatch: pytest.MonkeyPatch) -> Hub:
 @pytest.fixture
 def file(hub: Hub, server: tuple[Hub, str]) -> RangedFile:
     url = f"{server[1]}/acme/data/resolve/main/file.bin"
-    return RangedFile(Path("file"), HubRanges("acme/data", "file.bin", url, len(DATA)))
+    return RangedFile(Path("file"), HubRangeSource("acme/data", "file.bin", url, len(DATA)))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_an_address_that_has_expired_is_asked_for_again(hub: Hub, file: RangedFi
 
 def test_a_storage_that_knows_no_ranges_is_not_read_to_the_end(hub: Hub, file: RangedFile) -> None:
     hub.knows_ranges = False
-    with pytest.raises(CheckpointError, match="parts of the file") as caught:
+    with pytest.raises(CheckpointError, match="does not support range requests") as caught:
         file.read(1_000_000, 8)
     hub.knows_ranges = True
     assert "hf download acme/data file.bin" in str(caught.value.remedy)
@@ -88,7 +88,7 @@ def test_a_storage_that_knows_no_ranges_is_not_read_to_the_end(hub: Hub, file: R
 
 def test_a_file_of_another_size_is_refused(hub: Hub, server: tuple[Hub, str]) -> None:
     url = f"{server[1]}/acme/data/resolve/main/file.bin"
-    longer = RangedFile(Path("file"), HubRanges("acme/data", "file.bin", url, len(DATA) + 1))
+    longer = RangedFile(Path("file"), HubRangeSource("acme/data", "file.bin", url, len(DATA) + 1))
     with pytest.raises(CheckpointError, match="where the Hub lists"):
         longer.read(0, 8)
 

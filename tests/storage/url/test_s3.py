@@ -121,9 +121,9 @@ def test_what_is_there_is_replaced_only_if_asked(s3: S3, bert: Path, gpt2: Path)
     assert after == local("here")
     s3.client().put_object(Bucket="models", Key="thesis/text.txt", Body=b"years")
     told = run("convert", gpt2, "s3://models/thesis", "--overwrite", code=1)
-    assert "is no checkpoint" in told.stderr
+    assert "is not a checkpoint" in told.stderr
     told = run("convert", "s3://models/bert", "s3://models/bert", "--overwrite", code=1)
-    assert "s3://models/bert holds a source" in told.stderr
+    assert "s3://models/bert contains a source" in told.stderr
     assert s3.contents("bert") == local("bert")
 
 
@@ -197,7 +197,7 @@ def test_a_file_that_gets_no_name(s3: S3, bert: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(s3fs.S3FileSystem, "rm_file", stuck)
     told = run("convert", bert, "s3://models/out", "-q", code=1).stderr
     for name in s3.contents("out"):
-        assert f"s3://models/out/{name}: remains there, of a checkpoint that is not whole" in told
+        assert f"s3://models/out/{name}: remains, part of an incomplete checkpoint" in told
     assert "converter-manifest.json" not in s3.contents("out")
 
 
@@ -249,15 +249,15 @@ def test_connections_that_are_always_dropped(
     assert not s3.pending()
     s3.refuse = lambda method, address: method == "GET" and address.startswith("/models/bert/vocab")
     told = run("convert", "s3://models/bert", "out", "-q", code=1).stderr
-    assert "Error: s3://models/bert/vocab.txt: cannot be fetched: " in told
+    assert "Error: s3://models/bert/vocab.txt: cannot be downloaded: " in told
     assert not Path("out").exists()
 
 
 def test_a_bucket_that_there_is_not(s3: S3, bert: Path) -> None:
     for args in (["inspect", "s3://nothing/bert"], ["convert", bert, "s3://nothing/out"]):
         told = run(*args, code=1).stderr
-        assert "there is no bucket nothing\nMake it first, or correct its name." in told
-    assert "s3://models/no: there is nothing" in run("inspect", "s3://models/no", code=1).stderr
+        assert "bucket nothing not found\nCreate it first, or correct its name." in told
+    assert "s3://models/no: not found" in run("inspect", "s3://models/no", code=1).stderr
 
 
 def test_wrong_credentials(s3: S3, bert: Path) -> None:

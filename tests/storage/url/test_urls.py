@@ -22,7 +22,7 @@ from converter.cli import commands
 from converter.errors import CheckpointError, OutputError, UnsupportedError
 from converter.recipes.parser import read_recipes
 from converter.storage import url_download
-from converter.storage.url import Url, path_of, same_location_key, url_of
+from converter.storage.references import Url, local_path, location_key, parse_url
 from converter.storage.url_upload import commit_order
 from tests import factories
 from tests.models.test_legacy_detection import release
@@ -74,20 +74,20 @@ def run(*args: object, code: int = 0) -> Result:
     ],
 )
 def test_what_is_a_url(text: str, bare: str | None) -> None:
-    found = url_of(text)
-    assert (found and found.bare) == bare
+    found = parse_url(text)
+    assert (found and found.redacted) == bare
 
 
 def test_parts_of_urls_and_paths(memory: Any, tmp_path: Path) -> None:
     assert Url("s3://bucket/some/name/").name == "name"
     assert (Url("s3://bucket/some/") / "x").text == "s3://bucket/some/x"
-    assert path_of("file:///some/wh%20ere") == Path("/some/wh ere")
-    assert same_location_key("made/x/../y") == str(tmp_path / "made" / "y")
-    assert same_location_key("s3://b/x/") == same_location_key("s3://b/x")
-    assert same_location_key("hf://org/name/") == same_location_key("hf://org/name")
+    assert local_path("file:///some/wh%20ere") == Path("/some/wh ere")
+    assert location_key("made/x/../y") == str(tmp_path / "made" / "y")
+    assert location_key("s3://b/x/") == location_key("s3://b/x")
+    assert location_key("hf://org/name/") == location_key("hf://org/name")
 
 
-def test_files_appear_in_an_order_that_tells_no_lie() -> None:
+def test_the_manifest_and_the_config_are_committed_last() -> None:
     names = "converter-manifest.json config.json model.safetensors.index.json vocab.txt"
     names += (
         " decoder_tokenizer/vocab.json tf_model.h5 encoder/config.json model-1-of-2.safetensors"
@@ -102,33 +102,33 @@ def test_the_disk_has_to_have_room(memory: Any, monkeypatch: pytest.MonkeyPatch)
     put(memory, factories.make(Path("bert"), "bert").directory, "bert")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1000))
-    with pytest.raises(CheckpointError, match=r"has 1,000 free\nFree some, or set TMPDIR"):
+    with pytest.raises(CheckpointError, match=r"has 1,000 free\nFree disk space, or set TMPDIR"):
         converter.convert("memory://bert", "out")
 
 
 def test_a_file_that_grows_meanwhile(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     put(memory, factories.make(Path("bert"), "bert").directory, "bert")
-    listing = url_download.listing
+    listing = url_download.list_url
 
     def then_grown(*args: Any, **options: Any) -> Any:
         found = listing(*args, **options)
         memory.pipe("/bert/config.json", b"{}" + memory.cat("/bert/config.json"))
         return found
 
-    monkeypatch.setattr(url_download, "listing", then_grown)
+    monkeypatch.setattr(url_download, "list_url", then_grown)
     with pytest.raises(CheckpointError, match=r"memory://bert/config.json: had 3\d\d bytes when"):
         converter.convert("memory://bert", "out")
 
 
 def test_names_that_lead_out_of_the_directory(memory: Any, tmp_path: Path) -> None:
     put(memory, factories.make(Path("bert"), "bert").directory, "bert")
-    found = url_download.listing(Url("memory://bert"), CheckpointError)
+    found = url_download.list_url(Url("memory://bert"), CheckpointError)
     assert found is not None
     files = {"../evil.json": {"size": 2, "name": "/evil.json", "type": "file"}}
     lying = url_download._Downloader(
         type(found)(found.url, found.filesystem, found.path, files), tmp_path, "none"
     )
-    with pytest.raises(CheckpointError, match="is no name of a file in it"):
+    with pytest.raises(CheckpointError, match="is not a file name in it"):
         lying.fetch(list(files), tmp_path / "below")
 
 
@@ -136,12 +136,12 @@ def test_names_that_lead_out_of_the_directory(memory: Any, tmp_path: Path) -> No
 def test_urls_whose_last_part_names_no_directory(memory: Any, tmp_path: Path, name: str) -> None:
     """What was fetched stays below the temporary directory, whatever a URL is called."""
     put(memory, factories.make(Path("bert"), "bert").directory, "bert")
-    found = url_download.listing(Url("memory://bert"), CheckpointError)
+    found = url_download.list_url(Url("memory://bert"), CheckpointError)
     assert found
     home = tmp_path / "home" / "own"
     home.mkdir(parents=True)
     named = dataclasses.replace(found, url=Url(f"memory://models/{name}"))
-    staged = url_download._Downloader(named, home, "one").staged()
+    staged = url_download._Downloader(named, home, "preferred").download("memory://models")
     assert staged.directory == home / "checkpoint"
     assert {path.name for path in home.parent.iterdir()} == {"own"}
     assert (home / "checkpoint" / "model.safetensors").is_file()
@@ -155,7 +155,7 @@ def test_what_has_nothing_to_do_with_a_checkpoint_is_not_fetched(memory: Any) ->
         (made / name).write_bytes(b"x")
     (made / "vocab.txt").write_text("[PAD]")
     put(memory, made, "bert")
-    origin = url_download.download(Url("memory://bert"), "one")
+    origin = url_download.download_url(Url("memory://bert"), "preferred")
     held = [path.name for path in origin.directory.rglob("*")]
     assert sorted(held) == ["config.json", "model.safetensors", "vocab.txt"]
     origin.close()
@@ -192,9 +192,9 @@ def test_a_half_that_is_drawn_needs_no_weights(memory: Any) -> None:
 def test_where_files_cannot_be_held_back(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     factories.make(Path("bert"), "bert")
     monkeypatch.setattr(MemoryFile, "commit", AbstractBufferedFile.commit)
-    with pytest.raises(OutputError, match="files appear one by one") as caught:
+    with pytest.raises(OutputError, match="its files would appear one by one") as caught:
         converter.convert("bert", "memory://out/bert")
-    assert "Let OUTPUT be a path of this machine" in str(caught.value)
+    assert "Let OUTPUT be a local path" in str(caught.value)
     assert not memory.find("/out")
 
 
@@ -210,20 +210,20 @@ def test_a_file_url_is_a_path(memory: Any, tmp_path: Path) -> None:
 def test_what_cannot_be(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     factories.make(Path("bert"), "bert")
     told = run("convert", "bert", "memory://out", "--resume", code=2).stderr
-    assert "resume: only an output on this machine" in told
+    assert "resume: only a local output" in told
     told = run("convert", "bert", "memory://out", "--push", "org/name", code=2).stderr
     assert "--push sends a directory: let OUTPUT be a path." in told
     told = run("inspect", "zzz://bert", code=1).stderr
-    assert "zzz://bert: cannot be reached: there is no such protocol" in told
+    assert "zzz://bert: cannot be reached: unknown protocol" in told
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     told = run("inspect", "gs://models/bert", code=1).stderr
     assert "the library for gs:// is not installed" in told
     assert "pip install 'encdec-converter[gs]'" in told
     with pytest.raises(UnsupportedError):
         converter.convert("bert", "gs://models/bert")
-    with pytest.raises(OutputError, match="data:// does not allow that"):
+    with pytest.raises(OutputError, match="data:// does not support this"):
         converter.convert("bert", "data://text")
-    with pytest.raises(OutputError, match="Let OUTPUT be hf://org/name, a whole repository"):
+    with pytest.raises(OutputError, match="Let OUTPUT be hf://org/name, a complete repository"):
         converter.convert("bert", "hf://org/name/below")
     memory.pipe("/dir/file", b"x")
     with pytest.raises(OutputError, match="memory://dir/file exists and is not a directory"):

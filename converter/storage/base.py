@@ -1,0 +1,161 @@
+"""The interface of the locations that checkpoints are read from and written to."""
+
+from __future__ import annotations
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, Self, TypeAlias
+
+from converter.errors import OutputError, Problem
+from converter.formats.directory import CheckpointDirectory
+from converter.storage.references import Url
+
+WeightSelection: TypeAlias = Literal["preferred", "all", "none", "headers"]
+"""The weight files to download: those of the preferred format (safetensors before PyTorch,
+TensorFlow and Flax), of all formats, none, or only the headers of the preferred format, which are
+read remotely."""
+
+MAX_METADATA_BYTES = 64 << 20
+"""Larger than any file of a checkpoint other than weights."""
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """A location that a checkpoint is read from. Close it, or use it as a context manager."""
+
+    reference: str
+    """What to call it in messages: the user's reference, without secrets."""
+    folder: CheckpointDirectory
+    """Its files; those that were not downloaded are read in ranges."""
+    file: Path | None = None
+    """The file in `folder` that the reference names, ``None`` if it names the directory."""
+    temporary: Path | None = None
+    """The directory of downloaded files, which `close` removes."""
+
+    @property
+    def directory(self) -> Path:
+        """The local directory that holds at least the files other than weights."""
+        return self.folder.path
+
+    @property
+    def repo_id(self) -> str | None:
+        """``org/name``, if it is a Hub repository."""
+        return None
+
+    @property
+    def parent(self) -> str:
+        """The location of the directory that holds it."""
+        return str(self.directory.resolve().parent)
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Return its ``reference`` and ``revision`` for manifests, without local paths."""
+
+    @abstractmethod
+    def modified_since(self, timestamp: float, files: Iterable[Path]) -> bool:
+        """Return whether `files` may have changed since `timestamp`, in seconds since 1970."""
+
+    def rename(self, problem: Problem) -> Problem:
+        """Return `problem` with the user's reference instead of a temporary path."""
+        return problem
+
+    def close(self) -> None:
+        """Remove temporary files."""
+        if self.temporary is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class OutputTarget(Protocol):
+    """A location that a checkpoint is written to."""
+
+    @property
+    def display_name(self) -> Path | Url:
+        """What to call it in messages and reports."""
+
+    def files(self) -> Mapping[str, int]:
+        """Return the size in bytes of every file that it holds, by name."""
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a small file, ``None`` if it is missing or too large."""
+
+    def modified(self, name: str) -> float | None:
+        """Return when a file was written, in seconds since 1970, ``None`` if unknown."""
+
+    def open_for_writing(self, overwrite: bool, resume: str | None) -> AbstractContextManager[Path]:
+        """Return a local directory whose files replace the target's when the block succeeds.
+
+        Args:
+            overwrite: replace an existing checkpoint.
+            resume: a key that identifies the work, to continue after an interruption.
+
+        Raises:
+            OutputError: if existing files may not be replaced, or writing fails.
+            UsageError: if it cannot resume.
+
+        """
+
+    def check_not_a_source(self, files: Iterable[Path], references: Iterable[str]) -> None:
+        """Refuse to replace files that are being read, even with ``--overwrite``.
+
+        Writing into the directory of a source, below it or next to it, is allowed.
+
+        Args:
+            files: the local files that are read.
+            references: the references of the sources.
+
+        Raises:
+            OutputError: if a source is in the target directory or below it.
+
+        """
+
+
+def source_overlap_error(output: object, source: object) -> OutputError:
+    """Return the error for an output that would replace a source."""
+    return OutputError(
+        f"{output} contains a source, which the output would replace",
+        [Problem("is being read", file=str(source))],
+        remedy="Choose another output location.",
+    )
+
+
+def not_a_directory_error(output: object) -> OutputError:
+    """Return the error for an output that is a file."""
+    return OutputError(
+        f"{output} exists and is not a directory", remedy="Choose another output location."
+    )
+
+
+def check_overwrite(output: object, *, is_checkpoint: bool, overwrite: bool) -> None:
+    """Raise `OutputError` unless a directory with files may be replaced.
+
+    Args:
+        output: what to call it.
+        is_checkpoint: whether it holds one of `CHECKPOINT_MARKERS`.
+        overwrite: the user's permission to replace a checkpoint.
+
+    """
+    if not is_checkpoint:
+        raise OutputError(
+            f"{output} exists, is not empty and is not a checkpoint (it has no config.json)",
+            remedy="Choose another output location, or empty that directory.",
+        )
+    if not overwrite:
+        raise OutputError(
+            f"{output} exists", remedy="Add --overwrite to replace it, or choose another location."
+        )

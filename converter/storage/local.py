@@ -1,0 +1,175 @@
+"""Local directories and files as sources and output targets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from converter.errors import CheckpointError, Problem
+from converter.file_names import TF_INDEX_SUFFIX, tf_checkpoint_prefix
+from converter.formats.directory import LocalDirectory
+from converter.storage.atomic_directory import atomic_directory
+from converter.storage.base import MAX_METADATA_BYTES, Source, source_overlap_error
+from converter.storage.references import local_path
+
+
+@dataclass(frozen=True)
+class LocalSource(Source):
+    """A local directory, or a file in it."""
+
+    def describe(self) -> dict[str, str]:
+        """Return the name of the directory."""
+        return {"reference": self.directory.resolve().name}
+
+    def modified_since(self, timestamp: float, files: Iterable[Path]) -> bool:
+        """Return whether a file was written after `timestamp`."""
+        return any(path.stat().st_mtime > timestamp for path in files)
+
+
+def local_source(reference: str | Path) -> LocalSource:
+    """Return the source at a local path.
+
+    Args:
+        reference: a directory, a file, or the prefix of a TensorFlow checkpoint.
+
+    Raises:
+        CheckpointError: if it does not exist.
+
+    """
+    path = local_path(reference)
+    if path.is_dir():
+        return LocalSource(str(reference), LocalDirectory(path))
+    file = tf_checkpoint_index(path) or (path if path.is_file() else None)
+    if file is None:
+        raise CheckpointError(
+            f"{reference}: no such file or directory",
+            remedy="Give a directory with config.json and weights, one weight file, a Hub id such "
+            "as org/name, or a URL such as s3://bucket/name.",
+        )
+    return LocalSource(str(reference), LocalDirectory(path.parent), file)
+
+
+def tf_checkpoint_index(path: Path) -> Path | None:
+    """Return the index file of the TensorFlow checkpoint that `path` names, ``None`` if not one.
+
+    Args:
+        path: a data file, or the prefix of all its files such as ``DIR/bert_model.ckpt``.
+
+    """
+    prefix = tf_checkpoint_prefix(path.name)
+    index = path.parent / (prefix + TF_INDEX_SUFFIX)
+    is_prefix_or_data = prefix != path.name or not path.is_file()
+    return index if is_prefix_or_data and index.is_file() else None
+
+
+@dataclass(frozen=True)
+class LocalTarget:
+    """A local directory; see `OutputTarget`."""
+
+    path: Path
+
+    @property
+    def display_name(self) -> Path:
+        """The path."""
+        return self.path
+
+    def files(self) -> Mapping[str, int]:
+        """Return the size in bytes of every file, by relative path."""
+        return {
+            path.relative_to(self.path).as_posix(): path.stat().st_size
+            for path in self.path.rglob("*")
+            if path.is_file()
+        }
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a small file."""
+        path = self.path / name
+        try:
+            return path.read_bytes() if path.stat().st_size <= MAX_METADATA_BYTES else None
+        except OSError:
+            return None
+
+    def modified(self, name: str) -> float | None:
+        """Return when a file was written."""
+        try:
+            return (self.path / name).stat().st_mtime
+        except OSError:
+            return None
+
+    def open_for_writing(self, overwrite: bool, resume: str | None) -> AbstractContextManager[Path]:
+        """Return a sibling directory that is renamed at the end."""
+        return atomic_directory(self.path, overwrite, resume)
+
+    def check_not_a_source(self, files: Iterable[Path], references: Iterable[str]) -> None:
+        """Refuse to replace files that are being read."""
+        target = Path(os.path.realpath(self.path))
+        if not target.is_dir():
+            return
+        for file in files:
+            link = Path(os.path.realpath(file.parent)) / file.name
+            if any(path.is_relative_to(target) for path in (link, Path(os.path.realpath(file)))):
+                raise source_overlap_error(self.path, file)
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What identifies the content of a file without reading it."""
+
+    file: tuple[int, int]
+    """Device and inode."""
+    nbytes: int
+    mtime_ns: int
+    """Time of the last change, in nanoseconds since 1970."""
+
+
+def file_states(paths: Iterable[Path]) -> dict[Path, FileState]:
+    """Return the state of each file; links are followed.
+
+    Raises:
+        CheckpointError: if a file cannot be accessed.
+
+    """
+    states = {}
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        inode = (status.st_dev, status.st_ino)
+        states[path] = FileState(inode, status.st_size, status.st_mtime_ns)
+    return states
+
+
+def check_unchanged(states: Mapping[Path, FileState]) -> None:
+    """Make sure that no file has changed since its state was recorded.
+
+    Raises:
+        CheckpointError: with every file that was changed, replaced or removed.
+
+    """
+    problems = [
+        Problem(change, file=str(path))
+        for path, state in states.items()
+        if (change := _change(path, state))
+    ]
+    if problems:
+        raise CheckpointError(
+            "A source was changed while it was read; nothing is written.",
+            problems,
+            remedy="Run again when no other program writes to it.",
+        )
+
+
+def _change(path: Path, before: FileState) -> str:
+    try:
+        (now,) = file_states([path]).values()
+    except CheckpointError:
+        return "was removed"
+    if now.file != before.file:
+        return "was replaced by another file"
+    if now.nbytes != before.nbytes:
+        return f"had {before.nbytes:,} bytes and has {now.nbytes:,} now"
+    return "" if now == before else "was modified"

@@ -1,0 +1,133 @@
+"""References to checkpoints: local paths, URLs and ids of Hub repositories."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+_ID_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_REPO_ID = re.compile(rf"({_ID_PART}/{_ID_PART})(?:@([^\s@]{{1,200}}))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+_FILE_SUFFIXES = frozenset(
+    ".bin .ckpt .h5 .hdf5 .index .json .msgpack .pt .pth .safetensors".split()
+)
+"""Suffixes of weight files, which hardly any repository name has."""
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+"""At least two letters before the colon: one would be a Windows drive."""
+
+_CREDENTIALS = re.compile(r"^[^/@]*@")
+"""User name before a host, often with a password."""
+_QUERY = re.compile(r"[?#].*$", re.DOTALL)
+"""May hold a signature over HTTP; with other protocols it may be part of a file name."""
+
+_DIRECTORY_NAME = re.compile(r"[^\0/\\]{1,60}")
+"""At most 60 characters, since a character takes up to 4 of the 255 bytes of a file name."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubRepo:
+    """A model repository on the Hub, at a revision."""
+
+    repo_id: str
+    """``org/name``."""
+    revision: str | None = None
+    """A branch, tag, commit or ``refs/pr/N``; the main branch if ``None``."""
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the revision is a commit, which is immutable."""
+        return self.revision is not None and bool(_COMMIT.fullmatch(self.revision))
+
+    def __str__(self) -> str:
+        return f"{self.repo_id}@{self.revision}" if self.revision else self.repo_id
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """The URL of a directory or a file."""
+
+    text: str
+    """As the user gave it, with any secrets; passed to the library of the protocol."""
+
+    @property
+    def protocol(self) -> str:
+        """The part before ``://``."""
+        return self.text.partition("://")[0]
+
+    @property
+    def redacted(self) -> str:
+        """Without secrets and trailing slashes, for messages, manifests and model cards."""
+        rest = self.text.partition("://")[2]
+        if self.protocol != "hf":
+            rest = _CREDENTIALS.sub("", rest)
+        if self.protocol in ("http", "https"):
+            rest = _QUERY.sub("", rest)
+        return f"{self.protocol}://{rest.rstrip('/')}"
+
+    @property
+    def name(self) -> str:
+        """The last component of its path."""
+        return self.redacted.partition("://")[2].rpartition("/")[2]
+
+    @property
+    def local_name(self) -> str:
+        """A safe name for a local directory; never one that refers to a parent directory."""
+        name = self.name
+        safe = _DIRECTORY_NAME.fullmatch(name) and name not in (".", "..")
+        return name if safe else "checkpoint"
+
+    def __truediv__(self, name: str) -> Self:
+        return type(self)(f"{self.text.rstrip('/')}/{name}")
+
+    def __str__(self) -> str:
+        return self.redacted
+
+
+def parse_repo_id(reference: str | Path) -> HubRepo | None:
+    """Return the Hub repository that `reference` names, ``None`` if it can only be a path.
+
+    Args:
+        reference: ``org/name``, ``org/name@revision``, the same after ``hf://``, or a path. A path
+            that exists takes precedence over an id without ``hf://``.
+
+    """
+    text = str(reference)
+    explicit = text.startswith("hf://")
+    match = _REPO_ID.fullmatch(text.removeprefix("hf://").rstrip("/") if explicit else text)
+    if match is None:
+        return None
+    if not explicit and (Path(text).exists() or Path(text).suffix.lower() in _FILE_SUFFIXES):
+        return None
+    if ".." in match[1] or "--" in match[1]:  # the Hub refuses such names
+        return None
+    return HubRepo(match[1], match[2])
+
+
+def parse_url(reference: str | Path) -> Url | None:
+    """Return the URL that `reference` is, ``None`` for a path, ``file://`` or a Hub repository."""
+    match = _URL.fullmatch(str(reference))
+    if match is None or parse_repo_id(reference):
+        return None
+    protocol = match[1].lower()
+    return None if protocol == "file" else Url(f"{protocol}://{match[2]}")
+
+
+def local_path(reference: str | Path) -> Path:
+    """Return `reference` as a local path; ``file:///some/path`` becomes ``/some/path``."""
+    text = str(reference)
+    if text.lower().startswith("file://"):
+        return Path(unquote(urlsplit(text).path) or "/")
+    return Path(reference)
+
+
+def location_key(reference: str | Path) -> str:
+    """Return a key that is equal for references to the same location."""
+    if str(reference).startswith("hf://") and (repository := parse_repo_id(reference)):
+        return f"hf://{repository}"
+    url = parse_url(reference)
+    return url.redacted if url else str(local_path(reference).resolve())

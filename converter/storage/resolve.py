@@ -1,0 +1,48 @@
+"""The one way from a reference to where a checkpoint is read from or written to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from converter.storage.base import OutputTarget, Source, WeightSelection
+from converter.storage.hub_download import download_repo
+from converter.storage.hub_upload import HubTarget
+from converter.storage.local import LocalTarget, local_source, tf_checkpoint_index
+from converter.storage.references import local_path, parse_repo_id, parse_url
+from converter.storage.url_download import download_url
+from converter.storage.url_upload import UrlTarget, not_atomic_error
+
+
+def open_source(reference: str | Path, weights: WeightSelection = "preferred") -> Source:
+    """Return the source that `reference` names; remote files are downloaded as needed.
+
+    Args:
+        reference: a URL, a Hub id, or a path; an existing path takes precedence over a Hub id.
+        weights: the weight files to download.
+
+    Raises:
+        CheckpointError: if it does not exist or cannot be downloaded.
+        UnsupportedError: if the library for the protocol of a URL is not installed.
+
+    """
+    if url := parse_url(reference):
+        return download_url(url, weights)
+    repository = parse_repo_id(reference)
+    if repository and not tf_checkpoint_index(local_path(reference)):
+        return download_repo(repository, str(reference), weights)
+    return local_source(reference)
+
+
+def output_target(output: str | Path) -> OutputTarget:
+    """Return the target that `output` names; ``org/name`` is a path, ``hf://org/name`` is not.
+
+    Raises:
+        OutputError: for a directory inside a Hub repository.
+
+    """
+    if str(output).startswith("hf://") and (repository := parse_repo_id(output)):
+        return HubTarget(repository)
+    url = parse_url(output)
+    if url and url.protocol == "hf":
+        raise not_atomic_error(url)
+    return UrlTarget(url) if url else LocalTarget(local_path(output))

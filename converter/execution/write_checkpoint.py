@@ -20,8 +20,8 @@ from converter.planning.manifest import manifest_bytes, planned_manifest, proven
 from converter.planning.model_card import make_model_card
 from converter.storage.atomic_directory import journal_path, require_space
 from converter.storage.local import check_unchanged, file_states
-from converter.storage.resolve import output_target
 from converter.storage.references import Url
+from converter.storage.resolve import output_target
 
 _log = logging.getLogger(__name__)
 

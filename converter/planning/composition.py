@@ -43,8 +43,7 @@ from converter.planning.output_configs import (
 from converter.planning.planner import OutputModel, build_plan, plan_tensors
 from converter.planning.special_tokens import SpecialTokens, resolve_tokens
 from converter.planning.tokenizer_files import collect_auxiliary_files
-from converter.storage.references import parse_repo_id
-from converter.storage.references import location_key, parse_url
+from converter.storage.references import location_key, parse_repo_id, parse_url
 
 _log = logging.getLogger(__name__)
 

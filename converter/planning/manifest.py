@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from converter._version import __version__
-from converter.checkpoint.opening import Checkpoint
 from converter.models.source_model import MatchedCheckpoint
 from converter.plan import Plan, ResizedTensor, SourceTensor, TargetTensor
 from converter.safe_json import to_json

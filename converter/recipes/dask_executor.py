@@ -22,8 +22,7 @@ from converter.errors import ConverterError, UnsupportedError
 from converter.recipes.job import FAILED, JobResult, run_job
 from converter.recipes.parser import Job
 from converter.recipes.schema import path_options
-from converter.storage.references import parse_repo_id
-from converter.storage.references import local_path, parse_url
+from converter.storage.references import local_path, parse_repo_id, parse_url
 
 _CONNECT_SECONDS = 30
 """Time to wait for a scheduler, and for its first worker."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConverterError
 from converter.execution.write_checkpoint import WriteResult
 from converter.file_names import MANIFEST

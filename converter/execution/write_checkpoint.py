@@ -91,7 +91,7 @@ class WriteResult:
             },
             "files": {
                 file.path: {
-                    "container": file.file_format,
+                    "format": file.file_format,
                     "tensors": len(file.entries),
                     "bytes": file.nbytes,
                 }
@@ -106,8 +106,8 @@ class WriteResult:
                 }
                 for tensor in self.plan.tensors
             },
-            "dropped": {label: dict(reasons) for label, reasons in self.plan.ignored.items()},
-            "fresh": [
+            "ignored": {label: dict(reasons) for label, reasons in self.plan.ignored.items()},
+            "initialized": [
                 tensor.spec.name
                 for tensor in self.plan.tensors
                 if isinstance(tensor.origin, InitializedTensor)

@@ -27,18 +27,19 @@ from converter.plan import Plan
 from converter.planning.compatibility import pair_warnings, supported_frameworks
 from converter.planning.cross_attention_init import init_cross_attention
 from converter.planning.encoder_decoder import EncoderDecoderPair, Submodel, split_manifest
-from converter.planning.generation_config import TOKEN_FIELDS, GenerationSettings, is_setting
+from converter.planning.configs import (
+    TOKEN_FIELDS,
+    GenerationSettings,
+    composed_config,
+    decoder_config,
+    generation_config,
+    is_setting,
+    submodel_config,
+)
 from converter.planning.layers_and_embeddings import (
     parse_layers,
     resize_embeddings,
     select_layers,
-)
-from converter.planning.output_configs import (
-    composed_config,
-    generation_config,
-    with_role_fields,
-    with_tokens,
-    without_settings,
 )
 from converter.planning.planner import OutputModel, build_plan, plan_tensors
 from converter.planning.special_tokens import SpecialTokens, resolve_tokens
@@ -328,12 +329,12 @@ def _config(
 ) -> dict[str, Any]:
     """Return the ``config.json`` of the pair."""
 
-    def submodel_config(submodel: Submodel) -> dict[str, Any]:
+    def config(submodel: Submodel) -> dict[str, Any]:
         dtype = submodel.dtype if options.dtype == "keep" else options.dtype
-        return with_role_fields(submodel.source.config.raw, submodel.role, dtype)
+        return submodel_config(submodel.source.config.raw, submodel.role, dtype)
 
-    encoder, decoder = map(submodel_config, pair.submodels)
-    decoder = with_tokens(without_settings(decoder), tokens.ids)
+    encoder, decoder = map(config, pair.submodels)
+    decoder = decoder_config(decoder, tokens.ids)
     tied = {pair.composite.tied_by: True} if settings.share else {}
     return composed_config(
         pair.composite,

@@ -15,7 +15,7 @@ from converter.models.key_matching import dominant_dtype
 from converter.models.model import Model, submodel_class
 from converter.options import OutputOptions
 from converter.plan import OutputFile, Plan, TargetTensor
-from converter.planning.output_configs import with_dtype
+from converter.planning.configs import with_dtype
 from converter.planning.planner import OutputModel, build_plan, plan_tensors
 from converter.planning.tokenizer_files import (
     DECODER_TOKENIZER,

@@ -21,7 +21,7 @@ def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:
     origin = tensor.origin
     if isinstance(origin, SourceTensor):
         spec = origin.tensor.spec
-        how = "copied" if origin.rearrangement.keeps_bytes else "rearranged"
+        how = "copied" if origin.rearrangement.keeps_bytes else "transposed"
         entry: dict[str, Any] = {
             "origin": how if spec.dtype == tensor.spec.dtype else f"{how}, cast from {spec.dtype}",
             "source": origin.source,
@@ -41,7 +41,7 @@ def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:
         return entry
     initializer = origin.initializer
     return {
-        "origin": "initialised",
+        "origin": "initialized",
         "rule": initializer.rule,
         "scale": initializer.scale,
         "seed": initializer.seed,

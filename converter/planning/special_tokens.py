@@ -9,7 +9,7 @@ from typing import Any
 
 from converter.architectures.model_config import ModelConfig
 from converter.errors import ConfigError, Problem
-from converter.planning.generation_config import FORCED, TOKEN_FIELDS, GenerationSettings
+from converter.planning.configs import FORCED, TOKEN_FIELDS, GenerationSettings
 from converter.planning.tokenizer_files import TokenizerFiles, non_negative_int
 
 

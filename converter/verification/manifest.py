@@ -159,7 +159,7 @@ def expected_sources(sources: Sources, manifest: Manifest | None) -> ExpectedSou
 
 def is_initialized(entry: Mapping[str, Any]) -> bool:
     """Return whether a tensor's manifest entry says that its values were initialized."""
-    return entry.get("origin") in ("initialized", "initialised")
+    return entry.get("origin") == "initialized"
 
 
 def _submodel(name: str) -> str:

@@ -43,7 +43,7 @@ def test_a_recipe_draws_and_shares_what_the_paper_does(name: str, tmp_path: Path
     fresh = {
         tensor
         for tensor, entry in manifest_of(out)["tensors"].items()
-        if entry["origin"] == "initialised"
+        if entry["origin"] == "initialized"
     }
     for submodel in ("encoder", "decoder"):
         own = {tensor for tensor in tensors if tensor.startswith(f"{submodel}.")}

@@ -140,7 +140,7 @@ def test_a_projection_of_other_halves_is_not_taken(tmp_path: Path) -> None:
     split(combined, tmp_path / "halves")
     make(tmp_path / "elsewhere", "bert")
     result = compose(tmp_path / "elsewhere", tmp_path / "halves/decoder", tmp_path / "again")
-    assert "enc_to_dec_proj.weight" in result.to_dict()["fresh"]
+    assert "enc_to_dec_proj.weight" in result.to_dict()["initialized"]
     assert not any("split" in warning for warning in result.warnings)
 
 

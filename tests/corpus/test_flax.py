@@ -86,7 +86,7 @@ def test_every_shape(
     path = tmp_path / "state.msgpack"
     path.write_bytes(serialization.msgpack_serialize(SHAPES[shape](params)))
     result = converted(path, config, arrays, tmp_path / "out")
-    dropped = result.to_dict()["dropped"]["source"]
+    dropped = result.to_dict()["ignored"]["source"]
     beside = {name.partition("/")[0] for name in dropped}
     assert beside <= {"opt_state", "step", "batch_stats", "state"}
     assert bool(dropped) == (shape not in ("plain", "params"))
@@ -98,7 +98,7 @@ def test_training_state_is_ignored_with_a_reason(
     path = tmp_path / "state.msgpack"
     path.write_bytes(serialization.msgpack_serialize(train_state(params)))
     result = converted(path, config, arrays, tmp_path / "out")
-    reasons = set(result.to_dict()["dropped"]["source"].values())
+    reasons = set(result.to_dict()["ignored"]["source"].values())
     assert reasons <= {"an optimiser's state", "counts the steps of training"}
 
 
@@ -153,7 +153,7 @@ def test_orbax(
     tree = {"params": params, "opt_state": [{"mu": np.ones(2)}, None], "step": np.int32(3)}
     path = save_orbax(tmp_path / "state", tree, **FORMS[form])
     result = converted(path, config, arrays, tmp_path / "out")
-    assert set(result.to_dict()["dropped"]["source"]) == {"opt_state/0/mu", "step"}
+    assert set(result.to_dict()["ignored"]["source"]) == {"opt_state/0/mu", "step"}
 
 
 def test_orbax_reads_what_orbax_reads(tmp_path: Path) -> None:

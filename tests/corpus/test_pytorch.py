@@ -115,7 +115,7 @@ def test_other_tensors_of_a_training_checkpoint_are_ignored_with_a_reason(
 ) -> None:
     torch.save(lightning(state), tmp_path / "last.ckpt")
     result = converted(tmp_path / "last.ckpt", config, arrays, tmp_path / "out")
-    dropped = result.to_dict()["dropped"]["source"]
+    dropped = result.to_dict()["ignored"]["source"]
     assert set(dropped) == {"callbacks", "optimizer_states"}
     assert all("training checkpoint" in reason for reason in dropped.values())
 
@@ -227,7 +227,7 @@ def test_unknown_heads_are_ignored_in_a_composition(
     result = converter.compose(
         tmp_path / "encoder.pt", decoder.directory, tmp_path / "out", encoder_config=config
     )
-    dropped = result.to_dict()["dropped"]["encoder"]
+    dropped = result.to_dict()["ignored"]["encoder"]
     assert dropped.keys() == foreign.keys()
     known = case in ("classifier", "question answering")
     expected = "not part of BertModel" if known else "a head of another task"

@@ -151,7 +151,7 @@ def test_an_unknown_head_in_tensorflow(tmp_path: Path) -> None:
     tokens: dict[str, Any] = {"decoder_start_token": 1, "eos_token": 2, "pad_token": 3}
     out = tmp_path / "out"
     result = converter.compose(tmp_path / "source", tmp_path / "decoder", out, **tokens)
-    assert set(result.to_dict()["dropped"]["encoder"]) == {
+    assert set(result.to_dict()["ignored"]["encoder"]) == {
         "classifier/kernel:0",
         "classifier/bias:0",
     }

@@ -70,7 +70,7 @@ def test_the_new_family_composes(table: Path, pebble: Path, tmp_path: Path) -> N
         pebble, ROOT / "fixtures/gpt2-tiny", tmp_path / "out", mapping=[table], max_shard_size=None
     )
     assert result.frameworks == ("pytorch", "flax")
-    assert result.to_dict()["dropped"]["encoder"] == {
+    assert result.to_dict()["ignored"]["encoder"] == {
         "pebble.embed.place_ids": "a buffer: 0, 1, 2 and so on"
     }
     written = load_file(tmp_path / "out/model.safetensors")

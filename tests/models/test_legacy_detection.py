@@ -72,7 +72,7 @@ def google(drawn: Any) -> dict[str, np.ndarray]:
 def test_a_release_becomes_a_whole_checkpoint(architecture, tmp_path):
     values = release(tmp_path / "in", architecture)
     result = convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])
-    assert result.to_dict()["dropped"] == {
+    assert result.to_dict()["ignored"] == {
         "source": {"global_step": "counts the steps of training"}
     }
     read = load_file(tmp_path / "out" / "model.safetensors")

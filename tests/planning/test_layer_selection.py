@@ -77,10 +77,10 @@ def test_layers_move_to_their_new_places_and_the_others_are_left(tmp_path: Path)
             name = "h.{}.mlp.c_fc.weight"
             assert np.array_equal(whole["decoder." + name.format(new)], decoder[name.format(old)])
         assert np.array_equal(whole["decoder.wte.weight"], decoder["wte.weight"])
-    dropped = result.to_dict()["dropped"]
+    dropped = result.to_dict()["ignored"]
     assert set(dropped["encoder"].values()) == {"its layer is not selected by --layers"}
     assert len(dropped["encoder"]) == 3 * 16
-    fresh = result.to_dict()["fresh"]
+    fresh = result.to_dict()["initialized"]
     assert all("cross" in name or "enc_to_dec" in name for name in fresh)
 
 

@@ -294,7 +294,7 @@ def _submodels_equal_sources(loaded: Loaded, submodels: dict[str, Any], out: Pat
     """Every source value is in its half bit for bit, and exactly the rest is drawn anew."""
     manifest = json.loads((out / "converter-manifest.json").read_text())
     drawn = [
-        name for name, entry in manifest["tensors"].items() if entry["origin"] == "initialised"
+        name for name, entry in manifest["tensors"].items() if entry["origin"] == "initialized"
     ]
     native = loaded.model.state_dict()
     left = set(native)

@@ -178,7 +178,7 @@ def test_converts_to_every_framework(release, model, directory, tmp_path):
     output = tmp_path / "out"
     result = convert(**source(directory, release), output=output, pytorch_format="both")
     assert result.frameworks == ("pytorch", "tensorflow", "flax")
-    assert not result.to_dict()["fresh"]
+    assert not result.to_dict()["initialized"]
     cls = getattr(transformers, release.cls)
     loaded, info = cls.from_pretrained(output, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]

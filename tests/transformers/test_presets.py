@@ -104,7 +104,7 @@ def test_a_preset_initializes_and_shares_as_its_paper_does(
 ) -> None:
     recipe, out = load_presets()[name], composed[name]
     tensors = json.loads((out / "converter-manifest.json").read_text())["tensors"]
-    drawn = {key for key, entry in tensors.items() if entry["origin"] == "initialised"}
+    drawn = {key for key, entry in tensors.items() if entry["origin"] == "initialized"}
     stored = values(out)
     for submodel in ("encoder", "decoder"):
         own = {key for key in tensors if key.startswith(f"{submodel}.")}

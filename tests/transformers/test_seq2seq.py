@@ -68,7 +68,7 @@ def test_a_decoder_is_extracted_from_a_sequence_to_sequence_model(
     assert [name for name, value in values.items() if not value.equal(source[name])] == []
     manifest = json.loads((out / "converter-manifest.json").read_text())
     drawn = {
-        name for name, entry in manifest["tensors"].items() if entry["origin"] == "initialised"
+        name for name, entry in manifest["tensors"].items() if entry["origin"] == "initialized"
     }
     assert all("embed_positions" in name for name in drawn if name.startswith("decoder."))
 

@@ -31,7 +31,7 @@ def test_initialized_tensors_are_listed_exactly(sound: Path, sources: tuple[Path
     found = verify(sound, against=sources)
     planned = converter.compose(*sources, sound.parent / "never", dry_run=True)
     fresh = {name for name, origin in found.origins.items() if origin.verdict == "initialized"}
-    assert fresh == set(planned.to_dict()["fresh"])
+    assert fresh == set(planned.to_dict()["initialized"])
     equal = {origin.source for name, origin in found.origins.items() if name not in fresh}
     assert equal == set(map(str, sources))
 
@@ -189,10 +189,10 @@ def test_expected_differences_are_not_faults(tmp_path: Path, case: str) -> None:
     found = verify(out, against=sources)
     assert found.verified, [str(problem) for problem in found.problems]
     fresh = {name for name, origin in found.origins.items() if origin.verdict == "initialized"}
-    assert fresh == set(planned["fresh"])
+    assert fresh == set(planned["initialized"])
     plain = {"layers": options.get("layers", ())}
     usual = converter.compose(*sources, tmp_path / "never", dry_run=True, **plain).to_dict()
-    assert len(fresh) - len(usual["fresh"]) == more
+    assert len(fresh) - len(usual["initialized"]) == more
     assert any(told in note for note in found.notes) or not told
 
 

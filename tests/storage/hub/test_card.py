@@ -69,7 +69,7 @@ def test_local_sources_are_no_lineage(submodels: tuple[Path, Path], tmp_path: Pa
         'TFEncoderDecoderModel.from_pretrained("path/to/this-model", use_safetensors=False)' in text
     )
     assert 'FlaxEncoderDecoderModel.from_pretrained("path/to/this-model")' in text
-    fresh = len(result.to_dict()["fresh"])
+    fresh = len(result.to_dict()["initialized"])
     assert f"{fresh} of {len(result.plan.tensors)} tensors" in text
     assert "`decoder.h.{0,1}.crossattention.c_attn.weight`" in text
     assert is_generated((tmp_path / "both" / "README.md").read_bytes())

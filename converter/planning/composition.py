@@ -25,8 +25,6 @@ from converter.options import (
 )
 from converter.plan import Plan
 from converter.planning.compatibility import pair_warnings, supported_frameworks
-from converter.planning.cross_attention_init import init_cross_attention
-from converter.planning.encoder_decoder import EncoderDecoderPair, Submodel, split_manifest
 from converter.planning.configs import (
     TOKEN_FIELDS,
     GenerationSettings,
@@ -36,6 +34,8 @@ from converter.planning.configs import (
     is_setting,
     submodel_config,
 )
+from converter.planning.cross_attention_init import init_cross_attention
+from converter.planning.encoder_decoder import EncoderDecoderPair, Submodel, split_manifest
 from converter.planning.layers_and_embeddings import (
     parse_layers,
     resize_embeddings,

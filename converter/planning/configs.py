@@ -51,7 +51,7 @@ DEFAULTS: Mapping[str, Any] = {
     "diversity_penalty": 0.0,
 }
 """The settings that older configurations held themselves, with their defaults, as transformers 4.57
-has them (``PretrainedConfig._get_global_generation_defaults``, without those of what is returned)."""
+has them (``PretrainedConfig._get_global_generation_defaults``, without output flags)."""
 
 _TOKEN_SETTINGS = (
     "forced_bos_token_id",

@@ -1,20 +1,20 @@
-"""Every error a user can meet.
+"""The exceptions that this package raises.
 
 The tree::
 
     ConverterError
     ├── UsageError            the call itself is wrong (exit code 2)
     ├── CheckpointError       a source cannot be found or read
-    │   └── FormatError       a file is damaged, truncated, lying or hostile
+    │   └── FormatError       a file is damaged, truncated, inconsistent or hostile
     ├── ConfigError           config.json is missing, malformed or lacks a field
     ├── TableError            a mapping table is wrong
-    ├── MatchError            tensors and table do not agree
-    ├── UnsupportedError      a family, role, framework or dtype that cannot be had
+    ├── MatchError            tensors and mapping table do not agree
+    ├── UnsupportedError      an architecture, role, framework or dtype is not supported
     ├── OutputError           the result cannot be written
-    └── VerificationError     a finished checkpoint is not what it should be
+    └── VerificationError     a finished checkpoint is wrong
 
-An error names the file, the tensor, what was expected, what was found and what to do next, and
-carries *all* problems found, not the first.
+An error names the file, the tensor, the expected and the actual value, and the step that fixes
+it, and lists *all* problems, not only the first.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong, in the parts a reader needs to mend it."""
+    """One fault, in the parts that a reader needs to fix it."""
 
     what: str
-    """The finding in one clause, such as ``"wrong shape"``."""
+    """The fault in one clause, such as ``"wrong shape"``."""
     file: str | None = None
     tensor: str | None = None
     expected: str | None = None
@@ -47,7 +47,7 @@ class Problem:
         return text
 
     def to_dict(self) -> dict[str, str]:
-        """The parts that are known, for ``--json``."""
+        """Return the parts that are not ``None``, for ``--json``."""
         return {
             key: value
             for key in ("what", "file", "tensor", "expected", "found", "remedy")
@@ -56,12 +56,12 @@ class Problem:
 
 
 class ConverterError(Exception):
-    """Base of all errors that this package raises on purpose.
+    """The base class of all errors that this package raises on purpose.
 
     Args:
-        message: one sentence that says what could not be done.
-        problems: every single finding behind it.
-        remedy: what the user should do next, when there is one thing to do.
+        message: one sentence that says what failed.
+        problems: every fault behind it.
+        remedy: what the user should do next, if that is one thing.
 
     """
 
@@ -83,7 +83,7 @@ class ConverterError(Exception):
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, object]:
-        """The error as ``--json`` prints it."""
+        """Return the error as ``--json`` prints it."""
         body: dict[str, object] = {
             "kind": self.kind,
             "message": self.message,
@@ -108,7 +108,7 @@ class CheckpointError(ConverterError):
 
 
 class FormatError(CheckpointError):
-    """A file is damaged, truncated, lying about itself, or hostile."""
+    """A file is damaged, truncated, inconsistent or hostile."""
 
     kind = "format"
 
@@ -126,13 +126,13 @@ class TableError(ConverterError):
 
 
 class MatchError(ConverterError):
-    """The tensors of a checkpoint and the table of its family do not agree."""
+    """The tensors of a checkpoint and the mapping table of its architecture do not agree."""
 
     kind = "match"
 
 
 class UnsupportedError(ConverterError):
-    """A family, role, framework, container or dtype that cannot be had."""
+    """An architecture, role, framework, format or dtype is not supported."""
 
     kind = "unsupported"
 
@@ -144,6 +144,6 @@ class OutputError(ConverterError):
 
 
 class VerificationError(ConverterError):
-    """A finished checkpoint is not what it should be."""
+    """A finished checkpoint is wrong."""
 
     kind = "verification"

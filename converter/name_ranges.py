@@ -1,4 +1,4 @@
-"""Names folded over their numbers: ``encoder.layer.{0…11}.output`` instead of twelve lines."""
+"""Names collapsed over layer numbers: ``encoder.layer.{0…11}.output`` for twelve tensors."""
 
 from __future__ import annotations
 
@@ -10,31 +10,28 @@ _NUMBER = re.compile(r"(?<=[._/])\d+(?=[._/]|$)")
 
 
 def collapse_ranges(names: Iterable[str]) -> list[str]:
-    """The names in order of first appearance, those that differ in one number folded into one.
-
-    Only the first number of a name is folded, and only runs of numbers are written with ``…``.
-    """
+    """Collapse names that differ in their first number into one, in order of first appearance."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for name in names:
-        head, number, tail = split_layer_index(name)
-        group = groups[head, tail]
+        prefix, number, suffix = split_layer_index(name)
+        group = groups[prefix, suffix]
         if number is not None:
             group.append(number)
     return [
-        head + _runs(sorted(set(numbers))) + tail if numbers else head
-        for (head, tail), numbers in groups.items()
+        prefix + _format_numbers(sorted(set(numbers))) + suffix if numbers else prefix
+        for (prefix, suffix), numbers in groups.items()
     ]
 
 
 def split_layer_index(name: str) -> tuple[str, int | None, str]:
-    """What stands before the first number of a name, that number, and what stands behind it."""
-    found = _NUMBER.search(name)
-    if found is None:
+    """Split a name into the part before its first number, that number, and the part after it."""
+    match = _NUMBER.search(name)
+    if match is None:
         return name, None, ""
-    return name[: found.start()], int(found[0]), name[found.end() :]
+    return name[: match.start()], int(match[0]), name[match.end() :]
 
 
-def _runs(numbers: list[int]) -> str:
+def _format_numbers(numbers: list[int]) -> str:
     if len(numbers) == 1:
         return str(numbers[0])
     runs: list[list[int]] = []
@@ -48,7 +45,7 @@ def _runs(numbers: list[int]) -> str:
 
 
 def summarize_names(names: Iterable[str], limit: int = 12) -> str:
-    """The folded names in one line, the rest counted."""
-    folded = collapse_ranges(names)
-    shown = ", ".join(folded[:limit])
-    return shown if len(folded) <= limit else f"{shown} and {len(folded) - limit} more"
+    """Return the collapsed names in one line, and the number of those over `limit`."""
+    collapsed = collapse_ranges(names)
+    text = ", ".join(collapsed[:limit])
+    return text if len(collapsed) <= limit else f"{text} and {len(collapsed) - limit} more"

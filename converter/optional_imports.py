@@ -1,4 +1,4 @@
-"""The frameworks, which are extras: imported where they are used, with a clear error if missing."""
+"""Optional dependencies, imported where they are used, with a clear error if one is missing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from converter.errors import UnsupportedError
 
 
 def install_hint(extra: str) -> str:
-    """The command that installs an extra of ours."""
+    """Return the command that installs an extra of this package."""
     return f"pip install 'encdec-converter[{extra}]'"
 
 
 def import_optional(module: str, extra: str, purpose: str) -> Any:
-    """A module of a framework, imported now.
+    """Import a module of an optional dependency.
 
     Args:
         module: its name.
-        extra: the extra that brings it.
+        extra: the extra that installs it.
         purpose: what needs it, for the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How a long function tells how far it is."""
+"""Progress callbacks of long functions."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[int, int, str], None]
-"""Bytes done, bytes in all, and the name of a tensor being worked on.
+"""A callback with the bytes done, the total, and the name of the current tensor.
 
-Called by the thread that called the function, now and then and once at the end. What it raises
-ends the function, which leaves nothing half-written; so raising is how to cancel.
+Called by the thread that called the function, from time to time and once at the end. An exception
+that it raises cancels the function, which leaves no partial output.
 """
 
 
 class ProgressCounter:
-    """Counts the bytes of work in several steps, and tells a callback.
+    """The bytes done in several steps, passed on to a callback.
 
-    Bytes in all grow when a further step begins.
+    The total grows when another step starts.
 
     Args:
-        progress: the callback, if there is one.
+        progress: the callback, if any.
 
     """
 
@@ -28,13 +28,13 @@ class ProgressCounter:
         self._done = self._total = 0
 
     def start_step(self, nbytes: Mapping[str, int]) -> Callable[[str], None]:
-        """Begin a step.
+        """Start a step.
 
         Args:
-            nbytes: name → the bytes of its work.
+            nbytes: name → bytes of its work.
 
         Returns:
-            What is to be called with each name once it is done.
+            A function to call with each name that is done.
 
         """
         self._total += sum(nbytes.values())

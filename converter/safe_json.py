@@ -1,4 +1,4 @@
-"""Reading the small JSON files of a checkpoint, which may be hostile."""
+"""Reading the small JSON files of a checkpoint, which may be hostile, and writing JSON."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ _MAX_CONFIG_DEPTH = 50
 
 
 def read_json_object(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
-    """The JSON object in the file at `path`.
+    """Read the JSON object in the file at `path`.
 
     Raises:
         CheckpointError: if the file cannot be read.
-        ConfigError: if it has over `limit` bytes, is no JSON object, or gives a key two values.
+        ConfigError: if it is larger than `limit` bytes, is not a JSON object, or has a key with
+            two different values.
 
     """
     try:
         size = path.stat().st_size
         if size > limit:
             raise ConfigError(f"{path}: {size} bytes, at most {limit} are read")
-        value = json.loads(path.read_bytes(), object_pairs_hook=_object)
+        value = json.loads(path.read_bytes(), object_pairs_hook=_unique_keys)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -39,11 +40,11 @@ def read_json_object(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The configuration in the file at `path`, which can be written again.
+    """Read the configuration at `path`, not nested too deeply to be written again.
 
     Raises:
         CheckpointError: if the file cannot be read.
-        ConfigError: if it is too large or too deep, no JSON object, or gives a key two values.
+        ConfigError: if it is too large, nested too deeply, or not a JSON object.
 
     """
     value = read_json_object(path, MAX_CONFIG_BYTES)
@@ -60,20 +61,20 @@ def read_config(path: Path) -> dict[str, Any]:
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of `pairs`, in which a key may stand twice only with the same value."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        for key, value in pairs:
-            if found[key] != value:
-                raise ValueError(f"{key[:80]!r} stands twice, with different values")
-    return found
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of `pairs`, in which a key may be repeated only with the same value."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        for key, each in pairs:
+            if value[key] != each:
+                raise ValueError(f"{key[:80]!r} is given twice, with different values")
+    return value
 
 
 def to_json(value: Any) -> bytes:
-    """`value` as the JSON text that all documents are written in: stable, readable, UTF-8."""
+    """Return `value` as stable, readable JSON in UTF-8, as all documents are written."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     try:
         return text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can stand for
+    except UnicodeEncodeError:  # an unpaired surrogate, which only an escape can represent
         return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

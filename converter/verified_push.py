@@ -1,4 +1,4 @@
-"""A result proven and sent to the Hub: ``--push`` of commands, and ``push`` of a recipe's job."""
+"""Verifying a result and pushing it to the Hub: ``--push`` of commands, ``push`` of recipe jobs."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from converter.report.verification import describe_verification
 from converter.storage.hub_upload import PushResult, push
 from converter.storage.references import local_path
 
-RESCUE = "Adding `safetensors` variant of this model"
-"""The title by which the Hub's own converters propose the same, so that people know it."""
+_RESCUE_TITLE = "Adding `safetensors` variant of this model"
+"""The title that the Hub's own converters use, which maintainers know."""
 
 
 @dataclass(frozen=True)
 class VerifiedPush:
-    """What is proven and about to be sent."""
+    """A verified checkpoint, and how to push it."""
 
     output: Path
     repo_id: str
     options: Mapping[str, Any]
-    """Of `converter.storage.hub_upload.push`."""
+    """Options of `converter.storage.hub_upload.push`."""
 
     def send(self) -> PushResult:
         """Push it.
 
         Raises:
-            OutputError: if the Hub refuses; it says how to go on.
+            OutputError: if the Hub refuses; the remedy has the command to continue with.
 
         """
         try:
@@ -46,7 +46,7 @@ class VerifiedPush:
 
     @property
     def next_step(self) -> str:
-        """How to push what is finished; never with the token."""
+        """The command that pushes the finished checkpoint, without the token."""
         words = ["converter", "push", str(self.output), self.repo_id]
         for name, value in self.options.items():
             flag = "--" + name.replace("_", "-")
@@ -56,7 +56,7 @@ class VerifiedPush:
                 values = [value] if isinstance(value, str) else value
                 words += [word for each in values for word in (flag, each)]
         return (
-            f"{self.output} is finished and proven, and stays as it is; go on with:\n"
+            f"{self.output} is complete and verified, and stays unchanged; continue with:\n"
             f"  {shlex.join(words)}"
         )
 
@@ -64,19 +64,19 @@ class VerifiedPush:
 def verify_for_push(
     result: WriteResult, repo_id: str, mapping: Sequence[str | Path] = (), **options: Any
 ) -> VerifiedPush:
-    """Prove what was made, and decide what of it goes to a repository.
+    """Verify a result, and select the files to push.
 
-    A pull request to the very repository that a model was converted from adds weights, and a
-    configuration where there is none, and changes nothing else.
+    A pull request to the repository that the model was converted from adds weights, and a
+    configuration if it has none, and changes nothing else.
 
     Args:
-        result: of a command that made a checkpoint, or of a dry run if that is there already.
-        repo_id: where it is to go.
+        result: of a command that wrote a checkpoint, or of a dry run if it exists already.
+        repo_id: the repository to push to.
         mapping: the user's own mapping tables that it was made with.
         options: of `converter.storage.hub_upload.push`.
 
     Raises:
-        VerificationError: if it is not what it should be.
+        VerificationError: if the result is not correct.
 
     """
     sources = [source.checkpoint.source for source in result.sources]
@@ -88,32 +88,32 @@ def verify_for_push(
         if source.repo_id and converted and not any("cast" in origin for origin in origins)
     ]
     output = local_path(str(result.output))
-    found = verify(output, against=against, mapping=mapping)
-    if not found.verified:
+    verification = verify(output, against=against, mapping=mapping)
+    if not verification.verified:
         raise VerificationError(
-            f"{result.output}: is not what it should be; nothing was sent", found.problems
+            f"{result.output}: is not correct; nothing was sent", verification.problems
         )
-    found = replace(found, directory=output.name)  # publish no local paths
+    verification = replace(verification, directory=output.name)  # publish no local paths
     only = list(options.get("only") or ())
-    own = converted and any(source.repo_id == repo_id for source in sources)
-    if own and options.get("create_pr") and not only:
-        options["commit_message"] = options.get("commit_message") or RESCUE
+    same_repository = converted and any(source.repo_id == repo_id for source in sources)
+    if same_repository and options.get("create_pr") and not only:
+        options["commit_message"] = options.get("commit_message") or _RESCUE_TITLE
         only = _new_files(result)
-    report = describe_verification(found, StringIO())
-    proof = f"Made and proven by encdec-converter.\n\n```text\n{report}```\n"
-    options["description"] = options.get("description") or proof
+    report = describe_verification(verification, StringIO())
+    description = f"Made and verified by encdec-converter.\n\n```text\n{report}```\n"
+    options["description"] = options.get("description") or description
     return VerifiedPush(output, repo_id, {**options, "only": only})
 
 
 def _new_files(result: WriteResult) -> list[str]:
-    """The weights, their indexes, and the configuration if the sources have none of that name.
+    """Return the weights, their indexes, and the config if the sources have no ``config.json``.
 
-    An original release has one of another name, or none of the kind.
+    The config of an original release has another name, or is missing.
     """
-    there = {path.name for s in result.sources for path in s.checkpoint.directory.iterdir()}
+    present = {path.name for s in result.sources for path in s.checkpoint.directory.iterdir()}
     documents = [
         name
         for name in result.plan.documents
-        if name.endswith(INDEX_SUFFIX) or (name == CONFIG and name not in there)
+        if name.endswith(INDEX_SUFFIX) or (name == CONFIG and name not in present)
     ]
     return [*(file.path for file in result.plan.files), *documents]

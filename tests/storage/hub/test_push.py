@@ -130,7 +130,7 @@ def test_what_is_finished_stays_and_can_be_pushed_later(desk: Desk) -> None:
     (failed,) = desk.errands((*made, *how, "--json"))
     assert failed.code == 1 and "hf_test" not in failed.stderr
     error = json.loads(failed.stdout)["error"]
-    assert "status 503" in error["message"] and "out is finished and proven" in error["remedy"]
+    assert "status 503" in error["message"] and "out is complete and verified" in error["remedy"]
     desk.hub.failing.clear()
     line = next(row for row in error["remedy"].splitlines() if pushed_later in row)
     desk.converter(*shlex.split(line)[1:])
@@ -153,7 +153,7 @@ def test_an_interrupted_push_says_how_to_go_on(
         verify_and_push(result, {**how, "repo_id": "me/mine", "only": (), "token": "hf_secret"}, ())
     told = capsys.readouterr().err
     assert f"converter push '{desk.home / 'my out'}' me/mine" in told
-    assert "stays as it is" in told and "hf_secret" not in told
+    assert "stays unchanged" in told and "hf_secret" not in told
 
 
 def test_the_seal_breaks_with_any_change() -> None:

@@ -76,7 +76,16 @@ def test_a_file_that_is_not_there_is_a_finding(tmp_path):
     assert findings(tmp_path)
 
 
-@pytest.mark.parametrize("table", ["bert", "gpt2", "electra", "encoder-decoder", "_dialects"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        "bert",
+        "gpt2",
+        pytest.param("electra", marks=pytest.mark.slow),
+        pytest.param("encoder-decoder", marks=pytest.mark.slow),
+        "_dialects",
+    ],
+)
 def test_mutated_tables_give_findings_and_never_an_error(table, tmp_path):
     """Lines lost, doubled, mixed up; words and numbers exchanged: lint must cope with all."""
     random_ = random.Random(table)

@@ -107,6 +107,7 @@ def test_a_meter_counts_steps() -> None:
     ProgressCounter(None).start_step({"a": 1})("a")
 
 
+@pytest.mark.slow
 def test_many_threads_at_once_write_what_one_writes(place: Path) -> None:
     """Every function, on shared sources, by 8 threads of which each uses threads of its own."""
 

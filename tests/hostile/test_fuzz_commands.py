@@ -89,6 +89,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("fuzz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "name"), [(place, name) for place, names in PLACES.items() for name in names]
 )

@@ -32,11 +32,13 @@ def laboratory(tmp_path_factory: pytest.TempPathFactory) -> Laboratory:
     return Laboratory(tmp_path_factory.mktemp("kills"), size=24)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(laboratory: Laboratory) -> None:
     tally = laboratory.kill_at_random(KILLS, seed=7)
     assert tally.kills > tally.late
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_killed_at_every_third_step(laboratory: Laboratory, mode: str) -> None:
     tally = laboratory.kill_at_every_step(mode, stride=3)

@@ -95,7 +95,7 @@ def test_a_stale_index_is_refused(sharded: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "..", "", "a/b.safetensors"])
-def test_an_index_cannot_name_files_elsewhere(sharded: Path, name: str) -> None:
+def test_an_index_cannot_name_files_outside_the_directory(sharded: Path, name: str) -> None:
     path = _break(sharded, {"encoder.pooler.dense.bias": name})
     with pytest.raises(FormatError, match="unsafe index"):
         open_files(path)
@@ -123,7 +123,7 @@ def test_the_hub_cache_may_link_to_its_blobs(sharded: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}', "{"])
-def test_an_index_that_is_none_is_refused(sharded: Path, content: str) -> None:
+def test_a_malformed_index_is_refused(sharded: Path, content: str) -> None:
     path = sharded / "model.safetensors.index.json"
     path.write_text(content)
     with pytest.raises(Exception, match=r"index\.json: ") as caught:

@@ -71,7 +71,7 @@ def test_overwrite_replaces_everything(tmp_path, monkeypatch, exchange):
     assert names(tmp_path) == {"model"}
 
 
-def test_what_exists_needs_overwrite(tmp_path):
+def test_an_existing_checkpoint_needs_overwrite(tmp_path):
     make(tmp_path / "model", "old")
     with pytest.raises(OutputError, match="--overwrite"):
         make(tmp_path / "model", "new")
@@ -80,7 +80,7 @@ def test_what_exists_needs_overwrite(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_what_is_no_checkpoint_is_never_replaced(tmp_path, overwrite):
+def test_a_directory_that_is_not_a_checkpoint_is_never_replaced(tmp_path, overwrite):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("precious")
     with pytest.raises(OutputError, match="not a checkpoint"):
@@ -104,7 +104,7 @@ def test_a_link_to_a_checkpoint_stays_a_link(tmp_path):
     assert content(tmp_path / "model") == "new"
 
 
-def test_the_current_directory_is_not_pulled_away(tmp_path, monkeypatch):
+def test_the_current_directory_is_not_replaced(tmp_path, monkeypatch):
     make(tmp_path / "model", "old")
     monkeypatch.chdir(tmp_path / "model" / "sub")
     with pytest.raises(OutputError, match="current directory"):
@@ -150,7 +150,7 @@ def test_an_output_that_appeared_meanwhile_is_not_replaced(tmp_path):
     assert content(tmp_path / "model") == "theirs"
 
 
-def test_two_runs_do_not_meet(tmp_path):
+def test_concurrent_runs_exclude_each_other(tmp_path):
     with atomic_directory(tmp_path / "model") as partial:
         fill(partial, "first")
         with pytest.raises(OutputError, match="another run is writing it"):
@@ -171,7 +171,7 @@ with atomic_directory(Path(sys.argv[1]), overwrite=True) as partial:
 """
 
 
-def test_a_killed_run_leaves_the_old_and_the_next_clears_up(tmp_path):
+def test_a_killed_run_leaves_the_old_output_and_the_next_cleans_up(tmp_path):
     output = tmp_path / "model"
     make(output, "old")
     with subprocess.Popen(
@@ -204,7 +204,7 @@ def test_leftovers_of_other_outputs_are_left_alone(tmp_path):
     assert names(tmp_path) == {"model", ".model2.partial-1"}
 
 
-def test_many_runs_at_once_give_one_whole_output(tmp_path):
+def test_concurrent_runs_give_one_complete_output(tmp_path):
     code = KILLED.replace("time.sleep(60)", "time.sleep(0.02)")
     runs = [
         subprocess.Popen(
@@ -220,7 +220,7 @@ def test_many_runs_at_once_give_one_whole_output(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
-def test_a_forbidden_place(tmp_path):
+def test_a_directory_without_write_permission(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="Permission denied"):
         make(tmp_path / "model", "new")
@@ -232,7 +232,7 @@ def test_a_file_in_the_way_of_the_parents(tmp_path):
         make(tmp_path / "file" / "model", "new")
 
 
-def test_room_is_checked(tmp_path):
+def test_disk_space_is_checked(tmp_path):
     require_space(tmp_path / "not" / "there", 1)
     with pytest.raises(OutputError, match=r"(?s)not enough disk.*1,000,000,000,000,000,000 bytes"):
         require_space(tmp_path / "not" / "there", 10**18)

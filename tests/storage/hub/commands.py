@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
 
 
 def hurry() -> None:
-    """Shorten the waits between attempts: the client's own last half a minute in all."""
+    """Shorten the waits between attempts: the client's own take 30 seconds in all."""
     sleep = time.sleep
     time.sleep = lambda seconds: sleep(min(float(seconds), 0.01))
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
-class Errand:
+class CommandResult:
     """How one of several commands ended."""
 
     code: int
@@ -28,7 +28,7 @@ class Errand:
     stderr: str
 
     @property
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """The JSON document that it printed."""
         assert self.code == 0, self.stderr
         found: dict[str, Any] = json.loads(self.stdout)
@@ -36,8 +36,8 @@ class Errand:
 
 
 @dataclass
-class Desk:
-    """Where a user sits: the Hub, an empty cache and a directory to work in."""
+class HubSession:
+    """A Hub, an empty cache and a working directory."""
 
     hub: Hub
     endpoint: str
@@ -58,9 +58,9 @@ class Desk:
         assert done.returncode == code, done.stdout + done.stderr
         return done
 
-    def errands(
+    def run_commands(
         self, *commands: Sequence[object], python: Path = Path(sys.executable), **env: str
-    ) -> list[Errand]:
+    ) -> list[CommandResult]:
         """Run several commands, one after another, in one process."""
         done = subprocess.run(
             [str(python), "-m", "tests.storage.hub.commands"],
@@ -72,10 +72,10 @@ class Desk:
             timeout=120,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return [Errand(**each) for each in json.loads(done.stdout)]
+        return [CommandResult(**each) for each in json.loads(done.stdout)]
 
     def environment(self, token: str | None, **more: str) -> dict[str, str]:
-        """The variables of a user who is logged in with `token`."""
+        """Return the environment of a user who is logged in with `token`."""
         return {
             **{key: value for key, value in os.environ.items() if not key.startswith("HF_")},
             "HF_ENDPOINT": self.endpoint,
@@ -88,7 +88,7 @@ class Desk:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """The files of a directory."""
+    """Return the content of the files of a directory."""
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in directory.rglob("*")
@@ -97,25 +97,25 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+def session(tmp_path: Path) -> Iterator[HubSession]:
     with serving() as (hub, endpoint):
-        yield Desk(hub, endpoint, tmp_path)
+        yield HubSession(hub, endpoint, tmp_path)
 
 
 @pytest.fixture
-def bert(desk: Desk) -> dict[str, bytes]:
-    """A BERT on the Hub as ``acme/bert``; gives its files."""
-    made = factories.make(desk.home / "bert", "bert", intermediate_size=41).directory
+def bert(session: HubSession) -> dict[str, bytes]:
+    """Publish a BERT as ``acme/bert``; return its files."""
+    made = factories.make(session.home / "bert", "bert", intermediate_size=41).directory
     card = b"---\nlicense: apache-2.0\n---\n# BERT\n"
     files = {**contents(made), "README.md": card, "vocab.txt": b"[PAD]\n[CLS]\n"}
-    desk.hub.publish("acme/bert", {**files, "pytorch_model.bin": b"not asked for"})
+    session.hub.publish("acme/bert", {**files, "pytorch_model.bin": b"not asked for"})
     return files
 
 
 @pytest.fixture
-def gpt2(desk: Desk) -> dict[str, bytes]:
-    """A GPT-2 on the Hub as ``acme/gpt2``; gives its files."""
-    made = factories.make(desk.home / "gpt2", "gpt2", "GPT2LMHeadModel", file_format="torch")
+def gpt2(session: HubSession) -> dict[str, bytes]:
+    """Publish a GPT-2 as ``acme/gpt2``; return its files."""
+    made = factories.make(session.home / "gpt2", "gpt2", "GPT2LMHeadModel", file_format="torch")
     files = contents(made.directory)
-    desk.hub.publish("acme/gpt2", {**files, "README.md": b"---\nlicense: mit\n---\n"})
+    session.hub.publish("acme/gpt2", {**files, "README.md": b"---\nlicense: mit\n---\n"})
     return files

@@ -1,8 +1,7 @@
-"""A small look-alike of the Hugging Face Hub, on loopback, for tests: repositories, commits, LFS
-and, with `Hub.xet`, Xet.
+"""A small stand-in for the Hugging Face Hub, on loopback: repositories, commits, LFS and Xet.
 
-Users: token ``hf_test`` is user ``me`` with organisation ``acme``; ``hf_ro`` is ``ro``, who may
-only read. What a `Hub` should refuse or break is set on it: see its attributes.
+Users: token ``hf_test`` is user ``me`` with organization ``acme``; ``hf_ro`` is ``ro``, who may
+only read. The attributes of `Hub` set what it refuses or breaks.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _LFS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.data-00000-of-00001")
 
 
 class RefusalError(Exception):
-    """An answer that is an error, with the codes by which the client tells them apart."""
+    """An error response, with the codes by which the client distinguishes errors."""
 
     def __init__(self, status: int, code: str | None, message: str) -> None:
         self.status, self.code, self.message = status, code, message
@@ -85,7 +84,7 @@ class Hub:
         self.failing: dict[str, int] = {}
         """Part of a request → how many times it is still to be answered with status 503."""
         self.dropping: dict[str, int] = {}
-        """Part of a request → how many times the connection is still to be cut half-way."""
+        """Part of a request → how many times the connection is still to be cut in the middle."""
         self.expired = 0
         """How many times the storage is still to say that an address is no longer valid."""
         self.knows_ranges = True
@@ -101,8 +100,10 @@ class Hub:
         """Make a repository with one commit, or add one to it; gives the commit."""
         repo = self.repos.setdefault(repo_id, Repo(**how))
         stored = {name: self.put(data) for name, data in files.items()}
-        held = repo.files() if repo.refs else {}
-        repo.refs["main"] = repo.add({**held, **stored}, repo.refs.get("main"), {"title": "files"})
+        previous = repo.files() if repo.refs else {}
+        repo.refs["main"] = repo.add(
+            {**previous, **stored}, repo.refs.get("main"), {"title": "files"}
+        )
         return repo.refs["main"]
 
     def read(self, repo_id: str, name: str, revision: str = "main") -> bytes:
@@ -112,7 +113,7 @@ class Hub:
         return [line for line in self.log if part in line]
 
     def complete_model_types(self, name: str, digest: str) -> dict[str, Any]:
-        """An entry of a listing."""
+        """Return an entry of a listing."""
         data = self.blobs[digest]
         entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data)}
         if not _is_lfs(name):
@@ -339,7 +340,7 @@ class Handler(BaseHTTPRequestHandler):
     # --- uploads
 
     def changed(self, repo_id: str, revision: str) -> Repo:
-        """The repository, if the user may change it, or proposes to."""
+        """Return the repository, if the user may change it or opens a pull request."""
         proposed = "create_pr" in self.query or unquote(revision).startswith("refs/pr/")
         repo = self.repo(repo_id, write=not proposed)
         if not self.user():
@@ -349,11 +350,11 @@ class Handler(BaseHTTPRequestHandler):
     def preupload(self, repo_id: str, revision: str) -> None:
         repo = self.changed(repo_id, revision)
         files = repo.files(revision)
-        told = []
+        body = []
         for entry in json.loads(self.body())["files"]:
             name = entry["path"]
             old = self.hub.complete_model_types(name, files[name]) if name in files else {}
-            told.append(
+            body.append(
                 {
                     "path": name,
                     "uploadMode": "lfs" if _is_lfs(name) else "regular",
@@ -361,12 +362,12 @@ class Handler(BaseHTTPRequestHandler):
                     "oid": old.get("lfs", old).get("oid"),
                 }
             )
-        self.answer({"files": told})
+        self.answer({"files": body})
 
     def batch(self, repo_id: str) -> None:
         self.repo(repo_id)
         asked = json.loads(self.body())
-        told = []
+        body = []
         for large in asked["objects"]:
             entry = {"oid": large["oid"], "size": large["size"], "authenticated": True}
             if large["oid"] not in self.hub.blobs:
@@ -375,9 +376,9 @@ class Handler(BaseHTTPRequestHandler):
                     "upload": {"href": f"{self.base}/_lfs/{large['oid']}", "header": {}},
                     "verify": {"href": verify, "header": {}},
                 }
-            told.append(entry)
+            body.append(entry)
         way = "xet" if self.hub.xet and "xet" in asked["transfers"] else "basic"
-        self.answer({"transfer": way, "objects": told})
+        self.answer({"transfer": way, "objects": body})
 
     def upload(self, digest: str) -> None:
         if self.hub.put(self.body()) != digest:
@@ -409,13 +410,13 @@ class Handler(BaseHTTPRequestHandler):
                     raise RefusalError(400, None, f"the file was not uploaded: {value['path']}")
                 files[value["path"]] = value["oid"]
         commit = repo.add(files, parent, head)
-        told = {"commitOid": commit, "commitUrl": f"{self.base}/{repo_id}/commit/{commit}"}
+        body = {"commitOid": commit, "commitUrl": f"{self.base}/{repo_id}/commit/{commit}"}
         if as_pull:
             number = repo.open_pull(head["title"], user["name"], commit)
-            told["pullRequestUrl"] = f"{self.base}/{repo_id}/discussions/{number}"
+            body["pullRequestUrl"] = f"{self.base}/{repo_id}/discussions/{number}"
         else:
             repo.refs[revision] = commit
-        self.answer({"success": True, "hookOutput": "", **told})
+        self.answer({"success": True, "hookOutput": "", **body})
 
     def discussions(self, repo_id: str) -> None:
         repo = self.repo(repo_id)
@@ -425,9 +426,9 @@ class Handler(BaseHTTPRequestHandler):
                 raise RefusalError(401, None, "Invalid username or password.")
             title = json.loads(self.body())["title"]
             return self.answer({"num": repo.open_pull(title, user["name"], repo.refs["main"])})
-        told = [self.pull(repo_id, each) for each in repo.pulls]
+        body = [self.pull(repo_id, each) for each in repo.pulls]
         self.answer(
-            {"discussions": told, "count": len(told), "start": 0, "numClosedDiscussions": 0}
+            {"discussions": body, "count": len(body), "start": 0, "numClosedDiscussions": 0}
         )
 
     def discussion(self, repo_id: str, number: str) -> None:
@@ -529,8 +530,8 @@ class Handler(BaseHTTPRequestHandler):
             xet.add_shard(self.body())
             return self.answer({"result": 1})
         if version == "1" and kind == "reconstructions" and name in xet.files:
-            told = xet.reconstruction(name, self.base, self.headers.get("Range", ""))
-            return self.answer(told or {"error": "range"}, 200 if told else 416)
+            body = xet.reconstruction(name, self.base, self.headers.get("Range", ""))
+            return self.answer(body or {"error": "range"}, 200 if body else 416)
         raise RefusalError(404, None, "not found")  # the client does without
 
     def xorb(self, name: str) -> None:
@@ -575,7 +576,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving(xet: bool = False) -> Iterator[tuple[Hub, str]]:
-    """A running server: its state, and the address that HF_ENDPOINT takes."""
+    """Run a server; yield its state and the address for HF_ENDPOINT."""
     hub = Hub(xet)
     handler = type("BoundHandler", (Handler,), {"hub": hub})
     server = _Server(("127.0.0.1", 0), handler)
@@ -592,7 +593,7 @@ def serving(xet: bool = False) -> Iterator[tuple[Hub, str]]:
 
 @contextmanager
 def asked() -> Iterator[tuple[Hub, str]]:
-    """The same, which this process may ask although tests run offline."""
+    """Run a server that this process may use although tests run offline."""
     from huggingface_hub import constants
     from huggingface_hub.utils._http import reset_sessions
 

@@ -46,7 +46,7 @@ def examples(card: str | Path) -> list[str]:
 
 
 def check_positions(directory: str) -> None:
-    """The example for Flax gives the positions, without which the answer would be another one."""
+    """Return the positions that the example for Flax gives, without which outputs would differ."""
     found = {}
     for example in examples(Path(directory) / "README.md"):
         ran: dict[str, Any] = {}
@@ -66,7 +66,7 @@ def check_positions(directory: str) -> None:
 def main(repo_id: str, directory: str, count: str, *others: str) -> None:
     for other in others:
         check_positions(other)
-    told = []
+    outputs = []
     for example in examples(hf_hub_download(repo_id, "README.md"))[: int(count)]:
         assert f'from_pretrained("{repo_id}"' in example
         from_hub: dict[str, Any] = {}
@@ -77,8 +77,8 @@ def main(repo_id: str, directory: str, count: str, *others: str) -> None:
         assert here.keys() == there.keys() and len(here) > 100
         assert all(here[name].tobytes() == there[name].tobytes() for name in here)
         answer = logits(from_hub["model"])
-        told.append({"model": type(from_hub["model"]).__name__, "logits": answer.tolist()})
-    print(json.dumps(told))
+        outputs.append({"model": type(from_hub["model"]).__name__, "logits": answer.tolist()})
+    print(json.dumps(outputs))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Repositories that others made, looked at where they lie."""
+"""Inspecting and comparing repositories of other users on the Hub."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ import shutil
 import struct
 from pathlib import Path
 
-from tests.storage.hub.conftest import Desk, contents
+from tests.storage.hub.conftest import HubSession, contents
 from tests.verification.damage import FILES, alter, negated
 
 
-def test_a_repository_is_audited(desk: Desk, bert: dict[str, bytes]) -> None:
+def test_a_repository_is_audited(session: HubSession, bert: dict[str, bytes]) -> None:
     """Its frameworks disagree, and its safetensors does not say that it is PyTorch's."""
-    desk.converter("convert", "bert", "sound", "--pytorch-format", "both", "-q")
-    other = desk.home / "other"
-    shutil.copytree(desk.home / "sound", other)
+    session.converter("convert", "bert", "sound", "--pytorch-format", "both", "-q")
+    other = session.home / "other"
+    shutil.copytree(session.home / "sound", other)
     (other / "converter-manifest.json").unlink()
-    desk.hub.publish("acme/other", contents(other))
-    fine = json.loads(desk.converter("verify", "acme/other", "--json").stdout)
+    session.hub.publish("acme/other", contents(other))
+    fine = json.loads(session.converter("verify", "acme/other", "--json").stdout)
     assert fine["verified"]
-    assert sorted(fine["formats"]) == sorted(FILES)
+    assert sorted(fine["files"]) == sorted(FILES)
     assert any("another tool" in note for note in fine["notes"])
 
     key = key_in(other / "flax_model.msgpack", "encoder/layer/0/attention/self/query/kernel")
     alter(other / "flax_model.msgpack", [key], negated)
     unsign(other / "model.safetensors")
-    desk.hub.publish("acme/other", contents(other))
-    page = desk.home / "page.html"
-    done = desk.converter("verify", "acme/other", "--html", page, code=1)
+    session.hub.publish("acme/other", contents(other))
+    page = session.home / "page.html"
+    done = session.converter("verify", "acme/other", "--html", page, code=1)
     assert "acme/other: NOT verified, 2 problems" in done.stdout
     assert f"{key}: has the opposite sign" in done.stdout
     assert "metadata: format: transformers 4 refuses it" in done.stdout
     assert "<h1>acme/other</h1>" in page.read_text("utf-8")
     found = json.loads(
-        desk.converter("verify", "acme/other", "--against", "acme/bert", "--json", code=1).stdout
+        session.converter("verify", "acme/other", "--against", "acme/bert", "--json", code=1).stdout
     )
     assert {problem["tensor"] for problem in found["problems"]} == {key, "metadata: format"}
     assert {origin["source"] for origin in found["origins"].values()} == {"acme/bert"}

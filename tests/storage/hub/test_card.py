@@ -1,4 +1,4 @@
-"""Model cards: lineage, licences, what is fresh, and whose card stays."""
+"""Model cards: base models, licenses, initialized weights, and whose card is kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import converter
 from converter.errors import UsageError
 from converter.storage.hub_card import is_generated, stated_license
 from tests import factories
-from tests.storage.hub.conftest import Desk
+from tests.storage.hub.conftest import HubSession
 
 
 def front(text: str) -> dict[str, object]:
@@ -28,9 +28,9 @@ def submodels(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.usefixtures("bert", "gpt2")
-def test_sources_from_the_hub_are_the_lineage(desk: Desk) -> None:
-    desk.converter("compose", "acme/bert", "acme/gpt2", "both", "--seed", "3", "-q")
-    text = (desk.home / "both" / "README.md").read_text()
+def test_sources_from_the_hub_are_the_lineage(session: HubSession) -> None:
+    session.converter("compose", "acme/bert", "acme/gpt2", "both", "--seed", "3", "-q")
+    text = (session.home / "both" / "README.md").read_text()
     assert front(text) == {
         "base_model": ["acme/bert", "acme/gpt2"],
         "base_model_relation": "merge",
@@ -39,21 +39,21 @@ def test_sources_from_the_hub_are_the_lineage(desk: Desk) -> None:
         "license_name": "apache-2.0-and-mit",
         "tags": ["encoder-decoder", "gpt2", "bert"],
     }
-    commits = [desk.hub.repos[name].refs["main"] for name in ("acme/bert", "acme/gpt2")]
+    commits = [session.hub.repos[name].refs["main"] for name in ("acme/bert", "acme/gpt2")]
     command = f"converter compose acme/bert@{commits[0]} acme/gpt2@{commits[1]} OUTPUT"
     assert command in text and "--seed 3" in text
     assert "pipeline_tag" not in text
-    assert str(desk.home) not in text
+    assert str(session.home) not in text
     # What the card says is what makes the very same files again.
     again = next(line for line in text.splitlines() if line.startswith("converter compose"))
-    desk.converter(*again.replace("OUTPUT", "again").split()[1:], "-q")
+    session.converter(*again.replace("OUTPUT", "again").split()[1:], "-q")
     one, two = (
-        json.loads((desk.home / n / "converter-manifest.json").read_text())
+        json.loads((session.home / n / "converter-manifest.json").read_text())
         for n in ("both", "again")
     )
     assert one == two
-    desk.converter("push", "both", "me/both")
-    assert b'EncoderDecoderModel.from_pretrained("me/both")' in desk.hub.read(
+    session.converter("push", "both", "me/both")
+    assert b'EncoderDecoderModel.from_pretrained("me/both")' in session.hub.read(
         "me/both", "README.md"
     )
 
@@ -69,13 +69,13 @@ def test_local_sources_are_no_lineage(submodels: tuple[Path, Path], tmp_path: Pa
         'TFEncoderDecoderModel.from_pretrained("path/to/this-model", use_safetensors=False)' in text
     )
     assert 'FlaxEncoderDecoderModel.from_pretrained("path/to/this-model")' in text
-    fresh = len(result.to_dict()["initialized"])
-    assert f"{fresh} of {len(result.plan.tensors)} tensors" in text
+    initialized = len(result.to_dict()["initialized"])
+    assert f"{initialized} of {len(result.plan.tensors)} tensors" in text
     assert "`decoder.h.{0,1}.crossattention.c_attn.weight`" in text
     assert is_generated((tmp_path / "both" / "README.md").read_bytes())
 
 
-def test_licences(submodels: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_license_of_results(submodels: tuple[Path, Path], tmp_path: Path) -> None:
     bert, gpt2 = submodels
     (bert / "README.md").write_text("---\nlicense: mit\n---\n")
     converter.compose(bert, gpt2, tmp_path / "one")
@@ -124,7 +124,9 @@ def test_a_card_of_the_user_stays(submodels: tuple[Path, Path], tmp_path: Path) 
         converter.convert(bert, tmp_path / "out", overwrite=True, card=tmp_path / "none.md")
 
 
-def test_weights_drawn_anew_have_no_lineage(submodels: tuple[Path, Path], tmp_path: Path) -> None:
+def test_initialized_weights_have_no_base_model(
+    submodels: tuple[Path, Path], tmp_path: Path
+) -> None:
     bert, gpt2 = submodels
     (gpt2 / "README.md").write_text("---\nlicense: mit\n---\n")
     converter.compose(bert, gpt2, tmp_path / "both", random=["encoder"])
@@ -133,7 +135,7 @@ def test_weights_drawn_anew_have_no_lineage(submodels: tuple[Path, Path], tmp_pa
     assert "its configuration; the weights are newly initialized" in text
 
 
-def test_what_flax_must_be_told_stands_in_its_example(tmp_path: Path) -> None:
+def test_the_flax_example_gives_position_ids(tmp_path: Path) -> None:
     roberta = factories.make(tmp_path / "roberta", "roberta", pad_token_id=3).directory
     gpt2 = factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
     for sources, expected in (

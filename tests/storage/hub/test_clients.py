@@ -15,7 +15,7 @@ import pytest
 
 from tests import factories
 from tests.environments import HUB_1, HUB_2, interpreter
-from tests.storage.hub.conftest import Desk, Errand, contents
+from tests.storage.hub.conftest import CommandResult, HubSession, contents
 from tests.storage.hub.hub_server import serving
 
 CLIENTS = {"0.36": "", "1.33": HUB_1, "2.4": HUB_2}
@@ -41,96 +41,96 @@ def python(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def desk(way: str, tmp_path: Path) -> Iterator[Desk]:
+def session(way: str, tmp_path: Path) -> Iterator[HubSession]:
     with serving(xet=way == "xet") as (hub, endpoint):
-        desk = Desk(hub, endpoint, tmp_path)
+        session = HubSession(hub, endpoint, tmp_path)
         for seed, name in enumerate(("one", "two", "three")):
             made = factories.make(tmp_path / name, "bert", vocab_size=3000, seed=seed).directory
             (made / "vocab.txt").write_text(f"[PAD]\n{name}\n")
-        desk.hub.publish("other/theirs", {"config.json": (made / "config.json").read_bytes()})
-        yield desk
+        session.hub.publish("other/theirs", {"config.json": (made / "config.json").read_bytes()})
+        yield session
 
 
 def breaking(kind: str, part: str, times: int) -> tuple[str]:
     return (f"/_plan/{kind}/{quote(part)}?times={times}",)
 
 
-MENDED = ("/_plan/nothing",)
+REPAIR = ("/_plan/nothing",)
 
 
-def test_up_and_down(desk: Desk, way: str, python: Path) -> None:
-    told = "--json"
-    proposed = ("other/theirs", "--create-pr", "--only", "*.safetensors", told)
-    errands = {
+def test_push_and_download_with_each_client(session: HubSession, way: str, python: Path) -> None:
+    json_flag = "--json"
+    proposed = ("other/theirs", "--create-pr", "--only", "*.safetensors", json_flag)
+    commands = {
         "first upload is cut": breaking("dropping", UP[way], 1),
-        "made": ("push", "one", "me/mine", "--private", told),
+        "made": ("push", "one", "me/mine", "--private", json_flag),
         "the commit fails": breaking("failing", "/commit/", 1),
-        "branch": ("push", "two", "me/mine", "--revision", "dev", told),
-        "unchanged": ("push", "one", "me/mine", told),
+        "branch": ("push", "two", "me/mine", "--revision", "dev", json_flag),
+        "unchanged": ("push", "one", "me/mine", json_flag),
         "proposed": ("push", "one", *proposed),
         "again": ("push", "one", *proposed),
         "continued": ("push", "two", *proposed),
-        "no rights": ("push", "one", "other/theirs", told),
-        "wrong token": ("push", "one", "me/mine", "--token", "hf_wrong", told),
-        "read only": ("push", "one", "ro/new", "--token", "hf_ro", told),
+        "no rights": ("push", "one", "other/theirs", json_flag),
+        "wrong token": ("push", "one", "me/mine", "--token", "hf_wrong", json_flag),
+        "read only": ("push", "one", "ro/new", "--token", "hf_ro", json_flag),
         "the storage fails": breaking("failing", "GET /_blob/", 1),
-        "headers": ("inspect", "other/theirs@refs/pr/1", told),
+        "headers": ("inspect", "other/theirs@refs/pr/1", json_flag),
         "download is cut": breaking("dropping", DOWN[way], 1),
         "down": ("convert", "me/mine", "down", "--to", "pytorch", "-q"),
         "download fails": breaking("failing", DOWN[way], 1),
         "down of a branch": ("convert", "me/mine@dev", "dev", "--to", "pytorch", "-q"),
         "down of a proposal": ("convert", "other/theirs@refs/pr/1", "pr", "--to", "pytorch", "-q"),
         "uploads fail": breaking("dropping", UP[way], 999),
-        "failed": ("push", "three", "me/new", told),
-        "mended": MENDED,
-        "sent after all": ("push", "three", "me/new", told),
+        "failed": ("push", "three", "me/new", json_flag),
+        "repaired": REPAIR,
+        "sent after all": ("push", "three", "me/new", json_flag),
         "downloads fail": breaking("failing", DOWN[way], 999),
         "not had": ("convert", "me/new", "new", "--to", "pytorch", "-q"),
-        "mended again": MENDED,
+        "repaired again": REPAIR,
         "had after all": ("convert", "me/new", "new", "--to", "pytorch", "-q"),
     }
     xet = "0" if way == "xet" else "1"
-    ended = desk.errands(*errands.values(), python=python, HF_HUB_DISABLE_XET=xet, **QUICK)
-    done = dict(zip(errands, ended, strict=True))
+    ended = session.run_commands(*commands.values(), python=python, HF_HUB_DISABLE_XET=xet, **QUICK)
+    done = dict(zip(commands, ended, strict=True))
     went_wrong = {"no rights", "wrong token", "read only", "failed", "not had"}
     failed = {name: each.stderr for name, each in done.items() if each.code}
     assert set(failed) == went_wrong, failed
     assert not any("Traceback" in each.stderr for each in ended)
 
-    one, two = contents(desk.home / "one"), contents(desk.home / "two")
-    mine, theirs = desk.hub.repos["me/mine"], desk.hub.repos["other/theirs"]
+    one, two = contents(session.home / "one"), contents(session.home / "two")
+    mine, theirs = session.hub.repos["me/mine"], session.hub.repos["other/theirs"]
     for files, revision in ((one, "main"), (two, "dev")):
-        assert {name: desk.hub.read("me/mine", name, revision) for name in files} == files
-    assert mine.private and done["made"].told["created"]
-    assert done["unchanged"].told["sent"] == [] and done["unchanged"].told["commit"] is None
-    assert sorted(done["branch"].told["sent"]) == ["model.safetensors", "vocab.txt"]
+        assert {name: session.hub.read("me/mine", name, revision) for name in files} == files
+    assert mine.private and done["made"].report["created"]
+    assert done["unchanged"].report["sent"] == [] and done["unchanged"].report["commit"] is None
+    assert sorted(done["branch"].report["sent"]) == ["model.safetensors", "vocab.txt"]
 
-    numbers = [done[name].told["pull_request"] for name in ("proposed", "again", "continued")]
+    numbers = [done[name].report["pull_request"] for name in ("proposed", "again", "continued")]
     assert numbers == [1, 1, 1] and len(theirs.pulls) == 1
-    assert done["again"].told["sent"] == [] and done["continued"].told["continued"]
+    assert done["again"].report["sent"] == [] and done["continued"].report["continued"]
     assert set(theirs.files("main")) == {"config.json"}
-    sent = desk.hub.read("other/theirs", "model.safetensors", "refs/pr/1")
+    sent = session.hub.read("other/theirs", "model.safetensors", "refs/pr/1")
     assert sent == two["model.safetensors"]
 
-    check_refusals(desk, done)
-    assert done["headers"].told["fits"]
-    stored = [each for each in desk.hub.served if each[0].startswith("/_blob/")]
+    check_refusals(session, done)
+    assert done["headers"].report["fits"]
+    stored = [each for each in session.hub.served if each[0].startswith("/_blob/")]
     assert any(nbytes < len(sent) // 2 for _, _, nbytes in stored)
     assert not any(token for _, token, _ in stored)
     for name, output in (("one", "down"), ("two", "dev"), ("two", "pr"), ("three", "new")):
-        fetched = contents(desk.home / output)["model.safetensors"]
-        assert fetched == contents(desk.home / name)["model.safetensors"], output
-    cached = (desk.home / "hf" / "hub").glob("models--*/snapshots/*/model.safetensors")
-    places = [contents(desk.home / name) for name in ("one", "two", "three")]
+        fetched = contents(session.home / output)["model.safetensors"]
+        assert fetched == contents(session.home / name)["model.safetensors"], output
+    cached = (session.home / "hf" / "hub").glob("models--*/snapshots/*/model.safetensors")
+    locations = [contents(session.home / name) for name in ("one", "two", "three")]
     assert {path.read_bytes() for path in cached} == {
-        place["model.safetensors"] for place in places
+        location["model.safetensors"] for location in locations
     }
-    asked = desk.hub.requests("/_cas/"), desk.hub.requests("/_lfs/")
+    asked = session.hub.requests("/_cas/"), session.hub.requests("/_lfs/")
     assert [bool(each) for each in asked] == [way == "xet", way == "lfs"]
 
 
-def check_refusals(desk: Desk, done: dict[str, Errand]) -> None:
-    """What went wrong is told with what to do, and nothing was half-done."""
+def check_refusals(session: HubSession, done: dict[str, CommandResult]) -> None:
+    """Check that errors have a remedy, and that nothing was partly done."""
     for name, expected, remedy in (
         ("no rights", "may not write", "--create-pr"),
         ("wrong token", "does not recognize the token", "hf auth login"),
@@ -139,6 +139,6 @@ def check_refusals(desk: Desk, done: dict[str, Errand]) -> None:
         ("not had", "me/new", "Try again"),
     ):
         assert expected in done[name].stderr and remedy in done[name].stderr, done[name]
-    assert "ro/new" not in desk.hub.repos
-    repo = desk.hub.repos["me/new"]
+    assert "ro/new" not in session.hub.repos
+    repo = session.hub.repos["me/new"]
     assert [len(commit["files"]) for commit in repo.commits.values()] == [0, 3]

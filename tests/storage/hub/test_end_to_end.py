@@ -14,7 +14,7 @@ import pytest
 
 from tests import factories
 from tests.environments import TRANSFORMERS_5, interpreter
-from tests.storage.hub.conftest import ROOT, Desk, contents
+from tests.storage.hub.conftest import ROOT, HubSession, contents
 from tests.storage.hub.hub_server import serving
 from tests.transformers.published_weights import fetched
 
@@ -22,19 +22,19 @@ pytestmark = pytest.mark.peer
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+def session(tmp_path: Path) -> Iterator[HubSession]:
     with serving(xet=True) as (hub, endpoint):
-        for name, repo_id, licence in (
+        for name, repo_id, license_id in (
             ("minilm", "org/minilm", "apache-2.0"),
             ("gpt2", "org/mgm", "mit"),
         ):
-            card = f"---\nlicense: {licence}\n---\n".encode()
+            card = f"---\nlicense: {license_id}\n---\n".encode()
             hub.publish(repo_id, {**contents(fetched(name)), "README.md": card})
-        yield Desk(hub, endpoint, tmp_path)
+        yield HubSession(hub, endpoint, tmp_path)
 
 
-def loaded(desk: Desk, python: Path, count: int, *others: str) -> list[dict[str, Any]]:
-    """What the models answer that are loaded as the card says."""
+def loaded(session: HubSession, python: Path, count: int, *others: str) -> list[dict[str, Any]]:
+    """Return the outputs of the models, loaded as the card says."""
     quiet = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"}
     done = subprocess.run(
         [
@@ -48,41 +48,41 @@ def loaded(desk: Desk, python: Path, count: int, *others: str) -> list[dict[str,
         ],
         capture_output=True,
         text=True,
-        cwd=desk.home,
-        env={**desk.environment("hf_test", **quiet), "PYTHONPATH": str(ROOT)},
+        cwd=session.home,
+        env={**session.environment("hf_test", **quiet), "PYTHONPATH": str(ROOT)},
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    outputs: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return outputs
 
 
-def test_two_ids_become_a_repository_that_all_load(desk: Desk) -> None:
+def test_two_ids_become_a_repository_that_all_load(session: HubSession) -> None:
     sources = [fetched("minilm"), fetched("gpt2")]
-    factories.make(desk.home / "roberta", "roberta", "RobertaForCausalLM")
-    made, local, _ = desk.errands(
+    factories.make(session.home / "roberta", "roberta", "RobertaForCausalLM")
+    made, local, _ = session.run_commands(
         ("compose", "org/minilm", "org/mgm", "made", "--push", "me/both", "--json"),
         ("compose", *sources, "local", "-q"),
         ("compose", "roberta", "roberta", "offset", "-q"),
         HF_HUB_DISABLE_XET="0",
     )
     assert local.code == 0, local.stderr
-    assert made.told["pushed"]["created"] and desk.hub.requests("POST /_cas/v1/xorbs")
-    here = contents(desk.home / "local")
+    assert made.report["pushed"]["created"] and session.hub.requests("POST /_cas/v1/xorbs")
+    here = contents(session.home / "local")
     own = {"README.md", "converter-manifest.json"}
     for name in here.keys() - own:
-        assert desk.hub.read("me/both", name) == here[name], name
-    card = desk.hub.read("me/both", "README.md").decode()
+        assert session.hub.read("me/both", name) == here[name], name
+    card = session.hub.read("me/both", "README.md").decode()
     assert "- org/minilm\n- org/mgm\nbase_model_relation: merge\n" in card
     assert "license: other\nlicense_name: apache-2.0-and-mit\n" in card
 
-    old = loaded(desk, Path(sys.executable), 3, "offset")
+    old = loaded(session, Path(sys.executable), 3, "offset")
     assert [each["model"] for each in old] == [
         "EncoderDecoderModel",
         "TFEncoderDecoderModel",
         "FlaxEncoderDecoderModel",
     ]
-    (new,) = loaded(desk, interpreter(TRANSFORMERS_5), 1)
+    (new,) = loaded(session, interpreter(TRANSFORMERS_5), 1)
     first, *others = (np.asarray(each["logits"]) for each in (*old, new))
     assert first.std() > 0.01
     for other in others:

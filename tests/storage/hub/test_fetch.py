@@ -12,7 +12,7 @@ import converter
 from converter.file_names import auxiliary_files, weight_files
 from converter.storage.references import HubRepo, parse_repo_id
 from tests import factories
-from tests.storage.hub.conftest import Desk, contents
+from tests.storage.hub.conftest import HubSession, contents
 
 pytestmark = pytest.mark.usefixtures("bert")
 
@@ -36,11 +36,11 @@ pytestmark = pytest.mark.usefixtures("bert")
         ("org/name@", None),
     ],
 )
-def test_what_is_an_id(text: str, expected: HubRepo | None) -> None:
+def test_repository_ids(text: str, expected: HubRepo | None) -> None:
     assert parse_repo_id(text) == expected
 
 
-def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_existing_path_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "org" / "name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert parse_repo_id("org/name") is None
@@ -62,31 +62,31 @@ def test_one_format_is_chosen() -> None:
     assert auxiliary_files([*kept, *others]) == kept
 
 
-def inspected(desk: Desk, *args: object, **env: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(desk.converter("inspect", *args, "--json", **env).stdout)
+def inspected(session: HubSession, *args: object, **env: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(session.converter("inspect", *args, "--json", **env).stdout)
     return found
 
 
-def test_only_what_is_needed_is_fetched(desk: Desk) -> None:
+def test_only_needed_files_are_downloaded(session: HubSession) -> None:
     for _ in range(2):  # the second time from the cache
-        desk.converter("convert", "acme/bert", "out", "--overwrite", "-q", token=None)
-        assert len(desk.hub.requests("GET /_blob/")) == 1
-    assert not desk.hub.requests("pytorch_model.bin")
-    found = inspected(desk, "acme/bert", token=None)
+        session.converter("convert", "acme/bert", "out", "--overwrite", "-q", token=None)
+        assert len(session.hub.requests("GET /_blob/")) == 1
+    assert not session.hub.requests("pytorch_model.bin")
+    found = inspected(session, "acme/bert", token=None)
     assert found["model_type"] == "bert" and found["fits"]
     assert list(found["files"]) == ["model.safetensors"]
-    assert len(desk.hub.requests("GET /_blob/")) == 1  # the cache is used for headers, too
+    assert len(session.hub.requests("GET /_blob/")) == 1  # the cache is used for headers, too
 
 
 def test_composing_from_the_hub_equals_composing_from_disk(
-    desk: Desk, bert: dict[str, bytes], gpt2: dict[str, bytes]
+    session: HubSession, bert: dict[str, bytes], gpt2: dict[str, bytes]
 ) -> None:
-    desk.converter("compose", "acme/bert", "acme/gpt2@main", "from-hub", "-q")
-    local = desk.home / "bert"
+    session.converter("compose", "acme/bert", "acme/gpt2@main", "from-hub", "-q")
+    local = session.home / "bert"
     for name, data in bert.items():
         (local / name).write_bytes(data)
-    converter.compose(local, desk.home / "gpt2", desk.home / "from-disk")
-    one, two = contents(desk.home / "from-hub"), contents(desk.home / "from-disk")
+    converter.compose(local, session.home / "gpt2", session.home / "from-disk")
+    one, two = contents(session.home / "from-hub"), contents(session.home / "from-disk")
     own = {"README.md", "converter-manifest.json"}
     assert {k: v for k, v in one.items() if k not in own} == {
         k: v for k, v in two.items() if k not in own
@@ -95,67 +95,69 @@ def test_composing_from_the_hub_equals_composing_from_disk(
     for submodel in ("bert", "gpt2"):
         source = sources["encoder" if submodel == "bert" else "decoder"]
         assert source["reference"] == f"acme/{submodel}"
-        assert source["revision"] == desk.hub.repos[f"acme/{submodel}"].refs["main"]
+        assert source["revision"] == session.hub.repos[f"acme/{submodel}"].refs["main"]
     against = ["--against", "acme/bert", "--against", "acme/gpt2"]
-    desk.converter("verify", "from-hub", *against)
+    session.converter("verify", "from-hub", *against)
 
 
-def test_a_revision_is_what_it_was(desk: Desk, bert: dict[str, bytes]) -> None:
-    old = desk.hub.repos["acme/bert"].refs["main"]
+def test_a_commit_keeps_its_content(session: HubSession, bert: dict[str, bytes]) -> None:
+    old = session.hub.repos["acme/bert"].refs["main"]
     config = json.loads(bert["config.json"])
     config["vocab_size"] += 1
-    desk.hub.publish("acme/bert", {"config.json": json.dumps(config).encode()})
-    assert inspected(desk, f"acme/bert@{old}")["fits"]
-    assert not inspected(desk, "acme/bert")["fits"]
+    session.hub.publish("acme/bert", {"config.json": json.dumps(config).encode()})
+    assert inspected(session, f"acme/bert@{old}")["fits"]
+    assert not inspected(session, "acme/bert")["fits"]
 
 
-def test_shards_are_fetched_by_their_index(desk: Desk) -> None:
-    desk.converter("convert", "bert", "cut", "--to", "pytorch", "--max-shard-size", "20kB", "-q")
-    files = contents(desk.home / "cut")
+def test_shards_are_downloaded_by_their_index(session: HubSession) -> None:
+    session.converter("convert", "bert", "cut", "--to", "pytorch", "--max-shard-size", "20kB", "-q")
+    files = contents(session.home / "cut")
     shards = [name for name in files if name.startswith("model-0")]
     assert len(shards) > 1
-    desk.hub.publish("acme/cut", {**files, "model-00099-of-00099.safetensors": b"of an older one"})
-    assert sorted(inspected(desk, "acme/cut")["files"]) == sorted(shards)
-    assert not desk.hub.requests("model-00099")
+    session.hub.publish(
+        "acme/cut", {**files, "model-00099-of-00099.safetensors": b"of an older one"}
+    )
+    assert sorted(inspected(session, "acme/cut")["files"]) == sorted(shards)
+    assert not session.hub.requests("model-00099")
     del files[shards[1]]
-    desk.hub.publish("acme/torn", files)
+    session.hub.publish("acme/torn", files)
     for command in (("inspect", "acme/torn"), ("convert", "acme/torn", "out")):
-        told = desk.converter(*command, code=1).stderr
-        assert f"1 of {len(shards)} shard(s) are not in the repository" in told
-        assert shards[1] in told and "acme/torn" in told
+        report = session.converter(*command, code=1).stderr
+        assert f"1 of {len(shards)} shard(s) are not in the repository" in report
+        assert shards[1] in report and "acme/torn" in report
 
 
-def test_weights_drawn_anew_are_not_fetched(desk: Desk) -> None:
-    desk.converter("compose", "acme/bert", "bert", "drawn", "--random", "encoder", "-q")
-    assert not desk.hub.requests("GET /_blob/")
+def test_weights_to_initialize_are_not_downloaded(session: HubSession) -> None:
+    session.converter("compose", "acme/bert", "bert", "drawn", "--random", "encoder", "-q")
+    assert not session.hub.requests("GET /_blob/")
 
 
-def test_offline_the_cache_is_used(desk: Desk) -> None:
+def test_offline_the_cache_is_used(session: HubSession) -> None:
     offline: dict[str, Any] = {"HF_HUB_OFFLINE": "1"}
-    failed = desk.converter("inspect", "acme/bert", code=1, **offline).stderr
+    failed = session.converter("inspect", "acme/bert", code=1, **offline).stderr
     assert "not in the Hub cache, and HF_HUB_OFFLINE=1 is set" in failed
-    inspected(desk, "acme/bert")  # fetches no weights
-    asked = len(desk.hub.log)
-    failed = desk.converter("inspect", "acme/bert", code=1, **offline).stderr
+    inspected(session, "acme/bert")  # fetches no weights
+    asked = len(session.hub.log)
+    failed = session.converter("inspect", "acme/bert", code=1, **offline).stderr
     assert "its weights are not in the Hub cache" in failed and "hf download acme/bert" in failed
-    assert len(desk.hub.log) == asked
-    desk.converter("convert", "acme/bert", "out", "-q")
-    asked = len(desk.hub.log)
-    assert inspected(desk, "acme/bert", **offline)["fits"]
-    desk.converter("convert", "acme/bert", "again", "-q", **offline)
-    assert len(desk.hub.log) == asked
+    assert len(session.hub.log) == asked
+    session.converter("convert", "acme/bert", "out", "-q")
+    asked = len(session.hub.log)
+    assert inspected(session, "acme/bert", **offline)["fits"]
+    session.converter("convert", "acme/bert", "again", "-q", **offline)
+    assert len(session.hub.log) == asked
 
 
-def test_a_hub_that_tells_no_sizes_gives_whole_files(desk: Desk) -> None:
-    desk.hub.tells_sizes = False
-    assert inspected(desk, "acme/bert")["fits"]
-    assert len(desk.hub.requests("GET /_blob/")) == 1
+def test_a_hub_without_sizes_is_read_by_downloads(session: HubSession) -> None:
+    session.hub.tells_sizes = False
+    assert inspected(session, "acme/bert")["fits"]
+    assert len(session.hub.requests("GET /_blob/")) == 1
 
 
-def test_what_cannot_be_had_is_told_with_a_remedy(desk: Desk, bert: dict[str, bytes]) -> None:
-    desk.hub.publish("acme/secret", bert, private=True)
-    desk.hub.publish("acme/gated", bert, gated=True)
-    desk.hub.publish("acme/empty", {"config.json": b"{}"})
+def test_errors_have_a_remedy(session: HubSession, bert: dict[str, bytes]) -> None:
+    session.hub.publish("acme/secret", bert, private=True)
+    session.hub.publish("acme/gated", bert, gated=True)
+    session.hub.publish("acme/empty", {"config.json": b"{}"})
     for reference, token, expected in (
         ("acme/nothing", "hf_test", "repository not found"),
         ("acme/secret", None, "hf auth login"),
@@ -165,39 +167,39 @@ def test_what_cannot_be_had_is_told_with_a_remedy(desk: Desk, bert: dict[str, by
         ("acme/bert", "hf_wrong", "does not recognize the token"),
         ("acme/empty", None, "holds no weight file"),
     ):
-        done = desk.converter("inspect", reference, "--json", code=1, token=token)
+        done = session.converter("inspect", reference, "--json", code=1, token=token)
         error = json.loads(done.stdout)["error"]
         assert error["kind"] == "checkpoint"
         assert expected in json.dumps(error), (reference, error)
         assert reference in error["message"]
-    inspected(desk, "acme/secret")
-    inspected(desk, "acme/gated")
+    inspected(session, "acme/secret")
+    inspected(session, "acme/gated")
 
 
-def test_a_hub_that_does_not_answer_is_told(desk: Desk) -> None:
-    done = desk.converter("inspect", "acme/bert", code=1, HF_ENDPOINT="http://127.0.0.1:9")
+def test_an_unreachable_hub_is_reported(session: HubSession) -> None:
+    done = session.converter("inspect", "acme/bert", code=1, HF_ENDPOINT="http://127.0.0.1:9")
     assert "no connection" in done.stderr and "HF_HUB_OFFLINE=1" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_pair_that_cannot_be_is_refused_before_weights_are_fetched(desk: Desk) -> None:
-    made = factories.make(desk.home / "distilbert", "distilbert").directory
-    desk.hub.publish("acme/distilbert", contents(made))
+def test_an_unsupported_pair_is_refused_before_downloading_weights(session: HubSession) -> None:
+    made = factories.make(session.home / "distilbert", "distilbert").directory
+    session.hub.publish("acme/distilbert", contents(made))
     for args in (
         ("acme/bert", "acme/distilbert"),
         ("acme/distilbert", "acme/bert", "--to", "flax"),
     ):
-        failed = desk.converter("compose", args[0], args[1], "out", *args[2:], code=1).stderr
+        failed = session.converter("compose", args[0], args[1], "out", *args[2:], code=1).stderr
         assert "cannot be" in failed
-    assert not desk.hub.requests("GET /_blob/")
+    assert not session.hub.requests("GET /_blob/")
 
 
-def test_a_directory_in_a_repository(desk: Desk, bert: dict[str, bytes]) -> None:
-    desk.hub.publish("acme/many", {f"models/bert/{name}": data for name, data in bert.items()})
-    told = json.loads(desk.converter("inspect", "hf://acme/many/models/bert", "--json").stdout)
-    assert told["fits"]
-    assert told["source"] == "hf://acme/many/models/bert"
-    desk.converter("convert", "hf://acme/many/models/bert", "out", "--to", "pytorch", "-q")
-    desk.converter("diff", "out", "bert")
-    told = desk.converter("inspect", "hf://acme/many/models/none", code=1).stderr
-    assert "hf://acme/many/models/none: not found" in told
+def test_a_directory_in_a_repository(session: HubSession, bert: dict[str, bytes]) -> None:
+    session.hub.publish("acme/many", {f"models/bert/{name}": data for name, data in bert.items()})
+    report = json.loads(session.converter("inspect", "hf://acme/many/models/bert", "--json").stdout)
+    assert report["fits"]
+    assert report["source"] == "hf://acme/many/models/bert"
+    session.converter("convert", "hf://acme/many/models/bert", "out", "--to", "pytorch", "-q")
+    session.converter("diff", "out", "bert")
+    report = session.converter("inspect", "hf://acme/many/models/none", code=1).stderr
+    assert "hf://acme/many/models/none: not found" in report

@@ -15,24 +15,24 @@ from safetensors.numpy import load_file
 import converter
 from converter.tensors import TensorSpec
 from tests import factories
-from tests.storage.hub.conftest import Desk, contents
+from tests.storage.hub.conftest import HubSession, contents
 
 SHARE = 0.05
 """The most of a weight file that its headers may take."""
 
 
-def large(place: Path) -> Path:
-    """A BERT of 13 MB in every format of ours."""
+def large(directory: Path) -> Path:
+    """Write a BERT of 13 MB in every format."""
     sizes: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 512, "vocab_size": 20_000}
-    made = factories.make(place / "made", "bert", **sizes).directory
+    made = factories.make(directory / "made", "bert", **sizes).directory
     (made / "vocab.txt").write_text("[PAD]\n")
-    converter.convert(made, place / "all", pytorch_format="both")
-    converter.convert(made, place / "shards", to=["pytorch"], max_shard_size="4MB")
-    return place / "all"
+    converter.convert(made, directory / "all", pytorch_format="both")
+    converter.convert(made, directory / "shards", to=["pytorch"], max_shard_size="4MB")
+    return directory / "all"
 
 
 def as_keras_writes(source: Path, target: Path) -> None:
-    """The HDF5 file `source` by the calls that Keras makes: headers between the values."""
+    """Rewrite the HDF5 file `source` as Keras does, with headers between the values."""
     with h5py.File(source) as old, h5py.File(target, "w") as new:
         for key, value in old.attrs.items():
             new.attrs[key] = value
@@ -51,7 +51,7 @@ def as_torch_writes(source: Path, target: Path, **how: bool) -> None:
     torch.save(state, target, **how)
 
 
-def as_google_writes(config: Path, place: Path) -> None:
+def as_google_writes(config: Path, directory: Path) -> None:
     from tests.formats import bundles
 
     drawn = factories.model_spec(json.loads(config.read_text()))
@@ -61,7 +61,7 @@ def as_google_writes(config: Path, place: Path) -> None:
         TensorSpec(name, "float32", array.shape): array
         for name, array in factories.stored(kept, "google").items()
     }
-    bundles.write(place / "bert_model.ckpt.index", arrays)
+    bundles.write(directory / "bert_model.ckpt.index", arrays)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def weights(directory: Path) -> dict[str, int]:
-    """The SHA-256 of each weight file → its bytes."""
+    """Return the SHA-256 of each weight file → its bytes."""
     return {
         hashlib.sha256(data).hexdigest(): len(data)
         for name, data in contents(directory).items()
@@ -105,31 +105,31 @@ def weights(directory: Path) -> dict[str, int]:
     }
 
 
-def served(desk: Desk, digest: str) -> int:
-    return sum(nbytes for path, _, nbytes in desk.hub.served if digest in path)
+def served(session: HubSession, digest: str) -> int:
+    return sum(nbytes for path, _, nbytes in session.hub.served if digest in path)
 
 
-def test_headers_alone_are_read_and_tell_the_same(
-    desk: Desk, repositories: dict[str, Path]
+def test_remote_headers_give_the_same_reports(
+    session: HubSession, repositories: dict[str, Path]
 ) -> None:
     for name, directory in repositories.items():
-        desk.hub.publish(f"acme/{name}", contents(directory))
+        session.hub.publish(f"acme/{name}", contents(directory))
     asked: list[tuple[object, ...]] = []
-    for place in ({name: f"acme/{name}" for name in repositories}, repositories):
-        asked += [("inspect", place[name], "--json") for name in repositories]
+    for references in ({name: f"acme/{name}" for name in repositories}, repositories):
+        asked += [("inspect", references[name], "--json") for name in repositories]
         planned = ("planned", "--dry-run", "--json")
-        asked.append(("compose", place["legacy"], place["keras"], *planned))
-        asked.append(("convert", place["shards"], *planned))
-        asked.append(("check-table", "--draft", place["safetensors"]))
-    done = desk.errands(*asked)
-    submodel = len(asked) // 2
-    for command, afar, here in zip(asked, done[:submodel], done[submodel:], strict=False):
-        assert afar.code == here.code == 0, (command, afar.stderr, here.stderr)
-        named = [re.sub(r'"source": ".*/', '"source": "', each.stdout) for each in (afar, here)]
+        asked.append(("compose", references["legacy"], references["keras"], *planned))
+        asked.append(("convert", references["shards"], *planned))
+        asked.append(("check-table", "--draft", references["safetensors"]))
+    done = session.run_commands(*asked)
+    middle = len(asked) // 2
+    for command, remote, local in zip(asked, done[:middle], done[middle:], strict=False):
+        assert remote.code == local.code == 0, (command, remote.stderr, local.stderr)
+        named = [re.sub(r'"source": ".*/', '"source": "', each.stdout) for each in (remote, local)]
         assert len(named[0]) > 1000 and named[0] == named[1], command
     for name in repositories:
         for digest, size in weights(repositories[name]).items():
-            assert served(desk, digest) < SHARE * size, (name, served(desk, digest), size)
+            assert served(session, digest) < SHARE * size, (name, served(session, digest), size)
     # What is signed for a storage of another host is all that it needs.
-    storage = [token for path, token, _ in desk.hub.served if path.startswith("/_blob/")]
+    storage = [token for path, token, _ in session.hub.served if path.startswith("/_blob/")]
     assert storage and not any(storage)

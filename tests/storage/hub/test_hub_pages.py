@@ -1,4 +1,4 @@
-"""The commands of the pages on the Hub, run as they stand there."""
+"""The commands of the pages on the Hub, run as they are."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import pytest
 import converter
 from tests import factories
 from tests.docs.reading_pages import blocks
-from tests.storage.hub.conftest import Desk, Errand, contents
+from tests.storage.hub.conftest import CommandResult, HubSession, contents
 
 
-def run(desk: Desk, page: str) -> dict[str, Errand]:
+def run(session: HubSession, page: str) -> dict[str, CommandResult]:
     """Every command of ours on a page, in order → how it ended."""
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
     ours = [line for line in lines if line.startswith("converter ")]
-    done = desk.errands(*(shlex.split(line)[1:] for line in ours))
+    done = session.run_commands(*(shlex.split(line)[1:] for line in ours))
     assert not [each.stderr for each in done if each.code]
     return dict(zip(ours, done, strict=True))
 
 
 @pytest.fixture
-def org(desk: Desk) -> Desk:
-    """The repositories that the pages name."""
-    bert = factories.make(desk.home / "bert-made", "bert").directory
-    gpt2 = factories.make(desk.home / "gpt2-made", "gpt2", "GPT2LMHeadModel").directory
+def org(session: HubSession) -> HubSession:
+    """Publish the repositories that the pages name."""
+    bert = factories.make(session.home / "bert-made", "bert").directory
+    gpt2 = factories.make(session.home / "gpt2-made", "gpt2", "GPT2LMHeadModel").directory
     for name, directory in (("org/bert", bert), ("org/gpt2", gpt2)):
-        desk.hub.publish(name, contents(directory))
-    converter.convert(bert, desk.home / "tf", to=["tensorflow"])
-    files = contents(desk.home / "tf")
-    desk.hub.publish("org/name", {name: files[name] for name in ("config.json", "tf_model.h5")})
-    (desk.home / "card.md").write_text("# By hand\n")
-    return desk
+        session.hub.publish(name, contents(directory))
+    converter.convert(bert, session.home / "tf", to=["tensorflow"])
+    files = contents(session.home / "tf")
+    session.hub.publish("org/name", {name: files[name] for name in ("config.json", "tf_model.h5")})
+    (session.home / "card.md").write_text("# By hand\n")
+    return session
 
 
-def test_the_page_on_the_hub(org: Desk) -> None:
+def test_the_page_on_the_hub(org: HubSession) -> None:
     done = run(org, "hub.md")
     assert len(done) == 8
     assert not (org.home / "planned").exists()
@@ -47,7 +47,7 @@ def test_the_page_on_the_hub(org: Desk) -> None:
     assert (org.home / "carded" / "README.md").read_text() == "# By hand\n"
 
 
-def test_the_page_on_rescue(org: Desk) -> None:
+def test_the_page_on_rescue(org: HubSession) -> None:
     run(org, "rescue.md")
     repo = org.hub.repos["org/name"]
     assert set(repo.files("refs/pr/1")) - set(repo.files()) == {"model.safetensors"}

@@ -47,7 +47,7 @@ def file(hub: Hub, server: tuple[Hub, str]) -> RangedFile:
         ("dropping", "GET /_blob/", 2),
     ],
 )
-def test_what_fails_is_asked_for_again(
+def test_failed_requests_are_repeated(
     hub: Hub, file: RangedFile, kind: str, part: str, times: int
 ) -> None:
     getattr(hub, kind)[part] = times
@@ -56,18 +56,18 @@ def test_what_fails_is_asked_for_again(
 
 
 @pytest.mark.parametrize("kind", ["failing", "dropping"])
-def test_what_fails_always_is_told(hub: Hub, file: RangedFile, kind: str) -> None:
+def test_a_request_that_always_fails_is_reported(hub: Hub, file: RangedFile, kind: str) -> None:
     getattr(hub, kind)["GET /_blob/"] = 99
     with pytest.raises(CheckpointError) as caught:
         file.read(5_000_000, 70_000)
     getattr(hub, kind).clear()
-    told = str(caught.value)
-    assert "acme/data: file.bin" in told and caught.value.remedy
-    assert ("status 503" if kind == "failing" else "no connection") in told
+    message = str(caught.value)
+    assert "acme/data: file.bin" in message and caught.value.remedy
+    assert ("status 503" if kind == "failing" else "no connection") in message
     assert len(hub.requests("GET /_blob/")) == 3
 
 
-def test_an_address_that_has_expired_is_asked_for_again(hub: Hub, file: RangedFile) -> None:
+def test_an_expired_address_is_resolved_again(hub: Hub, file: RangedFile) -> None:
     file.read(0, 8)
     hub.expired = 1
     assert file.read(9_000_000, 8) == DATA[9_000_000:9_000_008]
@@ -78,7 +78,7 @@ def test_an_address_that_has_expired_is_asked_for_again(hub: Hub, file: RangedFi
     hub.expired = 0
 
 
-def test_a_storage_that_knows_no_ranges_is_not_read_to_the_end(hub: Hub, file: RangedFile) -> None:
+def test_a_server_without_range_requests_is_refused(hub: Hub, file: RangedFile) -> None:
     hub.knows_ranges = False
     with pytest.raises(CheckpointError, match="does not support range requests") as caught:
         file.read(1_000_000, 8)
@@ -93,7 +93,7 @@ def test_a_file_of_another_size_is_refused(hub: Hub, server: tuple[Hub, str]) ->
         longer.read(0, 8)
 
 
-def test_neighbours_are_asked_for_together_and_kept(hub: Hub, file: RangedFile) -> None:
+def test_adjacent_ranges_are_merged_and_cached(hub: Hub, file: RangedFile) -> None:
     for offset in range(0, 200_000, 100):
         assert file.read(offset, 100) == DATA[offset : offset + 100]
     assert len(hub.requests("GET ")) < 6
@@ -105,13 +105,13 @@ def test_neighbours_are_asked_for_together_and_kept(hub: Hub, file: RangedFile) 
     assert file.bytes_fetched == before + BLOCK
 
 
-def test_what_will_be_read_is_asked_for_at_once(hub: Hub, file: RangedFile) -> None:
-    places = [(offset, 40) for offset in range(1_000_000, 9_000_000, 100_000)]
-    file.prefetch([*places, (-5, 10), (len(DATA), 1), (0, 0)])
-    assert len(hub.requests("GET ")) == len(places)
-    for offset, nbytes in places:
+def test_prefetched_ranges_are_requested_together(hub: Hub, file: RangedFile) -> None:
+    ranges = [(offset, 40) for offset in range(1_000_000, 9_000_000, 100_000)]
+    file.prefetch([*ranges, (-5, 10), (len(DATA), 1), (0, 0)])
+    assert len(hub.requests("GET ")) == len(ranges)
+    for offset, nbytes in ranges:
         assert file.read(offset, nbytes) == DATA[offset : offset + nbytes]
-    assert len(hub.requests("GET ")) == len(places)
+    assert len(hub.requests("GET ")) == len(ranges)
 
 
 def test_memory_is_bounded(hub: Hub, file: RangedFile, monkeypatch: pytest.MonkeyPatch) -> None:

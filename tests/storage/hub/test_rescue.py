@@ -11,54 +11,54 @@ import pytest
 import converter
 from converter.tensors import TensorSpec
 from tests import factories
-from tests.storage.hub.conftest import Desk, contents
+from tests.storage.hub.conftest import HubSession, contents
 
 KINDS = ("tensorflow", "flax", "bundle")
 
 
-def left_behind(place: Path, source: Path, kind: str) -> dict[str, bytes]:
-    """The files of a repository that only TensorFlow, only Flax, or only Google's code can read."""
+def left_behind(directory: Path, source: Path, kind: str) -> dict[str, bytes]:
+    """Return a repository that only TensorFlow, only Flax, or only Google's code can read."""
     if kind != "bundle":
-        converter.convert(source, place, to=[kind])  # type: ignore[list-item]
+        converter.convert(source, directory, to=[kind])  # type: ignore[list-item]
         file = {"tensorflow": "tf_model.h5", "flax": "flax_model.msgpack"}[kind]
-        return {name: (place / name).read_bytes() for name in ("config.json", file)}
+        return {name: (directory / name).read_bytes() for name in ("config.json", file)}
     from tests.formats import bundles
 
-    place.mkdir()
+    directory.mkdir()
     config = json.loads((source / "config.json").read_text())
     drawn = factories.model_spec(config)
     named = [param for param in drawn.params if "google" in param.stored_as]
     stored = factories.stored(type(drawn)(tuple(named), drawn.ignore), "google")
     arrays = {TensorSpec(name, "float32", each.shape): each for name, each in stored.items()}
-    bundles.write(place / "bert_model.ckpt.index", arrays)
+    bundles.write(directory / "bert_model.ckpt.index", arrays)
     del config["model_type"]
     original = json.dumps({**config, "layer_norm_eps": 1e-12}).encode()
-    return {**contents(place), "bert_config.json": original}
+    return {**contents(directory), "bert_config.json": original}
 
 
 @pytest.fixture
-def stranded(desk: Desk, request: pytest.FixtureRequest) -> Desk:
+def stranded(session: HubSession, request: pytest.FixtureRequest) -> HubSession:
     """``other/tf`` on the Hub, as it was left behind."""
-    source = factories.make(desk.home / "bert", "bert", intermediate_size=41).directory
+    source = factories.make(session.home / "bert", "bert", intermediate_size=41).directory
     kind = getattr(request, "param", "tensorflow")
-    files = left_behind(desk.home / "left", source, kind)
-    desk.hub.publish("other/tf", {**files, "README.md": b"# By its author\n"})
-    return desk
+    files = left_behind(session.home / "left", source, kind)
+    session.hub.publish("other/tf", {**files, "README.md": b"# By its author\n"})
+    return session
 
 
-def rescue(desk: Desk, *more: str) -> dict[str, Any]:
+def rescue(session: HubSession, *more: str) -> dict[str, Any]:
     args = ("convert", "other/tf", "out", "--to", "pytorch", "--push", "other/tf", "--create-pr")
-    told: dict[str, Any] = json.loads(desk.converter(*args, "--json", *more).stdout)["pushed"]
-    return told
+    report: dict[str, Any] = json.loads(session.converter(*args, "--json", *more).stdout)["pushed"]
+    return report
 
 
 @pytest.mark.parametrize("stranded", KINDS, indirect=True)
-def test_the_pull_request_adds_the_weights_and_nothing_else(stranded: Desk) -> None:
-    told = rescue(stranded)
+def test_the_pull_request_adds_the_weights_and_nothing_else(stranded: HubSession) -> None:
+    report = rescue(stranded)
     repo = stranded.hub.repos["other/tf"]
     before, after = repo.files("main"), repo.files("refs/pr/1")
     added = {"model.safetensors"} | {"config.json"} - set(before)
-    assert told["pull_request"] == 1 and set(told["sent"]) == added
+    assert report["pull_request"] == 1 and set(report["sent"]) == added
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == added
     assert repo.pulls[0]["title"] == "Adding `safetensors` variant of this model"
@@ -78,7 +78,7 @@ def test_the_pull_request_adds_the_weights_and_nothing_else(stranded: Desk) -> N
     assert found.equal
 
 
-def test_a_recipe_rescues_as_the_command_does(stranded: Desk) -> None:
+def test_a_recipe_rescues_as_the_command_does(stranded: HubSession) -> None:
     job = {
         "convert": {"source": "other/tf", "output": "out", "to": ["pytorch"]},
         "push": {"repo_id": "other/tf", "create_pr": True},
@@ -97,13 +97,13 @@ def test_a_recipe_rescues_as_the_command_does(stranded: Desk) -> None:
     assert again["continued"] and again["sent"] == [] and len(repo.pulls) == 1
 
 
-def test_options_of_a_push_need_one(stranded: Desk) -> None:
+def test_options_of_a_push_need_one(stranded: HubSession) -> None:
     done = stranded.converter("convert", "other/tf", "out", "--create-pr", code=2)
-    assert "only with --push" in done.stderr
+    assert "requires --push" in done.stderr
     assert not (stranded.home / "out").exists()
 
 
-def test_a_composition_is_pushed_whole(stranded: Desk) -> None:
+def test_a_composition_is_pushed_completely(stranded: HubSession) -> None:
     args = ("compose", "bert", "other/tf", "both", "--push", "me/both", "--private", "-q")
     stranded.converter(*args)
     assert stranded.hub.repos["me/both"].private

@@ -44,9 +44,10 @@ class Xet:
         while data[at : at + 32] != b"\xff" * 32:
             name = _text(data[at : at + 32])
             flags, count = struct.unpack_from("<II", data, at + 32)
-            places = range(at + _BLOCK, at + _BLOCK * (count + 1), _BLOCK)
+            offsets = range(at + _BLOCK, at + _BLOCK * (count + 1), _BLOCK)
             terms = [
-                (_text(data[p : p + 32]), *struct.unpack_from("<III", data, p + 36)) for p in places
+                (_text(data[p : p + 32]), *struct.unpack_from("<III", data, p + 36))
+                for p in offsets
             ]
             at += _BLOCK * (1 + count + (count if flags & _VERIFIED else 0))
             with self.lock:
@@ -56,15 +57,15 @@ class Xet:
                     at += _BLOCK
 
     def content(self, digest: str, base: str) -> bytes | None:
-        """The bytes of the file with this SHA-256, put together by the real client."""
+        """Return the bytes of the file with this SHA-256, assembled by the real client."""
         name = self.hashes.get(digest)
         if name is None:
             return None
         import hf_xet
 
         size = sum(term[1] for term in self.files[name])
-        with tempfile.TemporaryDirectory() as place:
-            target = Path(place) / "file"
+        with tempfile.TemporaryDirectory() as directory:
+            target = Path(directory) / "file"
             session = hf_xet.XetSession()
             with session.new_file_download_group(
                 endpoint=f"{base}/_cas", token="xet", token_expiry_unix_secs=1 << 40
@@ -73,7 +74,7 @@ class Xet:
             return target.read_bytes()
 
     def reconstruction(self, name: str, base: str, asked: str) -> dict[str, Any] | None:
-        """Where the chunks of a part of a file lie; ``None`` if it begins behind the end."""
+        """Return the chunks of a part of a file, ``None`` if it starts after the end."""
         terms = self.files[name]
         total = sum(term[1] for term in terms)
         first, end = 0, total
@@ -81,12 +82,12 @@ class Xet:
             first, end = int(found[1]), min(int(found[2] or total - 1) + 1, total)
             if first >= total:
                 return None
-        place, skipped = 0, None
-        told: list[dict[str, Any]] = []
+        position, skipped = 0, None
+        listed: list[dict[str, Any]] = []
         fetch: dict[str, list[dict[str, Any]]] = {}
         for xorb, nbytes, chunk, _ in terms:
-            low, high = max(first - place, 0), min(end - place, nbytes)
-            place += nbytes
+            low, high = max(first - position, 0), min(end - position, nbytes)
+            position += nbytes
             if low >= high:
                 continue
             packed, plain = self._chunks(xorb)
@@ -95,7 +96,7 @@ class Xet:
             if skipped is None:
                 skipped = low - (plain[start] - plain[chunk])
             chunks = {"start": start, "end": stop}
-            told.append(
+            listed.append(
                 {"hash": xorb, "unpacked_length": plain[stop] - plain[start], "range": chunks}
             )
             fetch.setdefault(xorb, []).append(
@@ -105,7 +106,7 @@ class Xet:
                     "url_range": {"start": packed[start], "end": packed[stop] - 1},
                 }
             )
-        return {"offset_into_first_range": skipped or 0, "terms": told, "fetch_info": fetch}
+        return {"offset_into_first_range": skipped or 0, "terms": listed, "fetch_info": fetch}
 
     def _chunks(self, xorb: str) -> tuple[list[int], list[int]]:
         """Where each chunk begins, in the xorb and unpacked, with the ends."""
@@ -119,5 +120,5 @@ class Xet:
 
 
 def _text(raw: bytes) -> str:
-    """A hash as Xet spells it: four little-endian words."""
+    """Return a hash as Xet spells it: four little-endian words."""
     return "".join(f"{word:016x}" for word in struct.unpack("<4Q", raw))

@@ -42,18 +42,18 @@ class S3:
         )
 
     def contents(self, below: str) -> dict[str, bytes]:
-        """The objects whose keys begin so, by the rest of the key."""
+        """Return the objects below a prefix, by the rest of the key."""
         client = self.client()
-        held = client.list_objects_v2(Bucket=self.bucket, Prefix=f"{below}/").get("Contents", [])
+        listed = client.list_objects_v2(Bucket=self.bucket, Prefix=f"{below}/").get("Contents", [])
         return {
             each["Key"][len(below) + 1 :]: client.get_object(Bucket=self.bucket, Key=each["Key"])[
                 "Body"
             ].read()
-            for each in held
+            for each in listed
         }
 
     def pending(self) -> list[str]:
-        """The keys of uploads that were begun and neither completed nor aborted."""
+        """Return the keys of uploads that were neither completed nor aborted."""
         found = self.client().list_multipart_uploads(Bucket=self.bucket)
         return [each["Key"] for each in found.get("Uploads", [])]
 
@@ -89,7 +89,7 @@ def server() -> Iterator[S3]:
 
 @pytest.fixture
 def s3(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    """The server with a new bucket, and credentials and addresses in the environment."""
+    """Yield the server with a new bucket; credentials and addresses are in the environment."""
     for name, value in {
         "AWS_ENDPOINT_URL": server.endpoint,
         "AWS_ACCESS_KEY_ID": "test",
@@ -118,7 +118,7 @@ def s3(server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture
 def bert(s3: S3) -> Path:
-    """A BERT, here and as ``s3://models/bert``."""
+    """Write a BERT locally and as ``s3://models/bert``."""
     made = factories.make(Path("bert"), "bert", intermediate_size=41).directory
     (made / "vocab.txt").write_text("[PAD]\n[CLS]\n")
     s3.put(made, "bert")
@@ -127,7 +127,7 @@ def bert(s3: S3) -> Path:
 
 @pytest.fixture
 def gpt2(s3: S3) -> Path:
-    """A GPT-2, here and as ``s3://models/gpt2``."""
+    """Write a GPT-2 locally and as ``s3://models/gpt2``."""
     made = factories.make(Path("gpt2"), "gpt2", "GPT2LMHeadModel", file_format="torch").directory
     s3.put(made, "gpt2")
     return made

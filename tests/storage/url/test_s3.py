@@ -39,8 +39,10 @@ def local(directory: str) -> dict[str, bytes]:
 
 def test_compose_from_s3_to_s3(s3: S3, bert: Path, gpt2: Path) -> None:
     args = ("--seed", 3, "--checksums", "--json")
-    told = run("compose", "s3://models/bert", "s3://models/gpt2/", "s3://models/made/both", *args)
-    assert json.loads(told.stdout)["output"] == "s3://models/made/both"
+    message = run(
+        "compose", "s3://models/bert", "s3://models/gpt2/", "s3://models/made/both", *args
+    )
+    assert json.loads(message.stdout)["output"] == "s3://models/made/both"
     run("compose", bert, gpt2, "both", *args)
     there, here = s3.contents("made/both"), local("both")
     for reference in (b"bert", b"gpt2"):
@@ -60,7 +62,7 @@ def test_compose_from_s3_to_s3(s3: S3, bert: Path, gpt2: Path) -> None:
     assert not s3.pending()
     found = run("verify", "s3://models/made/both", "--against", bert, "--against", gpt2)
     assert found.stdout.startswith("s3://models/made/both: verified")
-    assert "both and s3://models/made/both: equal" in run("diff", "both", told_url(told)).stdout
+    assert "both and s3://models/made/both: equal" in run("diff", "both", told_url(message)).stdout
 
 
 def told_url(result: Result) -> str:
@@ -71,12 +73,14 @@ def test_convert_split_and_compose_again(s3: S3, bert: Path, gpt2: Path) -> None
     run("compose", bert, gpt2, "s3://models/both", "-q")
     run("convert", "s3://models/both/tf_model.h5", "flax", "--to", "flax", "-q")
     run("diff", "flax", "s3://models/both")
-    run("split", "s3://models/both", "s3://models/halves", "-q")
-    assert "joint.safetensors" in s3.contents("halves")
-    assert run("verify", "s3://models/halves").stdout.startswith("s3://models/halves: verified")
-    submodels = ("s3://models/halves/encoder", "s3://models/halves/decoder")
-    told = run("compose", *submodels, "again", "-q").stderr
-    assert "joint.safetensors: taken from next to the two submodels" in told
+    run("split", "s3://models/both", "s3://models/submodels", "-q")
+    assert "joint.safetensors" in s3.contents("submodels")
+    assert run("verify", "s3://models/submodels").stdout.startswith(
+        "s3://models/submodels: verified"
+    )
+    submodels = ("s3://models/submodels/encoder", "s3://models/submodels/decoder")
+    message = run("compose", *submodels, "again", "-q").stderr
+    assert "joint.safetensors: taken from next to the two submodels" in message
     run("diff", "again", "s3://models/both")
 
 
@@ -93,7 +97,7 @@ def test_shards(s3: S3, bert: Path) -> None:
     run("diff", index, "bert")
 
 
-def test_only_headers_are_fetched_to_look(s3: S3, bert: Path, gpt2: Path) -> None:
+def test_inspect_and_dry_run_read_headers_only(s3: S3, bert: Path, gpt2: Path) -> None:
     here = json.loads(run("inspect", bert, "--json").stdout)
     s3.asked.clear()
     there = json.loads(run("inspect", "s3://models/bert", "--json").stdout)
@@ -104,15 +108,15 @@ def test_only_headers_are_fetched_to_look(s3: S3, bert: Path, gpt2: Path) -> Non
     run("inspect", "s3://models/gpt2/pytorch_model.bin", "--stats")
 
 
-def test_what_is_there_is_replaced_only_if_asked(s3: S3, bert: Path, gpt2: Path) -> None:
+def test_an_existing_output_is_replaced_only_with_overwrite(s3: S3, bert: Path, gpt2: Path) -> None:
     run("convert", bert, "s3://models/out", "-q")
     before = s3.contents("out")
     for again in ([], ["--dry-run"]):
         code = 0 if again else 1
-        told = run("convert", gpt2, "s3://models/out", "-q", *again, code=code)
+        message = run("convert", gpt2, "s3://models/out", "-q", *again, code=code)
     s3.client().put_object(Bucket="models", Key="out/notes.pdf", Body=b"mine")
-    told = run("convert", gpt2, "s3://models/out", "-q", code=1)
-    assert "s3://models/out exists\nAdd --overwrite" in told.stderr
+    message = run("convert", gpt2, "s3://models/out", "-q", code=1)
+    assert "s3://models/out exists\nAdd --overwrite" in message.stderr
     assert s3.contents("out") == {**before, "notes.pdf": b"mine"}
     run("convert", gpt2, "s3://models/out", "-q", "--overwrite", "--to", "flax")
     run("convert", gpt2, "here", "-q", "--to", "flax")
@@ -120,14 +124,14 @@ def test_what_is_there_is_replaced_only_if_asked(s3: S3, bert: Path, gpt2: Path)
     assert after.pop("notes.pdf") == b"mine"
     assert after == local("here")
     s3.client().put_object(Bucket="models", Key="thesis/text.txt", Body=b"years")
-    told = run("convert", gpt2, "s3://models/thesis", "--overwrite", code=1)
-    assert "is not a checkpoint" in told.stderr
-    told = run("convert", "s3://models/bert", "s3://models/bert", "--overwrite", code=1)
-    assert "s3://models/bert contains a source" in told.stderr
+    message = run("convert", gpt2, "s3://models/thesis", "--overwrite", code=1)
+    assert "is not a checkpoint" in message.stderr
+    message = run("convert", "s3://models/bert", "s3://models/bert", "--overwrite", code=1)
+    assert "s3://models/bert contains a source" in message.stderr
     assert s3.contents("bert") == local("bert")
 
 
-def test_readers_never_see_half_a_checkpoint(
+def test_readers_never_see_an_incomplete_checkpoint(
     s3: S3, bert: Path, gpt2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("compose", bert, gpt2, "here", "-q")
@@ -177,7 +181,9 @@ def test_an_interrupted_upload(
     assert not s3.pending()
 
 
-def test_a_file_that_gets_no_name(s3: S3, bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_committed(
+    s3: S3, bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = s3fs.S3File.commit
 
     def refuse(self: Any) -> None:
@@ -186,8 +192,8 @@ def test_a_file_that_gets_no_name(s3: S3, bert: Path, monkeypatch: pytest.Monkey
         commit(self)
 
     monkeypatch.setattr(s3fs.S3File, "commit", refuse)
-    told = run("convert", bert, "s3://models/out", "-q", code=1).stderr
-    assert "s3://models/out: cannot be written: access is denied: config.json may not" in told
+    message = run("convert", bert, "s3://models/out", "-q", code=1).stderr
+    assert "s3://models/out: cannot be written: access is denied: config.json may not" in message
     assert s3.contents("out") == {}
     assert not s3.pending()
 
@@ -195,13 +201,13 @@ def test_a_file_that_gets_no_name(s3: S3, bert: Path, monkeypatch: pytest.Monkey
         raise PermissionError("nothing may be removed")
 
     monkeypatch.setattr(s3fs.S3FileSystem, "rm_file", stuck)
-    told = run("convert", bert, "s3://models/out", "-q", code=1).stderr
+    message = run("convert", bert, "s3://models/out", "-q", code=1).stderr
     for name in s3.contents("out"):
-        assert f"s3://models/out/{name}: remains, part of an incomplete checkpoint" in told
+        assert f"s3://models/out/{name}: remains, part of an incomplete checkpoint" in message
     assert "converter-manifest.json" not in s3.contents("out")
 
 
-def test_a_killed_upload_leaves_nothing_to_see(s3: S3, bert: Path) -> None:
+def test_a_killed_upload_leaves_nothing_visible(s3: S3, bert: Path) -> None:
     script = """
 import os, signal, s3fs, sys
 close = s3fs.S3File.close
@@ -216,7 +222,7 @@ converter.convert("bert", "s3://models/out")
     done = subprocess.run([sys.executable, "-c", script])
     assert done.returncode == -signal.SIGKILL
     assert s3.contents("out") == {}
-    for left in Path("tmp").iterdir():  # nobody can clean up after SIGKILL
+    for left in Path("tmp").iterdir():  # no process can clean up after SIGKILL
         subprocess.run(["rm", "-r", left], check=True)
     run("convert", bert, "s3://models/out", "-q")
     assert "config.json" in s3.contents("out")
@@ -243,20 +249,20 @@ def test_connections_that_are_always_dropped(
 ) -> None:
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
     s3.refuse = lambda method, address: "model.safetensors" in address and "partNumber" in address
-    told = run("convert", bert, "s3://models/out", "-q", code=1).stderr
-    assert "Error: s3://models/out/model.safetensors: cannot be written: " in told
+    message = run("convert", bert, "s3://models/out", "-q", code=1).stderr
+    assert "Error: s3://models/out/model.safetensors: cannot be written: " in message
     assert s3.contents("out") == {}
     assert not s3.pending()
     s3.refuse = lambda method, address: method == "GET" and address.startswith("/models/bert/vocab")
-    told = run("convert", "s3://models/bert", "out", "-q", code=1).stderr
-    assert "Error: s3://models/bert/vocab.txt: cannot be downloaded: " in told
+    message = run("convert", "s3://models/bert", "out", "-q", code=1).stderr
+    assert "Error: s3://models/bert/vocab.txt: cannot be downloaded: " in message
     assert not Path("out").exists()
 
 
-def test_a_bucket_that_there_is_not(s3: S3, bert: Path) -> None:
+def test_a_missing_bucket(s3: S3, bert: Path) -> None:
     for args in (["inspect", "s3://nothing/bert"], ["convert", bert, "s3://nothing/out"]):
-        told = run(*args, code=1).stderr
-        assert "bucket nothing not found\nCreate it first, or correct its name." in told
+        message = run(*args, code=1).stderr
+        assert "bucket nothing not found\nCreate it first, or correct its name." in message
     assert "s3://models/no: not found" in run("inspect", "s3://models/no", code=1).stderr
 
 
@@ -264,37 +270,37 @@ def test_wrong_credentials(s3: S3, bert: Path) -> None:
     requests.post(f"{s3.endpoint}/moto-api/reset-auth", data="0", timeout=10)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     for args in (["inspect", "s3://models/bert"], ["convert", bert, "s3://models/out"]):
-        told = run(*args, code=1).stderr
-        assert "access is denied: The AWS Access Key Id you provided does not exist" in told
-        assert "AWS_ACCESS_KEY_ID" in told
+        message = run(*args, code=1).stderr
+        assert "access is denied: The AWS Access Key Id you provided does not exist" in message
+        assert "AWS_ACCESS_KEY_ID" in message
 
 
 def test_no_credentials(s3: S3, bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    told = run("inspect", "s3://models/bert", code=1).stderr
-    assert "no credentials: " in told
-    assert "AWS_ACCESS_KEY_ID" in told
+    message = run("inspect", "s3://models/bert", code=1).stderr
+    assert "no credentials: " in message
+    assert "AWS_ACCESS_KEY_ID" in message
 
 
-def test_nobody_listens(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_server(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    told = run("inspect", "s3://models/bert", code=1).stderr
-    assert "no connection: " in told
+    message = run("inspect", "s3://models/bert", code=1).stderr
+    assert "no connection: " in message
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
-def test_damage_is_told_with_the_url(s3: S3, bert: Path) -> None:
+def test_damage_is_reported_with_the_url(s3: S3, bert: Path) -> None:
     data = (bert / "model.safetensors").read_bytes()
     s3.client().put_object(Bucket="models", Key="bert/model.safetensors", Body=data[:-9])
     for command in (["inspect"], ["verify"], ["convert", "--json"]):
         args = [*command, "s3://models/bert", *(["out"] if "convert" in command else [])]
-        told = run(*args, code=1)
-        assert "s3://models/bert" in told.output
-        assert os.environ["TMPDIR"] not in told.output
+        message = run(*args, code=1)
+        assert "s3://models/bert" in message.output
+        assert os.environ["TMPDIR"] not in message.output
 
 
 def test_recipes(s3: S3, bert: Path) -> None:

@@ -1,4 +1,4 @@
-"""References that are URLs, whatever the protocol: fsspec's own memory stands for all of them."""
+"""References that are URLs, tested with the in-memory file system of fsspec."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run(*args: object, code: int = 0) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("text", "bare"),
+    ("text", "redacted"),
     [
         ("s3://bucket/some/name/", "s3://bucket/some/name"),
         ("S3://bucket/name", "s3://bucket/name"),
@@ -73,9 +73,9 @@ def run(*args: object, code: int = 0) -> Result:
         ("name", None),
     ],
 )
-def test_what_is_a_url(text: str, bare: str | None) -> None:
+def test_what_is_a_url(text: str, redacted: str | None) -> None:
     found = parse_url(text)
-    assert (found and found.redacted) == bare
+    assert (found and found.redacted) == redacted
 
 
 def test_parts_of_urls_and_paths(memory: Any, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_manifest_and_the_config_are_committed_last() -> None:
     assert order[-1] == "converter-manifest.json"
 
 
-def test_the_disk_has_to_have_room(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_needs_disk_space(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     put(memory, factories.make(Path("bert"), "bert").directory, "bert")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 9, 1000))
@@ -106,7 +106,9 @@ def test_the_disk_has_to_have_room(memory: Any, monkeypatch: pytest.MonkeyPatch)
         converter.convert("memory://bert", "out")
 
 
-def test_a_file_that_grows_meanwhile(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_grows_during_the_download(
+    memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(memory, factories.make(Path("bert"), "bert").directory, "bert")
     listing = url_download.list_url
 
@@ -120,21 +122,23 @@ def test_a_file_that_grows_meanwhile(memory: Any, monkeypatch: pytest.MonkeyPatc
         converter.convert("memory://bert", "out")
 
 
-def test_names_that_lead_out_of_the_directory(memory: Any, tmp_path: Path) -> None:
+def test_names_outside_the_directory_are_refused(memory: Any, tmp_path: Path) -> None:
     put(memory, factories.make(Path("bert"), "bert").directory, "bert")
     found = url_download.list_url(Url("memory://bert"), CheckpointError)
     assert found is not None
     files = {"../evil.json": {"size": 2, "name": "/evil.json", "type": "file"}}
-    lying = url_download._Downloader(
+    downloader = url_download._Downloader(
         type(found)(found.url, found.filesystem, found.path, files), tmp_path, "none"
     )
     with pytest.raises(CheckpointError, match="is not a file name in it"):
-        lying.fetch(list(files), tmp_path / "below")
+        downloader.fetch(list(files), tmp_path / "below")
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a" * 300, "a\\b", "a\0b"])
-def test_urls_whose_last_part_names_no_directory(memory: Any, tmp_path: Path, name: str) -> None:
-    """What was fetched stays below the temporary directory, whatever a URL is called."""
+def test_urls_whose_last_part_is_not_a_directory_name(
+    memory: Any, tmp_path: Path, name: str
+) -> None:
+    """Downloads stay below the temporary directory, whatever the name of the URL."""
     put(memory, factories.make(Path("bert"), "bert").directory, "bert")
     found = url_download.list_url(Url("memory://bert"), CheckpointError)
     assert found
@@ -148,7 +152,7 @@ def test_urls_whose_last_part_names_no_directory(memory: Any, tmp_path: Path, na
     assert Url("memory://models/bert/").local_name == "bert"
 
 
-def test_what_has_nothing_to_do_with_a_checkpoint_is_not_fetched(memory: Any) -> None:
+def test_unrelated_files_are_not_downloaded(memory: Any) -> None:
     made = factories.make(Path("bert"), "bert").directory
     for name in ("optimizer.pt", "pytorch_model.bin", "logs/big.bin", "notes.pdf"):
         (made / name).parent.mkdir(exist_ok=True)
@@ -156,15 +160,15 @@ def test_what_has_nothing_to_do_with_a_checkpoint_is_not_fetched(memory: Any) ->
     (made / "vocab.txt").write_text("[PAD]")
     put(memory, made, "bert")
     origin = url_download.download_url(Url("memory://bert"), "preferred")
-    held = [path.name for path in origin.directory.rglob("*")]
-    assert sorted(held) == ["config.json", "model.safetensors", "vocab.txt"]
+    names = [path.name for path in origin.directory.rglob("*")]
+    assert sorted(names) == ["config.json", "model.safetensors", "vocab.txt"]
     origin.close()
     memory.rm("/bert/model.safetensors")
     memory.rm("/bert/pytorch_model.bin")
     assert "memory://bert: holds no weight file" in run("inspect", "memory://bert", code=1).stderr
 
 
-def test_a_tensorflow_bundle_by_what_its_files_begin_with(memory: Any) -> None:
+def test_a_tensorflow_checkpoint_by_its_prefix(memory: Any) -> None:
     release(Path("google"), "bert", "bert_model.ckpt")
     put(memory, Path("google"), "google")
     here = json.loads(run("inspect", "google/bert_model.ckpt", "--json").stdout)
@@ -176,7 +180,7 @@ def test_a_tensorflow_bundle_by_what_its_files_begin_with(memory: Any) -> None:
     run("diff", "out", "google/bert_model.ckpt")
 
 
-def test_a_half_that_is_drawn_needs_no_weights(memory: Any) -> None:
+def test_a_randomly_initialized_submodel_needs_no_weights(memory: Any) -> None:
     bert = factories.make(Path("bert"), "bert").directory
     put(memory, bert, "bert")
     memory.rm("/bert/model.safetensors")
@@ -189,7 +193,9 @@ def test_a_half_that_is_drawn_needs_no_weights(memory: Any) -> None:
     assert manifest["tensors"] == manifest_of(Path("here"))["tensors"]
 
 
-def test_where_files_cannot_be_held_back(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_protocols_without_atomic_commits_are_refused(
+    memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     factories.make(Path("bert"), "bert")
     monkeypatch.setattr(MemoryFile, "commit", AbstractBufferedFile.commit)
     with pytest.raises(OutputError, match="its files would appear one by one") as caught:
@@ -207,18 +213,18 @@ def test_a_file_url_is_a_path(memory: Any, tmp_path: Path) -> None:
     assert run("verify", f"file://{tmp_path}/out").exit_code == 0
 
 
-def test_what_cannot_be(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_urls(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     factories.make(Path("bert"), "bert")
-    told = run("convert", "bert", "memory://out", "--resume", code=2).stderr
-    assert "resume: only a local output" in told
-    told = run("convert", "bert", "memory://out", "--push", "org/name", code=2).stderr
-    assert "--push sends a directory: let OUTPUT be a path." in told
-    told = run("inspect", "zzz://bert", code=1).stderr
-    assert "zzz://bert: cannot be reached: unknown protocol" in told
+    message = run("convert", "bert", "memory://out", "--resume", code=2).stderr
+    assert "resume: only a local output" in message
+    message = run("convert", "bert", "memory://out", "--push", "org/name", code=2).stderr
+    assert "--push sends a directory: OUTPUT must be a path, not a URL." in message
+    message = run("inspect", "zzz://bert", code=1).stderr
+    assert "zzz://bert: cannot be reached: unknown protocol" in message
     monkeypatch.setitem(sys.modules, "gcsfs", None)
-    told = run("inspect", "gs://models/bert", code=1).stderr
-    assert "the library for gs:// is not installed" in told
-    assert "pip install 'encdec-converter[gs]'" in told
+    message = run("inspect", "gs://models/bert", code=1).stderr
+    assert "the library for gs:// is not installed" in message
+    assert "pip install 'encdec-converter[gs]'" in message
     with pytest.raises(UnsupportedError):
         converter.convert("bert", "gs://models/bert")
     with pytest.raises(OutputError, match="data:// does not support this"):

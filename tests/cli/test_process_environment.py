@@ -1,4 +1,4 @@
-"""Odd surroundings: full disks, closed pipes, other locales, forbidden directories."""
+"""Unusual environments: full disks, closed pipes, other locales, unreadable directories."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 POWERLESS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
 
-def run(*args: object, lead: tuple[str, ...] = (), **how: Any) -> subprocess.CompletedProcess[str]:
+def run(
+    *args: object, prefix: tuple[str, ...] = (), **how: Any
+) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
     return subprocess.run(
-        [*lead, sys.executable, "-m", "converter", *map(str, args)],
+        [*prefix, sys.executable, "-m", "converter", *map(str, args)],
         env={**env, **how.pop("env", {})},
         text=True,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how},
@@ -38,7 +40,7 @@ def bert(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("json", [(), ("--json",)])
-def test_a_full_disk_takes_no_results(bert: Path, json: tuple[str, ...]) -> None:
+def test_a_full_disk_for_results(bert: Path, json: tuple[str, ...]) -> None:
     with FULL.open("w") as full:
         done = run("inspect", bert, *json, stdout=full)
     assert done.returncode == 1
@@ -46,7 +48,7 @@ def test_a_full_disk_takes_no_results(bert: Path, json: tuple[str, ...]) -> None
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
-def test_a_full_disk_takes_no_messages_and_the_work_is_done(bert: Path, tmp_path: Path) -> None:
+def test_a_full_disk_for_messages_does_not_stop_the_work(bert: Path, tmp_path: Path) -> None:
     with FULL.open("w") as full:
         args = ("convert", bert, tmp_path / "out", "--dtype", "bfloat16", "--log-level", "info")
         done = run(*args, stderr=full)
@@ -69,8 +71,8 @@ def test_names_survive_an_ascii_locale(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "wéird ü", "bert")
     done = run("inspect", made.directory, "--json", env=ASCII)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)["source"]
-    assert os.fsencode(told) == os.fsencode(made.directory)
+    message = json.loads(done.stdout)["source"]
+    assert os.fsencode(message) == os.fsencode(made.directory)
     done = run("convert", made.directory, tmp_path / "wéird ö", env=ASCII)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "wéird ö" / "config.json").is_file()
@@ -79,24 +81,24 @@ def test_names_survive_an_ascii_locale(tmp_path: Path) -> None:
     assert latin.stdout.startswith(f"{made.directory}: BertModel\n")
 
 
-def test_names_that_are_no_text_at_all(tmp_path: Path) -> None:
-    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff"))
-    factories.make(place, "bert")
-    done = run("convert", place, f"{place}-out", "--json")
+def test_names_that_are_not_text(tmp_path: Path) -> None:
+    directory = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff"))
+    factories.make(directory, "bert")
+    done = run("convert", directory, f"{directory}-out", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["output"] == f"{place}-out"
-    assert run("verify", f"{place}-out").returncode == 0
+    assert json.loads(done.stdout)["output"] == f"{directory}-out"
+    assert run("verify", f"{directory}-out").returncode == 0
 
 
 @pytest.mark.skipif(
     os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may read everything"
 )
 def test_a_directory_that_may_not_be_read(bert: Path, tmp_path: Path) -> None:
-    lead = tuple(POWERLESS) if os.geteuid() == 0 else ()
+    prefix = tuple(POWERLESS) if os.geteuid() == 0 else ()
     bert.chmod(0)
     try:
         for args in (("inspect", bert), ("convert", bert, tmp_path / "out"), ("verify", bert)):
-            done = run(*args, lead=lead)
+            done = run(*args, prefix=prefix)
             assert done.returncode in (1, 2)
             assert str(bert) in done.stderr
             assert re.search("Permission denied|is not readable", done.stderr)
@@ -105,11 +107,11 @@ def test_a_directory_that_may_not_be_read(bert: Path, tmp_path: Path) -> None:
         bert.chmod(0o700)
 
 
-def test_a_name_that_is_nearly_one(bert: Path) -> None:
+def test_a_misspelled_model_type(bert: Path) -> None:
     (bert / "config.json").write_text(json.dumps(factories.tiny_config("bert", model_type="bart2")))
-    told = run("inspect", bert).stderr
-    assert "there is no mapping table for model_type 'bart2'" in told
-    assert "Did you mean bart" in told
+    message = run("inspect", bert).stderr
+    assert "there is no mapping table for model_type 'bart2'" in message
+    assert "Did you mean bart" in message
 
 
 WRONG: dict[str, tuple[str, ...]] = {

@@ -33,7 +33,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: home / name for name in {*ENCODERS, *DECODERS}}
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize(
+    "encoder",
+    [  # each with 31 decoders: a sample is among the quick tests
+        pytest.param(name, marks=[pytest.mark.slow] if number % 8 else [])
+        for number, name in enumerate(ENCODERS)
+    ],
+)
 def test_every_decoder_goes_with_it(encoder: str, places: dict[str, Path], tmp_path: Path) -> None:
     composite = LIBRARY.composite(LIBRARY.architecture(encoder).roles["encoder"].composite)
     for decoder in DECODERS:

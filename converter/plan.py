@@ -82,6 +82,8 @@ class OutputFile:
     entries: Sequence[FileEntry]
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Further names in the file for entries that share their bytes (tied heads in ``.bin``)."""
+    repeated: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Layer of a Keras model → names of other layers' tensors that it lists as well."""
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property

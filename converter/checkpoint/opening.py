@@ -53,6 +53,12 @@ class Checkpoint:
     metadata: Mapping[str, str]
     file_states: Mapping[Path, FileState]
     """The state of every local file when it was opened."""
+    wrapper: str = ""
+    """Key of the state dict in a training checkpoint."""
+    ignored: tuple[str, ...] = ()
+    """Keys of a training checkpoint that hold tensors outside the state dict."""
+    imports: tuple[str, ...] = ()
+    """What a pickle would import that no state dict needs."""
     others: tuple[str, ...] = ()
     """Further weight files in the directory that are not used."""
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
@@ -197,6 +203,9 @@ def open_files(
             duplicates=duplicates,
             metadata=readers[0].metadata,
             file_states=file_states(_local_files(folder, files)) | states,
+            wrapper=readers[0].wrapper,
+            ignored=readers[0].ignored,
+            imports=readers[0].imports,
             others=others,
             _stack=stack.pop_all(),
         )

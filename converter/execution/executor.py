@@ -215,6 +215,7 @@ def _create(directory: Path, file: OutputFile, resuming: bool) -> FileWriter:
             [entry.spec for entry in file.entries],
             metadata=file.metadata,
             aliases=file.aliases,
+            repeated=file.repeated,
         )
 
     try:

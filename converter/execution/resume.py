@@ -155,6 +155,7 @@ def plan_hash(plan: Plan, sources: Mapping[Path, FileState]) -> str:
                 ],
                 "aliases": dict(file.aliases),
                 "metadata": dict(file.metadata),
+                "repeated": {layer: list(names) for layer, names in file.repeated.items()},
             }
             for file in plan.files
         ],

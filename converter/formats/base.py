@@ -77,6 +77,14 @@ class Reader:
     """The format's own metadata."""
     duplicates: Mapping[str, Sequence[StoredTensor]] = field(default_factory=dict)
     """Further copies of a tensor under the same name."""
+    repeated: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Layer of a Keras model → names of other layers' tensors that it lists as well."""
+    wrapper: str = ""
+    """Key of the state dict in a training checkpoint."""
+    ignored: tuple[str, ...] = ()
+    """Keys of a training checkpoint that hold tensors outside the state dict."""
+    imports: tuple[str, ...] = ()
+    """What a pickle would import that no state dict needs."""
     other_files: tuple[Path, ...] = ()
     """Files besides `path` that values come from."""
 
@@ -130,6 +138,8 @@ class FileSpec:
     """Each format states which keys it understands."""
     aliases: Mapping[str, str]
     """Further names → the tensors of the same file whose bytes they share."""
+    repeated: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Layer of a Keras model → names of other layers' tensors that it lists as well."""
 
 
 class FileFormat(ABC):
@@ -171,6 +181,7 @@ class FileFormat(ABC):
         *,
         metadata: Mapping[str, str] | None = None,
         aliases: Mapping[str, str] | None = None,
+        repeated: Mapping[str, Sequence[str]] | None = None,
     ) -> PreallocatedFile:
         """Create the file at `path` with holes for `tensors`; for the arguments see `FileSpec`.
 
@@ -180,7 +191,7 @@ class FileFormat(ABC):
             OSError: if the file exists or cannot be created.
 
         """
-        spec = FileSpec(path, tensors, metadata, aliases or {})
+        spec = FileSpec(path, tensors, metadata, aliases or {}, repeated or {})
         if aliases and not self.supports_aliases:
             raise ValueError(f"{self.name} cannot express that tensors share their bytes")
         names = {tensor.name for tensor in tensors}

@@ -263,8 +263,8 @@ def match_keys(
                 duplicates[param.name].append((param.name, stored))
             else:
                 matched[param.name] = stored
-    for key in filter(None, checkpoint.metadata.get("ignored", "").split(", ")):
-        ignored.setdefault(key, "training state next to the model")
+    for key in checkpoint.ignored:
+        ignored.setdefault(key, "not part of the model in a training checkpoint")
     for param, stored in tied:  # provides the values of what it is tied to, or duplicates them
         root = model_spec.resolve(param).name
         if root in matched:

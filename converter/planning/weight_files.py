@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +70,8 @@ def plan_files(
                 file_format=file_format,
                 entries=entries,
                 aliases=_aliases(spec) if file_format == "torch" else {},
-                metadata=_metadata(spec, framework, file_format, classes),
+                repeated=spec.repeated.get(framework, {}),
+                metadata=_metadata(framework, file_format, classes),
             )
             if max_shard_size is None or file.nbytes <= max_shard_size:
                 files.append(file)
@@ -82,18 +82,13 @@ def plan_files(
     return WeightFiles(tuple(files), indexes, tuple(notes))
 
 
-def _metadata(
-    spec: ModelSpec, framework: str, file_format: str, classes: Mapping[str, str]
-) -> dict[str, str]:
+def _metadata(framework: str, file_format: str, classes: Mapping[str, str]) -> dict[str, str]:
     """Return the metadata that the framework's loader expects in a file."""
     if file_format == "safetensors":
         return {"format": "pt"}
     if file_format != "keras-hdf5":
         return {}
-    metadata = {"scope": _snake_case(classes[framework])}
-    if spec.repeated.get(framework):
-        metadata["shared"] = json.dumps(spec.repeated[framework])
-    return metadata
+    return {"scope": _snake_case(classes[framework])}
 
 
 def _shards(file: OutputFile, limit: int) -> Iterator[OutputFile]:

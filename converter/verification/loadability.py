@@ -19,6 +19,7 @@ from converter.file_names import (
     TOKENIZER,
     TOKENIZER_CONFIG,
 )
+from converter.formats.file_handle import sanitize
 from converter.formats.registry import open_file
 from converter.models.model import Model
 from converter.safe_json import read_json_object
@@ -158,7 +159,7 @@ def _check_file(label: str, model: Model) -> Iterator[Problem]:
             expected="pt",
             found=checkpoint.metadata.get("format", "none"),
         )
-    prefix = report.normalizer.prefix or checkpoint.metadata.get("wrapper", "")
+    prefix = report.normalizer.prefix or checkpoint.wrapper
     if prefix:
         yield Problem(
             f"its tensors have the prefix {prefix.rstrip('./')!r}, which the frameworks do not"
@@ -169,12 +170,12 @@ def _check_file(label: str, model: Model) -> Iterator[Problem]:
 
 
 def _check_imports(checkpoint: Checkpoint) -> Iterator[Problem]:
-    if names := checkpoint.metadata.get("imports"):
+    if checkpoint.imports:
         yield Problem(
             "its pickle does more than build tensors, which torch.load(weights_only=True) refuses",
             str(checkpoint.files[0]),
             expected="only torch's own functions that make tensors",
-            found=names,
+            found=sanitize(", ".join(checkpoint.imports)),
             remedy="none of it was executed; `converter convert` writes only the tensors",
         )
 
@@ -186,7 +187,7 @@ def _pickle_notes(home: Path, weights: set[Path]) -> Iterator[str]:
             continue
         try:
             with open_file(path) as reader:
-                names = reader.metadata.get("imports")
+                names = sanitize(", ".join(reader.imports))
                 content = (
                     f"does more than build tensors: {names}" if names else "holds only tensors"
                 )

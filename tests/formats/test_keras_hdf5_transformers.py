@@ -85,8 +85,8 @@ def test_reads_and_writes_as_transformers_does(peer, tmp_path, kind):
                 assert same(copy.read(), expected[name]), name
         assert bool(reader.duplicates) == (kind == "masked")
         arrays = {tensor.spec: tensor.read() for tensor in reader.tensors.values()}
-        metadata = {**reader.metadata, "scope": "model"}
-    write(FORMAT, tmp_path / "ours.h5", arrays, metadata=metadata)
+        metadata, repeated = {**reader.metadata, "scope": "model"}, reader.repeated
+    write(FORMAT, tmp_path / "ours.h5", arrays, metadata=metadata, repeated=repeated)
 
     other = peer_model(peer, kind, seed=1)
     missing, unexpected, mismatched = load_tf_weights(other, str(tmp_path / "ours.h5"))

@@ -48,19 +48,21 @@ def test_writes_the_structure_of_keras(tmp_path):
 def test_a_layer_may_list_what_another_holds(tmp_path):
     weight, bias = spec("bert/embeddings:0"), spec("cls/bias:0")
     arrays = {weight: values(weight), bias: values(bias)}
-    metadata = {"scope": "lm", "layout": "layers", "shared": '{"cls": ["bert/embeddings:0"]}'}
-    write(FORMAT, tmp_path / "file", arrays, metadata=metadata)
+    metadata = {"scope": "lm", "layout": "layers"}
+    repeated = {"cls": ["bert/embeddings:0"]}
+    write(FORMAT, tmp_path / "file", arrays, metadata=metadata, repeated=repeated)
     with h5py.File(tmp_path / "file") as file:
         listed = [*file["cls"].attrs["weight_names"]]
         assert listed == [b"lm/cls/bias:0", b"lm/bert/embeddings:0"]
         assert same(file["cls/lm/bert/embeddings:0"][()], arrays[weight])
     with FORMAT.open(LocalFile(tmp_path / "file")) as reader:
         assert reader.metadata == metadata
+        assert reader.repeated == repeated
         (copy,) = reader.duplicates[weight.name]
         assert copy.location == reader.tensors[weight.name].location
-    for bad in ('{"cls": ["bert/other:0"]}', '{"bert": ["bert/embeddings:0"]}', "["):
+    for bad in ({"cls": ["bert/other:0"]}, {"bert": ["bert/embeddings:0"]}):
         with pytest.raises((ValueError, KeyError)):
-            FORMAT.create(tmp_path / "bad", list(arrays), metadata={"shared": bad})
+            FORMAT.create(tmp_path / "bad", list(arrays), repeated=bad)
 
 
 @pytest.mark.parametrize("count", [900, 1000, 1900])

@@ -151,13 +151,16 @@ def test_training_checkpoints(key: str, tmp_path: Path):
     path = save(checkpoint, tmp_path / "file", "zip")
     check(module.state_dict(), path)
     with FORMAT.open(LocalFile(path)) as reader:
-        assert reader.metadata == {
-            "form": "zip",
-            "wrapper": key,
-            "ignored": "optimizer, rng",
-            "imports": "__builtin__.set, _codecs.encode, argparse.Namespace,"
-            " numpy._core.multiarray.scalar, numpy.dtype",
-        }
+        assert reader.metadata == {"form": "zip"}
+        assert reader.wrapper == key
+        assert reader.ignored == ("optimizer", "rng")
+        assert reader.imports == (
+            "__builtin__.set",
+            "_codecs.encode",
+            "argparse.Namespace",
+            "numpy._core.multiarray.scalar",
+            "numpy.dtype",
+        )
 
 
 def test_nested_containers_become_dotted_names(tmp_path: Path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ def open_hdf5(file: FileHandle) -> Reader:
     """List the weights of a ``tf_model.h5``, complete or a shard.
 
     The reader's metadata are those of `create_hdf5`: ``scope``, the most frequent of the removed
-    components, ``layout``, and ``shared`` where a layer lists a weight of an earlier layer.
+    components, and ``layout``.
 
     Raises:
         FormatError: if the file is damaged, inconsistent, hostile, or has no Keras weights.
@@ -38,7 +37,7 @@ def open_hdf5(file: FileHandle) -> Reader:
         tensors: dict[str, StoredTensor] = {}
         duplicates: dict[str, list[StoredTensor]] = {}
         scopes: Counter[str] = Counter()
-        shared: dict[str, list[str]] = {}
+        repeated: dict[str, list[str]] = {}
         for path, variable, is_flat in variables:
             name = variable
             if "/" in variable and (not is_flat or "model." in variable):
@@ -48,15 +47,13 @@ def open_hdf5(file: FileHandle) -> Reader:
             tensor = objects.tensor(path, name)
             if name in tensors:
                 duplicates.setdefault(name, []).append(tensor)
-                shared.setdefault(path.partition("/")[0], []).append(name)
+                repeated.setdefault(path.partition("/")[0], []).append(name)
             else:
                 tensors[name] = tensor
         flat = any(is_flat for _, _, is_flat in variables)
         metadata = {"layout": "flat" if flat else "layers"}
         if scopes:
             metadata["scope"] = scopes.most_common(1)[0][0]
-        if shared and not flat:
-            metadata["shared"] = json.dumps(shared)
         if not objects.needs_h5py:
             objects.close()
         return Reader(
@@ -65,6 +62,7 @@ def open_hdf5(file: FileHandle) -> Reader:
             close=stack.pop_all().close,
             metadata=metadata,
             duplicates=duplicates,
+            repeated={} if flat else repeated,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,9 +29,10 @@ def create_hdf5(spec: FileSpec) -> PreallocatedFile:
     Tensors are named without the scope, such as ``encoder/bert/…/kernel:0``. Metadata:
 
     - ``scope`` is put before each name (default ``model``);
-    - ``layout`` is ``layers`` (default), or ``flat`` for a shard;
-    - ``shared`` is a JSON object of layers to names of other layers that they list as well. A
-      stand-alone TF model with a head reports embeddings as missing unless its head lists them.
+    - ``layout`` is ``layers`` (default), or ``flat`` for a shard.
+
+    A layer of ``repeated`` lists tensors of other layers too: a stand-alone TF model with a head
+    reports embeddings as missing unless its head lists them.
 
     Raises:
         ValueError: for names or metadata that the layout cannot express.
@@ -51,8 +51,8 @@ def create_hdf5(spec: FileSpec) -> PreallocatedFile:
     layers: dict[str, list[str]] = {}
     for layer, weight in layer_and_weight.values():
         layers.setdefault(layer, []).append(weight)
-    for layer, shared in json.loads(metadata.get("shared", "{}")).items():
-        for name in shared:
+    for layer, repeated in spec.repeated.items():
+        for name in repeated:
             weight = layer_and_weight[name][1]
             layers.setdefault(layer, []).append(weight)
             links[f"{layer}/{weight}"] = paths[name]

@@ -178,14 +178,15 @@ def _reader(
         name: _stored_tensor(handle, name, tensor, extents[tensor.storage.key][0], byteorder)
         for name, tensor in named.tensors.items()
     }
-    metadata = {"form": form}
-    if named.wrapper is not None:
-        metadata["wrapper"] = named.wrapper
-    if named.ignored:
-        metadata["ignored"] = ", ".join(named.ignored)
-    if hooks.unusual_imports:
-        metadata["imports"] = sanitize(", ".join(hooks.unusual_imports))
-    return Reader(path=handle.path, tensors=tensors, close=handle.close, metadata=metadata)
+    return Reader(
+        path=handle.path,
+        tensors=tensors,
+        close=handle.close,
+        metadata={"form": form},
+        wrapper=named.wrapper or "",
+        ignored=tuple(named.ignored),
+        imports=tuple(map(sanitize, hooks.unusual_imports)),
+    )
 
 
 def _stored_tensor(

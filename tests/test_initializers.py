@@ -1,4 +1,4 @@
-"""Fresh weights: the stream is pinned, position-addressable, and distributed as it should be."""
+"""Initial weights: the stream is pinned, addressed by position, and correctly distributed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from converter.initializers import Initializer
 from converter.tensors import numpy_dtype
 
 NORMAL = NormalDist()
-DRAWN = ("normal", "truncated-normal", "uniform")
+RANDOM = ("normal", "truncated-normal", "uniform")
 
 
 def draw(rule: str, count: int, scale: float = 1.0, seed: int = 0, name: str = "w", **kw):
@@ -59,10 +59,10 @@ def test_the_stream_never_changes(case):
     assert hashlib.sha256(values.astype("<f4").tobytes()).hexdigest() == GOLDEN[case]
 
 
-@pytest.mark.parametrize("rule", DRAWN)
+@pytest.mark.parametrize("rule", RANDOM)
 def test_any_chunking_gives_the_same(rule):
     count = 3 * initializers._CHUNK + 1234
-    whole = draw(rule, count)
+    values = draw(rule, count)
     for start, length in (
         (0, 1),
         (1, 7),
@@ -71,14 +71,14 @@ def test_any_chunking_gives_the_same(rule):
         (initializers._CHUNK - 3, 9),
         (5, 70_000),
     ):
-        assert np.array_equal(draw(rule, length, start=start), whole[start : start + length])
+        assert np.array_equal(draw(rule, length, start=start), values[start : start + length])
     matrix = np.empty((100, 77), np.float32)
     Initializer(rule, 1.0, 0, "w").fill(matrix, 11)
-    assert np.array_equal(matrix.ravel(), whole[11 : 11 + matrix.size])
+    assert np.array_equal(matrix.ravel(), values[11 : 11 + matrix.size])
     Initializer(rule, 1.0, 0, "w").fill(np.empty(0, np.float32), 5)
 
 
-@pytest.mark.parametrize("rule", DRAWN)
+@pytest.mark.parametrize("rule", RANDOM)
 def test_names_and_seeds_are_independent(rule):
     base = draw(rule, 50_000)
     for other in (draw(rule, 50_000, name="x"), draw(rule, 50_000, seed=1)):
@@ -162,7 +162,7 @@ def test_elements_are_those_of_the_philox_stream():
     assert np.allclose(draw("uniform", 40, seed=3), expected, rtol=2e-7)
 
 
-@pytest.mark.parametrize("rule", DRAWN)
+@pytest.mark.parametrize("rule", RANDOM)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_other_dtypes_are_the_rounded_float32(rule, dtype):
     assert np.array_equal(

@@ -57,7 +57,7 @@ class Journal:
         except OSError as error:
             raise write_error(path, _MAX_LINE, error) from error
         try:
-            self._begin({"fingerprint": plan_hash})
+            self._begin({"plan_hash": plan_hash})
         except BaseException:
             self.close()
             raise

@@ -56,7 +56,7 @@ class RawOutput(PreallocatedFile):
         self.crc32 = dict(crc32)
 
 
-class RawContainer:
+class RawFormat:
     def __init__(self) -> None:
         self.files: dict[str, RawOutput] = {}
 
@@ -74,8 +74,8 @@ class RawContainer:
 
 
 @pytest.fixture
-def raw(monkeypatch) -> RawContainer:
-    file_format = RawContainer()
+def raw(monkeypatch) -> RawFormat:
+    file_format = RawFormat()
     monkeypatch.setattr(
         executor, "get_format", lambda n: file_format if n == "raw" else get_format(n)
     )
@@ -83,7 +83,7 @@ def raw(monkeypatch) -> RawContainer:
 
 
 class Memory(StoredTensor):
-    """A stored tensor whose values lie in memory."""
+    """A stored tensor whose values are in memory."""
 
     def __init__(self, name: str, values: np.ndarray, location: tuple = ()) -> None:
         self.spec = TensorSpec(name, values.dtype.name, values.shape)
@@ -138,7 +138,7 @@ CASES = {
 
 
 def case_plan(dtype="float32", target=None, file_dtype=None):
-    """A plan with each of `CASES`, written to two raw files, and what must come out."""
+    """Return a plan with each of `CASES`, written to two raw files, and the expected values."""
     tensors: list[TargetTensor] = []
     entries: tuple[list[FileEntry], list[FileEntry]] = ([], [])
     canonical = {}
@@ -149,23 +149,27 @@ def case_plan(dtype="float32", target=None, file_dtype=None):
         order = axes(canon).order
         expected = flat.transpose([names.index(axis) for axis in order])
         canonical[name] = expected.astype(numpy_dtype(target or dtype))
-        way = Rearrangement(axes(stored), axes(canon))
+        rearrangement = Rearrangement(axes(stored), axes(canon))
         spec = TensorSpec(name, target or dtype, expected.shape)
-        tensors.append(TargetTensor(spec, SourceTensor("source", Memory(f"s {name}", values), way)))
+        tensors.append(
+            TargetTensor(spec, SourceTensor("source", Memory(f"s {name}", values), rearrangement))
+        )
         for layout, into in zip(files, entries, strict=True):
-            way = Rearrangement(axes(canon), axes(layout))
-            wanted = TensorSpec(f"f {name}", file_dtype or spec.dtype, way.shape(spec.shape))
-            into.append(FileEntry(name, wanted, way))
+            rearrangement = Rearrangement(axes(canon), axes(layout))
+            in_file = TensorSpec(
+                f"f {name}", file_dtype or spec.dtype, rearrangement.shape(spec.shape)
+            )
+            into.append(FileEntry(name, in_file, rearrangement))
     planned = [OutputFile(f"{i}.raw", "x", "raw", into) for i, into in enumerate(entries)]
     return Plan("test", tensors, planned), canonical
 
 
 def expected_in(entry: FileEntry, canonical: np.ndarray) -> bytes:
-    way = entry.rearrangement
-    lengths = dict(zip(way.source.order, canonical.shape, strict=True))
-    names = [axis for axis in way.source.order if axis != "1"]
+    rearrangement = entry.rearrangement
+    lengths = dict(zip(rearrangement.source.order, canonical.shape, strict=True))
+    names = [axis for axis in rearrangement.source.order if axis != "1"]
     flat = canonical.reshape([lengths[axis] for axis in names])
-    there = flat.transpose([names.index(axis) for axis in way.target.names])
+    there = flat.transpose([names.index(axis) for axis in rearrangement.target.names])
     return there.astype(numpy_dtype(entry.spec.dtype)).tobytes()
 
 
@@ -192,9 +196,9 @@ def test_every_layout_in_any_blocks(
         assert done.sha256[name] == hashlib.sha256(values.tobytes()).hexdigest(), name
     for file in plan.files:
         for entry in file.entries:
-            found = raw.read(tmp_path / file.path, entry.spec).tobytes()
-            assert found == expected_in(entry, canonical[entry.tensor]), entry
-            assert raw.files[file.path].crc32[entry.spec.name] == zlib.crc32(found), entry
+            written = raw.read(tmp_path / file.path, entry.spec).tobytes()
+            assert written == expected_in(entry, canonical[entry.tensor]), entry
+            assert raw.files[file.path].crc32[entry.spec.name] == zlib.crc32(written), entry
     for tensor in plan.tensors:  # every value is read once
         stored = tensor.origin.tensor
         assert sum(np.prod(shape, dtype=int) for shape in stored.reads) == stored.values.size
@@ -206,7 +210,7 @@ def test_every_layout_in_any_blocks(
 
 
 @pytest.mark.parametrize("block", [4096, 1 << 24])
-def test_fresh_tensors_are_drawn_by_position(tmp_path, raw, monkeypatch, block):
+def test_initialized_tensors_depend_on_position_alone(tmp_path, raw, monkeypatch, block):
     monkeypatch.setattr(executor, "_MIN_BLOCK", block)
     monkeypatch.setattr(executor, "_MAX_BLOCK", block)
     initializer = Initializer("normal", 0.02, 3, "w")
@@ -215,8 +219,8 @@ def test_fresh_tensors_are_drawn_by_position(tmp_path, raw, monkeypatch, block):
     tensor = TargetTensor(
         TensorSpec("w", "float32", (77, 90)), InitializedTensor(initializer, "missing")
     )
-    way = Rearrangement(axes("out in"), axes("in out"))
-    entry = FileEntry("w", TensorSpec("k", "float32", (90, 77)), way)
+    rearrangement = Rearrangement(axes("out in"), axes("in out"))
+    entry = FileEntry("w", TensorSpec("k", "float32", (90, 77)), rearrangement)
     plan = Plan("test", [tensor], [OutputFile("a.raw", "x", "raw", [entry])])
     done = execute(plan, tmp_path)
     assert np.array_equal(raw.read(tmp_path / "a.raw", entry.spec), expected.T)
@@ -224,7 +228,7 @@ def test_fresh_tensors_are_drawn_by_position(tmp_path, raw, monkeypatch, block):
 
 
 SAME = Rearrangement(axes("out in"), axes("out in"))
-TURNED = Rearrangement(axes("in out"), axes("out in"))
+TRANSPOSED = Rearrangement(axes("in out"), axes("out in"))
 
 
 def one(values: np.ndarray, dtype: str | None = None, copies=(), file_format="raw") -> Plan:
@@ -237,14 +241,13 @@ def one(values: np.ndarray, dtype: str | None = None, copies=(), file_format="ra
 def test_equal_copies_pass_and_the_same_place_is_not_read_again(tmp_path, raw):
     values = noise((40, 30))
     values[0, 0] = np.nan
-    turned = Memory("kernel", np.ascontiguousarray(values.T))
-    plan = one(values, copies=[SourceTensor("source", turned, TURNED)])
+    transposed = Memory("kernel", np.ascontiguousarray(values.T))
+    plan = one(values, copies=[SourceTensor("source", transposed, TRANSPOSED)])
     execute(plan, tmp_path)
-    assert turned.reads
+    assert transposed.reads
     origin = plan.tensors[0].origin
     assert isinstance(origin, SourceTensor)
-    here = origin.tensor
-    again = Memory("again", values, here.location)
+    again = Memory("again", values, origin.tensor.location)
     (tmp_path / "b").mkdir()
     execute(one(values, copies=[]), tmp_path / "b")
     tensor = TargetTensor(
@@ -266,7 +269,7 @@ def test_differing_copies_are_all_named(tmp_path, raw, monkeypatch, block):
     zero = values.copy()
     zero[0, 0] = np.nextafter(zero[0, 0], np.float32(9))
     copies = [
-        SourceTensor("source", Memory("kernel", other), TURNED),
+        SourceTensor("source", Memory("kernel", other), TRANSPOSED),
         SourceTensor("source", Memory("near", zero), SAME),
     ]
     with pytest.raises(MatchError) as caught:
@@ -319,9 +322,9 @@ def test_casts_round_once_to_nearest_even():
     cast(fractions, out)
     mantissa, exponent = np.frexp(fractions)
     assert np.array_equal(out.astype(float), np.ldexp(np.rint(mantissa * 256) / 256, exponent))
-    submodel = np.empty(fractions.size, np.float16)
-    cast(fractions.astype(bf16), submodel)
-    assert np.array_equal(submodel, fractions.astype(bf16).astype(np.float32).astype(np.float16))
+    half = np.empty(fractions.size, np.float16)
+    cast(fractions.astype(bf16), half)
+    assert np.array_equal(half, fractions.astype(bf16).astype(np.float32).astype(np.float16))
 
 
 class Failing(Memory):
@@ -430,7 +433,7 @@ def test_blocks_cover_all_rows_evenly():
 
 
 @pytest.mark.parametrize("file_format", ["safetensors", "flax-msgpack"])
-def test_real_containers_read_back(tmp_path, file_format):
+def test_real_formats_read_back(tmp_path, file_format):
     values = noise((64, 48))
     plan = one(values, file_format=file_format)
     execute(plan, tmp_path)

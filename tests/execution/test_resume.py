@@ -17,7 +17,7 @@ from converter.formats.registry import open_file
 from converter.formats.stored_tensors import ContiguousTensor
 from tests import factories
 
-WANTED: dict[str, Any] = {
+OPTIONS: dict[str, Any] = {
     "to": ["pytorch", "tensorflow", "flax"],
     "pytorch_format": "both",
     "dtype": "bfloat16",  # which tf_model.h5 holds as float32
@@ -26,7 +26,7 @@ WANTED: dict[str, Any] = {
 
 
 class Run:
-    """Composes, is interrupted after some tensors, and tells which tensors were carried over."""
+    """Composes, is interrupted after some tensors, and counts the copied tensors."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         factories.make(directory / "in" / "bert", "bert")
@@ -36,30 +36,30 @@ class Run:
         self.output = self.home / "model"
         self._patch = monkeypatch
         self.reference = directory / "reference"
-        converter.compose(*self.sources, self.reference, **WANTED)
+        converter.compose(*self.sources, self.reference, **OPTIONS)
         self.expected = content(self.reference)
         tensors = json.loads(self.expected["converter-manifest.json"])["tensors"].values()
         self.tensors = len(tensors)
         self.zeros = sum(tensor.get("scale") == 0 for tensor in tensors)
 
     def __call__(self, stop: int | None = None, error: Any = KeyboardInterrupt, **more: Any) -> int:
-        """Compose; how many tensors were carried over before `error` came."""
-        carry, carried = TensorCopier.copy, 0
+        """Compose, and return how many tensors were copied before `error`."""
+        copy, copied = TensorCopier.copy, 0
 
         def counted(self: TensorCopier, tensor: Any) -> Any:
-            nonlocal carried
-            if carried == stop:
+            nonlocal copied
+            if copied == stop:
                 raise error
-            carried += 1
-            return carry(self, tensor)
+            copied += 1
+            return copy(self, tensor)
 
         with self._patch.context() as patch:
             patch.setattr(TensorCopier, "copy", counted)
-            converter.compose(*self.sources, self.output, **{**WANTED, "resume": True, **more})
-        return carried
+            converter.compose(*self.sources, self.output, **{**OPTIONS, "resume": True, **more})
+        return copied
 
     def interrupted(self, stop: int, **more: Any) -> tuple[Path, Path]:
-        """The directory and the journal that an interrupted run leaves."""
+        """Interrupt a run, and return the directory and the journal that it leaves."""
         with pytest.raises(KeyboardInterrupt):
             self(stop, **more)
         partial, journal = sorted(self.home.iterdir())
@@ -68,11 +68,11 @@ class Run:
         return partial, journal
 
     def ends_well(self, **more: Any) -> int:
-        """Compose to the end; how many tensors were carried over."""
-        carried = self(**more)
+        """Compose to the end; how many tensors were copied over."""
+        copied = self(**more)
         assert content(self.output) == self.expected
         assert [path.name for path in self.home.iterdir()] == ["model"]
-        return carried
+        return copied
 
 
 @pytest.fixture
@@ -135,30 +135,28 @@ def test_without_the_option_nothing_is_left_or_used(run: Run) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "tf_model.h5"])
 @pytest.mark.parametrize("where", ["tensor", "header", "length"])
-def test_spoilt_bytes_are_not_believed(run: Run, name: str, where: str) -> None:
-    """In tf_model.h5 only the low bits of a float32 are spoilt, which bfloat16 has not."""
+def test_damaged_bytes_are_written_again(run: Run, name: str, where: str) -> None:
+    """In tf_model.h5 only the low bits of a float32 are damaged, which bfloat16 does not have."""
     partial, _ = run.interrupted(run.tensors - 1)
     file = partial / name
     data = bytearray(file.read_bytes())
     if where == "tensor":
-        place = _place_in_a_tensor(file, run.reference / name)
-        data[place] ^= 1
+        data[_offset_of_values(file, run.reference / name)] ^= 1
     elif where == "header":
         data[:64] = bytes(64)
     else:
         data += b"more"
     file.write_bytes(data)
-    carried = run.ends_well()
-    # Of a file that is begun anew, the tensors that are zero anyway are proven at once, but for
-    # the one that was not noted, which is such.
-    anew = run.tensors - run.zeros + 1
-    assert carried == {"tensor": 2, "header": 1, "length": anew}[where]
+    copied = run.ends_well()
+    # In a new file, holes equal the tensors of zeros, except for the one missing in the journal.
+    new_file = run.tensors - run.zeros + 1
+    assert copied == {"tensor": 2, "header": 1, "length": new_file}[where]
 
 
-def _place_in_a_tensor(file: Path, whole: Path) -> int:
-    """Where values begin that an unfinished file holds already."""
-    unfinished, finished = file.read_bytes(), whole.read_bytes()
-    with open_file(whole) as reader:
+def _offset_of_values(file: Path, reference: Path) -> int:
+    """Return the offset of values that an unfinished file holds already."""
+    unfinished, finished = file.read_bytes(), reference.read_bytes()
+    with open_file(reference) as reader:
         for tensor in reader.tensors.values():
             assert isinstance(tensor, ContiguousTensor)
             start = tensor.segments[0].file_offset
@@ -168,30 +166,30 @@ def _place_in_a_tensor(file: Path, whole: Path) -> int:
     raise AssertionError("nothing is written")
 
 
-def test_values_written_but_not_noted_are_written_again(run: Run) -> None:
+def test_values_missing_in_the_journal_are_written_again(run: Run) -> None:
     _, journal = run.interrupted(20)
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:11]))
     assert run.ends_well() == run.tensors - 10
 
 
-def _lie(text: bytes) -> bytes:
+def _wrong_hash(text: bytes) -> bytes:
     wrong = text.splitlines(keepends=True)[12].replace(b'"sha256": "', b'"sha256": "0')
     return _replace(text, 12, wrong)
 
 
-TORN: dict[str, tuple[Callable[[bytes], bytes], int]] = {
-    "last line torn": (lambda text: text[:-9], 19),
+DAMAGE: dict[str, tuple[Callable[[bytes], bytes], int]] = {
+    "last line incomplete": (lambda text: text[:-9], 19),
     "last line without end": (lambda text: text[:-1], 19),
     "rubbish in the middle": (lambda text: _replace(text, 11, b"\xff\xfe\n"), 10),
     "another form": (lambda text: _replace(text, 11, b'{"tensor": 7}\n'), 19),
-    "a wrong hash": (_lie, 19),
+    "a wrong hash": (_wrong_hash, 19),
     "deep nesting": (lambda text: _replace(text, 11, b"[" * 60_000 + b"\n"), 10),
     "an endless line": (lambda text: _replace(text, 11, b"x" * (1 << 20) + b"\n"), 10),
     "empty": (lambda text: b"", 0),
-    "another fingerprint": (lambda text: text.replace(b'print": "', b'print": "0', 1), 0),
+    "another plan": (lambda text: text.replace(b'hash": "', b'hash": "0', 1), 0),
 }
-"""What is done to a journal of 20 tensors, and how many of them are still known then."""
+"""Damage to a journal of 20 tensors → how many of them remain."""
 
 
 def _replace(text: bytes, number: int, line: bytes) -> bytes:
@@ -199,16 +197,16 @@ def _replace(text: bytes, number: int, line: bytes) -> bytes:
     return b"".join([*lines[:number], line, *lines[number + 1 :]])
 
 
-@pytest.mark.parametrize("kind", TORN)
-def test_a_torn_journal_is_read_as_far_as_it_goes(run: Run, kind: str) -> None:
-    spoil, known = TORN[kind]
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_journal_is_read_up_to_the_damage(run: Run, kind: str) -> None:
+    damage, remaining = DAMAGE[kind]
     _, journal = run.interrupted(20)
     assert len(journal.read_bytes().splitlines()) == 21
-    journal.write_bytes(spoil(journal.read_bytes()))
-    assert run.ends_well() == run.tensors - known
+    journal.write_bytes(damage(journal.read_bytes()))
+    assert run.ends_well() == run.tensors - remaining
 
 
-def test_a_journal_goes_on_behind_a_torn_line(run: Run) -> None:
+def test_a_journal_continues_after_an_incomplete_line(run: Run) -> None:
     _, journal = run.interrupted(20)
     journal.write_bytes(journal.read_bytes()[:-9])
     run.interrupted(5)
@@ -296,7 +294,7 @@ def test_convert_and_split_go_on_too(run: Run, tmp_path: Path) -> None:
     reference = tmp_path / "reference"
     for command in (converter.convert, converter.split):
         name = command.__name__
-        command(reference, tmp_path / f"whole {name}", to=["flax"])
+        command(reference, tmp_path / f"complete {name}", to=["flax"])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(executor, "is_already_written", _interrupt)
             patch.setattr("converter.execution.write_checkpoint.manifest_bytes", _interrupt)
@@ -305,4 +303,4 @@ def test_convert_and_split_go_on_too(run: Run, tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(TensorCopier, "copy", _interrupt)
             command(reference, tmp_path / "again" / name, to=["flax"], resume=True)
-        assert content(tmp_path / "again" / name) == content(tmp_path / f"whole {name}")
+        assert content(tmp_path / "again" / name) == content(tmp_path / f"complete {name}")

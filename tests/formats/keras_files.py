@@ -11,7 +11,7 @@ from converter.tensors import TensorSpec
 
 
 def spec(name: str, shape: tuple[int, ...] = (2, 3), dtype: str = "float32") -> TensorSpec:
-    """A tensor of a name."""
+    """Return the specification of a tensor called `name`."""
     return TensorSpec(name, dtype, shape)
 
 

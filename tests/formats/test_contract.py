@@ -1,4 +1,4 @@
-"""What every container must do, the same for all: a new one is tested by being registered."""
+"""The contract of every format's reader and writer: a format is tested by being registered."""
 
 from __future__ import annotations
 
@@ -19,12 +19,21 @@ from converter.formats.registry import FORMATS, detect_format, get_format, open_
 from converter.storage.hub_client import HubRangeSource
 from converter.tensors import TensorSpec
 from converter.tensors.spec import NAMES
-from tests.formats.fuzzing import examine
-from tests.formats.writing import READ_ONLY, bring_along, model, same, values, write
+from tests.formats.mutations import examine
+from tests.formats.writing import (
+    DIRECTORIES,
+    FILE_FORMATS,
+    READ_ONLY,
+    copy_siblings,
+    model,
+    same,
+    values,
+    write,
+)
 from tests.storage.hub.hub_server import Hub, asked
 
 
-@pytest.fixture(params=[name for name in FORMATS if name != "orbax"])  # a directory
+@pytest.fixture(params=FILE_FORMATS)
 def file_format(request: pytest.FixtureRequest) -> FileFormat:
     return get_format(request.param)
 
@@ -47,17 +56,17 @@ def server() -> Iterator[tuple[Hub, str]]:
         yield running
 
 
-@pytest.fixture(params=["here", "afar"])
+@pytest.fixture(params=["local", "remote"])
 def opened(request: pytest.FixtureRequest) -> Callable[[Path], Reader]:
-    """What opens a file, as it lies on this machine or on the Hub."""
-    if request.param == "here":
+    """Return the function that opens a file, local or on the Hub."""
+    if request.param == "local":
         return open_file
     hub, endpoint = request.getfixturevalue("server")
-    return lambda path: open_file(afar(hub, endpoint, path))
+    return lambda path: open_file(remote(hub, endpoint, path))
 
 
-def afar(hub: Hub, endpoint: str, path: Path) -> FileHandle:
-    """The file at `path`, and those whose names begin with its own, on the Hub."""
+def remote(hub: Hub, endpoint: str, path: Path) -> FileHandle:
+    """Publish the file at `path` and its siblings on the Hub, and return the remote file."""
     files = {file.name: file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
     hub.publish("acme/model", {f"{name}.bin": data for name, data in files.items()})
 
@@ -111,8 +120,8 @@ def writer(file_format: FileFormat) -> FileFormat:
     return file_format
 
 
-@pytest.mark.parametrize("name", READ_ONLY)
-def test_what_is_only_read_says_so(name, tmp_path):
+@pytest.mark.parametrize("name", [*READ_ONLY, *DIRECTORIES])
+def test_read_only_formats_refuse_to_write(name, tmp_path):
     with pytest.raises(ValueError, match="read-only"):
         get_format(name).create(tmp_path / "new", [])
     assert not list(tmp_path.iterdir())
@@ -139,9 +148,9 @@ def test_output_is_deterministic(file_format, arrays, path, tmp_path):
 
 def test_threads_read_at_once(opened, arrays, path):
     with opened(path) as reader, ThreadPoolExecutor(8) as pool:
-        wanted = [spec for spec in arrays for _ in range(20)]
-        read = pool.map(lambda spec: reader.tensors[spec.name].read(), wanted)
-        for spec, array in zip(wanted, read, strict=True):
+        specs = [spec for spec in arrays for _ in range(20)]
+        read = pool.map(lambda spec: reader.tensors[spec.name].read(), specs)
+        for spec, array in zip(specs, read, strict=True):
             assert same(array, arrays[spec])
 
 
@@ -171,7 +180,8 @@ def test_equal_locations_mean_shared_bytes(opened, file_format, tmp_path):
     aliases = {"model/head/w:0": spec.name}
     try:
         write(file_format, tmp_path / "file", arrays, aliases=aliases)
-    except ValueError:  # a format that cannot
+    except ValueError:
+        assert not file_format.supports_aliases
         write(file_format, (tmp_path / "plain"), arrays)
         with opened(tmp_path / "plain") as reader:
             assert len({tensor.location for tensor in reader.tensors.values()}) == 2
@@ -228,17 +238,17 @@ def test_targets_that_do_not_fit_are_refused(opened, arrays, path):
 def test_every_truncation_is_an_error(file_format, path, tmp_path):
     data = path.read_bytes()
     cuts = {*range(0, min(len(data), 300), 7), *range(0, len(data), max(1, len(data) // 150))}
-    bring_along(path, tmp_path / "cut")
+    copy_siblings(path, tmp_path / "cut")
     for cut in sorted(cuts | {len(data) - 1, len(data) - 2, len(data) - 22}):
         assert not examine(file_format, tmp_path / "cut", data[:cut]), cut
 
 
-def test_a_way_that_fails_is_not_taken_for_damage(file_format, path):
+def test_a_failing_transport_is_not_reported_as_damage(file_format, path):
     left = 0
     files = {file.name: file.read_bytes() for file in path.parent.glob(f"{path.name}*")}
 
     class Failing:
-        """Gives some parts of a file, and then none."""
+        """A source that fails after some reads."""
 
         def __init__(self, name: str) -> None:
             self.data = files[name]
@@ -248,7 +258,7 @@ def test_a_way_that_fails_is_not_taken_for_damage(file_format, path):
             nonlocal left
             left -= 1
             if left < 0:
-                raise CheckpointError("the way fails")
+                raise CheckpointError("no connection")
             return self.data[offset : offset + nbytes]
 
     sizes = {name: len(data) for name, data in files.items()}
@@ -263,3 +273,13 @@ def test_a_way_that_fails_is_not_taken_for_damage(file_format, path):
             assert type(error) is CheckpointError, given
             failed += 1
     assert failed
+
+
+def test_the_contract_covers_the_registry():
+    assert set(FORMATS) - set(FILE_FORMATS) == set(DIRECTORIES)
+    assert set(READ_ONLY) <= set(FILE_FORMATS)
+    for name in FORMATS:
+        file_format = get_format(name)
+        assert file_format.name == name
+        read_only = type(file_format).preallocate is FileFormat.preallocate
+        assert read_only == (name in READ_ONLY or name in DIRECTORIES)

@@ -1,4 +1,4 @@
-"""Flax msgpack files: flax's own bytes are written and read, lies and bombs are refused."""
+"""Flax msgpack files: flax's own bytes are written and read, invalid files and bombs refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def spec(name: str, shape: tuple[int, ...] = (2, 3), dtype: str = "float32") -> 
 
 
 def packed(array: np.ndarray, code: int = 1, dtype: str | None = None) -> msgpack.ExtType:
-    """An array as flax packs it."""
+    """Return an array as flax packs it."""
     triple = (array.shape, dtype or array.dtype.name, array.tobytes())
     return msgpack.ExtType(code, msgpack.packb(triple))
 
@@ -232,7 +232,7 @@ def test_what_does_not_hold_is_refused(path, tree, words):
     refused(path, tree, words)
 
 
-def test_lies_about_lengths_are_refused(path):
+def test_invalid_lengths_are_refused(path):
     array = packed(ARRAY)
     refused(path, b"\x82" + msgpack.packb("a") + msgpack.packb(array) * 2, "text")
     refused(path, b"\x82" + (msgpack.packb("a") + msgpack.packb(array)) * 2, "duplicate", "a")

@@ -1,4 +1,4 @@
-"""Spoilt checkpoints of every container are refused or read: see `fuzz.py`."""
+"""Damaged checkpoints of every format are refused or read: see `fuzz.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from converter.formats.registry import FORMATS
 
 CASES = int(os.environ.get("FUZZ_CASES", "1000"))
-"""Spoilt files per container; CI asks for 20,000."""
+"""Damaged files per format; CI runs 20,000."""
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ Runs = dict[str, "Future[subprocess.CompletedProcess[str]]"]
 
 @pytest.fixture(scope="module")
 def runs() -> Iterator[Runs]:
-    """A process for each container, as many at once as there are processors."""
+    """Run a process for each format, as many at once as there are processors."""
 
     def run(name: str) -> subprocess.CompletedProcess[str]:
         command = [
@@ -45,12 +45,12 @@ def runs() -> Iterator[Runs]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_spoilt_checkpoints_are_refused_or_read(runs: Runs, name: str) -> None:
+def test_damaged_checkpoints_are_refused_or_read(runs: Runs, name: str) -> None:
     run = runs[name].result()
     assert run.returncode == 0, run.stderr[-4000:]
-    found = json.loads(run.stdout)
-    if "missing" in found:
-        pytest.skip(f"{found['missing']} is not installed")
-    print(name, found)
-    assert found["cases"] == CASES
-    assert 0 < found["readable"] < CASES
+    report = json.loads(run.stdout)
+    if "missing" in report:
+        pytest.skip(f"{report['missing']} is not installed")
+    print(name, report)
+    assert report["cases"] == CASES
+    assert 0 < report["readable"] < CASES

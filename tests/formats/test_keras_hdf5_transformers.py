@@ -31,7 +31,7 @@ def peer():
 
 
 def peer_model(peer, kind: str, seed: int = 0):
-    """A tiny model whose weights are all different."""
+    """Return a tiny model whose weights are all different."""
     encoder = peer.BertConfig(**SIZES)
     decoder = peer.BertConfig(**SIZES, is_decoder=True, add_cross_attention=True)
     both = peer.EncoderDecoderConfig.from_encoder_decoder_configs
@@ -61,7 +61,7 @@ def gpt2_decoder(config):
 
 
 def stored(weight) -> str:
-    """The name by which loading goes."""
+    """Return the name that loading matches."""
     return weight.name.partition("/")[2] or weight.name
 
 

@@ -1,4 +1,4 @@
-"""One tensor of a checkpoint of 2 GB costs its own bytes and the headers, in every container."""
+"""Reading one tensor of a 2 GB checkpoint reads its own bytes and the headers, in every format."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from converter.formats.base import FileFormat
-from converter.formats.registry import FORMATS, get_format, open_file
+from converter.formats.registry import get_format, open_file
 from converter.tensors import TensorSpec
-from tests.formats import bundles
+from tests.formats import tensorflow_checkpoints
 from tests.formats.work import work_at_most
-from tests.formats.writing import READ_ONLY
+from tests.formats.writing import FILE_FORMATS, READ_ONLY
 
 LARGE = [TensorSpec(f"model/layer_{i:02}/kernel:0", "float32", (4096, 2048)) for i in range(64)]
 SMALL = TensorSpec("model/layer_31/bias:0", "float32", (512,))
@@ -24,7 +24,7 @@ VALUES = np.arange(512, dtype="<f4")
 
 
 def sparse(file_format: FileFormat, path: Path) -> None:
-    """A file of 2 GB that takes little of the disk, with values in `SMALL` alone."""
+    """Write a sparse file of 2 GB with values in `SMALL` alone."""
     specs = sorted([*LARGE, SMALL], key=lambda spec: spec.name)
     if file_format.name not in READ_ONLY:
         output = file_format.create(path, specs)
@@ -32,14 +32,14 @@ def sparse(file_format: FileFormat, path: Path) -> None:
         (segment,) = output.segments[SMALL.name]
         data, offset = path, segment.file_offset
     else:
-        entries, end, offset = [(b"", bundles.HEADER)], 0, 0
+        entries, end, offset = [(b"", tensorflow_checkpoints.HEADER)], 0, 0
         for spec in specs:
             offset = end if spec == SMALL else offset
-            code = bundles.DTYPES[spec.dtype]
-            place = bundles.entry(code, spec.shape, 0, end, spec.nbytes)
+            code = tensorflow_checkpoints.DTYPES[spec.dtype]
+            place = tensorflow_checkpoints.entry(code, spec.shape, 0, end, spec.nbytes)
             entries.append((spec.name.encode(), place))
             end += spec.nbytes
-        bundles.write_parts(path, entries, [b""])
+        tensorflow_checkpoints.write_parts(path, entries, [b""])
         (data,) = path.parent.glob(f"{path.name}.data-*")
         with data.open("r+b") as file:
             file.truncate(end)
@@ -51,12 +51,12 @@ def sparse(file_format: FileFormat, path: Path) -> None:
 
 
 def bytes_read() -> int:
-    """Bytes that this process has asked the system for, by whatever library."""
+    """Return the bytes that this process has read, in any library."""
     return int(Path("/proc/self/io").read_text().split()[1])
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count")
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "orbax"])
+@pytest.mark.parametrize("name", FILE_FORMATS)
 def test_one_tensor_costs_its_own_bytes(name: str, tmp_path: Path) -> None:
     sparse(get_format(name), tmp_path / "model")
     with open_file(tmp_path / "model"):

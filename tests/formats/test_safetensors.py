@@ -84,7 +84,7 @@ def test_aliases_and_reserved_names_are_refused(tmp_path: Path):
 def raw(
     header: str | bytes | dict[str, Any], data: bytes = b"", length: int | None = None
 ) -> bytes:
-    """A file with that header, right or wrong."""
+    """Return a file with that header, valid or not."""
     text = json.dumps(header) if isinstance(header, dict) else header
     encoded = text.encode() if isinstance(text, str) else text
     size = len(encoded) if length is None else length
@@ -106,7 +106,7 @@ BAD = {
     "no object": (raw("[]"), "malformed header"),
     "space first": (raw(" {}"), "malformed header"),
     "not UTF-8": (raw(b'{"\xff": 1}'), "UTF-8"),
-    "half a surrogate pair": (raw('{"\\ud800": {}}'), "malformed header"),
+    "lone surrogate": (raw('{"\\ud800": {}}'), "malformed header"),
     "trailing text": (raw("{} x"), "malformed header"),
     "trailing comma": (raw(f'{{"a":{ENTRY},}}', FOUR), "malformed header"),
     "key twice": (raw(f'{{"a":{ENTRY},"a":{ENTRY}}}', FOUR), "duplicate"),

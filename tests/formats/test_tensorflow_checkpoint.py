@@ -1,4 +1,4 @@
-"""TensorFlow bundles: how they are read."""
+"""TensorFlow checkpoints: how they are read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from converter.formats.registry import FORMATS, detect_format, open_file
 from converter.formats.tensorflow_checkpoint.partitioned import slice_key
 from converter.formats.tensorflow_checkpoint.sstable import masked_crc32c
-from tests.formats import bundles
-from tests.formats.bundle_files import FLOAT, STRING, W, index, one, refused
-from tests.formats.bundles import HEADER, block, entry, number, table, varint
+from tests.formats import tensorflow_checkpoints
+from tests.formats.tensorflow_checkpoint_files import FLOAT, STRING, W, index, one, refused
+from tests.formats.tensorflow_checkpoints import HEADER, block, entry, number, table, varint
 from tests.formats.work import work_at_most
 
 
@@ -22,7 +22,7 @@ def test_reads_a_tensor(tmp_path):
         assert [file.name for file in reader.files] == ["m.index", "m.data-00000-of-00001"]
 
 
-def test_is_recognised_by_its_end_alone(tmp_path):
+def test_is_detected_by_its_end_alone(tmp_path):
     path = index(tmp_path, one()).rename(tmp_path / "weights")
     assert detect_format(path).name == "tensorflow-checkpoint" in FORMATS
 
@@ -65,16 +65,16 @@ def test_checksum_as_published():
     """RFC 3720, appendix B.4: 32 bytes of zeros; LevelDB masks it."""
     assert (
         masked_crc32c(bytes(32))
-        == bundles.masked(0x8A9136AA)
-        == bundles.masked(bundles.crc32c(bytes(32)))
+        == tensorflow_checkpoints.masked(0x8A9136AA)
+        == tensorflow_checkpoints.masked(tensorflow_checkpoints.crc32c(bytes(32)))
     )
 
 
 def pieces(path: Path, *cuts: int, axis: int = 0, leave_out: int = -1) -> Path:
-    """`W` in pieces along an axis, each in a data file of its own."""
+    """Write `W` in parts along an axis, each in a data file of its own."""
     edges = list(zip((0, *cuts), (*cuts, W.shape[axis]), strict=True))
     extents = [[(a, b - a) if own == axis else (0, -1) for own in range(2)] for a, b in edges]
-    entries, data = [(b"w", entry(FLOAT, W.shape, more=bundles.slices(extents)))], []
+    entries, data = [(b"w", entry(FLOAT, W.shape, more=tensorflow_checkpoints.slices(extents)))], []
     for shard, (extent, (a, b)) in enumerate(zip(extents, edges, strict=True)):
         part = W.take(range(a, b), axis=axis)
         data.append(part.tobytes())
@@ -95,8 +95,8 @@ def test_joins_partitioned_variables(tmp_path, axis, cuts):
         for along in (0, 1):
             for start in range(W.shape[along]):
                 for stop in range(start, W.shape[along] + 1):
-                    wanted = W.take(range(start, stop), axis=along)
-                    assert np.array_equal(tensor.read(along, start, stop), wanted)
+                    expected = W.take(range(start, stop), axis=along)
+                    assert np.array_equal(tensor.read(along, start, stop), expected)
         assert len(reader.tensors) == 1
 
 
@@ -104,7 +104,7 @@ def test_refuses_a_variable_with_a_piece_missing(tmp_path):
     refused(pieces(tmp_path, 1, 2, leave_out=1), "a part of a partitioned variable is missing", "w")
 
 
-def test_one_tensor_of_a_large_bundle_costs_its_own_bytes(tmp_path):
+def test_one_tensor_of_a_large_checkpoint_costs_its_own_bytes(tmp_path):
     """Two data files of 2 GiB each, almost all of them holes."""
     size = 1 << 31
     entries = [(f"w{n}".encode(), entry(FLOAT, (size // 4,), n, 0, size)) for n in range(2)]

@@ -1,4 +1,4 @@
-"""TensorFlow bundles: everything a lying index can say."""
+"""TensorFlow checkpoints: everything an invalid index can contain."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ import pytest
 
 from converter.formats.tensorflow_checkpoint.partitioned import slice_key
 from converter.formats.tensorflow_checkpoint.sstable import MAX_FILE, masked_crc32c
-from tests.formats import bundles
-from tests.formats.bundle_files import W, index, one, refused
-from tests.formats.bundles import HEADER, block, entry, message, number, varint, write_parts
+from tests.formats import tensorflow_checkpoints
+from tests.formats.tensorflow_checkpoint_files import W, index, one, refused
+from tests.formats.tensorflow_checkpoints import (
+    HEADER,
+    block,
+    entry,
+    message,
+    number,
+    varint,
+    write_parts,
+)
 
-LIES = {
+INVALID = {
     "no header": ([(b"w", one()[1])], "the first entry is not the header"),
     "no data files": ([(b"", b""), one()], "0, for readers"),
     "millions of data files": ([(b"", number(1, 1 << 30)), one()], "1073741824"),
@@ -84,9 +92,9 @@ LIES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_refuses_lies(lie, tmp_path):
-    entries, finding = LIES[lie]
+@pytest.mark.parametrize("case", INVALID)
+def test_refuses_invalid_entries(case, tmp_path):
+    entries, finding = INVALID[case]
     write_parts(tmp_path / "m.index", entries, [W.tobytes()])
     refused(tmp_path / "m.index", finding)
 
@@ -115,18 +123,18 @@ def test_finds_a_changed_byte_by_its_checksum(tmp_path):
         (struct.pack("<I", 1 << 30), "restarts"),
     ],
 )
-def test_refuses_lies_about_blocks(tmp_path, index_block, finding):
+def test_refuses_invalid_blocks(tmp_path, index_block, finding):
     body = index_block + b"\0"
     body += struct.pack("<I", masked_crc32c(body))
     footer = (varint(0) + varint(0) + varint(0) + varint(len(index_block))).ljust(40, b"\0")
     path = tmp_path / "m.index"
-    path.write_bytes(body + footer + struct.pack("<Q", bundles.MAGIC))
+    path.write_bytes(body + footer + struct.pack("<Q", tensorflow_checkpoints.MAGIC))
     refused(path, finding)
 
 
 def test_refuses_blocks_that_are_listed_twice(tmp_path):
     path = index(tmp_path, one())
-    first = bundles.first_block(path.read_bytes())
+    first = tensorflow_checkpoints.first_block(path.read_bytes())
     handle = varint(0) + varint(len(first))
     body = bytearray(first + b"\0")
     body += struct.pack("<I", masked_crc32c(bytes(body)))
@@ -134,7 +142,9 @@ def test_refuses_blocks_that_are_listed_twice(tmp_path):
     place = varint(len(body)) + varint(len(listing) - 1)
     body += listing + struct.pack("<I", masked_crc32c(listing))
     path.write_bytes(
-        bytes(body) + (b"\0\0" + place).ljust(40, b"\0") + struct.pack("<Q", bundles.MAGIC)
+        bytes(body)
+        + (b"\0\0" + place).ljust(40, b"\0")
+        + struct.pack("<Q", tensorflow_checkpoints.MAGIC)
     )
     refused(path, "overlaps the one before")
 
@@ -144,5 +154,5 @@ def test_refuses_an_index_that_is_too_large(tmp_path):
     with path.open("r+b") as file:
         file.truncate(MAX_FILE + 1)
         file.seek(-8, os.SEEK_END)
-        file.write(struct.pack("<Q", bundles.MAGIC))
+        file.write(struct.pack("<Q", tensorflow_checkpoints.MAGIC))
     refused(path, "impossible size of a checkpoint index")

@@ -1,4 +1,4 @@
-"""TensorFlow bundles that TensorFlow itself writes, against its own reader."""
+"""TensorFlow checkpoints that TensorFlow itself writes, against its own reader."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import pytest
 
 from converter.errors import FormatError
 from converter.formats.registry import open_file
-from tests.formats.bundle_files import index, one
+from tests.formats.tensorflow_checkpoint_files import index, one
 
 
 def same_as_tensorflow(prefix: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a bundle that is numbers, the same by TensorFlow's reader and by ours."""
+    """Return every numeric tensor, after comparing TensorFlow's reader with ours."""
     import tensorflow as tf
 
     theirs = tf.train.load_checkpoint(str(prefix))
-    wanted = {
+    expected = {
         name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"): np.asarray(theirs.get_tensor(name))
         for name, dtype in theirs.get_variable_to_dtype_map().items()
         if dtype != tf.string
     }
     with open_file(prefix.with_name(prefix.name + ".index")) as reader:
-        assert reader.tensors.keys() == wanted.keys()
-        for name, array in wanted.items():
+        assert reader.tensors.keys() == expected.keys()
+        for name, array in expected.items():
             read = reader.tensors[name].read()
             assert read.dtype == array.dtype and read.shape == array.shape, name
             assert read.tobytes() == array.tobytes(), name
-    return wanted
+    return expected
 
 
 @pytest.mark.peer

@@ -17,7 +17,7 @@ from converter.formats.registry import detect_format
 from converter.formats.torch import FORMAT
 from converter.tensors import TensorSpec
 from converter.tensors.spec import NAMES
-from tests.formats.fuzzing import examine
+from tests.formats.mutations import examine
 from tests.formats.writing import values, write
 
 torch = pytest.importorskip("torch")
@@ -26,14 +26,14 @@ FORMS = ("zip", "legacy")
 
 
 def example(name: str, *shape: int):
-    """A torch tensor of dtype `name`."""
+    """Return a torch tensor of dtype `name`."""
     array = values(TensorSpec(name, name, shape))
     flat = torch.frombuffer(bytearray(array.tobytes() or b"\0" * 8), dtype=torch.uint8)
     return flat[: array.nbytes].clone().view(getattr(torch, name)).reshape(shape)
 
 
 def raw(tensor) -> bytes:
-    """The C-order bytes of a torch tensor."""
+    """Return the C-order bytes of a torch tensor."""
     flat = tensor.detach().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
@@ -44,7 +44,7 @@ def save(state, path: Path, form: str) -> Path:
 
 
 def check(state, path: Path) -> None:
-    """Every tensor of `state` reads bit-equal, whole and in parts."""
+    """Assert that every tensor of `state` reads bit-equal, completely and in parts."""
     assert detect_format(path).name == "torch"
     with FORMAT.open(LocalFile(path)) as reader:
         assert reader.tensors.keys() == state.keys()

@@ -1,4 +1,4 @@
-"""Torch files that would explode, and zip directories that lie. Needs no torch."""
+"""Torch files that are bombs, and invalid zip directories. Needs no torch."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def test_compressed_listings_are_read_and_compressed_storages_refused(tmp_path: 
 
 
 def patched(data: bytes, old: bytes, new: bytes, place: int = 0) -> bytes:
-    """`data` with `new` over what comes `place` bytes after the last `old`."""
+    """Return `data` with `new` written `place` bytes after the start of the last `old`."""
     at = data.rindex(old) + place
     return data[:at] + new + data[at + len(new) :]
 
 
-ZIP_LIES = {
+INVALID_ZIPS = {
     "no directory": (lambda d: d[:-22], "no directory"),
     "bytes behind": (lambda d: d + b"x", "bytes after|no directory"),
     "bytes before": (lambda d: b"PK\3\4" + d, "impossible zip directory"),
@@ -99,9 +99,9 @@ ZIP_LIES = {
 }
 
 
-@pytest.mark.parametrize("case", ZIP_LIES)
-def test_lying_zip_directories_are_refused(case: str, tmp_path: Path):
-    change, message = ZIP_LIES[case]
+@pytest.mark.parametrize("case", INVALID_ZIPS)
+def test_invalid_zip_directories_are_refused(case: str, tmp_path: Path):
+    change, message = INVALID_ZIPS[case]
     good = archive(tmp_path / "good", state()).read_bytes()
     (tmp_path / "bad").write_bytes(change(good))
     with pytest.raises(FormatError, match=message):

@@ -1,4 +1,4 @@
-"""Hostile pickles in torch files: nothing runs, and every lie is found. Needs no torch."""
+"""Hostile pickles in torch files: nothing is executed, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ GADGETS = {
 
 @pytest.fixture
 def bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A module that leaves a crater when it is imported or used."""
+    """Write a module that creates a file when it is imported or used."""
     crater = tmp_path / "crater"
     code = f"""
 import pathlib
@@ -137,7 +137,7 @@ REFUSED_OPERATIONS = {
     "huge memo": b"Np" + b"9" * 30 + b"\n",
     "persistent text": b"X\1\0\0\0aQ",
     "persistent nothing": b")Q",
-    "persistent half": b"(X\7\0\0\0storageNtQ",
+    "persistent incomplete": b"(X\7\0\0\0storageNtQ",
 }
 
 
@@ -166,11 +166,11 @@ def rebuilt(
 
 
 def tensor(*args: bytes, **parts: bytes) -> bytes:
-    """A pickled dictionary with one such tensor."""
+    """Return a pickled dictionary with one such tensor."""
     return b"\x80\2}" + KEY + rebuilt(*args, **parts) + b"s."
 
 
-LIES = {
+INVALID = {
     "unknown storage": tensor(b"ctorch\nQInt8Storage\n"),
     "foreign storage": tensor(b"cevil\nFloatStorage\n"),
     "storage no class": tensor(b"N"),
@@ -203,11 +203,11 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("case", LIES)
+@pytest.mark.parametrize("case", INVALID)
 def test_lying_tensors_are_refused(case: str, tmp_path: Path):
     with FORMAT.open(LocalFile(archive(tmp_path / "good", tensor()))) as reader:
         assert reader.tensors["w"].spec.shape == (4,)
-    for path in (archive(tmp_path / "zip", LIES[case]), legacy(tmp_path / "old", LIES[case])):
+    for path in (archive(tmp_path / "zip", INVALID[case]), legacy(tmp_path / "old", INVALID[case])):
         with pytest.raises(FormatError):
             FORMAT.open(LocalFile(path))
 

@@ -19,7 +19,7 @@ KEY = b"X\1\0\0\0w"
 
 
 def archive(path: Path, listing: bytes, **storages: bytes) -> Path:
-    """A torch archive of that pickle."""
+    """Write a torch archive of that pickle."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("archive/data.pkl", listing)
         for key, data in (storages or {"0": bytes(16)}).items():
@@ -28,7 +28,7 @@ def archive(path: Path, listing: bytes, **storages: bytes) -> Path:
 
 
 def legacy(path: Path, listing: bytes, tail: bytes | None = None) -> Path:
-    """A stream of torch's older form."""
+    """Write a stream of torch's legacy form."""
     items: tuple[object, ...] = (0x1950A86A20F9469CFC6C, 1001, {})
     head = b"".join(pickle.dumps(item, 2) for item in items)
     if tail is None:
@@ -38,7 +38,7 @@ def legacy(path: Path, listing: bytes, tail: bytes | None = None) -> Path:
 
 
 def state(*operations: bytes) -> bytes:
-    """A pickled dictionary with the tensor ``w`` and what `operations` push as values."""
+    """Return a pickled dictionary with the tensor ``w`` and what `operations` push as values."""
     items = b"".join(b"X\1\0\0\0" + bytes([97 + n]) + code for n, code in enumerate(operations))
     return b"\x80\2}(" + items + KEY + TENSOR + b"u."
 

@@ -1,4 +1,4 @@
-"""Writes files through a container's own writer, the way the engine does."""
+"""Writing of test files through a format's own writer, as the executor does."""
 
 from __future__ import annotations
 
@@ -12,21 +12,28 @@ from typing import Any
 import numpy as np
 
 from converter.formats.base import Array, FileFormat
+from converter.formats.registry import FORMATS
 from converter.tensors import TensorSpec
-from tests.formats import bundles
+from tests.formats import tensorflow_checkpoints
 
-READ_ONLY: Mapping[str, Callable[..., None]] = {"tensorflow-checkpoint": bundles.write}
-"""Containers that are only read, and what writes them for tests."""
+READ_ONLY: Mapping[str, Callable[..., None]] = {
+    "tensorflow-checkpoint": tensorflow_checkpoints.write
+}
+"""Read-only formats → their writers for tests."""
+DIRECTORIES = frozenset({"orbax"})
+"""Read-only formats that are directories: written and tested in files of their own."""
+FILE_FORMATS = [name for name in FORMATS if name not in DIRECTORIES]
+"""The formats that the contract tests cover: all others of the registry."""
 
 
-def bring_along(path: Path, other: Path) -> None:
-    """Put the further files of the checkpoint at `path` beside `other`, under its name."""
+def copy_siblings(path: Path, other: Path) -> None:
+    """Copy the other files of the checkpoint at `path` next to `other`, under its name."""
     for file in path.parent.glob(f"{path.name}.*"):
         shutil.copy(file, other.with_name(other.name + file.name.removeprefix(path.name)))
 
 
 def model(file_format: FileFormat) -> list[TensorSpec]:
-    """A tensor of every dtype that the container can hold, and every peculiar shape."""
+    """Return a tensor of every dtype that the format can hold, and of every unusual shape."""
     specs = [TensorSpec(f"model/{name}/kernel:0", name, (3, 5)) for name in file_format.dtypes]
     shapes = {"scalar": (), "row": (1, 7), "cube": (2, 3, 4), "empty": (0, 4), "deep": (1, 2) * 4}
     specs += [TensorSpec(f"model/{key}/w:0", "float32", shape) for key, shape in shapes.items()]
@@ -34,7 +41,7 @@ def model(file_format: FileFormat) -> list[TensorSpec]:
 
 
 def values(spec: TensorSpec, seed: int = 0) -> Array:
-    """Values that differ from element to element and from tensor to tensor."""
+    """Return values that differ between elements and between tensors."""
     from converter.tensors import numpy_dtype
 
     dtype = numpy_dtype(spec.dtype)
@@ -52,7 +59,7 @@ def values(spec: TensorSpec, seed: int = 0) -> Array:
 def write(
     file_format: FileFormat, path: Path, arrays: Mapping[TensorSpec, Array], **options: Any
 ) -> None:
-    """Create `path` with the arrays, filled in reverse order and in two parts each."""
+    """Create `path` with the arrays, written in reverse order and in two parts each."""
     if file_format.name in READ_ONLY:
         READ_ONLY[file_format.name](path, arrays, **options)
         return
@@ -65,14 +72,14 @@ def write(
             crc32[spec.name] = zlib.crc32(data)
             for segment in reversed(output.segments[spec.name]):
                 part = data[segment.tensor_offset : segment.tensor_offset + segment.nbytes]
-                submodel = len(part) // 2
-                os.pwrite(fd, part[submodel:], segment.file_offset + submodel)
-                os.pwrite(fd, part[:submodel], segment.file_offset)
+                middle = len(part) // 2
+                os.pwrite(fd, part[middle:], segment.file_offset + middle)
+                os.pwrite(fd, part[:middle], segment.file_offset)
     finally:
         os.close(fd)
     output.finalize(crc32 if output.needs_crc32 else {})
 
 
 def same(a: Array, b: Array) -> bool:
-    """Whether dtype, shape and every bit agree."""
+    """Return whether dtype, shape and every bit agree."""
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

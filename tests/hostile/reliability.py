@@ -1,4 +1,4 @@
-"""Kills `converter compose` again and again, and looks at what is left each time.
+"""Kills `converter compose` repeatedly, and checks what is left each time.
 
 By hand, with as many kills as you like::
 
@@ -36,14 +36,14 @@ MODES = {
     "resume": ["--resume"],
     "resume, overwrite": ["--resume", "--overwrite"],
 }
-"""What is asked for. With ``overwrite`` there is another output before."""
+"""Options by mode. With ``overwrite`` there is an existing output."""
 
 Files = dict[str, str]
 """Path in a directory → SHA-256."""
 
 
 def digests(directory: Path) -> Files | None:
-    """The files of a directory; nothing if it does not exist."""
+    """Return the files of a directory; ``None`` if it does not exist."""
     if not directory.exists():
         return None
     return {
@@ -55,27 +55,27 @@ def digests(directory: Path) -> Files | None:
 
 @dataclass
 class Tally:
-    """What came of the kills."""
+    """Counts of the outcomes of kills."""
 
     kills: int = 0
     late: int = 0
     """Runs that had ended before they were killed."""
     left: Counter[str] = field(default_factory=Counter)
-    """What was found where the output belongs."""
+    """Outcome at the output's path → count."""
     unfinished: int = 0
     """How often a hidden directory was left."""
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        found = ", ".join(f"{count} × {what}" for what, count in sorted(self.left.items()))
+        outcomes = ", ".join(f"{count} × {what}" for what, count in sorted(self.left.items()))
         return (
-            f"{self.kills} kills ({self.late} came after the end) in {self.seconds:.0f} s; found: "
-            f"{found}; {self.unfinished} left a hidden directory; every retry gave the right bytes"
+            f"{self.kills} kills ({self.late} came after the end) in {self.seconds:.0f} s: "
+            f"{outcomes}; {self.unfinished} left a hidden directory; every retry succeeded"
         )
 
 
 class Laboratory:
-    """Sources, the outputs that are right, and a place where runs are killed.
+    """Sources, the expected outputs, and a directory where runs are killed.
 
     Args:
         directory: an empty one.
@@ -104,31 +104,31 @@ class Laboratory:
         self.output = self.place / "model"
 
     def command(self, output: Path, *options: str) -> list[str]:
-        """The command line."""
+        """Return the command line."""
         sources = [str(self.encoder), str(self.decoder)]
         return [sys.executable, "-m", "converter", "compose", *sources, str(output), "-q", *options]
 
     def prepare(self, mode: str) -> None:
-        """Empty the place, and put the old output there where it is to be overwritten."""
+        """Empty the directory, and copy the old output there if it will be overwritten."""
         shutil.rmtree(self.place, ignore_errors=True)
         self.place.mkdir()
         if "overwrite" in mode:
             shutil.copytree(self.old, self.output)
 
     def judge(self, mode: str, tally: Tally, then: str = "") -> None:
-        """Look at what a killed run left, run again, and look at that.
+        """Check what a killed run left, run again, and check the result.
 
         Args:
-            mode: what was asked for.
-            tally: is told what was found.
-            then: what is asked for the second time, if not the same.
+            mode: of the killed run.
+            tally: collects the outcome.
+            then: mode of the second run, if not the same.
 
         """
-        found = digests(self.output)
+        left = digests(self.output)
         before = ("old", self.expected["old"]) if "overwrite" in mode else ("nothing", None)
         allowed = [before, ("new", self.expected["new"])]
-        names = [what for what, files in allowed if files == found]
-        assert names, f"{mode}: a wrong output: {sorted(found or {})}"
+        names = [what for what, files in allowed if files == left]
+        assert names, f"{mode}: a wrong output: {sorted(left or {})}"
         hidden = [path for path in self.place.iterdir() if path.name != "model"]
         assert all(path.name.startswith(".model.") for path in hidden), hidden
         tally.left[names[0]] += 1
@@ -138,7 +138,7 @@ class Laboratory:
             self.encoder,
             self.decoder,
             self.output,
-            overwrite="overwrite" in again or found is not None,
+            overwrite="overwrite" in again or left is not None,
             resume="resume" in again,
         )
         assert digests(self.output) == self.expected["new"], f"{mode}: the retry went wrong"
@@ -167,7 +167,7 @@ class Laboratory:
         return tally
 
     def kill_at_every_step(self, mode: str, stride: int = 1) -> Tally:
-        """Kill a run before each of its calls that touches the file system, `stride` apart."""
+        """Kill runs before every `stride`-th of their calls that touch the file system."""
         tally, began = Tally(), time.perf_counter()
         for step in itertools.count(0, stride):
             self.prepare(mode)
@@ -214,17 +214,17 @@ class Laboratory:
 
 
 def main() -> None:
-    """Kill as often as the command line says, and print what came of it."""
+    """Kill as often as the command line says, and print the outcome."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=256)
-    wanted = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        large = Laboratory(Path(directory) / "large", wanted.size)
+        large = Laboratory(Path(directory) / "large", options.size)
         nbytes = sum(path.stat().st_size for path in large.new.rglob("*"))
         print(f"an output of {nbytes / 1e6:.0f} MB takes {large.seconds:.2f} s")
-        print(f"random moments: {large.kill_at_random(wanted.kills, wanted.seed)}")
+        print(f"random moments: {large.kill_at_random(options.kills, options.seed)}")
         small = Laboratory(Path(directory) / "small")
         for mode in MODES:
             print(f"every step, {mode}: {small.kill_at_every_step(mode)}")

@@ -1,4 +1,4 @@
-"""Whole commands on checkpoints whose small files are spoilt: an answer or one clear error."""
+"""Commands on checkpoints whose small files are damaged: a result or one clear error."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from click.testing import CliRunner
 import converter
 from converter.cli import commands
 from tests import factories
-from tests.formats.fuzzing import mutate, mutate_json
+from tests.formats.mutations import mutate, mutate_json
 from tests.formats.work import check_work
 
 CASES = int(os.environ.get("FUZZ_COMMANDS", "40"))
-"""Spoilt files per kind of file; each costs a whole command."""
+"""Damaged files per kind of file; each runs a command."""
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 UNITS = 100
 MEMORY = 192 << 20
@@ -42,7 +42,7 @@ TOKENIZER = {
 
 
 class Bench:
-    """Good checkpoints, and commands that read them."""
+    """Valid checkpoints, and commands that read them."""
 
     def __init__(self, directory: Path) -> None:
         self.bert = factories.make(directory / "bert", "bert").directory
@@ -62,7 +62,7 @@ class Bench:
         self.output = directory / "out"
 
     def commands(self, place: Path) -> list[list[str]]:
-        """What is asked of the checkpoint at `place`."""
+        """Return the commands to run on the checkpoint at `place`."""
         asked = [
             ["inspect", str(place), "--tensors"],
             ["convert", str(place), str(self.output), "--dry-run"],
@@ -93,7 +93,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.mark.parametrize(
     ("place", "name"), [(place, name) for place, names in PLACES.items() for name in names]
 )
-def test_spoilt_small_files(bench: Bench, place: str, name: str) -> None:
+def test_damaged_small_files(bench: Bench, place: str, name: str) -> None:
     directory: Path = getattr(bench, place)
     path, runner = directory / name, CliRunner()
     good = path.read_bytes()

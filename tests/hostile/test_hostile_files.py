@@ -1,4 +1,4 @@
-"""Weight files made to harm, given to `converter inspect`: exit 1, one message, little of all."""
+"""Hostile weight files in `converter inspect`: exit 1, one message, bounded time and memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _zip_bomb(directory: Path) -> bytes:
     return _archive(**{"data.pkl": bytes(1 << 28)})
 
 
-def _lying_directory(directory: Path) -> bytes:
+def _invalid_directory(directory: Path) -> bytes:
     data = bytearray(_archive(**{"data.pkl": b"\x80\x02}.", "data/0": b"1234"}))
     place = data.rindex(b"PK\x01\x02")
     struct.pack_into("<II", data, place + 20, 0xFFFFFFF0, 0xFFFFFFF0)
@@ -134,9 +134,9 @@ _TWICE += b'"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}'
 
 ATTACKS: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "zip bomb": ("pytorch_model.bin", _zip_bomb),
-    "lying zip directory": ("pytorch_model.bin", _lying_directory),
+    "invalid zip directory": ("pytorch_model.bin", _invalid_directory),
     "pickle that calls": ("pytorch_model.bin", _pickle),
-    "bare pickle that calls": ("pytorch_model.bin", _raw_pickle),
+    "plain pickle that calls": ("pytorch_model.bin", _raw_pickle),
     "gzip": ("pytorch_model.bin", lambda _: gzip.compress(bytes(1 << 24))),
     "deep msgpack": ("flax_model.msgpack", _deep_msgpack),
     "wide msgpack": ("flax_model.msgpack", _wide_msgpack),

@@ -79,20 +79,20 @@ def case(tmp_path: Path) -> Case:
 
 
 def at_the_middle(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
-    """Let something happen while a run carries its tenth tensor over."""
-    carry, calls = TensorCopier.copy, iter(range(10**6))
+    """Let something happen while a run copies its tenth tensor."""
+    copy, calls = TensorCopier.copy, iter(range(10**6))
 
-    def carried(self: TensorCopier, tensor: Any) -> Any:
+    def copied(self: TensorCopier, tensor: Any) -> Any:
         if next(calls) == 10:
             happens()
-        return carry(self, tensor)
+        return copy(self, tensor)
 
-    monkeypatch.setattr(TensorCopier, "copy", carried)
+    monkeypatch.setattr(TensorCopier, "copy", copied)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
+    """Mount a file system of 1 MB."""
     place = tmp_path / "disk"
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
@@ -118,7 +118,7 @@ def test_a_full_disk(
     with pytest.raises(OutputError, match="not enough disk space"):
         converter.compose(case.bert, case.gpt2, output, **options)
     assert names(small_disk) == []
-    monkeypatch.setattr("converter.execution.write_checkpoint._SLACK", 0)
+    monkeypatch.setattr("converter.execution.write_checkpoint._OVERHEAD", 0)
     (small_disk / "films").write_bytes(bytes(900_000))
     monkeypatch.setattr("converter.execution.write_checkpoint.require_space", lambda *args: None)
     with pytest.raises(OutputError, match="No space left on device") as caught:
@@ -157,11 +157,11 @@ from pathlib import Path
 import converter
 from converter.execution.tensor_copy import TensorCopier
 bert, gpt2, output = map(Path, sys.argv[1:])
-carry = TensorCopier.carry
-def carried(self, tensor):
+copy = TensorCopier.copy
+def copied(self, tensor):
     output.parent.chmod(0o500)
-    return carry(self, tensor)
-TensorCopier.carry = carried
+    return copy(self, tensor)
+TensorCopier.copy = copied
 try:
     converter.compose(bert, gpt2, output, overwrite=True)
 except converter.ConverterError as error:
@@ -222,13 +222,13 @@ def test_a_source_changed_underneath(
     case: Case, monkeypatch: pytest.MonkeyPatch, change: str, name: str
 ) -> None:
     (case.bert / "vocab.txt").write_text("[PAD]\n")
-    happens, told = CHANGES[change]
+    happens, message = CHANGES[change]
     at_the_middle(monkeypatch, lambda: happens(case.bert / name))
     with pytest.raises(CheckpointError, match="changed while it was read") as caught:
         case.compose()
     (problem,) = caught.value.problems
     assert problem.file == str(case.bert / name)
-    assert told in problem.what
+    assert message in problem.what
     assert case.is_untouched()
 
 
@@ -257,16 +257,16 @@ def test_a_source_truncated_while_it_is_read(
 def test_two_runs_into_one_output(
     case: Case, monkeypatch: pytest.MonkeyPatch, resume: bool
 ) -> None:
-    told: list[subprocess.CompletedProcess[str]] = []
+    runs: list[subprocess.CompletedProcess[str]] = []
     command = [sys.executable, "-m", "converter", "compose"]
     command += map(str, (case.bert, case.gpt2, case.output))
     options = ["--overwrite", *(["--resume"] if resume else [])]
     at_the_middle(
         monkeypatch,
-        lambda: told.append(subprocess.run([*command, *options], capture_output=True, text=True)),
+        lambda: runs.append(subprocess.run([*command, *options], capture_output=True, text=True)),
     )
     case.compose(resume=resume)
-    (other,) = told
+    (other,) = runs
     assert other.returncode == 1
     assert "another run is writing it" in other.stderr
     assert "Traceback" not in other.stderr
@@ -315,16 +315,16 @@ def test_an_interrupt_ends_soon_and_leaves_nothing(laboratory: Laboratory) -> No
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
-        told = process.stderr.read()
-    assert process.returncode in (0, 130), told
+        errors = process.stderr.read()
+    assert process.returncode in (0, 130), errors
     assert names(laboratory.place) == ["model"]
     if process.returncode:
-        assert "Interrupted" in told
+        assert "Interrupted" in errors
         assert digests(laboratory.output) == laboratory.expected["old"]
 
 
 def test_memory_stays_bounded(laboratory: Laboratory) -> None:
-    """The command takes less than the model that it composes and its interpreter together."""
+    """The command takes less memory than its model and its interpreter together."""
     code = "from converter.cli import main\ntry: main()\n"
     code += "finally: print(open('/proc/self/status').read())"
     python, dash, module, *arguments = laboratory.command(laboratory.output, "--overwrite")

@@ -21,7 +21,7 @@ from converter.models.detection import detect_model_type
 from converter.tensors import TensorSpec
 from tests import factories
 from tests.factories import bundled_registry
-from tests.formats import bundles
+from tests.formats import tensorflow_checkpoints
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {"file": "bert_config.json", "model": "BertForPreTraining"},
@@ -49,7 +49,9 @@ def release(directory: Path, architecture: str, name: str = "model.ckpt") -> dic
     }
     step = TensorSpec("global_step", "int64", ())
     directory.mkdir(parents=True, exist_ok=True)
-    bundles.write(directory / f"{name}.index", {**arrays, step: np.asarray(7, np.int64)})
+    tensorflow_checkpoints.write(
+        directory / f"{name}.index", {**arrays, step: np.asarray(7, np.int64)}
+    )
     fields = bundled_registry().architecture(architecture).config.keys() & config.keys()
     renamed = HPARAMS if architecture == "gpt2" else {}
     plain = {renamed.get(key, key): config[key] for key in fields if config[key] is not None}
@@ -93,7 +95,7 @@ def test_a_release_becomes_a_whole_checkpoint(architecture, tmp_path):
 def test_partitioned_variables_become_whole(tmp_path):
     """Each variable cut in two along its longest axis, the halves in different data files."""
     values = release(tmp_path / "in", "bert")
-    entries, data = [(b"", bundles.number(1, 2))], [bytearray(), bytearray()]
+    entries, data = [(b"", tensorflow_checkpoints.number(1, 2))], [bytearray(), bytearray()]
     with open_files(tmp_path / "in") as checkpoint:
         arrays = {
             name: tensor.read() for name, tensor in checkpoint.tensors.items() if tensor.spec.shape
@@ -103,15 +105,17 @@ def test_partitioned_variables_become_whole(tmp_path):
         whole, cut = array.shape[axis], array.shape[axis] // 3
         pieces = [[(0, -1)] * array.ndim for _ in range(2)]
         pieces[0][axis], pieces[1][axis] = (0, cut), (cut, whole - cut)
-        listed = bundles.slices(pieces)
-        entries.append((name.encode(), bundles.entry(1, array.shape, more=listed)))
+        listed = tensorflow_checkpoints.slices(pieces)
+        entries.append((name.encode(), tensorflow_checkpoints.entry(1, array.shape, more=listed)))
         for shard, (part, piece) in enumerate(
             zip(np.split(array, [cut], axis), pieces, strict=True)
         ):
             place = (shard, len(data[shard]), part.nbytes)
-            entries.append((slice_key(name, piece), bundles.entry(1, part.shape, *place)))
+            entries.append(
+                (slice_key(name, piece), tensorflow_checkpoints.entry(1, part.shape, *place))
+            )
             data[shard] += part.tobytes()
-    bundles.write_parts(
+    tensorflow_checkpoints.write_parts(
         tmp_path / "in" / "model.ckpt.index", sorted(entries), [bytes(part) for part in data]
     )
     convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])

@@ -52,7 +52,7 @@ def as_torch_writes(source: Path, target: Path, **how: bool) -> None:
 
 
 def as_google_writes(config: Path, directory: Path) -> None:
-    from tests.formats import bundles
+    from tests.formats import tensorflow_checkpoints
 
     drawn = factories.model_spec(json.loads(config.read_text()))
     named = [param for param in drawn.params if "google" in param.stored_as]
@@ -61,7 +61,7 @@ def as_google_writes(config: Path, directory: Path) -> None:
         TensorSpec(name, "float32", array.shape): array
         for name, array in factories.stored(kept, "google").items()
     }
-    bundles.write(directory / "bert_model.ckpt.index", arrays)
+    tensorflow_checkpoints.write(directory / "bert_model.ckpt.index", arrays)
 
 
 @pytest.fixture(scope="module")

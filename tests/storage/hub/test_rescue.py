@@ -22,7 +22,7 @@ def left_behind(directory: Path, source: Path, kind: str) -> dict[str, bytes]:
         converter.convert(source, directory, to=[kind])  # type: ignore[list-item]
         file = {"tensorflow": "tf_model.h5", "flax": "flax_model.msgpack"}[kind]
         return {name: (directory / name).read_bytes() for name in ("config.json", file)}
-    from tests.formats import bundles
+    from tests.formats import tensorflow_checkpoints
 
     directory.mkdir()
     config = json.loads((source / "config.json").read_text())
@@ -30,7 +30,7 @@ def left_behind(directory: Path, source: Path, kind: str) -> dict[str, bytes]:
     named = [param for param in drawn.params if "google" in param.stored_as]
     stored = factories.stored(type(drawn)(tuple(named), drawn.ignore), "google")
     arrays = {TensorSpec(name, "float32", each.shape): each for name, each in stored.items()}
-    bundles.write(directory / "bert_model.ckpt.index", arrays)
+    tensorflow_checkpoints.write(directory / "bert_model.ckpt.index", arrays)
     del config["model_type"]
     original = json.dumps({**config, "layer_norm_eps": 1e-12}).encode()
     return {**contents(directory), "bert_config.json": original}

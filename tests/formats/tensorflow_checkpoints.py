@@ -1,7 +1,6 @@
-"""Writes TensorFlow bundles, which the package only reads; independent of its reader.
+"""A writer of TensorFlow checkpoints, which the package only reads; independent of its reader.
 
-Tables, protobuf and checksums are spelled out here as their specifications have them, with every
-part open to lies.
+Tables, protobuf and checksums are written as specified, with every part open to invalid values.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def entry(
     size: int = 0,
     more: bytes = b"",
 ) -> bytes:
-    """A ``BundleEntryProto``; like protobuf, without the fields that are 0."""
+    """Return a ``BundleEntryProto``, without the fields that are 0."""
     axes = b"".join(message(2, number(1, length) if length else b"") for length in shape)
     fields = [(1, dtype), (3, shard), (4, offset), (5, size)]
     numbers = {field: number(field, value) for field, value in fields if value}
@@ -79,15 +78,15 @@ def entry(
     )
 
 
-def slices(pieces: Sequence[Sequence[tuple[int, int]]]) -> bytes:
-    """The field of a ``BundleEntryProto`` that lists pieces by start and length of each axis."""
+def slices(parts: Sequence[Sequence[tuple[int, int]]]) -> bytes:
+    """Return the ``BundleEntryProto`` field of parts, by start and length of each axis."""
 
     def extent(start: int, length: int) -> bytes:
         first = number(1, start) if start else b""
         return first + (number(2, length) if length >= 0 else b"")
 
     return b"".join(
-        message(7, b"".join(message(1, extent(*axis)) for axis in piece)) for piece in pieces
+        message(7, b"".join(message(1, extent(*axis)) for axis in part)) for part in parts
     )
 
 
@@ -128,7 +127,7 @@ def block(entries: Sequence[tuple[bytes, bytes]], restart: int = 16) -> bytes:
 
 
 def table(blocks: Sequence[tuple[bytes, bytes]], kind: int = 0) -> bytes:
-    """A table of ready blocks, each with the last key in it; `kind` is their compression."""
+    """Return a table of blocks, each with its last key; `kind` is the compression type."""
     out, handles = bytearray(), []
 
     def append(content: bytes, compression: int) -> bytes:
@@ -145,7 +144,7 @@ def table(blocks: Sequence[tuple[bytes, bytes]], kind: int = 0) -> bytes:
 
 
 def first_block(data: bytes) -> bytes:
-    """The content of the first block of a table whose blocks are smaller than 16 KiB."""
+    """Return the content of the first block of a table whose blocks are smaller than 16 KiB."""
     end = len(data) - 48
     handle, places, at = data[end:], [], 0
     for _ in range(4):
@@ -165,9 +164,9 @@ def write(
     metadata: Mapping[str, str] | None = None,
     aliases: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a bundle of one data file whose index is `path`."""
+    """Write a checkpoint of one data file whose index is `path`."""
     if aliases:
-        raise ValueError("a bundle cannot express that tensors share their bytes")
+        raise ValueError("a TensorFlow checkpoint cannot express that tensors share their bytes")
     data, entries = bytearray(), [(b"", HEADER)]
     for spec, array in sorted(arrays.items(), key=lambda item: item[0].name):
         raw = array.tobytes()

@@ -1,4 +1,4 @@
-"""Good checkpoints of every container, in every form that its reader knows, to be spoilt."""
+"""Valid checkpoints of every format, in every form that its reader supports, to be damaged."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ from typing import Any
 import h5py
 import numpy as np
 
-from converter.formats.base import FileFormat
 from converter.formats.file_handle import LocalFile
 from converter.formats.registry import FORMATS, get_format
 from converter.tensors import TensorSpec
-from tests.formats import bundles
-from tests.formats.fuzzing import Original
-from tests.formats.writing import model, values, write
+from tests.formats import tensorflow_checkpoints
+from tests.formats.mutations import ValidCheckpoint
+from tests.formats.writing import DIRECTORIES, model, values, write
 
 
-def originals(name: str, directory: Path) -> list[Original]:
-    """Good checkpoints of the container called `name`, in `directory`.
+def valid_checkpoints(name: str, directory: Path) -> list[ValidCheckpoint]:
+    """Write valid checkpoints of the format called `name` into `directory`.
 
     Raises:
-        ImportError: if what writes them is not installed.
+        ImportError: if the library that writes them is not installed.
 
     """
     file_format = get_format(name)
-    found = []
-    if file_format.dtypes:  # else it is a directory, which nothing here writes
+    checkpoints = []
+    if name not in DIRECTORIES:
         path = directory / "model"
         write(file_format, path, {spec: values(spec) for spec in model(file_format)})
-        found.append(Original.of(file_format, path, *sorted(directory.glob("model.*"))))
-    for make in FURTHER.get(name, ()):
+        checkpoints.append(
+            ValidCheckpoint.of(file_format, path, *sorted(directory.glob("model.*")))
+        )
+    for make in OTHER_FORMS.get(name, ()):
         below = directory / make.__name__
         below.mkdir()
-        found += [Original.of(file_format, *files) for files in make(below)]
-    assert found and set(FORMATS) >= set(FURTHER)
-    return found
+        checkpoints += [ValidCheckpoint.of(file_format, *files) for files in make(below)]
+    assert checkpoints and set(FORMATS) >= set(OTHER_FORMS)
+    return checkpoints
 
 
 Files = Iterator[tuple[Path, ...]]
 
 
 def _torch_saved(directory: Path) -> Files:
-    """What torch itself writes: the archive with more than tensors in it, and the old stream."""
+    """Write with torch: an archive with other objects than tensors, and the legacy stream."""
     import torch
 
     base = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
@@ -95,20 +96,24 @@ def _ext(array: np.ndarray[Any, Any]) -> object:
     return msgpack.ExtType(1, inner)
 
 
-def _sharded_bundle(directory: Path) -> Files:
+def _sharded_checkpoint(directory: Path) -> Files:
     array = values(TensorSpec("a", "float32", (5, 4)))
     raw = array.tobytes()
     entries = [
-        (b"", bundles.number(1, 2) + bundles.message(3, bundles.number(1, 1))),
-        (b"model/a", bundles.entry(1, (5, 4), 0, 0, len(raw))),
-        (b"model/b", bundles.entry(1, (5, 4), 1, 4, len(raw))),
+        (
+            b"",
+            tensorflow_checkpoints.number(1, 2)
+            + tensorflow_checkpoints.message(3, tensorflow_checkpoints.number(1, 1)),
+        ),
+        (b"model/a", tensorflow_checkpoints.entry(1, (5, 4), 0, 0, len(raw))),
+        (b"model/b", tensorflow_checkpoints.entry(1, (5, 4), 1, 4, len(raw))),
     ]
-    bundles.write_parts(directory / "model.index", entries, [raw, b"gap." + raw])
+    tensorflow_checkpoints.write_parts(directory / "model.index", entries, [raw, b"gap." + raw])
     yield (directory / "model.index", *sorted(directory.glob("model.data*")))
 
 
 def _orbax(directory: Path) -> Files:
-    """The two forms of Orbax, laid out with TensorStore."""
+    """Write the two forms of Orbax with TensorStore."""
     import tensorstore
 
     for ocdbt in (False, True):
@@ -122,8 +127,8 @@ def _orbax(directory: Path) -> Files:
                 form = {"driver": "file", "path": f"{place}/params.{name}/"}
             compressor = {"id": "zstd", "level": 1} if name == "a" else None
             layout = {"dtype": "<f4", "shape": [5, 4], "chunks": [3, 4], "compressor": compressor}
-            wanted = {"driver": "zarr", "kvstore": form, "metadata": layout}
-            tensorstore.open(wanted, create=True).result().write(array).result()
+            spec = {"driver": "zarr", "kvstore": form, "metadata": layout}
+            tensorstore.open(spec, create=True).result().write(array).result()
             keys = [{"key": key, "key_type": 2} for key in ("params", name)]
             value = {"value_type": "jax.Array", "skip_deserialize": False}
             tree[f"('params', '{name}')"] = {"key_metadata": keys, "value_metadata": value}
@@ -133,17 +138,17 @@ def _orbax(directory: Path) -> Files:
         yield (place / "_METADATA", *(path for path in files if path.name != "_METADATA"))
 
 
-FURTHER: Mapping[str, tuple[Callable[[Path], Files], ...]] = {
+OTHER_FORMS: Mapping[str, tuple[Callable[[Path], Files], ...]] = {
     "torch": (_torch_saved,),
     "keras-hdf5": (_compressed_hdf5, _newest_hdf5),
     "flax-msgpack": (_chunked_msgpack,),
-    "tensorflow-checkpoint": (_sharded_bundle,),
+    "tensorflow-checkpoint": (_sharded_checkpoint,),
     "orbax": (_orbax,),
 }
-"""Container → what writes forms of it that its own writer does not."""
+"""Format → writers of forms that the package does not write."""
 
 
-def good(file_format: FileFormat, original: Original) -> bool:
-    """Whether an original reads as it is."""
-    with file_format.open(LocalFile(original.entry)) as reader:
+def reads(checkpoint: ValidCheckpoint) -> bool:
+    """Return whether a checkpoint can be read and has tensors."""
+    with checkpoint.file_format.open(LocalFile(checkpoint.entry)) as reader:
         return bool([tensor.read() for tensor in reader.tensors.values()])

@@ -1,4 +1,4 @@
-"""Bundles of one tensor `W`, and what must become of wrong ones."""
+"""TensorFlow checkpoints of one tensor `W`, and the expected refusal of invalid ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from converter.errors import CheckpointError
 from converter.formats.registry import open_file
-from tests.formats.bundles import HEADER, entry, write_parts
+from tests.formats.tensorflow_checkpoints import HEADER, entry, write_parts
 from tests.formats.work import work_at_most
 
 FLOAT, STRING, HALF = 1, 7, 19
@@ -20,7 +20,7 @@ W = np.arange(12, dtype=np.float32).reshape(3, 4)
 def index(
     path: Path, *entries: tuple[bytes, bytes], header: bytes = HEADER, data: Any = None
 ) -> Path:
-    """An index of entries behind a header, with data files that hold `W`."""
+    """Write an index of entries after a header, with data files that hold `W`."""
     write_parts(path / "m.index", [(b"", header), *entries], data or [W.tobytes()])
     return path / "m.index"
 
@@ -30,7 +30,7 @@ def one(shape: tuple[int, ...] = (3, 4), dtype: int = FLOAT, **where: Any) -> tu
 
 
 def refused(path: Path, *parts: str) -> None:
-    """The file gives one clear error, at once."""
+    """Assert that opening the file gives one clear error, quickly."""
     with work_at_most(40), pytest.raises(CheckpointError) as caught, open_file(path):
         pass
     for part in (str(path), *parts):

@@ -19,7 +19,7 @@ from converter.errors import CheckpointError
 from converter.formats.base import FileFormat
 from converter.formats.file_handle import LocalFile
 from converter.formats.registry import detect_format
-from tests.formats import bundles
+from tests.formats import tensorflow_checkpoints
 from tests.formats.work import check_work
 
 UNITS = 80
@@ -42,13 +42,13 @@ _EDGES = (
 
 
 def mutate(data: bytes, rng: random.Random, structure: str | None = None) -> bytes:
-    """`data` with a few faults.
+    """Return `data` with a few faults.
 
     Args:
-        data: a good file.
-        rng: decides on everything.
-        structure: name of the container, whose outer shell is then kept intact every second time,
-            so that faults reach the parts behind it.
+        data: a valid file.
+        rng: source of all choices.
+        structure: name of the format, whose outer structure is then kept valid every second time,
+            so that faults reach the inner parts.
 
     """
     shell = _SHELLS.get(structure or "")
@@ -60,29 +60,29 @@ def mutate(data: bytes, rng: random.Random, structure: str | None = None) -> byt
 
 
 @dataclass(frozen=True)
-class Original:
-    """A good checkpoint, of which one file at a time is spoilt."""
+class ValidCheckpoint:
+    """A valid checkpoint, of which one file at a time is damaged."""
 
     file_format: FileFormat
     entry: Path
-    """The file that is opened."""
+    """The file to open."""
     parts: Mapping[Path, bytes]
-    """Every file that is read → its content."""
+    """Every file → its content."""
 
     @classmethod
-    def of(cls, file_format: FileFormat, entry: Path, *others: Path) -> Original:
-        """Of files that lie there; those of `entry` may be spoilt most often."""
+    def of(cls, file_format: FileFormat, entry: Path, *others: Path) -> ValidCheckpoint:
+        """Return the checkpoint of existing files."""
         return cls(file_format, entry, {path: path.read_bytes() for path in (entry, *others)})
 
     def case(self, seed: str) -> tuple[Path, bytes]:
-        """A file to be spoilt and what is to lie there, decided by `seed` alone."""
+        """Return a file and its damaged content, determined by `seed` alone."""
         rng = random.Random(seed)
         part = self.entry if rng.random() < 0.5 else rng.choice(list(self.parts))
         shell = self.file_format.name if part == self.entry else None
         return part, mutate(self.parts[part], rng, shell)
 
     def try_out(self, seed: str) -> bool:
-        """Read the checkpoint with one file spoilt, see `examine`; that file is mended again."""
+        """Read the checkpoint with one damaged file, see `read_all`; then restore the file."""
         part, data = self.case(seed)
         size = sum(map(len, self.parts.values())) + len(data)
         part.write_bytes(data)
@@ -100,10 +100,10 @@ def examine(file_format: FileFormat, path: Path, data: bytes) -> bool:
 
 
 def read_all(file_format: FileFormat, path: Path, size: int) -> bool:
-    """Read a spoilt checkpoint; whether it could be read.
+    """Read a damaged checkpoint, and return whether it could be read.
 
-    Fails unless the outcome is an error of this project or values of the listed shapes, in time
-    and within reach of the `size` of its files.
+    Fails unless the outcome is an error of this project or values of the listed shapes, with work
+    and memory bounded by the `size` of its files.
     """
     began = time.process_time()
     try:
@@ -111,10 +111,10 @@ def read_all(file_format: FileFormat, path: Path, size: int) -> bool:
         with file_format.open(LocalFile(path)) as reader:
             for tensor in reader.tensors.values():
                 assert tensor.spec.nbytes <= max(size * 64, 1 << 22), tensor.spec
-                whole = tensor.read()
-                assert whole.shape == tensor.spec.shape
-                if whole.ndim and len(whole) > 1:
-                    assert tensor.read(0, 1).tobytes() == whole[1:].tobytes()
+                array = tensor.read()
+                assert array.shape == tensor.spec.shape
+                if array.ndim and len(array) > 1:
+                    assert tensor.read(0, 1).tobytes() == array[1:].tobytes()
         return True
     except CheckpointError as error:
         assert str(path.parent) in str(error), error
@@ -124,7 +124,7 @@ def read_all(file_format: FileFormat, path: Path, size: int) -> bool:
 
 
 def _place(data: bytes, rng: random.Random) -> int:
-    """A position, mostly near the start or the end, where headers lie."""
+    """Return a position, mostly near the start or the end, where headers are."""
     where, size = rng.random(), max(1, len(data))
     if where < 0.4:
         return rng.randrange(min(size, 512))
@@ -158,7 +158,7 @@ def _digit(data: bytes, rng: random.Random) -> bytes:
 
 @lru_cache(maxsize=64)
 def _places_of_digits(data: bytes) -> list[int]:
-    return [found.start() for found in re.finditer(rb"[0-9]", data)]
+    return [match.start() for match in re.finditer(rb"[0-9]", data)]
 
 
 def _cut(data: bytes, rng: random.Random) -> bytes:
@@ -203,14 +203,14 @@ _FAULTS: tuple[Callable[[bytes, random.Random], bytes], ...] = (
 
 
 def _in_header(data: bytes, rng: random.Random) -> bytes:
-    """A fault in the JSON header of a safetensors file whose length is right again."""
+    """Damage the JSON header of a safetensors file, and correct its length."""
     length = int.from_bytes(data[:8], "little")
     header = mutate(data[8 : 8 + length], rng)
     return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
 def _in_record(data: bytes, rng: random.Random) -> bytes:
-    """A fault in one record of a zip archive whose directory and checksums are right again."""
+    """Damage one record of a zip archive, and correct its directory and checksums."""
     if not data.startswith(b"PK"):
         return rng.choice(_FAULTS)(data, rng)
     records = _records(data)
@@ -231,13 +231,13 @@ def _records(data: bytes) -> dict[str, bytes]:
 
 
 def _in_block(data: bytes, rng: random.Random) -> bytes:
-    """A fault in the entries of a TensorFlow bundle's index whose checksums are right again."""
+    """Damage the entries of a TensorFlow checkpoint's index, and correct its checksums."""
     block = mutate(_first_block(data), rng)
-    return bundles.table([(b"\xff", block)])
+    return tensorflow_checkpoints.table([(b"\xff", block)])
 
 
 def mutate_json(data: bytes, rng: random.Random) -> bytes:
-    """A JSON document with a few of its values or keys changed into something else."""
+    """Return a JSON document with a few of its values or keys changed."""
     document = json.loads(data)
     for _ in range(rng.choice((1, 1, 2, 3))):
         document = _changed(document, rng)
@@ -267,7 +267,7 @@ _ODD_VALUES: tuple[Any, ...] = (
     *([], {}, [[]], [0] * 1000, {"a": {"b": {}}}, {"content": 5}, [None], ["model.safetensors"]),
 )
 
-_first_block = lru_cache(maxsize=64)(bundles.first_block)
+_first_block = lru_cache(maxsize=64)(tensorflow_checkpoints.first_block)
 
 _SHELLS = {
     "safetensors": _in_header,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter._version import __version__
@@ -75,11 +74,6 @@ _PUBLIC = {
 _HOMES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
 __all__ = ["__version__", *sorted(_HOMES)]
-
-if not (Path(__file__).parent / "mappings").is_dir():
-    # Imported from a checkout, where the tables lie beside the package: `converter.mappings` is
-    # found there also by a Python whose working directory hides what is installed.
-    __path__.append(str(Path(__file__).parents[1]))
 
 # Whoever uses the library decides what becomes of its messages.
 logging.getLogger(__name__).addHandler(logging.NullHandler())

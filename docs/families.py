@@ -106,7 +106,7 @@ def _faults(architecture: Architecture) -> Iterator[str]:
         if entry.reason:
             yield f"As {role}: {entry.reason}"
     has = {framework for model in architecture.models.values() for framework in model.classes}
-    for limit in architecture.unsupported:
+    for limit in architecture.unsupported.values():
         if where := ", ".join(_MARKS[name] for name in limit.frameworks if name in has):
             yield f"`{limit.when}`, {where}: {limit.reason}"
     tiny = _tiny(architecture)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from converter.architectures.expressions import Expression
 from converter.architectures.name_patterns import NamePattern
-from converter.architectures.schema import CROSS_ATTENTION, Architecture, ModuleEntry
+from converter.architectures.schema import CROSS_ATTENTION, FRAMEWORKS, Architecture, ModuleEntry
 from converter.errors import Problem
 
 TOKENS = ("start", "end", "pad")
@@ -19,7 +19,7 @@ DECODER = "decoder"
 Complain = Callable[..., None]
 
 
-def references(architecture: Architecture, file: str) -> list[Problem]:
+def check_references(architecture: Architecture, file: str) -> list[Problem]:
     """Every name in the table that leads nowhere, and every declaration that nothing uses.
 
     Args:
@@ -37,7 +37,9 @@ def references(architecture: Architecture, file: str) -> list[Problem]:
     _groups(architecture, add_problem)
     _roles(architecture, add_problem)
     _ties(architecture, add_problem)
-    _warm_start(architecture, add_problem)
+    _check_cross_attention_init(architecture, add_problem)
+    _check_detection(architecture, add_problem)
+    _check_reasons(architecture, add_problem)
     return problems
 
 
@@ -57,7 +59,7 @@ def expressions(architecture: Architecture) -> Iterator[tuple[str, Expression, t
         yield f"layers.{name}", expression, others
     yield "init", architecture.init.scale, ()
     for name, expression in architecture.attributes.items():
-        yield f"measures.{name}", expression, ()
+        yield f"attributes.{name}", expression, ()
     for group, rows in groups(architecture):
         for row in rows:
             place = f"{group}.{row.path}"
@@ -68,13 +70,13 @@ def expressions(architecture: Architecture) -> Iterator[tuple[str, Expression, t
             if row.init:
                 yield f"{place}.init", row.init.scale, ()
     for name, tie in architecture.ties.items():
-        if tie.unless:
-            yield f"tied.{name}.unless", tie.unless, ()
+        if tie.when:
+            yield f"tied.{name}.when", tie.when, ()
         for dialect, condition in tie.stored_in.items():
             if condition:
-                yield f"tied.{name}.stored.{dialect}.when", condition, ()
-    for number, limit in enumerate(architecture.unsupported):
-        yield f"limits[{number}].when", limit.when, ()
+                yield f"tied.{name}.stored_in.{dialect}.when", condition, ()
+    for name, unsupported in architecture.unsupported.items():
+        yield f"unsupported.{name}.when", unsupported.when, ()
 
 
 def unused_fields(architecture: Architecture, own: Iterable[str], file: str) -> Iterator[Problem]:
@@ -164,7 +166,7 @@ def _places(architecture: Architecture, add_problem: Complain) -> None:
                     )
             if len(row.omitted) == len(row.layer_type.params):
                 add_problem(
-                    f"{group}.{row.path}.without",
+                    f"{group}.{row.path}",
                     "the row is dead: it leaves out every tensor of its kind",
                     f"some of {_listed(leaf.name for leaf in row.layer_type.params)} to stay",
                     "Take the row out.",
@@ -199,18 +201,18 @@ def _groups(architecture: Architecture, add_problem: Complain) -> None:
     for group, rows in groups(architecture):
         if not rows:
             add_problem(group, "holds no rows", "at least one module", "Write them or take it out.")
-    for number, limit in enumerate(architecture.unsupported):
-        if limit.role is not None and limit.role not in architecture.roles:
+    for name, unsupported in architecture.unsupported.items():
+        if unsupported.role is not None and unsupported.role not in architecture.roles:
             add_problem(
-                f"limits[{number}].role",
-                f"there is no role {limit.role!r}",
+                f"unsupported.{name}.role",
+                f"there is no role {unsupported.role!r}",
                 f"one of {_listed(architecture.roles)}",
                 "Correct the name.",
             )
-        if limit.head is not None and limit.head not in architecture.heads:
+        if unsupported.head is not None and unsupported.head not in architecture.heads:
             add_problem(
-                f"limits[{number}].head",
-                f"there is no [heads.{limit.head}]",
+                f"unsupported.{name}.head",
+                f"there is no [heads.{unsupported.head}]",
                 f"one of {_listed(architecture.heads)}",
                 "Correct the name.",
             )
@@ -242,7 +244,7 @@ def _roles(architecture: Architecture, add_problem: Complain) -> None:
         needed.add("vocabulary")
     for name in sorted(needed - set(architecture.attributes)):
         add_problem(
-            "measures",
+            "attributes",
             f"lacks {name!r}",
             "width in a family with roles, vocabulary in one of texts",
             f'Name the field: {name} = "…".',
@@ -267,7 +269,7 @@ def _roles(architecture: Architecture, add_problem: Complain) -> None:
 def _ties(architecture: Architecture, add_problem: Complain) -> None:
     for name, tie in architecture.ties.items():
         known = {*architecture.parts, *architecture.heads}
-        for key, group in (("beside", tie.requires), ("stored_without", tie.stored_without)):
+        for key, group in (("requires", tie.requires), ("stored_without", tie.stored_without)):
             if group is not None and group not in known:
                 add_problem(
                     f"tied.{name}.{key}",
@@ -284,18 +286,65 @@ def _ties(architecture: Architecture, add_problem: Complain) -> None:
             )
 
 
-def _warm_start(architecture: Architecture, add_problem: Complain) -> None:
+def _check_cross_attention_init(architecture: Architecture, add_problem: Complain) -> None:
     if (
         architecture.cross_attention_init
         and CROSS_ATTENTION in architecture.parts
         and not architecture.cross_attention_init.zero_output
     ):
         add_problem(
-            "warm_start.output",
+            "cross_attention_init.zero_output",
             "names no module",
             "the last modules of cross-attention",
             "Name them, such as crossattention.output.dense.",
         )
+
+
+def _check_detection(architecture: Architecture, add_problem: Complain) -> None:
+    rules = architecture.detection
+    if rules is None:
+        return
+    if not rules.nested_in or rules.fields or rules.tensors:
+        for key, values in (("fields", rules.fields), ("tensors", rules.tensors)):
+            if not values:
+                add_problem(
+                    f"detection.{key}",
+                    "is empty",
+                    "the fields and tensors that a first release has",
+                    "List at least one.",
+                )
+    for old, new in rules.rename_fields.items():
+        if new not in architecture.config:
+            add_problem(
+                f"detection.rename_fields.{old}",
+                f"{new!r} is not a field under [config]",
+                f"one of {_listed(architecture.config)}",
+                "Correct the name.",
+            )
+    if rules.model is not None and rules.model not in architecture.models:
+        add_problem(
+            "detection.model",
+            f"{rules.model!r} is not a model under [models]",
+            f"one of {_listed(architecture.models)}",
+            "Correct the name.",
+        )
+
+
+def _check_reasons(architecture: Architecture, add_problem: Complain) -> None:
+    """Check that everything that is left out has a reason."""
+    places = [
+        f"roles.{name}.frameworks"
+        for name, role in architecture.roles.items()
+        if set(role.frameworks) != set(FRAMEWORKS) and not role.reason
+    ]
+    places += [
+        f"ignore.{dialect}.{pattern}"
+        for dialect, patterns in architecture.ignore.items()
+        for pattern, reason in patterns.items()
+        if not reason
+    ]
+    for place in places:
+        add_problem(place, "leaves something out without a reason", "a reason", "Write it.")
 
 
 def _listed(names: Iterable[str]) -> str:

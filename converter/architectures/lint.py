@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from converter.architectures.conventions import load_conventions
 from converter.architectures.cross_references import unused_fields, unused_groups
+from converter.architectures.decoding import parse_toml, read_table
+from converter.architectures.loader import load_conventions
 from converter.architectures.model_checks import (
     check_layer_type,
     check_models,
@@ -38,7 +39,6 @@ from converter.architectures.schema import (
     Composite,
     Conventions,
 )
-from converter.architectures.toml_section import parse_toml, read_table
 from converter.errors import ConverterError, Problem, TableError
 
 
@@ -54,7 +54,7 @@ def redundant_overrides(
 
     """
     for key, value in child.items():
-        if key not in parent or key in OWN:
+        if key not in parent or key in OWN or key in child.get("replaces", ()):
             continue
         if key in (*MERGED, *MERGED_DEEPLY) and isinstance(value, dict):
             yield from _same(parent[key], value, key, key in MERGED_DEEPLY, file)
@@ -124,11 +124,11 @@ def _findings(path: Path, registry: ArchitectureRegistry) -> Iterator[Problem]:
         yield from redundant_overrides(parent, child, file)
     yield from unused_fields(architecture, child.get("config", {}), file)
     yield from unused_groups(architecture, {*child.get("parts", {}), *child.get("heads", {})}, file)
-    if "warm_start" in child and CROSS_ATTENTION not in architecture.parts:
+    if "cross_attention_init" in child and CROSS_ATTENTION not in architecture.parts:
         yield Problem(
             "concerns cross-attention, which the family has not",
             file,
-            "warm_start",
+            "cross_attention_init",
             remedy="Take it out.",
         )
     yield from _family(architecture, registry, file)
@@ -163,7 +163,7 @@ def _halves(
                 remedy="Correct the name.",
             )
     for composite in composites:
-        for place, name in _measures(composite):
+        for place, name in _attributes(composite):
             submodel, _, measure = name.partition(".")
             if (
                 _may_be(architecture, submodel, composite)
@@ -172,7 +172,7 @@ def _halves(
                 yield Problem(
                     f"lacks {measure!r}",
                     file,
-                    "measures",
+                    "attributes",
                     expected=f"what {composite.name} asks its {submodel} for in {place}",
                     found=", ".join(architecture.attributes),
                     remedy=f'Name the field: {measure} = "…".',
@@ -189,7 +189,7 @@ def _may_be(architecture: Architecture, submodel: str, composite: Composite) -> 
     )
 
 
-def _measures(composite: Composite) -> Iterator[tuple[str, str]]:
+def _attributes(composite: Composite) -> Iterator[tuple[str, str]]:
     """Where a composite asks for a measure of a half, and for which."""
     for row in composite.modules:
         place = f"modules.{row.path}"
@@ -198,9 +198,9 @@ def _measures(composite: Composite) -> Iterator[tuple[str, str]]:
         asked += [("init", row.init.scale)] if row.init else []
         for key, expression in asked:
             yield from ((f"{place}.{key}", name) for name in sorted(expression.fields))
-    for number, limit in enumerate(composite.unsupported):
-        place = f"limits[{number}].when"
-        yield from ((place, name) for name in sorted(limit.when.fields))
+    for name, unsupported in composite.unsupported.items():
+        place = f"unsupported.{name}.when"
+        yield from ((place, field) for field in sorted(unsupported.when.fields))
 
 
 def _composite(
@@ -210,17 +210,17 @@ def _composite(
         return Problem(what, file, place, expected, found, remedy)
 
     if len(set(composite.submodels)) != len(composite.submodels):
-        yield problem("halves", "are one", "two names", composite.submodels[0], "Rename one.")
+        yield problem("submodels", "are one", "two names", composite.submodels[0], "Rename one.")
     if not composite.classes:
         yield problem("classes", "is empty", ", ".join(FRAMEWORKS), "none", "Name the classes.")
     families = _families(registry)
-    measures = {measure for architecture in families for measure in architecture.attributes}
+    attributes = {measure for architecture in families for measure in architecture.attributes}
     broken = False
-    for place, name in _measures(composite):
+    for place, name in _attributes(composite):
         submodel, _, measure = name.partition(".")
-        if submodel not in composite.submodels or measure not in measures:
+        if submodel not in composite.submodels or measure not in attributes:
             broken = True
-            known = f"{' or '.join(composite.submodels)}, a dot, and one of {', '.join(measures)}"
+            known = f"{' or '.join(composite.submodels)}, a dot, and one of {', '.join(attributes)}"
             yield problem(place, "asks for no measure of a half", known, name, "Correct the name.")
     for row in composite.modules:
         place = f"modules.{row.path}"
@@ -255,7 +255,7 @@ def _families(registry: ArchitectureRegistry) -> list[Architecture]:
 def _joined(
     composite: Composite, families: Iterable[Architecture], conventions: Conventions, file: str
 ) -> Iterator[Problem]:
-    """Draws the composite with halves of equal and of unequal measures."""
+    """Draws the composite with halves of equal and of unequal attributes."""
     builder = ModelSpecBuilder(conventions)
     first, second = composite.submodels
     encoders = [

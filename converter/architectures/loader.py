@@ -1,206 +1,36 @@
-"""From the content of a table to `Architecture` or `Composite`, refusing every slip."""
+"""Conversion of decoded TOML files to `Architecture`, `Composite` and `Conventions`."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-from converter.architectures.cross_references import references
+from converter.architectures.cross_references import check_references
+from converter.architectures.decoding import Decoder, split_sizes
 from converter.architectures.expressions import Expression, Value
 from converter.architectures.name_patterns import NamePattern
 from converter.architectures.schema import (
     FRAMEWORKS,
     Architecture,
+    ArchitectureTable,
     Composite,
+    CompositeTable,
     Conventions,
-    CrossAttentionInitRules,
-    Init,
+    Dialect,
     LanguageCodes,
-    LegacyDetection,
+    LayerType,
+    LayoutOptions,
     ModelClass,
+    ModelOptions,
     ModuleEntry,
-    Role,
+    Param,
+    ParamLayout,
+    ParamOptions,
+    RowOptions,
     Tie,
-    Token,
-    UnsupportedConfig,
+    TieOptions,
 )
-from converter.architectures.toml_section import TomlSection, raise_if_problems, split_sizes
-from converter.errors import Problem
-
-_INIT = re.compile(
-    r"(normal|truncated-normal|uniform|constant|sinusoidal|frequencies|window-distances|count)\((.+)\)"
-)
-_ROW_KEYS = ("when", "without", "init", "path", "leaf", "also", "not_in")
-
-
-def load_rows(section: TomlSection, conventions: Conventions) -> tuple[ModuleEntry, ...]:
-    """The rows of a section: of each path one, or alternatives that conditions choose from."""
-    rows = []
-    for path, entry in [(key, each) for key in section for each in section.alternatives(key)]:
-        kinds = [key for key in entry if key in conventions.layer_types]
-        if len(kinds) != 1:
-            entry.add_problem(
-                f"must name one kind of module, not {len(kinds)}",
-                remedy="kinds: " + ", ".join(conventions.layer_types),
-            )
-            continue
-        kind = conventions.layer_types[kinds[0]]
-        texts = split_sizes(entry.take(kind.name, str, ""))
-        if len(texts) != len(kind.sizes):
-            entry.add_problem(f"{kind.name} takes sizes '{' -> '.join(kind.sizes)}'", kind.name)
-        sizes = [entry.parsed(kind.name, Expression, text) for text in texts]
-        init = entry.take("init", str, "")
-        without = entry.names("without", tuple(leaf.name for leaf in kind.params))
-        template = entry.parsed("", NamePattern, path)
-        paths = {
-            dialect: entry.parsed("path", NamePattern, str(text))
-            for dialect, text in by_dialect(entry, "path", conventions).items()
-        }
-        for dialect, other in paths.items():
-            if other and template and set(other.places) != set(template.places):
-                entry.add_problem(f"the {dialect} path has other places than the row", "path")
-        rows.append(
-            ModuleEntry(
-                path=template or NamePattern("?"),
-                layer_type=kind,
-                sizes=tuple(size for size in sizes if size),
-                when=entry.expression("when"),
-                omitted=frozenset(without),
-                init=load_init(entry, "init", init) if init else None,
-                paths={dialect: other for dialect, other in paths.items() if other},
-                param_names=by_dialect(entry, "leaf", conventions),
-                aliases=_also(entry, conventions),
-                not_in=frozenset(entry.names("not_in", _may_lack(conventions))),
-            )
-        )
-        entry.finish(", ".join((*_ROW_KEYS, "or one kind of module")))
-    return tuple(rows)
-
-
-def load_init(section: TomlSection, key: str, text: str) -> Init:
-    """A rule for fresh weights from `text`; a slip becomes a problem at `key`."""
-    found = _INIT.fullmatch(text)
-    if not found:
-        section.add_problem(
-            f"{text!r} is none of normal(…), truncated-normal(…), uniform(…), constant(…), "
-            "sinusoidal(…), frequencies(…), window-distances(…), count(…)",
-            key,
-        )
-        return Init("normal", Expression("0.02"))
-    scale = section.parsed(key, Expression, found[2])
-    return Init(found[1], scale or Expression("0.02"))
-
-
-def _may_lack(conventions: Conventions) -> tuple[str, ...]:
-    """The dialects that may lack a module: all but that of the canonical names."""
-    return tuple(name for name in conventions.dialects if name != FRAMEWORKS[0])
-
-
-def by_dialect(section: TomlSection, key: str, conventions: Conventions) -> dict[str, str]:
-    """Take a table of one text for each dialect."""
-    spelled = section.section(key)
-    found = {name: spelled.take(name, str, "") for name in spelled if name in conventions.dialects}
-    spelled.finish(", ".join(conventions.dialects))
-    return found
-
-
-def _also(section: TomlSection, conventions: Conventions) -> dict[str, tuple[NamePattern, ...]]:
-    listed = section.section("also")
-    found = {}
-    for dialect in listed:
-        if dialect in conventions.dialects:
-            templates = [
-                listed.parsed(dialect, NamePattern, name) for name in listed.names(dialect)
-            ]
-            found[dialect] = tuple(template for template in templates if template)
-    listed.finish(", ".join(conventions.dialects))
-    return found
-
-
-def load_tokens(section: TomlSection) -> dict[str, Token]:
-    """The special tokens by their roles in generation."""
-    tokens = {}
-    for name in section:
-        entry = section.section(name)
-        tokens[name] = Token(
-            entry.require("token", str, ""),
-            entry.require("id", int, 0),
-            entry.take("always", bool, False),
-        )
-        entry.finish("token, id, always")
-    return tokens
-
-
-def load_languages(section: TomlSection) -> LanguageCodes | None:
-    """The codes of languages, ``None`` where a table has none."""
-    if not list(section):
-        return None
-    groups = section.take("codes", list, [])
-    if not groups or not all(
-        isinstance(group, list) and group and all(isinstance(code, str) for code in group)
-        for group in groups
-    ):
-        section.add_problem("must be lists of codes, one for each size of vocabulary", "codes")
-        groups = []
-    codes = [code for group in groups for code in group]
-    for code in dict.fromkeys(code for code in codes if codes.count(code) > 1):
-        section.add_problem(f"{code!r} stands twice", "codes")
-    form = section.take("form", str, "{}")
-    if form.count("{}") != 1 or form.replace("{}", "").strip("{}") != form.replace("{}", ""):
-        section.add_problem("must have one {} for the name of the language", "form")
-        form = "{}"
-    found = LanguageCodes(
-        codes=tuple(tuple(group) for group in groups),
-        first_id=section.require("first", int, 0),
-        format=form,
-        after_start_token=frozenset(section.names("follows")),
-    )
-    section.finish("codes, first, form, follows")
-    return found
-
-
-def load_original(
-    section: TomlSection, fields: Collection[str], models: Collection[str]
-) -> LegacyDetection | None:
-    """Read the section, ``None`` where a table has none.
-
-    Args:
-        section: what the table says.
-        fields: the configuration fields that the table knows.
-        models: the classes that it knows.
-
-    """
-    if not list(section):
-        return None
-    named, without = section.names("fields"), section.names("without")
-    if not named:
-        section.add_problem("must name the fields that a configuration is told by", "fields")
-    templates = [section.parsed("tensors", NamePattern, text) for text in section.names("tensors")]
-    if not templates:
-        section.add_problem("must name a tensor that a release is told by", "tensors")
-    renamed = section.section("rename")
-    rename = {old: renamed.take(old, str, "") for old in renamed}
-    for old, new in rename.items():
-        if new not in fields:
-            renamed.add_problem(f"{new!r} is no field under [config]", old)
-    model = section.take("model", str, "") or None
-    if model is not None and model not in models:
-        section.add_problem(f"there is no model {model!r} under [models]", "model")
-    section.finish("fields, without, tensors, rename, model")
-    return LegacyDetection(
-        fields=frozenset(named),
-        absent_fields=frozenset(without),
-        tensors=tuple(template for template in templates if template),
-        rename_fields=rename,
-        model=model,
-    )
-
-
-T = TypeVar("T")
-
-NORMS = ("before", "after")
-"""Where a layer norm stands, of the branch or of the sum that it is added to."""
+from converter.tensors import Axes
 
 _CLASS_PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 
@@ -208,228 +38,295 @@ _CLASS_PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 def load_architecture(
     data: Mapping[str, Any], file: str, conventions: Conventions, sha256: str = ""
 ) -> Architecture:
-    """A family from its table, ``extends`` already resolved.
+    """Return the architecture of a table, ``extends`` already resolved.
 
     Raises:
-        TableError: with every problem found.
+        TableError: with every problem.
 
     """
-    problems: list[Problem] = []
-    root = TomlSection(data, "", problems, file)
-    frameworks = root.names("frameworks", FRAMEWORKS) or FRAMEWORKS
-    nullable = root.names("nullable")
-    config = {
-        **{key: _value(value) for key, value in root.take("config", dict, {}).items()},
-        **dict.fromkeys(nullable),
-    }
-    parts, heads = root.section("parts"), root.section("heads")
-    models = _models(root.section("models"), frameworks)
+    decoder = Decoder(file, conventions.dialects)
+    table = decoder.struct(ArchitectureTable, data, "")
+    rows = _RowLoader(decoder, conventions)
     architecture = Architecture(
-        name=root.require("family", str, ""),
-        title=root.require("title", str, ""),
-        base_model_prefix=_base(root, conventions),
-        layers=_expressions(root.section("layers")),
-        init=load_init(root, "init", root.take("init", str, "normal(0.02)")),
-        config=config,
-        attributes=_expressions(root.section("measures")),
-        modules=load_rows(root.section("modules"), conventions),
-        parts={name: load_rows(parts.section(name), conventions) for name in parts},
-        heads={name: load_rows(heads.section(name), conventions) for name in heads},
-        models=models,
-        roles=_roles(root.section("roles")),
-        ties=_ties(root.section("tied"), conventions),
-        ignore=_drops(root.section("drop"), conventions),
-        repeated=_relisted(root.section("relisted"), conventions),
-        unsupported=_limits(root, file, problems),
-        tokens=load_tokens(root.section("tokens")),
-        languages=load_languages(root.section("languages")),
-        tokenizer=root.take("tokenizer", str, "") or None,
-        cross_attention_init=_warm_start(root.section("warm_start")),
-        index_separator=by_dialect(root, "index", conventions),
-        nested_in=root.section("within").texts(),
-        legacy_detection=load_original(root.section("original"), config, models),
+        name=table.model_type,
+        title=table.title,
+        base_model_prefix=_base_model_prefix(decoder, table.base_model_prefix),
+        layers=table.layers,
+        init=table.init,
+        config={
+            **{key: _config_value(value) for key, value in table.config.items()},
+            **dict.fromkeys(table.nullable),
+        },
+        attributes=table.attributes,
+        modules=rows.load(table.modules, "modules"),
+        parts={name: rows.load(part, f"parts.{name}") for name, part in table.parts.items()},
+        heads={name: rows.load(head, f"heads.{name}") for name, head in table.heads.items()},
+        models={
+            name: _model(decoder, name, model, table.frameworks or FRAMEWORKS)
+            for name, model in table.models.items()
+        },
+        roles=table.roles,
+        ties={name: _tie(decoder, f"tied.{name}", tie) for name, tie in table.tied.items()},
+        ignore=table.ignore,
+        repeated=table.repeated,
+        unsupported=table.unsupported,
+        tokens=table.tokens,
+        languages=table.languages,
+        tokenizer=table.tokenizer,
+        cross_attention_init=table.cross_attention_init,
+        index_separator=table.index_separator,
+        detection=table.detection,
         sha256=sha256,
     )
-    root.finish()
-    return raise_if_problems(architecture, [*problems, *references(architecture, file)], file)
+    if architecture.languages:
+        _check_languages(decoder, architecture.languages)
+    decoder.problems += check_references(architecture, file)
+    decoder.raise_if_problems()
+    return architecture
 
 
 def load_composite(
     data: Mapping[str, Any], file: str, conventions: Conventions, sha256: str = ""
 ) -> Composite:
-    """A composite from its table.
+    """Return the composite of a table.
 
     Raises:
-        TableError: with every problem found.
+        TableError: with every problem.
 
     """
-    problems: list[Problem] = []
-    root = TomlSection(data, "", problems, file)
-    submodels = root.names("halves")
+    decoder = Decoder(file, conventions.dialects)
+    table = decoder.struct(CompositeTable, data, "")
+    submodels = table.submodels
     if len(submodels) != 2:
-        root.add_problem('must name two halves, such as ["encoder", "decoder"]', "halves")
+        decoder.add_problem(
+            "submodels", "must name two submodels", '["encoder", "decoder"]', submodels
+        )
         submodels = ("encoder", "decoder")
-    classes = root.take("classes", dict, {})
-    for framework in set(classes) - set(FRAMEWORKS):
-        root.add_problem(f"{framework!r} is none of {', '.join(FRAMEWORKS)}", "classes")
     composite = Composite(
-        name=root.require("composite", str, ""),
-        title=root.require("title", str, ""),
+        name=table.composite,
+        title=table.title,
         submodels=(submodels[0], submodels[1]),
-        classes=classes,
-        modules=load_rows(root.section("modules"), conventions),
-        tied_by=root.take("shared", str, ""),
-        unsupported=_limits(root, file, problems),
+        classes=table.classes,
+        modules=_RowLoader(decoder, conventions).load(table.modules, "modules"),
+        tied_by=table.tied_by,
+        unsupported=table.unsupported,
         sha256=sha256,
     )
-    root.finish("composite, title, halves, shared, classes, modules, limits")
-    return raise_if_problems(composite, problems, file)
+    decoder.raise_if_problems()
+    return composite
 
 
-def _base(root: TomlSection, conventions: Conventions) -> dict[str, str]:
-    """One name for all dialects, or a table of one for each."""
-    if root.holds("base", dict):
-        return by_dialect(root, "base", conventions)
-    return dict.fromkeys(conventions.dialects, root.take("base", str, ""))
+def load_conventions(data: Mapping[str, Any], file: str) -> Conventions:
+    """Return what all architectures share, from the content of ``_dialects.toml``.
+
+    Raises:
+        TableError: with every problem.
+
+    """
+    decoder = Decoder(file)
+    dialects = {
+        name: _dialect(decoder, name, decoder.table(value, f"dialects.{name}"))
+        for name, value in decoder.table(data.get("dialects", {}), "dialects").items()
+    }
+    decoder.dialects = dialects
+    layer_types = {
+        name: _layer_type(decoder, name, decoder.table(value, name))
+        for name, value in data.items()
+        if name != "dialects"
+    }
+    decoder.raise_if_problems()
+    return Conventions(dialects, layer_types)
 
 
-def _expressions(section: TomlSection) -> dict[str, Expression]:
-    found = {key: section.expression(key) for key in section}
-    return {key: expression for key, expression in found.items() if expression}
+def _dialect(decoder: Decoder, name: str, data: Mapping[str, Any]) -> Dialect:
+    if "name" in data:
+        decoder.unknown_key(f"dialects.{name}", "name", ())
+    return decoder.struct(Dialect, {**data, "name": name}, f"dialects.{name}")
 
 
-def _value(value: Any) -> Value:
-    """A configuration field's default as expressions see it."""
+def _layer_type(decoder: Decoder, name: str, data: Mapping[str, Any]) -> LayerType:
+    if "sizes" not in data:
+        decoder.add_problem(name, "lacks 'sizes'", '"in -> out"')
+    text = decoder.value(str, data.get("sizes", ""), f"{name}.sizes")
+    sizes = tuple(split_sizes(text)) if isinstance(text, str) else ()
+    params = tuple(
+        _param(decoder, key, decoder.table(value, f"{name}.{key}"), f"{name}.{key}", sizes)
+        for key, value in data.items()
+        if key != "sizes"
+    )
+    return LayerType(name, sizes, params)
+
+
+def _param(
+    decoder: Decoder, name: str, data: Mapping[str, Any], place: str, sizes: tuple[str, ...]
+) -> Param:
+    """Return a parameter; frameworks that it does not list use its own name and axes."""
+    own = {key: value for key, value in data.items() if key not in decoder.dialects}
+    options = decoder.struct(ParamOptions, own, place)
+    layouts = {}
+    for dialect in decoder.dialects:
+        if dialect not in data and dialect not in FRAMEWORKS:
+            continue
+        inner = f"{place}.{dialect}"
+        layout = decoder.struct(LayoutOptions, data.get(dialect, {}), inner)
+        axes = options.axes if layout.axes is None else layout.axes
+        if axes is None:
+            decoder.add_problem(inner, "lacks 'axes'", 'such as "out in", here or for all dialects')
+        elif not set(axes.names) <= set(sizes):
+            decoder.add_problem(
+                f"{inner}.axes", "names axes that are not among the sizes", ", ".join(sizes), axes
+            )
+        layouts[dialect] = ParamLayout(
+            name if layout.name is None else layout.name, axes or Axes(()), layout.aliases
+        )
+    if len({frozenset(layout.axes.names) for layout in layouts.values()}) > 1:
+        decoder.add_problem(place, "its dialects name different axes")
+    return Param(name, options.init, layouts, options.dtype)
+
+
+class _RowLoader:
+    """Loads the rows of one table."""
+
+    def __init__(self, decoder: Decoder, conventions: Conventions) -> None:
+        self.decoder = decoder
+        self.layer_types = conventions.layer_types
+
+    def load(self, section: Mapping[str, Any], place: str) -> tuple[ModuleEntry, ...]:
+        """Return the rows of a section: one of each path, or alternatives with conditions."""
+        rows = []
+        for path, value in section.items():
+            for data in value if isinstance(value, tuple | list) else [value]:
+                if isinstance(data, dict):
+                    row = self._row(path, data, place)
+                    rows += [row] if row else []
+                else:
+                    self.decoder.table(data, f"{place}.{path}")
+        return tuple(rows)
+
+    def _row(self, path: str, data: dict[str, Any], section: str) -> ModuleEntry | None:
+        place = f"{section}.{path}"
+        types = [key for key in data if key in self.layer_types]
+        if len(types) != 1:
+            known = ", ".join(self.layer_types)
+            self.decoder.add_problem(
+                place, "must name one layer type", f"one of {known}", list(data)
+            )
+            return None
+        layer_type = self.layer_types[types[0]]
+        params = {param.name for param in layer_type.params}
+        omitted = {key for key in data if key in params}
+        for key in omitted:
+            if data[key] is not False:
+                self.decoder.add_problem(f"{place}.{key}", "is not valid", "false", data[key])
+        rest = {k: v for k, v in data.items() if k != layer_type.name and k not in omitted}
+        options = self.decoder.struct(RowOptions, rest, place)
+        pattern = self.decoder.parse(NamePattern, path, place)
+        if not isinstance(pattern, NamePattern):
+            pattern = NamePattern("?")
+        else:
+            self._check_paths(place, pattern, options)
+        if FRAMEWORKS[0] in options.not_in:
+            self.decoder.add_problem(
+                f"{place}.not_in", "names the dialect of the canonical names", found=FRAMEWORKS[0]
+            )
+        return ModuleEntry(
+            path=pattern,
+            layer_type=layer_type,
+            sizes=self._sizes(layer_type, data[layer_type.name], f"{place}.{layer_type.name}"),
+            when=options.when,
+            omitted=frozenset(omitted),
+            init=options.init,
+            paths=options.path,
+            param_names=options.param,
+            aliases=options.aliases,
+            not_in=frozenset(options.not_in),
+        )
+
+    def _sizes(self, layer_type: LayerType, value: Any, place: str) -> tuple[Expression, ...]:
+        text = self.decoder.value(str, value, place)
+        if not isinstance(text, str):
+            return ()
+        texts = split_sizes(text)
+        if len(texts) != len(layer_type.sizes):
+            self.decoder.add_problem(
+                place, "has the wrong number of sizes", " -> ".join(layer_type.sizes), text
+            )
+        sizes = [self.decoder.parse(Expression, each, place) for each in texts]
+        return tuple(size for size in sizes if isinstance(size, Expression))
+
+    def _check_paths(self, place: str, pattern: NamePattern, options: RowOptions) -> None:
+        for dialect, other in options.path.items():
+            if set(other.places) != set(pattern.places):
+                self.decoder.add_problem(
+                    f"{place}.path.{dialect}",
+                    "has other placeholders than the row",
+                    pattern.text,
+                    other.text,
+                )
+
+
+def _base_model_prefix(decoder: Decoder, value: Any) -> Mapping[str, str]:
+    if isinstance(value, dict):
+        decoded = {}
+        for key, name in value.items():
+            if key not in decoder.dialects:
+                decoder.unknown_key("base_model_prefix", key, decoder.dialects)
+            else:
+                decoded[key] = decoder.value(str, name, f"base_model_prefix.{key}")
+        return decoded
+    return dict.fromkeys(decoder.dialects, decoder.value(str, value, "base_model_prefix"))
+
+
+def _config_value(value: Any) -> Value:
+    """Return a configuration field's default as expressions see it."""
     return tuple(value) if isinstance(value, list) else value
 
 
-def _models(section: TomlSection, family_frameworks: tuple[str, ...]) -> dict[str, ModelClass]:
-    models = {}
-    for name in section:
-        entry = section.section(name)
-        frameworks = entry.names("frameworks", family_frameworks) or family_frameworks
-        classes = {
-            framework: entry.take(framework, str, _CLASS_PREFIX[framework] + name)
-            for framework in frameworks
-        }
-        parts, lacking = entry.names("parts"), entry.section("without")
-        without = {name: frozenset(lacking.names(name, parts)) for name in classes}
-        lacking.finish(", ".join(classes))
-        models[name] = ModelClass(
-            name,
-            parts,
-            entry.names("heads"),
-            classes,
-            {framework: lacks for framework, lacks in without.items() if lacks},
-        )
-        entry.finish("parts, heads, without, frameworks, " + ", ".join(FRAMEWORKS))
-    return models
-
-
-def _roles(section: TomlSection) -> dict[str, Role]:
-    roles = {}
-    for name in section:
-        entry = section.section(name)
-        roles[name] = Role(
-            model=entry.require("model", str, ""),
-            frameworks=entry.names("frameworks", FRAMEWORKS) or FRAMEWORKS,
-            reason=entry.take("why", str, "") or None,
-            config=entry.take("config", dict, {}),
-            composite=entry.take("composite", str, Role.composite),
-            note=entry.take("note", str, "") or None,
-        )
-        if roles[name].frameworks != FRAMEWORKS and not roles[name].reason:
-            entry.add_problem("leaves out a framework and must say why", "frameworks")
-        entry.finish("model, frameworks, why, config, composite, note")
-    return roles
-
-
-def _ties(section: TomlSection, conventions: Conventions) -> dict[str, Tie]:
-    ties = {}
-    for name in section:
-        entry = section.section(name)
-        to = entry.parsed("to", NamePattern, entry.require("to", str, ""))
-        ties[name] = Tie(
-            to or NamePattern("?"),
-            entry.expression("unless"),
-            _stored(entry, conventions),
-            entry.take("stored_without", str, "") or None,
-            entry.take("beside", str, "") or None,
-        )
-        entry.finish("to, unless, stored, stored_without, beside")
-    return ties
-
-
-def _stored(entry: TomlSection, conventions: Conventions) -> dict[str, Expression | None]:
-    """The dialects whose files hold a tied tensor: a list of them, or each with its condition."""
-    if entry.holds("stored", list):
-        return dict.fromkeys(entry.names("stored", tuple(conventions.dialects)))
-    stored = entry.section("stored")
-    found: dict[str, Expression | None] = {}
-    for name in [name for name in stored if name in conventions.dialects]:
-        if not stored.holds(name, bool):
-            found[name] = stored.expression(name)
-        elif stored.take(name, bool, True):
-            found[name] = None
-    stored.finish(", ".join(conventions.dialects))
-    return found
-
-
-def _drops(section: TomlSection, conventions: Conventions) -> dict[str, dict[NamePattern, str]]:
-    drops: dict[str, dict[NamePattern, str]] = {}
-    for dialect in section:
-        entry = section.section(dialect)
-        if dialect not in conventions.dialects:
-            section.add_problem(f"{dialect!r} is no dialect")
-        drops[dialect] = entry.reasons()
-    return drops
-
-
-def _relisted(
-    section: TomlSection, conventions: Conventions
-) -> dict[str, dict[str, tuple[NamePattern, ...]]]:
-    relisted: dict[str, dict[str, tuple[NamePattern, ...]]] = {}
-    for dialect in section:
-        entry = section.section(dialect)
-        if dialect not in conventions.dialects:
-            section.add_problem(f"{dialect!r} is no dialect")
-        relisted[dialect] = {}
-        for layer in entry:
-            templates = [entry.parsed(layer, NamePattern, name) for name in entry.names(layer)]
-            relisted[dialect][layer] = tuple(template for template in templates if template)
-    return relisted
-
-
-def _limits(root: TomlSection, file: str, problems: list[Problem]) -> tuple[UnsupportedConfig, ...]:
-    limits = []
-    for number, data in enumerate(root.take("limits", list, [])):
-        if not isinstance(data, dict):
-            root.add_problem("must be tables", "limits")
-            continue
-        entry = TomlSection(data, f"limits[{number}]", problems, file)
-        limits.append(
-            UnsupportedConfig(
-                when=entry.parsed("when", Expression, entry.require("when", str, "false"))
-                or Expression("false"),
-                frameworks=entry.names("frameworks", FRAMEWORKS) or FRAMEWORKS,
-                reason=entry.require("reason", str, ""),
-                head=entry.take("head", str, "") or None,
-                role=entry.take("role", str, "") or None,
+def _model(
+    decoder: Decoder, name: str, options: ModelOptions, frameworks: tuple[str, ...]
+) -> ModelClass:
+    frameworks = options.frameworks or frameworks
+    for framework, missing in options.missing_parts.items():
+        for part in sorted(missing - {*options.parts}):
+            decoder.add_problem(
+                f"models.{name}.missing_parts.{framework}",
+                "is not a part of the model",
+                ", ".join(options.parts) or None,
+                part,
             )
-        )
-        entry.finish("when, frameworks, reason, head, role")
-    return tuple(limits)
-
-
-def _warm_start(section: TomlSection) -> CrossAttentionInitRules | None:
-    if not list(section):
-        return None
-    found = CrossAttentionInitRules(
-        copy_self_attention=section.section("copies").texts(),
-        zero_output=section.names("output"),
-        norm=section.require("norm", str, NORMS[0]),
+    return ModelClass(
+        name,
+        options.parts,
+        options.heads,
+        {each: getattr(options, each) or _CLASS_PREFIX[each] + name for each in frameworks},
+        {each: parts for each, parts in options.missing_parts.items() if parts},
     )
-    if found.norm not in NORMS:
-        section.add_problem(f"{found.norm!r} is none of {', '.join(NORMS)}", "norm")
-    section.finish("copies, output, norm")
-    return found
+
+
+def _tie(decoder: Decoder, place: str, options: TieOptions) -> Tie:
+    stored = options.stored_in
+    if isinstance(stored, tuple | list):
+        stored = dict.fromkeys(map(str, stored), True)
+    stored_in: dict[str, Expression | None] = {}
+    for dialect, condition in decoder.table(stored, f"{place}.stored_in").items():
+        inner = f"{place}.stored_in.{dialect}"
+        if dialect not in decoder.dialects:
+            decoder.unknown_key(f"{place}.stored_in", dialect, decoder.dialects)
+        elif condition is True:
+            stored_in[dialect] = None
+        elif condition is not False:
+            expression = decoder.value(Expression, condition, inner)
+            if isinstance(expression, Expression):
+                stored_in[dialect] = expression
+    return Tie(options.to, options.when, stored_in, options.stored_without, options.requires)
+
+
+def _check_languages(decoder: Decoder, languages: LanguageCodes) -> None:
+    codes = languages.names
+    if not languages.codes or not all(languages.codes):
+        decoder.add_problem("languages.codes", "is empty", "a list of codes for each vocabulary")
+    for code in dict.fromkeys(code for code in codes if codes.count(code) > 1):
+        decoder.add_problem("languages.codes", f"{code!r} is listed twice")
+    text = languages.format
+    if text.count("{}") != 1 or set(text.replace("{}", "")) & {"{", "}"}:
+        decoder.add_problem("languages.format", "must have one {} for the language", "{}", text)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations, product
 
+import msgspec
 import numpy as np
 
 from converter.architectures.cross_references import groups
@@ -91,13 +92,13 @@ def check_models(
 
 def _dead(architecture: Architecture, met: set[str], file: str) -> Iterator[Problem]:
     """Entries that concern no tensor of any model."""
-    relisted = [
-        (f"relisted.{dialect}.{layer}", template)
+    repeated = [
+        (f"repeated.{dialect}.{layer}", template)
         for dialect, layers in architecture.repeated.items()
         for layer, templates in layers.items()
         for template in templates
     ]
-    for place, template in relisted:
+    for place, template in repeated:
         if not any(template.match(param) is not None for param in met):
             yield Problem(
                 f"lists {str(template)!r}, which no model has",
@@ -124,24 +125,24 @@ def _dead(architecture: Architecture, met: set[str], file: str) -> Iterator[Prob
 def _idle_warm_start(table: CrossAttentionInitRules, met: set[str], file: str) -> Iterator[Problem]:
     """Parts of paths that no tensor has, and counterparts that there are none of."""
     for parts, other in table.copy_self_attention.items():
-        alone = replace(table, copy_self_attention={parts: other})
+        alone = msgspec.structs.replace(table, copy_self_attention={parts: other})
         named = {name for name in met if alone.counterpart(name)}
         if not any(alone.counterpart(name) in met for name in named):
             yield Problem(
                 f"copies from {other!r}, which no model has" if named else "is in no path",
                 file,
-                f"warm_start.copies.{parts}",
+                f"cross_attention_init.copies.{parts}",
                 expected="parts of the paths of cross-attention, and those of self-attention",
                 found=repr(other),
                 remedy="Correct the paths, or take the entry out.",
             )
     for path in table.zero_output:
-        alone = replace(table, zero_output=(path,))
+        alone = msgspec.structs.replace(table, zero_output=(path,))
         if not any(alone.is_output(name) for name in met):
             yield Problem(
                 "is no module of any model",
                 file,
-                "warm_start.output",
+                "cross_attention_init.output",
                 expected="the last parts of the path of a module",
                 found=repr(path),
                 remedy="Correct the path, or take it out.",
@@ -189,7 +190,7 @@ def _hitting_drops(
                     yield Problem(
                         "drops a tensor that the model has",
                         file,
-                        f"drop.{dialect}.{template}",
+                        f"ignore.{dialect}.{template}",
                         expected="names that no row claims",
                         found=_folded(name),
                         remedy="Take out the drop, or the row.",
@@ -251,7 +252,7 @@ def _idle(
             or name not in first.layouts
             or row.param_names[name] == first.layouts[name].name
         ):
-            yield _changes_nothing(file, f"{place}.leaf.{name}", row.param_names[name])
+            yield _changes_nothing(file, f"{place}.param.{name}", row.param_names[name])
 
 
 def _changes_nothing(file: str, place: str, text: str) -> Problem:

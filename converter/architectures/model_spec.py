@@ -82,7 +82,11 @@ class ParamNamer:
         bases = [""]
         base = self.architecture.base_model_prefix.get(dialect.name) if self.architecture else None
         if self.in_base and base:
-            bases = [base, ""] if dialect.always_prefixed or self.beside_head else ["", base]
+            bases = (
+                [base, ""]
+                if dialect.base_model_prefix == "always" or self.beside_head
+                else ["", base]
+            )
         paths = [path, *(other.format(places) for other in row.aliases.get(dialect.name, ()))]
         names = [
             dialect.join(self.prefix, base, path.removeprefix(OUTSIDE), name) + dialect.suffix
@@ -341,7 +345,7 @@ class ModelSpecBuilder:
                 ),
             )
             for name, tie in ties
-            if not (tie.unless and config.is_true(tie.unless))
+            if config.is_true(tie.when)
         ]
 
         def scale(init: Init) -> float:

@@ -1,68 +1,69 @@
-"""The configurations of the literature by name, from ``mappings/_recipes.toml``."""
+"""Presets: published encoder-decoder setups by name, from ``mappings/_presets.toml``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
+from typing import Literal
 
-from converter.architectures.toml_section import TomlSection, parse_toml
-from converter.errors import Problem, TableError, UsageError
+from converter.architectures.decoding import Decoder, parse_toml
+from converter.architectures.registry import tables_directory
+from converter.architectures.schema import Entry
+from converter.errors import UsageError
 
-_FILE = "_recipes.toml"
+_FILE = "_presets.toml"
+
+
+class _PresetEntry(Entry, frozen=True):
+    paper: str
+    encoder: str
+    decoder: str
+    random: tuple[Literal["encoder", "decoder"], ...] = ()
+    share: bool = False
+    set: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One configuration of the literature."""
+    """A published setup."""
 
     name: str
     paper: str
     encoder: str
-    """The family that the paper used."""
+    """The ``model_type`` that the paper used."""
     decoder: str
     random: tuple[str, ...]
-    """The halves whose weights are all drawn anew."""
+    """The submodels whose weights are all newly initialized."""
     share: bool
     settings: tuple[str, ...]
     """Configuration fields, ``encoder.KEY=VALUE`` or ``decoder.KEY=VALUE``."""
 
 
 def load_presets() -> dict[str, Preset]:
-    """All recipes by name.
+    """Return all presets by name.
 
     Raises:
         TableError: if the file breaks a rule.
 
     """
-    text = files("converter.mappings").joinpath(_FILE).read_bytes()
-    problems: list[Problem] = []
-    root = TomlSection(parse_toml(text, _FILE), "", problems, _FILE)
-    found = {}
-    for name in root:
-        entry = root.section(name)
-        found[name] = Preset(
-            name=name,
-            paper=entry.require("paper", str, ""),
-            encoder=entry.require("encoder", str, ""),
-            decoder=entry.require("decoder", str, ""),
-            random=entry.names("random", ("encoder", "decoder")),
-            share=entry.take("share", bool, False),
-            settings=entry.names("set"),
+    decoder = Decoder(f"mappings/{_FILE}")
+    presets = {}
+    for name, data in parse_toml((tables_directory() / _FILE).read_bytes(), _FILE).items():
+        entry = decoder.struct(_PresetEntry, data, name)
+        presets[name] = Preset(
+            name, entry.paper, entry.encoder, entry.decoder, entry.random, entry.share, entry.set
         )
-        entry.finish("paper, encoder, decoder, random, share, set")
-    if problems:
-        raise TableError(f"mappings/{_FILE}: breaks {len(problems)} rule(s)", problems)
-    return found
+    decoder.raise_if_problems()
+    return presets
 
 
 def get_preset(name: str) -> Preset:
-    """The recipe called `name`.
+    """Return the preset called `name`.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: if it does not exist.
 
     """
-    known = load_presets()
-    if name not in known:
-        raise UsageError(f"preset: {name!r} is not a preset", remedy="Known: " + ", ".join(known))
-    return known[name]
+    presets = load_presets()
+    if name not in presets:
+        raise UsageError(f"preset: {name!r} is not a preset", remedy="Known: " + ", ".join(presets))
+    return presets[name]

@@ -1,4 +1,4 @@
-"""Which tables there are: the bundled ones and a user's own."""
+"""The registry of mapping tables: the bundled ones and a user's own."""
 
 from __future__ import annotations
 
@@ -6,32 +6,50 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from converter.architectures.conventions import load_conventions
-from converter.architectures.loader import load_architecture, load_composite
+from converter.architectures.decoding import parse_toml, read_table
+from converter.architectures.loader import load_architecture, load_composite, load_conventions
 from converter.architectures.schema import Architecture, Composite, Conventions
-from converter.architectures.toml_section import parse_toml, read_table
 from converter.errors import Problem, TableError, UnsupportedError
 
 DIALECTS = "_dialects"
-"""The table that holds what all others share."""
+"""The table of what all others share."""
 
-MERGED = ("config", "measures", "tokens", "modules", "warm_start")
-"""Keys that a table which extends another changes entry by entry."""
+MERGED = (
+    "config",
+    "attributes",
+    "tokens",
+    "modules",
+    "cross_attention_init",
+    "models",
+    "roles",
+    "heads",
+    "tied",
+    "repeated",
+    "unsupported",
+)
+"""Sections that a table which extends another changes entry by entry."""
 
-MERGED_DEEPLY = ("parts", "drop")
-"""Keys whose tables it changes entry by entry."""
+MERGED_DEEPLY = ("parts", "ignore")
+"""Sections whose tables it changes entry by entry."""
 
-OWN = ("original", "within", "languages", "tokenizer")
-"""Keys that it does not inherit: where another family is found, or how its texts are read, is no
-sign of this one."""
+OWN = ("detection", "languages", "tokenizer")
+"""Sections that it does not inherit."""
+
+
+def tables_directory() -> Path:
+    """Return the directory of the bundled tables.
+
+    Wheels have it inside the package; in a checkout it is next to the package.
+    """
+    installed = Path(__file__).parents[1] / "mappings"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "mappings"
 
 
 class ArchitectureRegistry:
-    """All mapping tables, each loaded when it is first asked for.
+    """All mapping tables, each loaded when it is first requested.
 
     Args:
         extra: a user's own table files; they take precedence over bundled ones of the same name.
@@ -40,14 +58,13 @@ class ArchitectureRegistry:
 
     def __init__(self, extra: Iterable[Path] = ()) -> None:
         self._sources: dict[str, tuple[str, bytes | None]] = {
-            entry.name.removesuffix(".toml"): (f"mappings/{entry.name}", None)
-            for entry in sorted(files("converter.mappings").iterdir(), key=lambda entry: entry.name)
-            if entry.name.endswith(".toml")
+            path.stem: (f"mappings/{path.name}", None)
+            for path in sorted(tables_directory().glob("*.toml"))
         }
         for path in extra:
             name, text = _read_own(path)
             self._sources[name] = (str(path), text)
-        self._families: dict[str, Architecture] = {}
+        self._architectures: dict[str, Architecture] = {}
         self._composites: dict[str, Composite] = {}
 
     @cached_property
@@ -84,30 +101,23 @@ class ArchitectureRegistry:
         data, _, _ = self._read(name)
         if "extends" not in data:
             return data, None
-        return data, self._read(str(data["extends"]), (name,))[0]
+        parent = self._read(str(data["extends"]), (name,))[0]
+        return data, _inherited(parent, data)
 
     def is_composite(self, name: str) -> bool:
         """Whether `name` is a composite's table."""
         return name in self._sources and "composite" in self._read(name)[0]
 
-    def with_legacy_detection(self) -> list[Architecture]:
-        """The families whose tables tell how their first releases are known.
+    def with_detection(self) -> list[Architecture]:
+        """Return the architectures that have a ``[detection]`` section.
 
         Raises:
             TableError: if one of their tables breaks a rule.
 
         """
-        return [self.architecture(name) for name in self.names if "original" in self._read(name)[0]]
-
-    def nested_in(self, whole: str) -> list[Architecture]:
-        """The families whose models stand within larger ones of ``model_type`` `whole`.
-
-        Raises:
-            TableError: if one of their tables breaks a rule.
-
-        """
-        found = [self.architecture(name) for name in self.names if "within" in self._read(name)[0]]
-        return [architecture for architecture in found if whole in architecture.nested_in]
+        return [
+            self.architecture(name) for name in self.names if "detection" in self._read(name)[0]
+        ]
 
     def architecture(self, name: str) -> Architecture:
         """The family called `name`, which is the ``model_type`` of its configurations.
@@ -117,10 +127,10 @@ class ArchitectureRegistry:
             TableError: if its table breaks a rule.
 
         """
-        if name not in self._families:
+        if name not in self._architectures:
             data, file, sha256 = self._read(name, chain=())
-            self._families[name] = load_architecture(data, file, self.conventions, sha256)
-        return self._families[name]
+            self._architectures[name] = load_architecture(data, file, self.conventions, sha256)
+        return self._architectures[name]
 
     def composite(self, name: str) -> Composite:
         """The composite called `name`, which is the ``model_type`` of its configurations.
@@ -150,7 +160,7 @@ class ArchitectureRegistry:
             )
         file, text = self._sources[name]
         if text is None:
-            text = files("converter.mappings").joinpath(f"{name}.toml").read_bytes()
+            text = (tables_directory() / f"{name}.toml").read_bytes()
         digest = hashlib.sha256(text).hexdigest()
         data = parse_toml(text, file)
         if chain is None or "extends" not in data:
@@ -183,7 +193,7 @@ class ArchitectureRegistry:
 def _read_own(path: Path) -> tuple[str, bytes]:
     text = read_table(path)
     data = parse_toml(text, str(path))
-    name = data.get("family", data.get("composite"))
+    name = data.get("model_type", data.get("composite"))
     if not isinstance(name, str) or not name:
         raise TableError(f"{path}: names neither a family nor a composite")
     return name, text
@@ -192,18 +202,57 @@ def _read_own(path: Path) -> tuple[str, bytes]:
 def _extend(
     parent: Mapping[str, Any], child: Mapping[str, Any], file: str, problems: list[Problem]
 ) -> dict[str, Any]:
-    """`parent` with the changes of `child`.
+    """Return `parent` with the changes of `child`.
 
-    Rows, configuration fields and reasons are changed one by one, ``false`` taking one away;
-    every other key of `child` replaces the parent's as a whole.
+    In the sections of `MERGED` and `MERGED_DEEPLY` entries are changed one by one, and ``false``
+    removes one, unless ``replaces`` lists the section; every other key of `child` replaces the
+    parent's.
     """
-    merged = {**{key: value for key, value in parent.items() if key not in OWN}, **child}
+    child = dict(child)
+    replaced = child.pop("replaces", [])
+    if not isinstance(replaced, list) or not {*map(str, replaced)} <= {*MERGED, *MERGED_DEEPLY}:
+        sections = ", ".join((*MERGED, *MERGED_DEEPLY))
+        problems.append(Problem("is not valid", file, "replaces", f"a list of {sections}"))
+        replaced = []
+    inherited = {
+        key: value
+        for key, value in _inherited(parent, child).items()
+        if key not in (*OWN, *replaced)
+    }
+    merged = {**inherited, **child}
     for key in (*MERGED, *MERGED_DEEPLY):
-        if isinstance(child.get(key), dict) and isinstance(parent.get(key), dict):
+        if isinstance(child.get(key), dict) and isinstance(inherited.get(key), dict):
             merged[key] = _merge(
-                parent[key], child[key], key in MERGED_DEEPLY, f"{file}: [{key}]", problems
+                inherited[key], child[key], key in MERGED_DEEPLY, f"{file}: [{key}]", problems
             )
     return merged
+
+
+def _inherited(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `parent` with the class prefix of `child`."""
+    inherited = dict(parent)
+    if "class_prefix" in parent and "class_prefix" in child:
+        old, new = str(parent["class_prefix"]), str(child["class_prefix"])
+        for key in ("models", "roles"):
+            if key in inherited:
+                inherited[key] = _rename_classes(inherited[key], old, new)
+    return inherited
+
+
+def _rename_classes(value: Any, old: str, new: str) -> Any:
+    """Return `value` with the prefix of every class name in it replaced."""
+    if isinstance(value, dict):
+        return {
+            _rename_classes(key, old, new): item
+            if key in ("frameworks", "reason", "note", "parts", "heads", "config")
+            else _rename_classes(item, old, new)
+            for key, item in value.items()
+        }
+    if isinstance(value, str):
+        for framework in ("TF", "Flax", ""):
+            if value.startswith(framework + old):
+                return framework + new + value[len(framework + old) :]
+    return value
 
 
 def _merge(
@@ -218,7 +267,7 @@ def _merge(
     for key, value in child.items():
         if value is False and removable:
             if merged.pop(key, None) is None:
-                problems.append(Problem(f"takes away {key!r}, which is not there", file=place))
+                problems.append(Problem(f"removes {key!r}, which is not there", file=place))
         elif deeply and isinstance(value, dict) and isinstance(merged.get(key), dict):
             merged[key] = _merge(merged[key], value, False, f"{place[:-1]}.{key}]", problems)
         else:

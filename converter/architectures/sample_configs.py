@@ -74,9 +74,9 @@ def sample_configs(
                         file,
                         condition.place,
                         expected="a condition that holds for some configurations and not for all",
-                        remedy="What depends on it is dead: take it out."
-                        if wanted == condition.place.endswith("when")
-                        else "Take the condition out.",
+                        remedy="What depends on it is dead: remove it."
+                        if wanted
+                        else "Remove the condition.",
                     )
                 )
             else:
@@ -95,7 +95,7 @@ def _conditions(architecture: Architecture) -> list[Condition]:
     """The conditions, each once, and for each field that may be null whether it is."""
     found: dict[str, Condition] = {}
     for place, expression, path in expressions(architecture):
-        if place.endswith((".when", ".unless")):
+        if place.endswith(".when"):
             found.setdefault(expression.text, Condition(place, expression, path))
     for name, default in architecture.config.items():
         if default is None:

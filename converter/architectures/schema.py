@@ -1,10 +1,18 @@
-"""What a table says, as plain frozen data."""
+"""The schema of mapping tables.
+
+Each subclass of `Entry` is the schema of one section of a TOML file: a field is a key, its default
+makes the key optional, and an unknown key is an error. `Architecture`, `Composite` and
+`Conventions` are complete tables as the rest of the package sees them.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from converter.architectures.expressions import Expression, Value
 from converter.architectures.name_patterns import NamePattern
@@ -16,48 +24,60 @@ FRAMEWORKS = ("pytorch", "tensorflow", "flax")
 CROSS_ATTENTION = "cross_attention"
 """The part that only a decoder with cross-attention has."""
 
+Framework = Annotated[str, "framework"]
+"""One of `FRAMEWORKS`."""
+
+DialectName = Annotated[str, "dialect"]
+"""One of the dialects of ``_dialects.toml``."""
+
 _BEFORE_NUMBER = re.compile(r"\.(?=\{|\d+(?:\.|$))")
 
 
-@dataclass(frozen=True)
-class Dialect:
-    """How a framework spells the names of tensors."""
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A section of a table."""
+
+
+class Dialect(Entry, frozen=True):
+    """How a framework formats parameter names."""
 
     name: str
     separator: str
+    """Joins the components of a path."""
     index_separator: str
-    always_prefixed: bool
+    """Joins a number to the component before it."""
+    base_model_prefix: Literal["always", "with head"]
+    """When the base model's name is part of the parameter names."""
     suffix: str = ""
     prefixes: tuple[str, ...] = ()
     """Prefixes that training code puts before every name."""
     inner_prefixes: tuple[str, ...] = ()
-    """Parts of names that wrappers of single modules add anywhere."""
+    """Components that wrappers of single modules add anywhere in a name."""
     flat_separator: str = ""
-    """What stands for the separator in files that do not nest, if not the separator."""
+    """The separator in files that do not nest, if it differs."""
     config_files: tuple[str, ...] = ()
-    """What the configurations beside its files are called, if not ``config.json``."""
-    ignore: Mapping[NamePattern, str] = field(default_factory=dict)
-    """Template of a name that is left out in every family → the reason."""
+    """Names of the configuration files, if not ``config.json``."""
+    ignore: Mapping[NamePattern, str] = {}
+    """Tensor names that are ignored in every architecture → the reason."""
 
     def path(self, canonical: str, index: str | None = None) -> str:
-        """A canonical module path, possibly with places, in this dialect's spelling.
+        """Return a canonical module path, possibly with placeholders, in this dialect.
 
         Args:
             canonical: the path.
-            index: what joins a number to the part before it, where a family has its own way.
+            index: the index separator, where an architecture has its own.
 
         """
         marked = _BEFORE_NUMBER.sub("\0", canonical)
         return marked.replace(".", self.separator).replace("\0", index or self.index_separator)
 
     def join(self, *parts: str) -> str:
-        """One name from its parts, leaving out empty ones."""
+        """Return one name from its parts, leaving out empty ones."""
         return self.separator.join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
 class ParamLayout:
-    """A leaf of a module kind in one dialect."""
+    """A parameter of a layer type in one dialect."""
 
     name: str
     axes: Axes
@@ -67,19 +87,20 @@ class ParamLayout:
 
 @dataclass(frozen=True)
 class Param:
-    """A tensor of a module kind."""
+    """A parameter of a layer type."""
 
     name: str
     init: str
-    """``normal`` (the family's own rule), ``zeros`` or ``ones``."""
+    """``normal`` (the architecture's own rule), ``zeros`` or ``ones``."""
     layouts: Mapping[str, ParamLayout]
+    """Dialect → name and axes."""
     dtype: str = ""
-    """The dtype when fresh, if not that of the model: of whole numbers."""
+    """The dtype when newly initialized, if not that of the model."""
 
 
 @dataclass(frozen=True)
 class LayerType:
-    """A kind of module: the axes that its sizes name, and its leaves."""
+    """A type of module: the axes that its sizes name, and its parameters."""
 
     name: str
     sizes: tuple[str, ...]
@@ -88,7 +109,7 @@ class LayerType:
 
 @dataclass(frozen=True)
 class Conventions:
-    """What all families share: dialects and kinds."""
+    """What all architectures share: dialects and layer types."""
 
     dialects: Mapping[str, Dialect]
     layer_types: Mapping[str, LayerType]
@@ -96,7 +117,7 @@ class Conventions:
 
 @dataclass(frozen=True)
 class Init:
-    """How fresh weights are drawn: a rule and its scale."""
+    """An initialization rule and its scale."""
 
     rule: str
     scale: Expression
@@ -104,23 +125,35 @@ class Init:
 
 @dataclass(frozen=True)
 class ModuleEntry:
-    """One module of a family."""
+    """One module of an architecture: a row of its table."""
 
     path: NamePattern
     layer_type: LayerType
     sizes: tuple[Expression, ...]
     when: Expression | None = None
     omitted: frozenset[str] = frozenset()
-    """Leaves that this module lacks."""
+    """Parameters of the layer type that this module lacks."""
     init: Init | None = None
+    """The rule for the first parameter, if not the architecture's."""
     paths: Mapping[str, NamePattern] = field(default_factory=dict)
-    """The path in dialects where it does not follow from the rule."""
+    """Dialect → path, where it does not follow from the dialect's rule."""
     param_names: Mapping[str, str] = field(default_factory=dict)
-    """The name of the kind's first leaf in dialects where the kind's own does not hold."""
+    """Dialect → name of the first parameter, where it is not the layer type's."""
     aliases: Mapping[str, tuple[NamePattern, ...]] = field(default_factory=dict)
-    """Dialect → other paths under which files hold the module, read but never written."""
+    """Dialect → other paths, read but never written."""
     not_in: frozenset[str] = frozenset()
     """Dialects that have no name for the module."""
+
+
+class RowOptions(Entry, frozen=True):
+    """The keys of a row other than its layer type."""
+
+    when: Expression | None = None
+    init: Init | None = None
+    path: Mapping[DialectName, NamePattern] = {}
+    param: Mapping[DialectName, str] = {}
+    aliases: Mapping[DialectName, tuple[NamePattern, ...]] = {}
+    not_in: tuple[DialectName, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,18 +161,29 @@ class Tie:
     """A tensor that shares the values of another one."""
 
     to: NamePattern
-    unless: Expression | None = None
+    when: Expression | None = None
     stored_in: Mapping[str, Expression | None] = field(default_factory=dict)
-    """Dialects whose files hold it all the same, and if only under a condition, that."""
+    """Dialects whose files hold the tied tensor as well → the condition, if any."""
     stored_without: str | None = None
-    """They do so only in models that lack this part or head."""
+    """They do so only in models without this part or head."""
     requires: str | None = None
-    """The tie holds only in models that have this part or head."""
+    """The tie holds only in models with this part or head."""
+
+
+class TieOptions(Entry, frozen=True):
+    """An entry of ``[tied]``."""
+
+    to: NamePattern
+    when: Expression | None = None
+    stored_in: Any = ()
+    """A list of dialects, or a table of dialect → condition or ``true``."""
+    stored_without: str | None = None
+    requires: str | None = None
 
 
 @dataclass(frozen=True)
 class ModelClass:
-    """A class of the frameworks: which parts and heads its models have."""
+    """A model class of the frameworks: its parts and heads."""
 
     name: str
     parts: tuple[str, ...]
@@ -150,54 +194,62 @@ class ModelClass:
     """Framework → parts that its class lacks although another framework's has them."""
 
 
-@dataclass(frozen=True)
-class Role:
-    """What a family does in an encoder-decoder model."""
+class ModelOptions(Entry, frozen=True):
+    """An entry of ``[models]``."""
+
+    parts: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    frameworks: tuple[Framework, ...] = ()
+    missing_parts: Mapping[Framework, frozenset[str]] = {}
+    pytorch: str = ""
+    tensorflow: str = ""
+    flax: str = ""
+
+
+class Role(Entry, frozen=True):
+    """How an architecture is used in a composite."""
 
     model: str
-    frameworks: tuple[str, ...]
+    frameworks: tuple[Framework, ...] = FRAMEWORKS
     reason: str | None = None
-    """Why not every framework of the model."""
-    config: Mapping[str, Value] = field(default_factory=dict)
+    """Why some frameworks of the model are left out."""
+    config: Mapping[str, Any] = {}
     """Fields that the configuration must have in this role."""
     composite: str = "encoder-decoder"
-    """The composite that an encoder calls for; of a decoder it says nothing."""
+    """The composite that an encoder is used in."""
     note: str | None = None
-    """What who composes it should know."""
+    """A note for users who compose it."""
 
 
-@dataclass(frozen=True)
-class Token:
-    """A special token: its role in tokenizers, and its id in the family's own vocabulary."""
+class Token(Entry, frozen=True):
+    """A special token: its role in tokenizers, and its id in the architecture's vocabulary."""
 
     token: str
     id: int
     overrides_config: bool = False
-    """Whether it goes before what configurations call by the plain name of its role: the family's
-    configurations and tokenizers state another one there, which does not begin or end texts."""
+    """If true, it is used instead of the token that configurations name for the role."""
 
 
-@dataclass(frozen=True)
-class LanguageCodes:
-    """Codes of languages: a decoder begins what it writes with one, instead of a start token."""
+class LanguageCodes(Entry, frozen=True):
+    """Language codes, with one of which a decoder starts instead of a start token."""
 
     codes: tuple[tuple[str, ...], ...]
-    """The codes in the order of their ids, in groups: a vocabulary has the first, or the first
-    two …, at its end, with at most one further token behind them."""
+    """The codes in the order of their ids, in groups: a vocabulary ends with the first group, or
+    the first two, and so on, followed by at most one further token."""
     first_id: int
-    """The id of the first code in the family's own vocabularies."""
+    """The id of the first code in the architecture's own vocabularies."""
     format: str = "{}"
-    """What becomes of the name of a language to be its code."""
+    """The code of a language, from its name."""
     after_start_token: frozenset[str] = frozenset()
-    """Classes of tokenizers with which the start token stays, and the code follows."""
+    """Tokenizer classes that keep the start token and put the code after it."""
 
-    def ids(self, conventions: int) -> dict[str, int]:
-        """Code → id in the family's own vocabulary of a size; none if it is none of them."""
-        known: list[str] = []
+    def ids(self, vocabulary: int) -> dict[str, int]:
+        """Return code → id in the vocabulary of a given size; empty if no size matches."""
+        codes: list[str] = []
         for group in self.codes:
-            known += group
-            if conventions - self.first_id - len(known) in (0, 1):
-                return {code: self.first_id + place for place, code in enumerate(known)}
+            codes += group
+            if vocabulary - self.first_id - len(codes) in (0, 1):
+                return {code: self.first_id + index for index, code in enumerate(codes)}
         return {}
 
     @property
@@ -206,79 +258,137 @@ class LanguageCodes:
         return [code for group in self.codes for code in group]
 
 
-@dataclass(frozen=True)
-class CrossAttentionInitRules:
-    """How fresh cross-attention can begin as something better than noise."""
+class CrossAttentionInitRules(Entry, frozen=True):
+    """Rules to initialize cross-attention by something better than noise."""
 
-    copy_self_attention: Mapping[str, str]
-    """Parts of a cross-attention tensor's path → the parts to put in their place for the path of
-    the self-attention tensor of the same use."""
-    zero_output: tuple[str, ...]
-    """Paths of modules, by their last parts: the cross-attention's last, which, where all zero,
-    let it add nothing."""
-    norm: str
-    """``before``: the branch normalises its own input, so that a zero output leaves the decoder as
-    it was; ``after``: the sum is normalised, by a fresh layer norm, which does not."""
+    norm: Literal["pre", "post"]
+    """``pre``: layer norm is applied to the branch's input, so that with a zero output the decoder
+    is unchanged; ``post``: it is applied to the sum, and changes it."""
+    zero_output: tuple[str, ...] = ()
+    """Last components of the path of the branch's output module, which is zero."""
+    copy_self_attention: Mapping[str, str] = {}
+    """Components of a cross-attention path → their replacement in the path of the self-attention
+    tensor of the same use; the first match applies."""
 
     def counterpart(self, name: str) -> str | None:
-        """The tensor that a cross-attention tensor copies, by the first entry that concerns it."""
-        whole = f".{name}."
+        """Return the name of the tensor that a cross-attention tensor copies."""
+        path = f".{name}."
         for parts, other in self.copy_self_attention.items():
-            if f".{parts}." in whole:
-                return whole.replace(f".{parts}.", f".{other}.", 1)[1:-1]
+            if f".{parts}." in path:
+                return path.replace(f".{parts}.", f".{other}.", 1)[1:-1]
         return None
 
     def is_output(self, name: str) -> bool:
-        """Whether a tensor is of a module whose zeros silence the branch."""
+        """Return whether a tensor belongs to the branch's output module."""
         module = f".{name.rpartition('.')[0]}"
         return any(module.endswith(f".{path}") for path in self.zero_output)
 
 
-@dataclass(frozen=True)
-class UnsupportedConfig:
-    """A configuration that some frameworks cannot hold."""
+class UnsupportedConfig(Entry, frozen=True):
+    """A configuration that some frameworks do not support."""
 
     when: Expression
-    frameworks: tuple[str, ...]
+    frameworks: tuple[Framework, ...]
     reason: str
     head: str | None = None
-    """The limit concerns only models with this head."""
+    """Only models with this head are affected."""
     role: str | None = None
-    """It concerns models in this role only, not stand-alone ones."""
+    """Only models in this role are affected, not stand-alone ones."""
 
 
-@dataclass(frozen=True)
-class LegacyDetection:
-    """How a family's first releases are told, whose configurations state no ``model_type``."""
+class Detection(Entry, frozen=True):
+    """How checkpoints are recognized whose configuration has no usable ``model_type``."""
 
-    fields: frozenset[str]
-    """A configuration that has all of these fields,"""
-    absent_fields: frozenset[str]
+    fields: frozenset[str] = frozenset()
+    """A first release's configuration has all of these fields,"""
+    absent_fields: frozenset[str] = frozenset()
     """has none of these,"""
-    tensors: tuple[NamePattern, ...]
-    """and lies beside a tensor of one of these names is the family's."""
-    rename_fields: Mapping[str, str]
-    """Field there → field in transformers' configuration."""
+    tensors: tuple[NamePattern, ...] = ()
+    """and its weights include a tensor of one of these names."""
+    rename_fields: Mapping[str, str] = {}
+    """Field of the first releases → field in transformers' configuration."""
     model: str | None = None
-    """The class of the released models, where their tensors do not tell."""
+    """The class of the released models, where the tensors do not show it."""
+    nested_in: Mapping[str, str] = {}
+    """``model_type`` of larger models with one of this architecture inside → the field of their
+    configuration that contains its own."""
+
+
+class ArchitectureTable(Entry, frozen=True):
+    """An architecture's TOML file, ``extends`` resolved."""
+
+    model_type: str
+    title: str
+    base_model_prefix: Any = ""
+    """One name for all dialects, or a table of one for each."""
+    class_prefix: str = ""
+    index_separator: Mapping[DialectName, str] = {}
+    frameworks: tuple[Framework, ...] = FRAMEWORKS
+    layers: Mapping[str, Expression] = {}
+    init: Init = Init("normal", Expression("0.02"))
+    nullable: tuple[str, ...] = ()
+    tokenizer: str | None = None
+    config: Mapping[str, Any] = {}
+    attributes: Mapping[str, Expression] = {}
+    models: Mapping[str, ModelOptions] = {}
+    roles: Mapping[str, Role] = {}
+    tokens: Mapping[str, Token] = {}
+    languages: LanguageCodes | None = None
+    cross_attention_init: CrossAttentionInitRules | None = None
+    detection: Detection | None = None
+    modules: Mapping[str, Any] = {}
+    parts: Mapping[str, Mapping[str, Any]] = {}
+    heads: Mapping[str, Mapping[str, Any]] = {}
+    tied: Mapping[str, TieOptions] = {}
+    ignore: Mapping[DialectName, Mapping[NamePattern, str]] = {}
+    repeated: Mapping[DialectName, Mapping[str, tuple[NamePattern, ...]]] = {}
+    unsupported: Mapping[str, UnsupportedConfig] = {}
+
+
+class CompositeTable(Entry, frozen=True):
+    """A composite's TOML file."""
+
+    composite: str
+    title: str
+    submodels: tuple[str, ...]
+    classes: Mapping[Framework, str] = {}
+    modules: Mapping[str, Any] = {}
+    tied_by: str = ""
+    unsupported: Mapping[str, UnsupportedConfig] = {}
+
+
+class ParamOptions(Entry, frozen=True):
+    """A parameter of a layer type in ``_dialects.toml``; other keys are dialects."""
+
+    init: Literal["normal", "zeros", "ones"]
+    axes: Axes | None = None
+    dtype: Literal["", "int64"] = ""
+
+
+class LayoutOptions(Entry, frozen=True):
+    """A parameter in one dialect, where it differs from the parameter's own name and axes."""
+
+    name: str | None = None
+    axes: Axes | None = None
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture's table."""
+    """The table of one architecture."""
 
     name: str
     title: str
     base_model_prefix: Mapping[str, str]
     """Dialect → name of the base model inside a model with a head."""
     layers: Mapping[str, Expression]
-    """Place in paths → how many there are, or which (a list). A place may depend on earlier ones
-    of the same path, and sizes and conditions may depend on places."""
+    """Placeholder in paths → the number of layers, or a list of indices. It may depend on earlier
+    placeholders of the same path, and sizes and conditions may depend on placeholders."""
     init: Init
     config: Mapping[str, Value]
-    """The fields that matter, with the defaults of the family's own configuration class."""
+    """The fields that matter, with the defaults of the configuration class."""
     attributes: Mapping[str, Expression]
-    """What composites, checks and cards ask for: width, vocabulary, positions, heads, init_range,
+    """What composites, checks and cards use: width, vocabulary, positions, heads, init_range,
     first_position."""
     models: Mapping[str, ModelClass]
     roles: Mapping[str, Role]
@@ -286,30 +396,27 @@ class Architecture:
     parts: Mapping[str, tuple[ModuleEntry, ...]]
     heads: Mapping[str, tuple[ModuleEntry, ...]]
     ties: Mapping[str, Tie]
-    """Canonical template of the tied tensor → what it is tied to."""
+    """Canonical name pattern of the tied tensor → what it is tied to."""
     ignore: Mapping[str, Mapping[NamePattern, str]]
-    """Dialect → template of a name that is left out → the reason."""
+    """Dialect → pattern of names that are ignored → the reason."""
     repeated: Mapping[str, Mapping[str, tuple[NamePattern, ...]]] = field(default_factory=dict)
-    """Dialect → layer of a head → tensors of the body that a stand-alone file lists there again."""
-    unsupported: tuple[UnsupportedConfig, ...] = ()
+    """Dialect → layer of a head → tensors of the body that a stand-alone file repeats there."""
+    unsupported: Mapping[str, UnsupportedConfig] = field(default_factory=dict)
     tokens: Mapping[str, Token] = field(default_factory=dict)
     languages: LanguageCodes | None = None
     tokenizer: str | None = None
-    """The class that transformers loads its tokenizer with where no file says so."""
+    """The tokenizer class that transformers uses where no file names one."""
     cross_attention_init: CrossAttentionInitRules | None = None
     index_separator: Mapping[str, str] = field(default_factory=dict)
-    """Dialect → what joins a number to the part before it, where not as the dialect says."""
-    legacy_detection: LegacyDetection | None = None
-    nested_in: Mapping[str, str] = field(default_factory=dict)
-    """``model_type`` of larger models that hold one of this family → the field of their
-    configuration that holds its own."""
+    """Dialect → index separator, where it is not the dialect's."""
+    detection: Detection | None = None
     sha256: str = ""
     """Of the table's file, for the manifest."""
 
 
 @dataclass(frozen=True)
 class Composite:
-    """Two families joined into one model."""
+    """The table of a composite: two architectures joined into one model."""
 
     name: str
     title: str
@@ -317,7 +424,7 @@ class Composite:
     classes: Mapping[str, str]
     modules: tuple[ModuleEntry, ...]
     tied_by: str = ""
-    """The field that, where true, makes tensors of the same path in both halves one."""
-    unsupported: tuple[UnsupportedConfig, ...] = ()
-    """Halves that some frameworks' classes cannot join."""
+    """The config field that, if true, ties tensors of the same path in both submodels."""
+    unsupported: Mapping[str, UnsupportedConfig] = field(default_factory=dict)
+    """Pairs that some frameworks' classes do not support."""
     sha256: str = ""

@@ -134,10 +134,9 @@ def _complete_table(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Offer the architectures and composites by the file names of their tables."""
-    from importlib.resources import files
+    from converter.architectures.registry import tables_directory
 
-    tables = (table.name for table in files("converter.mappings").iterdir())
-    stems = (name.removesuffix(".toml") for name in tables if name.endswith(".toml"))
+    stems = (path.stem for path in tables_directory().glob("*.toml"))
     return _starting_with(incomplete, {stem: "" for stem in stems if not stem.startswith("_")})
 
 
@@ -146,9 +145,10 @@ def _complete_preset(
 ) -> list[CompletionItem]:
     """Offer the presets, with the paper of each."""
     import tomllib
-    from importlib.resources import files
 
-    text = files("converter.mappings").joinpath("_recipes.toml").read_text("utf-8")
+    from converter.architectures.registry import tables_directory
+
+    text = (tables_directory() / "_presets.toml").read_text("utf-8")
     papers = {name: preset["paper"] for name, preset in tomllib.loads(text).items()}
     return _starting_with(incomplete, papers)
 

@@ -73,17 +73,17 @@ def _table(checkpoint: Checkpoint) -> list[str]:
     places, fits = _places(counts, fields)
     rows = _aligned([_row(module, fields) for module in modules["body"]])
     heads = _aligned([_row(module, fields) for module in modules["head"]])
-    measures = _aligned(_measures(fields, rows))
-    lines = (*rows, *heads, *places, *measures)
+    attributes = _aligned(_attributes(fields, rows))
+    lines = (*rows, *heads, *places, *attributes)
     used = [name for name in fields if any(_uses(line, name) for line in lines)]
-    architecture = str(checkpoint.config.get("model_type", "unknown"))
-    architecture = _architecture(checkpoint.config, architecture)
+    model_type = str(checkpoint.config.get("model_type", "unknown"))
+    model_class = _model_class(checkpoint.config, model_type)
     text = [
-        f"family = {_quoted(architecture)}",
-        f"title  = {_quoted(architecture)}  # {_MARK} a name people know, and the paper",
+        f"model_type = {_quoted(model_type)}",
+        f"title      = {_quoted(model_type)}  # {_MARK} a name people know, and the paper",
         *([f"layers = {{ {', '.join(places)} }}  {fits}".rstrip()] if places else []),
-        *([f"base   = {_quoted(base)}"] if base else []),
-        'init   = "normal(initializer_range)"',
+        *([f"base_model_prefix = {_quoted(base)}"] if base else []),
+        'init = "normal(initializer_range)"',
         "",
         f"[config]  # {_MARK} the defaults of the configuration class, not this model's values",
         *_aligned(
@@ -93,15 +93,15 @@ def _table(checkpoint: Checkpoint) -> list[str]:
             ]
         ),
         "",
-        f"[measures]  # {_MARK} which fields say so",
-        *measures,
+        f"[attributes]  # {_MARK} which fields say so",
+        *attributes,
         'init_range = "initializer_range"',
         "",
         f"[models]  # {_MARK} the classes, and the frameworks that have them",
-        architecture + (' = { heads = ["lm"] }' if heads else " = {}"),
+        model_class + (' = { heads = ["lm"] }' if heads else " = {}"),
         "",
         f"[roles]  # {_MARK} encoder, decoder or both; a decoder needs [parts.cross_attention]",
-        f"encoder = {{ model = {_quoted(architecture)} }}",
+        f"encoder = {{ model = {_quoted(model_class)} }}",
         "",
         "[modules]",
         *rows,
@@ -113,7 +113,7 @@ def _table(checkpoint: Checkpoint) -> list[str]:
             *heads,
         ]
     if buffers:
-        text += ["", "[drop.pytorch]"]
+        text += ["", "[ignore.pytorch]"]
         names = dict.fromkeys(_folded(name.removeprefix(f"{base}.")) for name in buffers)
         text += [f"{_quoted(name)} = {_quoted(f'{_MARK} why is it no weight?')}" for name in names]
     return text
@@ -206,16 +206,16 @@ def _row(module: _Module, fields: Mapping[str, int]) -> str:
     elif len(weight) == 2:
         kind, sizes = "linear", weight[::-1]
         if bias is None:
-            extra = ', without = ["bias"]'
+            extra = ", bias = false"
             if "{" not in module.path and not _OUTPUT.search(module.path):
                 kind, sizes, extra = "embedding", weight, ""
                 doubts.append("an embedding, or linear without a bias?")
         elif bias == (weight[1],) != (weight[0],):
-            kind, sizes = "conv1d", weight
+            kind, sizes = "gpt2_conv1d", weight
         elif "c_" in module.path:
-            doubts.append("linear, or conv1d, which lies the other way round?")
+            doubts.append("linear, or gpt2_conv1d, which is stored transposed?")
     else:
-        kind, sizes = "convolution", weight
+        kind, sizes = "conv1d", weight
         doubts.append(f"which kind? {list(weight)}")
     texts = [_size(module.path, length, fields, doubts) for length in sizes]
     comment = f"  # {_MARK} {'; '.join(doubts)}" if doubts else ""
@@ -245,7 +245,7 @@ def _size(path: str, length: int, fields: Mapping[str, int], doubts: list[str]) 
     )
 
 
-def _measures(fields: Mapping[str, int], rows: Sequence[str]) -> list[str]:
+def _attributes(fields: Mapping[str, int], rows: Sequence[str]) -> list[str]:
     """The usual names, and for the width the field that most rows depend on."""
     common = max(fields, key=lambda name: sum(_uses(row, name) for row in rows), default="")
     guesses = {
@@ -255,18 +255,18 @@ def _measures(fields: Mapping[str, int], rows: Sequence[str]) -> list[str]:
         "heads": ("num_attention_heads", "n_head", "n_heads"),
     }
     return [
-        f"{measure} = {_quoted(name)}"
-        for measure, names in guesses.items()
+        f"{attribute} = {_quoted(name)}"
+        for attribute, names in guesses.items()
         for name in [next((name for name in names if name in fields), None)]
         if name
     ]
 
 
-def _architecture(config: Mapping[str, Any], architecture: str) -> str:
+def _model_class(config: Mapping[str, Any], model_type: str) -> str:
     named = config.get("architectures")
     first = named[0] if isinstance(named, list) and named else None
     return (
-        first if isinstance(first, str) and first.isidentifier() else f"{architecture.title()}Model"
+        first if isinstance(first, str) and first.isidentifier() else f"{model_type.title()}Model"
     )
 
 

@@ -2,7 +2,7 @@
 
 Configurations state a ``model_type`` since 2019. Older ones, and those of the original releases,
 are told by the fields they have and by the names of the tensors beside them; both stand in the
-families' tables, under ``[original]``.
+families' tables, under ``[detection]``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import Architecture, LegacyDetection
+from converter.architectures.schema import Architecture, Detection
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import CheckpointError, Problem
 
@@ -32,10 +32,9 @@ def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) ->
         name.removeprefix(wrapper) for name in checkpoint.tensors for wrapper in ("", *wrappers)
     }
     found = [
-        (architecture, architecture.legacy_detection)
-        for architecture in registry.with_legacy_detection()
-        if architecture.legacy_detection
-        and _fits(architecture.legacy_detection, checkpoint.config, names)
+        (architecture, architecture.detection)
+        for architecture in registry.with_detection()
+        if architecture.detection and _fits(architecture.detection, checkpoint.config, names)
     ]
     if len(found) > 1:
         raise CheckpointError(
@@ -46,8 +45,8 @@ def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) ->
             ],
             remedy=f'Add it, for example "model_type": "{found[0][0].name}".',
         )
-    for architecture, original in found:
-        return checkpoint.with_config(_translated(checkpoint.config, architecture, original))
+    for architecture, rules in found:
+        return checkpoint.with_config(_translated(checkpoint.config, architecture, rules))
     return checkpoint
 
 
@@ -61,30 +60,32 @@ def select_submodel(
     whole = checkpoint.config.get("model_type")
     if not isinstance(whole, str) or whole in registry.names:
         return checkpoint
-    for architecture in registry.nested_in(whole):
-        own = checkpoint.config.get(architecture.nested_in[whole])
+    for architecture in registry.with_detection():
+        nested_in = architecture.detection.nested_in if architecture.detection else {}
+        own = checkpoint.config.get(nested_in[whole]) if whole in nested_in else None
         if role in architecture.roles and isinstance(own, dict):
             return checkpoint.with_config({**own, "model_type": architecture.name})
     return checkpoint
 
 
-def _fits(original: LegacyDetection, config: Mapping[str, Any], names: Iterable[str]) -> bool:
+def _fits(rules: Detection, config: Mapping[str, Any], names: Iterable[str]) -> bool:
     return (
-        original.fields <= config.keys()
-        and original.absent_fields.isdisjoint(config)
-        and any(template.match(name) is not None for name in names for template in original.tensors)
+        bool(rules.fields)
+        and rules.fields <= config.keys()
+        and rules.absent_fields.isdisjoint(config)
+        and any(template.match(name) is not None for name in names for template in rules.tensors)
     )
 
 
 def _translated(
-    config: Mapping[str, Any], architecture: Architecture, original: LegacyDetection
+    config: Mapping[str, Any], architecture: Architecture, rules: Detection
 ) -> dict[str, Any]:
     """The configuration as transformers writes it."""
     renamed = {
-        original.rename_fields[key]: value
+        rules.rename_fields[key]: value
         for key, value in config.items()
-        if key in original.rename_fields
+        if key in rules.rename_fields
     }
-    kept = {key: value for key, value in config.items() if key not in original.rename_fields}
-    stated = {"architectures": [original.model]} if original.model else {}
+    kept = {key: value for key, value in config.items() if key not in rules.rename_fields}
+    stated = {"architectures": [rules.model]} if rules.model else {}
     return {"model_type": architecture.name, **stated, **renamed, **kept}

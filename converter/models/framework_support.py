@@ -19,7 +19,7 @@ def unsupported_reasons(
         for framework in FRAMEWORKS
         if framework not in model.classes
     }
-    for limit in config.architecture.unsupported:
+    for limit in config.architecture.unsupported.values():
         applies = limit.head is None or limit.head in model.heads
         if applies and limit.role in (None, role) and config.is_true(limit.when):
             for framework in limit.frameworks:
@@ -71,7 +71,7 @@ def pair_unsupported_reasons(
     for framework in FRAMEWORKS:
         if framework not in composite.classes:
             reasons.setdefault(framework, f"there is no {framework} class for {composite.name}")
-    for limit in composite.unsupported:
+    for limit in composite.unsupported.values():
         try:
             applies = limit.when.evaluate(lookup)
         except ExpressionError as error:

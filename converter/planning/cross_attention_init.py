@@ -58,7 +58,7 @@ def init_cross_attention(
         return CrossAttentionInit({p.name: _xavier(p) for p in new if p.rule in RANDOM_RULES})
     if decoder.cross_attention_init is None:
         raise UnsupportedError(
-            f"the mapping table of {decoder.name} has no [warm_start], which {init} needs",
+            f"the mapping table of {decoder.name} has no [cross_attention_init], which {init} needs",
             remedy="Write it, see docs/mapping-tables.md, or choose another --init.",
         )
     if init == "zero-output":
@@ -81,7 +81,7 @@ def _zero_output(
     """Return zeros for the last module of the branch, so that the branch adds nothing at first."""
     zero = InitOverride("constant", 0.0)
     overrides = {param.name: zero for param in new if table.is_output(param.name)}
-    if table.norm == "before":
+    if table.norm == "pre":
         return CrossAttentionInit(overrides)
     return CrossAttentionInit(
         overrides,

@@ -66,7 +66,7 @@ def details(registry: ArchitectureRegistry, name: str) -> dict[str, Any]:
                 "role": limit.role,
                 "reason": limit.reason,
             }
-            for limit in architecture.unsupported
+            for limit in architecture.unsupported.values()
         ],
         "tokens": {
             role: {"token": token.token, "id": token.id}

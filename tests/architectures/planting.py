@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
 from converter.architectures.lint import lint
+from converter.architectures.registry import tables_directory
 
-MAPPINGS = Path(str(files("converter.mappings")))
+MAPPINGS = tables_directory()
 
 
 def changed(directory: Path, table: str, *changes: tuple[str, str]) -> Path:

@@ -16,12 +16,22 @@ MAPPINGS = Path(__file__).parents[2] / "mappings"
     [
         ("gpt2", '"attn.c_proj"', '"attn.proj"', "copies from 'attn.proj', which no model has"),
         ("gpt2", 'ln_cross_attn = "ln_1"', 'ln_across = "ln_1"', "is in no path"),
-        ("gpt2", 'output = ["crossattention.c_proj"]', 'output = ["c_out"]', "is no module"),
-        ("gpt2", 'output = ["crossattention.c_proj"]', "", "names no module"),
-        ("gpt2", 'norm   = "before"', 'norm   = "around"', "is none of before, after"),
-        ("gpt2", 'norm   = "before"', 'norms  = "before"', "unknown key 'norms'"),
-        ("mbart", 'norm = "before"', 'norm = "after"', "changes nothing"),
-        ("distilbert", "[modules]", '[warm_start]\nnorm = "after"\n\n[modules]', "concerns cross-"),
+        (
+            "gpt2",
+            'zero_output         = ["crossattention.c_proj"]',
+            'zero_output = ["c_out"]',
+            "is no module",
+        ),
+        ("gpt2", 'zero_output         = ["crossattention.c_proj"]', "", "names no module"),
+        ("gpt2", 'norm                = "pre"', 'norm = "around"', "'pre' or 'post'"),
+        ("gpt2", 'norm                = "pre"', 'norms = "pre"', "unknown key 'norms'"),
+        ("mbart", 'norm = "pre"', 'norm = "post"', "changes nothing"),
+        (
+            "distilbert",
+            "[modules]",
+            '[cross_attention_init]\nnorm = "post"\n\n[modules]',
+            "concerns cross-",
+        ),
     ],
 )
 def test_a_slip_is_told(

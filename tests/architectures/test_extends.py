@@ -12,15 +12,15 @@ from converter.errors import TableError
 from tests.factories import bundled_registry
 
 BASE = """
-family = "base"
+model_type = "base"
 title = "Base"
-base = "base"
+base_model_prefix = "base"
 layers = { layer = "n" }
 [config]
 n = 2
 width = 8
 flag = true
-[measures]
+[attributes]
 width = "width"
 [models]
 BaseModel = { parts = ["pooler", "extra"] }
@@ -32,12 +32,12 @@ BaseModel = { parts = ["pooler", "extra"] }
 [parts.extra]
 "extra.a" = { linear = "width -> width" }
 "extra.b" = { linear = "width -> width" }
-[drop.pytorch]
+[ignore.pytorch]
 "old" = "because"
 "older" = "because"
 """
 
-CHILD = 'family = "child"\ntitle = "Child"\nextends = "base"\n'
+CHILD = 'model_type = "child"\ntitle = "Child"\nextends = "base"\n'
 
 
 def registry(directory: Path, *texts: str) -> ArchitectureRegistry:
@@ -64,7 +64,7 @@ def test_inherits_everything(tmp_path):
         base.parts,
         base.ignore,
     )
-    assert (architecture.config, architecture.models, architecture.base) == (
+    assert (architecture.config, architecture.models, architecture.base_model_prefix) == (
         base.config,
         base.models,
         base.base_model_prefix,
@@ -77,7 +77,7 @@ def test_adds_changes_and_takes_away_rows(tmp_path):
         '[config]\nflag = false\nmore = 3\n[modules]\n"emb" = { linear = "width -> more" }\n'
         '"h.{layer}.norm" = false\n"h.{layer}.new" = { layer_norm = "width" }\n'
         '"last" = { layer_norm = "width" }\n[parts.extra]\n"extra.a" = false\n'
-        '[drop.pytorch]\n"old" = false\n"oldest" = "why not"\n[parts.pooler]\n'
+        '[ignore.pytorch]\n"old" = false\n"oldest" = "why not"\n[parts.pooler]\n'
         '"pooler" = { linear = "width -> width", when = "flag == true" }',
     )
     assert paths(architecture.modules) == {
@@ -92,7 +92,8 @@ def test_adds_changes_and_takes_away_rows(tmp_path):
 
 def test_takes_a_whole_part_away(tmp_path):
     architecture = child(
-        tmp_path, '[models]\nChildModel = { parts = ["pooler"] }\n[parts]\nextra = false'
+        tmp_path,
+        '[models]\nBaseModel = false\nChildModel = { parts = ["pooler"] }\n[parts]\nextra = false',
     )
     assert set(architecture.parts) == {"pooler"}
     assert set(architecture.models) == {"ChildModel"}
@@ -100,7 +101,7 @@ def test_takes_a_whole_part_away(tmp_path):
 
 def test_extends_over_several_steps(tmp_path):
     grandchild = (
-        'family = "grandchild"\ntitle = "G"\nextends = "child"\n'
+        'model_type = "grandchild"\ntitle = "G"\nextends = "child"\n'
         '[modules]\n"last" = { linear = "width -> width" }'
     )
     middle = CHILD + '[modules]\n"last" = { layer_norm = "width" }'
@@ -115,8 +116,8 @@ def test_extends_over_several_steps(tmp_path):
         ('[modules]\n"nothing" = false', "nothing"),
         ("[parts]\nnothing = false", "nothing"),
         ('[parts.extra]\n"extra.c" = false', "extra.c"),
-        ("[measures]\nheads = false", "heads"),
-        ('[drop.pytorch]\n"oldest" = false', "oldest"),
+        ("[attributes]\nheads = false", "heads"),
+        ('[ignore.pytorch]\n"oldest" = false', "oldest"),
     ],
 )
 def test_taking_away_what_is_not_there_is_refused(tmp_path, text, named):
@@ -128,14 +129,14 @@ def test_taking_away_what_is_not_there_is_refused(tmp_path, text, named):
 @pytest.mark.parametrize("circle", [("a", "a"), ("a", "b", "a"), ("a", "b", "c", "b")])
 def test_a_circle_is_refused(tmp_path, circle):
     texts = [
-        f'family = "{one}"\ntitle = "t"\nextends = "{other}"' for one, other in pairwise(circle)
+        f'model_type = "{one}"\ntitle = "t"\nextends = "{other}"' for one, other in pairwise(circle)
     ]
     with pytest.raises(TableError, match="extends itself"):
         registry(tmp_path, *texts).architecture("a")
 
 
 def test_an_unknown_parent_is_refused(tmp_path):
-    text = 'family = "a"\ntitle = "t"\nextends = "nobody"'
+    text = 'model_type = "a"\ntitle = "t"\nextends = "nobody"'
     with pytest.raises(TableError, match="nobody"):
         registry(tmp_path, text).architecture("a")
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
-
 import pytest
 
 from converter.architectures.lint import lint
 from converter.architectures.model_spec import ModelSpecBuilder
+from converter.architectures.registry import tables_directory
 from converter.architectures.sample_configs import sample_configs
 from converter.architectures.schema import FRAMEWORKS
 from tests.factories import bundled_registry
@@ -16,7 +14,7 @@ from tests.factories import bundled_registry
 LIBRARY = bundled_registry()
 TABLES = sorted(
     path
-    for path in Path(str(files("converter.mappings"))).glob("*.toml")
+    for path in tables_directory().glob("*.toml")
     if path.stem != "_recipes"  # names compositions, no table
 )
 MODEL_TYPES = [name for name in LIBRARY.names if not LIBRARY.is_composite(name)]

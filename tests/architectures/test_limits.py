@@ -16,7 +16,7 @@ from tests.factories import bundled_registry
 def test_a_limit_of_a_role_concerns_no_model_by_itself():
     data = table("gpt2")
     limit = {"when": "n_layer > 3", "reason": "too deep", "role": "encoder"}
-    data["limits"] = [{**limit, "frameworks": list(FRAMEWORKS)}]
+    data["unsupported"]["deep"] = {**limit, "frameworks": list(FRAMEWORKS)}
     architecture = load_architecture(data, "gpt2.toml", VOCABULARY)
     deep, flat = (ModelConfig(architecture, {"n_layer": layers}) for layers in (4, 3))
     model = architecture.models["GPT2Model"]
@@ -29,7 +29,12 @@ def test_a_limit_of_a_role_concerns_no_model_by_itself():
 
 def test_a_limit_of_an_unknown_role_is_refused():
     data = table("gpt2")
-    data["limits"] = [{"when": "n_layer > 3", "reason": "no", "role": "author"}]
+    data["unsupported"]["deep"] = {
+        "when": "n_layer > 3",
+        "frameworks": ["flax"],
+        "reason": "no",
+        "role": "author",
+    }
     assert any("author" in problem for problem in load("gpt2", data))
 
 
@@ -41,6 +46,6 @@ def test_a_class_may_lack_a_part_in_one_framework():
 @pytest.mark.parametrize("without", [{"pytorch": ["lm"]}, {"mxnet": ["pooler"]}])
 def test_only_a_part_of_the_model_can_be_lacking(without):
     data = table("bert")
-    data["models"]["BertModel"]["without"] = without
-    with pytest.raises(TableError, match=r"models\.BertModel\.without"):
+    data["models"]["BertModel"]["missing_parts"] = without
+    with pytest.raises(TableError, match=r"models\.BertModel\.missing_parts"):
         load_architecture(data, "bert.toml", VOCABULARY)

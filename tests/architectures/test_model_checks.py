@@ -51,7 +51,7 @@ def test_one_dialect_may_store_always_and_another_under_a_condition() -> None:
     data = table("bert")
     data["tied"]["cls.predictions.decoder.bias"] = {
         "to": "cls.predictions.bias",
-        "stored": {"tensorflow": True, "flax": False, "pytorch": "num_hidden_layers > 3"},
+        "stored_in": {"tensorflow": True, "flax": False, "pytorch": "num_hidden_layers > 3"},
     }
     architecture = load_architecture(data, "bert.toml", VOCABULARY)
     for layers, stored in ((3, {"tensorflow"}), (4, {"tensorflow", "pytorch"})):

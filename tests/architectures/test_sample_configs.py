@@ -71,14 +71,14 @@ def test_every_condition_is_met_and_is_not(architecture: str) -> None:
     table, configs = LIBRARY.architecture(architecture), _configs(architecture)
     has = {framework for model in table.models.values() for framework in model.classes}
     idle = {
-        f"limits[{number}].when"
-        for number, limit in enumerate(table.unsupported)
+        f"unsupported.{name}.when"
+        for name, limit in table.unsupported.items()
         if has.isdisjoint(limit.frameworks)
     }
     one_sided = [
         (place, met)
         for place, expression, places in expressions(table)
-        if place.endswith((".when", ".unless")) and place not in idle
+        if place.endswith(".when") and place not in idle
         if not expression.fields & {*places}
         if len(met := {config.is_true(expression) for config in configs}) < 2
     ]
@@ -102,7 +102,9 @@ REFUSED = [
 def test_what_no_framework_takes_is_refused_by_a_limit(architecture: str, name: str) -> None:
     spec = tiny(architecture)
     config = ModelConfig(spec.table, {**spec.fields(), **spec.refused[name]}, architecture)
-    limits = [limit.reason for limit in spec.table.unsupported if config.is_true(limit.when)]
+    limits = [
+        limit.reason for limit in spec.table.unsupported.values() if config.is_true(limit.when)
+    ]
     refused = [
         found
         for model in spec.table.models.values()

@@ -256,7 +256,7 @@ def test_check_table_finds_what_is_wrong(tmp_path: Path) -> None:
     assert "n_place" in run("check-table", ROOT / "mappings" / "bert.toml", bad, code=1).stdout
     found = json.loads(run("check-table", bad, "--json", code=1).stdout)
     assert found["tables"][str(bad)]["problems"]
-    bad.write_text("family = ")
+    bad.write_text("model_type = ")
     assert str(bad) in run("check-table", bad, code=1).stdout
 
 

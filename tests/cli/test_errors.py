@@ -306,5 +306,5 @@ def test_a_table_of_the_users_that_is_wrong(shell: Shell) -> None:
     assert str(table) in told
     assert "must name one kind of module" in told
     assert "encoder.layer.{layer}.output.LayerNorm" in told
-    table.write_text("family = ")
+    table.write_text("model_type = ")
     assert str(table) in shell.fail("families", "--mapping", table)

@@ -131,7 +131,7 @@ WRONG: dict[str, tuple[str, ...]] = {
 @pytest.mark.parametrize("command", COMMANDS)
 def test_json_is_one_document_whatever_fails(command: str, tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("jobs: [1]")
-    (tmp_path / "wrong.toml").write_text("family = 1")
+    (tmp_path / "wrong.toml").write_text("model_type = 1")
     done = run(command, *WRONG[command], "--json", cwd=tmp_path)
     document = json.loads(done.stdout)
     if command == "check-table":  # its findings are its result

@@ -128,10 +128,10 @@ def test_a_duplicate_key_with_one_value_is_accepted(made: Made, tmp_path: Path) 
 
 
 TABLE = """
-family = "bert"
+model_type = "bert"
 title = "hostile"
 layers = {{ layer = "{layers}" }}
-base = "bert"
+base_model_prefix = "bert"
 [config]
 hidden_size = 24
 num_hidden_layers = 3

@@ -186,7 +186,7 @@ def test_a_configuration_that_fits_several_families(tmp_path):
     release(tmp_path / "in", "bert")
     own = tmp_path / "twin.toml"
     text = (Path(__file__).parents[2] / "mappings" / "bert.toml").read_text()
-    twin = re.sub(r'^(family\s*=) "bert"', r'\1 "twin"', text)
+    twin = re.sub(r'^(model_type\s*=) "bert"', r'\1 "twin"', text)
     assert twin != text
     own.write_text(twin)
     with open_files(tmp_path / "in") as checkpoint:
@@ -201,13 +201,13 @@ def test_a_configuration_that_fits_several_families(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "finding"),
     [
-        ('rename  = { n_vocab = "vocab_size"', 'rename  = { n_vocab = "words"', "no field"),
-        ('model   = "GPT2LMHeadModel"', 'model   = "GPT3"', "no model 'GPT3'"),
-        ('tensors = ["model/h{layer}', 'tensors = ["model/h{layer', "braces do not pair"),
-        ('tensors = ["model/h{layer}/attn/c_attn/w"]', "tensors = []", "must name a tensor"),
-        ("fields  = [\"n_vocab\", ", "without = [\"n_vocab\", ", "must name the fields"),
-        ("[original]", "[original]\nsize = 3", "unknown key 'size'"),
-        ('path.google = "h{layer}/ln_1"', 'not_in = ["keras"]', "'keras' is none of"),
+        ('rename_fields = { n_vocab = "vocab_size"', 'rename_fields = { n_vocab = "words"', "not a field"),
+        ('model         = "GPT2LMHeadModel"', 'model = "GPT3"', "'GPT3' is not a model"),
+        ('tensors       = ["model/h{layer}', 'tensors = ["model/h{layer', "braces do not pair"),
+        ('tensors       = ["model/h{layer}/attn/c_attn/w"]', "tensors = []", "detection.tensors: is empty"),
+        ("fields        = [\"n_vocab\", ", "absent_fields = [\"n_vocab\", ", "detection.fields: is empty"),
+        ("[detection]", "[detection]\nsize = 3", "unknown key 'size'"),
+        ('path.google = "h{layer}/ln_1"', 'not_in = ["keras"]', "is not a dialect"),
     ],
 )  # fmt: skip
 def test_mistakes_in_tables_are_named(old, new, finding, tmp_path):
@@ -221,8 +221,8 @@ def test_mistakes_in_tables_are_named(old, new, finding, tmp_path):
 
 def test_no_table_inherits_how_another_family_is_told():
     registry = bundled_registry()
-    assert {architecture.name for architecture in registry.with_legacy_detection()} >= set(CONFIGS)
-    assert registry.architecture("roberta").legacy_detection is None
+    assert {architecture.name for architecture in registry.with_detection()} >= set(CONFIGS)
+    assert registry.architecture("roberta").detection is None
 
 
 def test_templates_that_are_open_in_front():

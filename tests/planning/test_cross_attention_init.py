@@ -175,11 +175,11 @@ def test_every_decoder_can_begin_in_every_way(architecture: str, tmp_path: Path)
 def test_a_table_without_the_knowledge_is_told(tmp_path: Path) -> None:
     table = tmp_path / "gpt2.toml"
     text = (Path(__file__).parents[2] / "mappings" / "gpt2.toml").read_text()
-    start, end = text.index("[warm_start]"), text.index("[original]")
+    start, end = text.index("[cross_attention_init]"), text.index("[detection]")
     table.write_text(text[:start] + text[end:])
     make(tmp_path / "encoder", "bert")
     make(tmp_path / "decoder", "gpt2", "GPT2LMHeadModel")
-    with pytest.raises(UnsupportedError, match="no \\[warm_start\\]"):
+    with pytest.raises(UnsupportedError, match="no \\[cross_attention_init\\]"):
         compose(
             *(tmp_path / "encoder", tmp_path / "decoder", tmp_path / "out"),
             init="zero-output",

@@ -1,4 +1,4 @@
-"""A family is added exactly as ``docs/adding-a-family.md`` says."""
+"""A family is added exactly as ``docs/adding-an-architecture.md`` says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from converter.commands.draft_table import draft
 from tests.factories import make, noise
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/adding-a-family.md").read_text()
+PAGE = (ROOT / "docs/adding-an-architecture.md").read_text()
 CONFIG = {
     "model_type": "pebble",
     "architectures": ["PebbleModel"],

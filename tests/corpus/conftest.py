@@ -1,4 +1,4 @@
-"""The frameworks stay quiet, off-line and on the processor."""
+"""Shared fixtures: the frameworks without warnings and with fast compilation."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def _quiet() -> None:
 
 @pytest.fixture
 def unoptimized() -> None:
-    """Let JAX compile quickly rather than well; most of the time goes into it."""
+    """Disable most optimizations of JAX, whose compilation takes most of the time."""
     jax = pytest.importorskip("jax")
     jax.config.update("jax_disable_most_optimizations", True)

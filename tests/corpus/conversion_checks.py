@@ -1,4 +1,4 @@
-"""Whether every value of a checkpoint comes through a conversion."""
+"""Checks that a conversion keeps every value of a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.factories import model_spec, tiny_config
 Array = np.ndarray[Any, np.dtype[Any]]
 
 CONFIG = tiny_config("bert", tie_word_embeddings=True)
-"""The model that every file of the corpus holds, as far as nothing else is said."""
+"""The model in the files of the corpus, unless stated otherwise."""
 HEAD = "BertForMaskedLM"
 
 
@@ -31,18 +31,18 @@ def converted(
 ) -> WriteResult:
     """Convert `source` to PyTorch, and compare with the values by PyTorch's names."""
     result = converter.convert(source, out, config=config, to=["pytorch"], **options)
-    found = load_file(out / "model.safetensors")
-    assert found.keys() <= expected.keys()
-    missing = expected.keys() - found.keys()
+    actual = load_file(out / "model.safetensors")
+    assert actual.keys() <= expected.keys()
+    missing = expected.keys() - actual.keys()
     assert all("decoder" in name for name in missing), missing  # the tied output layer
-    for name, values in found.items():
+    for name, values in actual.items():
         assert values.dtype == expected[name].dtype, name
         np.testing.assert_array_equal(values, expected[name], err_msg=name)
     return result
 
 
 def same_as_library(path: Path, theirs: Mapping[str, Array]) -> None:
-    """The container reads what the format's own library read, bit for bit."""
+    """Assert that the reader agrees with the format's own library, bit for bit."""
     with open_file(path) as reader:
         assert reader.tensors.keys() == theirs.keys()
         for name, tensor in reader.tensors.items():

@@ -20,7 +20,7 @@ Names = tuple[str, str]
 
 
 def pytorch(home: Path, file_format: str, differ: bool) -> Names:
-    """The tied output layer beside the embeddings, and an old name beside the new."""
+    """Add the tied output layer to the embeddings, and an old name to the new one."""
     arrays = stored(model_spec(CONFIG, HEAD))
     old = "bert.embeddings.LayerNorm.gamma"
     arrays["cls.predictions.decoder.weight"] = arrays[WORDS].copy()
@@ -31,7 +31,7 @@ def pytorch(home: Path, file_format: str, differ: bool) -> Names:
 
 
 def hdf5(home: Path, file_format: str, differ: bool) -> Names:
-    """The embeddings listed again with the head, as copies of their own."""
+    """Repeat the embeddings under the head, as separate copies."""
     make(home.parent / "plain", "bert", HEAD)
     converter.convert(home.parent / "plain", home, to=["tensorflow"])
     again = "mlm___cls/tf_bert_for_masked_lm/bert/embeddings/word_embeddings/weight:0"
@@ -45,7 +45,7 @@ def hdf5(home: Path, file_format: str, differ: bool) -> Names:
 
 
 def msgpack(home: Path, file_format: str, differ: bool) -> Names:
-    """The same parameters with and without the wrapper."""
+    """Add the same parameters without the wrapper."""
     arrays: dict[str, Array] = stored(model_spec(CONFIG, HEAD), "flax")
     name = "bert/embeddings/LayerNorm/scale"
     wrapped = {f"params/{key}": array for key, array in arrays.items()}
@@ -67,10 +67,10 @@ CASES: dict[str, Callable[[Path, str, bool], Names]] = {
 def test_equal_copies_are_merged(file_format: str, tmp_path: Path) -> None:
     CASES[file_format](tmp_path / "source", file_format, False)
     converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch"])
-    found = load_file(tmp_path / "out/model.safetensors")
+    actual = load_file(tmp_path / "out/model.safetensors")
     expected = stored(model_spec(CONFIG, HEAD))
-    assert found.keys() == expected.keys()
-    np.testing.assert_array_equal(found[WORDS], expected[WORDS])
+    assert actual.keys() == expected.keys()
+    np.testing.assert_array_equal(actual[WORDS], expected[WORDS])
 
 
 @pytest.mark.parametrize("file_format", CASES)

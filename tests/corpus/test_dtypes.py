@@ -1,4 +1,4 @@
-"""Casts: to the nearest, ties to even; what overflows is counted and said; integers stay."""
+"""Casts: to the nearest, ties to even; overflow is counted and reported; integers are kept."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def written(arrays: dict[str, np.ndarray], home: Path, **options: Any) -> tuple[
 
 
 def ties(dtype: str) -> np.ndarray:
-    """float32 values that lie just between two of `dtype`, beside such, and far outside."""
+    """Return float32 values halfway between two of `dtype`, next to them, and out of range."""
     bits = {"float16": 10, "bfloat16": 7}[dtype]
-    odd = np.arange(1, 41, dtype=np.float64)
-    return (1 + odd * 2.0 ** -(bits + 1)).astype(np.float32)
+    steps = np.arange(1, 41, dtype=np.float64)
+    return (1 + steps * 2.0 ** -(bits + 1)).astype(np.float32)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -56,14 +56,14 @@ def test_overflow_is_reported(arrays: dict[str, np.ndarray], tmp_path: Path) -> 
         NAME.removeprefix("bert."): 2,
         OTHER.removeprefix("bert."): 1,
     }
-    told = [warning for warning in result.warnings if "too large" in warning]
-    assert len(told) == 2
-    assert told[0].startswith(NAME.removeprefix("bert.") + ": 2 value(s)")
-    assert set(told) <= set(result.to_dict()["warnings"])
+    messages = [warning for warning in result.warnings if "too large" in warning]
+    assert len(messages) == 2
+    assert messages[0].startswith(NAME.removeprefix("bert.") + ": 2 value(s)")
+    assert set(messages) <= set(result.to_dict()["warnings"])
     manifest = json.loads((out / "converter-manifest.json").read_text())
-    assert set(told) <= set(manifest["warnings"])
-    found = load_file(out / "model.safetensors")[NAME]
-    np.testing.assert_array_equal(found[:3], np.array([np.inf, -np.inf, 65504], np.float16))
+    assert set(messages) <= set(manifest["warnings"])
+    actual = load_file(out / "model.safetensors")[NAME]
+    np.testing.assert_array_equal(actual[:3], np.array([np.inf, -np.inf, 65504], np.float16))
 
 
 def test_values_that_are_not_finite_are_reported_and_kept(
@@ -73,8 +73,8 @@ def test_values_that_are_not_finite_are_reported_and_kept(
     result, out = written(arrays, tmp_path)
     assert result.non_finite == {NAME.removeprefix("bert."): 3}
     assert any("infinite or not a number" in warning for warning in result.warnings)
-    found = load_file(out / "model.safetensors")[NAME]
-    np.testing.assert_array_equal(found, arrays[NAME])
+    actual = load_file(out / "model.safetensors")[NAME]
+    np.testing.assert_array_equal(actual, arrays[NAME])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "keep"])
@@ -83,10 +83,10 @@ def test_sources_in_double_precision(
 ) -> None:
     doubles = {name: array.astype(np.float64) + 1e-9 for name, array in arrays.items()}
     _, out = written(doubles, tmp_path, dtype=dtype)
-    wanted = np.float64 if dtype == "keep" else np.dtype(dtype)
+    expected = np.float64 if dtype == "keep" else np.dtype(dtype)
     for name, values in load_file(out / "model.safetensors").items():
-        assert values.dtype == wanted
-        np.testing.assert_array_equal(values, doubles[name].astype(wanted))
+        assert values.dtype == expected
+        np.testing.assert_array_equal(values, doubles[name].astype(expected))
 
 
 def test_mixed_dtypes_are_kept(arrays: dict[str, np.ndarray], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import converter
 from converter.errors import CheckpointError, FormatError, UnsupportedError
+from converter.formats.registry import open_file
 from tests.corpus.conversion_checks import CONFIG, HEAD, converted, same_as_library
 from tests.factories import model_spec, noise, stored
 
@@ -52,7 +53,7 @@ def nested(flat: Mapping[str, Any]) -> Tree:
 
 
 def train_state(params: Tree) -> Tree:
-    """A ``TrainState`` in full, with the moments of Adam."""
+    """Return a complete ``TrainState``, with the moments of Adam."""
     import jax
     import optax
     from flax.training.train_state import TrainState
@@ -166,7 +167,7 @@ def test_orbax_reads_what_orbax_reads(tmp_path: Path) -> None:
     theirs = orbax.PyTreeCheckpointer().restore(path.resolve())
     flat = {f"{a}/{b}": np.asarray(v) for a, leaves in theirs.items() for b, v in leaves.items()}
     same_as_library(path / "_METADATA", flat)
-    with converter.formats.open_format(path / "_METADATA") as reader:
+    with open_file(path / "_METADATA") as reader:
         np.testing.assert_array_equal(
             reader.tensors["a/x.y"].read(1, 7, 20), tree["a"]["x.y"][:, 7:20]
         )

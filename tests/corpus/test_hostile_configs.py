@@ -1,4 +1,4 @@
-"""Configurations and mapping files made to harm: one clear error each, soon, in little memory."""
+"""Hostile configurations and mapping files: one clear error each, fast, in little memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @contextmanager
 def soon_and_small() -> Iterator[None]:
     gc.collect()
-    gc.freeze()  # what frameworks left behind is not searched again and again
+    gc.freeze()  # do not search the objects of the frameworks again and again
     tracemalloc.start()
     began = time.process_time()
     try:
@@ -44,7 +44,7 @@ def soon_and_small() -> Iterator[None]:
 
 
 def rest(made: Made, **fields: object) -> str:
-    """The configuration's text with fields changed."""
+    """Return the text of the configuration with changed fields."""
     return json.dumps({**made.config, **fields})
 
 

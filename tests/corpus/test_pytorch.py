@@ -33,10 +33,10 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def arrays() -> dict[str, np.ndarray]:
-    found = stored(model_spec(CONFIG, HEAD))
-    found["cls.predictions.decoder.weight"] = found["bert.embeddings.word_embeddings.weight"]
-    found["cls.predictions.decoder.bias"] = found["cls.predictions.bias"]
-    return found
+    actual = stored(model_spec(CONFIG, HEAD))
+    actual["cls.predictions.decoder.weight"] = actual["bert.embeddings.word_embeddings.weight"]
+    actual["cls.predictions.decoder.bias"] = actual["cls.predictions.bias"]
+    return actual
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def state(arrays: dict[str, np.ndarray]) -> State:
 
 
 def prefixed(*prefixes: str) -> Callable[[State], State]:
-    lead = "".join(prefixes)
-    return lambda state: {lead + name: tensor for name, tensor in state.items()}
+    prefix = "".join(prefixes)
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
 
 
 def optimiser(state: State) -> dict[str, Any]:
@@ -131,7 +131,7 @@ DTYPES = {
 
 
 def native(tensor: Any) -> np.ndarray:
-    """What torch read, as numpy holds it."""
+    """Return what torch read as numpy arrays."""
     name = str(tensor.dtype).removeprefix("torch.")
     if name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
         size = {1: torch.uint8, 2: torch.int16}[tensor.element_size()]
@@ -216,10 +216,10 @@ HEADS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
 def test_unknown_heads_are_ignored_in_a_composition(
     case: str, arrays: dict[str, np.ndarray], config: Path, tmp_path: Path
 ) -> None:
-    lead, head = HEADS[case]
-    body = {lead + n: torch.from_numpy(a) for n, a in arrays.items() if n.startswith("bert.")}
+    prefix, head = HEADS[case]
+    body = {prefix + n: torch.from_numpy(a) for n, a in arrays.items() if n.startswith("bert.")}
     foreign = {
-        (lead + name if case == "custom, parallel" else name): torch.ones(shape)
+        (prefix + name if case == "custom, parallel" else name): torch.ones(shape)
         for name, shape in head.items()
     }
     torch.save({**body, **foreign}, tmp_path / "encoder.pt")
@@ -229,16 +229,16 @@ def test_unknown_heads_are_ignored_in_a_composition(
     )
     dropped = result.to_dict()["ignored"]["encoder"]
     assert dropped.keys() == foreign.keys()
-    known = case in ("classifier", "question answering")
-    expected = "not part of BertModel" if known else "a head of another task"
+    listed = case in ("classifier", "question answering")
+    expected = "not part of BertModel" if listed else "a head of another task"
     assert all(expected in reason for reason in dropped.values())
     from safetensors.numpy import load_file
 
-    found = load_file(tmp_path / "out/model.safetensors")
+    actual = load_file(tmp_path / "out/model.safetensors")
     for name, array in arrays.items():
         if name.startswith("bert."):
-            np.testing.assert_array_equal(found["encoder." + name.removeprefix("bert.")], array)
-    assert not any("classifier" in name or "head.0" in name for name in found)
+            np.testing.assert_array_equal(actual["encoder." + name.removeprefix("bert.")], array)
+    assert not any("classifier" in name or "head.0" in name for name in actual)
 
 
 @pytest.mark.parametrize(
@@ -273,12 +273,12 @@ def test_converting_a_model_with_an_unknown_head_stays_an_error(
 def test_a_head_without_a_base_prefix_stays_an_error(
     arrays: dict[str, np.ndarray], config: Path, tmp_path: Path
 ) -> None:
-    bare = {
+    unprefixed = {
         name.removeprefix("bert."): torch.from_numpy(array)
         for name, array in arrays.items()
         if name.startswith("bert.")
     }
-    torch.save({**bare, "fc.weight": torch.ones(3, 24)}, tmp_path / "encoder.pt")
+    torch.save({**unprefixed, "fc.weight": torch.ones(3, 24)}, tmp_path / "encoder.pt")
     decoder = make(tmp_path / "decoder", "bert", "BertLMHeadModel", seed=1)
     with pytest.raises(MatchError, match=r"fc\.weight"):
         converter.compose(

@@ -1,4 +1,4 @@
-"""Old models whose halves share their weights: one copy in the file, two in every framework."""
+"""Old models whose submodels share weights: one copy in the file, two in every framework."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def expected(model: Any) -> np.ndarray:
 
 def logits(out: Path) -> Iterator[tuple[str, np.ndarray]]:
     for form in ("safetensors", "bin"):
-        ours, told = transformers.EncoderDecoderModel.from_pretrained(
+        ours, messages = transformers.EncoderDecoderModel.from_pretrained(
             out, use_safetensors=form == "safetensors", output_loading_info=True
         )
-        assert not any(told.values()), told
+        assert not any(messages.values()), messages
         with torch.no_grad():
             yield (
                 form,
@@ -87,19 +87,19 @@ def logits(out: Path) -> Iterator[tuple[str, np.ndarray]]:
     yield "flax", np.asarray(flax_model(input_ids=IDS, decoder_input_ids=START).logits)
 
 
-@pytest.mark.usefixtures("unoptimised")
+@pytest.mark.usefixtures("unoptimized")
 def test_every_framework_computes_the_same(out: Path, expected: np.ndarray) -> None:
-    for framework, found in logits(out):
-        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=framework)
+    for framework, actual in logits(out):
+        np.testing.assert_allclose(actual, expected, atol=1e-5, err_msg=framework)
 
 
 def test_the_source_holds_one_copy_and_the_output_two(source: Path, out: Path) -> None:
-    found = load_file(out / "model.safetensors")
-    twin = {name: f"decoder.bert.{name.removeprefix('encoder.')}" for name in found}
-    pairs = {name: twin[name] for name in found if twin[name] in found}
+    actual = load_file(out / "model.safetensors")
+    twin = {name: f"decoder.bert.{name.removeprefix('encoder.')}" for name in actual}
+    pairs = {name: twin[name] for name in actual if twin[name] in actual}
     assert len(pairs) == 37
     for name, other in pairs.items():
-        np.testing.assert_array_equal(found[name], found[other])
+        np.testing.assert_array_equal(actual[name], actual[other])
     if (source / "model.safetensors").is_file():
         held = load_file(source / "model.safetensors")
         assert not any(name in held and other in held for name, other in pairs.items())

@@ -34,7 +34,7 @@ CROSS = {"is_decoder": True, "add_cross_attention": True}
 
 
 def shaken(model: Any) -> Any:
-    """The model, built, with noise on every weight."""
+    """Build the model, with noise on every weight."""
     model(model.dummy_inputs)
     stream = np.random.default_rng(0)
     for weight in model.weights:
@@ -48,7 +48,7 @@ def weights_of(model: Any) -> dict[str, np.ndarray]:
 
 
 def joined(directory: Path, decoder: str, *, in_use: bool) -> Any:
-    """A model that is made of two others, saved as HDF5."""
+    """Save a model made of two others as HDF5."""
     import tensorflow as tf
     import transformers
 
@@ -85,15 +85,15 @@ def test_a_model_made_of_models(decoder: str, in_use: bool, tmp_path: Path) -> N
     converter.convert(tmp_path / "source", tmp_path / "out")
     ids = np.array([[5, 6, 7, 8]])
     theirs = model(input_ids=tf.constant(ids), decoder_input_ids=tf.constant(ids)).logits.numpy()
-    ours, told = transformers.EncoderDecoderModel.from_pretrained(
+    ours, messages = transformers.EncoderDecoderModel.from_pretrained(
         tmp_path / "out", output_loading_info=True
     )
-    assert not any(told.values())
+    assert not any(messages.values())
     with torch.no_grad():
-        found = ours.eval()(
+        actual = ours.eval()(
             input_ids=torch.tensor(ids), decoder_input_ids=torch.tensor(ids)
         ).logits.numpy()
-    np.testing.assert_allclose(found, theirs, atol=1e-5)
+    np.testing.assert_allclose(actual, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("labelled", [True, False], ids=["format tf", "no metadata"])
@@ -127,7 +127,7 @@ def test_safetensors_in_flax_names(labelled: bool, tmp_path: Path) -> None:
 
 
 def unlabelled(path: Path, labelled: bool) -> None:
-    """Take the metadata away unless the file is to keep them."""
+    """Remove the metadata unless the file should keep it."""
     if not labelled:
         from safetensors.numpy import save_file
 

@@ -1,4 +1,4 @@
-"""One process, one import of the frameworks, one workshop of peer-made checkpoints."""
+"""Shared fixtures: the frameworks and checkpoints saved by transformers, each once a session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.transformers.transformers_5 import Transformers5, start_transformers_
 
 @pytest.fixture(scope="session", autouse=True)
 def _frameworks() -> None:
-    """Import all frameworks once, or skip everything here with the reason."""
+    """Import all frameworks once, or skip all tests of this package with the reason."""
     for name in ("torch", "tensorflow", "flax", "transformers"):
         pytest.importorskip(name)
     import jax
@@ -31,12 +31,12 @@ def _frameworks() -> None:
 
 @pytest.fixture(scope="session")
 def source_cache(tmp_path_factory: pytest.TempPathFactory) -> SourceCache:
-    """Peer-made checkpoints, each built once."""
+    """Return the cache of checkpoints saved by transformers."""
     return SourceCache(Path(tmp_path_factory.mktemp("sources")))
 
 
 @pytest.fixture(scope="session")
-def later() -> Iterator[Transformers5]:
-    """Transformers 5, started when it is first asked."""
+def transformers_5() -> Iterator[Transformers5]:
+    """Start transformers 5 on first use."""
     with start_transformers_5() as running:
         yield running

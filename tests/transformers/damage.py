@@ -1,4 +1,4 @@
-"""Wilful damage to finished checkpoints, so that the tests prove that they can fail."""
+"""Damage to finished checkpoints, so that the checks are shown to fail."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def break_tensorflow(directory: Path, first: str, second: str, damage: Damage) -
     with h5py.File(directory / FILES["h5"], "r+") as file:
         names: list[str] = []
         file.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
-        found = tuple(
-            next(name for name in names if _tensorflow_name(wanted) in name)
-            for wanted in (first, second)
+        stored = tuple(
+            next(name for name in names if _tensorflow_name(expected) in name)
+            for expected in (first, second)
         )
-        tensors = {name: np.asarray(file[name]) for name in found}
-        damage(tensors, (found[0], found[1]))
-        for name in found:
+        tensors = {name: np.asarray(file[name]) for name in stored}
+        damage(tensors, (stored[0], stored[1]))
+        for name in stored:
             if name in tensors:
                 file[name][...] = tensors[name]
                 continue

@@ -1,8 +1,8 @@
-"""Tiny random models of every family, built and saved by transformers itself.
+"""Tiny random models of nine architectures, built and saved by transformers.
 
-Every parameter, biases and layer norms included, carries noise, and no two sizes of a model are
-equal where the architecture allows it, so that a wrong tensor, a forgotten transposition or a
-forgotten bias moves the output. transformers is imported on first use, never with this module.
+Noise is added to every parameter, including biases and layer norms, and all sizes of a model differ
+where the architecture allows it, so that a wrong tensor, a missing transposition or a missing bias
+changes the output. transformers is imported on first use, never with this module.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ STEMS = {
     "electra": "Electra",
     "albert": "Albert",
 }
-"""Family → the stem of its class names in transformers."""
+"""Model type → prefix of its class names in transformers."""
 
 DECODERS = tuple(
     architecture for architecture in STEMS if architecture not in ("distilbert", "albert")
 )
-"""Families with a causal head and cross-attention."""
+"""Model types with a causal head and cross-attention."""
 
 SINGLES = tuple(
     (architecture, head)
@@ -40,18 +40,18 @@ SINGLES = tuple(
     and (head != "causal" or architecture in DECODERS)
     and (head != "pretraining" or architecture in ("bert", "electra", "albert"))
 )
-"""Family and head of every stand-alone architecture, as PyTorch has them."""
+"""Model type and head of every stand-alone class in PyTorch."""
 
 PREFIXES = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm")
-"""Families that count positions from ``pad_token_id + 1``."""
+"""Model types that count positions from ``pad_token_id + 1``."""
 
 NOISE = 0.1
 
 
 @dataclass(frozen=True)
 class Size:
-    """The measures of a tiny model, all different from one another."""
+    """The sizes of a tiny model, all different."""
 
     hidden: int
     heads: int
@@ -66,12 +66,12 @@ class Size:
 LARGE = Size(48, 6, 76, 3, 149, 44, 3, 28)
 SMALL = Size(32, 4, 56, 2, 131, 40, 2, 20)
 EQUAL = Size(32, 2, 68, 3, 137, 42, 4, 24)
-"""As wide as `SMALL`, and different in everything else."""
+"""As wide as `SMALL`, and different in all other sizes."""
 SIZES = {"large": LARGE, "small": SMALL, "equal": EQUAL}
 
 
 def configuration(architecture: str, size: Size, **changes: Any) -> Any:
-    """The transformers configuration of one tiny model; ``changes`` win over the size."""
+    """Return the transformers configuration of a tiny model; ``changes`` override the size."""
     import transformers
 
     fields: dict[str, Any] = {
@@ -111,7 +111,7 @@ def configuration(architecture: str, size: Size, **changes: Any) -> Any:
 
 
 def class_name(framework: str, architecture: str, head: str) -> str | None:
-    """Name of the class for ``head`` (``base``, ``mlm``, ``causal``, ``pretraining``), if any."""
+    """Return the class for ``head`` (``base``, ``mlm``, ``causal``, ``pretraining``), if any."""
     import transformers
 
     stem = STEMS[architecture]
@@ -130,14 +130,14 @@ def class_name(framework: str, architecture: str, head: str) -> str | None:
 
 
 def has_class(framework: str, architecture: str, head: str) -> bool:
-    """Whether a framework has the class; known here so that tests are collected without it."""
+    """Return whether a framework has the class, without importing it."""
     if framework == "flax":
         return architecture != "camembert"
     return framework == "pytorch" or (architecture, head) not in (("electra", "causal"),)
 
 
 def noise(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Normal noise that depends on the parameter's name, shape and the seed alone."""
+    """Return normal noise that depends only on the parameter's name, shape and the seed."""
     stream = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return (stream.standard_normal(shape) * NOISE).astype(np.float32)
 
@@ -145,7 +145,7 @@ def noise(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 def pytorch_model(
     architecture: str, head: str = "base", size: Size = SMALL, seed: int = 0, **changes: Any
 ) -> Any:
-    """A PyTorch model in eval mode with noise on every parameter.
+    """Return a PyTorch model in eval mode with noise on every parameter.
 
     ``pooler=False`` in ``changes`` builds the base model without its pooler.
     """
@@ -169,7 +169,7 @@ def pytorch_model(
 def tensorflow_model(
     architecture: str, head: str = "base", size: Size = SMALL, seed: int = 0, **changes: Any
 ) -> Any:
-    """A TensorFlow model of its own random values, with noise on every weight."""
+    """Return a randomly initialized TensorFlow model, with noise on every weight."""
     import transformers
 
     if head == "causal":
@@ -192,7 +192,7 @@ def add_tensorflow_noise(model: Any, seed: int) -> None:
 def flax_model(
     architecture: str, head: str = "base", size: Size = SMALL, seed: int = 0, **changes: Any
 ) -> Any:
-    """A Flax model of its own random values, with noise on every parameter."""
+    """Return a randomly initialized Flax model, with noise on every parameter."""
     import transformers
 
     if head == "causal":
@@ -216,10 +216,9 @@ def add_flax_noise(model: Any, seed: int) -> None:
 
 
 def translated(directory: Path, framework: str, name: str) -> Any:
-    """The peer's own TensorFlow or Flax model of a stand-alone PyTorch checkpoint.
+    """Convert a stand-alone PyTorch checkpoint to TensorFlow or Flax with transformers.
 
-    Used for single models only, where the peer's translation is right; its translation of combined
-    models is not to be trusted.
+    Only for stand-alone models, which transformers converts correctly, unlike encoder-decoders.
     """
     import transformers
 
@@ -227,7 +226,7 @@ def translated(directory: Path, framework: str, name: str) -> Any:
 
 
 def weights(model: Any, framework: str) -> dict[str, np.ndarray]:
-    """Every weight of a native TensorFlow or Flax model by its path, without the instance name."""
+    """Return the weights of a TensorFlow or Flax model by path, without the instance name."""
     if framework == "tensorflow":
         return {weight.name.split("/", 1)[1]: weight.numpy() for weight in model.weights}
     from flax.traverse_util import flatten_dict
@@ -238,7 +237,7 @@ def weights(model: Any, framework: str) -> dict[str, np.ndarray]:
 
 
 def combined_pytorch(encoder: Any, decoder: Any, seed: int = 0) -> Any:
-    """The peer's own PyTorch composition of two configurations, with noise on every parameter."""
+    """Compose two configurations in PyTorch with transformers, with noise on every parameter."""
     import torch
     import transformers
 
@@ -254,7 +253,7 @@ def combined_pytorch(encoder: Any, decoder: Any, seed: int = 0) -> Any:
 
 
 def combined_tensorflow(encoder: Any, decoder: Any, seed: int = 0) -> Any:
-    """The peer's own TensorFlow composition of two configurations, with noise on every weight."""
+    """Compose two configurations in TensorFlow with transformers, with noise on every weight."""
     import transformers
 
     config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
@@ -267,7 +266,7 @@ def combined_tensorflow(encoder: Any, decoder: Any, seed: int = 0) -> Any:
 
 
 def combined_flax(encoder: Any, decoder: Any, seed: int = 0) -> Any:
-    """The peer's own Flax composition of two configurations, with noise on every parameter."""
+    """Compose two configurations in Flax with transformers, with noise on every parameter."""
     import transformers
 
     config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(

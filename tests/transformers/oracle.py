@@ -1,8 +1,8 @@
-"""The frameworks themselves prove a checkpoint: loaded natively, complete, equal, finite.
+"""Checks of a checkpoint by the frameworks: loaded completely, equal values, finite outputs.
 
-Each weight file is isolated in a directory of symbolic links, because the peer otherwise prefers
-another framework's file. Everything the peer only logs (a missing, unexpected or newly initialised
-tensor) is a problem here, and so is any loaded value that differs from the file's.
+Each weight file is isolated in a directory of symbolic links, because transformers may prefer
+another framework's file. Everything that transformers only logs (a missing, unexpected or newly
+initialized tensor) is a problem here, and so is any loaded value that differs from the file's.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ TOLERANCE = 1e-5
 
 @dataclass
 class Loaded:
-    """One weight file as its own framework sees it."""
+    """One weight file as its framework loads it."""
 
     kind: str
     problems: list[str] = field(default_factory=list)
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
     """Every floating output of a forward pass on fixed inputs, in float32."""
     stored: dict[str, np.ndarray] = field(default_factory=dict)
-    """What lies in the file, in the file's names and layout; 16-bit values widened to float32."""
+    """The tensors in the file, in its names and layout; 16-bit values widened to float32."""
     dtypes: set[str] = field(default_factory=set)
     model: Any = None
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Hash of the sorted values → name: exact, and blind to layout."""
+        """Return hash of the sorted values → name: exact, and independent of the layout."""
         return {
             hashlib.sha256(np.sort(value, axis=None).tobytes()).hexdigest(): name
             for name, value in self.stored.items()
@@ -54,7 +54,7 @@ class Loaded:
 
 
 def native_class(config: dict[str, Any], framework: str) -> str:
-    """The class of the checkpoint's architecture in one framework."""
+    """Return the class of the checkpoint's architecture in one framework."""
     name = str(config["architectures"][0])
     for prefix in ("TF", "Flax"):
         name = name.removeprefix(prefix)
@@ -66,7 +66,7 @@ def native_class(config: dict[str, Any], framework: str) -> str:
 
 
 def inputs(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
-    """Token ids that avoid the special ones, two sequences a side."""
+    """Return token ids that avoid the special ones, two sequences per side."""
     stream = np.random.default_rng(seed)
 
     def ids(part: dict[str, Any], length: int) -> np.ndarray:
@@ -81,15 +81,15 @@ def inputs(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def load(directory: Path, kind: str, name: str | None = None) -> Loaded:
-    """Load one weight file in its own framework and look for everything that can be wrong."""
+    """Load one weight file in its framework and report everything that is wrong."""
     config = configuration(directory)
     framework = FRAMEWORKS[kind]
     loaded = Loaded(kind)
-    with isolated(directory, kind) as place, captured() as messages:
+    with isolated(directory, kind) as path, captured() as messages:
         try:
             reader = {"pytorch": _pytorch, "tensorflow": _tensorflow, "flax": _flax}[framework]
-            reader(loaded, place, name or native_class(config, framework), config)
-        except Exception as error:  # whatever the peer raises is a finding
+            reader(loaded, path, name or native_class(config, framework), config)
+        except Exception as error:  # any exception of transformers is a finding
             loaded.problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     loaded.problems += [
         f"warning: {text[:300]}"
@@ -112,23 +112,24 @@ def check(
     tolerance: float = TOLERANCE,
     values: bool = True,
 ) -> dict[str, Loaded]:
-    """Assert that a directory is right in every framework it has a file for.
+    """Assert that a directory is correct in every framework that it has a file for.
 
     Args:
+        directory: the checkpoint.
         only: the weight files that must be there, no more and no fewer.
-        name: PyTorch class to load, where ``architectures`` does not say it.
+        name: PyTorch class to load, if not the one in ``architectures``.
         tolerance: for outputs across frameworks, relative to the largest output.
-        values: whether the files must hold the same values bit for bit (not so after a cast that
-            only one container needs).
+        values: if true, the files must have the same values bit for bit (not after a cast that
+            only one format needs).
 
     """
-    found = kinds(directory)
+    actual = kinds(directory)
     if only is not None:
-        assert set(found) == set(only), f"{directory} holds {found}, not {only}"
-    assert found, f"no weight file in {directory}"
+        assert set(actual) == set(only), f"{directory} holds {actual}, not {only}"
+    assert actual, f"no weight file in {directory}"
     loaded = {
         kind: load(directory, kind, PREFIXES[FRAMEWORKS[kind]] + name if name else None)
-        for kind in found
+        for kind in actual
     }
     problems = [f"{kind}: {text}" for kind, item in loaded.items() for text in item.problems]
     first, *others = loaded.values()
@@ -139,7 +140,7 @@ def check(
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Largest difference of two outputs relative to the largest value; infinite on shapes."""
+    """Return the largest relative difference of two outputs; infinite if shapes differ."""
     if first.shape != second.shape:
         return float("inf")
     return float(np.abs(first - second).max() / max(1.0, np.abs(first).max()))
@@ -148,7 +149,7 @@ def difference(first: np.ndarray, second: np.ndarray) -> float:
 def compare(
     first: Loaded, second: Loaded, tolerance: float = TOLERANCE, values: bool = True
 ) -> list[str]:
-    """Where two frameworks disagree on one checkpoint."""
+    """Report where two frameworks disagree on one checkpoint."""
     pair = f"{first.kind} and {second.kind}"
     problems = []
     for key in first.outputs.keys() & second.outputs.keys():
@@ -167,7 +168,7 @@ def compare(
 
 
 def _compare(loaded: Loaded, native: dict[str, np.ndarray]) -> None:
-    """File against loaded model, both ways and value by value."""
+    """Compare the file with the loaded model, in both directions and value by value."""
     for text, names in (
         ("model tensors with no file tensor", native.keys() - loaded.stored.keys()),
         ("file tensors not in the model", loaded.stored.keys() - native.keys()),
@@ -187,8 +188,8 @@ def _compare(loaded: Loaded, native: dict[str, np.ndarray]) -> None:
 def _report(loaded: Loaded, info: dict[str, Any]) -> None:
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if info.get(key):
-            found = sorted(map(str, info[key]))
-            loaded.problems.append(f"{key}: {found[:6]} ({len(found)})")
+            actual = sorted(map(str, info[key]))
+            loaded.problems.append(f"{key}: {actual[:6]} ({len(actual)})")
 
 
 def _keep_outputs(loaded: Loaded, output: Any) -> None:

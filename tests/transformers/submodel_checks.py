@@ -1,4 +1,4 @@
-"""What the two halves of a composition must hold, told by the peer from the sources alone."""
+"""Checks of the submodels of a composition against transformers models of the sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENCODER_KINDS = {
     else ("safetensors", "h5", "msgpack")
     for architecture in STEMS
 }
-"""Family → frameworks whose encoder-decoder class can hold and call it as encoder."""
+"""Model type → frameworks whose encoder-decoder class can hold and call it as encoder."""
 
 DECODER_KINDS = {
     "bert": ("safetensors", "h5", "msgpack"),
@@ -29,16 +29,16 @@ DECODER_KINDS = {
     "gpt2": ("safetensors", "h5", "msgpack"),
     "electra": ("safetensors",),
 }
-"""Family → frameworks whose encoder-decoder class can hold and call it as decoder."""
+"""Model type → frameworks whose encoder-decoder class can hold and call it as decoder."""
 
 
 def expected_kinds(encoder: str, decoder: str) -> tuple[str, ...]:
-    """The weight files a composition has by default."""
+    """Return the kinds of weight files that a composition has by default."""
     return tuple(kind for kind in ENCODER_KINDS[encoder] if kind in DECODER_KINDS[decoder])
 
 
 def source_model(directory: Path, architecture: str, head: str) -> Any:
-    """The source in PyTorch, in float32, as the role needs it."""
+    """Load the source in PyTorch, in float32, for its role."""
     import transformers
 
     name = class_name("pytorch", architecture, head)
@@ -51,7 +51,7 @@ def source_model(directory: Path, architecture: str, head: str) -> Any:
 
 
 def check_encoder(loaded: Loaded, source: Any, config: dict[str, Any]) -> None:
-    """The composition's encoder computes what the source computes by itself."""
+    """Assert that the encoder computes what the source computes by itself."""
     import torch
 
     ids = torch.from_numpy(inputs(config)["input_ids"])
@@ -62,7 +62,7 @@ def check_encoder(loaded: Loaded, source: Any, config: dict[str, Any]) -> None:
 
 
 def check_decoder(loaded: Loaded, source: Any, config: dict[str, Any]) -> None:
-    """The PyTorch decoder without its encoder computes what the source computes by itself."""
+    """Assert that the PyTorch decoder without encoder computes what the source computes."""
     import torch
 
     ids = torch.from_numpy(inputs(config)["decoder_input_ids"])
@@ -74,7 +74,7 @@ def check_decoder(loaded: Loaded, source: Any, config: dict[str, Any]) -> None:
 
 
 def check_pytorch_values(loaded: Loaded, encoder: Any, decoder: Any) -> set[str]:
-    """Every source tensor is in its half, bit for bit; returns the names no source has."""
+    """Assert that every source tensor is in its submodel, bit for bit; return all other names."""
     native = {key: value.detach() for key, value in loaded.model.state_dict().items()}
     left = set(native)
     for prefix, source in (("encoder.", encoder), ("decoder.", decoder)):
@@ -90,13 +90,13 @@ def check_native_values(
     encoder: tuple[Path, str],
     decoder: tuple[Path, str, str],
 ) -> set[str]:
-    """As `check_pytorch_values` in another framework, against the peer's translation of each half.
+    """Check as `check_pytorch_values` in another framework, against the conversion by transformers.
 
     The sources must be PyTorch checkpoints of a base encoder and of a decoder with its head.
     """
     framework = FRAMEWORKS[loaded.kind]
     native = weights(loaded.model, framework)
-    if framework == "tensorflow":  # drop the scopes before the half's own name
+    if framework == "tensorflow":  # remove the scopes before the submodel's name
         native = {_submodel_path(key): value for key, value in native.items()}
     left = set(native)
     for prefix, part in (("encoder/", (*encoder, "base")), ("decoder/", decoder)):
@@ -110,7 +110,7 @@ def check_native_values(
 
 
 def _submodel_path(key: str) -> str:
-    """``tf_encoder_decoder_model/encoder/bert/…`` without what stands before the half."""
+    """Return ``tf_encoder_decoder_model/encoder/bert/…`` without the prefix of the submodel."""
     parts = key.split("/")
     for name in ("encoder", "decoder", "enc_to_dec_proj"):
         if name in parts[:2]:
@@ -119,6 +119,6 @@ def _submodel_path(key: str) -> str:
 
 
 def fresh(names: set[str]) -> bool:
-    """Whether all names are ones that no source of a composition can have."""
+    """Return whether all names are ones that no source of a composition can have."""
     marks = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")
     return all(any(mark in name for mark in marks) for name in names)

@@ -1,4 +1,4 @@
-"""Every family in every role it has, composed, loaded natively, and compared with its sources."""
+"""Every architecture in every role, composed, loaded natively, and compared with its sources."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_composition_is_its_sources_and_new_cross_attention(
 
 
 def _generate(model: Any, config: dict[str, Any]) -> None:
-    """``generate()`` runs as it is, without being told where to start."""
+    """``generate()`` runs without a start token as an argument."""
     import torch
 
     ids = torch.from_numpy(inputs(config)["input_ids"])
@@ -122,8 +122,10 @@ def test_the_seed_changes_only_the_initialized_tensors(
     changed = {key for key in one if not np.array_equal(one[key], other[key])}
     assert all(np.array_equal(one[key], same[key]) for key in one)
     assert fresh(changed)
-    drawn = {key for key in one if fresh({key}) and "ln_" not in key and "c_attn.bias" not in key}
-    assert {key for key in drawn if key.endswith("weight")} <= changed
+    initialized = {
+        key for key in one if fresh({key}) and "ln_" not in key and "c_attn.bias" not in key
+    }
+    assert {key for key in initialized if key.endswith("weight")} <= changed
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -32,7 +32,7 @@ KINDS = {"pytorch": "safetensors", "tensorflow": "h5", "flax": "msgpack"}
 
 
 def same_bits(first: Loaded, second: Loaded) -> None:
-    """Two PyTorch files hold the same names and the same bits."""
+    """Assert that two PyTorch files have the same names and the same bits."""
     assert first.stored.keys() == second.stored.keys()
     for key, value in first.stored.items():
         assert np.array_equal(value, second.stored[key]), key
@@ -67,15 +67,15 @@ def test_single_models_survive_a_round_trip(
         assert not compare(original, step)
         framework = FRAMEWORKS[step.kind]
         if framework != "pytorch":
-            told = source_cache.converted_weights(
+            expected = source_cache.converted_weights(
                 source_cache.source(architecture, head, file_format="bin"),
                 framework,
                 architecture,
                 head,
             )
             mine = weights(step.model, framework)
-            assert mine.keys() == told.keys()
-            for key, value in told.items():
+            assert mine.keys() == expected.keys()
+            for key, value in expected.items():
                 assert np.array_equal(mine[key], value), f"{step.kind}: {key}"
     same_bits(original, steps[-1])
 
@@ -154,5 +154,7 @@ def test_the_bin_file_has_the_names_that_transformers_writes(
         )
         for kind in ("safetensors", "bin"):
             mine = load(tmp_path / architecture, kind).stored
-            told = load(source_cache.source(architecture, "causal", file_format=kind), kind).stored
-            assert mine.keys() == told.keys(), (architecture, kind)
+            expected = load(
+                source_cache.source(architecture, "causal", file_format=kind), kind
+            ).stored
+            assert mine.keys() == expected.keys(), (architecture, kind)

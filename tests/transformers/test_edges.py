@@ -30,7 +30,7 @@ ALL = ("safetensors", "h5", "msgpack")
 
 
 def mentions(report: object, *words: str) -> bool:
-    """Whether the report tells the user about all the words."""
+    """Return whether the warnings contain all the words."""
     text = str(report.to_dict()).lower()  # type: ignore[attr-defined]
     return all(word in text for word in words)
 
@@ -39,7 +39,7 @@ def mentions(report: object, *words: str) -> bool:
 def test_an_untied_head_is_kept(
     source_cache: SourceCache, tmp_path: Path, architecture: str
 ) -> None:
-    """TensorFlow's classes cannot hold one, so TensorFlow is left out, and said, or refused."""
+    """TensorFlow's classes cannot hold one, so TensorFlow is omitted with a warning, or refused."""
     encoder = source_cache.source("bert", size="large")
     decoder = source_cache.source(architecture, "causal", tie_word_embeddings=False)
     kinds = ("safetensors",) if architecture == "electra" else ("safetensors", "msgpack")
@@ -80,7 +80,7 @@ def test_an_untied_single_model_is_kept(
 def test_relative_positions_are_never_dropped(
     source_cache: SourceCache, tmp_path: Path, kind: str, role: str
 ) -> None:
-    """TensorFlow's and Flax's BERT have no ``distance_embedding``: left out, said, or refused."""
+    """TensorFlow and Flax have no ``distance_embedding``: omitted with a warning, or refused."""
     special: dict[str, Any] = {"position_embedding_type": kind}
     encoder = source_cache.source("bert", size="large", **(special if role == "encoder" else {}))
     decoder = source_cache.source("bert", "causal", **(special if role == "decoder" else {}))
@@ -137,7 +137,7 @@ DEEP = Size(8, 2, 12, 48, 131, 16, 2, 4)
 
 
 def test_long_h5_attributes_are_split_as_keras_splits_them(tmp_path: Path) -> None:
-    """48 layers of GPT-2 name more weights than one HDF5 attribute holds."""
+    """48 layers of GPT-2 have more weight names than one HDF5 attribute can store."""
     combined_pytorch(
         configuration("bert", Size(8, 2, 12, 1, 131, 16, 2, 4)),
         configuration("gpt2", DEEP),
@@ -160,7 +160,7 @@ def test_long_h5_attributes_are_split_as_keras_splits_them(tmp_path: Path) -> No
 def test_16_bit_dtypes_are_kept(
     source_cache: SourceCache, tmp_path: Path, dtype: str, file_format: str
 ) -> None:
-    """HDF5 has no bfloat16: there, and only there, the same values lie in float32."""
+    """HDF5 has no bfloat16: there, and only there, the same values are stored as float32."""
     encoder = source_cache.source("bert", size="large", file_format=file_format, dtype=dtype)
     decoder = source_cache.source("gpt2", "causal", file_format=file_format, dtype=dtype)
     converter.compose(encoder, decoder, tmp_path / "out")
@@ -207,8 +207,8 @@ def test_casts_round_as_torch_rounds(
     proof = check(tmp_path / "out", only=ALL)
     assert proof["safetensors"].dtypes == {dtype}
     for key, value in load(source, "safetensors").stored.items():
-        told = torch.from_numpy(value).to(getattr(torch, dtype)).float().numpy()
-        assert np.array_equal(proof["safetensors"].stored[key], told), key
+        expected = torch.from_numpy(value).to(getattr(torch, dtype)).float().numpy()
+        assert np.array_equal(proof["safetensors"].stored[key], expected), key
 
 
 def test_two_dtypes_in_one_model_are_kept(source_cache: SourceCache, tmp_path: Path) -> None:

@@ -1,29 +1,29 @@
-"""Every family table, judged by transformers: tiny models of all classes in all their roles.
+"""Every mapping table, checked by transformers: tiny models of all classes in all their roles.
 
-transformers 4.57 judges in all three frameworks. transformers 5, which has PyTorch alone, loads
-every PyTorch file that is written here too, saves it again bit by bit, and computes the same.
+transformers 4.57 checks all three frameworks. transformers 5, which supports only PyTorch, loads
+every PyTorch file too, saves it again bit by bit, and computes the same.
 
-A family needs one file, ``tiny/<model_type>.json``:
+An architecture needs one file, ``tiny/<model_type>.json``:
 
 ``config``
-    fields of the family's transformers configuration: tiny, no two sizes equal where the
-    architecture allows it (hidden size other than the partner's 32; at least two layers).
+    fields of the transformers configuration: tiny, all sizes different where the architecture
+    allows it (hidden size other than the partner's 32; at least two layers).
 ``variants`` (optional)
-    name → changes of ``config``; one for every switch that changes the set of tensors. It is tried
+    name → changes of ``config``; one for every switch that changes the set of tensors. It is tested
     with the classes whose tensors it changes. A row of the table that neither ``config`` nor a
     variant exercises fails ``tests/architectures/test_tiny_models.py``.
 ``inputs`` (optional)
-    name → array, besides or instead of the random ``input_ids`` of shape [2, 9]::
+    name → array, in addition to or instead of the random ``input_ids`` of shape [2, 9]::
 
         {"ids": [2, 9], "from": 5, "below": 90}   random integers
         {"floats": [2, 3, 24, 24]}                standard normal
         {"range": [2, 9], "from": 2}              2, 3, 4 … along the last axis; a measure of the
                                                   table, by its name, where variants change it
         {"fill": [2, 9], "value": 0}              constant
-        null                                      not given, whatever ``inputs`` says
+        null                                      not given, overriding ``inputs``
 
-    ``pixel_values``, ``input_values`` and ``input_features`` take the place of ``input_ids``.
-    As a decoder, every name gets ``decoder_`` before it.
+    ``pixel_values``, ``input_values`` and ``input_features`` replace ``input_ids``.
+    For a decoder, every name gets the prefix ``decoder_``.
 ``tensorflow_inputs``, ``flax_inputs`` (optional)
     the same for one framework only, on top of ``inputs`` (such as Flax' ``position_ids``).
 ``class_inputs`` (optional)
@@ -38,19 +38,19 @@ A family needs one file, ``tiny/<model_type>.json``:
     ``why``.
 ``own_files`` (optional)
     PyTorch class with ``-`` and a variant → why transformers cannot load what it saves itself; only
-    what is written here is judged then.
+    the converted files are checked then.
 ``refused`` (optional)
-    name → changes of ``config`` that no framework takes, as a limit of the table says.
+    name → changes of ``config`` that no framework supports, as the table states.
 ``keep`` (optional)
-    texts; parameters with one in their name get no noise, and files may lack them (constants that
+    texts; parameters whose name contains one get no noise, and files may lack them (constants that
     a framework computes).
 ``tolerance`` (optional)
-    largest relative difference of outputs across frameworks, where 1e-5 is too strict.
+    largest relative difference of outputs across frameworks, if 1e-5 is too strict.
 ``transformers_5`` (optional)
-    variant, or ``""`` for the family → why transformers 5 cannot hold it; the test demands that it
-    fails then. ``other lengths``: why it cannot decode what has another length than its own text.
+    variant, or ``""`` for all → why transformers 5 cannot hold it; the test then requires that it
+    fails. ``other lengths``: why it cannot decode if the encoder's length differs.
 
-One family only: ``pytest tests/transformers/test_every_table.py -k "ernie-"``.
+To test one architecture: ``pytest tests/transformers/test_every_table.py -k "ernie-"``.
 """
 
 from __future__ import annotations
@@ -65,8 +65,7 @@ import pytest
 
 import converter
 from converter.architectures.schema import FRAMEWORKS, ModelClass
-from tests.transformers import oracle
-from tests.transformers import oracle_checks as judge
+from tests.transformers import oracle, oracle_checks
 from tests.transformers.oracle import Loaded
 from tests.transformers.tiny import (
     LIBRARY,
@@ -104,26 +103,26 @@ def names(table: list[tuple[str, str, str]]) -> list[str]:
 
 @pytest.fixture(scope="session")
 def partners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
-    """Role → the BERT that plays it beside every family: its directory and the model."""
-    found = {}
+    """Return role → the BERT to compose each architecture with: its directory and the model."""
+    actual = {}
     for role, name in (("encoder", "BertModel"), ("decoder", "BertLMHeadModel")):
         fields = {**PARTNER, "is_decoder": role == "decoder"}
         model = build(tiny("bert"), name, fields, seed=9)
         directory = tmp_path_factory.mktemp("partners") / role
         model.save_pretrained(directory)
-        found[role] = (directory, model)
-    return found
+        actual[role] = (directory, model)
+    return actual
 
 
 def written(directory: Path) -> list[str]:
-    """The frameworks of which a directory holds the weights."""
+    """Return the frameworks that a directory has weights for."""
     return [name for name in FRAMEWORKS if (directory / oracle.FILES[KINDS[name]]).is_file()]
 
 
 def same(first: Loaded, second: Loaded, tied: Set[str] = frozenset()) -> None:
-    """Two PyTorch files hold the same names and the same bits.
+    """Assert that two PyTorch files have the same names and the same bits.
 
-    The first may lack those of `tied`, which are other tensors' values.
+    The first may lack the tied tensors.
     """
     assert first.stored.keys() - tied == second.stored.keys() - tied
     for key, value in first.stored.items():
@@ -131,7 +130,7 @@ def same(first: Loaded, second: Loaded, tied: Set[str] = frozenset()) -> None:
 
 
 def faultless(loaded: list[Loaded], tolerance: float) -> None:
-    """No framework found anything wrong, and all found the same values and outputs."""
+    """Assert that no framework reports a problem, and that all have the same values and outputs."""
     problems = [f"{item.kind}: {text}" for item in loaded for text in item.problems]
     for other in loaded[1:]:
         problems += oracle.compare(loaded[0], other, tolerance)
@@ -142,11 +141,11 @@ def faultless(loaded: list[Loaded], tolerance: float) -> None:
     ("architecture", "name", "variant"), single_models(), ids=names(single_models())
 )
 def test_a_model_survives_a_round_trip(
-    tmp_path: Path, later: Transformers5, architecture: str, name: str, variant: str
+    tmp_path: Path, transformers_5: Transformers5, architecture: str, name: str, variant: str
 ) -> None:
-    """PyTorch → TensorFlow → Flax → PyTorch, each step loaded natively, bit-equal at the end.
+    """PyTorch → TensorFlow → Flax → PyTorch, each step loaded natively, bit-identical at the end.
 
-    transformers 5 loads what comes out, and computes what 4.57 computes of what went in.
+    transformers 5 loads the result, and computes what 4.57 computes with the original.
     """
     spec = tiny(architecture)
     model = spec.table.models[name]
@@ -177,13 +176,13 @@ def test_a_model_survives_a_round_trip(
         if spec.can_run(name, variant)
         else None
     )
-    _same_in_transformers_5(later, spec, variant, directory, name, batch, steps[-1])
+    _same_in_transformers_5(transformers_5, spec, variant, directory, name, batch, steps[-1])
 
 
 def plan_frameworks(plan: Any) -> set[str]:
-    """The frameworks that a plan writes for."""
-    found = {path: framework for framework, kind in KINDS.items() for path in [oracle.FILES[kind]]}
-    return {found[file.path] for file in plan.files if file.path in found}
+    """Return the frameworks that a plan writes for."""
+    actual = {path: framework for framework, kind in KINDS.items() for path in [oracle.FILES[kind]]}
+    return {actual[file.path] for file in plan.files if file.path in actual}
 
 
 def _check(directory: Path, framework: str, model: ModelClass, spec: Tiny, variant: str) -> Loaded:
@@ -193,21 +192,21 @@ def _check(directory: Path, framework: str, model: ModelClass, spec: Tiny, varia
         if spec.can_run(name, variant)
         else None
     )
-    return judge.load(directory, KINDS[framework], name, batch, spec.keep)
+    return oracle_checks.load(directory, KINDS[framework], name, batch, spec.keep)
 
 
 @pytest.mark.parametrize(("architecture", "role", "variant"), roles(), ids=names(roles()))
 def test_an_architecture_composes_in_its_role(
     tmp_path: Path,
     partners: dict[str, tuple[Path, Any]],
-    later: Transformers5,
+    transformers_5: Transformers5,
     architecture: str,
     role: str,
     variant: str,
 ) -> None:
-    """Composed with BERT: every value its source's, complete in every framework, the same outputs.
+    """Composed with BERT: every value is its source's, complete in every framework, same outputs.
 
-    Outputs are compared with noise on every parameter, fresh cross-attention included; each
+    Outputs are compared with noise on every parameter, including new cross-attention; each
     framework's file leads back to the same PyTorch file.
     """
     spec = tiny(architecture)
@@ -223,7 +222,7 @@ def test_an_architecture_composes_in_its_role(
     composite = LIBRARY.composite(config["model_type"])
     possible = written(out)
     assert possible[0] == "pytorch"
-    composed = judge.load(out, "safetensors", composite.classes["pytorch"], None, spec.keep)
+    composed = oracle_checks.load(out, "safetensors", composite.classes["pytorch"], None, spec.keep)
     faultless([composed], spec.tolerance)
     _submodels_equal_sources(
         composed, {name: submodel for name, (_, submodel) in submodels.items()}, out
@@ -248,11 +247,17 @@ def test_an_architecture_composes_in_its_role(
             ),
         }
         name, batch = composite.classes[framework], batches[framework] if runs else None
-        results.append(judge.load(tmp_path / "all", KINDS[framework], name, batch, spec.keep))
+        results.append(
+            oracle_checks.load(tmp_path / "all", KINDS[framework], name, batch, spec.keep)
+        )
     faultless(results, spec.tolerance)
     name, batch = composite.classes["pytorch"], batches["pytorch"] if runs else None
-    _same_in_transformers_5(later, spec, variant, tmp_path / "all", name, batch, results[0])
-    original = judge.load(noisy, "safetensors", composite.classes["pytorch"], None, spec.keep)
+    _same_in_transformers_5(
+        transformers_5, spec, variant, tmp_path / "all", name, batch, results[0]
+    )
+    original = oracle_checks.load(
+        noisy, "safetensors", composite.classes["pytorch"], None, spec.keep
+    )
     same(original, results[0], stored_ties(architecture, model, variant, role))
     for framework in possible[1:]:
         same(
@@ -261,7 +266,7 @@ def test_an_architecture_composes_in_its_role(
 
 
 def _same_in_transformers_5(
-    later: Transformers5,
+    transformers_5: Transformers5,
     spec: Tiny,
     variant: str,
     directory: Path,
@@ -269,8 +274,8 @@ def _same_in_transformers_5(
     batch: dict[str, np.ndarray] | None,
     first: Loaded,
 ) -> None:
-    """Transformers 5 finds nothing wrong and computes the same, or truly fails where it is said."""
-    loaded = later.load(directory, name, batch, spec.keep)
+    """Assert that transformers 5 finds nothing wrong and computes the same, or fails as stated."""
+    loaded = transformers_5.load(directory, name, batch, spec.keep)
     problems = differences(first, loaded, spec.tolerance) if loaded else [f"there is no {name}"]
     if why := spec.unsupported_by_transformers_5(variant):
         assert problems, f"transformers 5 can, although it is said: {why}"
@@ -279,21 +284,21 @@ def _same_in_transformers_5(
 
 
 def _back(directory: Path, framework: str, place: Path, keep: tuple[str, ...]) -> Loaded:
-    """The PyTorch file that one framework's file of a directory leads to, values only."""
+    """Return the PyTorch tensors that one framework's file converts to."""
     from safetensors.numpy import load_file
 
     kind = KINDS[framework]
     with oracle.isolated(directory, kind) as alone:
         converter.convert(alone, place, to=["pytorch"])
     loaded = Loaded("safetensors")
-    loaded.stored = judge.without(load_file(place / oracle.FILES["safetensors"]), keep)
+    loaded.stored = oracle_checks.without(load_file(place / oracle.FILES["safetensors"]), keep)
     return loaded
 
 
 def _submodels_equal_sources(loaded: Loaded, submodels: dict[str, Any], out: Path) -> None:
-    """Every source value is in its half bit for bit, and exactly the rest is drawn anew."""
+    """Assert that every source value is in its submodel, and that all others are initialized."""
     manifest = json.loads((out / "converter-manifest.json").read_text())
-    drawn = [
+    initialized = [
         name for name, entry in manifest["tensors"].items() if entry["origin"] == "initialized"
     ]
     native = loaded.model.state_dict()
@@ -302,7 +307,7 @@ def _submodels_equal_sources(loaded: Loaded, submodels: dict[str, Any], out: Pat
         for key, value in source.state_dict().items():
             assert native[f"{submodel}.{key}"].equal(value), f"{submodel}.{key} is not its source's"
             left.discard(f"{submodel}.{key}")
-    assert len(left) == len(drawn), (sorted(left), sorted(drawn))
+    assert len(left) == len(initialized), (sorted(left), sorted(initialized))
 
 
 @pytest.mark.parametrize("architecture", complete_model_types())

@@ -1,4 +1,4 @@
-"""The examples run: PyTorch learns, TensorFlow and Flax take one and the same step."""
+"""The examples run: PyTorch learns, TensorFlow and Flax take the same step."""
 
 from __future__ import annotations
 
@@ -53,22 +53,24 @@ def test_pytorch_learns_with_transformers_5_too(composed: Path) -> None:
 
 
 def test_tensorflow_and_flax_take_the_same_step(composed: Path, example: Any) -> None:
-    found = [example(name).step_and_decode(composed) for name in ("train_tensorflow", "train_flax")]
-    for before, after, written in found:
+    actual = [
+        example(name).step_and_decode(composed) for name in ("train_tensorflow", "train_flax")
+    ]
+    for before, after, written in actual:
         assert after < before
         assert len(written) == 8
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
-    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)
+    assert actual[0][0] == pytest.approx(actual[1][0], rel=1e-5)
+    assert actual[0][1] == pytest.approx(actual[1][1], rel=1e-5)
 
 
 @pytest.mark.parametrize("submodel", ["encoder", "decoder"])
 def test_each_tokenizer_is_the_one_of_its_source(composed: Path, submodel: str) -> None:
-    """The encoder's lies at the root, the decoder's in a directory of its own."""
+    """The encoder's is in the root directory, the decoder's in a directory of its own."""
     from transformers import AutoTokenizer
 
-    place = composed if submodel == "encoder" else composed / "decoder_tokenizer"
+    directory = composed if submodel == "encoder" else composed / "decoder_tokenizer"
     name = {"encoder": "bert-tiny", "decoder": "gpt2-tiny"}[submodel]
-    own, copy = (AutoTokenizer.from_pretrained(p) for p in (ROOT / "fixtures" / name, place))
+    own, copy = (AutoTokenizer.from_pretrained(p) for p in (ROOT / "fixtures" / name, directory))
     text = "A checkpoint holds the numbers."
     assert copy(text)["input_ids"] == own(text)["input_ids"]
     assert type(copy) is type(own)
@@ -77,7 +79,7 @@ def test_each_tokenizer_is_the_one_of_its_source(composed: Path, submodel: str) 
 def test_the_tutorials_last_step_uses_the_model(
     composed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """Its Python, as it stands there, on the model of its fourth step."""
+    """Its Python code, unchanged, on the model of its fourth step."""
     (tmp_path / "summarizer").symlink_to(composed)
     monkeypatch.chdir(tmp_path)
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL)

@@ -1,4 +1,4 @@
-"""The bundled checkpoints are what they are said to be, and carry the README's main command."""
+"""The bundled checkpoints have the expected values, and the README's command runs with them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_a_fixture_loads_and_converts_to_the_expected_values(tmp_path: Path, nam
     assert not compare(proof[KIND[name]], loaded)
     assert loaded.stored.keys() == EXPECTED[name].keys()
     for key, value in loaded.stored.items():
-        told = EXPECTED[name][key]
-        assert list(value.shape) == told["shape"], key
-        assert hashlib.sha256(value.tobytes()).hexdigest() == told["sha256"], key
+        expected = EXPECTED[name][key]
+        assert list(value.shape) == expected["shape"], key
+        assert hashlib.sha256(value.tobytes()).hexdigest() == expected["sha256"], key
 
 
 def test_the_builder_builds_the_same_values(tmp_path: Path) -> None:

@@ -21,21 +21,21 @@ pytestmark = pytest.mark.peer
 DECODERS = [
     name for name in MODEL_TYPES if "decoder" in LIBRARY.architecture(name).roles and name != "mega"
 ]
-"""Every family that can decode; of Mega's cross-attention its table does not tell the output."""
+"""Every architecture that can decode, except Mega, whose table names no cross-attention output."""
 BUSY = {"big_bird": "its self-attention reads the encoder, see its table"}
-"""Decoders that a silent branch does not leave as they were, and why."""
+"""Decoders that zero-output changes, and why."""
 IDS = [[5, 9, 3, 17, 8, 4], [7, 3, 3, 9, 1, 2]]
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("encoder")
-    build(tiny("bert"), "BertModel", {**tiny("bert").config}, seed=9).save_pretrained(place)
-    return place
+    directory = tmp_path_factory.mktemp("encoder")
+    build(tiny("bert"), "BertModel", {**tiny("bert").config}, seed=9).save_pretrained(directory)
+    return directory
 
 
 def _language_model(place: Path, architecture: str) -> Any:
-    """A decoder alone, whose file has no cross-attention."""
+    """Save a decoder whose file has no cross-attention."""
     from safetensors.torch import load_file, save_file
 
     model = model_of(architecture, "decoder")
@@ -59,7 +59,7 @@ def _language_model(place: Path, architecture: str) -> Any:
 
 
 def _gap(own: Any, encoder: Path, decoder: Path, out: Path, init: InitRule) -> float:
-    """How far the composed decoder's logits beside its encoder are from those it had alone."""
+    """Return the difference of the decoder's logits with and without its encoder."""
     import torch
     from transformers import EncoderDecoderModel
 
@@ -78,13 +78,13 @@ def test_zero_output_leaves_the_language_model_unchanged(
 ) -> None:
     """Wherever the branch normalises its own input; else the sum is normalised once more."""
     own = _language_model(tmp_path / "decoder", architecture)
-    place = (encoder, tmp_path / "decoder")
-    silent = _gap(own, *place, tmp_path / "silent", "zero-output")
+    models = (encoder, tmp_path / "decoder")
+    silent = _gap(own, *models, tmp_path / "silent", "zero-output")
     table = LIBRARY.architecture(architecture).cross_attention_init
     assert table
     if table.norm == "pre" and architecture not in BUSY:
         assert silent <= 1e-5
-        assert _gap(own, *place, tmp_path / "normal", "normal") > 1e-3
+        assert _gap(own, *models, tmp_path / "normal", "normal") > 1e-3
     else:
         assert silent > 1e-3, "then the table's norm, or BUSY, is no longer true"
 
@@ -107,7 +107,7 @@ def test_zero_output_is_zero_in_every_framework(source_cache: SourceCache, tmp_p
 
 
 def test_the_projection_follows_transformers_5(source_cache: SourceCache, tmp_path: Path) -> None:
-    """Normal of the decoder's own deviation, and no bias; transformers 4 draws it evenly."""
+    """Normal with the decoder's deviation, and zero bias; transformers 4 initializes uniformly."""
     from safetensors.numpy import load_file
 
     encoder = source_cache.source("bert", "base", "large")
@@ -123,7 +123,7 @@ def test_the_projection_follows_transformers_5(source_cache: SourceCache, tmp_pa
 def test_training_equals_that_of_the_composition_by_transformers(
     source_cache: SourceCache, tmp_path: Path
 ) -> None:
-    """Given the same fresh weights, the loss of each of 20 steps is the same."""
+    """With the same initialized weights, the loss of each of 20 steps is the same."""
     import torch
     from transformers import EncoderDecoderModel
 
@@ -132,12 +132,12 @@ def test_training_equals_that_of_the_composition_by_transformers(
     converter.compose(encoder, decoder, tmp_path / "out", to=["pytorch"])
     ours = EncoderDecoderModel.from_pretrained(tmp_path / "out")
     peers = EncoderDecoderModel.from_encoder_decoder_pretrained(str(encoder), str(decoder))
-    fresh = {
+    initialized = {
         name: value
         for name, value in ours.state_dict().items()
         if any(mark in name for mark in ("cross", "enc_to_dec_proj"))
     }
-    missing, unexpected = peers.load_state_dict(fresh, strict=False)
+    missing, unexpected = peers.load_state_dict(initialized, strict=False)
     assert not unexpected and not any("cross" in name for name in missing)
     for field in ("decoder_start_token_id", "pad_token_id", "eos_token_id"):
         setattr(peers.config, field, getattr(ours.config, field))
@@ -151,11 +151,11 @@ def _losses(model: Any, torch: Any) -> list[float]:
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     ids = torch.tensor([[5, 9, 3, 17, 8, 4], [7, 3, 3, 9, 1, 2]])
-    found = []
+    actual = []
     for _ in range(20):
         optimiser.zero_grad()
         loss = model(input_ids=ids, labels=ids.flip(1)).loss
         loss.backward()
         optimiser.step()
-        found.append(float(loss.detach()))
-    return found
+        actual.append(float(loss.detach()))
+    return actual

@@ -1,4 +1,4 @@
-"""What `open_checkpoint` hands to the frameworks, judged by transformers' own classes.
+"""What `open_checkpoint` gives to the frameworks, loaded by transformers' own classes.
 
 PyTorch with every class of every table; TensorFlow and Flax with models of every kind of module.
 """
@@ -33,7 +33,7 @@ OTHERS = [
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Makes a model with noise and saves it, once each."""
+    """Return a function that saves a model with noise, once each."""
     made: dict[tuple[str, str], tuple[Path, Any]] = {}
 
     def make(architecture: str, name: str) -> tuple[Path, Any]:
@@ -50,11 +50,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def classes() -> dict[str, list[str]]:
     """Family → its PyTorch classes."""
-    found: dict[str, list[str]] = {}
+    actual: dict[str, list[str]] = {}
     for architecture, name, variant in single_models():
         if not variant:
-            found.setdefault(architecture, []).append(name)
-    return found
+            actual.setdefault(architecture, []).append(name)
+    return actual
 
 
 @pytest.mark.parametrize("architecture", classes())

@@ -1,4 +1,4 @@
-"""Encoders of images and of sound: what differs from encoders of text."""
+"""Image and audio encoders: what differs from text encoders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOKENS: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token":
 
 
 def encoder(place: Path, architecture: str, variant: str = "", **changes: Any) -> Any:
-    """A tiny encoder saved in `place`."""
+    """Save a tiny encoder in a directory."""
     spec = tiny(architecture)
     name = spec.table.models[spec.table.roles["encoder"].model].classes["pytorch"]
     model = build(spec, name, {**spec.fields(variant), **changes})
@@ -31,47 +31,45 @@ def encoder(place: Path, architecture: str, variant: str = "", **changes: Any) -
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny BERT that decodes, 48 wide, with the files of a tokenizer beside it."""
-    place = tmp_path_factory.mktemp("decoder")
+    """Save a tiny BERT decoder, 48 wide, with tokenizer files."""
+    directory = tmp_path_factory.mktemp("decoder")
     spec = tiny("bert")
-    build(spec, "BertLMHeadModel", {**spec.config, "is_decoder": True}).save_pretrained(place)
-    (place / "vocab.txt").write_text("\n".join(f"word{number}" for number in range(149)))
-    (place / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    return place
+    build(spec, "BertLMHeadModel", {**spec.config, "is_decoder": True}).save_pretrained(directory)
+    (directory / "vocab.txt").write_text("\n".join(f"word{number}" for number in range(149)))
+    (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    return directory
 
 
 def stored(directory: Path) -> dict[str, np.ndarray]:
-    """The tensors of the PyTorch file."""
+    """Return the tensors of the PyTorch file."""
     from safetensors.numpy import load_file
 
     return load_file(directory / "model.safetensors")
 
 
 def equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
-    """Same names, same bits."""
+    """Assert that both have the same names and the same bits."""
     return first.keys() == second.keys() and all(
         np.array_equal(value, second[key]) for key, value in first.items()
     )
 
 
 def test_processors_are_copied(tmp_path: Path, decoder: Path) -> None:
-    """The encoder's processor and the decoder's tokenizer, not the letters that sound was spelt
-    with; a conversion keeps them.
-    """
+    """The encoder's processor and the decoder's tokenizer are copied, not the speech vocabulary."""
     encoder(tmp_path / "speech", "wav2vec2")
     (tmp_path / "speech" / "preprocessor_config.json").write_text('{"sampling_rate": 16000}')
     (tmp_path / "speech" / "vocab.json").write_text('{"A": 0}')
     (tmp_path / "speech" / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     converter.compose(tmp_path / "speech", decoder, tmp_path / "out", to=["pytorch"], **TOKENS)
     converter.convert(tmp_path / "out", tmp_path / "again", to=["pytorch"])
-    for place in (tmp_path / "out", tmp_path / "again"):
-        assert json.loads((place / "preprocessor_config.json").read_text()) == {
+    for directory in (tmp_path / "out", tmp_path / "again"):
+        assert json.loads((directory / "preprocessor_config.json").read_text()) == {
             "sampling_rate": 16000
         }
-        assert (place / "vocab.txt").read_text() == (decoder / "vocab.txt").read_text()
-        assert not (place / "vocab.json").exists()
-        assert not (place / "decoder_tokenizer").exists()
-        assert "BertTokenizer" in (place / "tokenizer_config.json").read_text()
+        assert (directory / "vocab.txt").read_text() == (decoder / "vocab.txt").read_text()
+        assert not (directory / "vocab.json").exists()
+        assert not (directory / "decoder_tokenizer").exists()
+        assert "BertTokenizer" in (directory / "tokenizer_config.json").read_text()
 
 
 def test_weight_norm_is_read_in_both_spellings(tmp_path: Path, decoder: Path) -> None:
@@ -99,7 +97,7 @@ def test_weight_norm_is_read_in_both_spellings(tmp_path: Path, decoder: Path) ->
 def test_an_adapter_of_another_width_is_refused_where_a_class_cannot_join_it(
     tmp_path: Path, decoder: Path
 ) -> None:
-    """PyTorch's projection takes ``hidden_size``, here 24; the adapter gives 32, BERT takes 48."""
+    """PyTorch's projection expects ``hidden_size``, here 24; the adapter gives 32, BERT has 48."""
     encoder(tmp_path / "speech", "wav2vec2", "narrowing-adapter", hidden_size=24)
     with pytest.raises(UnsupportedError, match=r"(?s)adapter"):
         converter.compose(tmp_path / "speech", decoder, tmp_path / "out", to=["pytorch"], **TOKENS)
@@ -125,14 +123,14 @@ def test_the_vision_model_of_clip_is_an_encoder(tmp_path: Path, decoder: Path) -
         projection_dim=12,
     )
     torch.manual_seed(0)
-    whole = transformers.CLIPModel(config)
-    whole.save_pretrained(tmp_path / "whole")
+    clip = transformers.CLIPModel(config)
+    clip.save_pretrained(tmp_path / "whole")
     result = converter.compose(tmp_path / "whole", decoder, tmp_path / "out", **TOKENS)
     loaded = judge.load(tmp_path / "out", "safetensors", "VisionEncoderDecoderModel", None)
     assert not loaded.problems
     native = loaded.model.encoder.state_dict()
     for name, value in native.items():
-        assert value.equal(whole.state_dict()[name]), name
+        assert value.equal(clip.state_dict()[name]), name
     dropped = result.to_dict()["ignored"]["encoder"]
     assert any(name.startswith("text_model.") for name in dropped)
 
@@ -174,10 +172,10 @@ def test_files_of_other_frameworks_convert_back_to_pytorch(
     if framework == "tensorflow":
         model.build_in_name_scope()
         trainable = {id(weight) for weight in model.trainable_weights}
-        whole = [weight for weight in model.weights if id(weight) not in trainable]
-        before = [weight.numpy() for weight in whole]
+        constants = [weight for weight in model.weights if id(weight) not in trainable]
+        before = [weight.numpy() for weight in constants]
         add_tensorflow_noise(model, 0)
-        for weight, value in zip(whole, before, strict=True):  # tables of whole numbers
+        for weight, value in zip(constants, before, strict=True):  # integer tables
             weight.assign(value)
     else:
         add_flax_noise(model, 0)
@@ -204,13 +202,13 @@ PAIRS = [
 def test_published_encoder_decoder_models(
     tmp_path: Path, architecture: str, variant: str, other: str, other_variant: str
 ) -> None:
-    """The peer's own combined model, converted to every framework: complete, the same outputs."""
+    """An encoder-decoder of transformers, converted to every framework: complete, same outputs."""
     import transformers
 
     composite = tiny(architecture).table.roles["encoder"].composite
     fields = tiny(architecture).fields(variant)
     decoder_fields = tiny(other).fields(other_variant)
-    if "output_hidden_size" in fields:  # PyTorch's class can only join it as it is
+    if "output_hidden_size" in fields:  # PyTorch's class can only compose it unchanged
         decoder_fields["d_model"] = fields["output_hidden_size"]
         decoder_fields["decoder_attention_heads"] = 4
         decoder_fields["encoder_attention_heads"] = 4
@@ -245,8 +243,10 @@ def test_published_encoder_decoder_models(
     first = stored(tmp_path / "source")
     assert equal(first, stored(tmp_path / "out"))
     (tmp_path / "out" / "model.safetensors").unlink()
-    whole = getattr(transformers, name).from_pretrained(tmp_path / "out", use_safetensors=False)
-    assert all(whole.state_dict()[key].numpy().tobytes() == first[key].tobytes() for key in first)
+    complete = getattr(transformers, name).from_pretrained(tmp_path / "out", use_safetensors=False)
+    assert all(
+        complete.state_dict()[key].numpy().tobytes() == first[key].tobytes() for key in first
+    )
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_published_encoder_decoder_models(
 def test_a_random_encoder_has_computed_tables(
     tmp_path: Path, decoder: Path, architecture: str, variant: str
 ) -> None:
-    """What the peer keeps beside the parameters is the same in a model that is drawn anew."""
+    """The buffers of transformers are the same in a randomly initialized model."""
     model = encoder(tmp_path / "own", architecture, variant)
     composite = LIBRARY.composite(tiny(architecture).table.roles["encoder"].composite)
     converter.compose(tmp_path / "own", decoder, tmp_path / "out", random=["encoder"], **TOKENS)

@@ -1,4 +1,4 @@
-"""The tests' own judge: content with what the peer made, and not with what somebody broke."""
+"""The checks pass for what transformers saved, and fail for damaged files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_listed_classes_exist_in_transformers(architecture: str, head: str) 
 def test_transformers_converts_single_models_correctly(
     source_cache: SourceCache, architecture: str, head: str
 ) -> None:
-    """Ground truth for everything else: one model, each container, equal outputs and values."""
+    """The basis of all other tests: one model in each format, with equal outputs and values."""
     loaded: list[Loaded] = []
     for file_format, framework in FRAMEWORKS.items():
         if has_class(framework, architecture, head):
@@ -57,7 +57,7 @@ def test_transformers_converts_single_models_correctly(
 
 @pytest.fixture(scope="module")
 def combined(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A combined checkpoint of the peer's, PyTorch only."""
+    """Save an encoder-decoder with transformers, PyTorch only."""
     path = tmp_path_factory.mktemp("combined")
     parts = configuration("bert", SMALL), configuration("bert", EQUAL)
     combined_pytorch(*parts).save_pretrained(path)

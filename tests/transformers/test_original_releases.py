@@ -45,7 +45,7 @@ GPT2 = {"n_vocab": 61, "n_ctx": 30, "n_embd": 28, "n_head": 4, "n_layer": 3}
 
 @dataclass(frozen=True)
 class Release:
-    """A tiny model of a class, and what its release looks like."""
+    """A tiny model of a class, and the form of its release."""
 
     cls: str
     config_file: str
@@ -106,7 +106,7 @@ RELEASES = {
 
 
 def generator() -> dict[str, Array]:
-    """What ELECTRA's releases hold beside the discriminator, by half the width."""
+    """Return the generator that ELECTRA's releases contain, half as wide as the discriminator."""
     cls = transformers.ElectraForMaskedLM
     config = cls.config_class(**{**ELECTRA, "hidden_size": 12, "intermediate_size": 20})
     return releases.to_release(cls(config).state_dict(), releases.GENERATOR)
@@ -118,7 +118,7 @@ def loader(release: Release) -> Callable[..., Any]:
 
 
 def flat(tree: Any, lead: str = "") -> dict[str, Any]:
-    """The leaves of a nested dictionary by their paths."""
+    """Return the leaves of a nested dictionary by path."""
     if not isinstance(tree, dict):
         return {lead: tree}
     return {k: v for key in tree for k, v in flat(tree[key], f"{lead}/{key}").items()}
@@ -154,14 +154,14 @@ def directory(architecture: str, release: Release, model: Any, tmp_path: Path) -
 
 
 def source(directory: Path, release: Release) -> dict[str, Any]:
-    """The release as an argument, with the configuration that ELECTRA's do not bring along."""
+    """Return the release as arguments, with the configuration that ELECTRA's releases lack."""
     if release.cls.startswith("Electra"):
         return {"source": directory, "config": directory / release.config_file}
     return {"source": directory}
 
 
 def test_the_converter_of_transformers_agrees(release, model, directory):
-    """The judge of the names written here: transformers reads them, and gets what went in."""
+    """A check of the names in this test: transformers reads them and gets the original values."""
     cls = getattr(transformers, release.cls)
     empty = cls(cls.config_class(**release.fields()))
     prefix = directory / release.prefix
@@ -169,9 +169,9 @@ def test_the_converter_of_transformers_agrees(release, model, directory):
         loader(release)(empty.transformer, empty.config, str(prefix))
     else:
         loader(release)(empty, empty.config, str(prefix))
-    wanted = model.state_dict()
+    expected = model.state_dict()
     for name, values in empty.state_dict().items():
-        assert torch.equal(values, wanted[name]), name
+        assert torch.equal(values, expected[name]), name
 
 
 def test_converts_to_every_framework(release, model, directory, tmp_path):
@@ -182,9 +182,9 @@ def test_converts_to_every_framework(release, model, directory, tmp_path):
     cls = getattr(transformers, release.cls)
     loaded, info = cls.from_pretrained(output, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    wanted = model.state_dict()
+    requested = model.state_dict()
     for name, values in loaded.state_dict().items():
-        assert torch.equal(values, wanted[name]), name
+        assert torch.equal(values, requested[name]), name
     peer = tmp_path / "peer"
     model.save_pretrained(peer, safe_serialization=False)
     cls = getattr(transformers, f"Flax{release.cls}")
@@ -256,10 +256,10 @@ def test_a_release_composes(release, directory, tmp_path):
     )
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert loaded.config.decoder_start_token_id == 5
-    wanted = decoder.state_dict()
+    expected = decoder.state_dict()
     for name, values in loaded.decoder.state_dict().items():
         if "crossattention" not in name and "ln_cross_attn" not in name:
-            assert torch.equal(values, wanted[name]), name
+            assert torch.equal(values, expected[name]), name
     assert (output / "vocab.txt").is_file()
     assert (output / "decoder_tokenizer" / "vocab.json").is_file()
     assert (output / "decoder_tokenizer" / "merges.txt").is_file()

@@ -1,9 +1,9 @@
-"""A covering sample of pairs: each family in each role twice, beside a half as wide and another.
+"""A covering sample of pairs: each architecture in each role twice, of equal and other widths.
 
-In every framework that has a class for it, a family meets two partners that the framework has as
-well. All that a pair holds is drawn from configurations alone and given noise, taken apart, and
-composed again for every framework: the frameworks' own classes must load it whole, find the very
-values, and compute the same.
+In every framework that has a class for it, an architecture is composed with two partners that the
+framework supports too. Each pair is initialized from configurations and given noise, split, and
+composed again for every framework: the frameworks' own classes must load it completely, with the
+same values, and compute the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from converter.architectures.model_config import ModelConfig
 from converter.architectures.schema import FRAMEWORKS
 from converter.models.framework_support import role_unsupported_reasons
 from tests.factories import noise
-from tests.transformers import oracle_checks as judge
+from tests.transformers import oracle_checks
 from tests.transformers.oracle import FILES, Loaded
 from tests.transformers.test_every_table import KINDS, TOKENS, faultless, names, written
 from tests.transformers.tiny import LIBRARY, MODEL_TYPES, Tiny, tiny
@@ -32,25 +32,25 @@ pytestmark = pytest.mark.peer
 ENCODERS = [name for name in MODEL_TYPES if "encoder" in LIBRARY.architecture(name).roles]
 DECODERS = [name for name in MODEL_TYPES if "decoder" in LIBRARY.architecture(name).roles]
 WIDTHS = (24, 48, 72)
-"""What the heads of every tiny decoder divide."""
+"""Widths that are divisible by the number of heads of every tiny decoder."""
 
 
 def possible(architecture: str, role: str) -> set[str]:
-    """The frameworks that have the tiny model of a family in a role."""
+    """Return the frameworks that support the tiny model of an architecture in a role."""
     spec = tiny(architecture)
-    found = {*FRAMEWORKS} - role_unsupported_reasons(
+    actual = {*FRAMEWORKS} - role_unsupported_reasons(
         ModelConfig(spec.table, spec.fields()), role
     ).keys()
     if role == "encoder":
-        found &= LIBRARY.composite(spec.table.roles[role].composite).classes.keys()
-    return found
+        actual &= LIBRARY.composite(spec.table.roles[role].composite).classes.keys()
+    return actual
 
 
 def sample() -> list[tuple[str, str, str]]:
-    """Encoder, decoder, and whether they are of equal width; always the same.
+    """Return encoder, decoder, and whether they are equally wide; deterministic.
 
-    An encoder meets the two decoders that share most of its frameworks and were met least, and
-    BERT last, which all families meet anyway.
+    An encoder gets the two decoders that share most of its frameworks and were used least, and
+    BERT last, which every architecture is composed with anyway.
     """
     met = Counter(dict.fromkeys(((decoder, "equal") for decoder in DECODERS), 0))
     pairs = []
@@ -80,15 +80,15 @@ SAMPLE = sample()
 
 
 def test_the_sample_covers_every_architecture() -> None:
-    for role, place in (("encoder", 0), ("decoder", 1)):
+    for role, index in (("encoder", 0), ("decoder", 1)):
         for architecture in {"encoder": ENCODERS, "decoder": DECODERS}[role]:
-            widths = {pair[2] for pair in SAMPLE if pair[place] == architecture}
+            widths = {pair[2] for pair in SAMPLE if pair[index] == architecture}
             assert widths == {"equal", "unequal"}, f"{architecture} as {role} meets {widths}"
             for framework in possible(architecture, role):
                 partners = [
                     pair
                     for pair in SAMPLE
-                    if pair[place] == architecture
+                    if pair[index] == architecture
                     and framework in possible(pair[0], "encoder") & possible(pair[1], "decoder")
                 ]
                 assert len(partners) >= 2, f"{framework}: {architecture} as {role} meets {partners}"
@@ -96,19 +96,19 @@ def test_the_sample_covers_every_architecture() -> None:
 
 @pytest.mark.parametrize(("encoder", "decoder", "width"), SAMPLE, ids=names(SAMPLE))
 def test_a_pair_is_one_model_in_every_framework(
-    tmp_path: Path, later: Transformers5, encoder: str, decoder: str, width: str
+    tmp_path: Path, transformers_5: Transformers5, encoder: str, decoder: str, width: str
 ) -> None:
     specs = {"encoder": tiny(encoder), "decoder": tiny(decoder)}
     keep = (*specs["encoder"].keep, *specs["decoder"].keep)
-    drawn = tmp_path / "drawn"
+    initialized = tmp_path / "drawn"
     for submodel, config in configurations(encoder, decoder, width).items():
         (tmp_path / submodel).mkdir()
         (tmp_path / submodel / "config.json").write_text(json.dumps(config))
     sources = (tmp_path / "encoder", tmp_path / "decoder")
-    converter.compose(*sources, drawn, to=["pytorch"], random=["both"], **TOKENS)
-    values = with_noise(drawn / FILES["safetensors"], keep)
+    converter.compose(*sources, initialized, to=["pytorch"], random=["both"], **TOKENS)
+    values = with_noise(initialized / FILES["safetensors"], keep)
 
-    converter.split(drawn, tmp_path / "halves", to=["pytorch"])
+    converter.split(initialized, tmp_path / "halves", to=["pytorch"])
     out = tmp_path / "out"
     result = converter.compose(
         tmp_path / "halves/encoder", tmp_path / "halves/decoder", out, **TOKENS
@@ -127,19 +127,19 @@ def test_a_pair_is_one_model_in_every_framework(
             **specs["decoder"].batch(framework, "decoder_", seed=1),
         }
         kind, inputs = KINDS[framework], batch if runs else None
-        results.append(judge.load(out, kind, classes[framework], inputs, keep))
+        results.append(oracle_checks.load(out, kind, classes[framework], inputs, keep))
         if framework == "pytorch" and not any(
             spec.unsupported_by_transformers_5("") for spec in specs.values()
         ):
-            found = later.load(out, classes[framework], inputs, keep)
-            assert found
-            problems = differences(results[0], found, 1e-5)
+            actual = transformers_5.load(out, classes[framework], inputs, keep)
+            assert actual
+            problems = differences(results[0], actual, 1e-5)
             assert bool(problems) == _too_long(specs["decoder"], results[0]), problems
     faultless(results, max(spec.tolerance for spec in specs.values()))
 
 
 def _too_long(decoder: Tiny, loaded: Loaded) -> bool:
-    """Whether a decoder of transformers 5 fails at states that are more or fewer than its own."""
+    """Return whether a decoder in transformers 5 fails if the encoder's length differs."""
     if "other lengths" not in decoder.transformers_5 or not loaded.outputs:
         return False
     encoded, written = (
@@ -156,22 +156,22 @@ def configurations(encoder: str, decoder: str, width: str) -> dict[str, dict[str
     }
     table = tiny(encoder).table
     own = ModelConfig(table, configs[encoder]).attribute("width")
-    wanted = own if width == "equal" else next(other for other in WIDTHS[1:] if other != own)
+    expected = own if width == "equal" else next(other for other in WIDTHS[1:] if other != own)
     field = [name for name in ("hidden_size", "d_model", "n_embd") if name in configs[decoder]]
-    return {"encoder": configs[encoder], "decoder": {**configs[decoder], field[0]: wanted}}
+    return {"encoder": configs[encoder], "decoder": {**configs[decoder], field[0]: expected}}
 
 
 def with_noise(path: Path, keep: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The values of a file, to whose parameters noise is added that their names decide.
+    """Add noise to the parameters of a file, determined by their names.
 
-    What is tied stays so: drawn tensors of equal values get equal noise.
+    Tied tensors stay tied: tensors of equal values get equal noise.
     """
     values = load_file(path)
     keys: dict[bytes, str] = {}
     for name, value in values.items():
         if value.dtype.kind == "f" and not any(text in name for text in keep):
             key = keys.setdefault(value.tobytes(), name) if value.std() > 0 else name
-            drawn = noise(key, value.shape)
-            values[name] = value + (np.abs(drawn) if ".running_" in name else drawn)
+            initialized = noise(key, value.shape)
+            values[name] = value + (np.abs(initialized) if ".running_" in name else initialized)
     save_file(values, path, metadata={"format": "pt"})
     return values

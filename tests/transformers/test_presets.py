@@ -47,14 +47,14 @@ for home in map(Path, sys.argv[1:]):
 def composed(
     source_cache: SourceCache, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Each recipe followed with tiny checkpoints of the families of its paper."""
-    home, found = tmp_path_factory.mktemp("recipes"), {}
+    """Compose each preset with tiny checkpoints of the architectures of its paper."""
+    home, actual = tmp_path_factory.mktemp("recipes"), {}
     for name, recipe in load_presets().items():
         encoder, decoder = _sources(source_cache, recipe)
         small = ["decoder.num_attention_heads=4"] if recipe.settings else []
-        found[name] = home / name
-        converter.compose(encoder, decoder, found[name], preset=name, set=small)
-    return found
+        actual[name] = home / name
+        converter.compose(encoder, decoder, actual[name], preset=name, set=small)
+    return actual
 
 
 def _sources(source_cache: SourceCache, recipe: Preset) -> tuple[Path, Path]:
@@ -79,7 +79,7 @@ def test_a_preset_loads_and_generates_in_every_framework(
 
 
 def _is_tied(model: Any) -> None:
-    """PyTorch has one tensor in both halves, wherever both have one of the path."""
+    """PyTorch has one tensor in both submodels wherever both have the path."""
     body = getattr(model.decoder, model.decoder.base_model_prefix)
     own = dict(body.named_parameters())
     pairs = [(value, own[name]) for name, value in model.encoder.named_parameters() if name in own]
@@ -88,7 +88,7 @@ def _is_tied(model: Any) -> None:
 
 
 def _generate(kind: str, model: Any, ids: Any) -> Any:
-    """``generate()`` told nothing but the input, in each framework."""
+    """Call ``generate()`` with only the input, in each framework."""
     if kind == "safetensors":
         import torch
 
@@ -104,31 +104,35 @@ def test_a_preset_initializes_and_shares_as_its_paper_does(
 ) -> None:
     recipe, out = load_presets()[name], composed[name]
     tensors = json.loads((out / "converter-manifest.json").read_text())["tensors"]
-    drawn = {key for key, entry in tensors.items() if entry["origin"] == "initialized"}
+    initialized = {key for key, entry in tensors.items() if entry["origin"] == "initialized"}
     stored = values(out)
     for submodel in ("encoder", "decoder"):
         own = {key for key in tensors if key.startswith(f"{submodel}.")}
-        fresh = {key for key in own if any(mark in key for mark in FRESH)}
+        new_tensors = {key for key in own if any(mark in key for mark in FRESH)}
         if submodel in recipe.random:
-            assert own <= drawn
+            assert own <= initialized
         elif submodel == "encoder" and not recipe.share:
-            assert not own & drawn
+            assert not own & initialized
         else:
-            assert own & drawn == fresh
+            assert own & initialized == new_tensors
     for submodel, source in zip(
         ("encoder", "decoder"), _sources(source_cache, recipe), strict=True
     ):
         originals = values(source)
-        for key in {key for key in stored if key.startswith(f"{submodel}.")} - drawn:
+        for key in {key for key in stored if key.startswith(f"{submodel}.")} - initialized:
             assert np.array_equal(stored[key], originals[key.removeprefix(f"{submodel}.")]), key
     if recipe.share:
         assert configuration(out)["tie_encoder_decoder"]
         for file in FILES:
-            whole = values(out / file)
-            twins = [key.removeprefix("encoder.") for key in whole if key.startswith("encoder.")]
-            twins = [key for key in twins if f"decoder.{key}" in whole]
+            composite = values(out / file)
+            twins = [
+                key.removeprefix("encoder.") for key in composite if key.startswith("encoder.")
+            ]
+            twins = [key for key in twins if f"decoder.{key}" in composite]
             assert len(twins) > 30
-            assert all(np.array_equal(whole[f"encoder.{k}"], whole[f"decoder.{k}"]) for k in twins)
+            assert all(
+                np.array_equal(composite[f"encoder.{k}"], composite[f"decoder.{k}"]) for k in twins
+            )
 
 
 @pytest.mark.parametrize("name", ["bert2gpt", "robertashare"])
@@ -142,13 +146,13 @@ def test_the_submodels_load_separately(
 
 @pytest.fixture(scope="module")
 def start_transformers_5(composed: dict[str, Path]) -> dict[str, Any]:
-    """What transformers 5 makes of each recipe."""
-    for place in composed.values():
-        batch: dict[str, Any] = inputs(configuration(place))
-        np.savez(place / "batch.npz", **batch)
+    """Return what transformers 5 computes with each preset."""
+    for directory in composed.values():
+        batch: dict[str, Any] = inputs(configuration(directory))
+        np.savez(directory / "batch.npz", **batch)
     command = [str(interpreter(TRANSFORMERS_5)), "-c", FIFTH, *map(str, composed.values())]
     subprocess.run(command, check=True, capture_output=True)
-    return {name: np.load(place / "fifth.npz") for name, place in composed.items()}
+    return {name: np.load(directory / "fifth.npz") for name, directory in composed.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)

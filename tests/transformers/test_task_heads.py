@@ -1,7 +1,6 @@
-"""Where transformers is silently wrong, verify names what it did.
+"""Verify names the damage where transformers is wrong without a warning.
 
-The numbers are those of the list that was measured: real output of transformers, held against what
-it was made from.
+The numbers are those of the measured list: output of transformers, compared with its sources.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ ANEW = "is unrelated: newly initialized, or from another checkpoint"
 
 
 def said(found: Verification) -> dict[str, str]:
-    """Tensor → what is wrong with it."""
+    """Return tensor → what is wrong with it."""
     return {str(problem.tensor): problem.what for problem in found.problems}
 
 
 def wrong(found: Verification) -> dict[str, str]:
-    """Canonical name → what is wrong, by comparison with the sources."""
+    """Return canonical name → what is wrong, by comparison with the sources."""
     return {
         name: origin.verdict
         for name, origin in found.origins.items()
@@ -38,7 +37,7 @@ def wrong(found: Verification) -> dict[str, str]:
 
 
 def by_transformers(framework: str, source: Path, out: Path) -> None:
-    """What transformers makes of a combined PyTorch checkpoint in another framework."""
+    """Convert an encoder-decoder PyTorch checkpoint to another framework with transformers."""
     import transformers
 
     name = {"tensorflow": "TF", "flax": "Flax"}[framework] + "EncoderDecoderModel"
@@ -46,7 +45,7 @@ def by_transformers(framework: str, source: Path, out: Path) -> None:
 
 
 def combined(encoder: Any, decoder: Any, place: Path) -> Path:
-    """A combined PyTorch checkpoint of the peer's."""
+    """Save an encoder-decoder with transformers in PyTorch."""
     combined_pytorch(encoder, decoder).save_pretrained(place, safe_serialization=False)
     return place
 
@@ -61,12 +60,16 @@ def test_1_tensorflow_loses_the_encoder(tmp_path: Path, architecture: str) -> No
     encoder = transformers.AutoConfig.for_model(architecture, **tiny(architecture).config)
     source = combined(encoder, configuration("bert", EQUAL), tmp_path / "source")
     by_transformers("tensorflow", source, tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=[source])
+    result = converter.verify(tmp_path / "out", against=[source])
     file = str(tmp_path / "out" / "tf_model.h5")
-    told = found.problems[0]
-    assert (told.what, told.tensor, told.file) == (f"nothing of {source} arrived", "encoder", file)
-    broken = wrong(found)
-    matrices = {name for name, o in found.origins.items() if o.difference and "norm" not in name}
+    messages = result.problems[0]
+    assert (messages.what, messages.tensor, messages.file) == (
+        f"nothing of {source} arrived",
+        "encoder",
+        file,
+    )
+    broken = wrong(result)
+    matrices = {name for name, o in result.origins.items() if o.difference and "norm" not in name}
     lost = {name for name in matrices if name.startswith("encoder.") and "bias" not in name}
     assert len(lost) > 8
     assert {broken[name] for name in lost if "Norm" not in name and "ln_" not in name} == {ANEW}
@@ -82,12 +85,12 @@ def test_2_shared_submodels_are_lost(tmp_path: Path, framework: str) -> None:
     )
     transformers.EncoderDecoderModel(config).save_pretrained(tmp_path / "source")
     by_transformers(framework, tmp_path / "source", tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=[tmp_path / "source"])
-    broken = wrong(found)
+    result = converter.verify(tmp_path / "out", against=[tmp_path / "source"])
+    broken = wrong(result)
     assert any("query.weight" in name for name in broken)
     assert {name.partition(".")[0] for name in broken} == {"encoder"}
     assert set(broken.values()) == {ANEW}
-    tied = [p for p in found.problems if "which it is tied to" in str(p.expected)]
+    tied = [p for p in result.problems if "which it is tied to" in str(p.expected)]
     assert any("query" in str(problem.tensor) for problem in tied)
 
 
@@ -95,14 +98,14 @@ def test_3_tensorflow_loses_the_head(tmp_path: Path) -> None:
     decoder = configuration("bert", EQUAL, tie_word_embeddings=False)
     source = combined(configuration("bert", SMALL), decoder, tmp_path / "source")
     by_transformers("tensorflow", source, tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=[source])
-    assert any("cls" in name and "decoder" in name for name in said(found))
-    assert any("no class of tensorflow can hold" in what for what in said(found).values())
+    result = converter.verify(tmp_path / "out", against=[source])
+    assert any("cls" in name and "decoder" in name for name in said(result))
+    assert any("no class of tensorflow can hold" in what for what in said(result).values())
 
 
 @pytest.mark.parametrize("architecture", ["bart", "mbart"])
 def test_4_a_decoder_loses_its_embeddings(tmp_path: Path, architecture: str) -> None:
-    """It is taken out of a whole model, which keeps them where both its halves share them."""
+    """It is extracted from a model that stores them where encoder and decoder share them."""
     import transformers
 
     name = {"bart": "Bart", "mbart": "MBart"}[architecture] + "ForConditionalGeneration"
@@ -111,11 +114,11 @@ def test_4_a_decoder_loses_its_embeddings(tmp_path: Path, architecture: str) -> 
     sources = (tmp_path / "bert", tmp_path / "whole")
     model = transformers.EncoderDecoderModel.from_encoder_decoder_pretrained(*sources)
     model.save_pretrained(tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=sources)
-    assert wrong(found) == {"decoder.decoder.embed_tokens.weight": ANEW}
-    [problem] = [p for p in found.problems if p.what == ANEW]
+    result = converter.verify(tmp_path / "out", against=sources)
+    assert wrong(result) == {"decoder.decoder.embed_tokens.weight": ANEW}
+    [problem] = [p for p in result.problems if p.what == ANEW]
     assert "shared.weight" in str(problem.expected)
-    assert any("final_logits_bias" in note for note in found.notes)
+    assert any("final_logits_bias" in note for note in result.notes)
     converter.compose(*sources, tmp_path / "ours", to=["pytorch"])
     assert converter.verify(tmp_path / "ours", against=sources).verified
 
@@ -126,11 +129,11 @@ def test_5_relative_positions_are_lost(tmp_path: Path, framework: str, kind: str
     encoder = configuration("bert", SMALL, position_embedding_type=kind)
     source = combined(encoder, configuration("bert", EQUAL), tmp_path / "source")
     by_transformers(framework, source, tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=[source])
-    lost = [p.tensor for p in found.problems if p.what == "is missing, but the source has it"]
+    result = converter.verify(tmp_path / "out", against=[source])
+    lost = [p.tensor for p in result.problems if p.what == "is missing, but the source has it"]
     name = "encoder.encoder.layer.{}.attention.self.distance_embedding.weight"
     assert lost == [name.format(0), name.format(1)]
-    reasons = [p.found for p in found.problems if f"no class of {framework}" in p.what]
+    reasons = [p.found for p in result.problems if f"no class of {framework}" in p.what]
     assert any("distance_embedding" in str(reason) for reason in reasons)
 
 
@@ -138,20 +141,20 @@ def test_6_a_missing_projection_is_initialized(tmp_path: Path) -> None:
     import transformers
     from safetensors.numpy import load_file, save_file
 
-    whole, holed = tmp_path / "whole", tmp_path / "holed"
+    composite, holed = tmp_path / "whole", tmp_path / "holed"
     model = combined_pytorch(configuration("bert", LARGE), configuration("gpt2", SMALL))
-    model.save_pretrained(whole)
+    model.save_pretrained(composite)
     model.save_pretrained(holed)
     tensors = load_file(holed / "model.safetensors")
     del tensors["enc_to_dec_proj.weight"]
     save_file(tensors, holed / "model.safetensors", metadata={"format": "pt"})
     transformers.EncoderDecoderModel.from_pretrained(holed).save_pretrained(tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=[whole])
-    assert set(said(found)) == {"enc_to_dec_proj.weight"}
+    result = converter.verify(tmp_path / "out", against=[composite])
+    assert set(said(result)) == {"enc_to_dec_proj.weight"}
 
 
 def test_6_uninitialized_memory(tmp_path: Path) -> None:
-    """Fresh layer norms hold whatever lay there; here it is made what was seen: 1e20 and more."""
+    """New layer norms are uninitialized memory; here it is set to observed values over 1e20."""
     import torch
     import transformers
 
@@ -162,14 +165,14 @@ def test_6_uninitialized_memory(tmp_path: Path) -> None:
     norms = {n: p for n, p in model.named_parameters() if "encoder_attn_layer_norm" in n}
     with torch.no_grad():
         for name, parameter in norms.items():
-            parameter.uniform_(0.1, 0.3)  # what another tensor left there
+            parameter.uniform_(0.1, 0.3)  # left by another tensor
             if name.endswith("1.encoder_attn_layer_norm.bias"):
                 parameter.fill_(1e23)
     model.save_pretrained(tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=sources)
-    never = [p.tensor for p in found.problems if "never drawn" in p.what]
+    result = converter.verify(tmp_path / "out", against=sources)
+    never = [p.tensor for p in result.problems if "never drawn" in p.what]
     assert never == ["decoder.model.layers.1.encoder_attn_layer_norm.bias"]
-    [note] = [note for note in found.notes if "not the constants" in note]
+    [note] = [note for note in result.notes if "not the constants" in note]
     assert "layers.{0,1}.encoder_attn_layer_norm.weight" in note
     assert "layers.0.encoder_attn_layer_norm.bias" in note
     converter.compose(*sources, tmp_path / "ours", to=["pytorch"])
@@ -192,9 +195,9 @@ def test_8_weights_of_a_wrapped_tree_are_newly_initialized(
     tree = unflatten_dict(read_msgpack(source / "flax_model.msgpack"), sep="/")
     (wrapped / "flax_model.msgpack").write_bytes(msgpack_serialize({"params": tree}))
     transformers.FlaxBertModel.from_pretrained(wrapped).save_pretrained(tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=[source])
-    assert len(found.origins) > 30
-    assert not any(o.verdict == "equal" for o in found.origins.values())
+    result = converter.verify(tmp_path / "out", against=[source])
+    assert len(result.origins) > 30
+    assert not any(o.verdict == "equal" for o in result.origins.values())
     assert converter.verify(source, against=[wrapped]).verified
 
 
@@ -202,13 +205,13 @@ def test_7_a_hidden_size_that_fails_when_the_model_is_called(tmp_path: Path) -> 
     """It loads, has no projection, and cannot run."""
     decoder = configuration("gpt2", SMALL, cross_attention_hidden_size=LARGE.hidden)
     source = combined(configuration("bert", LARGE), decoder, tmp_path / "source")
-    found = converter.verify(source)
-    assert not found.verified
-    assert any("enc_to_dec_proj" in name for name in said(found))
+    result = converter.verify(source)
+    assert not result.verified
+    assert any("enc_to_dec_proj" in name for name in said(result))
 
 
 def test_9_flax_weights_of_roberta_are_correct(tmp_path: Path) -> None:
-    """Its positions are wrong by default, its weights are not: nothing is to be told of them."""
+    """Its positions are wrong by default, its weights are not: nothing is reported."""
     import transformers
 
     model = transformers.RobertaModel(configuration("roberta", SMALL))
@@ -216,9 +219,9 @@ def test_9_flax_weights_of_roberta_are_correct(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "source")
     flax = transformers.FlaxRobertaModel.from_pretrained(tmp_path / "source", from_pt=True)
     flax.save_pretrained(tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=[tmp_path / "source"])
-    assert found.verified
-    assert not wrong(found)
+    result = converter.verify(tmp_path / "out", against=[tmp_path / "source"])
+    assert result.verified
+    assert not wrong(result)
 
 
 def test_10_initialized_weights_differ_between_frameworks(
@@ -233,9 +236,9 @@ def test_10_initialized_weights_differ_between_frameworks(
         model = cls.from_encoder_decoder_pretrained(*sources, **given)
         model.config.decoder_start_token_id = model.config.pad_token_id = 5
         model.save_pretrained(tmp_path / "out")
-    found = converter.verify(tmp_path / "out", against=sources)
-    assert not wrong(found)
+    result = converter.verify(tmp_path / "out", against=sources)
+    assert not wrong(result)
     flax = str(tmp_path / "out" / "flax_model.msgpack")
-    broken = [p for p in found.problems if p.file == flax and p.what == ANEW]
+    broken = [p for p in result.problems if p.file == flax and p.what == ANEW]
     assert len(broken) >= 6
     assert all("crossattention" in str(problem.tensor) for problem in broken)

@@ -64,7 +64,7 @@ LAYOUTS: Mapping[str, tuple[str, str, str, Mapping[str, str]]] = {
         {"": "gpt2", "decoder_tokenizer": "gpt2-as-bert"},
     ),
 }
-"""Name → encoder, decoder, ``--tokenizer``, and where whose tokenizer must lie."""
+"""Name → encoder, decoder, ``--tokenizer``, and which tokenizer must be in which directory."""
 
 
 def _source(home: Path, architecture: str, **fields: Any) -> Path:
@@ -76,22 +76,24 @@ def _source(home: Path, architecture: str, **fields: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tokenizers as they lie about: whole, without their class, slow files alone, sentencepieces,
-    and of another family's class by the word of the model's configuration.
+    """Make tokenizers as they are published.
+
+    Complete, without their class, slow files only, SentencePiece, and with another architecture's
+    class in the model's configuration.
     """
     import sentencepiece
 
     home = tmp_path_factory.mktemp("sources")
     for architecture in ("bert", "gpt2"):
         for kind in ("", "-old", "-slow"):
-            place = _source(home / (architecture + kind), architecture)
+            directory = _source(home / (architecture + kind), architecture)
             for path in (ROOT / "fixtures" / f"{architecture}-tiny").iterdir():
                 slow = path.name in ("vocab.txt", "vocab.json", "merges.txt")
                 token = path.name.startswith(("tokenizer", "special"))
                 if slow or (token and kind != "-slow"):
-                    shutil.copy(path, place)
+                    shutil.copy(path, directory)
             if kind == "-old":  # as bert-base-uncased and gpt2 have it
-                (place / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+                (directory / "tokenizer_config.json").write_text('{"model_max_length": 512}')
     foreign = _source(home / "gpt2-as-bert", "gpt2", tokenizer_class="BertTokenizer")
     shutil.copy(ROOT / "fixtures/bert-tiny/vocab.txt", foreign)
     (home / "text").write_text((ROOT / "README.md").read_text())
@@ -103,19 +105,19 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         minloglevel=2,
     )
     for architecture in ("xlm-roberta", "camembert", "mbart", "plbart"):
-        place = _source(home / architecture, architecture)
-        shutil.copy(home / "pieces.model", place / "sentencepiece.bpe.model")
+        directory = _source(home / architecture, architecture)
+        shutil.copy(home / "pieces.model", directory / "sentencepiece.bpe.model")
     _source(home / "vit", "vit")
     return home
 
 
 @pytest.fixture(scope="module")
 def composed(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    home, found = tmp_path_factory.mktemp("composed"), {}
+    home, actual = tmp_path_factory.mktemp("composed"), {}
     for name, (encoder, decoder, tokenizer, _) in LAYOUTS.items():
-        found[name] = home / name.replace(" ", "-")
+        actual[name] = home / name.replace(" ", "-")
         converter.compose(
-            *(sources / encoder, sources / decoder, found[name]),
+            *(sources / encoder, sources / decoder, actual[name]),
             to=["pytorch"],
             random=["encoder", "decoder"],
             tokenizer=tokenizer,  # type: ignore[arg-type]
@@ -123,22 +125,22 @@ def composed(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
             eos_token=2,
             pad_token=1,
         )
-    return found
+    return actual
 
 
 @pytest.fixture(scope="module", params=["4", "5"])
 def loaded(
     request: pytest.FixtureRequest, sources: Path, composed: dict[str, Path]
 ) -> dict[str, Any]:
-    """What each version loads from every source and every place of a composition."""
+    """Return what each version loads from every source and directory of a composition."""
     python = sys.executable if request.param == "4" else interpreter(TRANSFORMERS_5)
     names = sorted({name for layout in LAYOUTS.values() for name in layout[3].values()})
-    places = [str(sources / name) for name in names]
+    directories = [str(sources / name) for name in names]
     for name, (*_, expected) in LAYOUTS.items():
-        places += [str(composed[name] / below) for below in expected]
-    done = subprocess.run([python, "-c", LOAD, TEXT, *places], check=True, capture_output=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+        directories += [str(composed[name] / below) for below in expected]
+    done = subprocess.run([python, "-c", LOAD, TEXT, *directories], check=True, capture_output=True)
+    actual: dict[str, Any] = json.loads(done.stdout)
+    return actual
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

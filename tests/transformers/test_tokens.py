@@ -1,4 +1,4 @@
-"""Special tokens, by the peer's own configurations and by what its models start with."""
+"""Special tokens, by the configurations of transformers and by the start tokens of its models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RELEASED = {
     ("camembert", "end"): "camembert-base states 6: four tokens go before its sentencepieces",
     ("big_bird", "end"): "its texts end with [SEP]; the class states <s>",
 }
-"""Where the class's default is not what was released with it, and what was."""
+"""Token ids of releases that differ from the default of the class."""
 
 
 @pytest.mark.parametrize("architecture", DECODERS)
@@ -43,30 +43,30 @@ def test_the_table_has_the_ids_of_the_peers_class(architecture: str) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every decoder drawn anew beside a BERT, its tokens told by its own files alone."""
-    place = tmp_path_factory.mktemp("tokens")
+    """Every decoder randomly initialized with a BERT, its tokens read only from its own files."""
+    directory = tmp_path_factory.mktemp("tokens")
     for name in {"bert", *DECODERS}:
-        (place / name).mkdir()
-        told = {key for key in tiny(name).config if "token_id" in key} - {"pad_token_id"}
-        sizes = {key: value for key, value in tiny(name).config.items() if key not in told}
+        (directory / name).mkdir()
+        messages = {key for key in tiny(name).config if "token_id" in key} - {"pad_token_id"}
+        sizes = {key: value for key, value in tiny(name).config.items() if key not in messages}
         config = {**sizes, "model_type": name}
-        (place / name / "config.json").write_text(json.dumps(config))
-    return place
+        (directory / name / "config.json").write_text(json.dumps(config))
+    return directory
 
 
 def _tokenizer(directory: Path, architecture: str) -> dict[str, Any]:
-    """A tokenizer of words whose special tokens have ids that nothing else has."""
+    """Save a word tokenizer whose special tokens have unique ids."""
     table, words = LIBRARY.architecture(architecture).tokens, {"<unk>": 40}
     special = dict.fromkeys(token.token for token in table.values())
     roles = {name: f"<{name}>" for name in special}
-    words |= {f"<{name}>": 41 + place for place, name in enumerate(special)}
+    words |= {f"<{name}>": 41 + path for path, name in enumerate(special)}
     if "pad_token_id" in tiny(architecture).config:
         words["<pad>"] = tiny(architecture).config["pad_token_id"]
     if LIBRARY.architecture(architecture).languages:
         words["en_XX" if architecture == "mbart" else "__en_XX__"] = 60
     (directory / "vocab.json").write_text(json.dumps(words))
-    told = {f"{name}_token": text for name, text in roles.items()}
-    (directory / "tokenizer_config.json").write_text(json.dumps({**told, "tgt_lang": "en_XX"}))
+    messages = {f"{name}_token": text for name, text in roles.items()}
+    (directory / "tokenizer_config.json").write_text(json.dumps({**messages, "tgt_lang": "en_XX"}))
     return {name: words[text] for name, text in roles.items()}
 
 
@@ -74,8 +74,9 @@ def _tokenizer(directory: Path, architecture: str) -> dict[str, Any]:
 def test_training_and_generation_start_with_the_same_tokens(
     home: Path, tmp_path: Path, architecture: str
 ) -> None:
-    """Labels shifted by the peer's model begin with what its ``generate()`` begins with, which is
-    what the decoder's own class makes of labels.
+    """Labels shifted by transformers start with the same token as ``generate()``.
+
+    It is also the one that the decoder's own class puts before labels.
     """
     import torch
     from transformers import EncoderDecoderModel
@@ -95,7 +96,7 @@ def test_training_and_generation_start_with_the_same_tokens(
     labels = torch.tensor([[11, 12, 13, end, -100]])
     shifted = model.prepare_decoder_input_ids_from_labels(labels)
     assert shifted.tolist() == [[start, 11, 12, 13, end]]
-    # 4.57.6 cannot cache the states of BigBird, Mega and XLM-ProphetNet beside an encoder's
+    # 4.57.6 cannot cache the states of BigBird, Mega and XLM-ProphetNet with an encoder's
     written = model.generate(torch.tensor([[21, 22, 23]]), max_new_tokens=2, use_cache=False)
     assert int(written[0, 0]) == start
     assert model.generation_config.eos_token_id == end
@@ -104,16 +105,17 @@ def test_training_and_generation_start_with_the_same_tokens(
 
 
 def _own_shift(architecture: str, ids: dict[str, Any], labels: Any, start: int) -> int | None:
-    """What the family's own sequence-to-sequence class begins with, of labels as its tokenizer
-    makes them: the code of the language comes last, and is put first.
+    """Return the start token that the architecture's own sequence-to-sequence class gives labels.
+
+    The labels are those of its tokenizer: the language code is last, and moved to the front.
     """
     import importlib
     from inspect import signature
 
     from transformers import CONFIG_MAPPING
 
-    place = CONFIG_MAPPING[architecture].__module__.replace(".configuration_", ".modeling_")
-    module = importlib.import_module(place)
+    directory = CONFIG_MAPPING[architecture].__module__.replace(".configuration_", ".modeling_")
+    module = importlib.import_module(directory)
     shift = getattr(module, "shift_tokens_right", None)
     if shift is None:
         return None

@@ -1,8 +1,8 @@
-"""``verify --run`` of every kind of model, sound and broken, by transformers 4.57 and 5.
+"""``verify --run`` of every kind of model, valid and damaged, by transformers 4.57 and 5.
 
-What transformers says comes from `transformers_runner`, which the command runs in its own process
-(``test_verify.py`` shows that). Here version 4 answers in this process, which has imported it
-already, and one process of version 5 answers all that it is asked.
+The results come from `transformers_runner`, which the command runs in a process of its own (tested
+in ``test_verify.py``). Here version 4 runs in this process, which has imported it already, and one
+process of version 5 answers all requests.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ ALONE = {
     "BartForConditionalGeneration": 4,
     "MarianMTModel": 4,
 }
-"""Classes of models that stand alone → weight files."""
+"""Classes of stand-alone models → number of weight files."""
 FAMILY = {"GPT2LMHeadModel": "gpt2", "Wav2Vec2Model": "wav2vec2", "LayoutLMv3Model": "layoutlmv3"}
 
 DRIVER = f"""
 import importlib.util, json, sys
-spec = importlib.util.spec_from_file_location("peer_script", sys.argv[1])
+spec = importlib.util.spec_from_file_location("transformers_runner", sys.argv[1])
 script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)
 for request in json.load(sys.stdin):
@@ -65,7 +65,7 @@ for request in json.load(sys.stdin):
 
 
 def composite(name: str, place: Path) -> Path:
-    """Two halves drawn anew, in every file that their framework can load."""
+    """Compose two randomly initialized models, in every format that their frameworks can load."""
     families = dict(zip(("encoder", "decoder"), name.split("-"), strict=True))
     for submodel, architecture in families.items():
         (place / submodel).mkdir(parents=True)
@@ -83,7 +83,7 @@ def composite(name: str, place: Path) -> Path:
 
 
 def alone(name: str, place: Path) -> Path:
-    """A model of the peer's own, in every file."""
+    """Save a model with transformers and convert it to every format."""
     architecture = FAMILY.get(name) or next(
         each for each in ("bert", "canine", "vit", "t5", "bart", "marian")
         if name.lower().startswith(each)
@@ -98,7 +98,7 @@ def alone(name: str, place: Path) -> Path:
 
 
 def key_of(file: Path, *texts: str) -> str:
-    """The name in `file` of the one matrix whose name holds all `texts`, dots being strokes."""
+    """Return the name of the only matrix in `file` whose name contains all `texts`."""
     with open_file(file) as reader:
         [name] = [
             name
@@ -142,38 +142,38 @@ DAMAGE: dict[str, Callable[[Path], str]] = {
 
 
 class Runs:
-    """Every directory that is verified, and what the two versions say of it.
+    """Every directory that is verified, and the results of both versions.
 
     Args:
-        root: where the directories are made.
+        root: the parent of the directories.
 
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.places: dict[str, Path] = {}
-        self.keys: dict[str, str] = {}
+        self.directories: dict[str, Path] = {}
+        self.damaged: dict[str, str] = {}
         self.requests: dict[str, Any] = {}
-        self.fourth: dict[str, Any] = {}
-        self.start_transformers_5: dict[str, Any] = {}
+        self.answers_4: dict[str, Any] = {}
+        self.answers_5: dict[str, Any] = {}
 
     def make(self) -> None:
-        """All directories, and the answers of version 5."""
+        """Make all directories, and get the answers of version 5."""
         for name in PAIRS:
-            self.places[name] = composite(name, self.root / name)
+            self.directories[name] = composite(name, self.root / name)
         for name in ALONE:
-            self.places[name] = alone(name, self.root / name)
-        for kind, harm in DAMAGE.items():
+            self.directories[name] = alone(name, self.root / name)
+        for kind, damage in DAMAGE.items():
             for file in FILES:
                 name = f"{kind} {file}"
-                self.places[name] = copy_of(self.places["vit-gpt2"], self.root / name)
+                self.directories[name] = copy_of(self.directories["vit-gpt2"], self.root / name)
                 kept = (file, FILES[0] if file != FILES[0] else FILES[1])
                 for other in ("converter-manifest.json", *FILES):
                     if other not in kept:
-                        (self.places[name] / other).unlink()
-                self.keys[name] = harm(self.places[name] / file)
-        for name in self.places:
-            self.verified(name, partial(self._note, name))
+                        (self.directories[name] / other).unlink()
+                self.damaged[name] = damage(self.directories[name] / file)
+        for name in self.directories:
+            self.verified(name, partial(self._record, name))
         python = interpreter(TRANSFORMERS_5)
         done = subprocess.run(
             [str(python), "-c", DRIVER, str(transformers_check._SCRIPT)],
@@ -182,30 +182,30 @@ class Runs:
             text=True,
             check=True,
         )
-        told = [t.removeprefix(MARK) for t in done.stdout.splitlines() if t.startswith(MARK)]
-        self.start_transformers_5 = dict(zip(self.requests, map(json.loads, told), strict=True))
+        answers = [t.removeprefix(MARK) for t in done.stdout.splitlines() if t.startswith(MARK)]
+        self.answers_5 = dict(zip(self.requests, map(json.loads, answers), strict=True))
 
-    def _note(self, name: str, request: Any) -> Any:
+    def _record(self, name: str, request: Any) -> Any:
         self.requests[name] = request
         return {"transformers": "none", "skipped": {}, "files": {}, "differences": []}
 
     def verified(self, name: str, answer: Callable[[Any], Any]) -> Verification:
-        """What verify makes of an answer."""
+        """Return the verification with a given answer."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(transformers_check, "_ask", lambda python, request: answer(request))
-            return converter.verify(self.places[name], run=True)
+            return converter.verify(self.directories[name], run=True)
 
-    def by(self, version: int, name: str) -> Verification:
-        """What verify says when that version answers."""
+    def with_version(self, version: int, name: str) -> Verification:
+        """Return the verification with the answer of one version."""
         if version == 5:
-            return self.verified(name, lambda request: self.start_transformers_5[name])
-        if name not in self.fourth:
-            self.fourth[name] = json.loads(json.dumps(_fourth(self.requests[name])))
-        return self.verified(name, lambda request: self.fourth[name])
+            return self.verified(name, lambda request: self.answers_5[name])
+        if name not in self.answers_4:
+            self.answers_4[name] = json.loads(json.dumps(_run_here(self.requests[name])))
+        return self.verified(name, lambda request: self.answers_4[name])
 
 
-def _fourth(request: Any) -> Any:
-    """As `transformers_runner` does in a process of its own; the peer's own log is put back."""
+def _run_here(request: Any) -> Any:
+    """Call `transformers_runner` in this process, and restore the log handlers of transformers."""
     logger = logging.getLogger("transformers")
     before = (logger.handlers, logger.propagate, logger.level)
     try:
@@ -216,24 +216,24 @@ def _fourth(request: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    found = Runs(tmp_path_factory.mktemp("running"))
-    found.make()
-    yield found
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    made = Runs(tmp_path_factory.mktemp("running"))
+    made.make()
+    yield made
 
 
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("name", [*PAIRS, *ALONE])
-def test_valid_models_load_completely_and_agree(asked: Runs, name: str, version: int) -> None:
-    found = asked.by(version, name)
-    assert found.verified, found.problems
+def test_valid_models_load_completely_and_agree(runs: Runs, name: str, version: int) -> None:
+    result = runs.with_version(version, name)
+    assert result.verified, result.problems
     files = {**PAIRS, **ALONE}[name] if version == 4 else 2
-    ran = [check for check, text in found.checks.items() if text == "loads completely and runs"]
-    assert len(ran) == files, found.checks
+    ran = [check for check, text in result.checks.items() if text == "loads completely and runs"]
+    assert len(ran) == files, result.checks
     assert all(f"transformers {version}." in check for check in ran)
-    agreed = [check for check, text in found.checks.items() if text.startswith("agree to")]
+    agreed = [check for check, text in result.checks.items() if text.startswith("agree to")]
     assert len(agreed) == files - 1
-    left = sum("was not run" in note for note in found.notes)
+    left = sum("was not run" in note for note in result.notes)
     assert left == {**PAIRS, **ALONE}[name] - files
 
 
@@ -248,35 +248,35 @@ NEWER = {"lost": "q_proj", "extra": "attention.extra"}
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("kind", MESSAGES)
 @pytest.mark.parametrize("file", FILES)
-def test_transformers_names_what_is_broken(asked: Runs, file: str, kind: str, version: int) -> None:
+def test_transformers_names_what_is_broken(runs: Runs, file: str, kind: str, version: int) -> None:
     name = f"{kind} {file}"
-    place, key = str(asked.places[name] / file), asked.keys[name]
-    told = [p for p in asked.by(version, name).problems if "transformers" in p.what]
-    if version == 5 and file in FILES[2:]:  # which it does not read
-        assert not told
-    elif file == "flax_model.msgpack":  # of which it says so in words alone
+    path, key = str(runs.directories[name] / file), runs.damaged[name]
+    problems = [p for p in runs.with_version(version, name).problems if "transformers" in p.what]
+    if version == 5 and file in FILES[2:]:  # which it cannot read
+        assert not problems
+    elif file == "flax_model.msgpack":  # reported only in log messages
         word = {"lost": "query", "extra": "extra", "grown": "wpe"}[kind]
-        assert [(p.file, p.what, repr(word) in str(p.found)) for p in told] == [
-            (place, "transformers warns", True)
+        assert [(p.file, p.what, repr(word) in str(p.found)) for p in problems] == [
+            (path, "transformers warns", True)
         ]
-        assert str(asked.places[name]) in str(told[0].found)
+        assert str(runs.directories[name]) in str(problems[0].found)
     else:
-        if version == 5 and kind != "grown":  # it calls the parts of an image encoder otherwise
+        if version == 5 and kind != "grown":  # it names the modules of an image encoder differently
             key = f"encoder.layers.0.attention.{NEWER[kind]}.weight"
-        assert [(p.file, p.tensor, p.what) for p in told] == [(place, key, MESSAGES[kind])]
+        assert [(p.file, p.tensor, p.what) for p in problems] == [(path, key, MESSAGES[kind])]
 
 
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("file", FILES)
-def test_different_outputs_are_reported(asked: Runs, file: str, version: int) -> None:
+def test_different_outputs_are_reported(runs: Runs, file: str, version: int) -> None:
     name = f"disturbed {file}"
-    problems = asked.by(version, name).problems
+    problems = runs.with_version(version, name).problems
     differing = [p for p in problems if p.what == "the models' outputs differ"]
     if version == 5 and file in FILES[2:]:
         assert not differing
         return
     [problem] = differing
-    later = file if file != FILES[0] else FILES[1]
-    assert problem.file == str(asked.places[name] / later)
+    second = file if file != FILES[0] else FILES[1]
+    assert problem.file == str(runs.directories[name] / second)
     assert re.fullmatch(r"\w+ is off by 0\.\d+", str(problem.found))
     assert not [p for p in problems if "transformers" in p.what]

@@ -1,4 +1,4 @@
-"""Where the peer errs without a word, the converter is right, or says no."""
+"""Where transformers is wrong without a warning, the converter is correct, or refuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.peer
 
 
 def right_or_refused(action: Callable[[], object], out: Path) -> bool:
-    """Run; either the output is there and faultless, or there is none and an error of ours."""
+    """Run; either the output is correct, or there is none and a ConverterError."""
     try:
         action()
     except ConverterError:
@@ -31,7 +31,7 @@ def right_or_refused(action: Callable[[], object], out: Path) -> bool:
 
 
 def test_a_missing_projection_is_an_error(tmp_path: Path) -> None:
-    """The peer fills ``enc_to_dec_proj`` with uninitialised memory."""
+    """Transformers fills ``enc_to_dec_proj`` with uninitialized memory."""
     from safetensors.numpy import load_file, save_file
 
     combined_pytorch(configuration("bert", LARGE), configuration("gpt2", SMALL)).save_pretrained(
@@ -50,7 +50,7 @@ def test_a_missing_projection_is_an_error(tmp_path: Path) -> None:
 def test_cross_attention_hidden_size_works_or_is_refused(
     source_cache: SourceCache, tmp_path: Path, width: int
 ) -> None:
-    """The peer accepts any value and fails when the model is called."""
+    """Transformers accepts any value and fails when the model is called."""
     out = tmp_path / "out"
     right_or_refused(
         lambda: converter.compose(
@@ -64,7 +64,7 @@ def test_cross_attention_hidden_size_works_or_is_refused(
 
 
 def test_a_shared_model_is_written_completely_or_refused(tmp_path: Path) -> None:
-    """Of ``tie_encoder_decoder`` the peer keeps one copy, which TensorFlow and Flax miss."""
+    """With ``tie_encoder_decoder`` transformers stores one copy, which TensorFlow and Flax miss."""
     import transformers
 
     config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
@@ -79,7 +79,7 @@ def test_a_shared_model_is_written_completely_or_refused(tmp_path: Path) -> None
 
 
 def test_a_wrapped_flax_tree_is_read_or_refused(source_cache: SourceCache, tmp_path: Path) -> None:
-    """The peer draws everything anew when the tree lies under ``params``."""
+    """Transformers newly initializes everything if the tree is below ``params``."""
     from flax.serialization import msgpack_serialize
     from flax.traverse_util import unflatten_dict
 
@@ -97,7 +97,7 @@ def test_a_wrapped_flax_tree_is_read_or_refused(source_cache: SourceCache, tmp_p
 
 
 def test_an_unknown_tensor_is_an_error(source_cache: SourceCache, tmp_path: Path) -> None:
-    """The peer logs it and goes on."""
+    """Transformers only logs it."""
     from safetensors.numpy import load_file, save_file
 
     source = tmp_path / "source"
@@ -114,7 +114,7 @@ def test_an_unknown_tensor_is_an_error(source_cache: SourceCache, tmp_path: Path
 def test_a_wrong_shape_is_an_error_even_if_the_sizes_fit(
     source_cache: SourceCache, tmp_path: Path
 ) -> None:
-    """TensorFlow silently reshapes; a (hidden, intermediate) kernel must not pass as its turn."""
+    """TensorFlow reshapes without a warning; a kernel of the reversed shape must not pass."""
     import h5py
 
     source = tmp_path / "source"
@@ -122,9 +122,9 @@ def test_a_wrong_shape_is_an_error_even_if_the_sizes_fit(
     for file in source_cache.source("bert", file_format="h5").iterdir():
         (source / file.name).write_bytes(file.read_bytes())
     with h5py.File(source / "tf_model.h5", "r+") as file:
-        found: list[str] = []
-        file.visit(lambda name: found.append(name))
-        [name] = [item for item in found if item.endswith("layer_._0/intermediate/dense/kernel:0")]
+        actual: list[str] = []
+        file.visit(lambda name: actual.append(name))
+        [name] = [item for item in actual if item.endswith("layer_._0/intermediate/dense/kernel:0")]
         value = np.asarray(file[name]).T
         del file[name]
         file[name] = value
@@ -138,7 +138,7 @@ def test_a_wrong_shape_is_an_error_even_if_the_sizes_fit(
 def test_the_encoder_that_transformers_loses_is_present(
     source_cache: SourceCache, tmp_path: Path, architecture: str
 ) -> None:
-    """In TensorFlow it stands under the main layer's name, not under ``model_type``."""
+    """In TensorFlow it is below the main layer's name, not below ``model_type``."""
     source, out = tmp_path / "source", tmp_path / "out"
     combined_pytorch(
         configuration(architecture, SMALL), configuration("bert", EQUAL)

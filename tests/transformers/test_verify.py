@@ -1,4 +1,4 @@
-"""Proof by the frameworks themselves, and what transformers breaks without a word."""
+"""Verification by the frameworks, and what transformers damages without a warning."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.peer
 
 
 def said(found: Verification) -> dict[str, str]:
-    """Tensor → what is wrong with it."""
+    """Return tensor → what is wrong with it."""
     return {str(problem.tensor): problem.what for problem in found.problems}
 
 
 @pytest.fixture(scope="module")
 def both(source_cache: SourceCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A composition with a file of every kind."""
+    """Compose a checkpoint in every format."""
     out = tmp_path_factory.mktemp("verify") / "both"
     encoder, decoder = (
         source_cache.source("bert", size="large"),
@@ -37,18 +37,18 @@ def both(source_cache: SourceCache, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_the_libraries_read_what_we_read(both: Path) -> None:
-    found = converter.verify(both, native=True)
-    assert found.verified, found.problems
-    assert sum("own library" in check for check in found.checks) == 4
+    result = converter.verify(both, native=True)
+    assert result.verified, result.problems
+    assert sum("own library" in check for check in result.checks) == 4
 
 
 def test_sharded_files_too(source_cache: SourceCache, tmp_path: Path) -> None:
     converter.convert(
         source_cache.source("bert"), tmp_path / "it", pytorch_format="both", max_shard_size=30_000
     )
-    found = converter.verify(tmp_path / "it", native=True)
-    assert found.verified, found.problems
-    assert sum("own library" in check for check in found.checks) == 4
+    result = converter.verify(tmp_path / "it", native=True)
+    assert result.verified, result.problems
+    assert sum("own library" in check for check in result.checks) == 4
 
 
 def test_a_faulty_reader_is_found(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,8 +62,8 @@ def test_a_faulty_reader_is_found(both: Path, monkeypatch: pytest.MonkeyPatch) -
             out[...] = out.T.copy()
 
     monkeypatch.setattr(ContiguousTensor, "read_into", lying)
-    found = converter.verify(both, native=True)
-    wrong = {p.tensor for p in found.problems if p.what == "its own library reads other values"}
+    result = converter.verify(both, native=True)
+    wrong = {p.tensor for p in result.problems if p.what == "its own library reads other values"}
     assert {name for name in wrong if name and "query" in name} == wrong
     assert len(wrong) >= 4
 
@@ -77,10 +77,10 @@ def test_a_missing_extra_is_named(both: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_transformers_runs_it(both: Path, tmp_path: Path) -> None:
-    found = converter.verify(both, run=True)
-    assert found.verified, found.problems
-    assert sum("loads completely and runs" in text for text in found.checks.values()) == 4
-    assert sum(text.startswith("agree to") for text in found.checks.values()) == 3
+    result = converter.verify(both, run=True)
+    assert result.verified, result.problems
+    assert sum("loads completely and runs" in text for text in result.checks.values()) == 4
+    assert sum(text.startswith("agree to") for text in result.checks.values()) == 3
 
 
 def test_transformers_finds_damage(both: Path, tmp_path: Path) -> None:
@@ -90,13 +90,13 @@ def test_transformers_finds_damage(both: Path, tmp_path: Path) -> None:
     rewrite(file, lambda tensors: tensors.pop(key_of(file, module)))
     file = broken / "flax_model.msgpack"
     alter(file, [key_of(file, module)], not_a_number)
-    found = converter.verify(broken, run=True)
-    told = [(p.what, p.tensor or "") for p in found.problems if "manifest" not in p.what]
+    result = converter.verify(broken, run=True)
+    messages = [(p.what, p.tensor or "") for p in result.problems if "manifest" not in p.what]
     missing = [
-        t for w, t in told if w == "transformers reports it missing and newly initializes it"
+        t for w, t in messages if w == "transformers reports it missing and newly initializes it"
     ]
     assert missing == [f"encoder.{module}.weight"]
-    assert any("outputs differ" in what or "an output is" in what for what, _ in told)
+    assert any("outputs differ" in what or "an output is" in what for what, _ in messages)
 
 
 def test_an_interpreter_without_transformers(both: Path, tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_an_interpreter_without_transformers(both: Path, tmp_path: Path) -> None
 
 
 def test_transformers_5_runs_it(both: Path) -> None:
-    found = converter.verify(both, python=interpreter(TRANSFORMERS_5))
-    assert found.verified, found.problems
-    assert sum("transformers 5" in check for check in found.checks) == 2
+    result = converter.verify(both, python=interpreter(TRANSFORMERS_5))
+    assert result.verified, result.problems
+    assert sum("transformers 5" in check for check in result.checks) == 2
 
 
 def test_a_missing_transposition_is_named(source_cache: SourceCache, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_missing_transposition_is_named(source_cache: SourceCache, tmp_path: P
                 tensors[name] = np.ascontiguousarray(array.T)
 
     rewrite(file, forget)
-    found = converter.verify(tmp_path / "out", against=[source])
-    wrong = {n: o.verdict for n, o in found.origins.items() if o.verdict != "equal"}
+    result = converter.verify(tmp_path / "out", against=[source])
+    wrong = {n: o.verdict for n, o in result.origins.items() if o.verdict != "equal"}
     assert set(wrong.values()) == {"is transposed"}
     assert len(wrong) == 8

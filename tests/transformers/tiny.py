@@ -1,7 +1,7 @@
-"""Tiny models of every family table: built by transformers from ``tiny/*.json``, judged by it.
+"""Tiny models of every mapping table, built by transformers from ``tiny/*.json``.
 
-The form of the files is documented at the top of ``test_every_table.py``. This module imports no
-framework by itself, so that what needs none can use it.
+The format of the files is documented in ``test_every_table.py``. This module imports no framework
+itself, so that tests without frameworks can use it.
 """
 
 from __future__ import annotations
@@ -67,39 +67,39 @@ class Tiny:
 
     @property
     def table(self) -> Architecture:
-        """The family's table."""
+        """Return the mapping table."""
         return LIBRARY.architecture(self.architecture)
 
     def fields(self, variant: str = "") -> dict[str, Any]:
-        """Every field of one variant; ``""`` is the configuration itself."""
+        """Return all fields of a variant; ``""`` is the configuration itself."""
         return {**self.config, **(self.variants[variant] if variant else {})}
 
     def can_run(self, what: str, variant: str) -> bool:
-        """Whether a role or a class of a framework can be called."""
+        """Return whether a role or a class of a framework can be called."""
         return self.cannot_run.keys().isdisjoint({what, f"{what}-{variant}"})
 
     def unsupported_by_transformers_5(self, variant: str) -> str | None:
-        """Why transformers 5 cannot hold a variant, if it cannot."""
+        """Return why transformers 5 cannot hold a variant, if it cannot."""
         return self.transformers_5.get("", self.transformers_5.get(variant))
 
     def batch(
         self, framework: str, prefix: str = "", seed: int = 0, model: str = "", variant: str = ""
     ) -> dict[str, np.ndarray]:
-        """The inputs of one forward pass, as numpy arrays, each name behind ``prefix``."""
+        """Return the inputs of one forward pass as numpy arrays, each name with ``prefix``."""
         config = ModelConfig(self.table, self.fields(variant), self.architecture)
-        wanted = {
+        expected = {
             **self.inputs,
             **self.class_inputs.get(model, {}),
             **self.framework_inputs.get(framework, {}),
         }
-        if not any(name in wanted for name in MAIN_INPUTS):
+        if not any(name in expected for name in MAIN_INPUTS):
             below = self.config["vocab_size"]
-            wanted = {"input_ids": {"ids": [2, 9], "from": 5, "below": below}, **wanted}
+            expected = {"input_ids": {"ids": [2, 9], "from": 5, "below": below}, **expected}
         return {
             prefix + name: _array(
                 spec, config, np.random.default_rng([seed, zlib.crc32(name.encode())])
             )
-            for name, spec in wanted.items()
+            for name, spec in expected.items()
             if spec is not None
         }
 
@@ -119,7 +119,7 @@ def _array(spec: Mapping[str, Any], config: ModelConfig, stream: np.random.Gener
 
 @cache
 def tiny(architecture: str) -> Tiny:
-    """The tiny model of a family."""
+    """Return the tiny model of an architecture."""
     data = json.loads((DIRECTORY / f"{architecture}.json").read_text())
     unknown = data.keys() - _KEYS
     assert not unknown, f"{architecture}.json: unknown {sorted(unknown)}"
@@ -147,9 +147,9 @@ def tiny(architecture: str) -> Tiny:
 
 @cache
 def complete_model_types() -> tuple[str, ...]:
-    """The families that have both a sound table and a tiny model.
+    """Return the architectures that have both a valid table and a tiny model.
 
-    One that lacks either fails ``test_sample_configs.py`` and must not hide the others.
+    One that lacks either fails ``test_sample_configs.py`` and must not prevent the tests of others.
     """
     return tuple(
         name for name in MODEL_TYPES if (DIRECTORY / f"{name}.json").is_file() and _loads(name)
@@ -157,7 +157,7 @@ def complete_model_types() -> tuple[str, ...]:
 
 
 def _loads(architecture: str) -> bool:
-    LIBRARY.conventions  # noqa: B018  # what is wrong with all tables is told at once
+    LIBRARY.conventions  # noqa: B018  # raises the problems of all tables at once
     try:
         LIBRARY.architecture(architecture)
     except TableError:
@@ -166,7 +166,7 @@ def _loads(architecture: str) -> bool:
 
 
 def roles() -> list[tuple[str, str, str]]:
-    """Family, role and variant of every composition, where the variant changes what plays."""
+    """Return architecture, role and variant of every composition that the variant changes."""
     return [
         (architecture, role, variant)
         for architecture in complete_model_types()
@@ -178,47 +178,47 @@ def roles() -> list[tuple[str, str, str]]:
 
 
 def _refused(architecture: str, role: str, variant: str) -> bool:
-    """Whether no framework takes this configuration in this role."""
+    """Return whether no framework supports this configuration in this role."""
     spec = tiny(architecture)
     config = ModelConfig(spec.table, spec.fields(variant), architecture)
     return role_unsupported_reasons(config, role).keys() >= {*FRAMEWORKS}
 
 
 def single_models() -> list[tuple[str, str, str]]:
-    """Family, model class and variant of every stand-alone conversion.
+    """Return architecture, model class and variant of every stand-alone conversion.
 
-    Every class with the configuration itself. With a variant those that play a role, where it
-    changes their tensors, and any other where it changes those of a part or head that the former
-    lack; what it changes of the rest is the same in all classes.
+    Every class is tested with the configuration itself. With a variant, those with a role are
+    tested if it changes their tensors, and others if it changes a part or head that the former
+    lack; its changes of the rest are the same in all classes.
     """
-    found = []
+    actual = []
     for architecture in complete_model_types():
         table = tiny(architecture).table
         leading = {role.model for role in table.roles.values()} or set(list(table.models)[:1])
-        found += [(architecture, model, "") for model in table.models]
-        found += [
+        actual += [(architecture, model, "") for model in table.models]
+        actual += [
             (architecture, model, variant)
             for variant in tiny(architecture).variants
             for model in table.models
             if _changes(architecture, model, variant, _groups(table, leading))
         ]
-    return found
+    return actual
 
 
 def _groups(table: Architecture, models: Iterable[str]) -> frozenset[str]:
-    """The body, and the parts and heads of some classes."""
-    found = {BODY}
+    """Return the body, and the parts and heads of some classes."""
+    actual = {BODY}
     for name in models:
-        found |= {*table.models[name].parts, *table.models[name].heads}
-    return frozenset(found)
+        actual |= {*table.models[name].parts, *table.models[name].heads}
+    return frozenset(actual)
 
 
 def _changes(
     architecture: str, name: str, variant: str, seen: frozenset[str] | None = None
 ) -> bool:
-    """Whether a variant changes the tensors or the frameworks of a model.
+    """Return whether a variant changes the tensors or the frameworks of a model.
 
-    Of a model that has more parts or heads than `seen`, only those are looked at.
+    Of a model that has more parts or heads than `seen`, only those are compared.
     """
     return _nature(architecture, name, "", seen) != _nature(architecture, name, variant, seen)
 
@@ -230,36 +230,36 @@ def _nature(architecture: str, name: str, variant: str, seen: frozenset[str] | N
     parts = (*model.parts, *({CROSS_ATTENTION} & set(spec.table.parts)))
     config = ModelConfig(spec.table, spec.fields(variant), architecture)
     try:
-        drawn = ModelSpecBuilder(LIBRARY.conventions).model(config, parts, model.heads)
+        initialized = ModelSpecBuilder(LIBRARY.conventions).model(config, parts, model.heads)
     except ConverterError as error:
-        return str(error)  # the test of this variant tells it
+        return str(error)  # reported by the test of this variant
     others = set() if seen is None else {*model.parts, *model.heads} - seen
     params = [
         (param.name, param.stored_as, param.tied_to, param.stored_in)
-        for param in drawn.params
+        for param in initialized.params
         if not others or param.part in others
     ]
     return params, None if others else set(unsupported_reasons(config, model))
 
 
 def stored_ties(architecture: str, model: ModelClass, variant: str, submodel: str = "") -> set[str]:
-    """The PyTorch names that files are given although transformers 4.57 ties them."""
+    """Return the PyTorch names that files contain although transformers 4.57 ties them."""
     spec = tiny(architecture)
     config = ModelConfig(spec.table, spec.fields(variant), architecture)
     cross = {CROSS_ATTENTION} & {*spec.table.parts} if submodel == "decoder" else set()
-    drawn = ModelSpecBuilder(LIBRARY.conventions).model(
+    initialized = ModelSpecBuilder(LIBRARY.conventions).model(
         config, (*model.parts, *cross), model.heads, submodel
     )
     names = [
         param.stored_as[FRAMEWORKS[0]].name
-        for param in drawn.params
+        for param in initialized.params
         if FRAMEWORKS[0] in param.stored_in
     ]
     return {*names}
 
 
 def source_fields(architecture: str, model: ModelClass, variant: str) -> dict[str, Any]:
-    """The configuration of a stand-alone model; one that only decodes says so."""
+    """Return the configuration of a stand-alone model, with the decoder's settings if it is one."""
     spec = tiny(architecture)
     decoder = spec.table.roles.get("decoder")
     fields = spec.fields(variant)
@@ -270,7 +270,7 @@ def source_fields(architecture: str, model: ModelClass, variant: str) -> dict[st
 
 
 def build(spec: Tiny, name: str, fields: Mapping[str, Any], seed: int = 0) -> Any:
-    """A PyTorch model of class ``name`` in eval mode with noise on every parameter."""
+    """Build a PyTorch model of class ``name`` in eval mode with noise on every parameter."""
     import torch
     import transformers
 
@@ -282,9 +282,9 @@ def build(spec: Tiny, name: str, fields: Mapping[str, Any], seed: int = 0) -> An
 
 
 def add_noise(model: Any, seed: int, keep: Iterable[str] = ()) -> None:
-    """Noise on every parameter and running statistic that no text of ``keep`` occurs in.
+    """Add noise to every parameter and running statistic whose name contains no text of ``keep``.
 
-    The noise of a name depends on the name and the seed alone. Variances stay positive.
+    The noise depends only on the name and the seed. Variances stay positive.
     """
     import torch
 
@@ -294,11 +294,11 @@ def add_noise(model: Any, seed: int, keep: Iterable[str] = ()) -> None:
         for key, value in tensors.items():
             if value.is_floating_point() and not any(text in key for text in keep):
                 stream = np.random.default_rng([seed, zlib.crc32(key.encode())])
-                drawn = torch.from_numpy(stream.standard_normal(tuple(value.shape)) * NOISE)
-                value += (drawn.abs() if ".running_" in key else drawn).to(value.dtype)
+                initialized = torch.from_numpy(stream.standard_normal(tuple(value.shape)) * NOISE)
+                value += (initialized.abs() if ".running_" in key else initialized).to(value.dtype)
 
 
 def model_of(architecture: str, role: str) -> ModelClass:
-    """The class that a family plays a role with."""
+    """Return the class of an architecture in a role."""
     table = tiny(architecture).table
     return table.models[table.roles[role].model]

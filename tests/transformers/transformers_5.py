@@ -1,6 +1,6 @@
-"""transformers 5 judges as well, in an interpreter of its own that is kept alive.
+"""Checks by transformers 5, in a separate interpreter that keeps running.
 
-Run as a module this is the other side: requests come in as lines of JSON, answers go out likewise.
+Run as a module, this is the server: requests and answers are lines of JSON.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Transformers5:
     ) -> Loaded | None:
         """Load a PyTorch file with class ``name``; ``None`` where there is no such class.
 
-        As `judge.load`, but ``stored`` is what transformers 5 saves of the model that it loaded:
-        it calls many tensors otherwise than files do, and gives them their names back on saving.
+        As `oracle_checks.load`, but ``stored`` is what transformers 5 saves of the loaded model:
+        it renames many tensors on loading, and restores their names on saving.
         """
         arrays: dict[str, Any] = {**(batch or {})}
         np.savez(self.room / "inputs.npz", **arrays)
@@ -53,28 +53,28 @@ class Transformers5:
             return None
         loaded = Loaded(f"{KIND} in transformers 5", answer)
         if not answer:
-            with np.load(self.room / "outputs.npz") as found:
-                loaded.outputs = dict(found)
+            with np.load(self.room / "outputs.npz") as actual:
+                loaded.outputs = dict(actual)
             saved = without(load_file(self.room / FILES[KIND]), computed)
             loaded.stored = {key: value.astype(np.float32) for key, value in saved.items()}
         return loaded
 
 
-def differences(first: Loaded, later: Loaded, tolerance: float) -> list[str]:
-    """What transformers 5 finds wrong with a file, or otherwise than 4.57 does.
+def differences(first: Loaded, transformers_5: Loaded, tolerance: float) -> list[str]:
+    """Report what transformers 5 finds wrong with a file, or different from 4.57.
 
-    Of names that are tied, the files may hold different ones; whole numbers that the first alone
-    holds are buffers that transformers 5 computes.
+    Files may contain different names of tied tensors; integers in the first only are buffers that
+    transformers 5 computes.
     """
-    if later.problems:
-        return [f"{later.kind}: {text}" for text in later.problems]
-    problems = oracle.compare(first, later, tolerance, values=False)
+    if transformers_5.problems:
+        return [f"{transformers_5.kind}: {text}" for text in transformers_5.problems]
+    problems = oracle.compare(first, transformers_5, tolerance, values=False)
     problems += [
-        f"{later.kind}: {key} is another"
-        for key in sorted(first.stored.keys() & later.stored.keys())
-        if not np.array_equal(first.stored[key], later.stored[key])
+        f"{transformers_5.kind}: {key} differs"
+        for key in sorted(first.stored.keys() & transformers_5.stored.keys())
+        if not np.array_equal(first.stored[key], transformers_5.stored[key])
     ]
-    for mine, other in ((first, later), (later, first)):
+    for mine, other in ((first, transformers_5), (transformers_5, first)):
         alone = [
             name
             for value, name in mine.fingerprints.items()
@@ -87,7 +87,7 @@ def differences(first: Loaded, later: Loaded, tolerance: float) -> list[str]:
 
 @contextmanager
 def start_transformers_5() -> Iterator[Transformers5]:
-    """Start it; it ends with the block."""
+    """Run the interpreter until the end of the block."""
     command = [str(interpreter(TRANSFORMERS_5)), "-m", __name__]
     with TemporaryDirectory(prefix="fifth-") as room:
         process = subprocess.Popen(
@@ -110,8 +110,8 @@ def _serve(room: Path, answers: IO[str]) -> None:
         directory, name, runs = json.loads(line)
         loaded = None
         if hasattr(transformers, name):
-            with np.load(room / "inputs.npz") as found:
-                batch = {key: torch.from_numpy(found[key]) for key in found} if runs else None
+            with np.load(room / "inputs.npz") as actual:
+                batch = {key: torch.from_numpy(actual[key]) for key in actual} if runs else None
             loaded = _load(Path(directory), getattr(transformers, name), batch, room)
             outputs: dict[str, Any] = loaded.outputs
             np.savez(room / "outputs.npz", **outputs)
@@ -122,20 +122,20 @@ def _load(directory: Path, kind: Any, batch: dict[str, Any] | None, room: Path) 
     import torch
 
     loaded = Loaded(KIND)
-    with oracle.isolated(directory, KIND) as place, oracle.captured(), torch.no_grad():
+    with oracle.isolated(directory, KIND) as path, oracle.captured(), torch.no_grad():
         try:
-            model, info = kind.from_pretrained(place, output_loading_info=True)
+            model, info = kind.from_pretrained(path, output_loading_info=True)
             oracle._report(loaded, info)
             model.save_pretrained(room)
             if batch is not None:
                 oracle._keep_outputs(loaded, model.eval()(**batch))
-        except Exception as error:  # whatever the peer raises is a finding
+        except Exception as error:  # any exception of transformers is a finding
             loaded.problems.append(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     return loaded
 
 
 if __name__ == "__main__":
-    # What libraries print must not get between the answers.
+    # The output of libraries must not mix with the answers.
     with os.fdopen(os.dup(1), "w") as own:
         os.dup2(2, 1)
         _serve(Path(sys.argv[1]), own)

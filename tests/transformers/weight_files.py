@@ -1,4 +1,4 @@
-"""The files of a checkpoint: shown to a loader one at a time, and read without one."""
+"""The files of a checkpoint: isolated for a loader, and read without transformers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMBINED = "encoder-decoder"
 
 
 class _Capture(logging.Handler):
-    """Keeps what the peer logs and prints none of it."""
+    """Handler that collects the warnings of transformers."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -35,7 +35,7 @@ class _Capture(logging.Handler):
 
 @contextlib.contextmanager
 def captured() -> Iterator[list[str]]:
-    """The peer's warnings during the block."""
+    """Collect the warnings of transformers during the block."""
     logger = logging.getLogger("transformers")
     handler = _Capture()
     before = (logger.handlers, logger.level, logger.propagate)
@@ -50,27 +50,27 @@ def captured() -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def isolated(directory: Path, kind: str) -> Iterator[Path]:
-    """A directory that shows the loader one weight file and the configuration, nothing else."""
-    with tempfile.TemporaryDirectory(prefix="oracle-") as place:
+    """Provide a directory with only one weight file and the configurations."""
+    with tempfile.TemporaryDirectory(prefix="oracle-") as path:
         for name in ("config.json", "generation_config.json", FILES[kind]):
             if (directory / name).exists():
-                (Path(place) / name).symlink_to((directory / name).resolve())
-        yield Path(place)
+                (Path(path) / name).symlink_to((directory / name).resolve())
+        yield Path(path)
 
 
 def kinds(directory: Path) -> tuple[str, ...]:
-    """The weight files of a directory."""
+    """Return the kinds of weight files in a directory."""
     return tuple(kind for kind, name in FILES.items() if (directory / name).is_file())
 
 
 def configuration(directory: Path) -> dict[str, Any]:
-    """``config.json`` as it lies there."""
+    """Read ``config.json``."""
     config: dict[str, Any] = json.loads((directory / "config.json").read_text())
     return config
 
 
 def read_h5(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Weights by path without the instance name, and the names that are stored more than once."""
+    """Read weights by path without the instance name, and names that are stored more than once."""
     import h5py
 
     def names(group: Any, key: str) -> list[str]:
@@ -98,7 +98,7 @@ def read_h5(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 
 
 def read_msgpack(path: Path) -> dict[str, np.ndarray]:
-    """Parameters by path."""
+    """Read parameters by path."""
     from flax.serialization import msgpack_restore
     from flax.traverse_util import flatten_dict
 

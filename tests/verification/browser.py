@@ -1,4 +1,4 @@
-"""A real browser without a screen, which says how it shows a page.
+"""A headless browser that reports how it renders a page.
 
 `look` puts the page into a frame of a page of its own, whose script (the page itself may run none)
 measures what is there and writes it down; the browser prints that. Screenshots are for people.
@@ -66,7 +66,7 @@ frame.addEventListener("load", () => {
 
 
 def browse(profile: Path, *arguments: str) -> str:
-    """Run the browser once; what it prints."""
+    """Run the browser once and return its output."""
     if BROWSER is None:
         missing = "there is no browser: install Debian's chromium"
         (pytest.fail if os.environ.get("NEED_BROWSER") else pytest.skip)(missing)
@@ -81,7 +81,7 @@ def browse(profile: Path, *arguments: str) -> str:
 
 
 def look(page: Path, width: int, *, dark: bool = False, port: int = 9) -> Any:
-    """What a person sees of `page`.
+    """Return what is visible of `page`.
 
     Args:
         page: a file of HTML.
@@ -95,6 +95,6 @@ def look(page: Path, width: int, *, dark: bool = False, port: int = 9) -> Any:
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     size = f"--window-size={width + 100},6100"
     printed = browse(page.with_name("profile"), scheme, size, "--dump-dom", frame.as_uri())
-    told = re.search("<pre>(.+?)</pre>", printed, re.DOTALL)
-    assert told, printed[-2000:]
-    return json.loads(unescape(told[1]))
+    messages = re.search("<pre>(.+?)</pre>", printed, re.DOTALL)
+    assert messages, printed[-2000:]
+    return json.loads(unescape(messages[1]))

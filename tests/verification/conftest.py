@@ -1,4 +1,4 @@
-"""One sound checkpoint with a file of every container, made once."""
+"""Shared fixtures: valid checkpoints in every format, each made once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests import factories
 
 @pytest.fixture(scope="package")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """An encoder and a decoder."""
+    """Make an encoder and a decoder."""
     root = tmp_path_factory.mktemp("proof")
     bert = factories.make(root / "bert", "bert").directory
     gpt2 = factories.make(root / "gpt2", "gpt2", "GPT2LMHeadModel").directory
@@ -21,7 +21,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="package")
 def sound(sources: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The two composed, in all four files."""
+    """Compose both, in all four formats."""
     out = tmp_path_factory.mktemp("sound") / "both"
     converter.compose(*sources, out, pytorch_format="both")
     return out
@@ -29,7 +29,7 @@ def sound(sources: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="package")
 def sharded(sources: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The two composed, every file in shards."""
+    """Compose both, every file in shards."""
     out = tmp_path_factory.mktemp("sharded") / "both"
     converter.compose(*sources, out, pytorch_format="both", max_shard_size=40_000)
     return out

@@ -1,4 +1,4 @@
-"""Wilful damage to finished checkpoints of any container, without any framework."""
+"""Damage to finished checkpoints of any format, without any framework."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ DENSE = "encoder.layer.1.intermediate.dense"
 
 
 def copy_of(source: Path, target: Path) -> Path:
-    """A checkpoint of one's own to be damaged."""
+    """Copy a checkpoint to damage it."""
     shutil.copytree(source, target)
     return target
 
 
 def key_of(file: Path, module: str) -> str:
-    """How `file` calls the weight of a module of the encoder."""
+    """Return the name in `file` of the weight of an encoder module."""
     ending = module.replace("layer.", "layer_._" if file.suffix == ".h5" else "layer/")
     ending = module if file.suffix in (".safetensors", ".bin") else ending.replace(".", "/")
     ending = ending.replace("layer_/_", "layer_._")
@@ -47,7 +47,7 @@ def key_of(file: Path, module: str) -> str:
 
 
 def alter(file: Path, names: list[str], change: Callable[..., Any]) -> None:
-    """Change the values of some tensors where they lie.
+    """Change the values of some tensors in place.
 
     Args:
         file: the weight file.
@@ -83,27 +83,27 @@ def update(path: Path, **fields: Any) -> None:
     content = json.loads(path.read_text())
     for field, value in fields.items():
         *way, last = field.split("__")
-        place = content
+        directory = content
         for step in way:
-            place = place[step]
-        place[last] = value
+            directory = directory[step]
+        directory[last] = value
     path.write_text(json.dumps(content))
 
 
 def flip_bit(array: Array) -> None:
-    """Move one value by one unit in the last place."""
+    """Change one value by one unit in the last place."""
     array.reshape(-1).view("u4")[7] ^= 1
 
 
 def flip_low_bit(array: Array) -> None:
-    """Move one value of half precision by one unit in the last place, wherever the file has it."""
+    """Change one 16-bit value by one unit in the last place, in 16 or 32 bits."""
     array.reshape(-1).view("u4" if array.itemsize == 4 else "u2")[7] ^= (
         1 << 16 if array.itemsize == 4 else 1
     )
 
 
 def redrawn(array: Array) -> None:
-    """Draw all values anew."""
+    """Initialize all values newly."""
     array[...] = np.random.default_rng(9).standard_normal(array.shape) * 0.02
 
 
@@ -118,7 +118,7 @@ def moved(array: Array) -> None:
 
 
 def transposed(array: Array) -> None:
-    """Turn a matrix about its diagonal, in its own shape."""
+    """Transpose a matrix, keeping its shape."""
     array[...] = np.ascontiguousarray(array.T).reshape(array.shape)
 
 
@@ -133,7 +133,7 @@ def zeroed(array: Array) -> None:
 
 
 def not_a_number(array: Array) -> None:
-    """Spoil one value."""
+    """Set one value to NaN."""
     array.reshape(-1)[5] = np.nan
 
 

@@ -1,4 +1,4 @@
-"""The page as a real browser shows it: on a desk and a telephone, light, dark and on paper."""
+"""The HTML page in a real browser: on desktop and phone, light, dark and printed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LIGHT, DARK = "rgb(255, 255, 255)", "rgb(20, 23, 26)"
 
 
 @pytest.fixture
-def asked() -> Iterator[tuple[int, list[str]]]:
-    """A server on this machine: its port, and every path that anybody asks it for."""
+def requests() -> Iterator[tuple[int, list[str]]]:
+    """Run a local server and yield its port and every requested path."""
     paths: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -32,7 +32,7 @@ def asked() -> Iterator[tuple[int, list[str]]]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -47,7 +47,7 @@ def written(target: Path, found: Verification) -> Path:
 
 @pytest.fixture(scope="module")
 def broken(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with a damaged layer."""
+    """Make a checkpoint with a damaged layer."""
     directory = copy_of(sound, tmp_path_factory.mktemp("broken") / "it")
     alter(directory / "tf_model.h5", [key_of(directory / "tf_model.h5", QUERY)], damage.negated)
     file = directory / "model.safetensors"
@@ -67,13 +67,13 @@ def test_everything_is_visible_and_nothing_overflows(
     dark: bool,
 ) -> None:
     directory = {"sound": sound, "broken": broken}[which]
-    found = verify(directory, against=sources, value_report=True)
-    seen = look(written(tmp_path / "page.html", found), width, dark=dark)
+    result = verify(directory, against=sources, value_report=True)
+    seen = look(written(tmp_path / "page.html", result), width, dark=dark)
     assert seen["wide"] == 0
     assert seen["beyond"] == []
     assert seen["hidden"] == []
-    assert found.value_report is not None
-    layers = sum(len(section.layers) for section in found.value_report.sections)
+    assert result.value_report is not None
+    layers = sum(len(section.layers) for section in result.value_report.sections)
     assert len(seen["plots"]) == layers > 8
     colors = set()
     for plot in seen["plots"]:
@@ -81,7 +81,7 @@ def test_everything_is_visible_and_nothing_overflows(
         assert plot["height"] > 25
         assert plot["seen"]
         colors.add(plot["fill"])
-    # The halves and what is fresh are told apart, and so is a layer that is wrong.
+    # The submodels, initialized weights and a damaged layer have different colors.
     assert len(colors) == (3 if which == "sound" else 4)
     assert all(share["height"] > 10 and share["seen"] for share in seen["shares"])
     assert (seen["paper"], seen["ink"] != seen["paper"]) == (DARK if dark else LIGHT, True)
@@ -89,25 +89,25 @@ def test_everything_is_visible_and_nothing_overflows(
 
 
 def test_hostile_names_load_and_run_nothing(
-    sound: Path, tmp_path: Path, asked: tuple[int, list[str]]
+    sound: Path, tmp_path: Path, requests: tuple[int, list[str]]
 ) -> None:
-    port, paths = asked
-    lure = f"http://127.0.0.1:{port}/lure"
-    bait = (
-        f"<img src='{lure}' onerror=alert(1)>",
-        f'"><script src="{lure}"></script><script>document.title="run"</script>',
-        f"</style></title><link rel=stylesheet href={lure}><iframe src={lure}></iframe>",
+    port, paths = requests
+    url = f"http://127.0.0.1:{port}/lure"
+    hostile_names = (
+        f"<img src='{url}' onerror=alert(1)>",
+        f'"><script src="{url}"></script><script>document.title="run"</script>',
+        f"</style></title><link rel=stylesheet href={url}><iframe src={url}></iframe>",
     )
     directory = copy_of(sound, tmp_path / "<img src=x onerror=alert(1)>")
 
-    def lay(tensors: dict[str, damage.Array]) -> None:
-        tensors.update({f"encoder.{text}": tensors[next(iter(tensors))] for text in bait})
+    def add_hostile_names(tensors: dict[str, damage.Array]) -> None:
+        tensors.update({f"encoder.{text}": tensors[next(iter(tensors))] for text in hostile_names})
 
-    rewrite(directory / "model.safetensors", lay)
-    found = verify(directory, value_report=True)
-    assert all(any(text in str(each) for each in found.problems) for text in bait)
-    seen = look(written(tmp_path / "page.html", found), 1100, port=port)
-    assert paths == ["/control"]  # which the frame asks for, to show that it could be had
+    rewrite(directory / "model.safetensors", add_hostile_names)
+    result = verify(directory, value_report=True)
+    assert all(any(text in str(each) for each in result.problems) for text in hostile_names)
+    seen = look(written(tmp_path / "page.html", result), 1100, port=port)
+    assert paths == ["/control"]  # requested by the frame, to show that the server is reachable
     assert seen["requests"] == []
     assert seen["active"] == 0
     assert seen["handlers"] == 0

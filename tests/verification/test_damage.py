@@ -1,4 +1,4 @@
-"""Every kind of damage, planted in each framework's file, is found and named."""
+"""Every kind of damage in each framework's file is found and named."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ SINGLE = {
     damage.scaled: "is scaled by 1.1",
     damage.one_row: "differs in",
 }
-"""Damage to one tensor → what verify says of it."""
+"""Damage to one tensor → the verdict."""
 
 DOUBLE = {damage.swapped: (True, True), damage.duplicated: (False, True)}
 """Damage to two tensors → which of them it changes."""
 
 
 def told(found: Verification, file: Path, tensor: str) -> list[str]:
-    """What was said of a tensor in a file."""
+    """Return the problems reported for a tensor in a file."""
     return [
         problem.what
         for problem in found.problems
@@ -57,10 +57,10 @@ def test_valid_checkpoints_are_verified(
     sound: Path, sharded: Path, sources: tuple[Path, Path]
 ) -> None:
     for directory in (sound, sharded):
-        found = verify(directory, against=sources)
-        assert found.verified, found.problems
-        assert found.checks["files that are well-formed"] == "4 of 4"
-        assert found.notes == ["holds no tokenizer"]
+        result = verify(directory, against=sources)
+        assert result.verified, result.problems
+        assert result.checks["files that are well-formed"] == "4 of 4"
+        assert result.notes == ["holds no tokenizer"]
     for directory in sources:
         assert verify(directory).verified
 
@@ -82,9 +82,9 @@ def test_a_damaged_tensor(
         (tmp_path / "it" / "converter-manifest.json").unlink()
     key = key_of(file, module)
     alter(file, [key], change)
-    found = verify(tmp_path / "it")
-    assert [SINGLE[change] in text for text in told(found, file, key)] == [True]
-    assert {problem.tensor for problem in found.problems} == {key}
+    result = verify(tmp_path / "it")
+    assert [SINGLE[change] in text for text in told(result, file, key)] == [True]
+    assert {problem.tensor for problem in result.problems} == {key}
 
 
 @pytest.mark.parametrize("manifest", [True, False], ids=["own", "foreign"])
@@ -98,11 +98,11 @@ def test_two_damaged_square_tensors(
         (tmp_path / "it" / "converter-manifest.json").unlink()
     keys = [key_of(file, QUERY), key_of(file, KEY)]
     alter(file, keys, change)
-    found = verify(tmp_path / "it")
+    result = verify(tmp_path / "it")
     wrong = [key for key, changed in zip(keys, DOUBLE[change], strict=True) if changed]
-    said = {problem.tensor: problem.what for problem in found.problems}
-    assert set(said) == set(wrong)
-    assert said[keys[1]] == f"holds the values of encoder.{QUERY}.weight"
+    verdicts = {problem.tensor: problem.what for problem in result.problems}
+    assert set(verdicts) == set(wrong)
+    assert verdicts[keys[1]] == f"holds the values of encoder.{QUERY}.weight"
 
 
 @pytest.mark.parametrize("change", [*SINGLE, *DOUBLE], ids=lambda change: change.__name__)
@@ -117,10 +117,12 @@ def test_a_single_file_is_verified_by_the_manifest(
     file = directory / FILES[0]
     keys = [key_of(file, QUERY), key_of(file, KEY)]
     alter(file, keys if change in DOUBLE else keys[:1], change)
-    found = [p for p in verify(directory).problems if str(p) not in before]
-    assert {problem.what for problem in found} == {"its values differ from those that were written"}
-    assert {problem.tensor for problem in found} <= set(keys)
-    assert found
+    actual = [p for p in verify(directory).problems if str(p) not in before]
+    assert {problem.what for problem in actual} == {
+        "its values differ from those that were written"
+    }
+    assert {problem.tensor for problem in actual} <= set(keys)
+    assert actual
 
 
 def drop(tensors: dict[str, Any], key: str) -> None:
@@ -169,23 +171,23 @@ def test_another_set_of_tensors(
         (tmp_path / "it" / "converter-manifest.json").unlink()
     key = key_of(file, QUERY)
     rewrite(file, lambda tensors: change(tensors, key))
-    found = verify(tmp_path / "it")
+    result = verify(tmp_path / "it")
     for word, text in what.items():
-        assert any(text in each for each in told(found, file, key.replace("query", word)))
+        assert any(text in each for each in told(result, file, key.replace("query", word)))
     if change is narrow:
-        said = {"was cast to a narrower dtype"} if manifest else set()
-        assert set(told(found, file, key)) == said | {"was rounded to float16"}
-        assert any(f"{name} mixes dtypes" in note for note in found.notes)
+        verdicts = {"was cast to a narrower dtype"} if manifest else set()
+        assert set(told(result, file, key)) == verdicts | {"was rounded to float16"}
+        assert any(f"{name} mixes dtypes" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_rewritten_file_with_the_same_tensors_differs_in_size_alone(
     sound: Path, tmp_path: Path, name: str
 ) -> None:
-    """What `rewrite` does is no damage by itself."""
+    """`rewrite` itself does no damage."""
     rewrite(copy_of(sound, tmp_path / "it") / name, lambda tensors: None)
-    found = verify(tmp_path / "it").problems
-    assert {problem.what for problem in found} <= {"its size has changed since it was written"}
+    actual = verify(tmp_path / "it").problems
+    assert {problem.what for problem in actual} <= {"its size has changed since it was written"}
 
 
 HEADS = {
@@ -216,9 +218,9 @@ def test_an_untied_head(sound: Path, tmp_path: Path, name: str, manifest: bool) 
     rewrite(file, tie)
     assert not [p for p in verify(tmp_path / "it").problems if p.tensor]
     rewrite(file, untie)
-    found = verify(tmp_path / "it")
-    assert told(found, file, head) == ["is off by a few units in the last place in 1 value(s)"]
-    assert not told(found, file, embeddings)
+    result = verify(tmp_path / "it")
+    assert told(result, file, head) == ["is off by a few units in the last place in 1 value(s)"]
+    assert not told(result, file, embeddings)
 
 
 @pytest.fixture(scope="module", params=["float16", "bfloat16"])
@@ -227,7 +229,7 @@ def submodel(
     sources: tuple[Path, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A sound checkpoint in half precision."""
+    """Make a valid checkpoint in 16 bits."""
     out = tmp_path_factory.mktemp("half") / "both"
     converter.compose(*sources, out, pytorch_format="both", dtype=request.param)
     assert verify(out).verified
@@ -245,8 +247,8 @@ def test_a_damaged_tensor_in_16_bits(
     file = directory / name
     key = key_of(file, QUERY)
     alter(file, [key], change)
-    found = verify(directory)
-    assert {(problem.file, problem.tensor) for problem in found.problems} == {(str(file), key)}
+    result = verify(directory)
+    assert {(problem.file, problem.tensor) for problem in result.problems} == {(str(file), key)}
     (directory / "converter-manifest.json").unlink()
     assert [problem.tensor for problem in verify(directory).problems] == [key]
 
@@ -257,9 +259,9 @@ def test_a_truncated_file(sound: Path, tmp_path: Path, name: str, share: float) 
     file = copy_of(sound, tmp_path / "it") / name
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * share)])
-    found = verify(tmp_path / "it")
-    assert any(name in str(problem) for problem in found.problems)
-    assert found.checks["files that are well-formed"] == "3 of 4"
+    result = verify(tmp_path / "it")
+    assert any(name in str(problem) for problem in result.problems)
+    assert result.checks["files that are well-formed"] == "3 of 4"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -348,9 +350,9 @@ def test_a_size_of_the_configuration(sound: Path, tmp_path: Path, field: str, va
     directory = copy_of(sound, tmp_path / "it")
     (directory / "converter-manifest.json").unlink()
     update(directory / "config.json", **{field: value})
-    found = verify(directory)
-    assert not found.verified
-    named = " ".join(str(problem) for problem in found.problems)
+    result = verify(directory)
+    assert not result.verified
+    named = " ".join(str(problem) for problem in result.problems)
     submodel, _, what = field.partition("__")
     assert {"hidden_size": "query", "n_layer": "h.1", "vocab_size": "word_embeddings"}[
         what
@@ -378,10 +380,10 @@ def test_an_edited_manifest(sound: Path, tmp_path: Path, how: str) -> None:
     elif how == "no tensors":
         content["tensors"] = {}
     path.write_text("nonsense" if how == "text" else json.dumps(content))
-    found = verify(directory)
-    assert not found.verified
+    result = verify(directory)
+    assert not result.verified
     if how in ("hash", "dtype", "none", "entry", "shape"):
-        assert any("query" in str(problem) for problem in found.problems)
+        assert any("query" in str(problem) for problem in result.problems)
 
 
 def test_a_missing_file_of_the_manifest(sound: Path, tmp_path: Path) -> None:
@@ -399,7 +401,7 @@ def test_a_part_missing_in_one_file(sources: tuple[Path, Path], tmp_path: Path) 
             [tensors.pop(key) for key in list(tensors) if key.startswith("pooler")] and None
         ),
     )
-    found = verify(tmp_path / "it")
-    assert told(found, file, "pooler/dense/kernel") == [
+    result = verify(tmp_path / "it")
+    assert told(result, file, "pooler/dense/kernel") == [
         "missing, although model.safetensors has it"
     ]

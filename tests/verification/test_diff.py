@@ -1,4 +1,4 @@
-"""Two checkpoints compared, whatever they are stored as."""
+"""Comparison of two checkpoints in any formats."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def run(*args: object, code: int) -> Result:
 def test_every_file_equals_every_other(sound: Path) -> None:
     for first in FILES:
         for second in FILES:
-            found = converter.diff(sound / first, sound / second)
-            assert found.equal
-            assert len(found.differences) == 101
-            assert all(difference.exact for difference in found.differences.values())
+            comparison = converter.diff(sound / first, sound / second)
+            assert comparison.equal
+            assert len(comparison.differences) == 101
+            assert all(difference.exact for difference in comparison.differences.values())
 
 
 def test_shards_formats_and_dtypes_may_be_mixed(
@@ -37,12 +37,12 @@ def test_shards_formats_and_dtypes_may_be_mixed(
 ) -> None:
     converter.compose(*sources, tmp_path / "half", pytorch_format="both", dtype="float16")
     for name in FILES:
-        found = converter.diff(sound / name, sharded / f"{name}.index.json")
-        assert found.equal
-        assert len(found.differences) > 80
-        found = converter.diff(sharded / f"{name}.index.json", tmp_path / "half" / FILES[0])
-        assert not found.equal
-        assert 0 < max(each.max_abs for each in found.differing.values()) < 1e-3
+        comparison = converter.diff(sound / name, sharded / f"{name}.index.json")
+        assert comparison.equal
+        assert len(comparison.differences) > 80
+        comparison = converter.diff(sharded / f"{name}.index.json", tmp_path / "half" / FILES[0])
+        assert not comparison.equal
+        assert 0 < max(each.max_abs for each in comparison.differing.values()) < 1e-3
         assert converter.diff(sharded, tmp_path / "half" / name, tolerance=1e-3).equal
 
 
@@ -56,8 +56,8 @@ def test_the_measures_are_right(sound: Path, tmp_path: Path, name: str) -> None:
 
     key = key_of(file, DENSE)
     alter(file, [key], disturb)
-    found = converter.diff(sound, file)
-    [(canonical, difference)] = found.differing.items()
+    comparison = converter.diff(sound, file)
+    [(canonical, difference)] = comparison.differing.items()
     assert canonical == f"encoder.{DENSE}.weight"
     before = factories.noise(f"{DENSE}.weight", (40, 24)).astype(np.float64)
     after = (before.astype(np.float32) + change).astype(np.float64)
@@ -72,12 +72,12 @@ def test_the_measures_are_right(sound: Path, tmp_path: Path, name: str) -> None:
 
 def test_rounding_to_bfloat16_is_measured(sources: tuple[Path, Path], tmp_path: Path) -> None:
     converter.convert(sources[0], tmp_path / "half", dtype="bfloat16")
-    found = converter.diff(sources[0], tmp_path / "half")
-    assert not found.equal
-    assert {difference.dtypes for difference in found.differences.values()} == {
+    comparison = converter.diff(sources[0], tmp_path / "half")
+    assert not comparison.equal
+    assert {difference.dtypes for difference in comparison.differences.values()} == {
         ("float32", "bfloat16")
     }
-    largest = max(difference.max_abs for difference in found.differences.values())
+    largest = max(difference.max_abs for difference in comparison.differences.values())
     assert 1e-4 < largest < 1e-2
     assert converter.diff(sources[0], tmp_path / "half", tolerance=largest).equal
     for framework in ("tf_model.h5", "flax_model.msgpack"):
@@ -87,8 +87,8 @@ def test_rounding_to_bfloat16_is_measured(sources: tuple[Path, Path], tmp_path: 
 def test_not_a_number_is_beyond_every_tolerance(sound: Path, tmp_path: Path) -> None:
     file = copy_of(sound, tmp_path / "it") / FILES[0]
     alter(file, [key_of(file, QUERY)], damage.not_a_number)
-    found = converter.diff(sound, tmp_path / "it", tolerance=1e30)
-    assert list(found.differing) == [f"encoder.{QUERY}.weight"]
+    comparison = converter.diff(sound, tmp_path / "it", tolerance=1e30)
+    assert list(comparison.differing) == [f"encoder.{QUERY}.weight"]
     assert converter.diff(tmp_path / "it", tmp_path / "it").equal
     report = run("diff", sound, tmp_path / "it", "--json", code=1).stdout
     assert json.loads(report)["differing"][f"encoder.{QUERY}.weight"]["max_abs"] is None

@@ -1,4 +1,4 @@
-"""Directories that others made, and the page that shows a checkpoint."""
+"""Directories of other tools, statistics, and the HTML page."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def test_pickles_with_other_imports_are_reported_and_not_run(tmp_path: Path) -> 
     assert problem.found == "posix.system"
     factories.make(tmp_path / "fine", "bert")
     shutil.copy(made.file, tmp_path / "fine" / "optimizer.pt")
-    found = verify(tmp_path / "fine")
-    assert found.verified
-    assert any("optimizer.pt" in note and "posix.system" in note for note in found.notes)
+    result = verify(tmp_path / "fine")
+    assert result.verified
+    assert any("optimizer.pt" in note and "posix.system" in note for note in result.notes)
 
 
 def spoil(file: Path, code: bytes) -> None:
-    """Put `code` before everything else that a torch file's pickle does."""
+    """Insert `code` at the start of a torch file's pickle."""
     with zipfile.ZipFile(file) as archive:
         content = {info.filename: archive.read(info) for info in archive.infolist()}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -94,11 +94,11 @@ def test_the_readme_may_be_edited(sound: Path, tmp_path: Path) -> None:
 def test_statistics_are_right(tmp_path: Path) -> None:
     for dialect, dtype in (("pytorch", "float32"), ("flax", "bfloat16"), ("tensorflow", "float16")):
         made = factories.make(tmp_path / dtype, "bert", dialect=dialect, dtype=dtype)
-        found = converter.inspect(made.directory, stats=True)
-        assert set(found.statistics) == set(made.values)
+        inspection = converter.inspect(made.directory, stats=True)
+        assert set(inspection.statistics) == set(made.values)
         together = NOTHING
         for name, values in made.values.items():
-            wide, seen = values.astype(np.float64), found.statistics[name]
+            wide, seen = values.astype(np.float64), inspection.statistics[name]
             assert (seen.minimum, seen.maximum) == (wide.min(), wide.max())
             assert seen.mean == pytest.approx(wide.mean(), abs=1e-12)
             assert seen.deviation == pytest.approx(wide.std(), rel=1e-9)

@@ -1,4 +1,4 @@
-"""The manifest: the same bytes whoever makes it, wherever and however; and where it is shown."""
+"""The manifest is reproducible, and `inspect` shows it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.verification.test_diff import run
 
 
 def prints(directory: Path) -> dict[str, str]:
-    """Every file of a directory → its SHA-256."""
+    """Return every file of a directory → its SHA-256."""
     return {
         path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(directory.rglob("*"))
@@ -27,7 +27,7 @@ def prints(directory: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with sources, and one that lies elsewhere and leads to them."""
+    """Make a directory with sources, and a link to one of them."""
     root = tmp_path_factory.mktemp("reproducible")
     factories.make(root / "bert", "bert")
     factories.make(root / "gpt2", "gpt2", "GPT2LMHeadModel")
@@ -42,16 +42,16 @@ def test_the_manifest_is_reproducible(
 ) -> None:
     if command == "split":
         converter.compose(home / "bert", home / "gpt2", tmp_path / "whole", seed=7)
-    whole = str(tmp_path / "whole")
+    composite = str(tmp_path / "whole")
 
-    def make(lead: str, out: str, name: str = "bert", **options: Any) -> None:
+    def make(prefix: str, out: str, name: str = "bert", **options: Any) -> None:
         options = {"pytorch_format": "both", "max_shard_size": 50_000, **options}
         if command == "compose":
-            converter.compose(f"{lead}{name}", f"{lead}gpt2", out, seed=7, **options)
+            converter.compose(f"{prefix}{name}", f"{prefix}gpt2", out, seed=7, **options)
         elif command == "convert":
-            converter.convert(f"{lead}{name}", out, dtype="bfloat16", **options)
+            converter.convert(f"{prefix}{name}", out, dtype="bfloat16", **options)
         else:
-            converter.split(whole, out, **options)
+            converter.split(composite, out, **options)
 
     first = tmp_path / "first"
     make(f"{home}/", str(first), jobs=1)
@@ -66,9 +66,9 @@ def test_the_manifest_is_reproducible(
     monkeypatch.chdir(home / "deep" / "down")
     make("../../", str(tmp_path / "elsewhere"))
     make("../../", "nested/output")
-    places = ("threads", "memory", "link", "relative", "dotted", "elsewhere")
-    for place in places:
-        assert prints(tmp_path / place) == expected, place
+    directories = ("threads", "memory", "link", "relative", "dotted", "elsewhere")
+    for directory in directories:
+        assert prints(tmp_path / directory) == expected, directory
     assert prints(home / "deep" / "down" / "nested" / "output") == expected
     text = (first / "converter-manifest.json").read_text()
     assert str(home) not in text
@@ -84,8 +84,8 @@ def test_another_seed_changes_only_initialized_weights(home: Path, tmp_path: Pat
         for name in ("1", "2")
     )
     changed = {name for name in one if one[name]["sha256"] != two[name]["sha256"]}
-    drawn = {name for name, each in one.items() if each.get("rule") not in (None, "constant")}
-    assert changed == drawn
+    initialized = {name for name, each in one.items() if each.get("rule") not in (None, "constant")}
+    assert changed == initialized
 
 
 def test_inspect_shows_how_it_was_made(sound: Path, tmp_path: Path) -> None:
@@ -99,11 +99,11 @@ def test_inspect_shows_how_it_was_made(sound: Path, tmp_path: Path) -> None:
     assert row.rstrip().endswith("initialized: normal(0.02)")
     [row] = [line for line in listed if "attention.self.query.weight" in line]
     assert row.rstrip().endswith("encoder")
-    told = json.loads(run("inspect", sound, "--json", code=0).stdout)
-    assert told["manifest"]["command"] == "compose"
-    assert told["manifest"]["sources"]["decoder"]["reference"] == "gpt2"
-    assert sum(told["manifest"]["origins"].values()) == len(told["matched"])
-    assert told["matched"]["enc_to_dec_proj.weight"]["origin"].startswith("initialized: ")
+    messages = json.loads(run("inspect", sound, "--json", code=0).stdout)
+    assert messages["manifest"]["command"] == "compose"
+    assert messages["manifest"]["sources"]["decoder"]["reference"] == "gpt2"
+    assert sum(messages["manifest"]["origins"].values()) == len(messages["matched"])
+    assert messages["matched"]["enc_to_dec_proj.weight"]["origin"].startswith("initialized: ")
     copy = copy_of(sound, tmp_path / "it")
     for content in ("[]", "nonsense", '{"tensors": 5, "sources": [], "warnings": 5}'):
         (copy / "converter-manifest.json").write_text(content)

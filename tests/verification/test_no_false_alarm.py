@@ -1,4 +1,4 @@
-"""Every undamaged checkpoint is accepted: families of every kind, dtypes, shards, sharing."""
+"""Every undamaged checkpoint is accepted: all architectures, dtypes, shards, shared weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.transformers.tiny import LIBRARY, MODEL_TYPES, tiny
 TOKENS: dict[str, Any] = {"decoder_start_token": 3, "eos_token": 2, "pad_token": 1}
 PLAYED = [(name, list(LIBRARY.architecture(name).roles)) for name in MODEL_TYPES]
 ROLES = [(name, played[at % len(played)]) for at, (name, played) in enumerate(PLAYED) if played]
-"""Each family in one of its roles; ``tests/transformers`` composes it in all."""
+"""Each architecture in one of its roles; ``tests/transformers`` composes it in all."""
 
 WAYS: list[dict[str, Any]] = [
     {"dtype": dtype, "max_shard_size": size, "init": rule}
@@ -51,15 +51,15 @@ def test_a_composed_model_is_verified(
         **TOKENS,
         **WAYS[way],
     )
-    found = verify(tmp_path / "out")
-    assert found.verified, found.problems
-    for what, much in found.checks.items():
-        held, _, whole = much.removesuffix(" tensors compared").partition(" of ")
-        assert held == whole, what
+    result = verify(tmp_path / "out")
+    assert result.verified, result.problems
+    for what, passed in result.checks.items():
+        held, _, composite = passed.removesuffix(" tensors compared").partition(" of ")
+        assert held == composite, what
     (tmp_path / "out" / "converter-manifest.json").unlink()
-    found = verify(tmp_path / "out", against=[tmp_path / "out"])
-    assert found.verified, found.problems
-    assert {origin.verdict for origin in found.origins.values()} == {"equal"}
+    result = verify(tmp_path / "out", against=[tmp_path / "out"])
+    assert result.verified, result.problems
+    assert {origin.verdict for origin in result.origins.values()} == {"equal"}
 
 
 @pytest.mark.parametrize("share", [False, True])
@@ -68,8 +68,8 @@ def test_shared_submodels_are_verified(tmp_path: Path, share: bool, dtype: str) 
     source = factories.make(tmp_path / "bert", "bert", "BertForMaskedLM").directory
     options: dict[str, Any] = {"pytorch_format": "both", "max_shard_size": 40_000, "dtype": dtype}
     converter.compose(source, source, tmp_path / "out", share=share, **options)
-    found = verify(tmp_path / "out", against=[source, source] if dtype == "keep" else ())
-    assert found.verified, found.problems
+    result = verify(tmp_path / "out", against=[source, source] if dtype == "keep" else ())
+    assert result.verified, result.problems
     converter.convert(tmp_path / "out", tmp_path / "again", pytorch_format="both")
     assert verify(tmp_path / "again", against=[tmp_path / "out"]).verified
 

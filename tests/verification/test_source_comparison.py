@@ -1,4 +1,4 @@
-"""Against what a checkpoint was made from: what arrived, what is fresh, what broke."""
+"""Comparison with sources: copied, initialized and damaged tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.verification.test_damage import SINGLE
 
 
 def alone(sound: Path, directory: Path, name: str) -> Path:
-    """A checkpoint of one file, as if another tool had made it."""
+    """Make a checkpoint of one file without a manifest."""
     copy_of(sound, directory)
     for other in (*FILES, "converter-manifest.json"):
         if other != name:
@@ -28,11 +28,13 @@ def alone(sound: Path, directory: Path, name: str) -> Path:
 
 
 def test_initialized_tensors_are_listed_exactly(sound: Path, sources: tuple[Path, Path]) -> None:
-    found = verify(sound, against=sources)
+    result = verify(sound, against=sources)
     planned = converter.compose(*sources, sound.parent / "never", dry_run=True)
-    fresh = {name for name, origin in found.origins.items() if origin.verdict == "initialized"}
-    assert fresh == set(planned.to_dict()["initialized"])
-    equal = {origin.source for name, origin in found.origins.items() if name not in fresh}
+    initialized = {
+        name for name, origin in result.origins.items() if origin.verdict == "initialized"
+    }
+    assert initialized == set(planned.to_dict()["initialized"])
+    equal = {origin.source for name, origin in result.origins.items() if name not in initialized}
     assert equal == set(map(str, sources))
 
 
@@ -49,9 +51,9 @@ def test_damage_is_diagnosed(
     key = key_of(directory / name, QUERY)
     alter(directory / name, [key], change)
     assert verify(directory).verified
-    found = verify(directory, against=sources)
-    assert [(p.tensor, SINGLE[change] in p.what) for p in found.problems] == [(key, True)]
-    assert found.origins[f"encoder.{QUERY}.weight"].verdict == found.problems[0].what
+    result = verify(directory, against=sources)
+    assert [(p.tensor, SINGLE[change] in p.what) for p in result.problems] == [(key, True)]
+    assert result.origins[f"encoder.{QUERY}.weight"].verdict == result.problems[0].what
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -61,8 +63,8 @@ def test_swapped_tensors_name_each_other(
     directory = alone(sound, tmp_path / "it", name)
     keys = [key_of(directory / name, module) for module in (QUERY, KEY)]
     alter(directory / name, keys, damage.swapped)
-    said = {p.tensor: p.what for p in verify(directory, against=sources).problems}
-    assert said == {
+    verdicts = {p.tensor: p.what for p in verify(directory, against=sources).problems}
+    assert verdicts == {
         keys[0]: f"holds the values of encoder.{KEY}.weight",
         keys[1]: f"holds the values of encoder.{QUERY}.weight",
     }
@@ -86,37 +88,37 @@ def test_a_duplicated_tensor_is_named(
 def test_another_set_of_tensors_is_named(
     sound: Path, sources: tuple[Path, Path], tmp_path: Path, name: str
 ) -> None:
-    """Lost, cast and grown, in the only file that there is."""
+    """Missing, cast and grown tensors in a single file."""
     directory = alone(sound, tmp_path / "it", name)
     lost, cast, grown = (key_of(directory / name, module) for module in (QUERY, KEY, DENSE))
 
-    def harm(tensors: dict[str, damage.Array]) -> None:
+    def damage_tensors(tensors: dict[str, damage.Array]) -> None:
         del tensors[lost]
         tensors[cast] = tensors[cast].astype(np.float16)
         tensors[grown] = np.concatenate([tensors[grown], tensors[grown][:1]])
 
-    damage.rewrite(directory / name, harm)
+    damage.rewrite(directory / name, damage_tensors)
     problems = verify(directory, against=sources).problems
-    said = {(str(problem.tensor), problem.what) for problem in problems}
-    assert (cast, "was rounded to float16") in said
-    assert (grown, "wrong shape") in said
-    assert (lost, "missing tensor") in said
-    assert (f"encoder.{QUERY}.weight", "is missing, but the source has it") in said
-    assert len(said) == 4
+    verdicts = {(str(problem.tensor), problem.what) for problem in problems}
+    assert (cast, "was rounded to float16") in verdicts
+    assert (grown, "wrong shape") in verdicts
+    assert (lost, "missing tensor") in verdicts
+    assert (f"encoder.{QUERY}.weight", "is missing, but the source has it") in verdicts
+    assert len(verdicts) == 4
 
 
 def test_unrelated_weights_are_reported(
     sound: Path, sources: tuple[Path, Path], tmp_path: Path
 ) -> None:
     other = factories.make(tmp_path / "other", "bert", seed=5).directory
-    found = verify(sound, against=[other, sources[1]])
-    wrong = {p.what for p in found.problems}
+    result = verify(sound, against=[other, sources[1]])
+    wrong = {p.what for p in result.problems}
     assert wrong == {
         "is unrelated: newly initialized, or from another checkpoint",
         f"nothing of {other} is in the checkpoint",
     }
-    assert all(o.verdict != "equal" for n, o in found.origins.items() if n.startswith("encoder."))
-    assert found.checks["tensors equal to their source"].startswith("28 of ")
+    assert all(o.verdict != "equal" for n, o in result.origins.items() if n.startswith("encoder."))
+    assert result.checks["tensors equal to their source"].startswith("28 of ")
 
 
 def test_added_rows_are_a_shape_mismatch(
@@ -141,12 +143,12 @@ def test_two_sources_of_one_architecture_are_assigned_in_order(
 
 def test_a_converted_model_equals_its_source(sources: tuple[Path, Path], tmp_path: Path) -> None:
     converter.convert(sources[1], tmp_path / "out")
-    found = verify(tmp_path / "out", against=[sources[1]])
-    assert found.verified
-    assert {origin.verdict for origin in found.origins.values()} == {"equal"}
+    result = verify(tmp_path / "out", against=[sources[1]])
+    assert result.verified
+    assert {origin.verdict for origin in result.origins.values()} == {"equal"}
     converter.convert(sources[1], tmp_path / "half", dtype="float16")
-    found = verify(tmp_path / "half", against=[sources[1]])
-    assert {p.what for p in found.problems} == {"was rounded to float16"}
+    result = verify(tmp_path / "half", against=[sources[1]])
+    assert {p.what for p in result.problems} == {"was rounded to float16"}
 
 
 def test_special_tokens_that_are_not_set(sound: Path, tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_special_tokens_that_are_not_set(sound: Path, tmp_path: Path) -> None:
 
 
 def _two(home: Path) -> tuple[Path, Path]:
-    """Sources with tokenizers of other sizes than their embeddings, and with four layers."""
+    """Make sources whose tokenizers and embeddings differ in size, with four layers."""
     first = factories.make(home / "first", "bert", num_hidden_layers=4).directory
     second = factories.make(home / "second", "gpt2", "GPT2LMHeadModel", seed=3, n_layer=4).directory
     (first / "vocab.txt").write_text("".join(f"w{number}\n" for number in range(50)))
@@ -178,27 +180,29 @@ EXPECTED_DIFFERENCES: dict[str, tuple[dict[str, Any], int, str]] = {
     "random": ({"random": ["decoder"]}, 52, "initialized on request: decoder.h.{0…3}"),
     "copies": ({"init": "copy-self-attention", "layers": ["decoder=0,2"]}, -8, ""),
 }
-"""Options, how many tensors more than otherwise are fresh, and what is told."""
+"""Options, how many more tensors are initialized, and a note."""
 
 
 @pytest.mark.parametrize("case", EXPECTED_DIFFERENCES)
 def test_expected_differences_are_not_faults(tmp_path: Path, case: str) -> None:
-    options, more, told = EXPECTED_DIFFERENCES[case]
+    options, more, messages = EXPECTED_DIFFERENCES[case]
     sources, out = _two(tmp_path), tmp_path / "out"
     planned = converter.compose(*sources, out, **options).to_dict()
-    found = verify(out, against=sources)
-    assert found.verified, [str(problem) for problem in found.problems]
-    fresh = {name for name, origin in found.origins.items() if origin.verdict == "initialized"}
-    assert fresh == set(planned["initialized"])
+    result = verify(out, against=sources)
+    assert result.verified, [str(problem) for problem in result.problems]
+    initialized = {
+        name for name, origin in result.origins.items() if origin.verdict == "initialized"
+    }
+    assert initialized == set(planned["initialized"])
     plain = {"layers": options.get("layers", ())}
     usual = converter.compose(*sources, tmp_path / "never", dry_run=True, **plain).to_dict()
-    assert len(fresh) - len(usual["initialized"]) == more
-    assert any(told in note for note in found.notes) or not told
+    assert len(initialized) - len(usual["initialized"]) == more
+    assert any(messages in note for note in result.notes) or not messages
 
 
 @pytest.mark.parametrize("case", EXPECTED_DIFFERENCES)
 def test_expected_differences_are_compared_too(tmp_path: Path, case: str) -> None:
-    """One value altered behind the manifest's back, in the last row of what was meant otherwise."""
+    """Alter one value in the last row of what the options changed."""
     from safetensors.numpy import load_file, save_file
 
     sources, out = _two(tmp_path), tmp_path / "out"
@@ -219,7 +223,11 @@ def test_shared_submodels_have_one_source(tmp_path: Path) -> None:
     bert = factories.make(tmp_path / "bert", "bert", "BertForMaskedLM").directory
     converter.compose(bert, bert, tmp_path / "out", share=True)
     for sources in ([bert], [bert, bert]):
-        found = verify(tmp_path / "out", against=sources)
-        assert found.verified
-        fresh = {name for name, origin in found.origins.items() if origin.verdict == "initialized"}
-        assert fresh and all("crossattention" in name or "pooler" in name for name in fresh)
+        result = verify(tmp_path / "out", against=sources)
+        assert result.verified
+        initialized = {
+            name for name, origin in result.origins.items() if origin.verdict == "initialized"
+        }
+        assert initialized and all(
+            "crossattention" in name or "pooler" in name for name in initialized
+        )

@@ -1,4 +1,4 @@
-"""A combined model and its halves: both proven at once, and each compared with the whole."""
+"""Split checkpoints: both submodels are verified, and each compared with the encoder-decoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.verification.test_diff import run
 
 @pytest.fixture(scope="module")
 def submodels(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sound checkpoint taken apart; its widths differ, so that something lies between."""
+    """Split the valid checkpoint, whose projection belongs to neither submodel."""
     out = tmp_path_factory.mktemp("halves") / "apart"
     converter.split(sound, out, pytorch_format="both")
     assert (out / "joint.safetensors").is_file()
@@ -27,31 +27,33 @@ def submodels(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_both_submodels_are_verified_in_one_report(submodels: Path, sound: Path) -> None:
-    found = verify(submodels, against=[sound], value_report=True)
-    assert found.verified, found.problems
-    assert len(found.files) == 8
-    assert found.checks["encoder: files that are well-formed"] == "4 of 4"
-    assert found.checks["decoder: tensors with the hash that the manifest states"] == "44 of 44"
-    between = {what: much for what, much in found.checks.items() if "outside" in what}
+    result = verify(submodels, against=[sound], value_report=True)
+    assert result.verified, result.problems
+    assert len(result.files) == 8
+    assert result.checks["encoder: files that are well-formed"] == "4 of 4"
+    assert result.checks["decoder: tensors with the hash that the manifest states"] == "44 of 44"
+    between = {what: passed for what, passed in result.checks.items() if "outside" in what}
     assert list(between.values()) == ["1 of 1", "2 of 2"]
-    assert {origin.verdict for origin in found.origins.values()} == {"equal"}
-    assert not any("made by another tool" in note for note in found.notes)
-    assert found.value_report is not None
-    assert [section.title for section in found.value_report.sections] == ["Encoder", "Decoder"]
-    assert set(found.value_report.tensors) == set(found.origins)
+    assert {origin.verdict for origin in result.origins.values()} == {"equal"}
+    assert not any("made by another tool" in note for note in result.notes)
+    assert result.value_report is not None
+    assert [section.title for section in result.value_report.sections] == ["Encoder", "Decoder"]
+    assert set(result.value_report.tensors) == set(result.origins)
 
 
 def test_each_source_is_assigned_to_its_submodel(
     submodels: Path, sources: tuple[Path, Path]
 ) -> None:
     for given in (sources, sources[::-1]):
-        found = verify(submodels, against=given)
-        assert found.verified
-        origins = {origin.source for name, origin in found.origins.items() if name[:3] == "enc"}
+        result = verify(submodels, against=given)
+        assert result.verified
+        origins = {origin.source for name, origin in result.origins.items() if name[:3] == "enc"}
         assert origins == {str(sources[0])}
-        fresh = [name for name, origin in found.origins.items() if origin.verdict == "initialized"]
-        assert fresh
-        assert all("cross" in name for name in fresh)
+        initialized = [
+            name for name, origin in result.origins.items() if origin.verdict == "initialized"
+        ]
+        assert initialized
+        assert all("cross" in name for name in initialized)
     with pytest.raises(UnsupportedError, match="no submodel left"):
         verify(submodels, against=[sources[0], sources[0]])
 
@@ -59,25 +61,25 @@ def test_each_source_is_assigned_to_its_submodel(
 @pytest.mark.parametrize("file", FILES)
 def test_damage_to_a_submodel_is_found(submodels: Path, tmp_path: Path, file: str) -> None:
     copy = copy_of(submodels, tmp_path / "it")
-    place = copy / "encoder" / file
-    with open_file(place) as reader:
+    path = copy / "encoder" / file
+    with open_file(path) as reader:
         [key] = [
             name
             for name in reader.tensors
             if ("0/attention/self/query" in name or "0.attention.self.query" in name)
             and name.endswith(("weight", "kernel", "kernel:0"))
         ]
-    alter(place, [key], damage.flip_bit)
-    found = verify(copy)
-    assert {(problem.file, problem.tensor) for problem in found.problems} == {(str(place), key)}
+    alter(path, [key], damage.flip_bit)
+    result = verify(copy)
+    assert {(problem.file, problem.tensor) for problem in result.problems} == {(str(path), key)}
     assert verify(copy / "decoder").verified
     alone = verify(copy / "encoder")  # the manifest above speaks of it
     assert [problem.tensor for problem in alone.problems] == [key]
     for other in FILES:
         if other != file:
             (copy / "encoder" / other).unlink()
-    told = {problem.what for problem in verify(copy / "encoder").problems}
-    assert "its values differ from those that were written" in told
+    messages = {problem.what for problem in verify(copy / "encoder").problems}
+    assert "its values differ from those that were written" in messages
 
 
 def test_damage_outside_the_submodels_is_found(submodels: Path, tmp_path: Path) -> None:
@@ -122,17 +124,17 @@ def test_an_encoder_decoder_is_compared_with_each_submodel(
 ) -> None:
     for submodel in ("encoder", "decoder"):
         for first, second in ((sound, submodels / submodel), (submodels / submodel, sound)):
-            found = converter.diff(first, second)
-            assert found.equal
-            assert found.submodel == submodel
-            assert len(found.differences) > 40
+            comparison = converter.diff(first, second)
+            assert comparison.equal
+            assert comparison.submodel == submodel
+            assert len(comparison.differences) > 40
     text = run("diff", sound, submodels / "encoder", code=0).stdout
     assert "only the encoder: equal" in text
     copy = copy_of(sound, tmp_path / "it")
     file = copy / "flax_model.msgpack"
     alter(file, [key_of(file, QUERY)], damage.negated)
-    found = converter.diff(file, submodels / "encoder")
-    assert list(found.differing) == [f"{QUERY}.weight"]
+    comparison = converter.diff(file, submodels / "encoder")
+    assert list(comparison.differing) == [f"{QUERY}.weight"]
     assert converter.diff(file, submodels / "decoder").equal
     other = factories.make(tmp_path / "roberta", "roberta").directory
     with pytest.raises(UnsupportedError, match="is not a submodel of"):
@@ -146,6 +148,6 @@ def test_two_submodels_of_one_architecture_are_distinguished(
     converter.compose(sources[0], second, tmp_path / "whole", to=["pytorch"])
     converter.split(tmp_path / "whole", tmp_path / "apart", to=["pytorch"])
     for submodel in ("encoder", "decoder"):
-        found = converter.diff(tmp_path / "whole", tmp_path / "apart" / submodel)
-        assert (found.equal, found.submodel) == (True, submodel)
+        comparison = converter.diff(tmp_path / "whole", tmp_path / "apart" / submodel)
+        assert (comparison.equal, comparison.submodel) == (True, submodel)
         assert verify(tmp_path / "apart" / submodel, against=[tmp_path / "whole"]).verified

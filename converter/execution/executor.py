@@ -175,10 +175,10 @@ def execute(
         _clear(plan, directory)
     _write_documents(plan, directory)
     with ExitStack() as stack:
-        writers = [
-            stack.enter_context(_create(directory, file, journal is not None))
-            for file in plan.files
-        ]
+        writers = []
+        for file in plan.files:
+            writers.append(_create(directory, file, journal is not None))
+            stack.callback(writers[-1].close)
         outputs: dict[str, list[Output]] = {tensor.spec.name: [] for tensor in plan.tensors}
         for writer, file in zip(writers, plan.files, strict=True):
             for entry in file.entries:

@@ -9,7 +9,6 @@ import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from converter.errors import OutputError, Problem
 from converter.execution.row_blocks import RowLayout
@@ -41,14 +40,14 @@ class FileWriter:
             raise write_error(output.path, nbytes, error) from error
 
     def write_rows(
-        self, name: str, values: memoryview, runs: RowLayout, start: int, stop: int, check: Check
+        self, name: str, values: memoryview, rows: RowLayout, start: int, stop: int, check: Check
     ) -> None:
         """Write the canonical rows ``start .. stop`` of a tensor.
 
         Args:
             name: the tensor's name in the file.
             values: the rows' little-endian bytes in the file's layout.
-            runs: the position of rows in that layout.
+            rows: the position of rows in that layout.
             start: first row.
             stop: row after the last.
             check: called every few hundred writes; stops the work by raising.
@@ -58,21 +57,21 @@ class FileWriter:
 
         """
         segments = self._output.segments[name]
-        row = len(values) // ((stop - start) * runs.outer) if len(values) else 0
-        length = row * (stop - start)
+        row_bytes = len(values) // ((stop - start) * rows.outer) if len(values) else 0
+        length = row_bytes * (stop - start)
         try:
-            if runs.is_contiguous(start, stop):
-                self._write(segments, row * start, values)
+            if rows.is_contiguous(start, stop):
+                self._write(segments, row_bytes * start, values)
                 if self._output.needs_crc32:
                     self._crc32[name] = zlib.crc32(values, self._crc32.get(name, 0) if start else 0)
                 return
-            for outer in range(runs.outer):
+            for outer in range(rows.outer):
                 if outer % _RUNS_BETWEEN_CHECKS == 0:
                     check()
                 first = outer * length
-                offset = (outer * runs.rows + start) * row
+                offset = (outer * rows.rows + start) * row_bytes
                 self._write(segments, offset, values[first : first + length])
-            if self._output.needs_crc32 and stop == runs.rows:
+            if self._output.needs_crc32 and stop == rows.rows:
                 self._crc32[name] = self._crc32_in_file(segments, check)
         except OSError as error:
             raise write_error(self._output.path, self._nbytes, error) from error
@@ -118,17 +117,6 @@ class FileWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> FileWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _write(self, segments: tuple[Segment, ...], offset: int, values: memoryview) -> None:
         """Write at `offset` of a tensor, across its segments."""

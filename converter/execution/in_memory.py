@@ -13,7 +13,7 @@ from converter.execution.tensor_copy import TensorCopier
 from converter.formats.base import Array
 from converter.formats.stored_tensors import byte_view, swap_bytes
 from converter.plan import FileEntry, OutputFile, Plan
-from converter.tensors import numpy_dtype
+from converter.tensors import TensorSpec, numpy_dtype
 
 _BLOCK = 16 << 20
 """Bytes read and rearranged at once."""
@@ -67,24 +67,14 @@ class InMemoryOutput(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def spec(self, name: str) -> tuple[str, tuple[int, ...]]:
-        """Return dtype name and shape of a tensor, without reading it.
+    def spec(self, name: str) -> TensorSpec:
+        """Return the specification of a tensor in the file, without reading it.
 
         Raises:
             KeyError: if the file has no tensor of that name.
 
         """
-        spec = self._entries[name].spec
-        return spec.dtype, spec.shape
-
-    def nbytes(self, name: str) -> int:
-        """Return the bytes of a tensor's values, without reading it.
-
-        Raises:
-            KeyError: if the file has no tensor of that name.
-
-        """
-        return self._entries[name].spec.nbytes
+        return self._entries[name].spec
 
 
 class _ArrayOutput:
@@ -97,7 +87,7 @@ class _ArrayOutput:
         self,
         name: str,
         values: memoryview,
-        runs: RowLayout,
+        rows: RowLayout,
         start: int,
         stop: int,
         check: Callable[[], None],
@@ -105,7 +95,7 @@ class _ArrayOutput:
         """Store the canonical rows ``start .. stop``."""
         if not self.array.size:
             return
-        part = np.frombuffer(values, np.uint8).reshape(runs.outer, stop - start, -1)
-        byte_view(self.array).reshape(runs.outer, runs.rows, -1)[:, start:stop] = part
-        if sys.byteorder == "big" and stop == runs.rows:
+        part = np.frombuffer(values, np.uint8).reshape(rows.outer, stop - start, -1)
+        byte_view(self.array).reshape(rows.outer, rows.rows, -1)[:, start:stop] = part
+        if sys.byteorder == "big" and stop == rows.rows:
             swap_bytes(self.array)

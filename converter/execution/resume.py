@@ -193,15 +193,7 @@ def is_already_written(
 ) -> bool:
     """Return whether every output of `tensor` holds the values with the given SHA-256.
 
-    The bytes are read again, in canonical layout and planned dtype.
-
-    Args:
-        tensor: the tensor.
-        outputs: each of its files, with its entry there.
-        sha256: of its little-endian bytes in canonical layout and planned dtype.
-        block: bytes read at once.
-        scratch: buffers.
-        check: called for every block; stops the work by raising.
+    The bytes are read again, in canonical layout and planned dtype, `block` bytes at once.
 
     Raises:
         CheckpointError: if a file cannot be read.

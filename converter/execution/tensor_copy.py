@@ -46,7 +46,7 @@ class RowWriter(Protocol):
         self,
         name: str,
         values: memoryview,
-        runs: RowLayout,
+        rows: RowLayout,
         start: int,
         stop: int,
         check: Callable[[], None],
@@ -60,7 +60,7 @@ class _Group:
 
     permutation: Permutation
     dtype: str
-    runs: RowLayout
+    rows: RowLayout
     outputs: list[tuple[RowWriter, FileEntry]] = field(default_factory=list)
 
 
@@ -160,7 +160,7 @@ class TensorCopier:
             cast(uncast, values)
         content = little_endian(values)
         for writer, entry in group.outputs:
-            writer.write_rows(entry.spec.name, content, group.runs, start, stop, self._check)
+            writer.write_rows(entry.spec.name, content, group.rows, start, stop, self._check)
             self.bytes_done += len(content)
 
 

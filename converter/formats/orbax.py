@@ -11,6 +11,7 @@ files that orbax-checkpoint 0.12.8 writes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +34,24 @@ _CACHE_BYTES = 128 << 20
 """Cache of decoded chunks: an array is usually one chunk, of which rows are read in turn."""
 
 
+@dataclass(frozen=True, eq=False)
 class OrbaxTensor(StoredTensor):
     """An array in an Orbax directory."""
 
-    def __init__(self, spec: TensorSpec, path: Path, number: int, store: Any) -> None:
-        self.spec = spec
-        self.path = path
-        self._number = number
-        self._store = store
+    spec: TensorSpec
+    path: Path
+    number: int
+    store: Any
+    """TensorStore's handle."""
 
     @property
     def location(self) -> tuple[object, ...]:
         """The metadata file and the array's number in it."""
-        return (str(self.path), self._number)
+        return (str(self.path), self.number)
 
     def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
         """Decode the chunks that hold the values; see `StoredTensor.read_into`."""
-        store = self._store
+        store = self.store
         if out.ndim:
             ranges = [slice(None)] * out.ndim
             ranges[axis] = slice(start, start + out.shape[axis])

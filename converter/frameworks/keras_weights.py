@@ -76,7 +76,7 @@ class KerasWeights(Mapping[str, Array]):
                 remedy=f"They are those of a {self.class_name} of this configuration.",
             )
         count = ProgressCounter(progress).start_step(
-            {name: self._arrays.nbytes(name) for name in variables}
+            {name: self._arrays.spec(name).nbytes for name in variables}
         )
         for name, variable in variables.items():
             values = self._arrays[name]
@@ -86,7 +86,8 @@ class KerasWeights(Mapping[str, Array]):
     def _unlike(self, name: str, variable: Any) -> Iterator[Problem]:
         if name not in self._arrays:
             return
-        dtype, shape = self._arrays.spec(name)
+        spec = self._arrays.spec(name)
+        dtype, shape = spec.dtype, spec.shape
         if tuple(variable.shape) != shape:
             yield Problem("wrong shape", None, name, str(list(variable.shape)), str(list(shape)))
         if not np.can_cast(numpy_dtype(dtype), _dtype(variable), "safe"):

@@ -70,7 +70,12 @@ def params(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, Any]:
 
     """
     jax = import_optional("jax", "flax", "to_flax()")
-    wide = {arrays.spec(name)[0] for name in arrays} & {"float64", "int64", "uint64", "complex128"}
+    wide = {arrays.spec(name).dtype for name in arrays} & {
+        "float64",
+        "int64",
+        "uint64",
+        "complex128",
+    }
     if wide and not jax.config.jax_enable_x64:
         raise UnsupportedError(
             f"JAX cannot hold {', '.join(sorted(wide))} unless its 64-bit mode is on",
@@ -88,7 +93,9 @@ def params(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, Any]:
 
 def _read(arrays: InMemoryOutput, progress: Progress | None) -> Iterator[tuple[str, Array]]:
     """One tensor after another, telling how far the work is."""
-    count = ProgressCounter(progress).start_step({name: arrays.nbytes(name) for name in arrays})
+    count = ProgressCounter(progress).start_step(
+        {name: arrays.spec(name).nbytes for name in arrays}
+    )
     for name in arrays:
         yield name, arrays[name]
         count(name)

@@ -60,7 +60,7 @@ class RawFormat:
     def __init__(self) -> None:
         self.files: dict[str, RawOutput] = {}
 
-    def create(self, path, tensors, *, metadata=None, aliases=None) -> RawOutput:
+    def create(self, path, tensors, *, metadata=None, aliases=None, repeated=None) -> RawOutput:
         self.files[path.name] = RawOutput(path, tensors)
         return self.files[path.name]
 

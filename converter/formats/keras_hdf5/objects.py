@@ -12,6 +12,8 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,7 @@ class Hdf5Objects:
 
     def __init__(self, handle: FileHandle) -> None:
         self.handle = handle
+        self._error = partial(format_error, handle.path)
         check_superblock(handle)
         with self._guarded():
             self._file = h5py.File(handle.as_file_argument(), "r", locking=False)
@@ -96,12 +99,12 @@ class Hdf5Objects:
         with self._guarded(path):
             dataset = self._open(path)
             if not isinstance(dataset, h5d.DatasetID):
-                raise self._wrong(path, "not a dataset")
+                raise self._error("not a dataset", tensor=path)
             layout = self._checked_layout(dataset, path)
             dtype, byteorder = self._dtype(dataset, path)
             space = dataset.get_space()
             if space.get_simple_extent_type() == h5s.NULL:
-                raise self._wrong(path, "the dataset holds no values (null dataspace)")
+                raise self._error("the dataset holds no values (null dataspace)", tensor=path)
             shape = tuple(int(length) for length in space.get_simple_extent_dims())
             spec = checked_spec(self.handle.path, name, dtype, shape)
             if spec.nbytes == 0:
@@ -124,11 +127,13 @@ class Hdf5Objects:
         """
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if len(path) > MAX_PATH or "\0" in path:
-            raise self._wrong(path, "impossible path", f"at most {MAX_PATH} characters")
+            raise self._error(
+                "impossible path", tensor=path, expected=f"at most {MAX_PATH} characters"
+            )
         node, parent = self._groups[""], ""
         for part in parts:
             if not isinstance(node, h5g.GroupID):
-                raise self._wrong(path, f"'{parent}' is not a group")
+                raise self._error(f"'{parent}' is not a group", tensor=path)
             parent = f"{parent}/{part}" if parent else part
             child = self._groups.get(parent)
             if child is None:
@@ -141,11 +146,11 @@ class Hdf5Objects:
     def _child(self, group: Any, part: str, path: str) -> Any:
         link = part.encode()
         if not group.links.exists(link):
-            raise self._wrong(path, "listed, but not in the file", found=f"no '{part}'")
+            raise self._error("listed, but not in the file", tensor=path, found=f"no '{part}'")
         if group.links.get_info(link).type != h5l.TYPE_HARD:
-            raise self._wrong(
-                path,
+            raise self._error(
                 f"'{part}' is a soft, external or user-defined link",
+                tensor=path,
                 expected="an object of this file",
                 remedy="write the weights into one file without links",
             )
@@ -156,23 +161,23 @@ class Hdf5Objects:
         plist = dataset.get_create_plist()
         layout = int(plist.get_layout())
         if layout == h5d.VIRTUAL:
-            raise self._wrong(path, "a virtual dataset, whose values are in other files")
+            raise self._error("a virtual dataset, whose values are in other files", tensor=path)
         if plist.get_external_count():
-            raise self._wrong(path, "external storage: its values are in other files")
+            raise self._error("external storage: its values are in other files", tensor=path)
         if layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
-            raise self._wrong(path, "unknown layout", found=layout)
+            raise self._error("unknown layout", tensor=path, found=layout)
         return layout
 
     def _segment(self, dataset: Any, path: str, nbytes: int) -> Segment:
         """Return the extent of a contiguous dataset."""
         offset = dataset.get_offset()
         if offset is None:
-            raise self._wrong(path, "no values were ever written to it")
+            raise self._error("no values were ever written to it", tensor=path)
         stored = int(dataset.get_storage_size())
         if stored != nbytes or not 0 <= offset <= offset + nbytes <= self.handle.size:
-            raise self._wrong(
-                path,
+            raise self._error(
                 "values outside the file or of the wrong size",
+                tensor=path,
                 expected=f"{nbytes} bytes within {self.handle.size}",
                 found=f"{stored} bytes from {offset}",
             )
@@ -190,9 +195,9 @@ class Hdf5Objects:
             if match is not None:
                 return match
         classes = {h5t.STRING: "text", h5t.REFERENCE: "references", h5t.OPAQUE: "opaque bytes"}
-        raise self._wrong(
-            path,
+        raise self._error(
             "not of a known numeric dtype",
+            tensor=path,
             expected="IEEE floats, integers, bool or complex",
             found=f"{classes.get(kind, f'HDF5 type class {kind}')} of {stored.get_size()} bytes",
             remedy="bfloat16 cannot be stored in HDF5; save the model in float32"
@@ -208,12 +213,12 @@ class Hdf5Objects:
             return []
         kind = stored.get_type()
         if kind.get_class() != h5t.STRING or len(stored.shape) != 1:
-            raise self._wrong(f"{group}@{attribute}", "not a list of names")
+            raise self._error("not a list of names", tensor=f"{group}@{attribute}")
         size = 16 if kind.is_variable_str() else int(kind.get_size())
         if count > MAX_NAMES or count * size > self.handle.size:
-            raise self._wrong(
-                f"{group}@{attribute}",
+            raise self._error(
                 "a list of names is longer than the file",
+                tensor=f"{group}@{attribute}",
                 found=f"{count} names of {size} bytes",
             )
         if kind.is_variable_str():
@@ -237,18 +242,6 @@ class Hdf5Objects:
                 found=str(error) or type(error).__name__,
                 remedy="fetch or write the file again",
             ) from error
-
-    def _wrong(
-        self,
-        name: str,
-        what: str,
-        expected: object = None,
-        found: object = None,
-        remedy: str | None = None,
-    ) -> FormatError:
-        return format_error(
-            self.handle.path, what, tensor=name, expected=expected, found=found, remedy=remedy
-        )
 
 
 def _matching_dtype(stored: Any) -> tuple[str, str] | None:
@@ -287,27 +280,21 @@ LARGE, MAX_LARGE_RATIO = 8 << 20, 50
 _LOCK = threading.Lock()
 
 
+@dataclass(frozen=True, eq=False)
 class DecodedTensor(StoredTensor):
-    """A dataset that is read through h5py, one thread at a time.
+    """A dataset that is read through h5py, one thread at a time."""
 
-    Args:
-        spec: name, dtype and shape.
-        path: the file.
-        dataset: h5py's low-level dataset, open as long as the tensor is read.
-        offset: file offset of its first bytes.
-
-    """
-
-    def __init__(self, spec: TensorSpec, path: Path, dataset: Any, offset: int) -> None:
-        self.spec = spec
-        self.path = path
-        self._dataset = dataset
-        self._offset = offset
+    spec: TensorSpec
+    path: Path
+    dataset: Any
+    """h5py's low-level dataset, open as long as the tensor is read."""
+    offset: int
+    """File offset of its first bytes."""
 
     @property
     def location(self) -> tuple[object, ...]:
         """File and offset; no two datasets share their first chunk."""
-        return (str(self.path), self._offset, "decoded", self.spec.dtype, self.spec.shape)
+        return (str(self.path), self.offset, "decoded", self.spec.dtype, self.spec.shape)
 
     def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
         """Read values along `axis`; see `StoredTensor.read_into`."""
@@ -317,12 +304,12 @@ class DecodedTensor(StoredTensor):
         try:
             with _LOCK:
                 if not self.spec.shape:
-                    self._dataset.read(h5s.ALL, h5s.ALL, out)
+                    self.dataset.read(h5s.ALL, h5s.ALL, out)
                     return
                 first = tuple(start if index == axis else 0 for index in range(out.ndim))
-                space = self._dataset.get_space()
+                space = self.dataset.get_space()
                 space.select_hyperslab(first, out.shape)
-                self._dataset.read(h5s.create_simple(out.shape), space, out)
+                self.dataset.read(h5s.create_simple(out.shape), space, out)
         except H5_ERRORS as error:
             raise format_error(
                 self.path,

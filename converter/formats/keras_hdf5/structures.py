@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import partial
 
-from converter.errors import FormatError
 from converter.formats.file_handle import FileHandle, ends_early, format_error
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -79,6 +79,7 @@ class StringHeap:
 
     def __init__(self, handle: FileHandle) -> None:
         self._handle = handle
+        self._error = partial(format_error, handle.path)
         self._collections: dict[int, dict[int, bytes]] = {}
         self._parsed = 0
 
@@ -95,44 +96,46 @@ class StringHeap:
             FormatError: if header, attribute or heap are damaged.
 
         """
-        place = f"{owner}@{attribute}"
-        for message in self._messages(header, place):
-            name, data = self._attribute(message, place)
+        label = f"{owner}@{attribute}"
+        for message in self._messages(header, label):
+            name, data = self._attribute(message, label)
             if name != attribute.encode():
                 continue
             if len(data) < 16 * count:
-                raise self._wrong(place, "a list is shorter than its dataspace")
+                raise self._error("a list is shorter than its dataspace", tensor=label)
             references = struct.iter_unpack("<IQI", data[: 16 * count])
-            return [self._string(size, heap, index, place) for size, heap, index in references]
-        raise self._wrong(
-            place,
+            return [self._string(size, heap, index, label) for size, heap, index in references]
+        raise self._error(
             "a list of names is stored in an unsupported way",
+            tensor=label,
             remedy="save the model again with h5py's default settings",
         )
 
-    def _string(self, length: int, address: int, index: int, place: str) -> str:
+    def _string(self, length: int, address: int, index: int, label: str) -> str:
         if length == 0:
             return ""
         if address not in self._collections:
-            self._collections[address] = self._collection(address, place)
+            self._collections[address] = self._collection(address, label)
         stored = self._collections[address].get(index)
         if length > MAX_STRING:
-            raise self._wrong(place, "a name is too long", found=f"{length} bytes")
+            raise self._error("a name is too long", tensor=label, found=f"{length} bytes")
         if stored is None or length > len(stored):
-            raise self._wrong(place, "a string is not in the heap", found=f"{length} bytes")
+            raise self._error("a string is not in the heap", tensor=label, found=f"{length} bytes")
         try:
             return stored[:length].decode()
         except UnicodeDecodeError:
-            raise self._wrong(place, "a name is not UTF-8", found=ascii(stored[:40])) from None
+            raise self._error(
+                "a name is not UTF-8", tensor=label, found=ascii(stored[:40])
+            ) from None
 
-    def _collection(self, address: int, place: str) -> dict[int, bytes]:
+    def _collection(self, address: int, label: str) -> dict[int, bytes]:
         """Return the objects of one heap collection by index."""
-        head = self._handle.read(address, 16, place)
+        head = self._handle.read(address, 16, label)
         (size,) = struct.unpack_from("<Q", head, 8)
         self._parsed += size
         if head[:5] != b"GCOL\x01" or size < 16 or self._parsed > MAX_HEAP:
-            raise self._wrong(place, "damaged heap", found=f"{head[:5]!r} of {size} bytes")
-        data = self._handle.read(address, size, place)
+            raise self._error("damaged heap", tensor=label, found=f"{head[:5]!r} of {size} bytes")
+        data = self._handle.read(address, size, label)
         objects: dict[int, bytes] = {}
         start = 16
         while start + 16 <= size:
@@ -140,14 +143,16 @@ class StringHeap:
             if index == 0:  # the rest is free
                 break
             if nbytes > size - start - 16 or index in objects:
-                raise self._wrong(place, "damaged heap", found=f"an object of {nbytes} bytes")
+                raise self._error(
+                    "damaged heap", tensor=label, found=f"an object of {nbytes} bytes"
+                )
             objects[index] = data[start + 16 : start + 16 + nbytes]
             start += 16 + -(-nbytes // 8) * 8
         return objects
 
-    def _messages(self, header: int, place: str) -> Iterator[bytes]:
+    def _messages(self, header: int, label: str) -> Iterator[bytes]:
         """Yield the unshared attribute messages of an object header of version 1 or 2."""
-        head = self._handle.read(header, 16, place)
+        head = self._handle.read(header, 16, label)
         prefix = 8  # type (2), size (2), flags (1), reserved (3)
         trailer = 0
         if head[:4] == b"OHDR":
@@ -156,7 +161,7 @@ class StringHeap:
             trailer = 4  # checksum
             start = header + 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
             width = 1 << (flags & 3)
-            size = int.from_bytes(self._handle.read(start, width, place), "little")
+            size = int.from_bytes(self._handle.read(start, width, label), "little")
             blocks = [(start + width, size)]
         else:
             blocks = [(header + 16, int.from_bytes(head[8:12], "little"))]
@@ -165,8 +170,8 @@ class StringHeap:
             start, size = blocks.pop(0)
             seen += 1
             if size > MAX_HEAP or seen > _MAX_BLOCKS:
-                raise self._wrong(place, "damaged object header")
-            data = self._handle.read(start, size, place)
+                raise self._error("damaged object header", tensor=label)
+            data = self._handle.read(start, size, label)
             at = 0
             while at + prefix <= size:
                 kind, flags, nbytes = _message_head(data, at, trailer != 0)
@@ -179,21 +184,16 @@ class StringHeap:
                 elif kind == _ATTRIBUTE and not flags & 2:
                     yield body
 
-    def _attribute(self, message: bytes, place: str) -> tuple[bytes, bytes]:
+    def _attribute(self, message: bytes, label: str) -> tuple[bytes, bytes]:
         """Return name and data of an attribute message of version 1, 2 or 3."""
         if len(message) < 9 or not 1 <= message[0] <= 3:
-            raise self._wrong(place, "damaged attribute")
+            raise self._error("damaged attribute", tensor=label)
         sizes = struct.unpack_from("<HHH", message, 2)
         start = 9 if message[0] == 3 else 8
         name = message[start : start + sizes[0]].split(b"\0")[0]
         if message[0] == 1:
             sizes = tuple(-(-size // 8) * 8 for size in sizes)
         return name, message[start + sum(sizes) :]
-
-    def _wrong(
-        self, place: str, what: str, found: object = None, remedy: str | None = None
-    ) -> FormatError:
-        return format_error(self._handle.path, what, tensor=place, found=found, remedy=remedy)
 
 
 def _message_head(data: bytes, at: int, new: bool) -> tuple[int, int, int]:

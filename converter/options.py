@@ -473,6 +473,9 @@ class FamiliesOptions(CheckedOptions):
     )
     _: KW_ONLY
     mapping: Sequence[Reference] = _mapping()
+    rows: bool = option(
+        False, "Print the parameters of every row, inherited ones included, in each dialect."
+    )
 
 
 @dataclass(frozen=True)

@@ -42,59 +42,63 @@ class FrameworkParam:
 
 @dataclass(frozen=True)
 class ParamNamer:
-    """Spells the tensors of one group of rows."""
+    """Formats the parameter names of one group of rows."""
 
     conventions: Conventions
     architecture: Architecture | None
     prefix: str
     in_base: bool
-    beside_head: bool
+    with_head: bool
 
     def canonical(self, name: str) -> str:
-        """A canonical name, behind the half that the model is."""
+        """Return a canonical name, with the prefix of the submodel that the model is."""
         return f"{self.prefix}.{name}" if self.prefix else name
 
-    def spell(
+    def framework_param(
         self,
         dialect: Dialect,
         row: ModuleEntry,
-        leaf: Param,
+        param: Param,
         places: Places,
         lengths: dict[str, int],
     ) -> FrameworkParam:
-        """A leaf of a row in one dialect.
+        """Return a parameter of a row in one dialect, in which it must have a layout.
 
         Args:
-            dialect: in which dialect.
+            dialect: the dialect.
             row: the row.
-            leaf: the leaf, which must have a spelling in the dialect.
-            places: what the places in the row's path stand for.
+            param: the parameter.
+            places: the values of the placeholders in the row's path.
             lengths: the length of each named axis.
 
         """
-        spelled = leaf.layouts[dialect.name]
+        names, axes = self.layout(dialect, row, param, places)
+        return FrameworkParam(names[0], axes, axes.shape(lengths), tuple(names[1:]))
+
+    def layout(
+        self, dialect: Dialect, row: ModuleEntry, param: Param, places: Places
+    ) -> tuple[list[str], Axes]:
+        """Return the names of a parameter in one dialect, its own first, and its axes."""
+        layout = param.layouts[dialect.name]
         override = row.paths.get(dialect.name)
         index = self.architecture.index_separator.get(dialect.name) if self.architecture else None
         path = override.format(places) if override else dialect.path(row.path.format(places), index)
-        last = spelled.name
-        if dialect.name in row.param_names and leaf is row.layer_type.params[0]:
+        last = layout.name
+        if dialect.name in row.param_names and param is row.layer_type.params[0]:
             last = row.param_names[dialect.name]
-        bases = [""]
+        prefixes = [""]
         base = self.architecture.base_model_prefix.get(dialect.name) if self.architecture else None
         if self.in_base and base:
-            bases = (
-                [base, ""]
-                if dialect.base_model_prefix == "always" or self.beside_head
-                else ["", base]
-            )
+            prefixed = dialect.base_model_prefix == "always" or self.with_head
+            prefixes = [base, ""] if prefixed else ["", base]
         paths = [path, *(other.format(places) for other in row.aliases.get(dialect.name, ()))]
         names = [
-            dialect.join(self.prefix, base, path.removeprefix(OUTSIDE), name) + dialect.suffix
+            dialect.join(self.prefix, prefix, path.removeprefix(OUTSIDE), name) + dialect.suffix
             for path in paths
-            for name in (last, *spelled.aliases)
-            for base in ([""] if path.startswith(OUTSIDE) else bases)
+            for name in (last, *layout.aliases)
+            for prefix in ([""] if path.startswith(OUTSIDE) else prefixes)
         ]
-        return FrameworkParam(names[0], spelled.axes, spelled.axes.shape(lengths), tuple(names[1:]))
+        return names, layout.axes
 
 
 def invalid_ties(params: Mapping[str, ParamSpec], file: str) -> list[Problem]:
@@ -307,7 +311,7 @@ class ModelSpecBuilder:
                 raise ConfigError(f"{composite.name}: {error}") from error
 
         own: list[ParamSpec] = []
-        namer = ParamNamer(self.conventions, None, "", in_base=False, beside_head=False)
+        namer = ParamNamer(self.conventions, None, "", in_base=False, with_head=False)
         for row in composite.modules:
             if row.when is None or row.when.evaluate(lookup):
                 sizes = [int(number(size)) for size in row.sizes]
@@ -374,7 +378,7 @@ class ModelSpecBuilder:
             if leaf.name in row.omitted:
                 continue
             stored_as = {
-                name: namer.spell(dialect, row, leaf, places, lengths)
+                name: namer.framework_param(dialect, row, leaf, places, lengths)
                 for name, dialect in self.conventions.dialects.items()
                 if name in leaf.layouts and name not in row.not_in
             }

@@ -12,22 +12,26 @@ _EPILOG = """\b
 Examples:
   converter families
   converter families gpt2
+  converter families gpt2 --rows
   converter families encoder-decoder --json"""
 
 
 @make_command("families", FamiliesOptions, _EPILOG)
-def command(name: str | None, mapping: tuple[str, ...], json: bool) -> None:
+def command(name: str | None, mapping: tuple[str, ...], rows: bool, json: bool) -> None:
     """List the supported models, or describe one.
 
     NAME is an architecture (a model_type of config.json) or a composite. The list ends with the
     presets of `converter compose --preset`.
     """
     from converter.architectures.registry import ArchitectureRegistry
-    from converter.report.families import catalogue, describe_catalogue, describe_details, details
+    from converter.errors import UsageError
+    from converter.report.families import catalog, describe_catalog, describe_details, details
 
     registry = ArchitectureRegistry(map(Path, mapping))
-    found = details(registry, name) if name else catalogue(registry)
+    if rows and not name:
+        raise UsageError("--rows requires NAME", remedy="Such as: converter families gpt2 --rows")
+    described = details(registry, name, rows) if name else catalog(registry)
     if json:
-        emit_json(found)
+        emit_json(described)
     else:
-        print_result(describe_details(found) if name else describe_catalogue(found))
+        print_result(describe_details(described) if name else describe_catalog(described))

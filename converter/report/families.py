@@ -1,4 +1,4 @@
-"""What the mapping tables support."""
+"""The supported architectures, composites and presets, as ``converter families`` prints them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from converter.architectures.presets import Preset, load_presets
+from converter.architectures.cross_references import groups
+from converter.architectures.model_spec import ParamNamer
+from converter.architectures.presets import load_presets
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import FRAMEWORKS, Architecture, Composite, Role
+from converter.architectures.schema import FRAMEWORKS, Architecture, Composite, ModuleEntry, Role
 from converter.report.rich_text import heading, indented, line, render, table
 
 if TYPE_CHECKING:
@@ -17,37 +19,50 @@ if TYPE_CHECKING:
 _NONE = "–"
 
 
-def catalogue(registry: ArchitectureRegistry) -> dict[str, Any]:
-    """Every family and composite in short, as ``--json`` prints it."""
+def catalog(registry: ArchitectureRegistry) -> dict[str, Any]:
+    """Return a summary of every architecture, composite and preset, as ``--json`` prints it."""
     composites = {name for name in registry.names if registry.is_composite(name)}
     return {
-        "families": {
-            name: _short(registry.architecture(name))
+        "architectures": {
+            name: _summary(registry.architecture(name))
             for name in registry.names
             if name not in composites
         },
-        "composites": {
-            name: _composite(registry.composite(name))
-            for name in registry.names
-            if name in composites
+        "composites": {name: _composite(registry.composite(name)) for name in sorted(composites)},
+        "presets": {
+            name: {
+                "paper": preset.paper,
+                "encoder": preset.encoder,
+                "decoder": preset.decoder,
+                "random": list(preset.random),
+                "share": preset.share,
+                "set": list(preset.settings),
+            }
+            for name, preset in load_presets().items()
         },
-        "recipes": {name: _recipe(recipe) for name, recipe in load_presets().items()},
     }
 
 
-def details(registry: ArchitectureRegistry, name: str) -> dict[str, Any]:
-    """One family or composite in full, as ``--json`` prints it.
+def details(registry: ArchitectureRegistry, name: str, rows: bool = False) -> dict[str, Any]:
+    """Return one architecture or composite in full, as ``--json`` prints it.
+
+    Args:
+        registry: the mapping tables.
+        name: the ``model_type``.
+        rows: if true, with every parameter and its name in each dialect.
 
     Raises:
         UnsupportedError: if there is no such table.
 
     """
     if registry.is_composite(name):
-        return {"composite": name, **_composite(registry.composite(name))}
+        composite = registry.composite(name)
+        listed = _rows(registry, None, [("modules", composite.modules)]) if rows else []
+        return {"composite": name, **_composite(composite), **({"rows": listed} if rows else {})}
     architecture = registry.architecture(name)
-    return {
-        "family": name,
-        **_short(architecture),
+    described = {
+        "model_type": name,
+        **_summary(architecture),
         "models": {
             model.name: {
                 "parts": list(model.parts),
@@ -58,15 +73,15 @@ def details(registry: ArchitectureRegistry, name: str) -> dict[str, Any]:
         },
         "parts": list(architecture.parts),
         "heads": list(architecture.heads),
-        "limits": [
+        "unsupported": [
             {
-                "when": str(limit.when),
-                "frameworks": list(limit.frameworks),
-                "head": limit.head,
-                "role": limit.role,
-                "reason": limit.reason,
+                "when": str(unsupported.when),
+                "frameworks": list(unsupported.frameworks),
+                "head": unsupported.head,
+                "role": unsupported.role,
+                "reason": unsupported.reason,
             }
-            for limit in architecture.unsupported.values()
+            for unsupported in architecture.unsupported.values()
         ],
         "tokens": {
             role: {"token": token.token, "id": token.id}
@@ -74,9 +89,53 @@ def details(registry: ArchitectureRegistry, name: str) -> dict[str, Any]:
         },
         "config": dict(architecture.config),
     }
+    if rows:
+        described["rows"] = _rows(registry, architecture, groups(architecture))
+    return described
 
 
-def _short(architecture: Architecture) -> dict[str, Any]:
+def _rows(
+    registry: ArchitectureRegistry,
+    architecture: Architecture | None,
+    sections: Any,
+) -> list[dict[str, Any]]:
+    """Return every parameter of every row, named as in models with a head."""
+    dialects = registry.conventions.dialects
+    found = []
+    for section, modules in sections:
+        in_base = architecture is not None and not section.startswith("heads.")
+        namer = ParamNamer(registry.conventions, architecture, "", in_base, True)
+        for row in modules:
+            placeholders = {place: f"{{{place}}}" for place in row.path.places}
+            for param in row.layer_type.params:
+                if param.name in row.omitted:
+                    continue
+                layouts = {
+                    name: namer.layout(dialect, row, param, placeholders)
+                    for name, dialect in dialects.items()
+                    if name in param.layouts and name not in row.not_in
+                }
+                found.append(
+                    {
+                        "section": section,
+                        "param": ".".join(filter(None, (row.path.text, param.name))),
+                        "layer_type": row.layer_type.name,
+                        "sizes": _sizes(row),
+                        "when": str(row.when) if row.when else None,
+                        "dialects": {
+                            name: {"name": names[0], "axes": str(axes)}
+                            for name, (names, axes) in layouts.items()
+                        },
+                    }
+                )
+    return found
+
+
+def _sizes(row: ModuleEntry) -> dict[str, str]:
+    return dict(zip(row.layer_type.sizes, map(str, row.sizes), strict=True))
+
+
+def _summary(architecture: Architecture) -> dict[str, Any]:
     return {
         "title": architecture.title,
         "roles": {name: _role(architecture, role) for name, role in architecture.roles.items()},
@@ -99,39 +158,28 @@ def _role(architecture: Architecture, role: Role) -> dict[str, Any]:
     }
 
 
-def _recipe(recipe: Preset) -> dict[str, Any]:
-    return {
-        "paper": recipe.paper,
-        "encoder": recipe.encoder,
-        "decoder": recipe.decoder,
-        "random": list(recipe.random),
-        "share": recipe.share,
-        "set": list(recipe.settings),
-    }
-
-
 def _composite(composite: Composite) -> dict[str, Any]:
     return {
         "title": composite.title,
-        "halves": list(composite.submodels),
+        "submodels": list(composite.submodels),
         "classes": dict(composite.classes),
     }
 
 
-def describe_catalogue(found: Mapping[str, Any]) -> str:
-    """The report of ``converter families``."""
-    return render(_catalogue_parts(found))
+def describe_catalog(found: Mapping[str, Any]) -> str:
+    """Return the text of ``converter families``."""
+    return render(_catalog_parts(found))
 
 
-def _catalogue_parts(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+def _catalog_parts(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     rows = [
-        (name, *(_frameworks(architecture, role) for role in ("encoder", "decoder")))
-        for name, architecture in found["families"].items()
+        (name, *(_frameworks(summary, role) for role in ("encoder", "decoder")))
+        for name, summary in found["architectures"].items()
     ]
-    yield table(rows, header=("family", "as encoder", "as decoder"))
+    yield table(rows, header=("architecture", "as encoder", "as decoder"))
     reasons: dict[tuple[str, str], list[str]] = {}
-    for name, architecture in found["families"].items():
-        for role, entry in architecture["roles"].items():
+    for name, summary in found["architectures"].items():
+        for role, entry in summary["roles"].items():
             for framework, reason in entry["left_out"].items():
                 reasons.setdefault((f"{name} as {role}", reason), []).append(framework)
     if reasons:
@@ -146,42 +194,43 @@ def _catalogue_parts(found: Mapping[str, Any]) -> Iterator[RenderableType]:
             for name, composite in found["composites"].items()
         )
     )
-    yield heading("Recipes: converter compose --preset NAME ENCODER DECODER OUTPUT")
+    yield heading("Presets: converter compose --preset NAME ENCODER DECODER OUTPUT")
     yield indented(
         table(
             (
                 name,
-                *(_half(recipe, submodel) for submodel in ("encoder", "decoder")),
-                "shared" if recipe["share"] else "",
-                recipe["paper"],
+                *(_submodel(preset, submodel) for submodel in ("encoder", "decoder")),
+                "shared" if preset["share"] else "",
+                preset["paper"],
             )
-            for name, recipe in found["recipes"].items()
+            for name, preset in found["presets"].items()
         )
     )
 
 
-def _half(recipe: Mapping[str, Any], submodel: str) -> str:
-    """The family that the paper used for a half."""
-    return f"random {recipe[submodel]}" if submodel in recipe["random"] else str(recipe[submodel])
+def _submodel(preset: Mapping[str, Any], submodel: str) -> str:
+    """Return the architecture that the paper used for a submodel."""
+    return f"random {preset[submodel]}" if submodel in preset["random"] else str(preset[submodel])
 
 
-def _frameworks(architecture: Mapping[str, Any], role: str) -> str:
-    entry = architecture["roles"].get(role)
+def _frameworks(summary: Mapping[str, Any], role: str) -> str:
+    entry = summary["roles"].get(role)
     return ", ".join(entry["frameworks"]) or _NONE if entry else _NONE
 
 
 def describe_details(found: Mapping[str, Any]) -> str:
-    """The report of ``converter families NAME``."""
-    return render(_composite_parts(found) if "composite" in found else _family_parts(found))
+    """Return the text of ``converter families NAME``."""
+    parts = _composite_parts(found) if "composite" in found else _architecture_parts(found)
+    return render([*parts, *_row_parts(found.get("rows", ()))])
 
 
 def _composite_parts(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield line(f"{found['composite']}: {found['title']}", "bold")
-    yield indented(table([("halves", ", ".join(found["halves"])), *found["classes"].items()]))
+    yield indented(table([("submodels", ", ".join(found["submodels"])), *found["classes"].items()]))
 
 
-def _family_parts(found: Mapping[str, Any]) -> Iterator[RenderableType]:
-    yield line(f"{found['family']}: {found['title']}", "bold")
+def _architecture_parts(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    yield line(f"{found['model_type']}: {found['title']}", "bold")
     yield heading("Roles")
     yield indented(table(_role_rows(found["roles"])))
     yield heading("Models")
@@ -194,9 +243,9 @@ def _family_parts(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         for name, model in found["models"].items()
     ]
     yield indented(table(rows, header=("pytorch", "parts and heads", *FRAMEWORKS[1:])))
-    if found["limits"]:
-        yield heading("Limits")
-        yield indented(table(_limit_rows(found["limits"])))
+    if found["unsupported"]:
+        yield heading("Unsupported")
+        yield indented(table(map(_unsupported_row, found["unsupported"])))
     yield heading("Fields of config.json and their defaults")
     yield indented(table((field, json.dumps(value)) for field, value in found["config"].items()))
 
@@ -211,8 +260,25 @@ def _role_rows(roles: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield "", f"not {', '.join(frameworks)}", reason
 
 
-def _limit_rows(limits: list[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
-    for limit in limits:
-        head = f" (with {limit['head']})" if limit["head"] else ""
-        head += f" (as {limit['role']})" if limit["role"] else ""
-        yield f"{limit['when']}{head}", f"not {', '.join(limit['frameworks'])}", limit["reason"]
+def _unsupported_row(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    where = f" (with {entry['head']})" if entry["head"] else ""
+    where += f" (as {entry['role']})" if entry["role"] else ""
+    return f"{entry['when']}{where}", f"not {', '.join(entry['frameworks'])}", entry["reason"]
+
+
+def _row_parts(rows: Any) -> Iterator[RenderableType]:
+    """Yield the parameters, grouped by section: name, axes and sizes in each dialect."""
+    sections: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        sections.setdefault(row["section"], []).append(row)
+    for section, params in sections.items():
+        yield heading(f"Rows of {section}")
+        yield indented(table(entry for row in params for entry in _param_rows(row)))
+
+
+def _param_rows(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    sizes = ", ".join(f"{axis} = {size}" for axis, size in row["sizes"].items())
+    condition = f" if {row['when']}" if row["when"] else ""
+    yield row["param"], row["layer_type"], f"{sizes}{condition}"
+    for dialect, layout in row["dialects"].items():
+        yield f"  {layout['name']}", dialect, f"[{layout['axes'].replace(' ', ', ')}]"

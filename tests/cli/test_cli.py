@@ -237,14 +237,40 @@ def test_families_lists_every_table() -> None:
     assert re.search(r"^distilbert +pytorch, tensorflow +–$", text, re.MULTILINE)
     found = json.loads(run("families", "--json").stdout)
     tables = {path.stem for path in (ROOT / "mappings").glob("[!_]*.toml")}
-    assert tables == set(found["families"]) | set(found["composites"])
-    electra = found["families"]["electra"]["roles"]["decoder"]
+    assert tables == set(found["architectures"]) | set(found["composites"])
+    electra = found["architectures"]["electra"]["roles"]["decoder"]
     assert electra["frameworks"] == ["pytorch"]
     assert set(electra["left_out"]) == {"tensorflow", "flax"}
     gpt2 = json.loads(run("families", "gpt2", "--json").stdout)
     assert gpt2["config"]["n_embd"] == 768
     assert "TFGPT2LMHeadModel" in run("families", "gpt2").stdout
     assert "there is no mapping table" in run("families", "nope", code=1).stderr
+
+
+def test_families_lists_the_parameters_of_every_row() -> None:
+    """Inherited rows included: roberta extends bert."""
+    found = json.loads(run("families", "roberta", "--rows", "--json").stdout)
+    [query] = [
+        row
+        for row in found["rows"]
+        if row["param"].endswith("layer.{layer}.attention.self.query.weight")
+    ]
+    assert query["section"] == "modules" and query["layer_type"] == "linear"
+    assert query["dialects"]["pytorch"] == {
+        "name": "roberta.encoder.layer.{layer}.attention.self.query.weight",
+        "axes": "out in",
+    }
+    assert query["dialects"]["tensorflow"] == {
+        "name": "roberta/encoder/layer_._{layer}/attention/self/query/kernel:0",
+        "axes": "in out",
+    }
+    [distance] = [row for row in found["rows"] if "distance_embedding" in row["param"]]
+    assert distance["when"] == "position_embedding_type != 'absolute'"
+    assert {"modules", "parts.pooler", "heads.lm"} <= {row["section"] for row in found["rows"]}
+    text = run("families", "roberta", "--rows").stdout
+    assert "roberta/encoder/layer_._{layer}/attention/self/query/kernel:0" in text
+    assert "enc_to_dec_proj.weight" in run("families", "encoder-decoder", "--rows").stdout
+    assert "--rows requires NAME" in run("families", "--rows", code=2).stderr
 
 
 def test_check_table_finds_what_is_wrong(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def command(name: str | None, mapping: tuple[str, ...], rows: bool, json: bool) 
 
     registry = ArchitectureRegistry(map(Path, mapping))
     if rows and not name:
-        raise UsageError("--rows requires NAME", remedy="Such as: converter families gpt2 --rows")
+        raise UsageError("--rows requires NAME", remedy="Name an architecture or a composite.")
     described = details(registry, name, rows) if name else catalog(registry)
     if json:
         emit_json(described)

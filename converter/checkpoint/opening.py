@@ -19,7 +19,7 @@ from converter.formats.directory import CheckpointDirectory
 from converter.formats.registry import detect_format
 from converter.name_ranges import summarize_names
 from converter.safe_json import read_config
-from converter.storage.base import Source
+from converter.storage.base import Source, no_weights_error
 from converter.storage.local import FileState, file_states
 from converter.storage.resolve import open_source
 
@@ -38,21 +38,21 @@ class Checkpoint:
     """An open checkpoint. Close it, or use it as a context manager."""
 
     source: Source
-    files: tuple[Path, ...]
-    """The weight files in use."""
-    sizes: Mapping[Path, int]
-    """Weight file → size in bytes."""
-    file_format: str
-    """The format of the weight files."""
     config: Mapping[str, Any]
     config_path: Path
-    tensors: Mapping[str, StoredTensor]
-    """Stored name → lazy tensor, over all shards."""
-    duplicates: Mapping[str, tuple[StoredTensor, ...]]
-    """Further tensors of the same stored name."""
-    metadata: Mapping[str, str]
     file_states: Mapping[Path, FileState]
     """The state of every local file when it was opened."""
+    files: tuple[Path, ...] = ()
+    """The weight files in use."""
+    sizes: Mapping[Path, int] = field(default_factory=dict)
+    """Weight file → size in bytes."""
+    file_format: str = "none"
+    """The format of the weight files."""
+    tensors: Mapping[str, StoredTensor] = field(default_factory=dict)
+    """Stored name → lazy tensor, over all shards."""
+    duplicates: Mapping[str, tuple[StoredTensor, ...]] = field(default_factory=dict)
+    """Further tensors of the same stored name."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
     wrapper: str = ""
     """Key of the state dict in a training checkpoint."""
     ignored: tuple[str, ...] = ()
@@ -136,14 +136,8 @@ def open_config(reference: str | Path, config: str | Path | None = None) -> Chec
             path = find_config(source.directory)
         return Checkpoint(
             source=source,
-            files=(),
-            sizes={},
-            file_format="none",
             config=read_config(path),
             config_path=path,
-            tensors={},
-            duplicates={},
-            metadata={},
             file_states=file_states({path}),
             _stack=stack.pop_all(),
         )
@@ -247,11 +241,7 @@ def find_weights(folder: CheckpointDirectory) -> tuple[Path, tuple[str, ...]]:
         return folder.path / present[0], tuple(present[1:])
     if path := _find_tf_checkpoint(folder) or _find_orbax(folder.path):
         return path, ()
-    raise CheckpointError(
-        f"{folder.path}: holds no weight file",
-        remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), "
-        "a TensorFlow or an Orbax checkpoint; a file of another name can be given directly.",
-    )
+    raise no_weights_error(folder.path)
 
 
 def _find_tf_checkpoint(folder: CheckpointDirectory) -> Path | None:

@@ -42,10 +42,8 @@ class ShardIndex:
             for name in {str(value): value for value in weight_map.values()}.values()
             if not _is_file_name(name)
         ]
-        if problems:
-            raise FormatError(f"{path}: unsafe index", problems)
         index = cls(path, weight_map)
-        problems = [
+        problems = problems or [
             Problem("is a link that leaves the directory", str(shard), found=str(shard.resolve()))
             for shard in index.shards
             if not _is_inside(shard)

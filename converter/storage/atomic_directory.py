@@ -81,13 +81,9 @@ def journal_path(partial: Path) -> Path:
 def require_space(directory: Path, nbytes: int) -> None:
     """Refuse early what does not fit on the disk.
 
-    Args:
-        directory: where `nbytes` will be written; it need not exist yet. Files in it will be
-            overwritten.
-        nbytes: the size of all files.
-
     Raises:
-        OutputError: if the file system of `directory` has less free space.
+        OutputError: if the file system of `directory`, whose files will be overwritten, has less
+            than `nbytes` of free space.
 
     """
     existing = Path(os.path.realpath(directory))
@@ -98,16 +94,10 @@ def require_space(directory: Path, nbytes: int) -> None:
     except OSError:
         return
     if free < nbytes:
+        needed = f"{nbytes:,} bytes of space", f"{free:,} bytes free"
         raise OutputError(
             f"{directory}: not enough disk space",
-            [
-                Problem(
-                    "the output does not fit",
-                    file=str(directory),
-                    expected=f"{nbytes:,} bytes of space",
-                    found=f"{free:,} bytes free",
-                )
-            ],
+            [Problem("the output does not fit", str(directory), None, *needed)],
             remedy=f"Free {nbytes - free:,} bytes, or choose another output location.",
         )
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self, TypeAlias
 
-from converter.errors import OutputError, Problem
+from converter.errors import CheckpointError, OutputError, Problem
+from converter.file_names import WEIGHT_FILES
 from converter.formats.directory import CheckpointDirectory
+from converter.safe_json import read_json_object
 from converter.storage.references import Url
 
 WeightSelection: TypeAlias = Literal["preferred", "all", "none", "headers"]
@@ -159,3 +161,19 @@ def check_overwrite(output: object, *, is_checkpoint: bool, overwrite: bool) -> 
         raise OutputError(
             f"{output} exists", remedy="Add --overwrite to replace it, or choose another location."
         )
+
+
+def no_weights_error(location: object) -> CheckpointError:
+    """Return the error for a directory or repository without weights."""
+    return CheckpointError(
+        f"{location}: holds no weight file",
+        remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), a TensorFlow or an "
+        "Orbax checkpoint; a file of another name can be given directly.",
+    )
+
+
+def shard_names(index: Path) -> list[str]:
+    """Return the names of the files that a shard index lists, unchecked."""
+    weight_map = read_json_object(index).get("weight_map")
+    names = weight_map.values() if isinstance(weight_map, dict) else ()
+    return sorted({str(name) for name in names})

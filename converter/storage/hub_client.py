@@ -39,11 +39,8 @@ def translate_hub_errors(
 ) -> Iterator[None]:
     """Turn errors of the client within the block into one error of `kind`.
 
-    Args:
-        kind: the class of the error.
-        action: what failed, such as ``"org/name: cannot be downloaded"``.
-        repo_id: the repository.
-        writing: whether the action needs write access.
+    The message is `action`, such as ``"org/name: cannot be downloaded"``, and the reason. The
+    remedy depends on whether `writing` access was needed.
 
     Raises:
         ConverterError: of `kind`. Errors of this package pass unchanged.
@@ -182,14 +179,9 @@ def _summary(error: BaseException) -> str:
 
 
 class HubRangeSource:
-    """Byte ranges of a file at a commit; see `converter.formats.range_reader.RangeSource`.
+    """Byte ranges of a file; see `converter.formats.range_reader.RangeSource`.
 
-    Args:
-        repo_id: ``org/name``.
-        name: the file in the repository.
-        url: its address at a commit, so that the content cannot change.
-        size: its size in bytes, as the Hub lists it.
-
+    The URL is that of a commit, so that the content cannot change; the size is as the Hub lists it.
     """
 
     def __init__(self, repo_id: str, name: str, url: str, size: int) -> None:

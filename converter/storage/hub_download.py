@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from converter.errors import CheckpointError, Problem
-from converter.file_names import INDEX_SUFFIX, WEIGHT_FILES, auxiliary_files, weight_files
+from converter.file_names import INDEX_SUFFIX, auxiliary_files, weight_files
 from converter.formats.directory import LocalDirectory, RemoteDirectory
-from converter.safe_json import read_json_object
-from converter.storage.base import Source, WeightSelection
+from converter.storage.base import Source, WeightSelection, no_weights_error, shard_names
 from converter.storage.hub_client import HubRangeSource, retry, translate_hub_errors
 from converter.storage.references import HubRepo
 
@@ -47,12 +46,9 @@ class HubSource(Source):
 
 
 def download_repo(repository: HubRepo, reference: str, weights: WeightSelection) -> HubSource:
-    """Return the files of a repository, downloaded unless they are in the cache.
+    """Return the files of the repository that the user named by `reference`.
 
-    Args:
-        repository: the repository and its revision.
-        reference: as the user gave it.
-        weights: the weight files to download.
+    Those that are not in the cache are downloaded.
 
     Raises:
         CheckpointError: if the repository does not exist, is private, gated or empty, if the Hub
@@ -124,11 +120,7 @@ def _select_files(repository: HubRepo, names: Iterable[str], weights: WeightSele
     if weights != "none":
         selected = weight_files(names, all_formats=weights == "all")
         if not selected:
-            raise CheckpointError(
-                f"{repository}: holds no weight file",
-                remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), or a "
-                "TensorFlow checkpoint.",
-            )
+            raise no_weights_error(repository)
         files += [name for name in selected if name.endswith(INDEX_SUFFIX) or weights != "headers"]
     if not files:
         raise CheckpointError(f"{repository}: holds no configuration")
@@ -163,9 +155,7 @@ def _shards(repository: HubRepo, index: Path, names: Iterable[str]) -> list[str]
         CheckpointError: if the repository lacks one.
 
     """
-    weight_map = read_json_object(index).get("weight_map")
-    entries = weight_map.values() if isinstance(weight_map, dict) else ()
-    shards = sorted({str(name) for name in entries})
+    shards = shard_names(index)
     missing = [name for name in shards if name not in names]
     if missing:
         raise CheckpointError(

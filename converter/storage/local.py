@@ -30,10 +30,7 @@ class LocalSource(Source):
 
 
 def local_source(reference: str | Path) -> LocalSource:
-    """Return the source at a local path.
-
-    Args:
-        reference: a directory, a file, or the prefix of a TensorFlow checkpoint.
+    """Return the source at the path of a directory, a file or a TensorFlow checkpoint's prefix.
 
     Raises:
         CheckpointError: if it does not exist.
@@ -55,9 +52,7 @@ def local_source(reference: str | Path) -> LocalSource:
 def tf_checkpoint_index(path: Path) -> Path | None:
     """Return the index file of the TensorFlow checkpoint that `path` names, ``None`` if not one.
 
-    Args:
-        path: a data file, or the prefix of all its files such as ``DIR/bert_model.ckpt``.
-
+    The path is that of a data file, or the prefix of all its files: ``DIR/bert_model.ckpt``.
     """
     prefix = tf_checkpoint_prefix(path.name)
     index = path.parent / (prefix + TF_INDEX_SUFFIX)

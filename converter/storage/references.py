@@ -91,10 +91,8 @@ class Url:
 def parse_repo_id(reference: str | Path) -> HubRepo | None:
     """Return the Hub repository that `reference` names, ``None`` if it can only be a path.
 
-    Args:
-        reference: ``org/name``, ``org/name@revision``, the same after ``hf://``, or a path. A path
-            that exists takes precedence over an id without ``hf://``.
-
+    That is ``org/name`` or ``org/name@revision``, unless such a path exists, or the same after
+    ``hf://``.
     """
     text = str(reference)
     explicit = text.startswith("hf://")

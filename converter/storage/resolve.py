@@ -14,11 +14,9 @@ from converter.storage.url_upload import UrlTarget, not_atomic_error
 
 
 def open_source(reference: str | Path, weights: WeightSelection = "preferred") -> Source:
-    """Return the source that `reference` names; remote files are downloaded as needed.
+    """Return the source at a URL, a Hub id or a path; remote files are downloaded as needed.
 
-    Args:
-        reference: a URL, a Hub id, or a path; an existing path takes precedence over a Hub id.
-        weights: the weight files to download.
+    An existing path takes precedence over a Hub id.
 
     Raises:
         CheckpointError: if it does not exist or cannot be downloaded.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +32,9 @@ _LOGIN = {
 }
 """Extra or protocol → how to give credentials."""
 
+_THREADS = 4
+"""Concurrent transfers."""
+
 _MAX_DEPTH = 2
 """A checkpoint has files in its directory and in those of its submodels or tokenizers."""
 
@@ -42,10 +46,7 @@ _TIME_FIELDS = ("LastModified", "last_modified", "mtime", "updated", "created")
 def translate_url_errors(kind: type[ConverterError], url: Url, action: str) -> Iterator[None]:
     """Turn errors of a protocol's library within the block into one error of `kind`.
 
-    Args:
-        kind: the class of the error.
-        url: the URL.
-        action: what failed, such as ``"cannot be read"``.
+    The message is the URL, `action`, such as ``"cannot be read"``, and the reason.
 
     Raises:
         ConverterError: of `kind`. Errors of this package pass unchanged.
@@ -140,10 +141,7 @@ class UrlListing:
 def filesystem(url: Url, kind: type[ConverterError], *, cached: bool = True) -> tuple[Any, str]:
     """Return the fsspec file system of a URL, and the path in it.
 
-    Args:
-        url: the URL.
-        kind: the class of errors.
-        cached: share the file system with other callers; false for its own transactions.
+    Without `cached`, no other caller shares the file system and its transactions.
 
     Raises:
         UnsupportedError: if the library of the protocol is not installed.
@@ -186,24 +184,45 @@ def list_url(url: Url, kind: type[ConverterError], *, cached: bool = True) -> Ur
     return UrlListing(url, system, path, files) if files else None
 
 
-@contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar if standard error is a terminal.
+def transfer(
+    title: str, sizes: Mapping[str, int], work: Callable[[str, Callable[[int], None]], None]
+) -> None:
+    """Transfer files on several threads, with a progress bar if standard error is a terminal.
 
-    Yields:
-        A function to call with the number of further bytes, from any thread.
+    Args:
+        title: of the progress bar.
+        sizes: name → bytes of each file.
+        work: transfers the file of a name; it calls its second argument with the number of bytes
+            after each block. That call raises `InterruptedError` once another file has failed.
 
     """
     from huggingface_hub import utils
 
     tqdm: Any = utils.tqdm  # type: ignore[attr-defined]
-    lock = threading.Lock()
-    with tqdm(
-        total=total, desc=title, unit="B", unit_scale=True, leave=False, disable=None
-    ) as progress:
+    lock, cancelled = threading.Lock(), threading.Event()
+    with (
+        tqdm(
+            total=sum(sizes.values()),
+            desc=title,
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            disable=None,
+        ) as progress_bar,
+        ThreadPoolExecutor(_THREADS) as threads,
+    ):
 
         def advance(nbytes: int) -> None:
+            if cancelled.is_set():
+                raise InterruptedError("cancelled")
             with lock:
-                progress.update(nbytes)
+                progress_bar.update(nbytes)
 
-        yield advance
+        futures = [threads.submit(work, name, advance) for name in sizes]
+        try:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+        except BaseException:
+            cancelled.set()
+            threads.shutdown(cancel_futures=True)
+            raise

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,19 +17,14 @@ from converter.file_names import (
     MANIFEST,
     SUBMODEL_DIRECTORIES,
     TF_INDEX_SUFFIX,
-    WEIGHT_FILES,
     auxiliary_files,
     tf_checkpoint_prefix,
     weight_files,
 )
 from converter.formats.directory import LocalDirectory, RemoteDirectory
-from converter.safe_json import read_json_object
-from converter.storage.base import Source, WeightSelection
+from converter.storage.base import Source, WeightSelection, no_weights_error, shard_names
 from converter.storage.references import Url
-from converter.storage.url import UrlListing, list_url, progress_bar, translate_url_errors
-
-_THREADS = 4
-"""Concurrent downloads."""
+from converter.storage.url import UrlListing, list_url, transfer, translate_url_errors
 
 _MAX_AUXILIARY_BYTES = 256 << 20
 """Larger than any configuration or tokenizer; larger files in a bucket are not downloaded."""
@@ -82,9 +75,7 @@ class UrlSource(Source):
 def download_url(url: Url, weights: WeightSelection) -> UrlSource:
     """Download the files of the checkpoint at a URL into a temporary directory.
 
-    Args:
-        url: a directory, a weight file, or the prefix of a TensorFlow checkpoint.
-        weights: the weight files to download.
+    The URL is that of a directory, a weight file, or the prefix of a TensorFlow checkpoint.
 
     Raises:
         CheckpointError: if there is no checkpoint, it cannot be read, or the disk is too small.
@@ -130,7 +121,11 @@ class _Downloader:
         headers = self.weights == "headers"
         file = self.listing.file
         weights = self._weight_files() if file is None else self._files_of(file)
-        auxiliary = self._auxiliary_files()
+        auxiliary = [
+            name
+            for name in self._select(auxiliary_files)
+            if self.listing.size(name) <= _MAX_AUXILIARY_BYTES
+        ]
         now = [name for name in weights if name.endswith(INDEX_SUFFIX) or not headers]
         names = list(dict.fromkeys([*auxiliary, *now]))
         self.fetch(names, self.directory)
@@ -157,40 +152,27 @@ class _Downloader:
             CheckpointError: if the disk is too small, or a file cannot be downloaded.
 
         """
-        total = sum(self.listing.size(name) for name in names)
-        free = shutil.disk_usage(self.temporary).free
+        sizes = {name: self.listing.size(name) for name in names}
+        total, free = sum(sizes.values()), shutil.disk_usage(self.temporary).free
         if total > free:
             raise CheckpointError(
                 f"{self.listing.url}: the download takes {total:,} bytes, and "
                 f"{self.temporary.parent} has {free:,} free",
                 remedy="Free disk space, or set TMPDIR to a directory on a larger disk.",
             )
-        cancelled = threading.Event()
-        with progress_bar(f"Fetching {self.listing.url.name}", total) as advance:
+        transfer(
+            f"Fetching {self.listing.url.name}",
+            sizes,
+            lambda name, advance: self._fetch_file(name, directory / name, advance),
+        )
 
-            def fetch_one(name: str) -> None:
-                self._fetch_file(name, directory / name, advance, cancelled)
-
-            with ThreadPoolExecutor(_THREADS) as threads:
-                try:
-                    list(threads.map(fetch_one, names))
-                except BaseException:
-                    cancelled.set()
-                    raise
-
-    def _fetch_file(
-        self, name: str, path: Path, advance: Callable[[int], None], cancelled: threading.Event
-    ) -> None:
+    def _fetch_file(self, name: str, path: Path, advance: Callable[[int], None]) -> None:
         from fsspec.callbacks import Callback
 
         class Progress(Callback):  # type: ignore[misc]  # fsspec has no types
             def relative_update(self, inc: int = 1) -> None:
-                if cancelled.is_set():
-                    raise InterruptedError("cancelled")
                 advance(inc)
 
-        if cancelled.is_set():
-            return
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise CheckpointError(f"{self.listing.url}: {name!r} is not a file name in it")
         url = self.listing.url / name
@@ -210,36 +192,21 @@ class _Downloader:
         """Return the weight files and indexes to download from a directory."""
         if self.weights == "none":
             return []
-        names = weight_files(self.listing.files, all_formats=self.weights == "all")
-        if self.weights == "all":
-            for submodel in SUBMODEL_DIRECTORIES:
-                below = self._names_below(submodel)
-                names += [f"{submodel}/{name}" for name in weight_files(below, all_formats=True)]
-            names += [JOINT_WEIGHTS] if JOINT_WEIGHTS in self.listing.files else []
+        every = self.weights == "all"
+        names = self._select(lambda names: weight_files(names, all_formats=every))
+        names += [JOINT_WEIGHTS] if every and JOINT_WEIGHTS in self.listing.files else []
         if not names:
-            raise CheckpointError(
-                f"{self.listing.url}: holds no weight file",
-                remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), or a "
-                "TensorFlow checkpoint.",
-            )
+            raise no_weights_error(self.listing.url)
         return names
 
-    def _auxiliary_files(self) -> list[str]:
-        if self.listing.file is None and self.weights == "all":
-            return [
-                *auxiliary_files(self.listing.files),
-                *(
-                    f"{submodel}/{name}"
-                    for submodel in SUBMODEL_DIRECTORIES
-                    for name in auxiliary_files(self._names_below(submodel))
-                ),
-            ]
-        names = auxiliary_files(self.listing.files)
-        return [name for name in names if self.listing.size(name) <= _MAX_AUXILIARY_BYTES]
-
-    def _names_below(self, directory: str) -> list[str]:
-        prefix = f"{directory}/"
-        return [name.removeprefix(prefix) for name in self.listing.files if name.startswith(prefix)]
+    def _select(self, choose: Callable[[list[str]], list[str]]) -> list[str]:
+        """Return the files that `choose` selects, with ``all`` weights also in submodels."""
+        directories = ("", *(f"{name}/" for name in SUBMODEL_DIRECTORIES))
+        selected = []
+        for prefix in directories if self.weights == "all" else ("",):
+            names = [name for name in self.listing.files if name.startswith(prefix)]
+            selected += [prefix + n for n in choose([n.removeprefix(prefix) for n in names])]
+        return selected
 
     def _files_of(self, file: str) -> list[str]:
         """Return all files of the TensorFlow checkpoint that `file` belongs to, or `file` alone."""
@@ -258,11 +225,11 @@ class _Downloader:
         shards: dict[str, None] = {}
         for index in indexes:
             directory = index.rpartition("/")[0]
-            weight_map = read_json_object(self.directory / index).get("weight_map")
-            for name in weight_map.values() if isinstance(weight_map, dict) else ():
-                path = f"{directory}/{name}" if directory else str(name)
-                if path in self.listing.files:
-                    shards[path] = None
+            paths = [
+                f"{directory}/{name}" if directory else name
+                for name in shard_names(self.directory / index)
+            ]
+            shards |= dict.fromkeys(path for path in paths if path in self.listing.files)
         return list(shards)
 
     def _fetch_split_files(self) -> None:

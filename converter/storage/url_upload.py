@@ -9,9 +9,7 @@ the manifest, which readers look for, last.
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,15 +36,12 @@ from converter.storage.url import (
     UrlListing,
     filesystem,
     list_url,
-    progress_bar,
+    transfer,
     translate_url_errors,
 )
 
 _BLOCK_BYTES = 16 << 20
 """Bytes to send at a time."""
-
-_THREADS = 4
-"""Concurrent uploads."""
 
 _MAX_PARTS = 9_000
 """Parts of a multipart upload; S3 allows 10,000."""
@@ -129,14 +124,7 @@ def commit_order(names: Iterable[str]) -> list[str]:
 
 
 class _Upload:
-    """One upload.
-
-    Args:
-        url: the target directory.
-        directory: the finished files.
-        overwrite: replace an existing checkpoint.
-
-    """
+    """One upload of a finished directory."""
 
     def __init__(self, url: Url, directory: Path, overwrite: bool) -> None:
         self.url, self.directory, self.overwrite = url, directory, overwrite
@@ -147,12 +135,12 @@ class _Upload:
         self.uncommitted: dict[str, Any] = {}
         """Files that have been sent, or are being sent, and are not yet visible."""
         self.committed: list[str] = []
-        self.cancelled = threading.Event()
 
     def run(self) -> None:
         """Send all files, then commit them."""
         try:
-            self._send_all()
+            sizes = {name: (self.directory / name).stat().st_size for name in self.names}
+            transfer(f"Sending {self.url.name}", sizes, self._send)
             listing = list_url(self.url, OutputError, cached=False)
             _check_replaceable(listing, self.url, self.overwrite)  # it may have changed since
             stale = _stale_files(listing, self.names) if listing else []
@@ -164,29 +152,10 @@ class _Upload:
             self._roll_back(error)
             raise
 
-    def _send_all(self) -> None:
-        total = sum((self.directory / name).stat().st_size for name in self.names)
-        with progress_bar(f"Sending {self.url.name}", total) as advance:
-
-            def send(name: str) -> None:
-                try:
-                    self._send(name, advance)
-                except BaseException:
-                    self.cancelled.set()
-                    raise
-
-            with ThreadPoolExecutor(_THREADS) as threads:
-                try:
-                    list(threads.map(send, self.names))
-                finally:
-                    self.cancelled.set()
-
     def _send(self, name: str, advance: Callable[[int], None]) -> None:
         """Send a file without committing it."""
         local, remote = self.directory / name, self._remote_path(name)
         block_size = max(_BLOCK_BYTES, local.stat().st_size // _MAX_PARTS + 1)
-        if self.cancelled.is_set():
-            return
         with (
             translate_url_errors(OutputError, self.url / name, "cannot be written"),
             local.open("rb") as source,
@@ -198,8 +167,6 @@ class _Upload:
             if not _supports_commit(target):
                 raise not_atomic_error(self.url)
             while data := source.read(_BLOCK_BYTES):
-                if self.cancelled.is_set():
-                    return
                 target.write(data)
                 advance(len(data))
             target.close()

@@ -319,4 +319,4 @@ def test_recipes(s3: S3, bert: Path) -> None:
     assert run("run", "r.yaml").stdout == "2 done\n"
     push = {**jobs[0], "push": {"repo_id": "acme/bert"}}
     Path("r.yaml").write_text(yaml.safe_dump({"jobs": [push]}))
-    assert "output is a path" in run("run", "r.yaml", code=2).stderr
+    assert "an output that is a path" in run("run", "r.yaml", code=2).stderr

@@ -238,5 +238,5 @@ def test_unsupported_urls(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         "jobs: [{convert: {source: bert, output: 'memory://out'}},"
         " {name: below, convert: {source: 'memory://out', output: 'memory://out/below'}}]"
     )
-    with pytest.raises(converter.UsageError, match="below: its output lies in that of out"):
+    with pytest.raises(converter.UsageError, match="below: its output is inside that of out"):
         read_recipes([Path("r.yaml")])

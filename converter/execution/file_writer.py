@@ -180,7 +180,7 @@ def _pwrite_all(fd: int, values: memoryview, offset: int) -> None:
 
 def write_error(path: Path, needed: int, error: OSError) -> OutputError:
     """Return the error for `path` that cannot be written, with the space needed and free."""
-    expected = f"{needed:,} bytes of room"
+    expected = f"{needed:,} bytes of space"
     try:
         found = f"{shutil.disk_usage(path.parent).free:,} bytes free"
     except OSError:

@@ -129,3 +129,17 @@ def test_two_entries_for_the_same_bytes_are_refused(tmp_path: Path):
     (tmp_path / "bad").write_bytes(data[:end] + twin + tail)
     with pytest.raises(FormatError, match="overlaps"):
         FORMAT.open(LocalFile(tmp_path / "bad"))
+
+
+def test_a_huge_directory_is_not_read(tmp_path: Path):
+    """Of 1 GB, which a sparse file takes no room for."""
+    length = 1 << 30
+    with (tmp_path / "bomb").open("wb") as file:
+        file.write(b"PK\3\4")
+        file.seek(4 + length)
+        file.write(struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 1, 1, length, 4, 0))
+    tracemalloc.start()
+    with pytest.raises(FormatError, match="impossible zip directory"):
+        FORMAT.open(LocalFile(tmp_path / "bomb"))
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()

@@ -7,7 +7,7 @@ no two readers can see different archives. Source: APPNOTE.TXT 6.3.10.
 Not ``zipfile``: it reads a directory of any length and makes an object of every 46 bytes of it,
 whatever count the archive declares; it accepts data before the archive, truncates names at NUL and
 decodes them by a flag; and it neither compares sizes with the local headers nor gives the offset of
-a record's data. What is left to it would be the unpacking of one struct.
+a record's data. What it could replace here is the unpacking of one struct.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ LOCATOR64 = struct.Struct("<4sIQI")
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 _ENCRYPTED, _DESCRIPTOR = 0x0001, 0x0008
 _MAX_COMMENT = 0xFFFF
+_MAX_DIRECTORY = 64 << 20
+"""Bytes; an entry of torch takes about 120."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,8 @@ def _find_directory(handle: FileHandle) -> tuple[int, int, int]:
         raise format_error(path, "the zip64 directory is missing")
     if disk or first_disk or disk_count != count:
         raise format_error(path, "a zip archive of several disks")
-    if start + length != end or count > MAX_TENSORS + 16 or count * DIRECTORY_ENTRY.size > length:
+    fits = count * DIRECTORY_ENTRY.size <= length <= _MAX_DIRECTORY
+    if start + length != end or count > MAX_TENSORS + 16 or not fits:
         raise format_error(
             path,
             "impossible zip directory",

@@ -25,21 +25,21 @@ def test_every_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     recipe, pushing = blocks(PAGE, "yaml")
     Path("recipes.yaml").write_text(recipe)
-    told = []
+    printed = []
     for line in "".join(blocks(PAGE, "sh")).splitlines():
         result = CliRunner().invoke(commands, shlex.split(line)[1:])
         assert result.exit_code == 0, (line, result.output)
-        told.append(result.stdout)
-    assert told[1:] == [
+        printed.append(result.stdout)
+    assert printed[1:] == [
         "1 skipped\n",
-        told[2],
+        printed[2],
         "3 done\n",
         "3 done\n",
         "4 skipped\n",
     ]
-    assert told[2].endswith("3 planned\n")
+    assert printed[2].endswith("3 planned\n")
     assert json.loads(Path("done.json").read_text())["counts"]["skipped"] == 4
-    assert Path("elsewhere/halves/encoder/config.json").is_file()
+    assert Path("other/parts/encoder/config.json").is_file()
     Path("push.yaml").write_text(f"jobs:\n{pushing}")
     (job,) = read_recipes([Path("push.yaml")])
     assert job.push == {"repo_id": "me/bert2gpt2", "private": True}
@@ -67,7 +67,7 @@ def test_the_schema_allows_what_is_read_and_nothing_else() -> None:
     assert not check.is_valid({"jobs": [{"convert": typed, "split": typed}]})
 
 
-def test_every_status_is_told() -> None:
+def test_every_status_is_documented() -> None:
     text = (ROOT / "docs" / PAGE).read_text()
     for status in STATUSES:
         assert f"`{status}`" in text or status == "planned", status

@@ -40,8 +40,8 @@ Kind = Literal[
 """What a value denotes, where its type does not say it.
 
 A ``checkpoint`` is a path, a Hub id or a URL; an ``output`` a path or a URL; a ``file`` exists; a
-``size`` is a number of bytes such as ``5GB``; a ``list`` has commas on the command line; a ``table``
-is the name of a mapping table; a ``callback`` is a function, given in Python only.
+``size`` is a number of bytes such as ``5GB``; a ``list`` has commas on the command line; a
+``table`` is the name of a mapping table; a ``callback`` is a function, given in Python only.
 """
 
 _T = TypeVar("_T")

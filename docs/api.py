@@ -26,7 +26,7 @@ _SECTION = re.compile(r"^(Args|Returns|Raises):$", re.MULTILINE)
 
 
 def text() -> str:
-    """The whole page."""
+    """Return the page."""
     public = [name for name in converter.__all__ if not name.startswith("_")]
     errors = [name for name in public if _is_error(name)]
     classes = [name for name in public if name not in (*FUNCTIONS, *errors, "Progress")]
@@ -108,7 +108,7 @@ def _call(node: ast.FunctionDef) -> str:
 
 
 def _said(node: ast.Expr | None) -> str:
-    """The first paragraph of a docstring, behind a dash; what it raises is left to the source."""
+    """Return the first paragraph of a docstring, after a colon."""
     if node is None or not isinstance(node.value, ast.Constant):
         return ""
     first = inspect.cleandoc(str(node.value.value)).partition("\n\n")[0]
@@ -116,7 +116,7 @@ def _said(node: ast.Expr | None) -> str:
 
 
 def _body(doc: str | None) -> str:
-    """A docstring as Markdown: its sections as lists."""
+    """Return a docstring as Markdown, its sections as lists."""
     pieces = _SECTION.split(doc or "")
     parts = [_paragraphs(pieces[0])]
     for title, content in zip(pieces[1::2], pieces[2::2], strict=True):
@@ -137,7 +137,7 @@ def _paragraphs(doc: str) -> str:
 
 
 def _items(content: str, named: bool) -> Iterator[str]:
-    """The entries of a section: a name and what is said of it, further lines indented."""
+    """Return the entries of a section: name and description, further lines indented."""
     for entry in re.split(r"\n(?=\S)", content.strip()):
         flat = " ".join(entry.split())
         name, colon, said = flat.partition(": ")
@@ -149,7 +149,7 @@ def _prose(said: str) -> str:
 
 
 def _alias() -> str:
-    """What `Progress` stands for, and what is said of it."""
+    """Return the type that `Progress` is an alias of, and its documentation."""
     body = ast.parse(inspect.getsource(converter.progress)).body
     at, node = next((n, each) for n, each in enumerate(body) if isinstance(each, ast.AnnAssign))
     said = body[at + 1]

@@ -22,7 +22,7 @@ was interrupted. With `--json` standard output holds exactly one JSON document, 
 
 
 def text() -> str:
-    """The whole page."""
+    """Return the page."""
     group = _context(commands, "converter")
     parts = [_INTRODUCTION, _block(commands.get_help(group))]
     for name in COMMANDS:

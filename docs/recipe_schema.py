@@ -11,7 +11,7 @@ PAGE = Path(__file__).with_name("recipe.schema.json")
 
 
 def text() -> str:
-    """The whole file."""
+    """Return the file."""
     return json.dumps(recipe_schema(), indent=2, ensure_ascii=False) + "\n"
 
 

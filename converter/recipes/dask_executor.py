@@ -129,8 +129,7 @@ class DaskExecutor:
         if isinstance(error, self._dask.KilledWorker):
             failure = ConverterError(
                 f"{job.name}: every worker that ran it died, the last at {error.last_worker}",
-                remedy="Often the cause is too little memory: try fewer --jobs, or a smaller `memory` "
-                "in the recipe.",
+                remedy="Probably out of memory: try fewer --jobs, or a smaller `memory` option.",
             )
         else:
             failure = ConverterError(

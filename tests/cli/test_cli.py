@@ -1,4 +1,4 @@
-"""The command line: what goes where, and that it says what the functions found."""
+"""The command line: streams, and agreement with the functions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def gpt2(tmp_path: Path) -> Path:
     return factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
 
 
-def test_the_list_of_commands_is_what_the_commands_say() -> None:
+def test_the_list_of_commands_matches_their_help() -> None:
     context = click.Context(commands, info_name="converter", **commands.context_settings)
     for name, text in COMMANDS.items():
         command = commands.get_command(context, name)
@@ -102,9 +102,7 @@ def test_compose_passes_its_options_on(bert: Path, gpt2: Path, tmp_path: Path) -
     assert json.loads(made["generation_config.json"])["pad_token_id"] == 7
 
 
-def test_the_summary_says_what_was_made_and_what_to_do(
-    bert: Path, gpt2: Path, tmp_path: Path
-) -> None:
+def test_the_summary_lists_outputs_and_next_steps(bert: Path, gpt2: Path, tmp_path: Path) -> None:
     result = run("compose", bert, gpt2, tmp_path / "out")
     text = result.stdout
     for file in ("model.safetensors", "tf_model.h5", "flax_model.msgpack"):
@@ -125,7 +123,7 @@ def test_the_summary_says_what_was_made_and_what_to_do(
     assert f"FlaxEncoderDecoderModel.from_pretrained({out!r})\n" in text
 
 
-def test_tensorflow_beside_a_bin_file_needs_no_argument(bert: Path, tmp_path: Path) -> None:
+def test_tensorflow_next_to_a_bin_file_needs_no_argument(bert: Path, tmp_path: Path) -> None:
     text = run("convert", bert, tmp_path / "out", "--pytorch-format", "bin").stdout
     assert "use_safetensors" not in text
 
@@ -147,7 +145,7 @@ def test_quiet_leaves_only_warnings(bert: Path, gpt2: Path, tmp_path: Path) -> N
     assert result.stderr == ("Warning: tf_model.h5: bfloat16 is written as float32, without loss\n")
 
 
-def test_what_is_left_out_is_said_with_its_reason(bert: Path, gpt2: Path, tmp_path: Path) -> None:
+def test_ignored_tensors_are_listed_with_the_reason(bert: Path, gpt2: Path, tmp_path: Path) -> None:
     factories.make(tmp_path / "pretraining", "bert", "BertForPreTraining")
     text = run("compose", tmp_path / "pretraining", gpt2, tmp_path / "out", "--to", "flax").stdout
     assert re.search(r"encoder +cls\..*not part of BertModel", text)
@@ -169,7 +167,7 @@ def test_json_is_one_document(bert: Path, gpt2: Path, tmp_path: Path) -> None:
     assert report["written"] is True
 
 
-def test_a_dry_run_tells_everything_and_writes_nothing(
+def test_a_dry_run_prints_the_complete_plan_and_writes_nothing(
     bert: Path, gpt2: Path, tmp_path: Path
 ) -> None:
     factories.make(tmp_path / "tf", "bert", dialect="tensorflow", num_hidden_layers=12)
@@ -189,16 +187,16 @@ def test_a_dry_run_tells_everything_and_writes_nothing(
     assert "normal(0.02), seed 0" in line
     assert "no source has it" in line
     report = converter.compose(tmp_path / "tf", gpt2, tmp_path / "out", dry_run=True)
-    told = [part for part in text.splitlines() if " ← " in part]
+    printed = [part for part in text.splitlines() if " ← " in part]
     count = 0
-    for name in (part.split()[0] for part in told):
+    for name in (part.split()[0] for part in printed):
         layers = re.search(r"\{(\d+)[…,](\d+)\}", name)
         count += int(layers[2]) - int(layers[1]) + 1 if layers else 1
     assert count == len(report.plan.tensors)
     assert re.search(r"config\.json +\d.* B +generated", text)
 
 
-def test_layers_that_change_places_are_not_folded(bert: Path, tmp_path: Path) -> None:
+def test_swapped_layers_are_not_folded(bert: Path, tmp_path: Path) -> None:
     from converter.report.write_result import group_similar
 
     plan = converter.convert(bert, tmp_path / "out", dry_run=True).plan
@@ -215,7 +213,7 @@ def test_layers_that_change_places_are_not_folded(bert: Path, tmp_path: Path) ->
     assert [len(group) for group in groups if "attention" not in group[0].spec.name] == [1, 1, 1]
 
 
-def test_inspect_tells_what_there_is(bert: Path) -> None:
+def test_inspect_describes_a_checkpoint(bert: Path) -> None:
     text = run("inspect", bert, "--tensors").stdout
     assert "BertModel" in text
     assert re.search(r"converts to +pytorch, tensorflow, flax", text)
@@ -224,7 +222,7 @@ def test_inspect_tells_what_there_is(bert: Path) -> None:
     assert run("inspect", bert / "model.safetensors").stdout.count("encoder.layer") == 0
 
 
-def test_inspect_tells_what_does_not_fit(bert: Path) -> None:
+def test_inspect_reports_mismatches(bert: Path) -> None:
     config = json.loads((bert / "config.json").read_text())
     (bert / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
     text = run("inspect", bert).stdout
@@ -235,10 +233,10 @@ def test_inspect_tells_what_does_not_fit(bert: Path) -> None:
 def test_families_lists_every_table() -> None:
     text = run("families").stdout
     assert re.search(r"^distilbert +pytorch, tensorflow +–$", text, re.MULTILINE)
-    found = json.loads(run("families", "--json").stdout)
+    actual = json.loads(run("families", "--json").stdout)
     tables = {path.stem for path in (ROOT / "mappings").glob("[!_]*.toml")}
-    assert tables == set(found["architectures"]) | set(found["composites"])
-    electra = found["architectures"]["electra"]["roles"]["decoder"]
+    assert tables == set(actual["architectures"]) | set(actual["composites"])
+    electra = actual["architectures"]["electra"]["roles"]["decoder"]
     assert electra["frameworks"] == ["pytorch"]
     assert set(electra["left_out"]) == {"tensorflow", "flax"}
     gpt2 = json.loads(run("families", "gpt2", "--json").stdout)
@@ -249,10 +247,10 @@ def test_families_lists_every_table() -> None:
 
 def test_families_lists_the_parameters_of_every_row() -> None:
     """Inherited rows included: roberta extends bert."""
-    found = json.loads(run("families", "roberta", "--rows", "--json").stdout)
+    actual = json.loads(run("families", "roberta", "--rows", "--json").stdout)
     [query] = [
         row
-        for row in found["rows"]
+        for row in actual["rows"]
         if row["param"].endswith("layer.{layer}.attention.self.query.weight")
     ]
     assert query["section"] == "modules" and query["layer_type"] == "linear"
@@ -264,24 +262,24 @@ def test_families_lists_the_parameters_of_every_row() -> None:
         "name": "roberta/encoder/layer_._{layer}/attention/self/query/kernel:0",
         "axes": "in out",
     }
-    [distance] = [row for row in found["rows"] if "distance_embedding" in row["param"]]
+    [distance] = [row for row in actual["rows"] if "distance_embedding" in row["param"]]
     assert distance["when"] == "position_embedding_type != 'absolute'"
-    assert {"modules", "parts.pooler", "heads.lm"} <= {row["section"] for row in found["rows"]}
+    assert {"modules", "parts.pooler", "heads.lm"} <= {row["section"] for row in actual["rows"]}
     text = run("families", "roberta", "--rows").stdout
     assert "roberta/encoder/layer_._{layer}/attention/self/query/kernel:0" in text
     assert "enc_to_dec_proj.weight" in run("families", "encoder-decoder", "--rows").stdout
     assert "--rows requires NAME" in run("families", "--rows", code=2).stderr
 
 
-def test_check_table_finds_what_is_wrong(tmp_path: Path) -> None:
+def test_check_table_reports_problems(tmp_path: Path) -> None:
     good = run("check-table", *sorted((ROOT / "mappings").glob("b*t.toml"))).stdout
     assert all(line.endswith(": good") for line in good.splitlines())
     bad = tmp_path / "bad.toml"
     text = (ROOT / "mappings" / "gpt2.toml").read_text().replace("n_positions ->", "n_place ->")
     bad.write_text(text.replace('family   = "gpt2"', 'family   = "bad"'))
     assert "n_place" in run("check-table", ROOT / "mappings" / "bert.toml", bad, code=1).stdout
-    found = json.loads(run("check-table", bad, "--json", code=1).stdout)
-    assert found["tables"][str(bad)]["problems"]
+    actual = json.loads(run("check-table", bad, "--json", code=1).stdout)
+    assert actual["tables"][str(bad)]["problems"]
     bad.write_text("model_type = ")
     assert str(bad) in run("check-table", bad, code=1).stdout
 
@@ -299,7 +297,7 @@ def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["KeyboardInterrupt", "MemoryError", "ZeroDivisionError"])
-def test_what_nobody_expected(
+def test_unexpected_errors(
     how: str, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def burst(*args: Any, **options: Any) -> None:
@@ -309,13 +307,13 @@ def test_what_nobody_expected(
 
     monkeypatch.setattr("converter.execution.write_checkpoint.execute", burst)
     args = ("convert", bert, tmp_path / "out")
-    code, kind, told = {
+    code, kind, printed = {
         "KeyboardInterrupt": (130, "interrupted", "Interrupted: partial output was removed.\n"),
         "MemoryError": (1, "memory", "Error: not enough memory\n"),
         "ZeroDivisionError": (1, "bug", "Error: this is a bug in converter: ZeroDivisionError"),
     }[how]
     result = run(*args, code=code)
-    assert result.stderr.lstrip().startswith(told)
+    assert result.stderr.lstrip().startswith(printed)
     assert "Traceback" not in result.stderr
     assert json.loads(run(*args, "--json", code=code).stdout)["error"]["kind"] == kind
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bert"]
@@ -323,7 +321,7 @@ def test_what_nobody_expected(
     assert "Traceback" in run(*args, code=code).stderr
 
 
-def test_a_reader_that_goes_away_is_no_error(bert: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(bert: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -337,7 +335,7 @@ def test_a_reader_that_goes_away_is_no_error(bert: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_streams_are_no_error(closed: str, bert: Path, tmp_path: Path) -> None:
+def test_closed_streams_are_not_an_error(closed: str, bert: Path, tmp_path: Path) -> None:
     for command in (f"inspect '{bert}'", f"convert '{bert}' '{tmp_path / 'out'}' --overwrite"):
         line = f"exec '{sys.executable}' -m converter {command} {closed}"
         done = subprocess.run(["sh", "-c", line], capture_output=True)
@@ -346,7 +344,7 @@ def test_closed_streams_are_no_error(closed: str, bert: Path, tmp_path: Path) ->
 
 
 def on_a_terminal(columns: int, *args: object, **environment: str) -> str:
-    """What a command prints on a terminal of a width."""
+    """Return what a command prints on a terminal of a width."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")}
@@ -391,7 +389,7 @@ def test_a_narrow_terminal(bert: Path, gpt2: Path, tmp_path: Path) -> None:
             assert re.search(r"━ \d+\.\d/\d+\.\d kB", plain)
 
 
-def test_no_colour_where_none_is_wanted(bert: Path, tmp_path: Path) -> None:
+def test_no_color_if_disabled(bert: Path, tmp_path: Path) -> None:
     assert "\x1b" not in on_a_terminal(80, "inspect", bert, NO_COLOR="1")
     assert "\x1b" not in on_a_terminal(80, "inspect", bert, TERM="dumb")
     assert "\x1b" not in run("convert", bert, tmp_path / "out").output
@@ -407,7 +405,7 @@ def test_the_module_runs_as_a_program() -> None:
     assert done.stdout.startswith("Usage: converter ")
 
 
-def test_every_option_stands_in_the_help_once() -> None:
+def test_every_option_is_in_the_help_once() -> None:
     context = click.Context(commands, info_name="converter", **commands.context_settings)
     for name in COMMANDS:
         command = commands.get_command(context, name)

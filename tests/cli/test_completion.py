@@ -1,4 +1,4 @@
-"""What shells are told to offer, asked for in the way that they ask."""
+"""Shell completion, requested as shells request it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ print(json.dumps(ours), file=sys.stderr)
 
 
 def offered(line: str) -> tuple[list[str], set[str], set[str]]:
-    """What bash is offered for the last word of a line; the packages and commands imported."""
+    """Return what bash offers for the last word, and the imported packages and modules."""
     words = shlex.split(line)
     place = len(words) if line.endswith(" ") else len(words) - 1
     done = subprocess.run(
@@ -79,8 +79,8 @@ CASES: list[tuple[str, list[str]]] = [
 
 @pytest.mark.parametrize(("line", "expected"), CASES, ids=[line for line, _ in CASES])
 def test_what_is_offered_and_that_nothing_heavy_is_imported(line: str, expected: list[str]) -> None:
-    found, packages, modules = offered(line)
-    assert found == expected
+    result, packages, modules = offered(line)
+    assert result == expected
     assert not HEAVY & packages
     named = {f"converter.cli.{name.replace('-', '_')}" for name in COMMANDS}
     command = line.split()[1] if len(line.split()) > 1 else ""
@@ -88,15 +88,15 @@ def test_what_is_offered_and_that_nothing_heavy_is_imported(line: str, expected:
     assert not others & modules
 
 
-def test_every_family_and_every_recipe_is_offered() -> None:
-    found = offered("converter families ")[0]
-    assert found == [f"plain,{name}" for name in sorted(bundled_registry().names)]
-    found = offered("converter compose --preset ")[0]
-    assert found == [f"plain,{name}" for name in sorted(load_presets())]
+def test_every_architecture_and_every_preset_is_offered() -> None:
+    result = offered("converter families ")[0]
+    assert result == [f"plain,{name}" for name in sorted(bundled_registry().names)]
+    result = offered("converter compose --preset ")[0]
+    assert result == [f"plain,{name}" for name in sorted(load_presets())]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_are_told_more(shell: str) -> None:
+def test_other_shells_get_descriptions(shell: str) -> None:
     words = ("converter compose --preset rnd", "3") if shell == "zsh" else (
         "converter compose --preset", "rnd"
     )  # fmt: skip
@@ -118,7 +118,7 @@ def test_other_shells_are_told_more(shell: str) -> None:
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
 def test_bash_completes(tmp_path: Path) -> None:
-    """The script that the page tells to load, in a real bash."""
+    """The script of the page, in a real bash."""
     program = tmp_path / "converter"
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m converter "$@"\n')
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Wrong inputs: what is told, with which exit code, and that nothing is left on disk."""
+"""Wrong inputs: messages, exit codes, and that nothing is left on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests import factories
 
 
 class Shell:
-    """Runs commands in a directory that must stay as it is when they fail."""
+    """Runs commands in a directory that must be unchanged when they fail."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -27,7 +27,7 @@ class Shell:
         return CliRunner().invoke(commands, [str(arg) for arg in args])
 
     def fail(self, *args: object, code: int = 1) -> str:
-        """Run twice, as text and as JSON; the text of the error, after checking what must hold."""
+        """Run as text and as JSON; check and return the text of the error."""
         before = snapshot(self.directory)
         result = self.run(*args)
         assert result.exit_code == code, result.output
@@ -35,9 +35,9 @@ class Shell:
         assert result.stderr.startswith("Error: ")
         assert "Traceback" not in result.stderr
         assert "bug in converter" not in result.stderr
-        told = self.run(*args, "--json")
-        assert told.exit_code == code
-        error = json.loads(told.stdout)["error"]
+        stderr_text = self.run(*args, "--json")
+        assert stderr_text.exit_code == code
+        error = json.loads(stderr_text.stdout)["error"]
         assert error["message"] in result.stderr
         assert set(error) <= {"kind", "message", "problems", "remedy"}
         assert snapshot(self.directory) == before
@@ -58,13 +58,13 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     yield Shell(tmp_path)
 
 
-def spoil(shell: Shell, change: Callable[[dict[str, Any]], object]) -> Path:
-    """A BERT checkpoint whose tensors were tampered with."""
+def corrupt(shell: Shell, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Write a BERT checkpoint with changed tensors."""
     config = factories.tiny_config("bert")
     tensors = factories.stored(factories.model_spec(config))
     change(tensors)
-    factories.write(shell / "spoilt", config, tensors)
-    return shell / "spoilt"
+    factories.write(shell / "corrupt", config, tensors)
+    return shell / "corrupt"
 
 
 @pytest.mark.parametrize("command", ["compose", "convert"])
@@ -74,79 +74,79 @@ def test_missing_tensors_are_named_with_layers_folded(shell: Shell, command: str
             del tensors[f"encoder.layer.{layer}.attention.self.query.weight"]
         del tensors["embeddings.LayerNorm.bias"]
 
-    path = spoil(shell, change)
+    path = corrupt(shell, change)
     inputs = [path, shell / "gpt2"] if command == "compose" else [path]
-    told = shell.fail(command, *inputs, shell / "out")
-    assert str(path / "model.safetensors") in told
-    assert "encoder.layer.{0…2}.attention.self.query.weight: missing tensor" in told
-    assert "embeddings.LayerNorm.bias: missing tensor" in told
-    assert "converter inspect" in told
+    stderr_text = shell.fail(command, *inputs, shell / "out")
+    assert str(path / "model.safetensors") in stderr_text
+    assert "encoder.layer.{0…2}.attention.self.query.weight: missing tensor" in stderr_text
+    assert "embeddings.LayerNorm.bias: missing tensor" in stderr_text
+    assert "converter inspect" in stderr_text
 
 
 def test_an_extra_tensor_is_named(shell: Shell) -> None:
-    path = spoil(
+    path = corrupt(
         shell, lambda t: t.update({"adapter.down": factories.noise("adapter.down", (3, 4))})
     )
-    told = shell.fail("compose", path, shell / "gpt2", shell / "out")
-    assert "adapter.down: the mapping table does not know this tensor" in told
-    assert "--mapping FILE" in told
+    stderr_text = shell.fail("compose", path, shell / "gpt2", shell / "out")
+    assert "adapter.down: the mapping table does not know this tensor" in stderr_text
+    assert "--mapping FILE" in stderr_text
 
 
-def test_a_wrong_shape_is_told_with_both_shapes(shell: Shell) -> None:
+def test_a_wrong_shape_is_reported_with_both_shapes(shell: Shell) -> None:
     name = "encoder.layer.1.intermediate.dense.weight"
-    path = spoil(shell, lambda t: t.update({name: factories.noise(name, (24, 40))}))
-    told = shell.fail("compose", path, shell / "gpt2", shell / "out")
-    assert f"{name}: wrong shape" in told
-    assert "expected [40, 24]" in told
-    assert "found [24, 40]" in told
+    path = corrupt(shell, lambda t: t.update({name: factories.noise(name, (24, 40))}))
+    stderr_text = shell.fail("compose", path, shell / "gpt2", shell / "out")
+    assert f"{name}: wrong shape" in stderr_text
+    assert "expected [40, 24]" in stderr_text
+    assert "found [24, 40]" in stderr_text
 
 
-def test_all_problems_are_told_at_once(shell: Shell) -> None:
+def test_all_problems_are_reported_at_once(shell: Shell) -> None:
     def change(tensors: dict[str, Any]) -> None:
         del tensors["pooler.dense.bias"]
         tensors["extra.weight"] = factories.noise("extra", (2,))
         tensors["embeddings.LayerNorm.weight"] = factories.noise("w", (25,))
 
-    told = shell.fail("convert", spoil(shell, change), shell / "out")
-    assert told.count("  - ") == 3
+    stderr_text = shell.fail("convert", corrupt(shell, change), shell / "out")
+    assert stderr_text.count("  - ") == 3
 
 
 def test_many_problems_are_cut_with_a_count_and_json_has_all(shell: Shell) -> None:
     names = [f"extra_{chr(97 + i % 26)}{chr(97 + i // 26)}.weight" for i in range(53)]
-    path = spoil(shell, lambda t: t.update({name: factories.noise(name, (2,)) for name in names}))
-    told = shell.fail("convert", path, shell / "out")
-    assert told.count("  - ") == 40
-    assert "… and 13 more; --json lists all" in told
+    path = corrupt(shell, lambda t: t.update({name: factories.noise(name, (2,)) for name in names}))
+    stderr_text = shell.fail("convert", path, shell / "out")
+    assert stderr_text.count("  - ") == 40
+    assert "… and 13 more; --json lists all" in stderr_text
     error = json.loads(shell.run("convert", path, shell / "out", "--json").stdout)["error"]
     assert sorted(problem["tensor"] for problem in error["problems"]) == sorted(names)
     assert error["kind"] == "match"
 
 
-def test_an_unknown_family_lists_the_known_ones(shell: Shell) -> None:
+def test_an_unknown_architecture_lists_the_supported_ones(shell: Shell) -> None:
     config = {**factories.tiny_config("bert"), "model_type": "mystery"}
     (shell / "bert" / "config.json").write_text(json.dumps(config))
     for args in (("inspect", shell / "bert"), ("convert", shell / "bert", shell / "out")):
-        told = shell.fail(*args)
-        assert "'mystery'" in told
-        assert "roberta" in told
+        stderr_text = shell.fail(*args)
+        assert "'mystery'" in stderr_text
+        assert "roberta" in stderr_text
 
 
 @pytest.mark.parametrize("architecture", ["distilbert", "albert"])
 def test_a_decoder_that_cannot_take_cross_attention(shell: Shell, architecture: str) -> None:
     factories.make(shell / architecture, architecture)
-    told = shell.fail("compose", shell / "bert", shell / architecture, shell / "out")
-    assert f"{architecture} cannot be the decoder" in told
-    assert "cross-attention" in told
-    assert "converter families" in told
+    stderr_text = shell.fail("compose", shell / "bert", shell / architecture, shell / "out")
+    assert f"{architecture} cannot be the decoder" in stderr_text
+    assert "cross-attention" in stderr_text
+    assert "converter families" in stderr_text
 
 
-def test_a_framework_without_a_class_tells_which_remain(shell: Shell) -> None:
+def test_a_framework_without_a_class_names_the_others(shell: Shell) -> None:
     factories.make(shell / "electra", "electra", "ElectraForCausalLM")
     args = ("compose", shell / "bert", shell / "electra", shell / "out")
-    told = shell.fail(*args, "--to", "pytorch,tensorflow")
-    assert "tensorflow: cannot be written" in told
-    assert "ElectraForCausalLM" in told
-    assert "--to pytorch." in told
+    stderr_text = shell.fail(*args, "--to", "pytorch,tensorflow")
+    assert "tensorflow: cannot be written" in stderr_text
+    assert "ElectraForCausalLM" in stderr_text
+    assert "--to pytorch." in stderr_text
     done = shell.run(*args)
     assert done.exit_code == 0, done.stderr
     assert "Warning: tensorflow is skipped" in done.stderr
@@ -160,10 +160,12 @@ def test_an_existing_output_is_kept(shell: Shell) -> None:
     assert shell.run(*args, "--overwrite").exit_code == 0
     (shell / "notes").mkdir()
     (shell / "notes" / "diary.txt").write_text("dear diary")
-    told = shell.fail("convert", shell / "bert", shell / "notes", "--overwrite")
-    assert "not a checkpoint" in told
-    told = shell.fail("convert", shell / "bert", shell / "bert" / "config.json", "--overwrite")
-    assert "not a directory" in told
+    stderr_text = shell.fail("convert", shell / "bert", shell / "notes", "--overwrite")
+    assert "not a checkpoint" in stderr_text
+    stderr_text = shell.fail(
+        "convert", shell / "bert", shell / "bert" / "config.json", "--overwrite"
+    )
+    assert "not a directory" in stderr_text
 
 
 @pytest.mark.parametrize("file_format", ["safetensors", "torch", "keras-hdf5", "flax-msgpack"])
@@ -173,16 +175,16 @@ def test_a_truncated_file(shell: Shell, file_format: str, share: float) -> None:
     made = factories.make(shell / "cut", "bert", dialect=dialect, file_format=file_format)
     raw = made.file.read_bytes()
     made.file.write_bytes(raw[: int(len(raw) * share)])
-    told = shell.fail("compose", shell / "cut", shell / "gpt2", shell / "out")
-    assert str(made.file) in told
+    stderr_text = shell.fail("compose", shell / "cut", shell / "gpt2", shell / "out")
+    assert str(made.file) in stderr_text
     shell.fail("inspect", shell / "cut")
 
 
 def test_a_missing_config(shell: Shell) -> None:
     (shell / "bert" / "config.json").rename(shell / "elsewhere.json")
-    told = shell.fail("convert", shell / "bert", shell / "out")
-    assert str(shell / "bert" / "config.json") in told
-    assert "--config FILE" in told
+    stderr_text = shell.fail("convert", shell / "bert", shell / "out")
+    assert str(shell / "bert" / "config.json") in stderr_text
+    assert "--config FILE" in stderr_text
     done = shell.run("convert", shell / "bert", shell / "out", "--config", shell / "elsewhere.json")
     assert done.exit_code == 0, done.stderr
 
@@ -203,17 +205,17 @@ def test_a_missing_config(shell: Shell) -> None:
         ('{"model_type": "../bert"}', "no mapping table"),
     ],
 )
-def test_a_config_that_is_none(shell: Shell, text: str, finding: str) -> None:
+def test_an_invalid_config(shell: Shell, text: str, finding: str) -> None:
     path = shell / "bert" / "config.json"
     path.write_text(text)
     for args in (
         ("inspect", shell / "bert"),
         ("compose", shell / "bert", shell / "gpt2", shell / "out"),
     ):
-        told = shell.fail(*args)
-        assert finding in told
+        stderr_text = shell.fail(*args)
+        assert finding in stderr_text
         if "no mapping table" not in finding:
-            assert str(path) in told
+            assert str(path) in stderr_text
 
 
 def test_no_such_path(shell: Shell) -> None:
@@ -222,33 +224,33 @@ def test_no_such_path(shell: Shell) -> None:
         ("convert", shell / "nowhere", shell / "out"),
         ("compose", shell / "bert", shell / "nowhere", shell / "out"),
     ):
-        told = shell.fail(*args)
-        assert f"{shell / 'nowhere'}: no such file or directory" in told
+        stderr_text = shell.fail(*args)
+        assert f"{shell / 'nowhere'}: no such file or directory" in stderr_text
 
 
 def test_a_directory_without_weights(shell: Shell) -> None:
     (shell / "bert" / "model.safetensors").unlink()
-    told = shell.fail("convert", shell / "bert", shell / "out")
-    assert f"{shell / 'bert'}: holds no weight file" in told
-    assert "pytorch_model.bin" in told
+    stderr_text = shell.fail("convert", shell / "bert", shell / "out")
+    assert f"{shell / 'bert'}: holds no weight file" in stderr_text
+    assert "pytorch_model.bin" in stderr_text
 
 
-def test_a_file_that_is_no_weight_file(shell: Shell) -> None:
+def test_a_file_that_is_not_a_weight_file(shell: Shell) -> None:
     (shell / "bert" / "model.safetensors").write_text("once upon a time" * 100)
     assert str(shell / "bert" / "model.safetensors") in shell.fail("inspect", shell / "bert")
 
 
-def test_a_combined_model_is_no_half(shell: Shell) -> None:
+def test_an_encoder_decoder_model_is_not_a_submodel(shell: Shell) -> None:
     done = shell.run("compose", shell / "bert", shell / "gpt2", shell / "both", "--to", "pytorch")
     assert done.exit_code == 0, done.stderr
-    told = shell.fail("compose", shell / "both", shell / "gpt2", shell / "out")
-    assert "encoder-decoder model itself" in told
+    stderr_text = shell.fail("compose", shell / "both", shell / "gpt2", shell / "out")
+    assert "encoder-decoder model itself" in stderr_text
 
 
 def test_an_output_that_cannot_be_made(shell: Shell) -> None:
-    told = shell.fail("convert", shell / "bert", shell / "bert" / "config.json" / "out")
-    assert "config.json" in told
-    assert "Not a directory" in told or "exists" in told
+    stderr_text = shell.fail("convert", shell / "bert", shell / "bert" / "config.json" / "out")
+    assert "config.json" in stderr_text
+    assert "Not a directory" in stderr_text or "exists" in stderr_text
 
 
 @pytest.mark.parametrize(
@@ -276,35 +278,35 @@ def test_an_output_that_cannot_be_made(shell: Shell) -> None:
     ],
 )
 def test_wrong_usage(shell: Shell, args: list[str], finding: str) -> None:
-    told = shell.fail(*args, code=2)
-    assert finding in told
-    assert "--help" in told
+    stderr_text = shell.fail(*args, code=2)
+    assert finding in stderr_text
+    assert "--help" in stderr_text
     error = json.loads(shell.run(*args, "--json").stdout)["error"]
     assert error["kind"] == "usage"
 
 
 @pytest.mark.parametrize("setting", ["nonsense", "middle.x=1", "=1", "encoder.=3"])
-def test_settings_that_are_none(shell: Shell, setting: str) -> None:
+def test_invalid_settings(shell: Shell, setting: str) -> None:
     args = ("compose", shell / "bert", shell / "gpt2", shell / "out", "--set", setting)
     assert repr(setting) in shell.fail(*args, code=2)
 
 
-def test_a_token_that_nobody_knows(shell: Shell) -> None:
+def test_an_unknown_token(shell: Shell) -> None:
     args = ("compose", shell / "bert", shell / "gpt2", shell / "out")
-    told = shell.fail(*args, "--pad-token", "<nil>", "--eos-token", "1000")
-    assert "cannot tell the pad token from '<nil>'" in told
-    assert "--pad-token ID" in told
-    assert "the end token lies outside the vocabulary; expected an id below 61" in told
-    assert "found 1000" in told
+    stderr_text = shell.fail(*args, "--pad-token", "<nil>", "--eos-token", "1000")
+    assert "cannot tell the pad token from '<nil>'" in stderr_text
+    assert "--pad-token ID" in stderr_text
+    assert "the end token lies outside the vocabulary; expected an id below 61" in stderr_text
+    assert "found 1000" in stderr_text
 
 
-def test_a_table_of_the_users_that_is_wrong(shell: Shell) -> None:
+def test_a_wrong_user_table(shell: Shell) -> None:
     table = shell / "own.toml"
     bundled = Path(__file__).parents[2] / "mappings" / "bert.toml"
     table.write_text(bundled.read_text().replace("{ layer_norm =", "{ magic ="))
-    told = shell.fail("convert", shell / "bert", shell / "out", "--mapping", table)
-    assert str(table) in told
-    assert "must name one kind of module" in told
-    assert "encoder.layer.{layer}.output.LayerNorm" in told
+    stderr_text = shell.fail("convert", shell / "bert", shell / "out", "--mapping", table)
+    assert str(table) in stderr_text
+    assert "must name one kind of module" in stderr_text
+    assert "encoder.layer.{layer}.output.LayerNorm" in stderr_text
     table.write_text("model_type = ")
     assert str(table) in shell.fail("families", "--mapping", table)

@@ -1,4 +1,4 @@
-"""What is logged, and that only those see it who want to."""
+"""Logging, which is off unless asked for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def stderr(*args: object, code: int = 0, **env: str) -> str:
     return result.stderr
 
 
-def test_the_library_tells_its_choices(
+def test_the_library_logs_its_choices(
     bert: Path, gpt2: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "converter"):
@@ -51,19 +51,19 @@ def test_the_library_tells_its_choices(
     assert "query.weight" not in text
 
 
-def test_debug_tells_every_tensor_once(
+def test_debug_logs_every_tensor_once(
     bert: Path, gpt2: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, "converter"):
         result = converter.compose(bert, gpt2, tmp_path / "out", **TOKENS)
-    told = [r.getMessage() for r in caplog.records if r.levelno == logging.DEBUG]
-    assert len(told) == len(result.plan.tensors)
-    assert {text.partition(": ")[0] for text in told} == {
+    printed = [r.getMessage() for r in caplog.records if r.levelno == logging.DEBUG]
+    assert len(printed) == len(result.plan.tensors)
+    assert {text.partition(": ")[0] for text in printed} == {
         tensor.spec.name for tensor in result.plan.tensors
     }
-    query = next(text for text in told if "layer.0.attention.self.query.weight" in text)
+    query = next(text for text in printed if "layer.0.attention.self.query.weight" in text)
     assert query.endswith(f"in {bert / 'model.safetensors'}")
-    assert any("crossattention" in text and "drawn anew: " in text for text in told)
+    assert any("crossattention" in text and "drawn anew: " in text for text in printed)
 
 
 def test_the_library_prints_nothing_and_handles_nothing(bert: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ assert not logging.getLogger().handlers
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_the_option_stands_before_or_behind_the_command(
+def test_the_option_goes_before_or_after_the_command(
     before: bool, bert: Path, tmp_path: Path
 ) -> None:
     level, command = ["--log-level", "info"], ["convert", bert, tmp_path / "out"]

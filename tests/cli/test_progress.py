@@ -1,4 +1,4 @@
-"""Long functions tell how far they are, can be cancelled, and run side by side in threads."""
+"""Long functions report progress, can be canceled, and run in parallel threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENS: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token":
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A directory with two sources and what is composed of them."""
+    """Return a directory with two sources and their composition."""
     factories.make(tmp_path / "bert", "bert")
     factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel", file_format="torch")
     converter.compose(tmp_path / "bert", tmp_path / "gpt2", tmp_path / "both", **TOKENS)
@@ -47,20 +47,20 @@ def content(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_it_tells_how_far_it_is(place: Path, name: str) -> None:
-    told: list[tuple[int, int, str]] = []
+def test_progress_is_reported(place: Path, name: str) -> None:
+    printed: list[tuple[int, int, str]] = []
     threads: set[int] = set()
 
     def progress(done: int, total: int, tensor: str) -> None:
-        told.append((done, total, tensor))
+        printed.append((done, total, tensor))
         threads.add(threading.get_ident())
 
     CALLS[name](place, progress=progress)
     assert threads == {threading.get_ident()}
-    dones = [done for done, _, _ in told]
+    dones = [done for done, _, _ in printed]
     assert dones == sorted(dones)
-    assert all(0 < done <= total and tensor for done, total, tensor in told[1:])
-    done, total, _ = told[-1]
+    assert all(0 < done <= total and tensor for done, total, tensor in printed[1:])
+    done, total, _ = printed[-1]
     assert done == total > 10_000
     if name in ("compose", "convert", "split"):
         assert total == CALLS[name](place, dry_run=True, overwrite=True).plan.nbytes
@@ -84,7 +84,7 @@ def test_raising_in_the_callback_cancels_it(place: Path, name: str) -> None:
     CALLS[name](place)  # and then it can be done after all
 
 
-def test_cancelling_keeps_what_was_to_be_replaced(place: Path) -> None:
+def test_canceling_keeps_the_existing_output(place: Path) -> None:
     converter.convert(place / "bert", place / "out", to=["pytorch"])
     before = content(place)
 
@@ -96,36 +96,36 @@ def test_cancelling_keeps_what_was_to_be_replaced(place: Path) -> None:
     assert content(place) == before
 
 
-def test_a_meter_counts_steps() -> None:
-    told: list[tuple[int, int, str]] = []
-    meter = ProgressCounter(lambda *now: told.append(now))
+def test_a_counter_counts_steps() -> None:
+    printed: list[tuple[int, int, str]] = []
+    meter = ProgressCounter(lambda *now: printed.append(now))
     first = meter.start_step({"a": 3, "b": 4})
     first("a")
     first("b")
     meter.start_step({"a": 5})("a")
-    assert told == [(3, 7, "a"), (7, 7, "b"), (12, 12, "a")]
+    assert printed == [(3, 7, "a"), (7, 7, "b"), (12, 12, "a")]
     ProgressCounter(None).start_step({"a": 1})("a")
 
 
 @pytest.mark.slow
 def test_many_threads_at_once_write_what_one_writes(place: Path) -> None:
-    """Every function, on shared sources, by 8 threads of which each uses threads of its own."""
+    """Every function, on shared sources, in 8 threads that use threads themselves."""
 
     def all_of_it(home: Path) -> tuple[dict[str, bytes], list[Any]]:
         home.mkdir()
-        found: list[Any] = []
+        result: list[Any] = []
         converter.compose(place / "bert", place / "gpt2", home / "both", seed=3, **TOKENS)
         converter.convert(home / "both" / "tf_model.h5", home / "again", dtype="float16")
         converter.split(home / "both", home / "halves", to=["pytorch", "flax"])
-        found.append(converter.verify(home / "both", against=[place / "bert"]).to_dict())
-        found.append(converter.diff(home / "both", home / "again", tolerance=1e-3).to_dict())
-        found.append(converter.inspect(place / "both", stats=True).to_dict())
+        result.append(converter.verify(home / "both", against=[place / "bert"]).to_dict())
+        result.append(converter.diff(home / "both", home / "again", tolerance=1e-3).to_dict())
+        result.append(converter.inspect(place / "both", stats=True).to_dict())
         with converter.open_checkpoint(home / "halves" / "decoder") as checkpoint:
-            found.append({name: tensor.numpy().tobytes() for name, tensor in checkpoint.items()})
-        for report in found[:2]:
+            result.append({name: tensor.numpy().tobytes() for name, tensor in checkpoint.items()})
+        for report in result[:2]:
             for key in ("directory", "first", "second", "unknown"):
                 report.pop(key, None)
-        return content(home), found
+        return content(home), result
 
     alone = all_of_it(place / "alone")
     assert alone[1][0]["verified"]

@@ -1,4 +1,4 @@
-"""Starting is quick, and nothing is imported that a command does not need."""
+"""Start-up is fast, and commands import only what they need."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file
 
 
 def imported(*args: object) -> set[str]:
-    """The packages that a fresh interpreter has imported after running one command."""
+    """Return the packages that a new interpreter imports to run one command."""
     done = subprocess.run(
         [sys.executable, "-c", _PROBE, *map(str, args)], capture_output=True, text=True, check=True
     )
@@ -63,13 +63,13 @@ def test_commands_import_no_framework(tmp_path: Path) -> None:
         assert not FRAMEWORKS & imported(*args)
 
 
-def test_inspect_imports_only_the_container_it_reads(tmp_path: Path) -> None:
+def test_inspect_imports_only_the_format_it_reads(tmp_path: Path) -> None:
     factories.make(tmp_path, "bert")
     assert not {"h5py", "huggingface_hub"} & imported("inspect", tmp_path)
 
 
-def quickest(*args: object, runs: int = 3) -> float:
-    """Seconds of processor time of the quickest of some runs.
+def fastest(*args: object, runs: int = 3) -> float:
+    """Return the CPU seconds of the fastest of some runs.
 
     On a machine with nothing else to do that is the time a user waits.
     """
@@ -89,23 +89,23 @@ def quickest(*args: object, runs: int = 3) -> float:
     return min(taken)
 
 
-def test_help_appears_in_a_blink() -> None:
-    assert quickest("--help") < 0.25
+def test_help_appears_fast() -> None:
+    assert fastest("--help") < 0.25
 
 
 def test_a_large_checkpoint_is_inspected_by_its_headers(tmp_path: Path) -> None:
     config = factories.tiny_config("bert", vocab_size=10_500_000)
-    drawn = factories.model_spec(config)
-    specs = [TensorSpec(s.canonical.name, "float32", s.canonical.shape) for s in drawn.params]
+    spec = factories.model_spec(config)
+    specs = [TensorSpec(s.canonical.name, "float32", s.canonical.shape) for s in spec.params]
     (tmp_path / "config.json").write_text(json.dumps(config))
     file = tmp_path / "model.safetensors"
     get_format("safetensors").create(file, specs, metadata={"format": "pt"}).finalize({})
     assert file.stat().st_size > 1_000_000_000
-    assert quickest("inspect", tmp_path) < 0.5
+    assert fastest("inspect", tmp_path) < 0.5
 
 
 def test_a_checkout_finds_its_tables_without_being_installed(tmp_path: Path) -> None:
-    """As where Python runs in a clone, whose package hides the one that is installed."""
+    """As when Python runs in a clone, whose package hides the installed one."""
     made = factories.make(tmp_path, "bert")
     script = """
 import sys

@@ -1,4 +1,4 @@
-"""Examples on the pages of the documentation."""
+"""Code blocks of the documentation pages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ ROOT = Path(__file__).parents[2]
 
 
 def blocks(page: str, language: str) -> list[str]:
-    """The blocks of code in a language on a page of ``docs/``."""
+    """Return the blocks of code in a language on a page of ``docs/``."""
     text = (ROOT / "docs" / page).read_text("utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

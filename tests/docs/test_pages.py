@@ -1,4 +1,4 @@
-"""The pages that scripts write are what the scripts write now."""
+"""Generated pages are up to date."""
 
 from __future__ import annotations
 

@@ -71,11 +71,11 @@ def test_every_example_runs(
             exec(compile(code, "docs/python.md", "exec"), names)
     finally:
         logging.getLogger("converter").setLevel(level)
-    told = capsys.readouterr().out
-    assert "100% " in told
-    assert "nothing is left of it" in told
-    assert "UsageError" in told or "Error " in told
-    assert "['seed-0', 'seed-1', 'seed-2', 'seed-3']" in told
+    printed = capsys.readouterr().out
+    assert "100% " in printed
+    assert "nothing is left of it" in printed
+    assert "UsageError" in printed or "Error " in printed
+    assert "['seed-0', 'seed-1', 'seed-2', 'seed-3']" in printed
     made = {path.name for path in tmp_path.iterdir()} - {"fixtures"}
     assert {"bert2gpt2", "half", "halves", "shown", "rescued", "seed-3"} <= made
     assert not {"planned", "never", "odd"} & made
@@ -151,7 +151,7 @@ def test_the_reports_have_a_document() -> None:
 
 
 def test_mypy_sees_the_types_of_the_installed_package(tmp_path: Path) -> None:
-    """As a user has it: installed, so that ``py.typed`` decides, and the script in ``--strict``."""
+    """Installed as by a user, so that ``py.typed`` counts, and checked with ``--strict``."""
     venv.create(tmp_path / "venv", with_pip=False)
     (site,) = (tmp_path / "venv").glob("lib/*/site-packages")
     (site / "converter").symlink_to(ROOT / "converter")
@@ -164,10 +164,12 @@ def test_mypy_sees_the_types_of_the_installed_package(tmp_path: Path) -> None:
         text=True,
     )
     first = USER.count("\n") + 2
-    found = [line for line in done.stdout.splitlines() if ": error: " in line]
-    assert [line.split(":")[1] for line in found] == [str(first + n) for n in range(4)], done.stdout
+    actual = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert [line.split(":")[1] for line in actual] == [str(first + n) for n in range(4)], (
+        done.stdout
+    )
     for line, what in zip(
-        found,
+        actual,
         ('"dtyp"', '"dtype"', '"jobs"', "Incompatible types"),
         strict=True,
     ):

@@ -45,7 +45,7 @@ def test_every_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert job.push == {"repo_id": "me/bert2gpt2", "private": True}
 
 
-def test_the_schema_allows_what_is_read_and_nothing_else() -> None:
+def test_the_schema_accepts_what_the_parser_accepts() -> None:
     schema = recipe_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     check = jsonschema.Draft202012Validator(schema)
@@ -74,7 +74,7 @@ def test_every_status_is_documented() -> None:
 
 
 def test_messages_are_those_of_the_page() -> None:
-    """What the page on storage promises to say is what the code says."""
+    """The messages on the page on storage are those of the code."""
     page = (ROOT / "docs" / "clusters.md").read_text()
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 7

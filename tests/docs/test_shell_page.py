@@ -1,4 +1,4 @@
-"""The page on the command line: its variables, its examples, and the image."""
+"""The page on the command line: variables, examples and the image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(*args: object, **env: str) -> Any:
 
 
 def test_every_variable_that_is_read_is_documented() -> None:
-    """Constants of the code that look like variables of the environment."""
+    """All constants in the code that look like environment variables."""
     used = set()
     for path in (ROOT / "converter").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -40,10 +40,10 @@ def test_every_variable_that_is_read_is_documented() -> None:
 def test_variables_stand_for_options_and_options_win(tmp_path: Path) -> None:
     factories.make(tmp_path / "bert", "bert")
     args = ("convert", tmp_path / "bert", tmp_path / "out", "--overwrite", "--log-level", "info")
-    told = run(*args, CONVERTER_JOBS="3", CONVERTER_MEMORY="48MB").stderr
-    assert "with 3 thread(s) in blocks of 4,000,000 bytes" in told
-    told = run(*args, "--jobs", "1", "--memory", "8MB", CONVERTER_JOBS="3").stderr
-    assert "with 1 thread(s) in blocks of 2,000,000 bytes" in told
+    printed = run(*args, CONVERTER_JOBS="3", CONVERTER_MEMORY="48MB").stderr
+    assert "with 3 thread(s) in blocks of 4,000,000 bytes" in printed
+    printed = run(*args, "--jobs", "1", "--memory", "8MB", CONVERTER_JOBS="3").stderr
+    assert "with 1 thread(s) in blocks of 2,000,000 bytes" in printed
     wrong = run(*args, CONVERTER_JOBS="many")
     assert wrong.exit_code == 2
     assert "'many' is not a valid integer" in wrong.stderr
@@ -70,9 +70,7 @@ def test_a_saved_recipe_holds_what_was_given_not_what_was_set(tmp_path: Path) ->
     assert job["convert"].keys() == {"source", "output", "dtype"}
 
 
-def test_what_is_told_is_what_the_page_shows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_log_is_what_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     monkeypatch.chdir(tmp_path)
     (command,) = [c for c in blocks("shell.md", "sh") if c.startswith("converter ")]
@@ -81,7 +79,7 @@ def test_what_is_told_is_what_the_page_shows(
 
 
 def test_the_image_holds_what_installing_needs() -> None:
-    """It cannot be built here; what can be read from it is checked."""
+    """The image cannot be built in tests; its Dockerfile is checked."""
     text = (ROOT / "Dockerfile").read_text()
     copied = [
         name for line in re.findall(r"^COPY (.*) \S+$", text, re.MULTILINE) for name in line.split()

@@ -1,4 +1,4 @@
-"""The tutorial's commands work, and its table is that of the recipes."""
+"""The tutorial's commands work, and its table lists the presets."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def test_every_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pa
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / f"{page}.md").read_text()
-    told = re.findall(r"^converter (.*)$", text, re.MULTILINE)
-    assert len(told) >= 5
-    for command in told:
+    printed = re.findall(r"^converter (.*)$", text, re.MULTILINE)
+    assert len(printed) >= 5
+    for command in printed:
         result = CliRunner().invoke(commands, command.split())
         assert result.exit_code == 0, result.output
     if page == "tutorial":

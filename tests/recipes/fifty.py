@@ -1,4 +1,4 @@
-"""Fifty recipes with three planted faults, for every engine the same."""
+"""Fifty recipes with three faults, for every executor."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ FAULTS = {
     "j23": "the file ends early",
     "j42": "do not fit the configuration",
 }
-"""Job → a part of what is told of it."""
+"""Job → a part of its error."""
 
 BIG = "j27"
 """A job that takes long enough to be killed in the middle."""
 
 
 def write(size: int = 100) -> list[str]:
-    """Write sources and recipes into the current directory; the recipes.
+    """Write sources and recipes into the working directory, and return the recipes.
 
     Args:
         size: tokens that `BIG` knows.
@@ -40,8 +40,8 @@ def write(size: int = 100) -> list[str]:
     return [_recipe(number) for number in range(50)]
 
 
-def mend() -> None:
-    """Take the faults away."""
+def repair() -> None:
+    """Remove the faults."""
     Path("missing").symlink_to("bert")
     shutil.copy("bert/model.safetensors", "short/model.safetensors")
     shutil.copy("bert/config.json", "wrong/config.json")

@@ -37,30 +37,30 @@ def contents(directory: str) -> dict[str, bytes]:
 
 
 def bare(summary: RunSummary) -> dict[str, Any]:
-    """A summary without times."""
-    told = summary.to_dict()
-    for outcome in told["jobs"].values():
+    """Return a summary without times."""
+    printed = summary.to_dict()
+    for outcome in printed["jobs"].values():
         del outcome["seconds"]
-    return told
+    return printed
 
 
 def modules() -> tuple[int, set[str]]:
-    """Of a worker: its process, and the packages that it has imported."""
+    """Return a worker's process id and its imported packages."""
     return os.getpid(), {name.partition(".")[0] for name in sys.modules}
 
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> list[DaskExecutor]:
-    """The clusters that are started."""
-    found: list[DaskExecutor] = []
+    """Return the clusters that are started."""
+    actual: list[DaskExecutor] = []
     start = DaskExecutor.__enter__
 
     def noted(self: DaskExecutor) -> DaskExecutor:
-        found.append(self)
+        actual.append(self)
         return start(self)
 
     monkeypatch.setattr(DaskExecutor, "__enter__", noted)
-    return found
+    return actual
 
 
 def test_fifty_recipes_and_a_worker_that_dies(
@@ -77,16 +77,16 @@ def test_fifty_recipes_and_a_worker_that_dies(
         if killed or fifty.BIG not in names:
             return
         client = engines[0]._client
-        found = client.run(modules)
-        assert len(found) == 2
-        imported.update(*(names for _, names in found.values()))
+        actual = client.run(modules)
+        assert len(actual) == 2
+        imported.update(*(names for _, names in actual.values()))
         deadline = time.monotonic() + 60
         while not list(Path("made").glob(f".{fifty.BIG}.partial-*/*.h5")):
             assert not Path("made", fifty.BIG).exists(), "it was too quick"
             assert time.monotonic() < deadline
         busy = client.processing().items()
         (worker,) = (at for at, keys in busy if any(fifty.BIG in key for key in keys))
-        os.kill(found[worker][0], signal.SIGKILL)
+        os.kill(actual[worker][0], signal.SIGKILL)
         killed.append(ended)
 
     summary = run(recipes, jobs=2, keep_going=True, engine="dask", progress=progress)
@@ -98,7 +98,7 @@ def test_fifty_recipes_and_a_worker_that_dies(
     assert not [name for name in os.listdir("made") if name.startswith(".")]  # noqa: PTH208
     assert "numpy" in imported
     assert not FRAMEWORKS & imported
-    fifty.mend()
+    fifty.repair()
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
     ) as other:
@@ -123,10 +123,10 @@ def test_an_interrupted_run_on_a_cluster(tmp_path: Path) -> None:
     assert process.stderr
     process.stderr.readline()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
-    told = process.stderr.read()
+    printed = process.stderr.read()
     assert process.wait() == 130
-    assert told.endswith("Interrupted: partial output was removed.\n")
-    assert "Traceback" not in told
+    assert printed.endswith("Interrupted: partial output was removed.\n")
+    assert "Traceback" not in printed
     counts = json.loads((tmp_path / "s.json").read_text())["counts"]
     assert counts["done"] >= 1
     assert counts["not started"] > 3
@@ -137,12 +137,14 @@ def test_an_interrupted_run_on_a_cluster(tmp_path: Path) -> None:
 def test_a_job_that_kills_every_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     death = distributed.KilledWorker("key", "tcp://1.2.3.4:5", 4)
     future = SimpleNamespace(status="error", exception=lambda: death)
-    found = DaskExecutor(1, None)._result(Job("big", "convert", {}, None), future)
-    assert found.status == "failed"
-    assert "big: every worker that ran it died, the last at tcp://1.2.3.4:5" in str(found.error)
+    actual = DaskExecutor(1, None)._result(Job("big", "convert", {}, None), future)
+    assert actual.status == "failed"
+    assert "big: every worker that ran it died, the last at tcp://1.2.3.4:5" in str(actual.error)
 
 
-def test_paths_hold_wherever_the_worker_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_become_absolute_for_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("here/bert").mkdir(parents=True)
     options: dict[str, Any] = {
@@ -163,7 +165,7 @@ def test_paths_hold_wherever_the_worker_is(tmp_path: Path, monkeypatch: pytest.M
     }
 
 
-def test_errors_of_a_job_travel_whole() -> None:
+def test_errors_of_a_job_are_pickled_completely() -> None:
     error = UsageError("no", [Problem("is wrong", "file", "tensor", "a", "b", "c")], "do this")
     again = pickle.loads(
         pickle.dumps(JobResult(Job("a", "convert", {}, None), "failed", 1.0, error))
@@ -177,7 +179,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     factories.make(Path("bert"), "bert")
     Path("r.yaml").write_text("jobs: [{convert: {source: bert, output: out}}]")
-    monkeypatch.setattr(dask_executor, "_PATIENCE", 1)
+    monkeypatch.setattr(dask_executor, "_CONNECT_SECONDS", 1)
     return "r.yaml"
 
 
@@ -202,7 +204,7 @@ def test_without_the_extra(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert not Path("out").exists()
 
 
-def test_options_that_do_not_go_together(recipe: str) -> None:
+def test_contradicting_options(recipe: str) -> None:
     wrong: list[dict[str, Any]] = [{"scheduler": "tcp://a:1"}, {"engine": "ray"}]
     for options in wrong:
         with pytest.raises(UsageError):

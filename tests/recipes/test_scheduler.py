@@ -1,4 +1,4 @@
-"""Recipes: read, checked, run, and not run again."""
+"""Recipes are parsed, checked and run, and up-to-date jobs are skipped."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_recipe_makes_what_the_command_makes(place: Path) -> None:
     assert {path.name for path in Path("x").iterdir()} >= {"flax_model.msgpack", "config.json"}
 
 
-def test_what_is_done_and_unchanged_is_skipped(place: Path) -> None:
+def test_up_to_date_jobs_are_skipped(place: Path) -> None:
     jobs = [job("one", to=["pytorch"]), job("two", "gpt2", to=["pytorch"])]
     recipe = write({"jobs": jobs})
     assert set(statuses(recipe).values()) == {"done"}
@@ -93,33 +93,33 @@ def test_fifty_recipes_with_three_faults(tmp_path: Path, monkeypatch: pytest.Mon
     assert sum(status == "failed" for status in refused.values()) == 3
     assert sum(status == "not started" for status in refused.values()) == 47
     assert not Path("made").exists()
-    found = statuses(*recipes, "--keep-going", "--jobs", 2, "--summary", "s.json", code=1)
-    assert {name for name, status in found.items() if status == "failed"} == fifty.FAULTS.keys()
-    assert sum(status == "done" for status in found.values()) == 47
+    actual = statuses(*recipes, "--keep-going", "--jobs", 2, "--summary", "s.json", code=1)
+    assert {name for name, status in actual.items() if status == "failed"} == fifty.FAULTS.keys()
+    assert sum(status == "done" for status in actual.values()) == 47
     summary = json.loads(Path("s.json").read_text())
     assert summary["counts"]["failed"] == 3
-    for name, told in fifty.FAULTS.items():
-        assert told in json.dumps(summary["jobs"][name]["error"]), name
-    fifty.mend()
+    for name, printed in fifty.FAULTS.items():
+        assert printed in json.dumps(summary["jobs"][name]["error"]), name
+    fifty.repair()
     again = statuses(*recipes, "--keep-going")
     assert {name for name, status in again.items() if status == "done"} == fifty.FAULTS.keys()
     assert set(statuses(*recipes).values()) == {"skipped"}
 
 
-def test_what_needs_a_failed_job_is_not_tried(place: Path) -> None:
+def test_jobs_that_need_a_failed_job_fail(place: Path) -> None:
     recipe = write({"jobs": [job("a", "missing/"), job("b", "made/a"), job("c", to="pytorch")]})
-    found = statuses(recipe, "--keep-going", code=1)
-    assert found == {"a": "failed", "b": "failed", "c": "done"}
+    actual = statuses(recipe, "--keep-going", code=1)
+    assert actual == {"a": "failed", "b": "failed", "c": "done"}
 
 
-def test_what_is_not_ours_is_not_replaced(place: Path) -> None:
+def test_files_of_others_are_not_replaced(place: Path) -> None:
     Path("made/one").mkdir(parents=True)
     Path("made/one/thesis.txt").write_text("years of work")
     assert statuses(write({"jobs": [job("one")]}), code=1) == {"one": "failed"}
     assert Path("made/one/thesis.txt").read_text() == "years of work"
 
 
-def test_everything_that_is_wrong_is_told_at_once(place: Path) -> None:
+def test_all_problems_of_a_recipe_are_reported_at_once(place: Path) -> None:
     recipe = {
         "version": 2,
         "extra": 1,
@@ -136,7 +136,7 @@ def test_everything_that_is_wrong_is_told_at_once(place: Path) -> None:
     }
     with pytest.raises(UsageError) as caught:
         read_recipes([Path(write(recipe))])
-    told = str(caught.value)
+    printed = str(caught.value)
     for part in (
         "version",
         "extra",
@@ -148,16 +148,16 @@ def test_everything_that_is_wrong_is_told_at_once(place: Path) -> None:
         "exactly one command",
         "same name",
     ):
-        assert part in told, part
+        assert part in printed, part
 
 
-def test_one_output_may_not_lie_in_another(place: Path) -> None:
+def test_an_output_inside_another_is_refused(place: Path) -> None:
     inner = {"name": "in", "convert": {"source": "bert", "output": "made/out/in"}}
     with pytest.raises(UsageError, match="in: its output is inside that of out"):
         read_recipes([Path(write({"jobs": [job("out"), inner]}))])
 
 
-def test_values_that_there_are_not(place: Path) -> None:
+def test_wrong_values(place: Path) -> None:
     wrong: list[dict[str, Any]] = [
         {"to": "pytorch,flax"},
         {"dtype": "float8"},
@@ -213,7 +213,7 @@ def test_variables(place: Path) -> None:
     assert result.exit_code == 2
 
 
-def test_a_dry_run_tells_and_writes_nothing(place: Path) -> None:
+def test_a_dry_run_prints_and_writes_nothing(place: Path) -> None:
     jobs = [job("one", to="pytorch"), job("two", "made/one"), job("three", "gpt2", to="pytorch")]
     recipe = write({"jobs": jobs})
     before = sorted(place.rglob("*"))
@@ -228,11 +228,11 @@ def test_a_dry_run_tells_and_writes_nothing(place: Path) -> None:
     statuses(recipe)
     later = time.time() + 10
     os.utime("gpt2/model.safetensors", (later, later))
-    found = statuses(recipe, "--dry-run")
-    assert found == {"one": "skipped", "two": "skipped", "three": "planned"}
+    actual = statuses(recipe, "--dry-run")
+    assert actual == {"one": "skipped", "two": "skipped", "three": "planned"}
     jobs[0]["convert"]["source"] = "missing/"
-    found = statuses(write({"jobs": jobs}), "--dry-run", code=1)
-    assert found == {"one": "failed", "two": "failed", "three": "planned"}
+    actual = statuses(write({"jobs": jobs}), "--dry-run", code=1)
+    assert actual == {"one": "failed", "two": "failed", "three": "planned"}
 
 
 def test_a_job_that_is_stopped_leaves_nothing(place: Path) -> None:
@@ -254,9 +254,9 @@ def test_an_interrupted_run(place: Path, number: signal.Signals) -> None:
     for _ in range(4):
         process.stderr.readline()
     process.send_signal(number)
-    told = process.stderr.read()
+    printed = process.stderr.read()
     assert process.wait() == 130
-    assert told.endswith("Interrupted: partial output was removed.\n")
+    assert printed.endswith("Interrupted: partial output was removed.\n")
     counts = json.loads(Path("s.json").read_text())["counts"]
     assert counts["done"] >= 4
     assert counts["not started"] > 0
@@ -264,12 +264,12 @@ def test_an_interrupted_run(place: Path, number: signal.Signals) -> None:
     made = sorted(path.name for path in Path("made").iterdir())
     assert len(made) == counts["done"]
     assert not [name for name in made if name.startswith(".")]
-    found = list(statuses(recipe).values())
-    assert found.count("skipped") == counts["done"]
-    assert found.count("done") == 24 - counts["done"]
+    actual = list(statuses(recipe).values())
+    assert actual.count("skipped") == counts["done"]
+    assert actual.count("done") == 24 - counts["done"]
 
 
-def test_a_summary_that_cannot_be_written_is_told_before_anything_is_made(place: Path) -> None:
+def test_a_summary_that_cannot_be_written_is_reported_before_any_job_runs(place: Path) -> None:
     recipe = write({"jobs": [job("one")]})
     result = CliRunner().invoke(commands, ["run", recipe, "--summary", "no/such/s.json"])
     assert result.exit_code == 1
@@ -281,13 +281,13 @@ def test_a_summary_that_cannot_be_written_is_told_before_anything_is_made(place:
     "text",
     ["jobs: []\njobs: []", "jobs: [{convert: {source: a, source: b, output: c}}]", "jobs: &a [*a]"],
 )
-def test_yaml_that_says_a_thing_twice_or_never_ends(place: Path, text: str) -> None:
+def test_yaml_with_duplicate_keys_or_cycles(place: Path, text: str) -> None:
     Path("it.yaml").write_text(text)
     with pytest.raises(UsageError, match=r"occurs twice|must have exactly one command"):
         read_recipes([Path("it.yaml")])
 
 
-def test_json_that_says_a_thing_twice(place: Path) -> None:
+def test_json_with_duplicate_keys(place: Path) -> None:
     Path("it.json").write_text('{"jobs": [], "jobs": []}')
     with pytest.raises(UsageError, match="'jobs' occurs twice"):
         read_recipes([Path("it.json")])
@@ -296,7 +296,7 @@ def test_json_that_says_a_thing_twice(place: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[1", "jobs: 1", "jobs: [1]", "!!python/name:os.system", "- a"]
 )
-def test_files_that_are_no_recipes(place: Path, text: str) -> None:
+def test_files_that_are_not_recipes(place: Path, text: str) -> None:
     Path("it.yaml").write_text(text)
     with pytest.raises(UsageError):
         read_recipes([Path("it.yaml")])
@@ -346,13 +346,13 @@ SAMPLES: dict[str, list[str]] = {
     "jobs": ["2"],
     "memory": ["100MB"],
 }
-"""Option of compose → what to give it, so that it is seen."""
+"""Option of compose → a value that differs from its default."""
 
 OTHERS: dict[str, list[str]] = {"preset": ["bert2rnd"], "random": ["encoder"]}
-"""The same for those that do not go with the rest."""
+"""The same for options that contradict the others."""
 
 NOT_SAVED = {"overwrite", "dry_run", "json", "quiet", "token", "save_recipe", "log_level"}
-"""How this one run is made, and a secret."""
+"""Options of one run only, and a secret."""
 
 
 def test_every_option_is_saved(place: Path) -> None:
@@ -373,8 +373,8 @@ def test_every_option_is_saved(place: Path) -> None:
     numbers = {"seed": 5, "jobs": 2}
     saved = {**read.options, **(read.push or {})}
     for name, values in [*SAMPLES.items(), *OTHERS.items()]:
-        found = saved.pop("repo_id" if name == "push" else name)
-        assert found in (values, values[0], numbers.get(name)), name
+        actual = saved.pop("repo_id" if name == "push" else name)
+        assert actual in (values, values[0], numbers.get(name)), name
     assert {name for name, value in saved.items() if value is True} == flags
     assert saved.keys() - flags == {"encoder", "decoder", "output"}
     assert recipe_options("compose").keys() <= {*read.options}

@@ -44,10 +44,10 @@ def test_the_library_logs_its_choices(
     assert {record.name.partition(".")[0] for record in caplog.records} == {"converter"}
     text = "\n".join(caplog.messages)
     assert f"{bert}: model.safetensors as safetensors, 55 tensors" in text
-    assert re.search(rf"{gpt2}: \d+ of \d+ tensors known, in the names of pytorch", text)
+    assert re.search(rf"{gpt2}: \d+ of \d+ tensors recognized, in the names of pytorch", text)
     assert "'start': 5" in text
     assert "in 3 file(s), with 1 thread(s)" in text
-    assert f"{tmp_path / 'out'}: in place after" in text
+    assert f"{tmp_path / 'out'}: complete after" in text
     assert "query.weight" not in text
 
 
@@ -63,7 +63,7 @@ def test_debug_logs_every_tensor_once(
     }
     query = next(text for text in printed if "layer.0.attention.self.query.weight" in text)
     assert query.endswith(f"in {bert / 'model.safetensors'}")
-    assert any("crossattention" in text and "drawn anew: " in text for text in printed)
+    assert any("crossattention" in text and "initialized: " in text for text in printed)
 
 
 def test_the_library_prints_nothing_and_handles_nothing(bert: Path, tmp_path: Path) -> None:

@@ -103,11 +103,11 @@ _STYLE = Path(__file__).with_name("page.css")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def page(found: Verification) -> str:
+def page(result: Verification) -> str:
     """Return the HTML of the page, including the value report if there is one."""
-    title = _text(Path(found.directory).name or found.directory)
-    body = "\n".join(_body(found))
-    verdict = "verified" if found.verified else "not verified"
+    title = _text(Path(result.directory).name or result.directory)
+    body = "\n".join(_body(result))
+    verdict = "verified" if result.verified else "not verified"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -127,17 +127,17 @@ def _name(text: str) -> str:
     return f'<span class="name">{broken}</span>'
 
 
-def _body(found: Verification) -> Iterator[str]:
-    report = found.value_report
-    yield from _head(found)
-    yield from _problems(found)
-    yield from _differences(found)
-    if found.notes:
+def _body(result: Verification) -> Iterator[str]:
+    report = result.value_report
+    yield from _head(result)
+    yield from _problems(result)
+    yield from _differences(result)
+    if result.notes:
         yield "<h2>Warnings and notes</h2><ul>"
-        yield from (f"<li>{_text(text)}</li>" for text in found.notes)
+        yield from (f"<li>{_text(text)}</li>" for text in result.notes)
         yield "</ul>"
     yield "<h2>Checks</h2>"
-    yield from _table(found.checks.items(), kind="checks")
+    yield from _table(result.checks.items(), kind="checks")
     if report:
         colors = _colors(report)
         yield from _origins(report, colors)
@@ -150,14 +150,14 @@ def _body(found: Verification) -> Iterator[str]:
     )
 
 
-def _head(found: Verification) -> Iterator[str]:
-    report = found.value_report
-    number = len(found.problems)
-    badge = "verified" if found.verified else f"not verified: {count(number, 'problem')}"
-    yield f"<h1>{_text(found.directory)}</h1>"
-    yield f'<p><span class="badge {"good" if found.verified else "bad"}">{badge}</span>'
+def _head(result: Verification) -> Iterator[str]:
+    report = result.value_report
+    number = len(result.problems)
+    badge = "verified" if result.verified else f"not verified: {count(number, 'problem')}"
+    yield f"<h1>{_text(result.directory)}</h1>"
+    yield f'<p><span class="badge {"good" if result.verified else "bad"}">{badge}</span>'
     yield f"{_text(report.model if report else 'could not be read')}</p>"
-    files = ", ".join(found.files)
+    files = ", ".join(result.files)
     facts: dict[str, str] = {}
     if report:
         facts["parameters"] = f"{report.parameters:,}"
@@ -173,10 +173,10 @@ def _head(found: Verification) -> Iterator[str]:
     yield f'<div><dt>weight files</dt><dd class="small">{_text(files)}</dd></div></dl>'
 
 
-def _problems(found: Verification) -> Iterator[str]:
-    if not found.problems:
+def _problems(result: Verification) -> Iterator[str]:
+    if not result.problems:
         return
-    problems = merge_layers(found.problems)
+    problems = merge_layers(result.problems)
     yield '<h2>Problems</h2><ul class="findings">'
     for problem in problems[:MAX_PROBLEMS]:
         yield f"<li><b>{_text(problem.what)}</b>"
@@ -190,11 +190,11 @@ def _problems(found: Verification) -> Iterator[str]:
         yield f"<p>… and {more:,} more; --json lists all.</p>"
 
 
-def _differences(found: Verification) -> Iterator[str]:
+def _differences(result: Verification) -> Iterator[str]:
     """Show the differences between the checkpoint and its sources."""
     differences = {
         name: origin.difference
-        for name, origin in found.origins.items()
+        for name, origin in result.origins.items()
         if origin.difference and not origin.difference.exact
     }
     if differences:

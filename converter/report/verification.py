@@ -35,33 +35,36 @@ def describe_comparison(comparison: Comparison) -> str:
     return render(_comparison(comparison))
 
 
-def _comparison(found: Comparison) -> Iterator[RenderableType]:
-    equal = sum(difference.exact for difference in found.differences.values())
-    verdict = "equal" if found.equal else "DIFFERENT"
-    if found.equal and equal < len(found.differences):
-        verdict = f"equal within {found.tolerance:g}"
-    what = f", only the {found.submodel}" if found.submodel else ""
-    yield line(f"{found.first} and {found.second}{what}: {verdict}", "bold")
+def _comparison(result: Comparison) -> Iterator[RenderableType]:
+    equal = sum(difference.exact for difference in result.differences.values())
+    verdict = "equal" if result.equal else "DIFFERENT"
+    if result.equal and equal < len(result.differences):
+        verdict = f"equal within {result.tolerance:g}"
+    what = f", only the {result.submodel}" if result.submodel else ""
+    yield line(f"{result.first} and {result.second}{what}: {verdict}", "bold")
     yield indented(
         line(
-            f"{count(len(found.differences), 'tensor')} compared, {equal:,} the same bit for bit,"
-            f" {len(found.differing):,} differing"
+            f"{count(len(result.differences), 'tensor')} compared, {equal:,} the same bit for bit,"
+            f" {len(result.differing):,} differing"
         )
     )
-    differing = found.differing
-    within = {n: d for n, d in found.differences.items() if not d.exact and n not in differing}
+    differing = result.differing
+    within = {n: d for n, d in result.differences.items() if not d.exact and n not in differing}
     for title, differences in (("Differing", differing), ("Within the tolerance", within)):
         if differences:
             yield heading(title)
             yield indented(table(difference_rows(differences), header=HEADER, right=[1, 2, 3, 4]))
-    for reference, names in ((found.first, found.only_first), (found.second, found.only_second)):
+    for reference, names in (
+        (result.first, result.only_first),
+        (result.second, result.only_second),
+    ):
         if names:
             yield heading(f"Only in {reference}")
             yield indented(line("\n".join(collapse_params(names))))
-    if found.shapes:
+    if result.shapes:
         yield heading("Of different shapes")
-        yield indented(table((n, shape(a), shape(b)) for n, (a, b) in found.shapes.items()))
-    for reference, names in found.unknown.items():
+        yield indented(table((n, shape(a), shape(b)) for n, (a, b) in result.shapes.items()))
+    for reference, names in result.unknown.items():
         if names:
             yield heading(f"Not compared, not in the mapping table, in {reference}")
             yield indented(line("\n".join(collapse_params(names))))
@@ -97,33 +100,33 @@ def describe_verification(verification: Verification, stream: Any = None) -> str
     return render(_verification(verification), stream)
 
 
-def _verification(found: Verification) -> Iterator[RenderableType]:
-    if found.verified:
-        yield line(f"{found.directory}: verified", "bold green")
+def _verification(result: Verification) -> Iterator[RenderableType]:
+    if result.verified:
+        yield line(f"{result.directory}: verified", "bold green")
     else:
-        number = count(len(found.problems), "problem")
-        yield line(f"{found.directory}: NOT verified, {number}", "bold red")
-    yield indented(table(found.checks.items()))
-    problems = merge_layers(found.problems)
+        number = count(len(result.problems), "problem")
+        yield line(f"{result.directory}: NOT verified, {number}", "bold red")
+    yield indented(table(result.checks.items()))
+    problems = merge_layers(result.problems)
     if problems:
         yield heading("What is wrong")
         for problem in problems[:MAX_PROBLEMS]:
             yield indented(line(f"- {problem}"))
         if len(problems) > MAX_PROBLEMS:
             yield indented(line(f"… and {len(problems) - MAX_PROBLEMS} more; --json lists all"))
-    if found.origins:
+    if result.origins:
         yield heading("Where the values come from")
-        yield indented(table(_origins(found)))
-    if found.notes:
+        yield indented(table(_origins(result)))
+    if result.notes:
         yield heading("Notes")
-        for note in found.notes:
+        for note in result.notes:
             yield indented(line(f"- {note}"))
 
 
-def _origins(found: Verification) -> Iterator[tuple[str, str]]:
+def _origins(result: Verification) -> Iterator[tuple[str, str]]:
     """Yield each source and verdict, with the collapsed names."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for name, origin in found.origins.items():
+    for name, origin in result.origins.items():
         verdict = f"{origin.verdict} to {origin.source}"
         if origin.verdict != "equal":
             verdict = "initialized" if origin.source is None else f"differs from {origin.source}"

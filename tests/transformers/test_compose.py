@@ -21,8 +21,8 @@ from tests.transformers.submodel_checks import (
     check_native_values,
     check_pytorch_values,
     expected_kinds,
-    fresh,
     source_model,
+    without_source,
 )
 from tests.transformers.weight_files import configuration
 
@@ -60,7 +60,7 @@ def test_a_composition_is_its_sources_and_new_cross_attention(
                 loaded, source_cache, (first, encoder), (second, decoder, "causal")
             )
         assert left, "a fresh composition has fresh cross-attention"
-        assert fresh(left), sorted(left)
+        assert without_source(left), sorted(left)
         projected = any("enc_to_dec_proj" in name for name in left)
         assert projected == (size == "large"), "a projection where, and only where, widths differ"
     _generate(proof["safetensors"].model, config)
@@ -121,9 +121,11 @@ def test_the_seed_changes_only_the_initialized_tensors(
     assert one.keys() == same.keys() == other.keys()
     changed = {key for key in one if not np.array_equal(one[key], other[key])}
     assert all(np.array_equal(one[key], same[key]) for key in one)
-    assert fresh(changed)
+    assert without_source(changed)
     initialized = {
-        key for key in one if fresh({key}) and "ln_" not in key and "c_attn.bias" not in key
+        key
+        for key in one
+        if without_source({key}) and "ln_" not in key and "c_attn.bias" not in key
     }
     assert {key for key in initialized if key.endswith("weight")} <= changed
 
@@ -142,7 +144,7 @@ def test_initialized_tensors_follow_the_initializer_of_their_architecture(
     stored = load(tmp_path / "composed", "safetensors").stored
     layers = 2
     for key, value in stored.items():
-        if not fresh({key}) or "enc_to_dec_proj" in key:
+        if not without_source({key}) or "enc_to_dec_proj" in key:
             continue
         if "LayerNorm" in key or "ln_" in key:
             assert np.array_equal(value, np.full_like(value, float(key.endswith("weight")))), key

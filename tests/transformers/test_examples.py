@@ -32,12 +32,14 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
+@pytest.mark.slow
 def test_pytorch_learns_and_generates(composed: Path, example: Any) -> None:
     losses, share = example("train_pytorch").train(composed, steps=150, words=1)
     assert losses[-1] < losses[0] / 10
     assert share > 0.8
 
 
+@pytest.mark.slow
 def test_pytorch_learns_with_transformers_5_too(composed: Path) -> None:
     code = (
         "import json, sys; from pathlib import Path; import train_pytorch, transformers\n"

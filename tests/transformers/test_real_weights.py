@@ -8,17 +8,17 @@ import pytest
 
 import converter
 from tests.transformers.oracle import check
-from tests.transformers.published_weights import fetched
+from tests.transformers.published_weights import checkpoint_directory
 from tests.transformers.submodel_checks import (
     check_decoder,
     check_encoder,
     check_pytorch_values,
-    fresh,
     source_model,
+    without_source,
 )
 from tests.transformers.weight_files import configuration
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.network]
 
 ALL = ("safetensors", "h5", "msgpack")
 
@@ -31,7 +31,7 @@ def test_published_weights_compose(
 ) -> None:
     import torch
 
-    first, second = fetched("minilm"), fetched(decoder)
+    first, second = checkpoint_directory("minilm"), checkpoint_directory(decoder)
     out = tmp_path / "composed"
     converter.compose(first, second, out)
     proof = check(out, only=ALL)
@@ -42,7 +42,7 @@ def test_published_weights_compose(
     model = proof["safetensors"].model
     if head == "causal":
         causal = source_model(second, architecture, head)
-        assert fresh(check_pytorch_values(proof["safetensors"], encoder, causal))
+        assert without_source(check_pytorch_values(proof["safetensors"], encoder, causal))
         check_decoder(proof["safetensors"], causal, config)
     else:  # a base model: everything below the head, which is tied or initialized
         body = model.decoder.base_model.state_dict()
@@ -58,7 +58,7 @@ def test_published_weights_compose(
 
 @pytest.mark.parametrize(("name", "architecture"), [("minilm", "bert"), ("gpt2", "gpt2")])
 def test_published_weights_convert(tmp_path: Path, name: str, architecture: str) -> None:
-    source = fetched(name)
+    source = checkpoint_directory(name)
     converter.convert(source, tmp_path / "out")
     proof = check(tmp_path / "out", only=ALL)
     original = source_model(source, architecture, "base" if architecture == "bert" else "causal")

@@ -17,6 +17,8 @@ from tests.verification import damage
 from tests.verification.browser import browse, look
 from tests.verification.damage import QUERY, alter, copy_of, key_of, rewrite
 
+pytestmark = pytest.mark.browser
+
 LIGHT, DARK = "rgb(255, 255, 255)", "rgb(20, 23, 26)"
 
 

@@ -37,15 +37,7 @@ def histogram(
 ) -> str:
     """Draw a filled outline of `counts` as SVG, scaled to the fullest bin, with a mark at zero.
 
-    Args:
-        counts: one per bin.
-        low: left end of the first bin.
-        high: right end of the last.
-        label: text for screen readers.
-        color: the CSS class that colors it.
-        width: in SVG units.
-        height: in SVG units.
-
+    The bins range from `low` to `high`; `label` is for screen readers, `color` is a CSS class.
     """
     top = max(counts, default=0) or 1
     step = width / max(1, len(counts))
@@ -69,14 +61,7 @@ def histogram(
 def bar(
     shares: Mapping[ValueOrigin, int], classes: Mapping[ValueOrigin, str], *, width: int = 640
 ) -> str:
-    """Draw one horizontal bar as SVG, its parts as wide as their shares.
-
-    Args:
-        shares: part → amount.
-        classes: part → the CSS class that colors it.
-        width: in SVG units.
-
-    """
+    """Draw one horizontal bar as SVG, its parts as wide as their shares, colored by `classes`."""
     total = sum(shares.values()) or 1
     parts, labels, x = [], [], 0.0
     for origin, amount in shares.items():
@@ -293,16 +278,9 @@ def _table(
     kind: str = "rows",
     escaped: bool = False,
 ) -> Iterator[str]:
-    """Yield the HTML of a table.
+    """Yield the HTML of a table of CSS class `kind`, whose cells may be escaped already.
 
-    Args:
-        rows: the cells.
-        header: titles of the columns.
-        right: indices of right-aligned columns.
-        nowrap: indices of columns that are not wrapped.
-        kind: the CSS class of the table.
-        escaped: if true, the cells are HTML already.
-
+    `right` and `nowrap` are indices of right-aligned and of unwrapped columns.
     """
     style = dict.fromkeys(right, ' class="n"') | dict.fromkeys(nowrap, ' class="nowrap"')
     yield f'<table class="{kind}">'

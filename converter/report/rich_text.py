@@ -102,11 +102,7 @@ def table(
 ) -> TextTable:
     """Return a table without borders, whose rows are stacked if the terminal is too narrow.
 
-    Args:
-        rows: the cells.
-        header: titles of the columns.
-        right: indices of right-aligned columns.
-
+    `right` contains the indices of right-aligned columns.
     """
     return TextTable([tuple(row) for row in rows], tuple(header), tuple(right))
 

@@ -66,11 +66,7 @@ def compare(
 ) -> Difference:
     """Measure the difference between two stored tensors of the same canonical shape.
 
-    Args:
-        name: canonical.
-        first: one tensor.
-        second: the other.
-        rows: the rows of `second`, where it is compared after resizing.
+    If given, `rows` reads the second tensor after resizing.
 
     Raises:
         CheckpointError: if one cannot be read.

@@ -48,12 +48,7 @@ def tensor_sha256(stored: SourceTensor, dtype: str) -> bytes:
 
 
 class DifferenceClassifier:
-    """Names what happened to tensors that differ from what they should be.
-
-    Args:
-        expected: every tensor as it should be, by canonical name; read only on a difference.
-
-    """
+    """Names what happened to tensors that differ from the expected ones, which it reads lazily."""
 
     def __init__(self, expected: Mapping[str, SourceTensor]) -> None:
         self._expected = expected
@@ -83,10 +78,7 @@ class DifferenceClassifier:
     ) -> str:
         """Describe what happened to `stored`, which should hold the expected values of `name`.
 
-        Args:
-            name: canonical.
-            stored: the tensor that is wrong.
-            difference: between the two, if they have the same shape.
+        The difference between the two is given if they have the same shape.
 
         Raises:
             CheckpointError: if one cannot be read.

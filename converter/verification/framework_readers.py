@@ -31,9 +31,6 @@ Values = tuple[tuple[int, ...], bytes]
 def check_native(models: Mapping[str, Model]) -> Findings:
     """Compare every tensor of every file with what the framework's own library reads.
 
-    Args:
-        models: weight file → the model that it holds.
-
     Raises:
         UnsupportedError: if a library is not installed; it names the extra that installs it.
 

@@ -104,13 +104,7 @@ def _token_ids(value: Any) -> list[int]:
 
 
 def check_loadable(home: Path, models: Mapping[str, Model]) -> Findings:
-    """Check the format, names and pickle imports of each weight file, and other files in `home`.
-
-    Args:
-        home: the checkpoint directory.
-        models: weight file → the model that it holds.
-
-    """
+    """Check the format, names and pickle imports of each weight file, and other files in `home`."""
     problems = []
     for label, model in models.items():
         problems += [*_check_file(label, model), *_check_imports(model.checkpoint)]

@@ -67,14 +67,7 @@ def _without_prefix(entries: Any, prefix: str) -> dict[str, Any]:
 
 
 def check_manifest_files(home: Path, manifest: Manifest, title: str) -> Findings:
-    """Compare the files in `home` with the sizes and hashes that the manifest states.
-
-    Args:
-        home: the directory that the listed paths are relative to.
-        manifest: its content.
-        title: the name of the check in the report.
-
-    """
+    """Compare the files in `home` with their sizes and hashes in the manifest, as check `title`."""
     listed = manifest.get("files")
     entries = listed if isinstance(listed, dict) else {}
     problems = [
@@ -122,18 +115,12 @@ class ExpectedSources:
 
 
 def expected_sources(sources: Sources, manifest: Manifest | None) -> ExpectedSources:
-    """Return `sources` as the manifest says that they were used.
+    """Return `sources`, named as if all were copied, as the manifest says that they were used.
 
     The manifest decides only which source tensor each tensor is compared with (selected layers,
     copies, resized rows, random submodels); the values are always read from the files.
-
-    Args:
-        sources: by the names that the tensors would have if all were copied.
-        manifest: of the finished checkpoint, if it has one.
-
     """
-    entries = manifest.get("tensors") if manifest else None
-    if manifest is None or not isinstance(entries, dict):
+    if manifest is None:
         return ExpectedSources(sources)
     by_key = {
         (_submodel(name), stored.tensor.spec.name): (reference, stored)
@@ -142,7 +129,7 @@ def expected_sources(sources: Sources, manifest: Manifest | None) -> ExpectedSou
     random = manifest.get("random")
     random = random if isinstance(random, list) else ()
     expected, initialized = dict(sources), set()
-    for name, entry in entries.items():
+    for name, entry in tensor_entries(manifest).items():
         if not isinstance(entry, dict):
             continue
         if is_initialized(entry) and _submodel(name) in random:
@@ -155,6 +142,12 @@ def expected_sources(sources: Sources, manifest: Manifest | None) -> ExpectedSou
         if match is not None:
             expected[name] = (match[0], _resized(name, match[1], entry.get("resized")))
     return ExpectedSources(expected, frozenset(initialized))
+
+
+def tensor_entries(manifest: Manifest | None) -> Mapping[str, Any]:
+    """Return the manifest's entries by canonical name; empty if there are none."""
+    entries = manifest.get("tensors") if manifest else None
+    return entries if isinstance(entries, dict) else {}
 
 
 def is_initialized(entry: Mapping[str, Any]) -> bool:

@@ -14,6 +14,13 @@ EQUAL, INITIALIZED = "equal", "initialized"
 """The verdicts on tensors without a fault."""
 
 
+def tensor_problem(
+    what: str, stored: SourceTensor, expected: str | None = None, found: str | None = None
+) -> Problem:
+    """Return a problem of one stored tensor."""
+    return Problem(what, str(stored.tensor.path), stored.tensor.spec.name, expected, found)
+
+
 @dataclass(frozen=True)
 class Difference:
     """The difference between two tensors of one canonical name and shape."""

@@ -31,6 +31,7 @@ from converter.verification.result import (
     Difference,
     Findings,
     Provenance,
+    tensor_problem,
 )
 from converter.verification.value_report import measure
 
@@ -80,14 +81,7 @@ def compare_with_sources(
 ) -> tuple[dict[str, Provenance], Findings]:
     """Find the source of every tensor of `model`, and compare the values.
 
-    Args:
-        model: the finished checkpoint.
-        references: its sources; of two with the same architecture, the encoder first.
-        registry: the mapping tables.
-        stack: keeps the sources open.
-        jobs: threads.
-        progress: counts the bytes that are compared.
-        manifest: of the finished checkpoint, if it has one.
+    Of two sources with the same architecture, the encoder is first; `stack` keeps them open.
 
     Raises:
         UnsupportedError: if a source has an architecture that the checkpoint does not contain.
@@ -229,12 +223,8 @@ def _problems(model: Model, verdicts: Mapping[str, str], sources: Sources) -> It
     matched = model.key_match.matched
     for name, verdict in verdicts.items():
         reference, stored = sources[name]
-        yield Problem(
-            verdict,
-            str(matched[name].tensor.path),
-            matched[name].tensor.spec.name,
-            expected=f"the values of {stored.tensor.spec.name} in {reference}",
-        )
+        expected = f"the values of {stored.tensor.spec.name} in {reference}"
+        yield tensor_problem(verdict, matched[name], expected)
     mismatched = {param.name for _, param, _ in model.key_match.mismatched}  # reported already
     for name, (reference, _) in sources.items():
         if name in model.spec.by_name and name not in matched and name not in mismatched:

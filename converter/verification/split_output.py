@@ -52,12 +52,8 @@ def verify_split(
 ) -> Verification:
     """Verify both submodels and the tensors outside them, in one report.
 
-    Args:
-        home: the directory that holds them.
-        label: its name in the report.
-        against: their sources: encoder-decoder models, or the sources of each submodel.
-        registry: the mapping tables.
-        verify: verifies one checkpoint: its directory, its label, its sources.
+    The sources are encoder-decoder models, or those of each submodel. `verify` verifies one
+    checkpoint, given its directory, label and sources.
 
     Raises:
         UnsupportedError: if a source matches neither submodel.

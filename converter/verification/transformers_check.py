@@ -53,10 +53,7 @@ _ENVIRONMENT = {
 def check_running(home: Path, models: Mapping[str, Model], python: str | Path | None) -> Findings:
     """Load and run every weight file with transformers, and compare the models' outputs.
 
-    Args:
-        home: the checkpoint directory.
-        models: weight file → the model that it holds, not empty.
-        python: an interpreter with transformers and frameworks, by default this one.
+    `python` is an interpreter with transformers and frameworks, by default this one.
 
     Raises:
         UnsupportedError: if the interpreter cannot be run or has no transformers.

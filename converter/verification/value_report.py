@@ -16,7 +16,7 @@ from converter.name_ranges import split_layer_index
 from converter.plan import SourceTensor
 from converter.progress import ProgressCounter
 from converter.verification.comparison import blocks, ranges, thread_buffers, thread_map
-from converter.verification.manifest import is_initialized
+from converter.verification.manifest import is_initialized, tensor_entries
 from converter.verification.result import (
     EQUAL,
     NOTHING,
@@ -104,12 +104,7 @@ def build_value_report(
 ) -> ValueReport:
     """Read every value of `model` once.
 
-    Args:
-        model: the finished checkpoint.
-        manifest: its manifest, if there is one, which states where values come from.
-        origins: the result of a comparison with the sources, which takes precedence.
-        jobs: threads.
-        progress: counts the bytes that are read.
+    Origins that a comparison with the sources found take precedence over those in the manifest.
 
     Raises:
         CheckpointError: if a tensor cannot be read.
@@ -120,8 +115,7 @@ def build_value_report(
     results = thread_map(
         lambda item: _look(item[1]), list(matched.items()), jobs, lambda item: count(item[0])
     )
-    entries = manifest.get("tensors") if manifest else None
-    entries = entries if isinstance(entries, dict) else {}
+    entries = tensor_entries(manifest)
     tensors, samples = {}, {}
     totals: dict[str, dict[ValueOrigin, int]] = {submodel: {} for submodel in model.submodels}
     for (name, stored), (statistics, values) in zip(matched.items(), results, strict=True):

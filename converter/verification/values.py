@@ -27,7 +27,8 @@ from converter.verification.comparison import (
     thread_map,
 )
 from converter.verification.difference_classifier import DifferenceClassifier, tensor_sha256
-from converter.verification.result import Findings
+from converter.verification.manifest import tensor_entries
+from converter.verification.result import Findings, tensor_problem
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,9 @@ def check_values(
 ) -> Findings:
     """Compare every copy of every tensor with the first, and that with the manifest's hash.
 
-    Each file is read once; only tensors with a fault are read again.
-
-    Args:
-        models: weight file → the model that it holds, not empty.
-        manifest: its content, if there is one.
-        jobs: threads.
-        progress: counts the bytes that are read.
-
+    Each file of `models` (weight file → model) is read once; tensors with a fault are read again.
     """
-    entries = manifest.get("tensors") if manifest is not None else None
-    entries = entries if isinstance(entries, dict) else {}
+    entries = tensor_entries(manifest)
     problems: list[Problem] = []
     if manifest is not None and not entries:
         problems.append(Problem("the manifest lists no tensors"))
@@ -157,12 +150,11 @@ def _check_tensor(task: TensorCheck) -> TensorCheckResult:
     first = task.copies[0]
     others = [each for each in task.copies[1:] if canonical_shape(each) == canonical_shape(first)]
     problems = [
-        Problem(
+        tensor_problem(
             "its shape differs",
-            str(other.tensor.path),
-            other.tensor.spec.name,
-            expected=f"{list(canonical_shape(first))} as in {first.tensor.path.name}",
-            found=str(list(canonical_shape(other))),
+            other,
+            f"{list(canonical_shape(first))} as in {first.tensor.path.name}",
+            str(list(canonical_shape(other))),
         )
         for other in task.copies[1:]
         if canonical_shape(other) != canonical_shape(first)
@@ -173,9 +165,7 @@ def _check_tensor(task: TensorCheck) -> TensorCheckResult:
         return TensorCheckResult([*problems, *(error.problems or [Problem(error.message)])])
     problems += _compare_with_entry(task)
     if task.hashed and task.entry is None:
-        problems.append(
-            Problem("not listed in the manifest", str(first.tensor.path), first.tensor.spec.name)
-        )
+        problems.append(tensor_problem("not listed in the manifest", first))
     if agree and (task.entry is None or digest == task.sha256):
         matches = digest is not None and digest == task.sha256
         return TensorCheckResult(problems, non_finite, (), len(others), matches)
@@ -265,12 +255,11 @@ def _compare_with_entry(task: TensorCheck) -> list[Problem]:
         expected = f"{task.entry.get('shape')} by the manifest"
         problems = [Problem("has another shape", None, task.name, expected, str(shape))]
     return problems + [
-        Problem(
+        tensor_problem(
             "was cast to a narrower dtype",
-            str(copy.tensor.path),
-            copy.tensor.spec.name,
-            expected=f"{dtype.name} by the manifest",
-            found=copy.tensor.spec.dtype,
+            copy,
+            f"{dtype.name} by the manifest",
+            copy.tensor.spec.dtype,
         )
         for copy in task.copies
         if not np.can_cast(dtype, numpy_dtype(copy.tensor.spec.dtype), "safe")
@@ -295,17 +284,13 @@ def _wrong_copies(
         stated = str(task.entry.get("sha256", ""))
         matching = next((digest for digest in hashes if digest.hex() == stated), None)
         if matching is None:
+            what = "its values differ from those that were written"
+            expected = f"SHA-256 {stated or 'in the manifest'}"
             return (
                 [],
                 votes - 1,
                 [
-                    Problem(
-                        "its values differ from those that were written",
-                        str(copy.tensor.path),
-                        copy.tensor.spec.name,
-                        expected=f"SHA-256 {stated or 'in the manifest'}",
-                        found=digest.hex(),
-                    )
+                    tensor_problem(what, copy, expected, digest.hex())
                     for copy, digest in zip(task.copies, hashes, strict=True)
                 ],
             )
@@ -324,12 +309,11 @@ def _problem(
     except ConverterError as error:
         return error.problems[0] if error.problems else Problem(error.message)
     tied = ", which it is tied to" if good.tensor.path == bad.tensor.path else ""
-    return Problem(
+    return tensor_problem(
         verdict,
-        str(bad.tensor.path),
-        bad.tensor.spec.name,
-        expected=f"the values of {good.tensor.spec.name} in {good.tensor.path.name}{tied}",
-        found=f"{difference.differing:,} of {difference.elements:,} different,"
+        bad,
+        f"the values of {good.tensor.spec.name} in {good.tensor.path.name}{tied}",
+        f"{difference.differing:,} of {difference.elements:,} different,"
         f" by up to {difference.max_abs:.3g}",
     )
 

@@ -88,8 +88,8 @@ def test_every_shape(
     path.write_bytes(serialization.msgpack_serialize(SHAPES[shape](params)))
     result = converted(path, config, arrays, tmp_path / "out")
     dropped = result.to_dict()["ignored"]["source"]
-    beside = {name.partition("/")[0] for name in dropped}
-    assert beside <= {"opt_state", "step", "batch_stats", "state"}
+    others = {name.partition("/")[0] for name in dropped}
+    assert others <= {"opt_state", "step", "batch_stats", "state"}
     assert bool(dropped) == (shape not in ("plain", "params"))
 
 

@@ -73,9 +73,9 @@ REFUSED = {
     "text": lambda made: rest(made, hidden_size="24"),
     "a list of sizes": lambda made: rest(made, hidden_size=[24] * 1000),
     "true": lambda made: rest(made, num_hidden_layers=True),
-    "no family": lambda made: rest(made, model_type=None),
-    "a family that is no text": lambda made: rest(made, model_type={"a": 1}),
-    "a family that climbs": lambda made: rest(made, model_type="../../etc/passwd"),
+    "no model type": lambda made: rest(made, model_type=None),
+    "a model type that is not a string": lambda made: rest(made, model_type={"a": 1}),
+    "a model type with parent directories": lambda made: rest(made, model_type="../../etc/passwd"),
     "a shared table": lambda made: rest(made, model_type="_dialects"),
     "a composite of nothing": lambda made: rest(made, model_type="encoder-decoder"),
     "a composite of lists": lambda made: rest(
@@ -102,10 +102,10 @@ def test_a_hostile_configuration(attack: str, made: Made, tmp_path: Path) -> Non
 
 HARMLESS: dict[str, dict[str, Any]] = {
     "half a surrogate pair": {"_name_or_path": "\ud800"},
-    "odd labels": {"id2label": {str(n): "a" * 40 for n in range(1000)}},
-    "odd architectures": {"architectures": [1, None, {"a": 2}]},
+    "many labels": {"id2label": {str(n): "a" * 40 for n in range(1000)}},
+    "invalid architectures": {"architectures": [1, None, {"a": 2}]},
     "architectures that are none": {"architectures": 7},
-    "an odd dtype": {"dtype": ["float32"], "torch_dtype": 5},
+    "an invalid dtype": {"dtype": ["float32"], "torch_dtype": 5},
     "no number in a field of no concern": {"layer_norm_eps": float("nan")},
 }
 
@@ -156,7 +156,7 @@ TABLES = {
     "layers in layers": TABLE.format(layers="9999", path="{layer}.{two}.{three}", size="1").replace(
         'layer = "9999"', 'layer = "9999", two = "9999", three = "9999"'
     ),
-    "places without end": TABLE.format(layers="3", path="{layer}." * 5000, size="1"),
+    "many placeholders": TABLE.format(layers="3", path="{layer}." * 5000, size="1"),
     "no such kind": TABLE.format(layers="3", path="a", size="1").replace("linear", "quadratic"),
 }
 

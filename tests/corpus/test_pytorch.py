@@ -51,7 +51,7 @@ def prefixed(*prefixes: str) -> Callable[[State], State]:
     return lambda state: {prefix + name: tensor for name, tensor in state.items()}
 
 
-def optimiser(state: State) -> dict[str, Any]:
+def optimizer_state(state: State) -> dict[str, Any]:
     moments = {
         n: {"step": torch.tensor(3.0), "exp_avg": t * 2} for n, t in enumerate(state.values())
     }
@@ -66,7 +66,7 @@ def lightning(state: State) -> dict[str, Any]:
         "state_dict": prefixed("model.")(state),
         "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 4}}}},
         "callbacks": {"EarlyStopping": {"best_score": torch.tensor(0.5), "patience": 3}},
-        "optimizer_states": [optimiser(state)],
+        "optimizer_states": [optimizer_state(state)],
         "lr_schedulers": [{"base_lrs": [1e-3], "last_epoch": 1}],
         "hyper_parameters": argparse.Namespace(lr=1e-3, path=Path("x")),
     }
@@ -75,7 +75,11 @@ def lightning(state: State) -> dict[str, Any]:
 SHAPES: dict[str, Callable[[State], Any]] = {
     "plain": lambda state: state,
     "state_dict": lambda state: {"state_dict": state, "epoch": 3},
-    "model": lambda state: {"model": state, "optimizer": optimiser(state), "args": {"lr": 0.1}},
+    "model": lambda state: {
+        "model": state,
+        "optimizer": optimizer_state(state),
+        "args": {"lr": 0.1},
+    },
     "module": lambda state: {"module": state, "ds_config": {"zero": 2}, "lr_scheduler": None},
     "model_state_dict": lambda state: {"model_state_dict": state, "loss": torch.tensor(1.0)},
     "lightning": lightning,

@@ -200,17 +200,17 @@ def _keep_outputs(loaded: Loaded, output: Any) -> None:
                 loaded.outputs[key] = array.astype(np.float32)
 
 
-def _pytorch(loaded: Loaded, place: Path, name: str, config: dict[str, Any]) -> None:
+def _pytorch(loaded: Loaded, directory: Path, name: str, config: dict[str, Any]) -> None:
     import torch
     import transformers
     from safetensors.torch import load_file
 
     safe = loaded.kind == "safetensors"
     model, info = getattr(transformers, name).from_pretrained(
-        place, output_loading_info=True, use_safetensors=safe
+        directory, output_loading_info=True, use_safetensors=safe
     )
     _report(loaded, info)
-    path = place / FILES[loaded.kind]
+    path = directory / FILES[loaded.kind]
     stored = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     loaded.dtypes = {str(value.dtype).removeprefix("torch.") for value in stored.values()}
     loaded.stored = {
@@ -241,15 +241,15 @@ def _place(tensor: Any) -> tuple[int, tuple[int, ...]]:
     return tensor.data_ptr(), tuple(tensor.shape)
 
 
-def _tensorflow(loaded: Loaded, place: Path, name: str, config: dict[str, Any]) -> None:
+def _tensorflow(loaded: Loaded, directory: Path, name: str, config: dict[str, Any]) -> None:
     import tensorflow as tf
     import transformers
 
     model, info = getattr(transformers, name).from_pretrained(
-        place, output_loading_info=True, use_safetensors=False
+        directory, output_loading_info=True, use_safetensors=False
     )
     _report(loaded, info)
-    stored, repeated = read_h5(place / FILES["h5"])
+    stored, repeated = read_h5(directory / FILES["h5"])
     if repeated and config["model_type"] == COMBINED:
         loaded.problems.append(f"stored twice: {repeated[:6]} ({len(repeated)})")
     loaded.dtypes = {str(value.dtype) for value in stored.values()}
@@ -260,13 +260,13 @@ def _tensorflow(loaded: Loaded, place: Path, name: str, config: dict[str, Any]) 
     _keep_outputs(loaded, model(**batch, training=False))
 
 
-def _flax(loaded: Loaded, place: Path, name: str, config: dict[str, Any]) -> None:
+def _flax(loaded: Loaded, directory: Path, name: str, config: dict[str, Any]) -> None:
     import jax.numpy as jnp
     import transformers
     from flax.traverse_util import flatten_dict
 
-    model = getattr(transformers, name).from_pretrained(place)
-    stored = read_msgpack(place / FILES["msgpack"])
+    model = getattr(transformers, name).from_pretrained(directory)
+    stored = read_msgpack(directory / FILES["msgpack"])
     loaded.dtypes = {str(value.dtype) for value in stored.values()}
     loaded.stored = {key: np.asarray(value, np.float32) for key, value in stored.items()}
     native = {key: np.asarray(value) for key, value in flatten_dict(model.params, sep="/").items()}

@@ -56,17 +56,17 @@ def load(
 
 
 def _pytorch(
-    loaded: Loaded, place: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
+    loaded: Loaded, path: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
 ) -> None:
     import torch
     import transformers
     from safetensors.torch import load_file
 
     model, info = getattr(transformers, name).from_pretrained(
-        place, output_loading_info=True, use_safetensors=True
+        path, output_loading_info=True, use_safetensors=True
     )
     oracle._report(loaded, info)
-    stored = load_file(place / FILES["safetensors"])
+    stored = load_file(path / FILES["safetensors"])
     loaded.stored = {key: value.float().numpy() for key, value in stored.items()}
     native = model.state_dict(keep_vars=True)
     covered = {oracle._place(native[key]) for key in stored if key in native}
@@ -87,7 +87,7 @@ def _pytorch(
 
 
 def _tensorflow(
-    loaded: Loaded, place: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
+    loaded: Loaded, directory: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
 ) -> set[str]:
     """Load the file and return the layers without weights.
 
@@ -98,12 +98,12 @@ def _tensorflow(
     import transformers
 
     model, info = getattr(transformers, name).from_pretrained(
-        place, output_loading_info=True, use_safetensors=False
+        directory, output_loading_info=True, use_safetensors=False
     )
     weightless = {layer.name for layer in model.layers if not layer.weights}
     info["missing_keys"] = [key for key in info["missing_keys"] if key not in weightless]
     oracle._report(loaded, info)
-    stored, _ = oracle.read_h5(place / FILES["h5"])
+    stored, _ = oracle.read_h5(directory / FILES["h5"])
     loaded.stored = {key: value.astype(np.float32) for key, value in stored.items()}
     oracle._compare(loaded, {w.name.split("/", 1)[-1]: w.numpy() for w in model.weights})
     loaded.model = model
@@ -117,14 +117,14 @@ def _tensorflow(
 
 
 def _flax(
-    loaded: Loaded, place: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
+    loaded: Loaded, directory: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
 ) -> None:
     import jax.numpy as jnp
     import transformers
     from flax.traverse_util import flatten_dict
 
-    model = getattr(transformers, name).from_pretrained(place)
-    stored = oracle.read_msgpack(place / FILES["msgpack"])
+    model = getattr(transformers, name).from_pretrained(directory)
+    stored = oracle.read_msgpack(directory / FILES["msgpack"])
     loaded.stored = {key: np.asarray(value, np.float32) for key, value in stored.items()}
     native = {key: np.asarray(value) for key, value in flatten_dict(model.params, sep="/").items()}
     required = {"/".join(key) for key in model.required_params}

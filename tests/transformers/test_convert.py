@@ -38,11 +38,11 @@ def same_bits(first: Loaded, second: Loaded) -> None:
         assert np.array_equal(value, second.stored[key]), key
 
 
-def around(source: Path, place: Path, frameworks: list[str]) -> list[Loaded]:
+def around(source: Path, directory: Path, frameworks: list[str]) -> list[Loaded]:
     """Convert step by step, each from the step before; returns each step, loaded and faultless."""
     steps: list[Loaded] = []
     for framework in frameworks:
-        out = place / framework
+        out = directory / framework
         while out.exists():
             out = out.with_name(out.name + "-again")
         converter.convert(source, out, to=[framework])  # type: ignore[list-item]

@@ -283,15 +283,15 @@ def _same_in_transformers_5(
         assert not problems, "\n".join(problems)
 
 
-def _back(directory: Path, framework: str, place: Path, keep: tuple[str, ...]) -> Loaded:
+def _back(directory: Path, framework: str, path: Path, keep: tuple[str, ...]) -> Loaded:
     """Return the PyTorch tensors that one framework's file converts to."""
     from safetensors.numpy import load_file
 
     kind = KINDS[framework]
     with oracle.isolated(directory, kind) as alone:
-        converter.convert(alone, place, to=["pytorch"])
+        converter.convert(alone, path, to=["pytorch"])
     loaded = Loaded("safetensors")
-    loaded.stored = oracle_checks.without(load_file(place / oracle.FILES["safetensors"]), keep)
+    loaded.stored = oracle_checks.without(load_file(path / oracle.FILES["safetensors"]), keep)
     return loaded
 
 

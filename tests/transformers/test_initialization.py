@@ -34,7 +34,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def _language_model(place: Path, architecture: str) -> Any:
+def _language_model(directory: Path, architecture: str) -> Any:
     """Save a decoder whose file has no cross-attention."""
     from safetensors.torch import load_file, save_file
 
@@ -45,8 +45,8 @@ def _language_model(place: Path, architecture: str) -> Any:
         "add_cross_attention": False,
     }
     own = build(tiny(architecture), model.classes["pytorch"], fields, seed=1)
-    own.save_pretrained(place)
-    file = place / "model.safetensors"
+    own.save_pretrained(directory)
+    file = directory / "model.safetensors"
     cross = (
         ".encoder_attn.",
         ".encoder_attn_layer_norm.",
@@ -76,7 +76,7 @@ def _gap(own: Any, encoder: Path, decoder: Path, out: Path, init: InitRule) -> f
 def test_zero_output_leaves_the_language_model_unchanged(
     encoder: Path, tmp_path: Path, architecture: str
 ) -> None:
-    """Wherever the branch normalises its own input; else the sum is normalised once more."""
+    """Where the branch normalizes its own input; otherwise the sum is normalized once more."""
     own = _language_model(tmp_path / "decoder", architecture)
     models = (encoder, tmp_path / "decoder")
     silent = _gap(own, *models, tmp_path / "silent", "zero-output")
@@ -131,17 +131,17 @@ def test_training_equals_that_of_the_composition_by_transformers(
     decoder = source_cache.source("gpt2", "causal", "small", seed=1)
     converter.compose(encoder, decoder, tmp_path / "out", to=["pytorch"])
     ours = EncoderDecoderModel.from_pretrained(tmp_path / "out")
-    peers = EncoderDecoderModel.from_encoder_decoder_pretrained(str(encoder), str(decoder))
+    theirs = EncoderDecoderModel.from_encoder_decoder_pretrained(str(encoder), str(decoder))
     initialized = {
         name: value
         for name, value in ours.state_dict().items()
         if any(mark in name for mark in ("cross", "enc_to_dec_proj"))
     }
-    missing, unexpected = peers.load_state_dict(initialized, strict=False)
+    missing, unexpected = theirs.load_state_dict(initialized, strict=False)
     assert not unexpected and not any("cross" in name for name in missing)
     for field in ("decoder_start_token_id", "pad_token_id", "eos_token_id"):
-        setattr(peers.config, field, getattr(ours.config, field))
-    losses = [_losses(model, torch) for model in (peers, ours)]
+        setattr(theirs.config, field, getattr(ours.config, field))
+    losses = [_losses(model, torch) for model in (theirs, ours)]
     assert losses[0] == losses[1]
     assert losses[1][-1] < losses[1][0]
 
@@ -149,13 +149,13 @@ def test_training_equals_that_of_the_composition_by_transformers(
 def _losses(model: Any, torch: Any) -> list[float]:
     torch.manual_seed(0)
     model.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     ids = torch.tensor([[5, 9, 3, 17, 8, 4], [7, 3, 3, 9, 1, 2]])
     actual = []
     for _ in range(20):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = model(input_ids=ids, labels=ids.flip(1)).loss
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         actual.append(float(loss.detach()))
     return actual

@@ -20,12 +20,12 @@ pytestmark = pytest.mark.peer
 TOKENS: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
 
 
-def encoder(place: Path, architecture: str, variant: str = "", **changes: Any) -> Any:
+def encoder(directory: Path, architecture: str, variant: str = "", **changes: Any) -> Any:
     """Save a tiny encoder in a directory."""
     spec = tiny(architecture)
     name = spec.table.models[spec.table.roles["encoder"].model].classes["pytorch"]
     model = build(spec, name, {**spec.fields(variant), **changes})
-    model.save_pretrained(place)
+    model.save_pretrained(directory)
     return model
 
 

@@ -117,11 +117,11 @@ def loader(release: Release) -> Callable[..., Any]:
     return getattr(import_module(f"transformers.models.{module}"), name)
 
 
-def flat(tree: Any, lead: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Return the leaves of a nested dictionary by path."""
     if not isinstance(tree, dict):
-        return {lead: tree}
-    return {k: v for key in tree for k, v in flat(tree[key], f"{lead}/{key}").items()}
+        return {prefix: tree}
+    return {k: v for key in tree for k, v in flat(tree[key], f"{prefix}/{key}").items()}
 
 
 @pytest.fixture(params=list(RELEASES))

@@ -21,7 +21,7 @@ from tests.transformers.weight_files import configuration
 pytestmark = pytest.mark.peer
 
 NAMES = sorted(load_presets())
-FRESH = ("crossattention", "ln_cross_attn", "enc_to_dec_proj", "pooler")
+NEW_PARTS = ("crossattention", "ln_cross_attn", "enc_to_dec_proj", "pooler")
 """What no source of a recipe has: the pooler where a decoder's checkpoint is the encoder's too."""
 
 FIFTH = """
@@ -108,7 +108,7 @@ def test_a_preset_initializes_and_shares_as_its_paper_does(
     stored = values(out)
     for submodel in ("encoder", "decoder"):
         own = {key for key in tensors if key.startswith(f"{submodel}.")}
-        new_tensors = {key for key in own if any(mark in key for mark in FRESH)}
+        new_tensors = {key for key in own if any(mark in key for mark in NEW_PARTS)}
         if submodel in recipe.random:
             assert own <= initialized
         elif submodel == "encoder" and not recipe.share:

@@ -36,12 +36,12 @@ COMBINE = {"h5": combined_tensorflow, "msgpack": combined_flax}
 FRAMEWORK = {"h5": "tensorflow", "msgpack": "flax"}
 
 
-def converted(model: Any, kind: str, place: Path) -> dict[str, Any]:
+def converted(model: Any, kind: str, directory: Path) -> dict[str, Any]:
     """Save, convert to all frameworks, and return what each loads, the source's own first."""
-    model.save_pretrained(place / "source")
-    [original] = check(place / "source", only=(kind,)).values()
-    converter.convert(place / "source", place / "out")
-    return {"source": original, **check(place / "out")}
+    model.save_pretrained(directory / "source")
+    [original] = check(directory / "source", only=(kind,)).values()
+    converter.convert(directory / "source", directory / "out")
+    return {"source": original, **check(directory / "out")}
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ WHOLE = {
 TOKENS: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
 
 
-def whole(architecture: str, place: Path, framework: str = "pytorch", **changes: Any) -> Any:
+def whole(architecture: str, directory: Path, framework: str = "pytorch", **changes: Any) -> Any:
     """Save a sequence-to-sequence model with transformers in PyTorch."""
     import torch
 
@@ -39,7 +39,7 @@ def whole(architecture: str, place: Path, framework: str = "pytorch", **changes:
     if hasattr(model, "final_logits_bias"):
         torch.manual_seed(0)
         model.final_logits_bias.normal_()
-    model.save_pretrained(place)
+    model.save_pretrained(directory)
     return model
 
 

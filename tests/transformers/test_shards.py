@@ -36,16 +36,16 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def _isolated(directory: Path, place: Path, stem: str) -> Path:
-    place.mkdir()
+def _isolated(directory: Path, path: Path, stem: str) -> Path:
+    path.mkdir()
     for file in directory.iterdir():
         if (
             file.name.startswith(f"{stem}-0")
             or file.name.startswith(f"{stem}.")
             or (file.name in ("config.json", "generation_config.json"))
         ):
-            (place / file.name).symlink_to(file)
-    return place
+            (path / file.name).symlink_to(file)
+    return path
 
 
 def _logits(model: Any, prefix: str, batch: dict[str, np.ndarray]) -> np.ndarray:

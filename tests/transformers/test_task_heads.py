@@ -22,16 +22,16 @@ pytestmark = pytest.mark.peer
 ANEW = "is unrelated: newly initialized, or from another checkpoint"
 
 
-def said(found: Verification) -> dict[str, str]:
+def verdicts(actual: Verification) -> dict[str, str]:
     """Return tensor → what is wrong with it."""
-    return {str(problem.tensor): problem.what for problem in found.problems}
+    return {str(problem.tensor): problem.what for problem in actual.problems}
 
 
-def wrong(found: Verification) -> dict[str, str]:
+def wrong(actual: Verification) -> dict[str, str]:
     """Return canonical name → what is wrong, by comparison with the sources."""
     return {
         name: origin.verdict
-        for name, origin in found.origins.items()
+        for name, origin in actual.origins.items()
         if origin.verdict not in ("equal", "fresh")
     }
 
@@ -44,10 +44,10 @@ def by_transformers(framework: str, source: Path, out: Path) -> None:
     getattr(transformers, name).from_pretrained(source, from_pt=True).save_pretrained(out)
 
 
-def combined(encoder: Any, decoder: Any, place: Path) -> Path:
+def combined(encoder: Any, decoder: Any, directory: Path) -> Path:
     """Save an encoder-decoder with transformers in PyTorch."""
-    combined_pytorch(encoder, decoder).save_pretrained(place, safe_serialization=False)
-    return place
+    combined_pytorch(encoder, decoder).save_pretrained(directory, safe_serialization=False)
+    return directory
 
 
 MODEL_TYPES = ("xlm-roberta", "camembert", "roberta-prelayernorm", "deberta-v2", "xlnet", "gpt2")
@@ -99,8 +99,8 @@ def test_3_tensorflow_loses_the_head(tmp_path: Path) -> None:
     source = combined(configuration("bert", SMALL), decoder, tmp_path / "source")
     by_transformers("tensorflow", source, tmp_path / "out")
     result = converter.verify(tmp_path / "out", against=[source])
-    assert any("cls" in name and "decoder" in name for name in said(result))
-    assert any("no class of tensorflow can hold" in what for what in said(result).values())
+    assert any("cls" in name and "decoder" in name for name in verdicts(result))
+    assert any("no class of tensorflow can hold" in what for what in verdicts(result).values())
 
 
 @pytest.mark.parametrize("architecture", ["bart", "mbart"])
@@ -150,7 +150,7 @@ def test_6_a_missing_projection_is_initialized(tmp_path: Path) -> None:
     save_file(tensors, holed / "model.safetensors", metadata={"format": "pt"})
     transformers.EncoderDecoderModel.from_pretrained(holed).save_pretrained(tmp_path / "out")
     result = converter.verify(tmp_path / "out", against=[composite])
-    assert set(said(result)) == {"enc_to_dec_proj.weight"}
+    assert set(verdicts(result)) == {"enc_to_dec_proj.weight"}
 
 
 def test_6_uninitialized_memory(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_7_a_hidden_size_that_fails_when_the_model_is_called(tmp_path: Path) -> 
     source = combined(configuration("bert", LARGE), decoder, tmp_path / "source")
     result = converter.verify(source)
     assert not result.verified
-    assert any("enc_to_dec_proj" in name for name in said(result))
+    assert any("enc_to_dec_proj" in name for name in verdicts(result))
 
 
 def test_9_flax_weights_of_roberta_are_correct(tmp_path: Path) -> None:
@@ -231,9 +231,9 @@ def test_10_initialized_weights_differ_between_frameworks(
 
     sources = [source_cache.source("bert"), source_cache.source("gpt2", "causal")]
     for prefix in ("", "Flax"):
-        given = {"encoder_from_pt": True, "decoder_from_pt": True} if prefix else {}
+        order = {"encoder_from_pt": True, "decoder_from_pt": True} if prefix else {}
         cls = getattr(transformers, f"{prefix}EncoderDecoderModel")
-        model = cls.from_encoder_decoder_pretrained(*sources, **given)
+        model = cls.from_encoder_decoder_pretrained(*sources, **order)
         model.config.decoder_start_token_id = model.config.pad_token_id = 5
         model.save_pretrained(tmp_path / "out")
     result = converter.verify(tmp_path / "out", against=sources)

@@ -52,7 +52,11 @@ ALONE = {
     "MarianMTModel": 4,
 }
 """Classes of stand-alone models → number of weight files."""
-FAMILY = {"GPT2LMHeadModel": "gpt2", "Wav2Vec2Model": "wav2vec2", "LayoutLMv3Model": "layoutlmv3"}
+MODEL_TYPE_OF = {
+    "GPT2LMHeadModel": "gpt2",
+    "Wav2Vec2Model": "wav2vec2",
+    "LayoutLMv3Model": "layoutlmv3",
+}
 
 DRIVER = f"""
 import importlib.util, json, sys
@@ -64,27 +68,27 @@ for request in json.load(sys.stdin):
 """
 
 
-def composite(name: str, place: Path) -> Path:
+def composite(name: str, directory: Path) -> Path:
     """Compose two randomly initialized models, in every format that their frameworks can load."""
-    families = dict(zip(("encoder", "decoder"), name.split("-"), strict=True))
-    for submodel, architecture in families.items():
-        (place / submodel).mkdir(parents=True)
+    model_types = dict(zip(("encoder", "decoder"), name.split("-"), strict=True))
+    for submodel, architecture in model_types.items():
+        (directory / submodel).mkdir(parents=True)
         config = {**tiny(architecture).config, "model_type": architecture}
-        (place / submodel / "config.json").write_text(json.dumps(config))
+        (directory / submodel / "config.json").write_text(json.dumps(config))
     converter.compose(
-        place / "encoder",
-        place / "decoder",
-        place / "out",
+        directory / "encoder",
+        directory / "decoder",
+        directory / "out",
         random=["encoder", "decoder"],
         pytorch_format="both",
         **TOKENS,
     )
-    return place / "out"
+    return directory / "out"
 
 
-def alone(name: str, place: Path) -> Path:
+def alone(name: str, directory: Path) -> Path:
     """Save a model with transformers and convert it to every format."""
-    architecture = FAMILY.get(name) or next(
+    architecture = MODEL_TYPE_OF.get(name) or next(
         each for each in ("bert", "canine", "vit", "t5", "bart", "marian")
         if name.lower().startswith(each)
     )  # fmt: skip
@@ -92,9 +96,9 @@ def alone(name: str, place: Path) -> Path:
     start = (
         {"decoder_start_token_id": 3, "forced_eos_token_id": 2} if architecture == "marian" else {}
     )
-    build(spec, name, {**spec.config, **start}).save_pretrained(place / "source")
-    converter.convert(place / "source", place / "out", pytorch_format="both")
-    return place / "out"
+    build(spec, name, {**spec.config, **start}).save_pretrained(directory / "source")
+    converter.convert(directory / "source", directory / "out", pytorch_format="both")
+    return directory / "out"
 
 
 def key_of(file: Path, *texts: str) -> str:

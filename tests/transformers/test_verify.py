@@ -19,9 +19,9 @@ from tests.verification.damage import alter, copy_of, key_of, not_a_number, rewr
 pytestmark = pytest.mark.peer
 
 
-def said(found: Verification) -> dict[str, str]:
+def verdicts(actual: Verification) -> dict[str, str]:
     """Return tensor → what is wrong with it."""
-    return {str(problem.tensor): problem.what for problem in found.problems}
+    return {str(problem.tensor): problem.what for problem in actual.problems}
 
 
 @pytest.fixture(scope="module")

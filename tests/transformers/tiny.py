@@ -214,13 +214,15 @@ def _groups(table: Architecture, models: Iterable[str]) -> frozenset[str]:
 
 
 def _changes(
-    architecture: str, name: str, variant: str, seen: frozenset[str] | None = None
+    architecture: str, name: str, variant: str, statistics: frozenset[str] | None = None
 ) -> bool:
     """Return whether a variant changes the tensors or the frameworks of a model.
 
     Of a model that has more parts or heads than `seen`, only those are compared.
     """
-    return _nature(architecture, name, "", seen) != _nature(architecture, name, variant, seen)
+    return _nature(architecture, name, "", statistics) != _nature(
+        architecture, name, variant, statistics
+    )
 
 
 @cache

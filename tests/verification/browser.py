@@ -34,7 +34,7 @@ frame.addEventListener("load", () => {
   const every = what => [...page.querySelectorAll(what)];
   const box = one => one.getBoundingClientRect();
   const style = one => view.getComputedStyle(one);
-  // Whether the lowest row of a plot is painted in its middle, and with what.
+  // If the lowest row of a plot is painted in its middle, and with which color.
   const plot = one => {
     const mine = box(one), at = page.elementFromPoint(
       (mine.left + mine.right) / 2, mine.bottom - 2);
@@ -68,7 +68,7 @@ frame.addEventListener("load", () => {
 def browse(profile: Path, *arguments: str) -> str:
     """Run the browser once and return its output."""
     if BROWSER is None:
-        missing = "there is no browser: install Debian's chromium"
+        missing = "no browser: install Debian's chromium"
         (pytest.fail if os.environ.get("NEED_BROWSER") else pytest.skip)(missing)
     done = subprocess.run(
         [str(BROWSER), *FLAGS, f"--user-data-dir={profile}", *arguments],

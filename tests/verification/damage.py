@@ -79,7 +79,7 @@ def rewrite(file: Path, change: Callable[[dict[str, Array]], object]) -> None:
 
 
 def update(path: Path, **fields: Any) -> None:
-    """Change fields of a JSON file; dots lead into objects."""
+    """Change fields of a JSON file; dots separate nested fields."""
     content = json.loads(path.read_text())
     for field, value in fields.items():
         *way, last = field.split("__")
@@ -102,7 +102,7 @@ def flip_low_bit(array: Array) -> None:
     )
 
 
-def redrawn(array: Array) -> None:
+def reinitialized(array: Array) -> None:
     """Initialize all values newly."""
     array[...] = np.random.default_rng(9).standard_normal(array.shape) * 0.02
 
@@ -148,7 +148,7 @@ def one_row(array: Array) -> None:
 
 
 def swapped(first: Array, second: Array) -> None:
-    """Let two tensors of one shape change places."""
+    """Swap two tensors of one shape."""
     first[...], second[...] = second.copy(), first.copy()
 
 

@@ -42,8 +42,8 @@ def requests() -> Iterator[tuple[int, list[str]]]:
         server.shutdown()
 
 
-def written(target: Path, found: Verification) -> Path:
-    target.write_text(page(found), "utf-8")
+def written(target: Path, actual: Verification) -> Path:
+    target.write_text(page(actual), "utf-8")
     return target
 
 
@@ -53,7 +53,7 @@ def broken(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = copy_of(sound, tmp_path_factory.mktemp("broken") / "it")
     alter(directory / "tf_model.h5", [key_of(directory / "tf_model.h5", QUERY)], damage.negated)
     file = directory / "model.safetensors"
-    alter(file, [key_of(file, QUERY)], damage.redrawn)
+    alter(file, [key_of(file, QUERY)], damage.reinitialized)
     return directory
 
 
@@ -70,24 +70,27 @@ def test_everything_is_visible_and_nothing_overflows(
 ) -> None:
     directory = {"sound": sound, "broken": broken}[which]
     result = verify(directory, against=sources, value_report=True)
-    seen = look(written(tmp_path / "page.html", result), width, dark=dark)
-    assert seen["wide"] == 0
-    assert seen["beyond"] == []
-    assert seen["hidden"] == []
+    statistics = look(written(tmp_path / "page.html", result), width, dark=dark)
+    assert statistics["wide"] == 0
+    assert statistics["beyond"] == []
+    assert statistics["hidden"] == []
     assert result.value_report is not None
     layers = sum(len(section.layers) for section in result.value_report.sections)
-    assert len(seen["plots"]) == layers > 8
+    assert len(statistics["plots"]) == layers > 8
     colors = set()
-    for plot in seen["plots"]:
+    for plot in statistics["plots"]:
         assert plot["width"] > 90
         assert plot["height"] > 25
         assert plot["seen"]
         colors.add(plot["fill"])
     # The submodels, initialized weights and a damaged layer have different colors.
     assert len(colors) == (3 if which == "sound" else 4)
-    assert all(share["height"] > 10 and share["seen"] for share in seen["shares"])
-    assert (seen["paper"], seen["ink"] != seen["paper"]) == (DARK if dark else LIGHT, True)
-    assert seen["badge"].startswith("verified" if which == "sound" else "not verified: ")
+    assert all(share["height"] > 10 and share["seen"] for share in statistics["shares"])
+    assert (statistics["paper"], statistics["ink"] != statistics["paper"]) == (
+        DARK if dark else LIGHT,
+        True,
+    )
+    assert statistics["badge"].startswith("verified" if which == "sound" else "not verified: ")
 
 
 def test_hostile_names_load_and_run_nothing(
@@ -108,20 +111,22 @@ def test_hostile_names_load_and_run_nothing(
     rewrite(directory / "model.safetensors", add_hostile_names)
     result = verify(directory, value_report=True)
     assert all(any(text in str(each) for each in result.problems) for text in hostile_names)
-    seen = look(written(tmp_path / "page.html", result), 1100, port=port)
+    statistics = look(written(tmp_path / "page.html", result), 1100, port=port)
     assert paths == ["/control"]  # requested by the frame, to show that the server is reachable
-    assert seen["requests"] == []
-    assert seen["active"] == 0
-    assert seen["handlers"] == 0
-    assert seen["title"] == "<img src=x onerror=alert(1)>: not verified"
+    assert statistics["requests"] == []
+    assert statistics["active"] == 0
+    assert statistics["handlers"] == 0
+    assert statistics["title"] == "<img src=x onerror=alert(1)>: not verified"
 
 
 def test_the_page_of_an_unreadable_checkpoint(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "it", "bert")
     made.file.write_bytes(b"nothing")
-    seen = look(written(tmp_path / "page.html", verify(tmp_path / "it", value_report=True)), 390)
-    assert seen["badge"].startswith("not verified: ")
-    assert seen["beyond"] == seen["plots"] == []
+    statistics = look(
+        written(tmp_path / "page.html", verify(tmp_path / "it", value_report=True)), 390
+    )
+    assert statistics["badge"].startswith("not verified: ")
+    assert statistics["beyond"] == statistics["plots"] == []
 
 
 def test_print_and_screenshot(sound: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tests.verification.damage import (
 
 SINGLE = {
     damage.flip_bit: "is off by a few units in the last place in 1 value",
-    damage.redrawn: "is unrelated",
+    damage.reinitialized: "is unrelated",
     damage.as_float16: "was rounded to float16",
     damage.moved: "is shifted by 1 along axis",
     damage.transposed: "is transposed",
@@ -44,11 +44,11 @@ DOUBLE = {damage.swapped: (True, True), damage.duplicated: (False, True)}
 """Damage to two tensors → which of them it changes."""
 
 
-def told(found: Verification, file: Path, tensor: str) -> list[str]:
+def problems_of(actual: Verification, file: Path, tensor: str) -> list[str]:
     """Return the problems reported for a tensor in a file."""
     return [
         problem.what
-        for problem in found.problems
+        for problem in actual.problems
         if problem.tensor == tensor and problem.file == str(file)
     ]
 
@@ -83,7 +83,7 @@ def test_a_damaged_tensor(
     key = key_of(file, module)
     alter(file, [key], change)
     result = verify(tmp_path / "it")
-    assert [SINGLE[change] in text for text in told(result, file, key)] == [True]
+    assert [SINGLE[change] in text for text in problems_of(result, file, key)] == [True]
     assert {problem.tensor for problem in result.problems} == {key}
 
 
@@ -173,10 +173,10 @@ def test_another_set_of_tensors(
     rewrite(file, lambda tensors: change(tensors, key))
     result = verify(tmp_path / "it")
     for word, text in what.items():
-        assert any(text in each for each in told(result, file, key.replace("query", word)))
+        assert any(text in each for each in problems_of(result, file, key.replace("query", word)))
     if change is narrow:
         verdicts = {"was cast to a narrower dtype"} if manifest else set()
-        assert set(told(result, file, key)) == verdicts | {"was rounded to float16"}
+        assert set(problems_of(result, file, key)) == verdicts | {"was rounded to float16"}
         assert any(f"{name} mixes dtypes" in note for note in result.notes)
 
 
@@ -219,8 +219,10 @@ def test_an_untied_head(sound: Path, tmp_path: Path, name: str, manifest: bool) 
     assert not [p for p in verify(tmp_path / "it").problems if p.tensor]
     rewrite(file, untie)
     result = verify(tmp_path / "it")
-    assert told(result, file, head) == ["is off by a few units in the last place in 1 value(s)"]
-    assert not told(result, file, embeddings)
+    assert problems_of(result, file, head) == [
+        "is off by a few units in the last place in 1 value(s)"
+    ]
+    assert not problems_of(result, file, embeddings)
 
 
 @pytest.fixture(scope="module", params=["float16", "bfloat16"])
@@ -402,6 +404,6 @@ def test_a_part_missing_in_one_file(sources: tuple[Path, Path], tmp_path: Path) 
         ),
     )
     result = verify(tmp_path / "it")
-    assert told(result, file, "pooler/dense/kernel") == [
+    assert problems_of(result, file, "pooler/dense/kernel") == [
         "missing, although model.safetensors has it"
     ]

@@ -23,34 +23,34 @@ from tests.verification.damage import QUERY, alter, copy_of, key_of
 from tests.verification.test_diff import run
 
 
-def whats(directory: Path) -> list[str]:
+def findings(directory: Path) -> list[str]:
     return [problem.what for problem in verify(directory).problems]
 
 
-@pytest.mark.parametrize("told", ["tf", "none"])
-def test_safetensors_that_transformers_refuses(tmp_path: Path, told: str) -> None:
+@pytest.mark.parametrize("stated", ["tf", "none"])
+def test_safetensors_that_transformers_refuses(tmp_path: Path, stated: str) -> None:
     made = factories.make(tmp_path / "it", "bert")
     data = made.file.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8 : 8 + length])
-    header["__metadata__"] = {"format": told} if told != "none" else {"made": "by hand"}
+    header["__metadata__"] = {"format": stated} if stated != "none" else {"made": "by hand"}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     made.file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
     [problem] = verify(tmp_path / "it").problems
     assert problem.tensor == "metadata: format"
-    assert problem.found == told
+    assert problem.found == stated
 
 
 def test_flax_names_in_safetensors(tmp_path: Path) -> None:
     factories.make(tmp_path / "it", "bert", dialect="flax", file_format="safetensors")
-    assert any("another framework's names" in what for what in whats(tmp_path / "it"))
+    assert any("another framework's names" in what for what in findings(tmp_path / "it"))
 
 
 def test_a_file_with_the_name_of_another_format(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "it", "bert", file_format="torch")
     made.file.rename(tmp_path / "it" / "model.safetensors")
-    assert "is not in the format that its name says" in whats(tmp_path / "it")
+    assert "is not in the format that its name says" in findings(tmp_path / "it")
 
 
 def test_a_wrapped_tree(tmp_path: Path) -> None:
@@ -58,12 +58,12 @@ def test_a_wrapped_tree(tmp_path: Path) -> None:
     tensors = factories.stored(factories.model_spec(config), "flax")
     wrapped = {f"params/{name}": array for name, array in tensors.items()}
     factories.write(tmp_path / "it", config, wrapped, "flax-msgpack")
-    assert any("have the prefix 'params'" in what for what in whats(tmp_path / "it"))
+    assert any("have the prefix 'params'" in what for what in findings(tmp_path / "it"))
 
 
 def test_pickles_with_other_imports_are_reported_and_not_run(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "it", "bert", file_format="torch")
-    spoil(made.file, b"cposix\nsystem\n0")
+    insert_code(made.file, b"cposix\nsystem\n0")
     [problem] = verify(tmp_path / "it").problems
     assert "does more than build tensors" in problem.what
     assert problem.found == "posix.system"
@@ -74,7 +74,7 @@ def test_pickles_with_other_imports_are_reported_and_not_run(tmp_path: Path) -> 
     assert any("optimizer.pt" in note and "posix.system" in note for note in result.notes)
 
 
-def spoil(file: Path, code: bytes) -> None:
+def insert_code(file: Path, code: bytes) -> None:
     """Insert `code` at the start of a torch file's pickle."""
     with zipfile.ZipFile(file) as archive:
         content = {info.filename: archive.read(info) for info in archive.infolist()}
@@ -98,11 +98,11 @@ def test_statistics_are_right(tmp_path: Path) -> None:
         assert set(inspection.statistics) == set(made.values)
         together = NOTHING
         for name, values in made.values.items():
-            wide, seen = values.astype(np.float64), inspection.statistics[name]
-            assert (seen.minimum, seen.maximum) == (wide.min(), wide.max())
-            assert seen.mean == pytest.approx(wide.mean(), abs=1e-12)
-            assert seen.deviation == pytest.approx(wide.std(), rel=1e-9)
-            together += seen
+            wide, statistics = values.astype(np.float64), inspection.statistics[name]
+            assert (statistics.minimum, statistics.maximum) == (wide.min(), wide.max())
+            assert statistics.mean == pytest.approx(wide.mean(), abs=1e-12)
+            assert statistics.deviation == pytest.approx(wide.std(), rel=1e-9)
+            together += statistics
         everything = np.concatenate([v.astype(np.float64).ravel() for v in made.values.values()])
         assert together.count == everything.size
         assert together.deviation == pytest.approx(everything.std(), rel=1e-9)
@@ -112,10 +112,10 @@ def test_statistics_are_right(tmp_path: Path) -> None:
 def test_statistics_exclude_values_that_are_not_finite(tmp_path: Path) -> None:
     made = factories.make(tmp_path / "it", "bert")
     alter(made.file, [f"{QUERY}.weight"], damage.not_a_number)
-    seen = converter.inspect(made.directory, stats=True).statistics[f"{QUERY}.weight"]
-    assert seen.non_finite == 1
-    assert seen.count == 24 * 24 - 1
-    assert np.isfinite(seen.deviation)
+    statistics = converter.inspect(made.directory, stats=True).statistics[f"{QUERY}.weight"]
+    assert statistics.non_finite == 1
+    assert statistics.count == 24 * 24 - 1
+    assert np.isfinite(statistics.deviation)
 
 
 def test_inspect_shows_sizes_and_statistics(tmp_path: Path) -> None:

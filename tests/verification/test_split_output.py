@@ -44,8 +44,8 @@ def test_both_submodels_are_verified_in_one_report(submodels: Path, sound: Path)
 def test_each_source_is_assigned_to_its_submodel(
     submodels: Path, sources: tuple[Path, Path]
 ) -> None:
-    for given in (sources, sources[::-1]):
-        result = verify(submodels, against=given)
+    for order in (sources, sources[::-1]):
+        result = verify(submodels, against=order)
         assert result.verified
         origins = {origin.source for name, origin in result.origins.items() if name[:3] == "enc"}
         assert origins == {str(sources[0])}

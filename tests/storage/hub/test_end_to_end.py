@@ -16,7 +16,7 @@ from tests import factories
 from tests.environments import TRANSFORMERS_5, interpreter
 from tests.storage.hub.conftest import ROOT, HubSession, contents
 from tests.storage.hub.hub_server import serving
-from tests.transformers.published_weights import fetched
+from tests.transformers.published_weights import checkpoint_directory
 
 pytestmark = pytest.mark.peer
 
@@ -29,7 +29,7 @@ def session(tmp_path: Path) -> Iterator[HubSession]:
             ("gpt2", "org/mgm", "mit"),
         ):
             card = f"---\nlicense: {license_id}\n---\n".encode()
-            hub.publish(repo_id, {**contents(fetched(name)), "README.md": card})
+            hub.publish(repo_id, {**contents(checkpoint_directory(name)), "README.md": card})
         yield HubSession(hub, endpoint, tmp_path)
 
 
@@ -58,7 +58,7 @@ def loaded(session: HubSession, python: Path, count: int, *others: str) -> list[
 
 
 def test_two_ids_become_a_repository_that_all_load(session: HubSession) -> None:
-    sources = [fetched("minilm"), fetched("gpt2")]
+    sources = [checkpoint_directory("minilm"), checkpoint_directory("gpt2")]
     factories.make(session.home / "roberta", "roberta", "RobertaForCausalLM")
     made, local, _ = session.run_commands(
         ("compose", "org/minilm", "org/mgm", "made", "--push", "me/both", "--json"),

@@ -73,7 +73,7 @@ SHAPES: dict[str, Callable[[Tree], Tree]] = {
         "batch_stats": {"bn": {"mean": np.zeros(3, np.float32)}},
         "step": 7,
     },
-    "old optimiser": lambda params: {
+    "old optimizer": lambda params: {
         "target": params,
         "state": {"step": np.int32(1), "param_states": {"mu": np.ones(2)}},
     },
@@ -100,7 +100,7 @@ def test_training_state_is_ignored_with_a_reason(
     path.write_bytes(serialization.msgpack_serialize(train_state(params)))
     result = converted(path, config, arrays, tmp_path / "out")
     reasons = set(result.to_dict()["ignored"]["source"].values())
-    assert reasons <= {"an optimiser's state", "counts the steps of training"}
+    assert reasons <= {"an optimizer's state", "counts the steps of training"}
 
 
 def test_chunked_leaves(

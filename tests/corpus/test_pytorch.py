@@ -121,7 +121,7 @@ def test_other_tensors_of_a_training_checkpoint_are_ignored_with_a_reason(
     result = converted(tmp_path / "last.ckpt", config, arrays, tmp_path / "out")
     dropped = result.to_dict()["ignored"]["source"]
     assert set(dropped) == {"callbacks", "optimizer_states"}
-    assert all("training state" in reason for reason in dropped.values())
+    assert all("training checkpoint" in reason for reason in dropped.values())
 
 
 DTYPES = {

@@ -1,1 +1,1 @@
-"""The mapping tables: one TOML file a family, and what the families share."""
+"""The mapping tables: one TOML file an architecture, and what they share."""

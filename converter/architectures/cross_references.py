@@ -1,4 +1,4 @@
-"""What a family's table refers to must be there, and what it declares must be of use."""
+"""Checks that every reference in a table has a target, and every declaration a use."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Complain = Callable[..., None]
 
 
 def check_references(architecture: Architecture, file: str) -> list[Problem]:
-    """Every name in the table that leads nowhere, and every declaration that nothing uses.
+    """Return a problem for every name that refers to nothing, and every unused declaration.
 
     Args:
-        architecture: the table, as far as it could be read.
+        architecture: the table, as far as it could be decoded.
         file: what messages call it.
 
     """
@@ -44,7 +44,7 @@ def check_references(architecture: Architecture, file: str) -> list[Problem]:
 
 
 def groups(architecture: Architecture) -> Iterator[tuple[str, tuple[ModuleEntry, ...]]]:
-    """The places of the table that hold rows, with the rows."""
+    """Yield the sections of the table that have rows, with the rows."""
     yield "modules", architecture.modules
     for name, rows in architecture.parts.items():
         yield f"parts.{name}", rows
@@ -53,7 +53,7 @@ def groups(architecture: Architecture) -> Iterator[tuple[str, tuple[ModuleEntry,
 
 
 def expressions(architecture: Architecture) -> Iterator[tuple[str, Expression, tuple[str, ...]]]:
-    """Place, expression, and the places in paths that it may name beside fields."""
+    """Yield key path, expression, and the placeholders that it may use as well as fields."""
     for name, expression in architecture.layers.items():
         others = tuple(other for other in architecture.layers if other != name)
         yield f"layers.{name}", expression, others
@@ -80,7 +80,7 @@ def expressions(architecture: Architecture) -> Iterator[tuple[str, Expression, t
 
 
 def unused_fields(architecture: Architecture, own: Iterable[str], file: str) -> Iterator[Problem]:
-    """The fields among `own`, those that the table itself lists, that nothing depends on."""
+    """Yield a problem for each unused field among `own`, those that the table itself lists."""
     used = {name for _, expression, _ in expressions(architecture) for name in expression.fields}
     for name in own:
         if name not in used:
@@ -88,13 +88,13 @@ def unused_fields(architecture: Architecture, own: Iterable[str], file: str) -> 
                 "the field is used nowhere",
                 file,
                 f"config.{name}",
-                expected="a size, condition, measure or place that depends on it",
-                remedy="Take it out.",
+                expected="a size, condition, attribute or layer count that depends on it",
+                remedy="Remove it.",
             )
 
 
 def unused_groups(architecture: Architecture, own: Iterable[str], file: str) -> Iterator[Problem]:
-    """The parts and heads among `own`, those that the table itself holds, that no model has."""
+    """Yield a problem for each part or head among `own`, those of the table itself, of no model."""
     used = {CROSS_ATTENTION} if DECODER in architecture.roles else set()
     for model in architecture.models.values():
         used |= {*model.parts, *model.heads}
@@ -106,7 +106,7 @@ def unused_groups(architecture: Architecture, own: Iterable[str], file: str) -> 
                 file,
                 group,
                 expected=f"a model under [models] that names it among its {kind}",
-                remedy="Name it there, or take it out.",
+                remedy="Name it there, or remove it.",
             )
 
 
@@ -115,7 +115,7 @@ def _expressions(architecture: Architecture, add_problem: Complain) -> None:
         for name in sorted(expression.fields - set(architecture.config) - set(beside)):
             add_problem(
                 place,
-                f"{str(expression)!r} names {name!r}, which is no field",
+                f"{str(expression)!r} names {name!r}, which is not a field",
                 f"a field under [config]: {_listed(architecture.config)}",
                 f"Correct the name, or list {name!r} with its default under [config].",
             )
@@ -124,7 +124,7 @@ def _expressions(architecture: Architecture, add_problem: Complain) -> None:
         if not all(item is None or isinstance(item, int | float | str) for item in items):
             add_problem(
                 f"config.{name}",
-                f"{default!r} is nothing to compute with",
+                f"{default!r} is not a value for expressions",
                 "a number, a string, true, false, or a list of such",
                 "Leave the field out, or list it under nullable.",
             )
@@ -140,13 +140,13 @@ def _places(architecture: Architecture, add_problem: Complain) -> None:
     }
     for group, rows in groups(architecture):
         for row in rows:
-            for lead in sorted(numbered):
-                if re.match(re.escape(lead) + r"\.[^\d{]", row.path.text):
+            for prefix in sorted(numbered):
+                if re.match(re.escape(prefix) + r"\.[^\d{]", row.path.text):
                     add_problem(
                         f"{group}.{row.path}",
-                        f"lacks the place that follows {lead!r} in other rows",
-                        f"{lead}.{{…}}, as lists of modules have it",
-                        "Put the place in.",
+                        f"lacks the placeholder that follows {prefix!r} in other rows",
+                        f"{prefix}.{{…}}, as lists of modules have it",
+                        "Add the placeholder.",
                     )
             used |= set(row.path.places)
             if not row.path.text or row.path.open_ended:
@@ -154,35 +154,35 @@ def _places(architecture: Architecture, add_problem: Complain) -> None:
                     f"{group}.{row.path}",
                     "the row's path names no module",
                     "a path such as encoder.layer.{layer}.output",
-                    "Write the module's whole path.",
+                    "Write the complete path of the module.",
                 )
             for name in row.path.places:
                 if name not in architecture.layers:
                     add_problem(
                         f"{group}.{row.path}",
-                        f"nothing says how many {{{name}}} there are",
-                        f"a place under layers: {_listed(architecture.layers)}",
-                        f"Correct the place, or declare it: layers = {{ {name} = … }}.",
+                        f"{{{name}}} is not declared: how many {{{name}}} are there?",
+                        f"a placeholder under layers: {_listed(architecture.layers)}",
+                        f"Correct the placeholder, or declare it: layers = {{ {name} = … }}.",
                     )
             if len(row.omitted) == len(row.layer_type.params):
                 add_problem(
                     f"{group}.{row.path}",
-                    "the row is dead: it leaves out every tensor of its kind",
+                    "the row is dead: it omits every parameter of its layer type",
                     f"some of {_listed(leaf.name for leaf in row.layer_type.params)} to stay",
-                    "Take the row out.",
+                    "Remove the row.",
                 )
     for name in architecture.layers:
         if name not in used:
             add_problem(
                 f"layers.{name}",
-                f"no path holds the place {{{name}}}",
+                f"no path has the placeholder {{{name}}}",
                 "a row that uses it",
-                "Take it out.",
+                "Remove it.",
             )
 
 
 def _groups(architecture: Architecture, add_problem: Complain) -> None:
-    """Parts and heads against the models that have them."""
+    """Check parts and heads against the models that have them."""
     for name in sorted({*architecture.parts} & {*architecture.heads}):
         add_problem(f"heads.{name}", "a part has the same name", "distinct names", "Rename one.")
     for model in architecture.models.values():
@@ -194,25 +194,25 @@ def _groups(architecture: Architecture, add_problem: Complain) -> None:
                 if name not in known:
                     add_problem(
                         f"models.{model.name}.{kind}",
-                        f"there is no [{kind}.{name}]",
+                        f"[{kind}.{name}] is not defined",
                         f"one of {_listed(known)}",
                         "Correct the name, or write the rows.",
                     )
     for group, rows in groups(architecture):
         if not rows:
-            add_problem(group, "holds no rows", "at least one module", "Write them or take it out.")
+            add_problem(group, "holds no rows", "at least one module", "Write them or remove it.")
     for name, unsupported in architecture.unsupported.items():
         if unsupported.role is not None and unsupported.role not in architecture.roles:
             add_problem(
                 f"unsupported.{name}.role",
-                f"there is no role {unsupported.role!r}",
+                f"{unsupported.role!r} is not a role",
                 f"one of {_listed(architecture.roles)}",
                 "Correct the name.",
             )
         if unsupported.head is not None and unsupported.head not in architecture.heads:
             add_problem(
                 f"unsupported.{name}.head",
-                f"there is no [heads.{unsupported.head}]",
+                f"[heads.{unsupported.head}] is not defined",
                 f"one of {_listed(architecture.heads)}",
                 "Correct the name.",
             )
@@ -223,7 +223,7 @@ def _roles(architecture: Architecture, add_problem: Complain) -> None:
         if role.model not in architecture.models:
             add_problem(
                 f"roles.{name}.model",
-                f"there is no model {role.model!r}",
+                f"{role.model!r} is not a model under [models]",
                 f"one of {_listed(architecture.models)}",
                 "Correct the name, or list the model under [models].",
             )
@@ -234,8 +234,8 @@ def _roles(architecture: Architecture, add_problem: Complain) -> None:
             f"there is cross-attention, but no role {DECODER!r}"
             if there
             else f"there is a {DECODER}, but no cross-attention",
-            f"[parts.{CROSS_ATTENTION}] in a family that can be a {DECODER}, and only there",
-            f"Write [roles] {DECODER} = …, or take the part out: {CROSS_ATTENTION} = false."
+            f"[parts.{CROSS_ATTENTION}] in an architecture that can be a {DECODER}, and only there",
+            f"Write [roles] {DECODER} = …, or remove the part: {CROSS_ATTENTION} = false."
             if there
             else f"Write [parts.{CROSS_ATTENTION}], or take the role out.",
         )
@@ -246,22 +246,22 @@ def _roles(architecture: Architecture, add_problem: Complain) -> None:
         add_problem(
             "attributes",
             f"lacks {name!r}",
-            "width in a family with roles, vocabulary in one of texts",
+            "width in an architecture with roles, vocabulary in one of texts",
             f'Name the field: {name} = "…".',
         )
     for name in architecture.tokens:
         if name not in TOKENS:
             add_problem(
                 f"tokens.{name}",
-                "is no role of a token",
+                "is not a role of a token",
                 f"one of {_listed(TOKENS)}",
                 "Correct the name.",
             )
     if architecture.languages and "start" not in architecture.tokens:
         add_problem(
             "languages",
-            "nothing says what starts a text where no code of a language does",
-            "a start token beside [languages]",
+            "there is no start token for texts without a language code",
+            "a start token as well as [languages]",
             "Write [tokens] start = …",
         )
 
@@ -273,16 +273,16 @@ def _ties(architecture: Architecture, add_problem: Complain) -> None:
             if group is not None and group not in known:
                 add_problem(
                     f"tied.{name}.{key}",
-                    f"there is no part or head {group!r}",
+                    f"{group!r} is not a part or head",
                     f"one of {_listed(known)}",
                     "Correct the name.",
                 )
         for place in sorted(set(tie.to.places) - set(NamePattern(name).places)):
             add_problem(
                 f"tied.{name}.to",
-                f"nothing says which {{{place}}} is meant",
-                "places of the tied name only",
-                "Use the same places on both sides.",
+                f"{{{place}}} is not in the tied name",
+                "placeholders of the tied name only",
+                "Use the same placeholders on both sides.",
             )
 
 
@@ -294,7 +294,7 @@ def _check_cross_attention_init(architecture: Architecture, add_problem: Complai
     ):
         add_problem(
             "cross_attention_init.zero_output",
-            "names no module",
+            "is empty",
             "the last modules of cross-attention",
             "Name them, such as crossattention.output.dense.",
         )
@@ -348,4 +348,4 @@ def _check_reasons(architecture: Architecture, add_problem: Complain) -> None:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "(there are none)"
+    return ", ".join(sorted(names)) or "(none)"

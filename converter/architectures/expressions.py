@@ -41,12 +41,12 @@ _ORDER: Mapping[type[ast.cmpop], Callable[[float, float], bool]] = {
 
 
 def is_usable_number(value: float) -> bool:
-    """Whether a number is one to compute with: neither infinite, nor NaN, nor beyond `2**53`."""
+    """Return whether a number is finite and at most `2**53`."""
     return abs(value) <= _MAX_NUMBER
 
 
 class ExpressionError(ValueError):
-    """An expression that cannot be parsed, or not be worked out with the values given."""
+    """An expression that cannot be parsed, or not be evaluated with the values given."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,19 @@ class Expression:
         return frozenset(_fields(self._tree, self.text))
 
     def evaluate(self, lookup: Callable[[str], Value]) -> Value:
-        """The value, with fields looked up by `lookup`.
+        """Return the value, with fields looked up by `lookup`.
 
         Raises:
-            ExpressionError: if values have the wrong type, or a division leaves a rest.
+            ExpressionError: if values have the wrong type, or a division has a remainder.
 
         """
         return _evaluate(self._tree, lookup, self.text)
 
     def number(self, lookup: Callable[[str], Value]) -> float:
-        """The value as a number.
+        """Return the value as a number.
 
         Raises:
-            ExpressionError: if it is none.
+            ExpressionError: if it is not a number.
 
         """
         value = self.evaluate(lookup)
@@ -108,7 +108,7 @@ class Expression:
 
 
 def _fields(node: ast.expr, text: str) -> set[str]:
-    """The fields under `node`, refusing whatever the grammar does not know."""
+    """Return the fields under `node`; refuse what is not in the grammar."""
     match node:
         case ast.Constant(value=int() | float() | str() as value) if not isinstance(value, bool):
             return set()

@@ -81,7 +81,7 @@ def _idle(place: str, file: str) -> Problem:
         place,
         expected="something else than in the table that is extended",
         found="the same",
-        remedy="Take it out.",
+        remedy="Remove it.",
     )
 
 
@@ -105,7 +105,7 @@ def lint(path: Path, registry: ArchitectureRegistry | None = None) -> list[Probl
 
 
 def _problem(error: ConverterError, file: str) -> Problem:
-    """An error as a finding in `file`, which it may name itself."""
+    """Return an error as a problem in `file`, which it may name itself."""
     return Problem(error.message.removeprefix(f"{file}: "), file, remedy=error.remedy)
 
 
@@ -129,7 +129,7 @@ def _findings(path: Path, registry: ArchitectureRegistry) -> Iterator[Problem]:
             "concerns cross-attention, which the family has not",
             file,
             "cross_attention_init",
-            remedy="Take it out.",
+            remedy="Remove it.",
         )
     yield from _family(architecture, registry, file)
 
@@ -292,7 +292,7 @@ def _joined(
                 f"modules.{row.path}",
                 expected="a condition that some halves meet",
                 found=str(row.when),
-                remedy="Correct the condition, or take the row out.",
+                remedy="Correct the condition, or remove the row.",
             )
 
 
@@ -320,7 +320,7 @@ def _vocabulary(conventions: Conventions, file: str) -> Iterator[Problem]:
                 f"{kind.name}.sizes",
                 expected="sizes that some tensor's axes name",
                 found=", ".join(kind.sizes),
-                remedy="Take it out, or name it in axes.",
+                remedy="Remove it, or name it in axes.",
             )
         for dialect in conventions.dialects:
             names = [

@@ -1,4 +1,4 @@
-"""What only drawn models show: names that clash or do not invert, drops that hit, dead ties."""
+"""Checks of built models: duplicate names, names that do not invert, dead ties and rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_rows(
     for group, rows in groups(architecture):
         for row in rows:
             yield from _inverts(architecture, row, conventions, file, f"{group}.{row.path}")
-            yield from _idle(architecture, row, conventions, file, f"{group}.{row.path}")
+            yield from _redundant(architecture, row, conventions, file, f"{group}.{row.path}")
 
 
 def check_layer_type(kind: LayerType, file: str) -> Iterator[Problem]:
@@ -69,7 +69,7 @@ def check_layer_type(kind: LayerType, file: str) -> Iterator[Problem]:
 def check_models(
     architecture: Architecture, conventions: Conventions, configs: Sequence[ModelConfig], file: str
 ) -> Iterator[Problem]:
-    """What is wrong with the models that the table gives for some configurations."""
+    """Yield the problems of the models of some configurations."""
     builder = ModelSpecBuilder(conventions)
     met: set[str] = set()
     for config in configs:
@@ -84,7 +84,7 @@ def check_models(
                 yield replace(problem, file=file, tensor=_folded(problem.tensor or "") or None)
             continue
         yield from duplicate_names(whole, conventions, file)
-        yield from _hitting_drops(whole, architecture, file)
+        yield from _ignored_params(whole, architecture, file)
         met |= {param.name for param in whole.params}
     if met:
         yield from _dead(architecture, met, file)
@@ -109,7 +109,7 @@ def _dead(architecture: Architecture, met: set[str], file: str) -> Iterator[Prob
                 remedy="Correct the name, or take it out.",
             )
     if CROSS_ATTENTION in architecture.parts and architecture.cross_attention_init:
-        yield from _idle_warm_start(architecture.cross_attention_init, met, file)
+        yield from _unused_init_rules(architecture.cross_attention_init, met, file)
     for name in architecture.ties:
         if not any(NamePattern(name).match(param) is not None for param in met):
             yield Problem(
@@ -122,7 +122,9 @@ def _dead(architecture: Architecture, met: set[str], file: str) -> Iterator[Prob
             )
 
 
-def _idle_warm_start(table: CrossAttentionInitRules, met: set[str], file: str) -> Iterator[Problem]:
+def _unused_init_rules(
+    table: CrossAttentionInitRules, met: set[str], file: str
+) -> Iterator[Problem]:
     """Parts of paths that no tensor has, and counterparts that there are none of."""
     for parts, other in table.copy_self_attention.items():
         alone = msgspec.structs.replace(table, copy_self_attention={parts: other})
@@ -170,11 +172,12 @@ def duplicate_names(
                     )
 
 
-def _hitting_drops(
+def _ignored_params(
     model_spec: ModelSpec, architecture: Architecture, file: str
 ) -> Iterator[Problem]:
-    """Drops of tensors that every model has; where a condition takes a row away, files may still
-    hold its tensors.
+    """Yield patterns that ignore a tensor of every model.
+
+    Where a condition removes a row, files may still hold its tensors.
     """
     hit: set[tuple[str, NamePattern]] = set()
     for dialect, entries in model_spec.ignore.items():
@@ -188,12 +191,12 @@ def _hitting_drops(
                 ):
                     hit.add((dialect, template))
                     yield Problem(
-                        "drops a tensor that the model has",
+                        "ignores a tensor that the model has",
                         file,
                         f"ignore.{dialect}.{template}",
                         expected="names that no row claims",
                         found=_folded(name),
-                        remedy="Take out the drop, or the row.",
+                        remedy="Remove the pattern, or the row.",
                     )
 
 
@@ -237,7 +240,7 @@ def _inverts(
                 break
 
 
-def _idle(
+def _redundant(
     architecture: Architecture, row: ModuleEntry, conventions: Conventions, file: str, place: str
 ) -> Iterator[Problem]:
     """Spellings that say what follows from the dialect's rule anyway."""
@@ -262,10 +265,10 @@ def _changes_nothing(file: str, place: str, text: str) -> Problem:
         place,
         expected="a spelling that differs from the dialect's own",
         found=repr(text),
-        remedy="Take it out.",
+        remedy="Remove it.",
     )
 
 
 def _folded(name: str) -> str:
-    """A name with its numbers left open: a finding in every layer is one finding."""
+    """Return a name without its numbers, so that a problem of every layer is reported once."""
     return re.sub(r"\d+", "{…}", name)

@@ -1,4 +1,4 @@
-"""A model's configuration as tables see it: fields with a family's defaults, checked on use."""
+"""A model's configuration with the defaults of its architecture, checked on use."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from converter.errors import ConfigError, Problem
 from converter.file_names import CONFIG
 
 Places: TypeAlias = Mapping[str, int | str]
-"""What the places in a path stand for."""
+"""Placeholder in a path → its value."""
 
 MAX_LAYERS = 10_000
-"""No model has more layers; a configuration that claims so is damaged or hostile."""
+"""A configuration with more is damaged or hostile."""
 
 MAX_SIZE = 2**40
 """No axis of a tensor is longer."""
 
 
 class ModelConfig:
-    """The content of ``config.json``, read through a family's table.
+    """The content of ``config.json`` and the table of its architecture.
 
     Args:
-        architecture: the table that knows the fields and their defaults.
+        architecture: the table, with the fields and their defaults.
         raw: the content of ``config.json``.
         file: what messages call the file.
 
@@ -39,10 +39,10 @@ class ModelConfig:
         self.file = file
 
     def __getitem__(self, field: str) -> Value:
-        """The value of `field`, or the family's default; of a table in its place, its keys.
+        """Return the value of `field`, or its default; where the default is a list, a table's keys.
 
         Raises:
-            ConfigError: if the table does not know the field, or its value is of no plain type.
+            ConfigError: if the table does not list the field, or its value has a wrong type.
 
         """
         known = self.architecture.config
@@ -68,12 +68,12 @@ class ModelConfig:
         return value  # type: ignore[no-any-return]  # narrowed to Value above
 
     def attribute(self, name: str) -> Value:
-        """What the table measures as `name` (``width``, ``conventions`` …); ``None`` if nothing."""
+        """Return the attribute `name` (``width``, ``vocabulary`` …); ``None`` if not defined."""
         expression = self.architecture.attributes.get(name)
         return None if expression is None else self.evaluate(expression)
 
     def index_values(self, expression: Expression, places: Places) -> Sequence[int | str]:
-        """The numbers or names that a place in a path takes.
+        """Return the numbers or names that a placeholder in a path takes.
 
         Raises:
             ConfigError: if `expression` gives neither a whole number from 0 to `MAX_LAYERS` nor a
@@ -89,10 +89,10 @@ class ModelConfig:
         return range(value)
 
     def index_combinations(self, names: Sequence[str], most: int) -> list[Places]:
-        """Every choice for the places of a path; later places may depend on earlier ones.
+        """Return every choice for the placeholders of a path; later ones may depend on earlier ones.
 
         Raises:
-            ConfigError: if there are more than `most`, or a place's number cannot be worked out.
+            ConfigError: if there are more than `most`, or the number of a placeholder is not valid.
 
         """
         choices: list[dict[str, int | str]] = [{}]
@@ -110,7 +110,7 @@ class ModelConfig:
         return list(choices)
 
     def number(self, expression: Expression, places: Places = MappingProxyType({})) -> float:
-        """The value of `expression`, which must be a finite number.
+        """Return the value of `expression`, which must be a finite number.
 
         Raises:
             ConfigError: if it is not.
@@ -126,10 +126,10 @@ class ModelConfig:
         return value
 
     def size(self, expression: Expression, places: Places = MappingProxyType({})) -> int:
-        """The length of an axis.
+        """Return the length of an axis.
 
         Raises:
-            ConfigError: if it comes out as no whole number from 1 to `MAX_SIZE`.
+            ConfigError: if it is not a whole number from 1 to `MAX_SIZE`.
 
         """
         value = self.number(expression, places)
@@ -138,14 +138,14 @@ class ModelConfig:
         return int(value)
 
     def is_true(self, condition: Expression | None, places: Places = MappingProxyType({})) -> bool:
-        """Whether `condition` is true; no condition always is."""
+        """Return whether `condition` is true; ``None`` always is."""
         return condition is None or bool(self.evaluate(condition, places))
 
     def evaluate(self, expression: Expression, places: Places = MappingProxyType({})) -> Value:
-        """The value of `expression`, in which places in a path may stand beside fields.
+        """Return the value of `expression` of fields and placeholders.
 
         Raises:
-            ConfigError: if it cannot be worked out.
+            ConfigError: if it cannot be evaluated.
 
         """
         try:

@@ -1,43 +1,41 @@
-"""A table and a configuration combined: every tensor of a model, named in every dialect."""
+"""A table and a configuration combined: every parameter of a model, named in every dialect."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from converter.architectures.model_config import Places
-from converter.architectures.schema import Architecture, Conventions, Dialect, ModuleEntry, Param
-from converter.errors import Problem
-from converter.tensors import Axes
-
-if TYPE_CHECKING:
-    pass
-
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from converter.architectures.expressions import Expression, ExpressionError, Value
-from converter.architectures.model_config import ModelConfig
+from converter.architectures.model_config import ModelConfig, Places
 from converter.architectures.name_patterns import NamePattern
-from converter.architectures.schema import Composite, Init, Tie
-from converter.errors import ConfigError, TableError
+from converter.architectures.schema import (
+    Architecture,
+    Composite,
+    Conventions,
+    Dialect,
+    Init,
+    ModuleEntry,
+    Param,
+    Tie,
+)
+from converter.errors import ConfigError, Problem, TableError
+from converter.tensors import Axes
 
 OUTSIDE = "/"
-"""Begins the path of a module that a dialect keeps beside the base model, not inside."""
+"""Start of the path of a module that a dialect stores outside the base model."""
 
 
 @dataclass(frozen=True)
 class FrameworkParam:
-    """A tensor in one dialect."""
+    """A parameter in one dialect."""
 
     name: str
-    """As it is written for this very model."""
+    """The name in files that are written."""
     axes: Axes
     shape: tuple[int, ...]
     aliases: tuple[str, ...] = ()
-    """Other names under which files hold it: with or without the base model's, older ones."""
+    """Other names in files: with or without the base model prefix, or older ones."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,10 @@ class ParamNamer:
 
 
 def invalid_ties(params: Mapping[str, ParamSpec], file: str) -> list[Problem]:
-    """Every tie among `params`, by canonical name, that leads nowhere or to something else.
+    """Return a problem for every invalid tie among `params`.
 
     Args:
-        params: all tensors of a model.
+        params: all parameters of a model, by canonical name.
         file: what messages call the table.
 
     """
@@ -149,62 +147,62 @@ def invalid_ties(params: Mapping[str, ParamSpec], file: str) -> list[Problem]:
 
 
 MAX_TENSORS = 100_000
-"""No model has more tensors; a configuration that asks for them is damaged or hostile."""
+"""A configuration that asks for more is damaged or hostile."""
 
 BODY = ""
-"""The `Slot.part` of tensors that every model of the family has."""
+"""The `ParamSpec.part` of parameters that every model of the architecture has."""
 
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """One tensor that a model has."""
+    """One parameter of a model."""
 
     name: str
-    """Canonical: PyTorch's path below the base model, below the half in a composite."""
+    """Canonical: PyTorch's path below the base model, after the submodel in a composite."""
     part: str
-    """`BODY`, or the table's name of the part or head it belongs to."""
+    """`BODY`, or the part or head that it belongs to."""
     stored_as: Mapping[str, FrameworkParam]
     rule: str
-    """How it is drawn when fresh: a rule of `converter.initializers`."""
+    """The initialization rule, one of `converter.initializers`."""
     scale: float
     tied_to: str | None = None
-    """Canonical name of the slot whose values it shares."""
+    """Canonical name of the parameter whose values it shares."""
     stored_in: frozenset[str] = frozenset()
     """Dialects whose files hold it although it is tied."""
     dtype: str = ""
-    """The dtype when fresh, if not that of the model."""
+    """The dtype when newly initialized, if not that of the model."""
 
     @property
     def canonical(self) -> FrameworkParam:
-        """The PyTorch spelling, whose layout is the canonical one."""
+        """The PyTorch name and layout, which are the canonical ones."""
         return self.stored_as["pytorch"]
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All tensors of a concrete model."""
+    """All parameters of a model."""
 
     params: tuple[ParamSpec, ...]
     ignore: Mapping[str, tuple[tuple[str, NamePattern, str], ...]] = field(default_factory=dict)
-    """Dialect → (prefix, template, reason) of names that are left out on purpose."""
+    """Dialect → (prefix, pattern, reason) of names that are ignored."""
     repeated: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
-    """Dialect → layer → names of other layers' tensors that files list there again."""
+    """Dialect → layer → names of other layers' tensors that files repeat there."""
     missing_parts: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Dialect → parts whose tensors its files do not hold."""
 
     @cached_property
     def by_name(self) -> dict[str, ParamSpec]:
-        """The slots by canonical name."""
+        """The parameters by canonical name."""
         return {param.name: param for param in self.params}
 
     def resolve(self, param: ParamSpec) -> ParamSpec:
-        """The slot whose values `param` shares; itself if it is not tied."""
+        """Return the parameter whose values `param` shares; itself if it is not tied."""
         while param.tied_to:
             param = self.by_name[param.tied_to]
         return param
 
     def index(self, dialect: str) -> dict[str, ParamSpec]:
-        """Every name that a file in `dialect` may use → the slot it means."""
+        """Return every name that a file in `dialect` may use → its parameter."""
         found: dict[str, ParamSpec] = {}
         spelled = [param for param in self.params if dialect in param.stored_as]
         for param in spelled:
@@ -215,18 +213,18 @@ class ModelSpec:
         return found
 
     def ignore_reason(self, dialect: str, name: str) -> str | None:
-        """Why the table leaves `name` out, or ``None`` if it does not."""
-        for prefix, template, reason in self.ignore.get(dialect, ()):
-            if name.startswith(prefix) and template.match(name[len(prefix) :]) is not None:
+        """Return why `name` is ignored, or ``None`` if it is not."""
+        for prefix, pattern, reason in self.ignore.get(dialect, ()):
+            if name.startswith(prefix) and pattern.match(name[len(prefix) :]) is not None:
                 return reason
         return None
 
 
 class ModelSpecBuilder:
-    """Draws blueprints.
+    """Builds the specification of models.
 
     Args:
-        conventions: the dialects and kinds that the tables share.
+        conventions: the dialects and layer types that the tables share.
 
     """
 
@@ -240,17 +238,17 @@ class ModelSpecBuilder:
         heads: Iterable[str] | None = None,
         prefix: str = "",
     ) -> ModelSpec:
-        """The blueprint of a model of one family.
+        """Return the specification of a model of one architecture.
 
         Args:
-            config: its configuration, read through the family's table.
+            config: its configuration.
             parts: names of the table's parts that the model has; all of them by default.
             heads: names of the table's heads that the model has; all of them by default.
-            prefix: name of the half that the model is in a composite.
+            prefix: the submodel that the model is in a composite.
 
         Raises:
-            ConfigError: if a size cannot be worked out, or the model would be absurdly large.
-            TableError: if a tensor is tied to none, to one of another shape, or in a circle.
+            ConfigError: if a size is not valid, or there are too many tensors.
+            TableError: if a tie is invalid.
 
         """
         architecture = config.architecture
@@ -278,13 +276,11 @@ class ModelSpecBuilder:
             namer = ParamNamer(self.conventions, architecture, prefix, in_base, bool(heads))
             for row in rows:
                 params += self._module(row, config, part, namer, ties)
-        relisted = {} if prefix else _relisted(architecture, params)
-        model_spec = ModelSpec(tuple(params), self._drops(architecture, prefix), relisted)
+        repeated = {} if prefix else _repeated(architecture, params)
+        model_spec = ModelSpec(tuple(params), self._ignored(architecture, prefix), repeated)
         problems = invalid_ties(model_spec.by_name, f"mappings/{architecture.name}.toml")
         if problems:
-            raise TableError(
-                f"{architecture.name}: {len(problems)} tied tensor(s) cannot be", problems
-            )
+            raise TableError(f"{architecture.name}: {len(problems)} invalid tie(s)", problems)
         return model_spec
 
     def composite(
@@ -293,10 +289,10 @@ class ModelSpecBuilder:
         submodels: Mapping[str, ModelConfig],
         models: Mapping[str, ModelSpec],
     ) -> ModelSpec:
-        """The blueprint of a composite, from those of its halves (drawn with their prefixes).
+        """Return the specification of a composite from those of its submodels, which have prefixes.
 
         Raises:
-            ConfigError: if a size cannot be worked out.
+            ConfigError: if a size is not valid.
 
         """
 
@@ -315,7 +311,7 @@ class ModelSpecBuilder:
         for row in composite.modules:
             if row.when is None or row.when.evaluate(lookup):
                 sizes = [int(number(size)) for size in row.sizes]
-                own += self._leaves(
+                own += self._params(
                     row,
                     {},
                     sizes,
@@ -325,12 +321,12 @@ class ModelSpecBuilder:
                     lambda init: number(init.scale),
                     row.init,
                 )
-        drops: dict[str, tuple[tuple[str, NamePattern, str], ...]] = {}
+        ignored: dict[str, tuple[tuple[str, NamePattern, str], ...]] = {}
         for model_spec in models.values():
             for dialect, entries in model_spec.ignore.items():
-                drops[dialect] = (*drops.get(dialect, ()), *entries)
+                ignored[dialect] = (*ignored.get(dialect, ()), *entries)
         params = [param for model_spec in models.values() for param in model_spec.params]
-        return ModelSpec((*params, *own), drops)
+        return ModelSpec((*params, *own), ignored)
 
     def _module(
         self,
@@ -340,7 +336,7 @@ class ModelSpecBuilder:
         namer: ParamNamer,
         ties: list[tuple[NamePattern, Tie]],
     ) -> Iterator[ParamSpec]:
-        """The tensors of one row, for every combination of the numbers in its path."""
+        """Yield the parameters of one row, for every combination of the indices in its path."""
         live = [
             (
                 name,
@@ -359,9 +355,9 @@ class ModelSpecBuilder:
             if config.is_true(row.when, places):
                 sizes = [config.size(size, places) for size in row.sizes]
                 init = row.init or config.architecture.init
-                yield from self._leaves(row, places, sizes, part, namer, live, scale, init)
+                yield from self._params(row, places, sizes, part, namer, live, scale, init)
 
-    def _leaves(
+    def _params(
         self,
         row: ModuleEntry,
         places: Places,
@@ -374,17 +370,17 @@ class ModelSpecBuilder:
     ) -> Iterator[ParamSpec]:
         lengths = dict(zip(row.layer_type.sizes, sizes, strict=True))
         path = row.path.format(places)
-        for leaf in row.layer_type.params:
-            if leaf.name in row.omitted:
+        for param in row.layer_type.params:
+            if param.name in row.omitted:
                 continue
             stored_as = {
-                name: namer.framework_param(dialect, row, leaf, places, lengths)
+                name: namer.framework_param(dialect, row, param, places, lengths)
                 for name, dialect in self.conventions.dialects.items()
-                if name in leaf.layouts and name not in row.not_in
+                if name in param.layouts and name not in row.not_in
             }
-            own = f"{path}.{leaf.name}" if leaf.name else path
+            own = f"{path}.{param.name}" if param.name else path
             tied_to, stored = _tied(own, ties)
-            rule, amount = _drawn(row, leaf, init, scale)
+            rule, amount = _init_rule(row, param, init, scale)
             yield ParamSpec(
                 name=namer.canonical(own),
                 part=part,
@@ -393,64 +389,65 @@ class ModelSpecBuilder:
                 scale=amount,
                 tied_to=namer.canonical(tied_to) if tied_to else None,
                 stored_in=stored,
-                dtype=leaf.dtype,
+                dtype=param.dtype,
             )
 
-    def _drops(
+    def _ignored(
         self, architecture: Architecture, prefix: str
     ) -> dict[str, tuple[tuple[str, NamePattern, str], ...]]:
-        """The table's names to leave out, behind every prefix that a file may put before them."""
-        drops = {}
+        """Return the name patterns to ignore, with every prefix that files may have."""
+        ignored = {}
         for name, dialect in self.conventions.dialects.items():
-            templates = architecture.ignore.get(name, {})
-            leads = {
+            patterns = architecture.ignore.get(name, {})
+            prefixes = {
                 dialect.join(prefix, base)
                 for base in ("", architecture.base_model_prefix.get(name, ""))
             }
-            drops[name] = (
-                *(("", template, reason) for template, reason in dialect.ignore.items()),
+            ignored[name] = (
+                *(("", pattern, reason) for pattern, reason in dialect.ignore.items()),
                 *(
-                    (f"{lead}{dialect.separator}" if lead else "", template, reason)
-                    for lead in sorted(leads)
-                    for template, reason in templates.items()
+                    (f"{lead}{dialect.separator}" if lead else "", pattern, reason)
+                    for lead in sorted(prefixes)
+                    for pattern, reason in patterns.items()
                 ),
             )
-        return drops
+        return ignored
 
 
 def _tied(name: str, ties: list[tuple[NamePattern, Tie]]) -> tuple[str | None, frozenset[str]]:
-    for template, tie in ties:
-        numbers = template.match(name)
+    for pattern, tie in ties:
+        numbers = pattern.match(name)
         if numbers is not None:
             return tie.to.format(numbers), frozenset(tie.stored_in)
     return None, frozenset()
 
 
-def _relisted(
+def _repeated(
     architecture: Architecture, params: list[ParamSpec]
 ) -> dict[str, dict[str, tuple[str, ...]]]:
-    """The names that a head's layers list again; combined files do without."""
-    relisted: dict[str, dict[str, tuple[str, ...]]] = {}
+    """Return the names that a head's layers repeat in stand-alone files."""
+    repeated: dict[str, dict[str, tuple[str, ...]]] = {}
     for dialect, layers in architecture.repeated.items():
-        for layer, templates in layers.items():
+        for layer, patterns in layers.items():
             spelled = [param for param in params if dialect in param.stored_as]
             if any(param.stored_as[dialect].name.startswith(f"{layer}/") for param in spelled):
-                relisted.setdefault(dialect, {})[layer] = tuple(
+                repeated.setdefault(dialect, {})[layer] = tuple(
                     param.stored_as[dialect].name
                     for param in spelled
-                    if any(template.match(param.name) is not None for template in templates)
+                    if any(pattern.match(param.name) is not None for pattern in patterns)
                 )
-    return relisted
+    return repeated
 
 
-def _drawn(
-    row: ModuleEntry, leaf: Param, init: Init | None, scale: Callable[[Init], float]
+def _init_rule(
+    row: ModuleEntry, param: Param, init: Init | None, scale: Callable[[Init], float]
 ) -> tuple[str, float]:
-    """The rule and scale of a leaf: its row's own rule is for the first leaf, whatever its kind
-    says; the family's rule is for the leaves that are drawn at all.
+    """Return the initialization rule and scale of a parameter.
+
+    A row's own rule applies to its first parameter, the architecture's to those of rule ``normal``.
     """
     if init is None or (
-        leaf.init != "normal" and not (row.init and leaf is row.layer_type.params[0])
+        param.init != "normal" and not (row.init and param is row.layer_type.params[0])
     ):
-        return "constant", 1.0 if leaf.init == "ones" else 0.0
+        return "constant", 1.0 if param.init == "ones" else 0.0
     return init.rule, scale(init)

@@ -1,8 +1,8 @@
-"""Names with places for numbers, such as ``encoder.layer.{layer}.output``.
+"""Name patterns with placeholders for numbers, such as ``encoder.layer.{layer}.output``.
 
-A place matches one whole number without leading zeros, the whole name must match, and formatting
-inverts matching exactly. A template that begins or ends in ``*`` matches whatever is there; it can
-only be matched. There are no regular expressions for authors to get wrong.
+A placeholder matches one whole number without leading zeros, the complete name must match, and
+formatting is the exact inverse of matching. A pattern that begins or ends in ``*`` matches anything
+there; it can only be matched. There are no regular expressions in tables.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _TOUCHING = re.compile(r"\}[{0-9]")
 
 @dataclass(frozen=True)
 class NamePattern:
-    """A name with places.
+    """A name with placeholders.
 
     Raises:
-        ValueError: if a place's name is no identifier or stands twice, braces do not pair, or it
-            could not be told from a name where a number ends.
+        ValueError: if a placeholder is not an identifier or is repeated, braces do not pair, or
+            the end of a number would be ambiguous.
 
     """
 
@@ -32,15 +32,15 @@ class NamePattern:
     def __post_init__(self) -> None:
         places = self.places
         if len(set(places)) != len(places) or not all(place.isidentifier() for place in places):
-            raise ValueError(f"{self.text!r}: places must have distinct names")
+            raise ValueError(f"{self.text!r}: placeholders must have distinct names")
         if set(_PLACE.sub("", self.text)) & {"{", "}"}:
             raise ValueError(f"{self.text!r}: braces do not pair")
         if _TOUCHING.search(self.text):
-            raise ValueError(f"{self.text!r}: places must not touch one another or a digit")
+            raise ValueError(f"{self.text!r}: placeholders must not touch one another or a digit")
 
     @cached_property
     def places(self) -> tuple[str, ...]:
-        """The names of the places, from left to right."""
+        """The names of the placeholders, from left to right."""
         return tuple(_PLACE.findall(self.text))
 
     @cached_property
@@ -53,15 +53,15 @@ class NamePattern:
 
     @property
     def open_ended(self) -> bool:
-        """Whether it matches whatever stands before or behind it."""
+        """True if it matches anything before or after it."""
         return self.text.startswith("*") or self.text.endswith("*")
 
     def format(self, numbers: Mapping[str, int | str]) -> str:
-        """The name with its places filled."""
+        """Return the name with its placeholders filled."""
         return _PLACE.sub(lambda place: str(numbers[place[1]]), self.text)
 
     def match(self, name: str) -> dict[str, int] | None:
-        """The numbers in `name`, or ``None`` if it is not of this form."""
+        """Return the numbers in `name`, or ``None`` if it does not match."""
         found = self._pattern.fullmatch(name)
         if found is None:
             return None

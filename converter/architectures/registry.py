@@ -69,20 +69,20 @@ class ArchitectureRegistry:
 
     @cached_property
     def conventions(self) -> Conventions:
-        """The dialects and kinds that all tables share."""
+        """The dialects and layer types that all tables share."""
         data, file, _ = self._read(DIALECTS)
         return load_conventions(data, file)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all tables: families and composites."""
+        """Names of all tables: architectures and composites."""
         return tuple(name for name in self._sources if not name.startswith("_"))
 
     def with_table(self, path: Path) -> tuple[ArchitectureRegistry, str]:
-        """These tables and a further one, which takes precedence; and the name of that one.
+        """Return these tables and a further one, which takes precedence, and its name.
 
         Raises:
-            TableError: if the file cannot be read or names neither a family nor a composite.
+            TableError: if the file cannot be read or has neither model_type nor composite.
 
         """
         name, text = _read_own(path)
@@ -91,7 +91,7 @@ class ArchitectureRegistry:
         return registry, name
 
     def contents(self, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-        """What a table's file says, and what the table that it extends says, ``None`` without one.
+        """Return the content of a table's file, and of the table that it extends, if any.
 
         Raises:
             UnsupportedError: if there is no such table.
@@ -105,7 +105,7 @@ class ArchitectureRegistry:
         return data, _inherited(parent, data)
 
     def is_composite(self, name: str) -> bool:
-        """Whether `name` is a composite's table."""
+        """Return whether `name` is a composite's table."""
         return name in self._sources and "composite" in self._read(name)[0]
 
     def with_detection(self) -> list[Architecture]:
@@ -120,10 +120,10 @@ class ArchitectureRegistry:
         ]
 
     def architecture(self, name: str) -> Architecture:
-        """The family called `name`, which is the ``model_type`` of its configurations.
+        """Return the architecture of the ``model_type`` `name`.
 
         Raises:
-            UnsupportedError: if there is none.
+            UnsupportedError: if there is no such table.
             TableError: if its table breaks a rule.
 
         """
@@ -133,10 +133,10 @@ class ArchitectureRegistry:
         return self._architectures[name]
 
     def composite(self, name: str) -> Composite:
-        """The composite called `name`, which is the ``model_type`` of its configurations.
+        """Return the composite of the ``model_type`` `name`.
 
         Raises:
-            UnsupportedError: if there is none.
+            UnsupportedError: if there is no such table.
             TableError: if its table breaks a rule.
 
         """
@@ -146,9 +146,9 @@ class ArchitectureRegistry:
         return self._composites[name]
 
     def _read(self, name: str, chain: tuple[str, ...] | None = None) -> tuple[Any, str, str]:
-        """The content of a table, its file and its SHA-256; with a chain, ``extends`` resolved.
+        """Return the content of a table, its file and its SHA-256; with a chain, ``extends`` resolved.
 
-        The SHA-256 covers the tables it extends as well, since they decide as much.
+        The SHA-256 covers the tables it extends as well, since they affect the result as much.
         """
         if name not in self._sources:
             close = get_close_matches(name, self._sources, 3)
@@ -168,10 +168,10 @@ class ArchitectureRegistry:
         parent = str(data.pop("extends"))
         if parent not in self._sources:
             raise TableError(
-                f"{file}: extends {parent!r}, which there is no table for",
+                f"{file}: extends {parent!r}, which is not a table",
                 [
                     Problem(
-                        "there is no such table",
+                        "is not a table",
                         file,
                         "extends",
                         expected=", ".join(self.names),
@@ -195,7 +195,7 @@ def _read_own(path: Path) -> tuple[str, bytes]:
     data = parse_toml(text, str(path))
     name = data.get("model_type", data.get("composite"))
     if not isinstance(name, str) or not name:
-        raise TableError(f"{path}: names neither a family nor a composite")
+        raise TableError(f"{path}: has neither model_type nor composite")
     return name, text
 
 

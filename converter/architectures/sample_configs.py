@@ -23,12 +23,12 @@ Fields = dict[str, Value]
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition of a table, and where it stands first."""
+    """One condition of a table, and the key path of its first use."""
 
     place: str
     expression: Expression
     path: tuple[str, ...] = ()
-    """Places in paths that it may depend on."""
+    """Placeholders that it may depend on."""
 
 
 def base_config(architecture: Architecture) -> ModelConfig | None:
@@ -40,7 +40,7 @@ def base_config(architecture: Architecture) -> ModelConfig | None:
 def sample_configs(
     architecture: Architecture, file: str
 ) -> tuple[list[ModelConfig], list[Problem]]:
-    """Configurations to draw the family with, and what stands in the way of finding them.
+    """Return configurations that bring out every row, and the problems of finding them.
 
     Sizes are tiny and distinct, so that a mistaken size shows as a mistaken shape. There is one
     configuration for each condition and truth value, and for each pair of both.
@@ -55,7 +55,7 @@ def sample_configs(
     if base is None:
         return [], [
             Problem(
-                "the sizes cannot be worked out, be it with small numbers or with the defaults",
+                "the sizes cannot be evaluated, neither with small numbers nor with the defaults",
                 file,
                 "config",
                 expected="defaults that every size of every row is a whole number with",
@@ -92,7 +92,7 @@ def sample_configs(
 
 
 def _conditions(architecture: Architecture) -> list[Condition]:
-    """The conditions, each once, and for each field that may be null whether it is."""
+    """Return each condition once, and for each nullable field whether it is null."""
     found: dict[str, Condition] = {}
     for place, expression, path in expressions(architecture):
         if place.endswith(".when"):
@@ -105,10 +105,10 @@ def _conditions(architecture: Architecture) -> list[Condition]:
 
 
 class _Finder:
-    """Looks for configurations of one family."""
+    """Finds configurations of one architecture."""
 
     def __init__(self, architecture: Architecture) -> None:
-        self._family = architecture
+        self._architecture = architecture
         self._texts = [expression for _, expression, _ in expressions(architecture)]
         divisors, numbers = _divisors(self._texts)
         counts = {name for layer in architecture.layers.values() for name in layer.fields}
@@ -141,34 +141,34 @@ class _Finder:
         return default
 
     def base(self) -> Fields | None:
-        """Tiny distinct sizes, or failing that the table's defaults."""
-        defaults = dict(self._family.config)
+        """Return tiny distinct sizes, or else the table's defaults."""
+        defaults = dict(self._architecture.config)
         shallow = {
             name: self._tiny[name] if name in self._counts else default
             for name, default in defaults.items()
         }
         for fields in (self._tiny, shallow, defaults):
-            if self._drawable(fields):
+            if self._is_valid(fields):
                 return fields
         return None
 
     def solve(self, base: Fields, wanted: Sequence[tuple[Condition, bool]]) -> Fields | None:
-        """A configuration in which every condition of `wanted` has its truth value."""
+        """Return a configuration in which every condition of `wanted` has its truth value."""
         names = sorted({name for condition, _ in wanted for name in condition.expression.fields})
         names = [name for name in names if name in base]
         choices = [self._choices(name, names, base) for name in names]
         for values in islice(product(*choices), _MAX_TRIALS):
             fields = {**base, **dict(zip(names, values, strict=True))}
-            config = ModelConfig(self._family, fields, "a probe")
+            config = ModelConfig(self._architecture, fields, "a probe")
             if all(self._holds(condition, config, truth) for condition, truth in wanted) and (
-                self._drawable(fields)
+                self._is_valid(fields)
             ):
                 return fields
         return None
 
     def _choices(self, name: str, names: Sequence[str], base: Fields) -> list[Value]:
-        """Values for a field that may make a difference; its own first."""
-        default = self._family.config[name]
+        """Return values for a field that may make a difference, its own first."""
+        default = self._architecture.config[name]
         literals = [item for text in self._texts if name in text.fields for item in _literals(text)]
         options: list[Value] = [base[name], default]
         numeric = isinstance(default, int | float) and not isinstance(default, bool)
@@ -194,7 +194,7 @@ class _Finder:
         return list({repr(item): item for item in options}.values())[:_MAX_CHOICES]
 
     def _holds(self, condition: Condition, config: ModelConfig, wanted: bool) -> bool:
-        rows = [row for _, rows in groups(self._family) for row in rows]
+        rows = [row for _, rows in groups(self._architecture) for row in rows]
         depends = {*condition.path} & condition.expression.fields
         choices: Iterator[Places] = iter([{}])
         try:
@@ -205,11 +205,11 @@ class _Finder:
         except (ConfigError, ExpressionError):
             return False
 
-    def _drawable(self, fields: Mapping[str, Value]) -> bool:
-        """Whether every size can be worked out."""
-        config = ModelConfig(self._family, fields, "with the defaults")
+    def _is_valid(self, fields: Mapping[str, Value]) -> bool:
+        """Return whether every size can be evaluated."""
+        config = ModelConfig(self._architecture, fields, "with the defaults")
         try:
-            for _, rows in groups(self._family):
+            for _, rows in groups(self._architecture):
                 for row in rows:
                     for places in config.index_combinations(row.path.places, _MAX_TRIALS):
                         if config.is_true(row.when, places):
@@ -222,7 +222,7 @@ class _Finder:
 
 
 def _fits(value: Value, default: Value) -> bool:
-    """Whether a configuration may hold `value` where a table has `default`."""
+    """Return whether a configuration may have `value` where a table has `default`."""
     if default is None:
         return True
     if isinstance(default, float):
@@ -231,7 +231,7 @@ def _fits(value: Value, default: Value) -> bool:
 
 
 def _divisors(texts: Sequence[Expression]) -> tuple[set[str], set[int]]:
-    """The fields and the whole numbers that something is divided by."""
+    """Return the fields and the whole numbers that something is divided by."""
     fields, numbers = set(), set()
     for text in texts:
         for node in ast.walk(ast.parse(text.text.strip(), mode="eval")):
@@ -245,7 +245,7 @@ def _divisors(texts: Sequence[Expression]) -> tuple[set[str], set[int]]:
 
 
 def _holders(texts: Sequence[Expression]) -> set[str]:
-    """The fields that are asked whether they hold something: lists and texts, no numbers."""
+    """Return the fields on the right of ``in``: lists and strings."""
     return {
         node.comparators[0].id
         for text in texts
@@ -256,7 +256,7 @@ def _holders(texts: Sequence[Expression]) -> set[str]:
 
 
 def _literals(text: Expression) -> list[Scalar]:
-    """The numbers and strings that stand in an expression."""
+    """Return the numbers and strings in an expression."""
     return [
         node.value
         for node in ast.walk(ast.parse(text.text.strip(), mode="eval"))

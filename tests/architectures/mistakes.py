@@ -211,7 +211,7 @@ PLANTED = {
     "a drop that hits a tensor": (
         "gpt2",
         [('"h.{layer}.attn.bias" ', '"h.{layer}.attn.c_attn.bias" ')],
-        ["ignore.pytorch.h.{layer}.attn.c_attn.bias", "drops a tensor that the model has"],
+        ["ignore.pytorch.h.{layer}.attn.c_attn.bias", "ignores a tensor that the model has"],
     ),
     "a drop without a reason": (
         "albert",
@@ -318,7 +318,7 @@ PLANTED = {
                 '"wpe" = { embedding = "n_positions / 1.7',
             )
         ],
-        ["config", "cannot be worked out"],
+        ["config", "cannot be evaluated"],
     ),
     "a composite that asks for no measure": (
         "encoder-decoder",

@@ -22,7 +22,7 @@ MAPPINGS = Path(__file__).parents[2] / "mappings"
             'zero_output = ["c_out"]',
             "is no module",
         ),
-        ("gpt2", 'zero_output         = ["crossattention.c_proj"]', "", "names no module"),
+        ("gpt2", 'zero_output         = ["crossattention.c_proj"]', "", "zero_output: is empty"),
         ("gpt2", 'norm                = "pre"', 'norm = "around"', "'pre' or 'post'"),
         ("gpt2", 'norm                = "pre"', 'norms = "pre"', "unknown key 'norms'"),
         ("mbart", 'norm = "pre"', 'norm = "post"', "changes nothing"),

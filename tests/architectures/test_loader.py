@@ -293,4 +293,4 @@ def test_languages_need_a_start_token_beside_them():
     data["languages"] = {"first_id": 5, "codes": [["en"]]}
     assert not load("gpt2", data)
     del data["tokens"]["start"]
-    assert "where no code of a language does" in " ".join(load("gpt2", data))
+    assert "without a language code" in " ".join(load("gpt2", data))

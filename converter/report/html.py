@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter._version import __version__
-from converter.name_ranges import collapse_ranges, split_layer_index
-from converter.report.rich_text import count, printable, shape
+from converter.name_ranges import collapse_ranges
+from converter.report.rich_text import count, group_layers, printable, shape
 from converter.report.verification import HEADER, difference_rows, merge_layers
 from converter.verification.result import NOTHING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from converter.verification.result import (
         Layer,
         ReportSection,
+        TensorSummary,
         ValueOrigin,
         ValueReport,
         Verification,
@@ -249,19 +250,19 @@ def _color(layer: Layer, report: ValueReport, colors: Mapping[ValueOrigin, str])
     return "wrong" if "wrong" in classes else classes[0]
 
 
+def _tensor_key(item: tuple[str, TensorSummary]) -> tuple[object, ...]:
+    spec = item[1].stored.tensor.spec
+    return item[0], spec.shape, spec.dtype, item[1].origin
+
+
 def _tensors(report: ValueReport, colors: Mapping[ValueOrigin, str]) -> Iterator[str]:
-    groups: dict[tuple[object, ...], list[str]] = {}
-    for name, summary in report.tensors.items():
-        head, _, tail = split_layer_index(name)
-        spec = summary.stored.tensor.spec
-        groups.setdefault((head, tail, spec.shape, spec.dtype, summary.origin), []).append(name)
     rows = []
-    for names in groups.values():
-        first = report.tensors[names[0]]
-        total = sum((report.tensors[name].statistics for name in names), NOTHING)
+    for group in group_layers(report.tensors.items(), _tensor_key):
+        first = group[0][1]
+        total = sum((summary.statistics for _, summary in group), NOTHING)
         numbers = (total.minimum, total.maximum, total.mean, total.deviation)
         statistics = [f"{value:.4g}" for value in numbers] if total.count else [""] * 4
-        name, spec = ", ".join(collapse_ranges(names)), first.stored.tensor.spec
+        name, spec = ", ".join(collapse_ranges(n for n, _ in group)), first.stored.tensor.spec
         origin = f"{_dot(colors[first.origin])}{_name(first.origin.label)}"
         rows.append((_name(name), shape(spec.shape), spec.dtype, origin, *statistics))
     header = ("tensor", "shape", "dtype", "origin", "min", "max", "mean", "std")

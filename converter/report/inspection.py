@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from converter.name_ranges import collapse_ranges, split_layer_index
+from converter.name_ranges import collapse_ranges
 from converter.report.rich_text import (
     by_reason,
     count,
+    group_layers,
     heading,
     indented,
     line,
@@ -114,14 +115,12 @@ def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, ...]]:
     """Yield the matched tensors in the order of the model, equal layers in one row."""
     matched = inspection.model.key_match.matched
     ordered = dict.fromkeys((*inspection.model.spec.by_name, *matched))
-    groups: dict[tuple[object, ...], list[str]] = {}
-    for name in ordered:
-        if name in matched:
-            spec = matched[name].tensor.spec
-            head, _, tail = split_layer_index(name)
-            key = (head, tail, spec.shape, spec.dtype, inspection.origin(name))
-            groups.setdefault(key, []).append(name)
-    for names in groups.values():
+
+    def key(name: str) -> tuple[object, ...]:
+        spec = matched[name].tensor.spec
+        return name, spec.shape, spec.dtype, inspection.origin(name)
+
+    for names in group_layers((name for name in ordered if name in matched), key):
         specs = [matched[name].tensor.spec for name in names]
         yield (
             ", ".join(collapse_ranges(names)),

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from converter.name_ranges import collapse_ranges
+from converter.name_ranges import collapse_ranges, split_layer_index
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
     from rich.text import Text
+
+T = TypeVar("T")
 
 _GAP = 2
 """Columns between columns."""
@@ -68,6 +70,16 @@ def collapse_params(names: Iterable[str]) -> list[str]:
             module: group for group, each in modules.items() for module in collapse_ranges(each)
         }.items()
     ]
+
+
+def group_layers(items: Iterable[T], key: Callable[[T], tuple[Any, ...]]) -> list[list[T]]:
+    """Group items by a key that starts with a name, of which the layer index is ignored."""
+    groups: dict[tuple[object, ...], list[T]] = {}
+    for item in items:
+        name, *rest = key(item)
+        head, _, tail = split_layer_index(name)
+        groups.setdefault((head, tail, *rest), []).append(item)
+    return list(groups.values())
 
 
 def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import Problem
-from converter.name_ranges import collapse_ranges, split_layer_index
+from converter.name_ranges import collapse_ranges
 from converter.report.rich_text import (
     collapse_params,
     count,
+    group_layers,
     heading,
     indented,
     line,
@@ -72,11 +73,7 @@ def _comparison(result: Comparison) -> Iterator[RenderableType]:
 
 def difference_rows(differences: Mapping[str, Difference]) -> Iterator[tuple[str, ...]]:
     """Yield a row per tensor, layers collapsed to one row with the largest difference."""
-    groups: dict[tuple[object, ...], list[Difference]] = {}
-    for name, difference in differences.items():
-        head, _, tail = split_layer_index(name)
-        groups.setdefault((head, tail, difference.dtypes), []).append(difference)
-    for group in groups.values():
+    for group in group_layers(differences.values(), lambda each: (each.name, each.dtypes)):
         elements = sum(each.elements for each in group)
         differing = sum(each.differing for each in group)
         mean = sum(each.mean_abs * each.elements for each in group) / max(1, elements)
@@ -143,13 +140,8 @@ def _origins(result: Verification) -> Iterator[tuple[str, str]]:
 
 def merge_layers(problems: Sequence[Problem]) -> list[Problem]:
     """Merge problems that differ only in the layer index."""
-    groups: dict[tuple[object, ...], list[Problem]] = {}
-    for problem in problems:
-        head, _, tail = split_layer_index(problem.tensor or "")
-        key = (problem.file, problem.what, head, tail, problem.remedy)
-        groups.setdefault(key, []).append(problem)
     merged = []
-    for group in groups.values():
+    for group in group_layers(problems, lambda p: (p.tensor or "", p.file, p.what, p.remedy)):
         first = group[0]
         if len(group) > 1:
             (name, *_) = collapse_ranges(problem.tensor or "" for problem in group)

@@ -48,21 +48,23 @@ def _check_file(label: str, checkpoint: Checkpoint) -> Findings:
     if read is None:
         return Findings(notes=[f"{label}: no native reader for {checkpoint.file_format}"])
     problems: list[Problem] = []
-    matched: list[str | None] = []
+    count, matched = 0, set()
     for path in dict.fromkeys(checkpoint.files):
         try:
             for name, values in read(path):
-                matched.append(_stored_name(checkpoint, name))
-                problems += _compare(checkpoint, path, name, matched[-1], values)
+                stored_name = _stored_name(checkpoint, name)
+                matched.add(stored_name)
+                problems += _compare(checkpoint, path, name, stored_name, values)
+                count += 1
         except Exception as error:  # whatever a library raises is what its users will see
             finding = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             problems.append(Problem("its own library cannot read it", str(path), found=finding))
     problems += [
-        Problem("its own library does not find it", str(checkpoint.tensors[name].path), name)
-        for name in checkpoint.tensors.keys() - set(matched)
+        Problem("its own library does not find it", str(tensor.path), name)
+        for name, tensor in checkpoint.tensors.items()
+        if name not in matched
     ]
-    title = f"tensors of {label} read by its own library"
-    return Findings(problems, checks={title: str(len(matched))})
+    return Findings(problems, checks={f"tensors of {label} read by its own library": str(count)})
 
 
 def _require(file_formats: set[str]) -> None:
@@ -100,13 +102,8 @@ def _compare(
         tensor = next((copy for copy in copies if copy.path == path), tensor)
     shape, data = values
     if tensor.spec.shape != shape:
-        yield Problem(
-            "its own library finds another shape",
-            str(path),
-            name,
-            expected=str(list(tensor.spec.shape)),
-            found=str(list(shape)),
-        )
+        expected, found = str(list(tensor.spec.shape)), str(list(shape))
+        yield Problem("its own library finds another shape", str(path), name, expected, found)
     elif tensor.read().tobytes() != data:
         yield Problem("its own library reads other values", str(path), name)
 

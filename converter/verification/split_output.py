@@ -160,31 +160,27 @@ def _check_joint(home: Path) -> Findings:
     if not entries or not path.is_file():
         return findings
     problems: list[Problem] = []
-    matching = 0
+    hashes: dict[str, str] = {}
     try:
         with open_file(path) as reader:
-            for name, entry in entries.items():
-                tensor = reader.tensors.get(name)
-                if tensor is None:
-                    problems.append(Problem("missing tensor", str(path), name))
-                    continue
+            for name, tensor in reader.tensors.items():
                 axes = Axes(tuple(f"axis{number}" for number in range(len(tensor.spec.shape))))
                 stored = SourceTensor("joint", tensor, Rearrangement(axes, axes))
-                digest = tensor_sha256(stored, tensor.spec.dtype).hex()
-                if isinstance(entry, dict) and digest == entry.get("sha256"):
-                    matching += 1
-                    continue
-                wrong = "its values differ from those that were written"
-                problems.append(Problem(wrong, str(path), name, found=f"SHA-256 {digest}"))
-            problems += [
-                Problem("not listed in the manifest", str(path), name)
-                for name in reader.tensors
-                if name not in entries
-            ]
+                hashes[name] = tensor_sha256(stored, tensor.spec.dtype).hex()
     except ConverterError as error:
         problems += error.problems or [Problem(error.message)]
+    stated = {name: e.get("sha256") if isinstance(e, dict) else None for name, e in entries.items()}
+    for name in dict.fromkeys((*stated, *hashes)):
+        if name not in stated:
+            problems.append(Problem("not listed in the manifest", str(path), name))
+        elif name in hashes and hashes[name] != stated[name]:
+            what = "its values differ from those that were written"
+            problems.append(Problem(what, str(path), name, found=f"SHA-256 {hashes[name]}"))
+        elif name not in hashes:
+            problems.append(Problem("missing tensor", str(path), name))
+    matching = sum(hashes.get(name) == digest for name, digest in stated.items() if digest)
     title = f"{_JOINT}: tensors with the hash that the manifest states"
-    return findings + Findings(problems, checks={title: f"{matching} of {len(entries)}"})
+    return findings + Findings(problems, checks={title: f"{matching} of {len(stated)}"})
 
 
 def _outside(entries: Any, separator: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-MARK = "converter-peer:"
+MARK = "converter-transformers:"
 """Prefix of the output line that holds the result."""
 
 FRAMEWORKS = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from converter.architectures.expressions import ExpressionError, Value
 from converter.architectures.model_config import ModelConfig
-from converter.architectures.schema import FRAMEWORKS, Composite, ModelClass
+from converter.architectures.schema import CROSS_ATTENTION, FRAMEWORKS, Composite, ModelClass
 from converter.errors import ConfigError, Problem, UnsupportedError
 
 
@@ -47,6 +47,13 @@ def role_unsupported_reasons(config: ModelConfig, role: str) -> dict[str, str]:
         if framework not in entry.frameworks:
             reasons.setdefault(framework, entry.reason or "not supported")
     return reasons
+
+
+def submodel_class(config: ModelConfig, role: str) -> tuple[ModelClass, tuple[str, ...]]:
+    """Return the class of a model in `role`, and its parts, with a decoder's cross-attention."""
+    model = config.architecture.models[config.architecture.roles[role].model]
+    cross_attention = [CROSS_ATTENTION] if role == "decoder" else []
+    return model, tuple(dict.fromkeys((*model.parts, *cross_attention)))
 
 
 def pair_unsupported_reasons(

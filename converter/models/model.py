@@ -10,13 +10,14 @@ from typing import Any, TypeAlias
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import CROSS_ATTENTION, Architecture, Composite, ModelClass
+from converter.architectures.schema import CROSS_ATTENTION, Architecture, Composite
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConfigError
 from converter.models.detection import detect_model_type
 from converter.models.framework_support import (
     pair_unsupported_reasons,
     role_unsupported_reasons,
+    submodel_class,
     unsupported_reasons,
 )
 from converter.models.key_matching import KeyMatch, match_keys, missing_params
@@ -187,13 +188,6 @@ def _combined_model(
         shared=shared,
         notes=notes,
     )
-
-
-def submodel_class(config: ModelConfig, role: str) -> tuple[ModelClass, tuple[str, ...]]:
-    """Return the class of a model in `role`, and its parts, with a decoder's cross-attention."""
-    model = config.architecture.models[config.architecture.roles[role].model]
-    cross_attention = [CROSS_ATTENTION] if role == "decoder" else []
-    return model, tuple(dict.fromkeys((*model.parts, *cross_attention)))
 
 
 def copy_shared_weights(

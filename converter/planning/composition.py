@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -34,15 +34,16 @@ from converter.planning.configs import (
     is_setting,
     submodel_config,
 )
-from converter.planning.cross_attention_init import init_cross_attention
 from converter.planning.encoder_decoder import EncoderDecoderPair, Submodel, split_manifest
 from converter.planning.layers_and_embeddings import (
-    parse_layers,
+    LAYER_LIST,
+    LAYER_RULE,
     resize_embeddings,
     select_layers,
 )
-from converter.planning.planner import OutputModel, build_plan, plan_tensors
+from converter.planning.planner import OutputModel, build_plan
 from converter.planning.special_tokens import SpecialTokens, resolve_tokens
+from converter.planning.tensor_origins import init_cross_attention, plan_tensors
 from converter.planning.tokenizer_files import collect_auxiliary_files
 from converter.storage.references import location_key, parse_repo_id, parse_url
 
@@ -87,7 +88,7 @@ class ComposeSettings:
             configs={"encoder": options.encoder_config, "decoder": options.decoder_config},
             random=frozenset(SUBMODELS if "both" in random else random),
             share=options.share or bool(preset and preset.share),
-            layers=parse_layers(options.layers, SUBMODELS),
+            layers=parse_layers(options.layers),
             resized=options.resize_embeddings,
             changes=changes,
             tokens=_requested_tokens(options, changes[""]),
@@ -118,6 +119,30 @@ class ComposeSettings:
         """The fields that are set of the pair's ``config.json``, without special tokens."""
         others = {*TOKEN_FIELDS.values(), *self.generation}
         return {key: value for key, value in self.changes[""].items() if key not in others}
+
+
+def parse_layers(options: Iterable[str]) -> dict[str, str]:
+    """Return submodel → layers, from options such as ``decoder=0,2,4`` and ``encoder=even:6``.
+
+    Raises:
+        UsageError: for anything that is not of this form, and a submodel that is given twice.
+
+    """
+    layers: dict[str, str] = {}
+    for option in options:
+        submodel, _, selection = option.partition("=")
+        selection = selection.replace(" ", "")
+        if submodel not in SUBMODELS or not (
+            LAYER_RULE.fullmatch(selection) or LAYER_LIST.fullmatch(selection)
+        ):
+            raise UsageError(
+                f"layers: {option!r} does not select layers of a submodel",
+                remedy="Write decoder=0,2,4, or decoder=first:6, last:6 or even:6.",
+            )
+        if submodel in layers:
+            raise UsageError(f"layers: those of the {submodel} are given twice")
+        layers[submodel] = selection
+    return layers
 
 
 def _requested_tokens(

@@ -10,20 +10,24 @@ from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
 from converter.architectures.registry import ArchitectureRegistry
 from converter.errors import UnsupportedError
 from converter.file_names import GENERATION_CONFIG, JOINT_WEIGHTS
-from converter.models.framework_support import select_frameworks, unsupported_reasons
+from converter.models.framework_support import (
+    select_frameworks,
+    submodel_class,
+    unsupported_reasons,
+)
 from converter.models.key_matching import dominant_dtype
-from converter.models.model import Model, submodel_class
+from converter.models.model import Model
 from converter.options import OutputOptions
 from converter.plan import OutputFile, Plan, TargetTensor
 from converter.planning.configs import with_dtype
-from converter.planning.planner import OutputModel, build_plan, plan_tensors
+from converter.planning.planner import OutputModel, build_plan, plan_files
+from converter.planning.tensor_origins import plan_tensors
 from converter.planning.tokenizer_files import (
     DECODER_TOKENIZER,
     all_tokenizer_files,
     processor_files,
     tokenizer_files,
 )
-from converter.planning.weight_files import plan_files
 
 _INHERITED = ("decoder_start_token_id", "eos_token_id")
 """Fields of the combined configuration that a decoder needs in its own."""

@@ -16,9 +16,8 @@ from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConverterError, FormatError, Problem, UnsupportedError
 from converter.file_names import JOINT_WEIGHTS, MANIFEST
 from converter.formats.registry import open_file
-from converter.models.framework_support import role_unsupported_reasons
+from converter.models.framework_support import role_unsupported_reasons, submodel_class
 from converter.models.key_matching import dominant_dtype
-from converter.models.model import submodel_class
 from converter.models.source_model import (
     SourceModel,
     ignore_other_params,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from converter.architectures.cross_references import groups
@@ -16,35 +15,11 @@ from converter.models.key_matching import missing_params
 from converter.models.source_model import SourceModel
 from converter.planning.tokenizer_files import TokenizerFiles
 
-_RULE = re.compile(r"(first|last|even):(\d{1,5})")
-_LIST = re.compile(r"\d{1,5}(,\d{1,5})*")
-_SYNTAX = "Write decoder=0,2,4, or decoder=first:6, last:6 or even:6."
+LAYER_RULE = re.compile(r"(first|last|even):(\d{1,5})")
+LAYER_LIST = re.compile(r"\d{1,5}(,\d{1,5})*")
 
 _MAX_GROWTH = 4
 """A tokenizer with more tokens than this times the embeddings is not the model's."""
-
-
-def parse_layers(options: Iterable[str], submodels: Sequence[str]) -> dict[str, str]:
-    """Return submodel → layers, from options such as ``decoder=0,2,4`` and ``encoder=even:6``.
-
-    Raises:
-        UsageError: for anything that is not of this form, and a submodel that is given twice.
-
-    """
-    layers: dict[str, str] = {}
-    for option in options:
-        submodel, _, selection = option.partition("=")
-        selection = selection.replace(" ", "")
-        if submodel not in submodels or not (
-            _RULE.fullmatch(selection) or _LIST.fullmatch(selection)
-        ):
-            raise UsageError(
-                f"layers: {option!r} does not select layers of a submodel", remedy=_SYNTAX
-            )
-        if submodel in layers:
-            raise UsageError(f"layers: those of the {submodel} are given twice")
-        layers[submodel] = selection
-    return layers
 
 
 def selected_layers(selection: str, count: int) -> list[int]:
@@ -57,7 +32,7 @@ def selected_layers(selection: str, count: int) -> list[int]:
         UsageError: if there are too few layers, or one is given twice.
 
     """
-    rule = _RULE.fullmatch(selection)
+    rule = LAYER_RULE.fullmatch(selection)
     if rule is None:
         numbers = [int(number) for number in selection.split(",")]
         if len(set(numbers)) < len(numbers):

@@ -1,46 +1,38 @@
-"""The planner that all commands share: from matched sources to a `Plan`."""
+"""The planner that all commands share: the weight files of the output's models, and the `Plan`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from converter.architectures.model_spec import ModelSpec, ParamSpec
+from converter.architectures.model_spec import ModelSpec
 from converter.architectures.schema import Architecture, Composite
-from converter.file_names import CONFIG
-from converter.initializers import COMPUTED, RULES, Initializer
+from converter.file_names import (
+    CONFIG,
+    FLAX_WEIGHTS,
+    INDEX_SUFFIX,
+    PYTORCH_WEIGHTS,
+    SAFETENSORS_WEIGHTS,
+    TENSORFLOW_WEIGHTS,
+)
+from converter.formats.registry import get_format
 from converter.models.source_model import MatchedCheckpoint
 from converter.options import OutputOptions
 from converter.plan import (
-    InitializedTensor,
+    FileEntry,
     OutputFile,
     Plan,
-    ResizedTensor,
     SourceTensor,
     TargetTensor,
 )
-from converter.planning.weight_files import plan_files
 from converter.safe_json import to_json
-from converter.tensors import TensorSpec
-from converter.tensors.spec import FLOATING
+from converter.tensors import Rearrangement, TensorSpec
 
-RANDOM_RULES = tuple(rule for rule in RULES if rule not in ("constant", *COMPUTED))
-
-COMPUTED_REASON = "a fixed table, which is computed"
 NOT_WRITTEN = "no class of the output has it"
-
-
-@dataclass(frozen=True)
-class InitOverride:
-    """How one tensor is newly initialized, if not by the rule of its mapping table."""
-
-    rule: str
-    scale: float
-    reason: str | None = None
-    """Why, in addition to why it is newly initialized."""
 
 
 @dataclass(frozen=True)
@@ -56,61 +48,6 @@ class OutputModel:
     """Its ``config.json``."""
     submodel: str = ""
     """Prefix of its tensors in the plan, and its directory in the output."""
-
-
-def plan_tensors(
-    spec: ModelSpec,
-    matched: Mapping[str, SourceTensor],
-    duplicates: Mapping[str, Sequence[SourceTensor]],
-    *,
-    reasons: Mapping[str, str],
-    init_dtype: Callable[[ParamSpec], str],
-    dtype: str,
-    seed: int,
-    overrides: Mapping[str, InitOverride] = MappingProxyType({}),
-    new_rows: str = "mean",
-) -> list[TargetTensor]:
-    """Return every tensor of `spec` that has values of its own, with its origin.
-
-    Args:
-        spec: the model to be written.
-        matched: canonical name → the tensor with its values.
-        duplicates: canonical name → further tensors with the same values.
-        reasons: part → why its tensors are newly initialized.
-        init_dtype: returns the dtype of a newly initialized tensor, if `dtype` is ``keep``.
-        dtype: ``keep``, or the dtype that floating-point tensors are cast to.
-        seed: seed of newly initialized weights.
-        overrides: canonical name → how it is initialized, if not by its mapping table.
-        new_rows: how rows are initialized that a tensor is extended by: as the ``mean`` of the
-            others, or by the rule of its mapping table (``normal``).
-
-    """
-    tensors = []
-    for param in spec.params:
-        if param.tied_to:
-            continue
-        stored = matched.get(param.name)
-        original = stored.tensor.spec.dtype if stored else param.dtype or init_dtype(param)
-        target = TensorSpec(
-            param.name,
-            original if dtype == "keep" or original not in FLOATING else dtype,
-            param.canonical.shape,
-        )
-        default = Initializer(param.rule, param.scale, seed, param.name)
-        if stored is None:
-            override = overrides.get(param.name, InitOverride(param.rule, param.scale))
-            initializer = replace(default, rule=override.rule, scale=override.scale)
-            reason = COMPUTED_REASON if param.rule in COMPUTED else reasons[param.part]
-            if override.reason:
-                reason = f"{reason}; {override.reason}"
-            tensors.append(TargetTensor(target, InitializedTensor(initializer, reason)))
-        elif stored.rearrangement.shape(stored.tensor.spec.shape) == target.shape:
-            tensors.append(TargetTensor(target, stored, tuple(duplicates.get(param.name, ()))))
-        else:
-            rows = default if new_rows == "normal" else None
-            resized = ResizedTensor(stored.source, stored.tensor, stored.rearrangement, rows)
-            tensors.append(TargetTensor(target, resized))
-    return tensors
 
 
 def build_plan(
@@ -191,3 +128,168 @@ def build_plan(
         tables=tables,
         settings=settings,
     )
+
+
+_WIDER = {"bfloat16": "float32", "float8_e4m3fn": "float32", "float8_e5m2": "float32"}
+"""The narrowest common dtype that holds every value of one that a file format lacks."""
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The weight files of an output."""
+
+    files: tuple[OutputFile, ...]
+    indexes: Mapping[str, bytes]
+    """The indexes of sharded formats, by file name."""
+    notes: tuple[str, ...]
+    """What the user should know about them."""
+
+
+def plan_files(
+    spec: ModelSpec,
+    dtypes: Mapping[str, str],
+    classes: Mapping[str, str],
+    frameworks: Sequence[str],
+    pytorch_format: str,
+    max_shard_size: int | None = None,
+) -> WeightFiles:
+    """Return the weight files of a model, with the name, dtype and layout of every tensor.
+
+    Args:
+        spec: the model to be written.
+        dtypes: canonical name → dtype of each tensor.
+        classes: framework → the class that will load the file.
+        frameworks: the frameworks to write for.
+        pytorch_format: ``safetensors``, ``bin`` or ``both``.
+        max_shard_size: largest size of a weight file in bytes, larger ones are written in shards; a
+            tensor that is larger has a shard of its own.
+
+    """
+    files: list[OutputFile] = []
+    indexes: dict[str, bytes] = {}
+    notes = []
+    for framework in frameworks:
+        for name, file_format in _formats(framework, pytorch_format):
+            entries, widened = _entries(spec, dtypes, framework, file_format)
+            if widened:
+                notes.append(
+                    f"{name}: {', '.join(sorted(widened))} is written as float32, without loss"
+                )
+            file = OutputFile(
+                path=name,
+                framework=framework,
+                file_format=file_format,
+                entries=entries,
+                aliases=_aliases(spec) if file_format == "torch" else {},
+                repeated=spec.repeated.get(framework, {}),
+                metadata=_metadata(framework, file_format, classes),
+            )
+            if max_shard_size is None or file.nbytes <= max_shard_size:
+                files.append(file)
+                continue
+            shards = list(_shards(file, max_shard_size))
+            files += shards
+            indexes[name + INDEX_SUFFIX] = _index(file, shards)
+    return WeightFiles(tuple(files), indexes, tuple(notes))
+
+
+def _metadata(framework: str, file_format: str, classes: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata that the framework's loader expects in a file."""
+    if file_format == "safetensors":
+        return {"format": "pt"}
+    if file_format != "keras-hdf5":
+        return {}
+    return {"scope": _snake_case(classes[framework])}
+
+
+def _shards(file: OutputFile, limit: int) -> Iterator[OutputFile]:
+    """Yield the shards of a file, each of at most `limit` bytes or of one larger tensor."""
+    groups: list[list[FileEntry]] = [[]]
+    filled = 0
+    for entry in file.entries:
+        if groups[-1] and filled + entry.spec.nbytes > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(entry)
+        filled += entry.spec.nbytes
+    stem, dot, suffix = file.path.rpartition(".")
+    metadata = dict(file.metadata)
+    if file.file_format == "keras-hdf5":
+        metadata = {"scope": metadata["scope"], "layout": "flat"}
+    for number, entries in enumerate(groups, 1):
+        names = {entry.spec.name for entry in entries}
+        yield OutputFile(
+            path=f"{stem}-{number:05d}-of-{len(groups):05d}{dot}{suffix}",
+            framework=file.framework,
+            file_format=file.file_format,
+            entries=entries,
+            aliases={alias: name for alias, name in file.aliases.items() if name in names},
+            metadata=metadata,
+        )
+
+
+def _index(file: OutputFile, shards: Iterable[OutputFile]) -> bytes:
+    """Return the index of a sharded file: which name is in which shard."""
+    scope = file.metadata.get("scope")
+    prefix = f"{scope}/" if scope else ""
+    weight_map = {
+        prefix + name: shard.path
+        for shard in shards
+        for name in (*(entry.spec.name for entry in shard.entries), *shard.aliases)
+    }
+    return to_json({"metadata": {"total_size": file.nbytes}, "weight_map": weight_map})
+
+
+def _formats(framework: str, pytorch_format: str) -> list[tuple[str, str]]:
+    if framework == "tensorflow":
+        return [(TENSORFLOW_WEIGHTS, "keras-hdf5")]
+    if framework == "flax":
+        return [(FLAX_WEIGHTS, "flax-msgpack")]
+    formats = []
+    if pytorch_format != "bin":
+        formats.append((SAFETENSORS_WEIGHTS, "safetensors"))
+    if pytorch_format != "safetensors":
+        formats.append((PYTORCH_WEIGHTS, "torch"))
+    return formats
+
+
+def _entries(
+    spec: ModelSpec, dtypes: Mapping[str, str], dialect: str, file_format: str
+) -> tuple[list[FileEntry], set[str]]:
+    """Return the entries of one file, and the dtypes that its format does not support."""
+    supported = get_format(file_format).dtypes
+    entries, widened = [], set()
+    for param in spec.params:
+        if (param.tied_to and dialect not in param.stored_in) or dialect not in param.stored_as:
+            continue
+        if param.part in spec.missing_parts.get(dialect, ()):
+            continue
+        origin = spec.resolve(param)
+        dtype = dtypes[origin.name]
+        if dtype not in supported:
+            widened.add(dtype)
+            dtype = _WIDER[dtype]
+        layout = param.stored_as[dialect]
+        entries.append(
+            FileEntry(
+                tensor=origin.name,
+                spec=TensorSpec(layout.name, dtype, layout.shape),
+                rearrangement=Rearrangement(param.canonical.axes, layout.axes),
+            )
+        )
+    return entries, widened
+
+
+def _aliases(spec: ModelSpec) -> dict[str, str]:
+    """Return PyTorch names of tied tensors → the names whose bytes they share in ``torch.save``."""
+    return {
+        param.canonical.name: spec.resolve(param).canonical.name
+        for param in spec.params
+        if param.tied_to and "pytorch" not in param.stored_in  # which have an entry of their own
+    }
+
+
+def _snake_case(name: str) -> str:
+    """Return the scope that Keras gives a class: ``TFBertModel`` → ``tf_bert_model``."""
+    text = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", name)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", text).lower()

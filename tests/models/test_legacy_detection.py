@@ -201,11 +201,23 @@ def test_a_configuration_that_fits_several_families(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "finding"),
     [
-        ('rename_fields = { n_vocab = "vocab_size"', 'rename_fields = { n_vocab = "words"', "not a field"),
+        (
+            'rename_fields = { n_vocab = "vocab_size"',
+            'rename_fields = { n_vocab = "words"',
+            "not a field",
+        ),
         ('model         = "GPT2LMHeadModel"', 'model = "GPT3"', "'GPT3' is not a model"),
         ('tensors       = ["model/h{layer}', 'tensors = ["model/h{layer', "braces do not pair"),
-        ('tensors       = ["model/h{layer}/attn/c_attn/w"]', "tensors = []", "detection.tensors: is empty"),
-        ("fields        = [\"n_vocab\", ", "absent_fields = [\"n_vocab\", ", "detection.fields: is empty"),
+        (
+            'tensors       = ["model/h{layer}/attn/c_attn/w"]',
+            "tensors = []",
+            "detection.tensors: is empty",
+        ),
+        (
+            'fields        = ["n_vocab", ',
+            'absent_fields = ["n_vocab", ',
+            "detection.fields: is empty",
+        ),
         ("[detection]", "[detection]\nsize = 3", "unknown key 'size'"),
         ('path.google = "h{layer}/ln_1"', 'not_in = ["keras"]', "is not a dialect"),
     ],

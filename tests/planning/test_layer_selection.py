@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from converter import UnsupportedError, UsageError, compose
-from converter.planning.layers_and_embeddings import parse_layers, selected_layers
+from converter.planning.composition import parse_layers
+from converter.planning.layers_and_embeddings import selected_layers
 from tests.factories import make
 from tests.reading import FILES, config_of, values
 
@@ -49,9 +50,9 @@ def test_layers_that_are_not_there_are_refused(which: str, told: str) -> None:
 )
 def test_what_says_nothing_is_refused(wish: str) -> None:
     with pytest.raises(UsageError, match="does not select layers"):
-        parse_layers([wish], ("encoder", "decoder"))
+        parse_layers([wish])
     with pytest.raises(UsageError, match="twice"):
-        parse_layers(["encoder=1", "encoder=2"], ("encoder", "decoder"))
+        parse_layers(["encoder=1", "encoder=2"])
 
 
 def test_layers_move_to_their_new_places_and_the_others_are_left(tmp_path: Path) -> None:

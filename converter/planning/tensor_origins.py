@@ -1,17 +1,89 @@
-"""Initialization of cross-attention that no source has: by a rule, zero, or as a copy."""
+"""The origin of each tensor of an output: copied, resized, or newly initialized by a rule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from converter.architectures.model_spec import ModelSpec, ParamSpec
 from converter.architectures.schema import CROSS_ATTENTION, Architecture, CrossAttentionInitRules
 from converter.errors import UnsupportedError
+from converter.initializers import COMPUTED, RULES, Initializer
 from converter.options import InitRule
-from converter.plan import SourceTensor
-from converter.planning.planner import RANDOM_RULES, InitOverride
+from converter.plan import InitializedTensor, ResizedTensor, SourceTensor, TargetTensor
+from converter.tensors import TensorSpec
+from converter.tensors.spec import FLOATING
+
+RANDOM_RULES = tuple(rule for rule in RULES if rule not in ("constant", *COMPUTED))
+
+COMPUTED_REASON = "a fixed table, which is computed"
+
+
+@dataclass(frozen=True)
+class InitOverride:
+    """How one tensor is newly initialized, if not by the rule of its mapping table."""
+
+    rule: str
+    scale: float
+    reason: str | None = None
+    """Why, in addition to why it is newly initialized."""
+
+
+def plan_tensors(
+    spec: ModelSpec,
+    matched: Mapping[str, SourceTensor],
+    duplicates: Mapping[str, Sequence[SourceTensor]],
+    *,
+    reasons: Mapping[str, str],
+    init_dtype: Callable[[ParamSpec], str],
+    dtype: str,
+    seed: int,
+    overrides: Mapping[str, InitOverride] = MappingProxyType({}),
+    new_rows: str = "mean",
+) -> list[TargetTensor]:
+    """Return every tensor of `spec` that has values of its own, with its origin.
+
+    Args:
+        spec: the model to be written.
+        matched: canonical name → the tensor with its values.
+        duplicates: canonical name → further tensors with the same values.
+        reasons: part → why its tensors are newly initialized.
+        init_dtype: returns the dtype of a newly initialized tensor, if `dtype` is ``keep``.
+        dtype: ``keep``, or the dtype that floating-point tensors are cast to.
+        seed: seed of newly initialized weights.
+        overrides: canonical name → how it is initialized, if not by its mapping table.
+        new_rows: how rows are initialized that a tensor is extended by: as the ``mean`` of the
+            others, or by the rule of its mapping table (``normal``).
+
+    """
+    tensors = []
+    for param in spec.params:
+        if param.tied_to:
+            continue
+        stored = matched.get(param.name)
+        original = stored.tensor.spec.dtype if stored else param.dtype or init_dtype(param)
+        target = TensorSpec(
+            param.name,
+            original if dtype == "keep" or original not in FLOATING else dtype,
+            param.canonical.shape,
+        )
+        default = Initializer(param.rule, param.scale, seed, param.name)
+        if stored is None:
+            override = overrides.get(param.name, InitOverride(param.rule, param.scale))
+            initializer = replace(default, rule=override.rule, scale=override.scale)
+            reason = COMPUTED_REASON if param.rule in COMPUTED else reasons[param.part]
+            if override.reason:
+                reason = f"{reason}; {override.reason}"
+            tensors.append(TargetTensor(target, InitializedTensor(initializer, reason)))
+        elif stored.rearrangement.shape(stored.tensor.spec.shape) == target.shape:
+            tensors.append(TargetTensor(target, stored, tuple(duplicates.get(param.name, ()))))
+        else:
+            rows = default if new_rows == "normal" else None
+            resized = ResizedTensor(stored.source, stored.tensor, stored.rearrangement, rows)
+            tensors.append(TargetTensor(target, resized))
+    return tensors
 
 
 @dataclass(frozen=True)
@@ -58,7 +130,7 @@ def init_cross_attention(
         return CrossAttentionInit({p.name: _xavier(p) for p in new if p.rule in RANDOM_RULES})
     if decoder.cross_attention_init is None:
         raise UnsupportedError(
-            f"the mapping table of {decoder.name} has no [cross_attention_init], which {init} needs",
+            f"{decoder.name}: its mapping table has no [cross_attention_init], for --init {init}",
             remedy="Write it, see docs/mapping-tables.md, or choose another --init.",
         )
     if init == "zero-output":

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self, TypeAlias
 
-from converter.errors import CheckpointError, OutputError, Problem
+from converter.errors import CheckpointError, OutputError, Problem, UsageError
 from converter.file_names import WEIGHT_FILES
 from converter.formats.directory import CheckpointDirectory
 from converter.safe_json import read_json_object
@@ -125,6 +126,22 @@ class OutputTarget(Protocol):
             OutputError: if a source is in the target directory or below it.
 
         """
+
+
+@contextmanager
+def temporary_output(name: str, resume: str | None) -> Iterator[Path]:
+    """Yield a temporary directory called `name` for an output that is uploaded at the end.
+
+    Raises:
+        UsageError: if the output should be resumed: the directory does not outlive the command.
+
+    """
+    if resume:
+        raise UsageError("resume: only a local output can be resumed")
+    with tempfile.TemporaryDirectory(prefix="converter-", ignore_cleanup_errors=True) as parent:
+        directory = Path(parent) / name
+        directory.mkdir()
+        yield directory
 
 
 def source_overlap_error(output: object, source: object) -> OutputError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from converter.errors import OutputError, UsageError
 from converter.file_names import CHECKPOINT_MARKERS, MODEL_CARD
 from converter.option_declaration import takes
 from converter.options import PushOptions
-from converter.storage.base import MAX_METADATA_BYTES
+from converter.storage.base import MAX_METADATA_BYTES, temporary_output
 from converter.storage.hub_card import for_repository, is_generated, validate_card
 from converter.storage.hub_client import retry, translate_hub_errors
 from converter.storage.references import HubRepo, Url, parse_repo_id
@@ -90,15 +89,15 @@ def push(options: PushOptions) -> PushResult:
         number = _open_pull_request(api, repo_id, title, user) if create_pr else None
         continued = number is not None
         target = f"refs/pr/{number}" if continued else revision or "main"
-        changes = _compare(api, repo_id, target, contents)
-        _log.info("%s: sending %s to %s", repo_id, ", ".join(changes.sent) or "nothing", target)
+        sent, unchanged, kept = _compare(api, repo_id, target, contents)
+        _log.info("%s: sending %s to %s", repo_id, ", ".join(sent) or "nothing", target)
         url = f"{api.endpoint}/{repo_id}" + (f"/discussions/{number}" if continued else "")
         commit = None
-        if changes.sent:
+        if sent:
             info = retry(
                 lambda: api.create_commit(
                     repo_id,
-                    _operations({name: contents[name] for name in changes.sent}),
+                    _operations({name: contents[name] for name in sent}),
                     commit_message=title,
                     commit_description=options.description,
                     revision=target if continued or not create_pr else None,
@@ -117,9 +116,9 @@ def push(options: PushOptions) -> PushResult:
             created,
             number,
             continued,
-            changes.sent,
-            changes.unchanged,
-            changes.kept,
+            sent,
+            unchanged,
+            kept,
         )
 
 
@@ -214,17 +213,10 @@ def _operations(contents: Mapping[str, Path | bytes]) -> list[CommitOperationAdd
     ]
 
 
-@dataclass(frozen=True)
-class _Changes:
-    sent: tuple[str, ...]
-    unchanged: tuple[str, ...]
-    kept: tuple[str, ...]
-
-
 def _compare(
     api: HfApi, repo_id: str, revision: str, contents: Mapping[str, Path | bytes]
-) -> _Changes:
-    """Compare `contents` with the files of a revision.
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the names to send, those unchanged at a revision, and cards to keep there.
 
     The client leaves out unchanged files itself, but does not report which, commits nothing
     without saying so, and cannot know that a card was edited.
@@ -241,7 +233,7 @@ def _compare(
         if not is_generated(Path(path).read_bytes()):
             sent.remove(MODEL_CARD)
             kept.append(MODEL_CARD)
-    return _Changes(tuple(sent), tuple(unchanged), tuple(kept))
+    return tuple(sent), tuple(unchanged), tuple(kept)
 
 
 def _is_unchanged(remote: Mapping[str, Any], operation: CommitOperationAdd) -> bool:
@@ -304,16 +296,12 @@ class HubTarget:
     @contextmanager
     def open_for_writing(self, overwrite: bool, resume: str | None) -> Iterator[Path]:
         """Yield a temporary directory that is pushed at the end."""
-        if resume:
-            raise UsageError("resume: only a local output can be resumed")
-        if not overwrite and any(marker in self._sizes for marker in CHECKPOINT_MARKERS):
-            raise OutputError(
-                f"{self.display_name} holds a checkpoint",
-                remedy="Add --overwrite to commit a new one, or choose another location.",
-            )
-        with tempfile.TemporaryDirectory(prefix="converter-", ignore_cleanup_errors=True) as parent:
-            directory = Path(parent) / self.display_name.name.partition("@")[0]
-            directory.mkdir()
+        with temporary_output(self.repository.repo_id.partition("/")[2], resume) as directory:
+            if not overwrite and any(marker in self._sizes for marker in CHECKPOINT_MARKERS):
+                raise OutputError(
+                    f"{self.display_name} holds a checkpoint",
+                    remedy="Add --overwrite to commit a new one, or choose another location.",
+                )
             yield directory
             push(directory, self.repository.repo_id, revision=self.repository.revision)
 

@@ -8,7 +8,6 @@ the manifest, which readers look for, last.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from converter.errors import OutputError, Problem, UsageError
+from converter.errors import OutputError, Problem
 from converter.file_names import (
     CHECKPOINT_MARKERS,
     CONFIG,
@@ -30,6 +29,7 @@ from converter.storage.base import (
     check_overwrite,
     not_a_directory_error,
     source_overlap_error,
+    temporary_output,
 )
 from converter.storage.references import Url
 from converter.storage.url import (
@@ -82,12 +82,8 @@ class UrlTarget:
     @contextmanager
     def open_for_writing(self, overwrite: bool, resume: str | None) -> Iterator[Path]:
         """Yield a temporary directory that is uploaded at the end."""
-        if resume:
-            raise UsageError("resume: only a local output can be resumed")
-        _check_replaceable(list_url(self.url, OutputError, cached=False), self.url, overwrite)
-        with tempfile.TemporaryDirectory(prefix="converter-", ignore_cleanup_errors=True) as parent:
-            directory = Path(parent) / self.url.local_name
-            directory.mkdir()
+        with temporary_output(self.url.local_name, resume) as directory:
+            _check_replaceable(list_url(self.url, OutputError, cached=False), self.url, overwrite)
             yield directory
             _Upload(self.url, directory, overwrite).run()
 

@@ -181,82 +181,62 @@ def _places(architecture: Architecture, add_problem: Complain) -> None:
             )
 
 
+def _check_name(
+    add_problem: Complain, place: str, name: str | None, defined: Iterable[str], noun: str
+) -> None:
+    """Check that `name`, if given, is one of those that are defined."""
+    names = set(defined)
+    if name is not None and name not in names:
+        what = f"{name!r} is not {noun}"
+        add_problem(place, what, f"one of {_listed(names)}", "Correct the name, or define it.")
+
+
 def _groups(architecture: Architecture, add_problem: Complain) -> None:
     """Check parts and heads against the models that have them."""
     for name in sorted({*architecture.parts} & {*architecture.heads}):
         add_problem(f"heads.{name}", "a part has the same name", "distinct names", "Rename one.")
     for model in architecture.models.values():
-        for kind, named, known in (
-            ("parts", model.parts, architecture.parts),
-            ("heads", model.heads, architecture.heads),
-        ):
-            for name in named:
-                if name not in known:
-                    add_problem(
-                        f"models.{model.name}.{kind}",
-                        f"[{kind}.{name}] is not defined",
-                        f"one of {_listed(known)}",
-                        "Correct the name, or write the rows.",
-                    )
+        place = f"models.{model.name}"
+        for name in model.parts:
+            _check_name(add_problem, f"{place}.parts", name, architecture.parts, "a part")
+        for name in model.heads:
+            _check_name(add_problem, f"{place}.heads", name, architecture.heads, "a head")
     for group, rows in groups(architecture):
         if not rows:
-            add_problem(group, "holds no rows", "at least one module", "Write them or remove it.")
+            add_problem(group, "has no rows", "at least one module", "Write them or remove it.")
     for name, unsupported in architecture.unsupported.items():
-        if unsupported.role is not None and unsupported.role not in architecture.roles:
-            add_problem(
-                f"unsupported.{name}.role",
-                f"{unsupported.role!r} is not a role",
-                f"one of {_listed(architecture.roles)}",
-                "Correct the name.",
-            )
-        if unsupported.head is not None and unsupported.head not in architecture.heads:
-            add_problem(
-                f"unsupported.{name}.head",
-                f"[heads.{unsupported.head}] is not defined",
-                f"one of {_listed(architecture.heads)}",
-                "Correct the name.",
-            )
+        place = f"unsupported.{name}"
+        _check_name(add_problem, f"{place}.role", unsupported.role, architecture.roles, "a role")
+        _check_name(add_problem, f"{place}.head", unsupported.head, architecture.heads, "a head")
 
 
 def _roles(architecture: Architecture, add_problem: Complain) -> None:
     for name, role in architecture.roles.items():
-        if role.model not in architecture.models:
-            add_problem(
-                f"roles.{name}.model",
-                f"{role.model!r} is not a model under [models]",
-                f"one of {_listed(architecture.models)}",
-                "Correct the name, or list the model under [models].",
-            )
-    if (CROSS_ATTENTION in architecture.parts) != (DECODER in architecture.roles):
-        there = CROSS_ATTENTION in architecture.parts
+        place = f"roles.{name}.model"
+        _check_name(add_problem, place, role.model, architecture.models, "a model under [models]")
+    has_part, has_role = CROSS_ATTENTION in architecture.parts, DECODER in architecture.roles
+    if has_part and not has_role:
         add_problem(
-            f"parts.{CROSS_ATTENTION}" if there else f"roles.{DECODER}",
-            f"there is cross-attention, but no role {DECODER!r}"
-            if there
-            else f"there is a {DECODER}, but no cross-attention",
-            f"[parts.{CROSS_ATTENTION}] in an architecture that can be a {DECODER}, and only there",
-            f"Write [roles] {DECODER} = …, or remove the part: {CROSS_ATTENTION} = false."
-            if there
-            else f"Write [parts.{CROSS_ATTENTION}], or take the role out.",
+            f"parts.{CROSS_ATTENTION}",
+            f"there is cross-attention, but no role {DECODER!r}",
+            "cross-attention only in architectures that can be a decoder",
+            f"Write [roles] {DECODER} = …, or remove the part: {CROSS_ATTENTION} = false.",
+        )
+    elif has_role and not has_part:
+        add_problem(
+            f"roles.{DECODER}",
+            f"there is a {DECODER}, but no cross-attention",
+            f"[parts.{CROSS_ATTENTION}]",
+            f"Write [parts.{CROSS_ATTENTION}], or remove the role.",
         )
     needed = {"width"} if architecture.roles else set()
-    if DECODER in architecture.roles or architecture.tokens:
+    if has_role or architecture.tokens:
         needed.add("vocabulary")
     for name in sorted(needed - set(architecture.attributes)):
-        add_problem(
-            "attributes",
-            f"lacks {name!r}",
-            "width in an architecture with roles, vocabulary in one of texts",
-            f'Name the field: {name} = "…".',
-        )
+        expected = "width in an architecture with roles, vocabulary in one of texts"
+        add_problem("attributes", f"lacks {name!r}", expected, f'Name the field: {name} = "…".')
     for name in architecture.tokens:
-        if name not in TOKENS:
-            add_problem(
-                f"tokens.{name}",
-                "is not a role of a token",
-                f"one of {_listed(TOKENS)}",
-                "Correct the name.",
-            )
+        _check_name(add_problem, f"tokens.{name}", name, TOKENS, "a role of a token")
     if architecture.languages and "start" not in architecture.tokens:
         add_problem(
             "languages",
@@ -267,16 +247,10 @@ def _roles(architecture: Architecture, add_problem: Complain) -> None:
 
 
 def _ties(architecture: Architecture, add_problem: Complain) -> None:
+    groups = {*architecture.parts, *architecture.heads}
     for name, tie in architecture.ties.items():
-        known = {*architecture.parts, *architecture.heads}
         for key, group in (("requires", tie.requires), ("stored_without", tie.stored_without)):
-            if group is not None and group not in known:
-                add_problem(
-                    f"tied.{name}.{key}",
-                    f"{group!r} is not a part or head",
-                    f"one of {_listed(known)}",
-                    "Correct the name.",
-                )
+            _check_name(add_problem, f"tied.{name}.{key}", group, groups, "a part or head")
         for place in sorted(set(tie.to.places) - set(NamePattern(name).places)):
             add_problem(
                 f"tied.{name}.to",
@@ -287,11 +261,8 @@ def _ties(architecture: Architecture, add_problem: Complain) -> None:
 
 
 def _check_cross_attention_init(architecture: Architecture, add_problem: Complain) -> None:
-    if (
-        architecture.cross_attention_init
-        and CROSS_ATTENTION in architecture.parts
-        and not architecture.cross_attention_init.zero_output
-    ):
+    rules = architecture.cross_attention_init
+    if rules and CROSS_ATTENTION in architecture.parts and not rules.zero_output:
         add_problem(
             "cross_attention_init.zero_output",
             "is empty",
@@ -307,27 +278,14 @@ def _check_detection(architecture: Architecture, add_problem: Complain) -> None:
     if not rules.nested_in or rules.fields or rules.tensors:
         for key, values in (("fields", rules.fields), ("tensors", rules.tensors)):
             if not values:
-                add_problem(
-                    f"detection.{key}",
-                    "is empty",
-                    "the fields and tensors that a first release has",
-                    "List at least one.",
-                )
+                expected = "the fields and tensors that a first release has"
+                add_problem(f"detection.{key}", "is empty", expected, "List at least one.")
     for old, new in rules.rename_fields.items():
-        if new not in architecture.config:
-            add_problem(
-                f"detection.rename_fields.{old}",
-                f"{new!r} is not a field under [config]",
-                f"one of {_listed(architecture.config)}",
-                "Correct the name.",
-            )
-    if rules.model is not None and rules.model not in architecture.models:
-        add_problem(
-            "detection.model",
-            f"{rules.model!r} is not a model under [models]",
-            f"one of {_listed(architecture.models)}",
-            "Correct the name.",
-        )
+        place = f"detection.rename_fields.{old}"
+        _check_name(add_problem, place, new, architecture.config, "a field under [config]")
+    _check_name(
+        add_problem, "detection.model", rules.model, architecture.models, "a model under [models]"
+    )
 
 
 def _check_reasons(architecture: Architecture, add_problem: Complain) -> None:

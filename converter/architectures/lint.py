@@ -1,9 +1,9 @@
-"""Checking a mapping table as a whole, beyond what loading it shows.
+"""Checks of a mapping table beyond what loading it shows.
 
-A family's table is drawn with small configurations that bring out every row (`sample_configs`), and the
-models are looked at (`soundness`); a table that extends another must change it (`inheritance`); a
-composite's table must fit the families that can be its halves. Nothing is raised: every finding
-is a `Problem` that says where it is and how to mend it.
+The models of an architecture are built with small configurations that bring out every row
+(`sample_configs`) and checked (`model_checks`); a table that extends another must change it; a
+composite must fit the architectures that can be its submodels. Nothing is raised: each `Problem`
+names its place and remedy.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from converter.errors import ConverterError, Problem, TableError
 def redundant_overrides(
     parent: Mapping[str, Any], child: Mapping[str, Any], file: str
 ) -> Iterator[Problem]:
-    """Whatever `child` states although `parent` says the very same.
+    """Yield what `child` states although `parent` states the same.
 
     Args:
         parent: the content of the extended table, its own parents resolved.
@@ -86,14 +86,14 @@ def _idle(place: str, file: str) -> Problem:
 
 
 def lint(path: Path, registry: ArchitectureRegistry | None = None) -> list[Problem]:
-    """Everything that is wrong with a mapping table.
+    """Return everything that is wrong with a mapping table.
 
     Args:
-        path: the table's file: a family's, a composite's, or ``_dialects.toml``.
+        path: the file: of an architecture, of a composite, or ``_dialects.toml``.
         registry: the tables that it may extend; the bundled ones by default.
 
     Returns:
-        The findings, none twice; none at all for a good table.
+        The problems, each once.
 
     """
     registry = registry or ArchitectureRegistry()
@@ -112,7 +112,7 @@ def _problem(error: ConverterError, file: str) -> Problem:
 def _findings(path: Path, registry: ArchitectureRegistry) -> Iterator[Problem]:
     file = str(path)
     if path.stem == DIALECTS:
-        yield from _vocabulary(load_conventions(parse_toml(read_table(path), file), file), file)
+        yield from _conventions(load_conventions(parse_toml(read_table(path), file), file), file)
         return
     registry, name = registry.with_table(path)
     if registry.is_composite(name):
@@ -126,28 +126,28 @@ def _findings(path: Path, registry: ArchitectureRegistry) -> Iterator[Problem]:
     yield from unused_groups(architecture, {*child.get("parts", {}), *child.get("heads", {})}, file)
     if "cross_attention_init" in child and CROSS_ATTENTION not in architecture.parts:
         yield Problem(
-            "concerns cross-attention, which the family has not",
+            "concerns cross-attention, which the architecture does not have",
             file,
             "cross_attention_init",
             remedy="Remove it.",
         )
-    yield from _family(architecture, registry, file)
+    yield from _architecture(architecture, registry, file)
 
 
-def _family(
+def _architecture(
     architecture: Architecture, registry: ArchitectureRegistry, file: str
 ) -> Iterator[Problem]:
-    yield from _halves(architecture, registry, file)
+    yield from _submodels(architecture, registry, file)
     yield from check_rows(architecture, registry.conventions, file)
     configs, problems = sample_configs(architecture, file)
     yield from problems
     yield from check_models(architecture, registry.conventions, configs, file)
 
 
-def _halves(
+def _submodels(
     architecture: Architecture, registry: ArchitectureRegistry, file: str
 ) -> Iterator[Problem]:
-    """Whether composites find in the family what they ask its halves for."""
+    """Yield roles and attributes that do not fit the composites."""
     composites = [
         registry.composite(name) for name in registry.names if registry.is_composite(name)
     ]
@@ -155,7 +155,7 @@ def _halves(
     for role in architecture.roles:
         if role not in known:
             yield Problem(
-                "is the half of no composite",
+                "is not a submodel of any composite",
                 file,
                 f"roles.{role}",
                 expected=", ".join(sorted(known)),
@@ -164,23 +164,26 @@ def _halves(
             )
     for composite in composites:
         for place, name in _attributes(composite):
-            submodel, _, measure = name.partition(".")
+            submodel, _, attribute = name.partition(".")
             if (
-                _may_be(architecture, submodel, composite)
-                and measure not in architecture.attributes
+                _can_be(architecture, submodel, composite)
+                and attribute not in architecture.attributes
             ):
                 yield Problem(
-                    f"lacks {measure!r}",
+                    f"lacks {attribute!r}",
                     file,
                     "attributes",
-                    expected=f"what {composite.name} asks its {submodel} for in {place}",
+                    expected=f"what {composite.name} uses of its {submodel} in {place}",
                     found=", ".join(architecture.attributes),
-                    remedy=f'Name the field: {measure} = "…".',
+                    remedy=f'Name the field: {attribute} = "…".',
                 )
 
 
-def _may_be(architecture: Architecture, submodel: str, composite: Composite) -> bool:
-    """Whether the family can be a half of the composite; the first half decides which it is."""
+def _can_be(architecture: Architecture, submodel: str, composite: Composite) -> bool:
+    """Return whether the architecture can be a submodel of the composite.
+
+    The role of the first submodel names the composite.
+    """
     if submodel not in architecture.roles:
         return False
     return (
@@ -190,7 +193,7 @@ def _may_be(architecture: Architecture, submodel: str, composite: Composite) -> 
 
 
 def _attributes(composite: Composite) -> Iterator[tuple[str, str]]:
-    """Where a composite asks for a measure of a half, and for which."""
+    """Yield key path and name of each attribute that a composite uses."""
     for row in composite.modules:
         place = f"modules.{row.path}"
         asked = [(row.layer_type.name, size) for size in row.sizes]
@@ -210,40 +213,47 @@ def _composite(
         return Problem(what, file, place, expected, found, remedy)
 
     if len(set(composite.submodels)) != len(composite.submodels):
-        yield problem("submodels", "are one", "two names", composite.submodels[0], "Rename one.")
+        yield problem(
+            "submodels", "are the same", "two names", composite.submodels[0], "Rename one."
+        )
     if not composite.classes:
         yield problem("classes", "is empty", ", ".join(FRAMEWORKS), "none", "Name the classes.")
-    families = _families(registry)
-    attributes = {measure for architecture in families for measure in architecture.attributes}
+    architectures = _architectures(registry)
+    attributes = {
+        attribute for architecture in architectures for attribute in architecture.attributes
+    }
     broken = False
     for place, name in _attributes(composite):
-        submodel, _, measure = name.partition(".")
-        if submodel not in composite.submodels or measure not in attributes:
+        submodel, _, attribute = name.partition(".")
+        if submodel not in composite.submodels or attribute not in attributes:
             broken = True
             known = f"{' or '.join(composite.submodels)}, a dot, and one of {', '.join(attributes)}"
-            yield problem(place, "asks for no measure of a half", known, name, "Correct the name.")
+            yield problem(
+                place, "is not an attribute of a submodel", known, name, "Correct the name."
+            )
     for row in composite.modules:
         place = f"modules.{row.path}"
         if row.path.places:
             broken = True
             yield problem(place, "has places", "none", ", ".join(row.path.places), "Fill them.")
         draws = any(
-            leaf.init == "normal" and leaf.name not in row.omitted for leaf in row.layer_type.params
+            param.init == "normal" and param.name not in row.omitted
+            for param in row.layer_type.params
         )
         if row.init is None and draws:
             yield problem(
                 place,
-                "does not say how fresh weights are drawn, and there is no family that does",
+                "has no init, and a composite has no default",
                 'such as init = "normal(decoder.init_range)"',
                 "no init",
                 "Write it.",
             )
     if not broken:
-        yield from _joined(composite, families, registry.conventions, file)
+        yield from _joined(composite, architectures, registry.conventions, file)
 
 
-def _families(registry: ArchitectureRegistry) -> list[Architecture]:
-    """All families whose tables can be read; what is wrong with another is not of this table."""
+def _architectures(registry: ArchitectureRegistry) -> list[Architecture]:
+    """Return all architectures whose tables are valid; problems of others are reported there."""
     found = []
     for name in registry.names:
         with suppress(TableError):
@@ -253,15 +263,15 @@ def _families(registry: ArchitectureRegistry) -> list[Architecture]:
 
 
 def _joined(
-    composite: Composite, families: Iterable[Architecture], conventions: Conventions, file: str
+    composite: Composite, architectures: Iterable[Architecture], conventions: Conventions, file: str
 ) -> Iterator[Problem]:
-    """Draws the composite with halves of equal and of unequal attributes."""
+    """Check the composite with submodels of equal and of unequal attributes."""
     builder = ModelSpecBuilder(conventions)
     first, second = composite.submodels
     encoders = [
-        architecture for architecture in families if _may_be(architecture, first, composite)
+        architecture for architecture in architectures if _can_be(architecture, first, composite)
     ]
-    decoders = [architecture for architecture in families if second in architecture.roles]
+    decoders = [architecture for architecture in architectures if second in architecture.roles]
     met: set[str] = set()
     drawn = 0
     for one in encoders[:1]:
@@ -275,28 +285,28 @@ def _joined(
                 continue
             try:
                 models = {
-                    submodel: _half(builder, submodel, config)
+                    submodel: _submodel_spec(builder, submodel, config)
                     for submodel, config in submodels.items()
                 }
-            except TableError:  # a family's own mistake, found in its own table
+            except TableError:  # a problem of the architecture's own table
                 continue
-            whole = builder.composite(composite, submodels, models)
+            spec = builder.composite(composite, submodels, models)
             drawn += 1
-            met |= {param.name for param in whole.params}
-            yield from duplicate_names(whole, conventions, file)
+            met |= {param.name for param in spec.params}
+            yield from duplicate_names(spec, conventions, file)
     for row in composite.modules:
         if drawn and not any(name.startswith(row.path.text) for name in met):
             yield Problem(
-                "the row is dead: no two halves bring it out",
+                "the row is dead: no two submodels bring it out",
                 file,
                 f"modules.{row.path}",
-                expected="a condition that some halves meet",
+                expected="a condition that is true for some submodels",
                 found=str(row.when),
                 remedy="Correct the condition, or remove the row.",
             )
 
 
-def _half(builder: ModelSpecBuilder, submodel: str, config: ModelConfig) -> ModelSpec:
+def _submodel_spec(builder: ModelSpecBuilder, submodel: str, config: ModelConfig) -> ModelSpec:
     role = config.architecture.roles[submodel]
     model = config.architecture.models[role.model]
     has = CROSS_ATTENTION in config.architecture.parts and submodel == "decoder"
@@ -304,36 +314,36 @@ def _half(builder: ModelSpecBuilder, submodel: str, config: ModelConfig) -> Mode
     return builder.model(config, parts, model.heads, prefix=submodel)
 
 
-def _vocabulary(conventions: Conventions, file: str) -> Iterator[Problem]:
-    for kind in conventions.layer_types.values():
-        yield from check_layer_type(kind, file)
+def _conventions(conventions: Conventions, file: str) -> Iterator[Problem]:
+    for layer_type in conventions.layer_types.values():
+        yield from check_layer_type(layer_type, file)
         named = {
             axis
-            for leaf in kind.params
-            for spelled in leaf.layouts.values()
+            for param in layer_type.params
+            for spelled in param.layouts.values()
             for axis in spelled.axes.names
         }
-        for size in sorted(set(kind.sizes) - named):
+        for size in sorted(set(layer_type.sizes) - named):
             yield Problem(
                 f"no tensor has the size {size!r}",
                 file,
-                f"{kind.name}.sizes",
+                f"{layer_type.name}.sizes",
                 expected="sizes that some tensor's axes name",
-                found=", ".join(kind.sizes),
+                found=", ".join(layer_type.sizes),
                 remedy="Remove it, or name it in axes.",
             )
         for dialect in conventions.dialects:
             names = [
                 name
-                for leaf in kind.params
-                if dialect in leaf.layouts
-                for name in (leaf.layouts[dialect].name, *leaf.layouts[dialect].aliases)
+                for param in layer_type.params
+                if dialect in param.layouts
+                for name in (param.layouts[dialect].name, *param.layouts[dialect].aliases)
             ]
             for name in sorted({name for name in names if names.count(name) > 1}):
                 yield Problem(
-                    f"two tensors of the kind are called {name!r}",
+                    f"two tensors of the layer_type are called {name!r}",
                     file,
-                    f"{kind.name}",
+                    f"{layer_type.name}",
                     expected=f"distinct names in {dialect}",
                     found=", ".join(names),
                     remedy="Rename one.",

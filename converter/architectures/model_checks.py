@@ -27,27 +27,27 @@ from converter.tensors import Rearrangement
 from converter.tensors.rearrangement import rearrange
 
 _NUMBERS = (0, 1, 10, 23)
-"""Numbers of one and two digits, which run into each other where places touch."""
+"""Numbers of one and two digits, which run into each other where placeholders touch."""
 
 
 def check_rows(
     architecture: Architecture, conventions: Conventions, file: str
 ) -> Iterator[Problem]:
-    """Rows whose names do not invert, or that say what holds anyway."""
+    """Yield rows whose names do not invert, or that repeat what follows from a rule."""
     for group, rows in groups(architecture):
         for row in rows:
             yield from _inverts(architecture, row, conventions, file, f"{group}.{row.path}")
             yield from _redundant(architecture, row, conventions, file, f"{group}.{row.path}")
 
 
-def check_layer_type(kind: LayerType, file: str) -> Iterator[Problem]:
-    """Layouts of a kind of module that do not lead to one another and back."""
-    for leaf in kind.params:
-        for one, other in permutations(leaf.layouts, 2):
-            axes = leaf.layouts[one].axes, leaf.layouts[other].axes
+def check_layer_type(layer_type: LayerType, file: str) -> Iterator[Problem]:
+    """Yield layouts of a layer type that cannot be converted to one another and back."""
+    for param in layer_type.params:
+        for one, other in permutations(param.layouts, 2):
+            axes = param.layouts[one].axes, param.layouts[other].axes
             try:
                 way = Rearrangement(*axes)
-                shape = axes[0].shape({size: 2 + n for n, size in enumerate(kind.sizes)})
+                shape = axes[0].shape({size: 2 + n for n, size in enumerate(layer_type.sizes)})
                 values = np.arange(np.prod(shape, dtype=int)).reshape(shape)
                 there = rearrange(values, way, np.empty(way.shape(shape), values.dtype))
                 back = rearrange(there, way.inverse, np.empty_like(values))
@@ -57,9 +57,9 @@ def check_layer_type(kind: LayerType, file: str) -> Iterator[Problem]:
             except (ValueError, KeyError) as error:
                 found = str(error)
             yield Problem(
-                f"its layout does not lead to that of {other} and back",
+                f"its layout cannot be converted to that of {other} and back",
                 file,
-                f"{kind.name}.{leaf.name}.{one}",
+                f"{layer_type.name}.{param.name}.{one}",
                 expected="the same named axes in both",
                 found=found,
                 remedy="Correct the axes.",
@@ -71,10 +71,10 @@ def check_models(
 ) -> Iterator[Problem]:
     """Yield the problems of the models of some configurations."""
     builder = ModelSpecBuilder(conventions)
-    met: set[str] = set()
+    names: set[str] = set()
     for config in configs:
         try:
-            whole = builder.model(config)
+            spec = builder.model(config)
             for model in architecture.models.values():
                 builder.model(config, model.parts, model.heads)
                 if CROSS_ATTENTION in architecture.parts:
@@ -83,71 +83,71 @@ def check_models(
             for problem in error.problems or [Problem(error.message)]:
                 yield replace(problem, file=file, tensor=_folded(problem.tensor or "") or None)
             continue
-        yield from duplicate_names(whole, conventions, file)
-        yield from _ignored_params(whole, architecture, file)
-        met |= {param.name for param in whole.params}
-    if met:
-        yield from _dead(architecture, met, file)
+        yield from duplicate_names(spec, conventions, file)
+        yield from _ignored_params(spec, architecture, file)
+        names |= {param.name for param in spec.params}
+    if names:
+        yield from _dead(architecture, names, file)
 
 
-def _dead(architecture: Architecture, met: set[str], file: str) -> Iterator[Problem]:
-    """Entries that concern no tensor of any model."""
+def _dead(architecture: Architecture, names: set[str], file: str) -> Iterator[Problem]:
+    """Yield entries that apply to no tensor of any model."""
     repeated = [
-        (f"repeated.{dialect}.{layer}", template)
+        (f"repeated.{dialect}.{layer}", pattern)
         for dialect, layers in architecture.repeated.items()
-        for layer, templates in layers.items()
-        for template in templates
+        for layer, patterns in layers.items()
+        for pattern in patterns
     ]
-    for place, template in repeated:
-        if not any(template.match(param) is not None for param in met):
+    for place, pattern in repeated:
+        if not any(pattern.match(param) is not None for param in names):
             yield Problem(
-                f"lists {str(template)!r}, which no model has",
+                f"lists {str(pattern)!r}, which no model has",
                 file,
                 place,
                 expected="the canonical name of a tensor of some row",
                 found="none of that name",
-                remedy="Correct the name, or take it out.",
+                remedy="Correct the name, or remove it.",
             )
     if CROSS_ATTENTION in architecture.parts and architecture.cross_attention_init:
-        yield from _unused_init_rules(architecture.cross_attention_init, met, file)
+        yield from _unused_init_rules(architecture.cross_attention_init, names, file)
     for name in architecture.ties:
-        if not any(NamePattern(name).match(param) is not None for param in met):
+        if not any(NamePattern(name).match(param) is not None for param in names):
             yield Problem(
                 "ties a tensor that no model has",
                 file,
                 f"tied.{name}",
                 expected="the canonical name of a tensor of some row",
                 found="none of that name",
-                remedy="Correct the name, or take the tie out.",
+                remedy="Correct the name, or remove the tie.",
             )
 
 
 def _unused_init_rules(
-    table: CrossAttentionInitRules, met: set[str], file: str
+    table: CrossAttentionInitRules, names: set[str], file: str
 ) -> Iterator[Problem]:
-    """Parts of paths that no tensor has, and counterparts that there are none of."""
+    """Yield path components and counterparts that no tensor has."""
     for parts, other in table.copy_self_attention.items():
         alone = msgspec.structs.replace(table, copy_self_attention={parts: other})
-        named = {name for name in met if alone.counterpart(name)}
-        if not any(alone.counterpart(name) in met for name in named):
+        named = {name for name in names if alone.counterpart(name)}
+        if not any(alone.counterpart(name) in names for name in named):
             yield Problem(
                 f"copies from {other!r}, which no model has" if named else "is in no path",
                 file,
-                f"cross_attention_init.copies.{parts}",
+                f"cross_attention_init.copy_self_attention.{parts}",
                 expected="parts of the paths of cross-attention, and those of self-attention",
                 found=repr(other),
-                remedy="Correct the paths, or take the entry out.",
+                remedy="Correct the paths, or remove the entry.",
             )
     for path in table.zero_output:
         alone = msgspec.structs.replace(table, zero_output=(path,))
-        if not any(alone.is_output(name) for name in met):
+        if not any(alone.is_output(name) for name in names):
             yield Problem(
-                "is no module of any model",
+                "is not a module of any model",
                 file,
-                "cross_attention_init.output",
+                "cross_attention_init.zero_output",
                 expected="the last parts of the path of a module",
                 found=repr(path),
-                remedy="Correct the path, or take it out.",
+                remedy="Correct the path, or remove it.",
             )
 
 
@@ -182,18 +182,18 @@ def _ignored_params(
     hit: set[tuple[str, NamePattern]] = set()
     for dialect, entries in model_spec.ignore.items():
         for name, param in model_spec.index(dialect).items():
-            for prefix, template, _ in entries:
+            for prefix, pattern, _ in entries:
                 if (
-                    (dialect, template) not in hit
+                    (dialect, pattern) not in hit
                     and name.startswith(prefix)
-                    and template.match(name[len(prefix) :]) is not None
+                    and pattern.match(name[len(prefix) :]) is not None
                     and not _conditional(architecture, param.name)
                 ):
-                    hit.add((dialect, template))
+                    hit.add((dialect, pattern))
                     yield Problem(
                         "ignores a tensor that the model has",
                         file,
-                        f"ignore.{dialect}.{template}",
+                        f"ignore.{dialect}.{pattern}",
                         expected="names that no row claims",
                         found=_folded(name),
                         remedy="Remove the pattern, or the row.",
@@ -201,12 +201,12 @@ def _ignored_params(
 
 
 def _conditional(architecture: Architecture, name: str) -> bool:
-    """Whether the tensor of this canonical name is one that models may lack."""
+    """Return whether models may lack the tensor of this canonical name."""
     paths = [
-        f"{row.path}.{leaf.name}" if leaf.name else str(row.path)
+        f"{row.path}.{param.name}" if param.name else str(row.path)
         for _, rows in groups(architecture)
         for row in rows
-        for leaf in row.layer_type.params
+        for param in row.layer_type.params
         if row.when
     ]
     return any(NamePattern(path).match(name) is not None for path in paths)
@@ -215,27 +215,27 @@ def _conditional(architecture: Architecture, name: str) -> bool:
 def _inverts(
     architecture: Architecture, row: ModuleEntry, conventions: Conventions, file: str, place: str
 ) -> Iterator[Problem]:
-    """Whether the numbers in a name can be told from the name in every dialect."""
+    """Check that the numbers in a name can be read back from it in every dialect."""
     places = row.path.places
     for dialect in conventions.dialects.values():
         spelled = row.paths.get(dialect.name)
         index = architecture.index_separator.get(dialect.name)
-        template = spelled or NamePattern(dialect.path(row.path.text, index))
+        pattern = spelled or NamePattern(dialect.path(row.path.text, index))
         for numbers in product(_NUMBERS, repeat=len(places)):
-            wanted = dict(zip(places, numbers, strict=True))
+            numbers_by_name = dict(zip(places, numbers, strict=True))
             name = (
-                spelled.format(wanted)
+                spelled.format(numbers_by_name)
                 if spelled
-                else dialect.path(row.path.format(dict(wanted)), index)
+                else dialect.path(row.path.format(dict(numbers_by_name)), index)
             )
-            if template.match(name) != wanted:
+            if pattern.match(name) != numbers_by_name:
                 yield Problem(
                     f"the {dialect.name} name does not invert",
                     file,
                     place,
-                    expected=f"{wanted} from {name!r}",
-                    found=str(template.match(name)),
-                    remedy="Put a letter or a separator between the places.",
+                    expected=f"{numbers_by_name} from {name!r}",
+                    found=str(pattern.match(name)),
+                    remedy="Put a letter or a separator between the placeholders.",
                 )
                 break
 
@@ -243,7 +243,7 @@ def _inverts(
 def _redundant(
     architecture: Architecture, row: ModuleEntry, conventions: Conventions, file: str, place: str
 ) -> Iterator[Problem]:
-    """Spellings that say what follows from the dialect's rule anyway."""
+    """Yield names that follow from the dialect's rule anyway."""
     first = row.layer_type.params[0]
     for name, dialect in conventions.dialects.items():
         path = row.paths.get(name)
@@ -263,7 +263,7 @@ def _changes_nothing(file: str, place: str, text: str) -> Problem:
         "changes nothing",
         file,
         place,
-        expected="a spelling that differs from the dialect's own",
+        expected="a name that differs from the dialect's own",
         found=repr(text),
         remedy="Remove it.",
     )

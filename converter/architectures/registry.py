@@ -146,7 +146,7 @@ class ArchitectureRegistry:
         return self._composites[name]
 
     def _read(self, name: str, chain: tuple[str, ...] | None = None) -> tuple[Any, str, str]:
-        """Return the content of a table, its file and its SHA-256; with a chain, ``extends`` resolved.
+        """Return content, file and SHA-256 of a table; with a chain, ``extends`` is resolved.
 
         The SHA-256 covers the tables it extends as well, since they affect the result as much.
         """

@@ -20,7 +20,7 @@ MAPPINGS = Path(__file__).parents[2] / "mappings"
             "gpt2",
             'zero_output         = ["crossattention.c_proj"]',
             'zero_output = ["c_out"]',
-            "is no module",
+            "is not a module",
         ),
         ("gpt2", 'zero_output         = ["crossattention.c_proj"]', "", "zero_output: is empty"),
         ("gpt2", 'norm                = "pre"', 'norm = "around"', "'pre' or 'post'"),

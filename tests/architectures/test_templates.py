@@ -68,7 +68,7 @@ def test_match(text, name, expected):
     "text", ["{a}.{a}", "{}", "{1}", "{a b}", "{a", "a}", "{{a}}", "{a.b}", "{a}{b}", "{a}0"]
 )
 def test_refused(text):
-    with pytest.raises(ValueError, match=r"places|braces"):
+    with pytest.raises(ValueError, match=r"placeholders|braces"):
         NamePattern(text)
 
 

@@ -1,4 +1,4 @@
-"""What holds the house together: who may import whom, how long files are, where knowledge lies."""
+"""Layers, sizes of files and functions, and knowledge of models, which belongs in the tables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LAYERS = (
     {"cli"},
     {"__main__"},
 )
-"""Rooms from the ground up; a room may import from those below it, and from itself."""
+"""Packages from the lowest; each may import from those below it, and from itself."""
 
 CORE = {
     "click",
@@ -57,6 +57,9 @@ CORE = {
 """What is installed with the package."""
 
 MAX_LINES = 600
+MAX_FUNCTION_LINES = 90
+MAX_COMMAND_LINES = 60
+MAX_TOTAL_LINES = 27_999
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 
@@ -66,7 +69,7 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def room(module: str) -> str:
+def package_of(module: str) -> str:
     """``converter.architectures.loader`` → ``architectures``; the public interface is ``""``."""
     return [*module.split("."), ""][1]
 
@@ -75,7 +78,7 @@ NAMES = {name_of(path) for path in MODULES}
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
-    """Every module that a file imports anywhere in it, with the line."""
+    """Yield every module that a file imports anywhere in it, with the line."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -87,7 +90,7 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def at_start(path: Path) -> Iterator[str]:
-    """The modules that importing a file imports at once."""
+    """Yield the modules that are imported when a file is."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -95,22 +98,22 @@ def at_start(path: Path) -> Iterator[str]:
             yield str(node.module)
 
 
-def test_every_room_has_its_place():
-    rooms = {room(name) for name in NAMES}
-    assert rooms <= set().union(*LAYERS)
+def test_every_package_has_its_layer():
+    packages = {package_of(name) for name in NAMES}
+    assert packages <= set().union(*LAYERS)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_point_downwards(path):
     level = {name: height for height, names in enumerate(LAYERS) for name in names}
-    own = room(name_of(path))
+    own = package_of(name_of(path))
     upward = [
         f"{path.relative_to(ROOT)}:{line}: {module}"
         for module, line in imports(path)
         if module.split(".")[0] == "converter"
-        and room(module) != own
-        and level[room(module)] >= level[own]
-        and room(module) != "_version"
+        and package_of(module) != own
+        and level[package_of(module)] >= level[own]
+        and package_of(module) != "_version"
     ]
     assert not upward
 
@@ -121,7 +124,7 @@ def test_start_needs_only_what_is_installed(path):
     assert foreign <= set(sys.stdlib_module_names)
 
 
-def test_no_module_imports_itself_in_a_circle():
+def test_imports_have_no_cycles():
     graph = {
         name_of(path): {module for module, _ in imports(path)} & NAMES - {name_of(path)}
         for path in MODULES
@@ -149,9 +152,31 @@ def test_files_stay_short(path):
     assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
+def test_the_package_stays_small():
+    assert sum(len(path.read_text().splitlines()) for path in MODULES) <= MAX_TOTAL_LINES
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_functions_stay_short(path):
+    limit = MAX_COMMAND_LINES if package_of(name_of(path)) == "commands" else MAX_FUNCTION_LINES
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and body_lines(node) > limit
+    ]
+    assert not long
+
+
+def body_lines(function: ast.FunctionDef) -> int:
+    """Return the number of lines of a function's body, without its docstring."""
+    has_docstring = ast.get_docstring(function) is not None and len(function.body) > 1
+    first, last = function.body[1 if has_docstring else 0], function.body[-1]
+    return (last.end_lineno or last.lineno) - first.lineno + 1
+
+
 @cache
 def names_of_models() -> set[str]:
-    """Names of families, of their classes and of their base models, but for plain words."""
+    """Return the names of architectures, their classes and base models, without plain words."""
     registry = ArchitectureRegistry()
     found = set(registry.names)
     for name in registry.names:
@@ -168,11 +193,11 @@ def names_of_models() -> set[str]:
 MAY_NAME = {
     ("architectures/schema.py", "encoder-decoder"),  # the composite of a role that names none
 }
-"""Where a name may stand all the same: file and name."""
+"""Exceptions: file and name."""
 
 
 def constants(path: Path) -> Iterator[tuple[str, int]]:
-    """The strings of a file, its docstrings left out."""
+    """Yield the strings of a file and their lines, without docstrings."""
     tree = ast.parse(path.read_text())
     documented = [
         node.value
@@ -189,7 +214,7 @@ def constants(path: Path) -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_code_knows_no_models_name(path):
+def test_code_names_no_model(path):
     file = str(path.relative_to(PACKAGE))
     named = [
         f"{file}:{line}: {text!r}"
@@ -211,12 +236,12 @@ EXAMPLES = {
     ("checkpoint/opening.py", "bert"),  # what a configuration might state
     ("planning/tokenizer_files.py", "prophetnet"),  # a tokenizer's file is called so
 }
-"""Where a family may be named within a longer text: file and name."""
+"""Exceptions within longer texts: file and name."""
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_no_longer_text_hides_a_family(path):
-    """Paths such as ``fixtures/bert-tiny`` and the examples of help texts aside."""
+def test_no_longer_text_names_an_architecture(path):
+    """Except in paths such as ``fixtures/bert-tiny`` and the examples of help texts."""
     file = str(path.relative_to(PACKAGE))
     word = name_within_text()
     named = [

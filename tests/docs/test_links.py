@@ -43,3 +43,19 @@ def test_every_reference_of_the_readme_is_defined() -> None:
     prose = re.sub(r"`[^`]*`|^\[[^\]]+\]: .*$", "", prose, flags=re.MULTILINE)
     used = re.findall(r"\[([^\]]+)\](?:\[([^\]]+)\])?", prose)
     assert {(key or text).lower() for text, key in used} == {*defined}
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    named = re.findall(r"`((?:[\w.*-]+/)*[\w*-]*\.(?:py|md|toml|json))`", text)
+    named += re.findall(r"`((?:[\w-]+/)+)`", text)
+    placeholders = {
+        "config.json",
+        "converter-manifest.json",
+        "reader.py",
+        "writer.py",
+        "tests/test_words.py",
+    }
+    for name in {name for name in named if "NAME" not in name} - placeholders:
+        assert [*ROOT.glob(name), *(ROOT / "converter").glob(name)], name

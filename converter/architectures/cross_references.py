@@ -111,8 +111,8 @@ def unused_groups(architecture: Architecture, own: Iterable[str], file: str) -> 
 
 
 def _expressions(architecture: Architecture, add_problem: Complain) -> None:
-    for place, expression, beside in expressions(architecture):
-        for name in sorted(expression.fields - set(architecture.config) - set(beside)):
+    for place, expression, placeholders in expressions(architecture):
+        for name in sorted(expression.fields - set(architecture.config) - set(placeholders)):
             add_problem(
                 place,
                 f"{str(expression)!r} names {name!r}, which is not a field",
@@ -168,7 +168,7 @@ def _places(architecture: Architecture, add_problem: Complain) -> None:
                 add_problem(
                     f"{group}.{row.path}",
                     "the row is dead: it omits every parameter of its layer type",
-                    f"some of {_listed(leaf.name for leaf in row.layer_type.params)} to stay",
+                    f"some of {_listed(param.name for param in row.layer_type.params)} to stay",
                     "Remove the row.",
                 )
     for name in architecture.layers:

@@ -235,12 +235,14 @@ def _composite(
         place = f"modules.{row.path}"
         if row.path.places:
             broken = True
-            yield problem(place, "has places", "none", ", ".join(row.path.places), "Fill them.")
-        draws = any(
+            yield problem(
+                place, "has placeholders", "none", ", ".join(row.path.places), "Fill them."
+            )
+        is_random = any(
             param.init == "normal" and param.name not in row.omitted
             for param in row.layer_type.params
         )
-        if row.init is None and draws:
+        if row.init is None and is_random:
             yield problem(
                 place,
                 "has no init, and a composite has no default",
@@ -254,12 +256,12 @@ def _composite(
 
 def _architectures(registry: ArchitectureRegistry) -> list[Architecture]:
     """Return all architectures whose tables are valid; problems of others are reported there."""
-    found = []
+    architectures = []
     for name in registry.names:
         with suppress(TableError):
             if not registry.is_composite(name):
-                found.append(registry.architecture(name))
-    return found
+                architectures.append(registry.architecture(name))
+    return architectures
 
 
 def _joined(
@@ -272,8 +274,8 @@ def _joined(
         architecture for architecture in architectures if _can_be(architecture, first, composite)
     ]
     decoders = [architecture for architecture in architectures if second in architecture.roles]
-    met: set[str] = set()
-    drawn = 0
+    names: set[str] = set()
+    built = 0
     for one in encoders[:1]:
         for other in decoders:
             submodels = {
@@ -291,11 +293,11 @@ def _joined(
             except TableError:  # a problem of the architecture's own table
                 continue
             spec = builder.composite(composite, submodels, models)
-            drawn += 1
-            met |= {param.name for param in spec.params}
+            built += 1
+            names |= {param.name for param in spec.params}
             yield from duplicate_names(spec, conventions, file)
     for row in composite.modules:
-        if drawn and not any(name.startswith(row.path.text) for name in met):
+        if built and not any(name.startswith(row.path.text) for name in names):
             yield Problem(
                 "the row is dead: no two submodels bring it out",
                 file,
@@ -320,8 +322,8 @@ def _conventions(conventions: Conventions, file: str) -> Iterator[Problem]:
         named = {
             axis
             for param in layer_type.params
-            for spelled in param.layouts.values()
-            for axis in spelled.axes.names
+            for layout in param.layouts.values()
+            for axis in layout.axes.names
         }
         for size in sorted(set(layer_type.sizes) - named):
             yield Problem(

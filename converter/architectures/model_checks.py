@@ -158,8 +158,8 @@ def duplicate_names(
     for dialect in conventions.dialects:
         owners: dict[str, ParamSpec] = {}
         for param in model_spec.params:
-            spelling = param.stored_as.get(dialect)
-            for name in (spelling.name, *spelling.aliases) if spelling else ():
+            layout = param.stored_as.get(dialect)
+            for name in (layout.name, *layout.aliases) if layout else ():
                 owner = owners.setdefault(name, param)
                 if owner is not param:
                     yield Problem(
@@ -218,14 +218,14 @@ def _inverts(
     """Check that the numbers in a name can be read back from it in every dialect."""
     places = row.path.places
     for dialect in conventions.dialects.values():
-        spelled = row.paths.get(dialect.name)
+        override = row.paths.get(dialect.name)
         index = architecture.index_separator.get(dialect.name)
-        pattern = spelled or NamePattern(dialect.path(row.path.text, index))
+        pattern = override or NamePattern(dialect.path(row.path.text, index))
         for numbers in product(_NUMBERS, repeat=len(places)):
             numbers_by_name = dict(zip(places, numbers, strict=True))
             name = (
-                spelled.format(numbers_by_name)
-                if spelled
+                override.format(numbers_by_name)
+                if override
                 else dialect.path(row.path.format(dict(numbers_by_name)), index)
             )
             if pattern.match(name) != numbers_by_name:

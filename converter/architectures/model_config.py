@@ -89,7 +89,7 @@ class ModelConfig:
         return range(value)
 
     def index_combinations(self, names: Sequence[str], most: int) -> list[Places]:
-        """Return every choice of indices for the placeholders of a path, which may depend on earlier ones.
+        """Return every choice of indices for a path; later ones may depend on earlier ones.
 
         Raises:
             ConfigError: if there are more than `most`, or the number of a placeholder is not valid.

@@ -204,11 +204,11 @@ class ModelSpec:
     def index(self, dialect: str) -> dict[str, ParamSpec]:
         """Return every name that a file in `dialect` may use → its parameter."""
         found: dict[str, ParamSpec] = {}
-        spelled = [param for param in self.params if dialect in param.stored_as]
-        for param in spelled:
+        named = [param for param in self.params if dialect in param.stored_as]
+        for param in named:
             for name in param.stored_as[dialect].aliases:
                 found.setdefault(name, param)
-        for param in spelled:  # the exact name of one slot beats another's alternative
+        for param in named:  # the exact name of one parameter beats another's alternative
             found[param.stored_as[dialect].name] = param
         return found
 
@@ -429,11 +429,11 @@ def _repeated(
     repeated: dict[str, dict[str, tuple[str, ...]]] = {}
     for dialect, layers in architecture.repeated.items():
         for layer, patterns in layers.items():
-            spelled = [param for param in params if dialect in param.stored_as]
-            if any(param.stored_as[dialect].name.startswith(f"{layer}/") for param in spelled):
+            named = [param for param in params if dialect in param.stored_as]
+            if any(param.stored_as[dialect].name.startswith(f"{layer}/") for param in named):
                 repeated.setdefault(dialect, {})[layer] = tuple(
                     param.stored_as[dialect].name
-                    for param in spelled
+                    for param in named
                     if any(pattern.match(param.name) is not None for pattern in patterns)
                 )
     return repeated

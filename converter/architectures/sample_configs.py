@@ -1,4 +1,4 @@
-"""Small configurations that bring out every row of a table: each condition both true and false."""
+"""Small configurations that bring out every row of a table: each condition true and false."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from converter.architectures.schema import Architecture
 from converter.errors import ConfigError, Problem
 
 _MAX_TRIALS = 5_000
-_MAX_PROBES = 150
+_MAX_PAIRS = 150
 _MAX_CHOICES = 12
 
 Fields = dict[str, Value]
@@ -34,7 +34,7 @@ class Condition:
 def base_config(architecture: Architecture) -> ModelConfig | None:
     """Return the first of `sample_configs`, without the search for all others."""
     base = _Finder(architecture).base()
-    return None if base is None else ModelConfig(architecture, base, "a probe")
+    return None if base is None else ModelConfig(architecture, base, "a sample configuration")
 
 
 def sample_configs(
@@ -46,7 +46,7 @@ def sample_configs(
     configuration for each condition and truth value, and for each pair of both.
 
     Args:
-        architecture: a table whose references all hold.
+        architecture: a table without reference problems.
         file: what messages call it.
 
     """
@@ -58,50 +58,52 @@ def sample_configs(
                 "the sizes cannot be evaluated, neither with small numbers nor with the defaults",
                 file,
                 "config",
-                expected="defaults that every size of every row is a whole number with",
+                expected="defaults that make every size of every row a whole number",
                 found=finder.obstacle,
                 remedy="Correct the defaults or the sizes.",
             )
         ]
-    found, problems, both = [base], [], []
+    configs, problems, both = [base], [], []
     for condition in _conditions(architecture):
-        for wanted in (True, False):
-            solution = finder.solve(base, [(condition, wanted)])
+        for truth in (True, False):
+            solution = finder.solve(base, [(condition, truth)])
             if solution is None:
                 problems.append(
                     Problem(
-                        f"{str(condition.expression)!r} is {'never' if wanted else 'always'} true",
+                        f"{str(condition.expression)!r} is {'never' if truth else 'always'} true",
                         file,
                         condition.place,
-                        expected="a condition that holds for some configurations and not for all",
+                        expected="a condition that is true for some configurations, not for all",
                         remedy="What depends on it is dead: remove it."
-                        if wanted
+                        if truth
                         else "Remove the condition.",
                     )
                 )
             else:
-                found.append(solution)
-                both.append((condition, wanted))
+                configs.append(solution)
+                both.append((condition, truth))
     pairs = [pair for pair in combinations(both, 2) if pair[0][0] != pair[1][0]]
-    for pair in pairs[:_MAX_PROBES]:
+    for pair in pairs[:_MAX_PAIRS]:
         solution = finder.solve(base, pair)
         if solution is not None:
-            found.append(solution)
-    distinct = {repr(sorted(fields.items())): fields for fields in found}
-    return [ModelConfig(architecture, fields, "a probe") for fields in distinct.values()], problems
+            configs.append(solution)
+    distinct = {repr(sorted(fields.items())): fields for fields in configs}
+    return [
+        ModelConfig(architecture, fields, "a sample configuration") for fields in distinct.values()
+    ], problems
 
 
 def _conditions(architecture: Architecture) -> list[Condition]:
     """Return each condition once, and for each nullable field whether it is null."""
-    found: dict[str, Condition] = {}
+    conditions: dict[str, Condition] = {}
     for place, expression, path in expressions(architecture):
         if place.endswith(".when"):
-            found.setdefault(expression.text, Condition(place, expression, path))
+            conditions.setdefault(expression.text, Condition(place, expression, path))
     for name, default in architecture.config.items():
         if default is None:
             text = f"{name} == null"
-            found.setdefault(text, Condition(f"config.{name}.when", Expression(text)))
-    return list(found.values())
+            conditions.setdefault(text, Condition(f"config.{name}.when", Expression(text)))
+    return list(conditions.values())
 
 
 class _Finder:
@@ -118,7 +120,7 @@ class _Finder:
         }
         self._unit = math.prod([*(small[name] for name in divisors if name in small), *numbers])
         self._counts, self._small = counts, small
-        self._holders = _holders(self._texts)
+        self._containers = _containers(self._texts)
         self._tiny = {
             name: self._shrunk(name, default, primes)
             for name, default in architecture.config.items()
@@ -134,7 +136,7 @@ class _Finder:
                 return default
             steps = range(1, 1 + len(default))
             return tuple(1 + n % 2 if name in self._counts else number() * n for n in steps)
-        if default is None and name in self._holders:
+        if default is None and name in self._containers:
             return None
         if default is None or (isinstance(default, int) and not isinstance(default, bool)):
             return number()
@@ -152,15 +154,15 @@ class _Finder:
                 return fields
         return None
 
-    def solve(self, base: Fields, wanted: Sequence[tuple[Condition, bool]]) -> Fields | None:
-        """Return a configuration in which every condition of `wanted` has its truth value."""
-        names = sorted({name for condition, _ in wanted for name in condition.expression.fields})
+    def solve(self, base: Fields, goals: Sequence[tuple[Condition, bool]]) -> Fields | None:
+        """Return a configuration in which every condition of `goals` has its truth value."""
+        names = sorted({name for condition, _ in goals for name in condition.expression.fields})
         names = [name for name in names if name in base]
         choices = [self._choices(name, names, base) for name in names]
         for values in islice(product(*choices), _MAX_TRIALS):
             fields = {**base, **dict(zip(names, values, strict=True))}
-            config = ModelConfig(self._architecture, fields, "a probe")
-            if all(self._holds(condition, config, truth) for condition, truth in wanted) and (
+            config = ModelConfig(self._architecture, fields, "a sample configuration")
+            if all(self._is_true(condition, config, truth) for condition, truth in goals) and (
                 self._is_valid(fields)
             ):
                 return fields
@@ -193,7 +195,7 @@ class _Finder:
         options = [item for item in options if _fits(item, default)]
         return list({repr(item): item for item in options}.values())[:_MAX_CHOICES]
 
-    def _holds(self, condition: Condition, config: ModelConfig, wanted: bool) -> bool:
+    def _is_true(self, condition: Condition, config: ModelConfig, truth: bool) -> bool:
         rows = [row for _, rows in groups(self._architecture) for row in rows]
         depends = {*condition.path} & condition.expression.fields
         choices: Iterator[Places] = iter([{}])
@@ -201,7 +203,7 @@ class _Finder:
             if depends:
                 row = next(row for row in rows if row.when == condition.expression)
                 choices = iter(config.index_combinations(row.path.places, _MAX_TRIALS))
-            return any(config.is_true(condition.expression, places) == wanted for places in choices)
+            return any(config.is_true(condition.expression, places) == truth for places in choices)
         except (ConfigError, ExpressionError):
             return False
 
@@ -244,7 +246,7 @@ def _divisors(texts: Sequence[Expression]) -> tuple[set[str], set[int]]:
     return fields, numbers
 
 
-def _holders(texts: Sequence[Expression]) -> set[str]:
+def _containers(texts: Sequence[Expression]) -> set[str]:
     """Return the fields on the right of ``in``: lists and strings."""
     return {
         node.comparators[0].id

@@ -1,7 +1,7 @@
 """A first draft of a mapping table, from a checkpoint's names and its configuration.
 
-What can be told is filled in; what a person must decide is marked ``decide:``. The draft is TOML
-that loads, so that ``converter check-table`` can be asked at every step.
+What can be inferred is filled in; what a person must decide is marked ``decide:``. The draft is
+valid, so that ``converter check-table`` can be run at every step.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class _Module:
     """The tensors of one module, layers folded."""
 
     path: str
-    """With places for numbers."""
+    """With placeholders for numbers."""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Leaf → shape."""
+    """Parameter → shape."""
 
 
 def draft(source: str | Path, config: str | Path | None = None) -> str:
-    """The text of a table for the model at `source`, which must speak PyTorch's dialect.
+    """Return the text of a table for the model at `source`, a PyTorch checkpoint.
 
     Args:
         source: a checkpoint: a directory or a weight file.
-        config: the configuration, where none lies beside the weights.
+        config: the configuration, if it is not next to the weights.
 
     Raises:
         CheckpointError: if it cannot be opened.
@@ -70,7 +70,7 @@ def _table(checkpoint: Checkpoint) -> list[str]:
     buffers = [spec.name for spec in stored if spec.dtype not in FLOATING]
     base = _base(specs)
     modules, counts = _modules(specs, base)
-    places, fits = _places(counts, fields)
+    places, fits = _layer_counts(counts, fields)
     rows = _aligned([_row(module, fields) for module in modules["body"]])
     heads = _aligned([_row(module, fields) for module in modules["head"]])
     attributes = _aligned(_attributes(fields, rows))
@@ -80,7 +80,7 @@ def _table(checkpoint: Checkpoint) -> list[str]:
     model_class = _model_class(checkpoint.config, model_type)
     text = [
         f"model_type = {_quoted(model_type)}",
-        f"title      = {_quoted(model_type)}  # {_MARK} a name people know, and the paper",
+        f"title      = {_quoted(model_type)}  # {_MARK} a common name, and the paper",
         *([f"layers = {{ {', '.join(places)} }}  {fits}".rstrip()] if places else []),
         *([f"base_model_prefix = {_quoted(base)}"] if base else []),
         'init = "normal(initializer_range)"',
@@ -114,27 +114,27 @@ def _table(checkpoint: Checkpoint) -> list[str]:
         ]
     if buffers:
         text += ["", "[ignore.pytorch]"]
-        names = dict.fromkeys(_folded(name.removeprefix(f"{base}.")) for name in buffers)
+        names = dict.fromkeys(_with_placeholders(name.removeprefix(f"{base}.")) for name in buffers)
         text += [f"{_quoted(name)} = {_quoted(f'{_MARK} why is it no weight?')}" for name in names]
     return text
 
 
-def _folded(name: str) -> str:
-    """A name with places for its numbers."""
+def _with_placeholders(name: str) -> str:
+    """Return a name with placeholders for its numbers."""
     for level, _ in enumerate(_NUMBER.findall(name)):
         name = _NUMBER.sub("{layer}" if level == 0 else f"{{layer{level + 1}}}", name, count=1)
     return name
 
 
 def _aligned(lines: Sequence[str]) -> list[str]:
-    """The lines with their first equals signs below each other."""
+    """Return the lines with their first equals signs aligned."""
     parts = [line.partition(" = ") for line in lines]
     width = max((len(key) for key, _, _ in parts), default=0)
     return [f"{key:<{width}} = {value}" for key, _, value in parts]
 
 
 def _base(specs: Sequence[TensorSpec]) -> str:
-    """The name before most tensors, if what follows is more than a layer of the model."""
+    """Return the prefix of most tensors, if more than one layer follows it."""
     first: dict[str, int] = {}
     for spec in specs:
         head = spec.name.partition(".")[0]
@@ -153,26 +153,26 @@ def _base(specs: Sequence[TensorSpec]) -> str:
 def _modules(
     specs: Sequence[TensorSpec], base: str
 ) -> tuple[dict[str, list[_Module]], dict[str, int]]:
-    """The modules of the base model and beside it, and how many each place counts."""
+    """Return the modules of the base model and of heads, and the count of each placeholder."""
     found: dict[str, dict[str, _Module]] = {"body": {}, "head": {}}
     counts: dict[str, int] = {}
     for spec in sorted(specs, key=lambda spec: split_layer_index(spec.name)):
         inside = not base or spec.name.startswith(f"{base}.")
         name = spec.name.removeprefix(f"{base}.") if base else spec.name
-        path = _folded(name)
+        path = _with_placeholders(name)
         for level, number in enumerate(_NUMBER.findall(name)):
             place = "layer" if level == 0 else f"layer{level + 1}"
             counts[place] = max(counts.get(place, 0), int(number) + 1)
-        module, _, leaf = path.rpartition(".")
-        if leaf not in ("weight", "bias", "gamma", "beta"):
-            module, leaf = path, ""
+        module, _, param = path.rpartition(".")
+        if param not in ("weight", "bias", "gamma", "beta"):
+            module, param = path, ""
         group = found["body" if inside else "head"]
-        group.setdefault(module, _Module(module)).shapes.setdefault(leaf, spec.shape)
+        group.setdefault(module, _Module(module)).shapes.setdefault(param, spec.shape)
     return {name: list(group.values()) for name, group in found.items()}, counts
 
 
-def _places(counts: Mapping[str, int], fields: Mapping[str, int]) -> tuple[list[str], str]:
-    """``layer = "num_hidden_layers"`` for each place, and a comment where that is a guess."""
+def _layer_counts(counts: Mapping[str, int], fields: Mapping[str, int]) -> tuple[list[str], str]:
+    """Return ``layer = "num_hidden_layers"`` for each placeholder, and a comment on guesses."""
     entries, unsure = [], []
     for place, count in counts.items():
         names = [name for name, value in fields.items() if value == count]
@@ -184,46 +184,46 @@ def _places(counts: Mapping[str, int], fields: Mapping[str, int]) -> tuple[list[
 
 
 def _row(module: _Module, fields: Mapping[str, int]) -> str:
-    """One line of a table."""
+    """Return one line of a table."""
     weight = module.shapes.get("weight", module.shapes.get("gamma"))
     bias = module.shapes.get("bias", module.shapes.get("beta"))
     doubts: list[str] = []
     extra = ""
     if weight is None and "" in module.shapes and len(module.shapes[""]) <= 2:
         shape = module.shapes[""]
-        kind, sizes = ("vector", shape) if len(shape) == 1 else ("matrix", shape)
+        layer_type, sizes = ("vector", shape) if len(shape) == 1 else ("matrix", shape)
     elif weight is None:
-        kind, sizes = "vector", next(iter(module.shapes.values()))
-        doubts.append(f"which kind? {module.shapes}")
+        layer_type, sizes = "vector", next(iter(module.shapes.values()))
+        doubts.append(f"which layer type? {module.shapes}")
     elif len(weight) == 1:
-        kind, sizes = "layer_norm", weight
+        layer_type, sizes = "layer_norm", weight
         if bias is None:
-            kind = "rms_norm"
+            layer_type = "rms_norm"
         elif not _NORM.search(module.path):
             doubts.append("a layer norm?")
     elif len(weight) == 2 and bias is None and _EMBEDDING.search(module.path):
-        kind, sizes = "embedding", weight
+        layer_type, sizes = "embedding", weight
     elif len(weight) == 2:
-        kind, sizes = "linear", weight[::-1]
+        layer_type, sizes = "linear", weight[::-1]
         if bias is None:
             extra = ", bias = false"
             if "{" not in module.path and not _OUTPUT.search(module.path):
-                kind, sizes, extra = "embedding", weight, ""
+                layer_type, sizes, extra = "embedding", weight, ""
                 doubts.append("an embedding, or linear without a bias?")
         elif bias == (weight[1],) != (weight[0],):
-            kind, sizes = "gpt2_conv1d", weight
+            layer_type, sizes = "gpt2_conv1d", weight
         elif "c_" in module.path:
             doubts.append("linear, or gpt2_conv1d, which is stored transposed?")
     else:
-        kind, sizes = "conv1d", weight
-        doubts.append(f"which kind? {list(weight)}")
+        layer_type, sizes = "conv1d", weight
+        doubts.append(f"which layer type? {list(weight)}")
     texts = [_size(module.path, length, fields, doubts) for length in sizes]
     comment = f"  # {_MARK} {'; '.join(doubts)}" if doubts else ""
-    return f"{_quoted(module.path)} = {{ {kind} = {_quoted(' -> '.join(texts))}{extra} }}{comment}"
+    return f"{_quoted(module.path)} = {{ {layer_type} = {_quoted(' -> '.join(texts))}{extra} }}{comment}"
 
 
 def _size(path: str, length: int, fields: Mapping[str, int], doubts: list[str]) -> str:
-    """The field that has this value; where several have or none has, that is to be decided."""
+    """Return the field that has this value; add a doubt if several have, or none has."""
     words = set(_WORD.findall(path))
     names = sorted(
         (name for name, value in fields.items() if value == length and "token_id" not in name),
@@ -246,7 +246,7 @@ def _size(path: str, length: int, fields: Mapping[str, int], doubts: list[str]) 
 
 
 def _attributes(fields: Mapping[str, int], rows: Sequence[str]) -> list[str]:
-    """The usual names, and for the width the field that most rows depend on."""
+    """Return the usual attributes, with the field that most rows depend on as the width."""
     common = max(fields, key=lambda name: sum(_uses(row, name) for row in rows), default="")
     guesses = {
         "width": (*_WIDTHS, common),
@@ -271,7 +271,7 @@ def _model_class(config: Mapping[str, Any], model_type: str) -> str:
 
 
 def _uses(line: str, name: str) -> bool:
-    """Whether a line names a field, its comment left aside."""
+    """Return whether a line uses a field, ignoring its comment."""
     return re.search(rf"\b{re.escape(name)}\b", line.partition("#")[0]) is not None
 
 

@@ -104,7 +104,7 @@ class Option:
 
     @property
     def is_required(self) -> bool:
-        """Return whether it has no default."""
+        """If true, it has no default."""
         return self.default is MISSING
 
     @property
@@ -115,8 +115,13 @@ class Option:
         return tuple(member for member in members if member is not NoneType)
 
     @property
+    def is_optional(self) -> bool:
+        """If true, it may be ``None``."""
+        return NoneType in get_args(self.type)
+
+    @property
     def repeats(self) -> bool:
-        """Return whether it takes a sequence."""
+        """If true, it takes a sequence."""
         return any(get_origin(member) is Sequence for member in self.members)
 
     @property
@@ -144,20 +149,26 @@ class Option:
 
     def check(self, value: Any) -> None:
         """Raise a `UsageError` for a value that the option cannot take."""
-        if value is None or self.declared.kind == "callback":
+        if (value is None and self.is_optional) or self.declared.kind == "callback":
             return
-        if self.repeats and isinstance(value, str) and str not in self.members:
-            raise UsageError(f"{self.name}: must be a list, such as [{value!r}]")
-        values = value if self.repeats and not isinstance(value, str | Path) else (value,)
-        for each in values:
-            if self.choices and each not in self.choices:
-                raise UsageError(f"{self.name}: {each!r} is not one of {', '.join(self.choices)}")
-            if self.declared.kind == "size":
-                parse_size(each)
-            if self.declared.minimum is not None and not each >= self.declared.minimum:
-                raise UsageError(
-                    f"{self.name}: must be at least {self.declared.minimum}, not {each}"
-                )
+        is_single = not self.repeats or isinstance(value, str | Path)
+        if is_single and self.repeats and str not in self.members:
+            raise UsageError(f"{self.name}: must be a list, such as [{str(value)!r}]")
+        if not is_single and not isinstance(value, Collection):
+            raise UsageError(f"{self.name}: must be a list, not {value!r}")
+        for each in (value,) if is_single else value:
+            try:
+                self._check_item(each)
+            except (TypeError, AttributeError) as error:
+                raise UsageError(f"{self.name}: {each!r} has the wrong type") from error
+
+    def _check_item(self, value: Any) -> None:
+        if self.choices and value not in self.choices:
+            raise UsageError(f"{self.name}: {value!r} is not one of {', '.join(self.choices)}")
+        if self.declared.kind == "size":
+            parse_size(value)
+        if self.declared.minimum is not None and not value >= self.declared.minimum:
+            raise UsageError(f"{self.name}: must be at least {self.declared.minimum}, not {value}")
 
 
 @functools.cache

@@ -130,6 +130,16 @@ def test_a_misspelt_option_is_corrected() -> None:
     assert caught.value.remedy == "Did you mean 'dtype'?"
     with pytest.raises(converter.UsageError, match=r"to: must be a list, such as \['flax'\]"):
         converter.convert("a", "b", to="flax")  # type: ignore[arg-type]
+    with pytest.raises(
+        converter.UsageError, match=r"mapping: must be a list, such as \['a.toml'\]"
+    ):
+        converter.convert("a", "b", mapping=Path("a.toml"))  # type: ignore[arg-type]
+    with pytest.raises(converter.UsageError, match="mapping: must be a list, not <generator"):
+        converter.convert("a", "b", mapping=(name for name in "ab"))  # type: ignore[arg-type]
+    with pytest.raises(converter.UsageError, match="dtype: None is not one of keep"):
+        converter.convert("a", "b", dtype=None)  # type: ignore[arg-type]
+    with pytest.raises(converter.UsageError, match="jobs: '2' has the wrong type"):
+        converter.convert("a", "b", jobs="2")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'output'"):
         converter.convert("a")  # type: ignore[call-arg]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -72,3 +73,12 @@ def weight_files(names: Collection[str], *, all_formats: bool = False) -> list[s
 def tf_checkpoint_prefix(name: str) -> str:
     """Return the checkpoint prefix of a TensorFlow index or data file, other names unchanged."""
     return _TF_DATA_SUFFIX.sub("", name.removesuffix(TF_INDEX_SUFFIX))
+
+
+def tables_directory() -> Path:
+    """Return the directory of the bundled mapping tables.
+
+    Wheels have it inside the package; in a checkout it is next to the package.
+    """
+    installed = Path(__file__).parent / "mappings"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "mappings"

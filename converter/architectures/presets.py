@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from converter.architectures.decoding import Decoder, parse_toml
-from converter.architectures.registry import tables_directory
 from converter.architectures.schema import Entry
 from converter.errors import UsageError
+from converter.file_names import tables_directory
 
 _FILE = "_presets.toml"
 

@@ -13,6 +13,7 @@ from converter.architectures.decoding import parse_toml, read_table
 from converter.architectures.loader import load_architecture, load_composite, load_conventions
 from converter.architectures.schema import Architecture, Composite, Conventions
 from converter.errors import Problem, TableError, UnsupportedError
+from converter.file_names import tables_directory
 
 DIALECTS = "_dialects"
 """The table of what all others share."""
@@ -37,15 +38,6 @@ MERGED_DEEPLY = ("parts", "ignore")
 
 OWN = ("detection", "languages", "tokenizer")
 """Sections that it does not inherit."""
-
-
-def tables_directory() -> Path:
-    """Return the directory of the bundled tables.
-
-    Wheels have it inside the package; in a checkout it is next to the package.
-    """
-    installed = Path(__file__).parents[1] / "mappings"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "mappings"
 
 
 class ArchitectureRegistry:

@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from converter.cli.console import LEVELS, show_logs
 from converter.errors import UsageError
+from converter.file_names import tables_directory
 from converter.option_declaration import (
     EXECUTION,
     GROUPS,
@@ -134,8 +135,6 @@ def _complete_table(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Offer the architectures and composites by the file names of their tables."""
-    from converter.architectures.registry import tables_directory
-
     stems = (path.stem for path in tables_directory().glob("*.toml"))
     return _starting_with(incomplete, {stem: "" for stem in stems if not stem.startswith("_")})
 
@@ -145,8 +144,6 @@ def _complete_preset(
 ) -> list[CompletionItem]:
     """Offer the presets, with the paper of each."""
     import tomllib
-
-    from converter.architectures.registry import tables_directory
 
     text = (tables_directory() / "_presets.toml").read_text("utf-8")
     papers = {name: preset["paper"] for name, preset in tomllib.loads(text).items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from converter.architectures.lint import lint
-from converter.architectures.registry import tables_directory
+from converter.file_names import tables_directory
 
 MAPPINGS = tables_directory()
 

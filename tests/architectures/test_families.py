@@ -6,9 +6,9 @@ import pytest
 
 from converter.architectures.lint import lint
 from converter.architectures.model_spec import ModelSpecBuilder
-from converter.architectures.registry import tables_directory
 from converter.architectures.sample_configs import sample_configs
 from converter.architectures.schema import FRAMEWORKS
+from converter.file_names import tables_directory
 from tests.factories import bundled_registry
 
 LIBRARY = bundled_registry()

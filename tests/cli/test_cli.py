@@ -111,10 +111,10 @@ def test_the_summary_lists_outputs_and_next_steps(bert: Path, gpt2: Path, tmp_pa
     report = json.loads(
         run("compose", bert, gpt2, tmp_path / "out", "--json", "--overwrite").stdout
     )
-    fresh = len(report["fresh"])
-    assert fresh == 2 * 8 + 2
+    initialized = len(report["initialized"])
+    assert initialized == 2 * 8 + 2
     assert f"{len(report['tensors'])} tensors: " in text
-    assert f"{fresh} initialized" in text
+    assert f"{initialized} initialized" in text
     assert "decoder.h.{0,1}.crossattention.c_attn.{weight,bias}" in text
     assert "enc_to_dec_proj.{weight,bias}" in text
     out = str(tmp_path / "out")

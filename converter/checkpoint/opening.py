@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from converter.checkpoint.shards import ShardIndex
@@ -34,7 +33,7 @@ directory per item, of which the train state is called ``default``."""
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(AbstractContextManager["Checkpoint"]):
     """An open checkpoint. Close it, or use it as a context manager."""
 
     source: Source
@@ -101,16 +100,8 @@ class Checkpoint:
         """Close the files, and remove temporary ones."""
         self._stack.close()
 
-    def __enter__(self) -> Checkpoint:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *details: Any) -> None:
+        self._stack.__exit__(*details)
 
 
 def open_config(reference: str | Path, config: str | Path | None = None) -> Checkpoint:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Protocol, Self, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from converter.errors import CheckpointError, OutputError, Problem, UsageError
 from converter.file_names import WEIGHT_FILES
@@ -28,7 +27,7 @@ MAX_METADATA_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Source(ABC):
+class Source(AbstractContextManager["Source"]):
     """A location that a checkpoint is read from. Close it, or use it as a context manager."""
 
     reference: str
@@ -72,15 +71,7 @@ class Source(ABC):
         if self.temporary is not None:
             shutil.rmtree(self.temporary, ignore_errors=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *details: Any) -> None:
         self.close()
 
 

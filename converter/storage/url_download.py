@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from converter.errors import CheckpointError, ConverterError, Problem
@@ -60,13 +59,9 @@ class UrlSource(Source):
             return problem
         return replace(problem, file=problem.file.replace(str(self.directory), self.url.redacted))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *details: Any) -> None:
         self.close()
+        error = details[1]
         if isinstance(error, ConverterError):
             error.message = error.message.replace(str(self.directory), self.url.redacted)
             error.problems = tuple(self.rename(problem) for problem in error.problems)

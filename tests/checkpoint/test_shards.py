@@ -1,4 +1,4 @@
-"""Sharded checkpoints: written, read back, and their indexes not believed."""
+"""Sharded checkpoints: writing, reading, and checks of their indexes."""
 
 from __future__ import annotations
 

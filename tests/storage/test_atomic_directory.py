@@ -1,4 +1,4 @@
-"""Outputs are complete or absent, and nothing that was there is lost."""
+"""Outputs are complete or absent, and existing data is never lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs several command lines in one process, each as if it were alone.
+"""Run several command lines in one process, each as if it were alone.
 
 From standard input: a JSON list of command lines. To standard output: for each its exit code and
 what it printed. A single word is an address of the server, which is called.

@@ -571,7 +571,7 @@ UNLOCKED = {Handler.cas, Handler.xorb}
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: clients may hang up."""
+        """Do nothing: clients may disconnect."""
 
 
 @contextmanager

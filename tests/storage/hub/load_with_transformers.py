@@ -1,4 +1,4 @@
-"""Loads a model from the Hub as its card says, and compares it with the same model on disk.
+"""Load a model from the Hub as its card says, and compare it with the same model on disk.
 
 Arguments: the repository, the local directory, how many of the card's examples to run, and
 directories of models whose positions do not begin with 0. Prints for each example what the model

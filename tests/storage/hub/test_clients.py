@@ -1,4 +1,4 @@
-"""Each major version of the Hub's client, by LFS and by Xet: up, down, and when the way fails.
+"""Push and download with each major version of the Hub client, by LFS and Xet, with failures.
 
 The server is another process's thread; the clients are the real ones, with hf_xet. Everything that
 one client does by one way happens in one process.

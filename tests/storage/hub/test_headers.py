@@ -1,4 +1,4 @@
-"""What `inspect` and ``--dry-run`` read of a repository: headers, and never a whole weight file."""
+"""`inspect` and ``--dry-run`` of a repository read headers, never a complete weight file."""
 
 from __future__ import annotations
 

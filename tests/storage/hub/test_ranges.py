@@ -1,4 +1,4 @@
-"""Parts of files, where the Hub or the way to it fails."""
+"""Byte ranges of files on the Hub, with failing servers and connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of the look-alike Hub that speaks Xet: a store of chunks, enough for hf_xet 1.8.
+"""The part of the stand-in Hub that speaks Xet: a store of chunks, enough for hf_xet 1.8.
 
 Files are uploaded as xorbs, which hold chunks, and shards, which say of which chunks a file is
 made. Here xorbs are kept as they come, and every file is put together again by hf_xet itself once
@@ -109,7 +109,7 @@ class Xet:
         return {"offset_into_first_range": skipped or 0, "terms": listed, "fetch_info": fetch}
 
     def _chunks(self, xorb: str) -> tuple[list[int], list[int]]:
-        """Where each chunk begins, in the xorb and unpacked, with the ends."""
+        """Return the start of each chunk in the xorb and unpacked, and the ends."""
         data = self.xorbs[xorb]
         at, packed, plain = 0, [0], [0]
         while at + _HEAD <= len(data) and data[at] == 0 and data[at : at + 7] != b"XETBLOB":

@@ -1,4 +1,4 @@
-"""Sources from S3 and outputs to S3, whole or not at all."""
+"""Reading from S3 and writing to S3, completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which family a checkpoint is of whose configuration does not say so.
+"""Detection of the architecture of a checkpoint whose configuration has no ``model_type``.
 
-Configurations state a ``model_type`` since 2019. Older ones, and those of the original releases,
-are told by the fields they have and by the names of the tensors beside them; both stand in the
-families' tables, under ``[detection]``.
+Configurations have it since 2019. Older ones, and those of original releases, are recognized by
+their fields and by the names of their tensors, which are in the mapping tables under
+``[detection]``.
 """
 
 from __future__ import annotations
@@ -22,31 +22,29 @@ def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) ->
     A config that has a ``model_type``, or that no table describes, stays unchanged.
 
     Raises:
-        CheckpointError: if several tables know it.
+        CheckpointError: if several tables fit.
 
     """
     if "model_type" in checkpoint.config:
         return checkpoint
-    wrappers = {w for dialect in registry.conventions.dialects.values() for w in dialect.prefixes}
-    names = {
-        name.removeprefix(wrapper) for name in checkpoint.tensors for wrapper in ("", *wrappers)
-    }
-    found = [
+    prefixes = {p for dialect in registry.conventions.dialects.values() for p in dialect.prefixes}
+    names = {name.removeprefix(prefix) for name in checkpoint.tensors for prefix in ("", *prefixes)}
+    fitting = [
         (architecture, architecture.detection)
         for architecture in registry.with_detection()
         if architecture.detection and _fits(architecture.detection, checkpoint.config, names)
     ]
-    if len(found) > 1:
+    if len(fitting) > 1:
         raise CheckpointError(
-            f"{checkpoint.config_path}: states no model_type, and fits several families",
+            f"{checkpoint.config_path}: states no model_type, and fits several architectures",
             [
                 Problem(f"may be {architecture.name}: {architecture.title}")
-                for architecture, _ in found
+                for architecture, _ in fitting
             ],
-            remedy=f'Add it, for example "model_type": "{found[0][0].name}".',
+            remedy=f'Add it, for example "model_type": "{fitting[0][0].name}".',
         )
-    for architecture, rules in found:
-        return checkpoint.with_config(_translated(checkpoint.config, architecture, rules))
+    for architecture, rules in fitting:
+        return checkpoint.with_config(_modern_config(checkpoint.config, architecture, rules))
     return checkpoint
 
 
@@ -57,14 +55,14 @@ def select_submodel(
 
     A checkpoint that is itself of a supported architecture, or has no such part, stays unchanged.
     """
-    whole = checkpoint.config.get("model_type")
-    if not isinstance(whole, str) or whole in registry.names:
+    model_type = checkpoint.config.get("model_type")
+    if not isinstance(model_type, str) or model_type in registry.names:
         return checkpoint
     for architecture in registry.with_detection():
         nested_in = architecture.detection.nested_in if architecture.detection else {}
-        own = checkpoint.config.get(nested_in[whole]) if whole in nested_in else None
-        if role in architecture.roles and isinstance(own, dict):
-            return checkpoint.with_config({**own, "model_type": architecture.name})
+        nested = checkpoint.config.get(nested_in.get(model_type, ""))
+        if role in architecture.roles and isinstance(nested, dict):
+            return checkpoint.with_config({**nested, "model_type": architecture.name})
     return checkpoint
 
 
@@ -73,19 +71,19 @@ def _fits(rules: Detection, config: Mapping[str, Any], names: Iterable[str]) -> 
         bool(rules.fields)
         and rules.fields <= config.keys()
         and rules.absent_fields.isdisjoint(config)
-        and any(template.match(name) is not None for name in names for template in rules.tensors)
+        and any(pattern.match(name) is not None for name in names for pattern in rules.tensors)
     )
 
 
-def _translated(
+def _modern_config(
     config: Mapping[str, Any], architecture: Architecture, rules: Detection
 ) -> dict[str, Any]:
-    """The configuration as transformers writes it."""
+    """Return the configuration as transformers writes it."""
     renamed = {
         rules.rename_fields[key]: value
         for key, value in config.items()
         if key in rules.rename_fields
     }
     kept = {key: value for key, value in config.items() if key not in rules.rename_fields}
-    stated = {"architectures": [rules.model]} if rules.model else {}
-    return {"model_type": architecture.name, **stated, **renamed, **kept}
+    model = {"architectures": [rules.model]} if rules.model else {}
+    return {"model_type": architecture.name, **model, **renamed, **kept}

@@ -98,9 +98,7 @@ class EncoderDecoderPair:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know: parts of the class that the source lacks, cross-attention that
-        the decoder already has, and the mapping table's note on the role.
-        """
+        """What the user should know about parts that are missing, kept or noted in the tables."""
         notes = []
         for submodel in self.submodels:
             if submodel.role.note:

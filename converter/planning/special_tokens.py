@@ -1,4 +1,4 @@
-"""Special tokens: where generation begins, ends and pads."""
+"""Special tokens of the decoder: the ids that generation starts with, ends with and pads with."""
 
 from __future__ import annotations
 
@@ -12,38 +12,48 @@ from converter.errors import ConfigError, Problem
 from converter.planning.configs import FORCED, TOKEN_FIELDS, GenerationSettings
 from converter.planning.tokenizer_files import TokenizerFiles, non_negative_int
 
+ROLES = ("start", "end", "pad")
+"""The tokens that every decoder needs; mapping tables use the same names."""
+
+_OPTIONS = {"start": "--decoder-start-token", "end": "--eos-token", "pad": "--pad-token"}
+
+_NAMES: Mapping[str, tuple[str, ...]] = {"start": (), "end": ("eos",), "pad": ("pad",)}
+"""Role → the names of its token in configurations and tokenizers, before the architecture's own."""
+
+_DEFAULT = "the architecture's vocabulary"
+_MAX_CHOICES = 6
+"""How many candidates a message lists."""
+
 
 @dataclass(frozen=True)
 class TargetLanguages:
-    """In which languages a decoder writes."""
+    """The languages that a decoder can write."""
 
-    ids: dict[str, int]
-    """Code → id, of those that it knows."""
+    ids: Mapping[str, int]
+    """Language code → token id, of the codes in the vocabulary."""
     follows: bool
-    """Whether the code follows a start token, instead of being it."""
+    """Whether the code follows a start token, or else is the start token."""
     target: int | None = None
-    """The id of the code of the language that is to be written, where something tells."""
+    """The id of the target language's code, if a file states it."""
 
     @property
     def starts(self) -> bool:
-        """Whether a code is what generation starts with."""
+        """Whether generation starts with a code."""
         return bool(self.ids) and not self.follows
 
 
 def target_languages(config: ModelConfig, tokenizer: TokenizerFiles) -> TargetLanguages:
-    """What is told of the languages of a decoder: by its tokenizer, or by its family's own
-    vocabulary where that is what it has; nothing if its family knows none.
+    """Return a decoder's languages by its tokenizer, or by its architecture's own vocabulary.
 
     Args:
-        config: of the decoder.
-        tokenizer: the one beside it, if any is.
+        config: the configuration of the decoder.
+        tokenizer: the tokenizer files next to it, if any.
 
     """
     table = config.architecture.languages
     if table is None:
         return TargetLanguages({}, follows=False)
-    told = {code: tokenizer.id_of(code) for code in table.names}
-    ids = {code: number for code, number in told.items() if number is not None}
+    ids = {code: i for code in table.names if (i := tokenizer.id_of(code)) is not None}
     vocabulary = config.attribute("vocabulary")
     if not ids and tokenizer.size is None and isinstance(vocabulary, int):
         ids = table.ids(vocabulary)
@@ -54,126 +64,77 @@ def target_languages(config: ModelConfig, tokenizer: TokenizerFiles) -> TargetLa
     return TargetLanguages(ids, tokenizer.class_name in table.after_start_token, target)
 
 
-ROLES = ("start", "end", "pad")
-"""The tokens that a decoder cannot do without; tables name the same."""
-
-_OPTIONS = {"start": "--decoder-start-token", "end": "--eos-token", "pad": "--pad-token"}
-
-_NAMES: Mapping[str, tuple[str, ...]] = {"start": (), "end": ("eos",), "pad": ("pad",)}
-"""Role → what configurations and tokenizers call its token, before the family's own name."""
-
-_OWN = "the family's vocabulary"
-_SHOWN = 6
-"""How many candidates a message lists."""
-
-
 @dataclass(frozen=True)
 class SpecialTokens:
     """The special tokens of a decoder."""
 
     ids: Mapping[str, int]
-    """Role → id: start, end, pad and, where it has one, bos."""
+    """Role → id: start, end, pad and, if it has one, bos."""
     forced: int | None = None
-    """What generation must write first, where the tokenizer tells and the settings do not."""
+    """The token that every output must start with, if the tokenizer alone states it."""
     notes: tuple[str, ...] = ()
     """What the user should know."""
 
     def with_forced(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of generation, and what it must write first."""
+        """Return generation settings with the forced first token."""
         return {**settings, **({} if self.forced is None else {FORCED: self.forced})}
 
 
 def resolve_tokens(
     config: ModelConfig,
     directory: Path,
-    asked: Mapping[str, str | int | None],
+    requested: Mapping[str, str | int | None],
     generation: GenerationSettings,
 ) -> SpecialTokens:
-    """The ids of a decoder's special tokens.
+    """Return the ids of a decoder's special tokens.
 
-    In this order: what the user asked for; what the configuration and ``generation_config.json``
-    say; what the tokenizer's files say; the family's own vocabulary if the model's is large enough
-    to be it. Where they state different ids of the same token, nobody can tell which of the two
-    the weights were trained with, and the user must. ``decoder_start_token_id`` is no token of the
-    tokenizer, and is questioned only by ``generation_config.json``. In families that begin with
-    the code of a language, see `converter.planning.special_tokens`, it is that of the language that
-    the tokenizer is set to write.
+    In this order: the user's; those of the configuration and ``generation_config.json``; those of
+    the tokenizer's files; those of the architecture's own vocabulary, if the model's is large
+    enough to be it. Where files state different ids of one token, the user must choose, since
+    nothing says which one the weights were trained with. ``decoder_start_token_id`` is not a token
+    of the tokenizer, and only compared with ``generation_config.json``. Architectures that start
+    with a language code start with that of the tokenizer's target language.
 
     Args:
-        config: of the decoder.
-        directory: where the decoder's tokenizer files lie, if it has any.
-        asked: role → id or text of a token.
-        generation: what the decoder's checkpoint says of generation.
+        config: the configuration of the decoder.
+        directory: the directory of the decoder's tokenizer files, if it has any.
+        requested: role → id or text of a token.
+        generation: what the decoder's checkpoint states about generation.
 
     Raises:
-        ConfigError: if a token cannot be told, is told twice, or its id is outside the vocabulary.
+        ConfigError: if a token is unknown, ambiguous, or outside the vocabulary.
 
     """
-    teller = _TokenSources(config, TokenizerFiles(directory), generation)
-    most = config.attribute("vocabulary")
-    found: dict[str, int] = {}
-    problems, guessed = [], []
+    sources = _TokenSources(config, TokenizerFiles(directory), generation)
+    vocabulary = config.attribute("vocabulary")
+    ids: dict[str, int] = {}
+    problems, defaults = [], []
     for role in ROLES:
-        wanted = asked.get(role)
-        told = teller.asked(wanted) if wanted is not None else teller.told(role)
-        option = _OPTIONS[role]
-        numbers = sorted(set(told.values()))
-        if not numbers:
-            of = f" from {wanted!r}" if wanted is not None else ""
-            problems.append(
-                Problem(
-                    f"cannot tell the {role} token{of}",
-                    file=config.file,
-                    expected="the code of a language" if teller.begins(role) else None,
-                    remedy=f"give its id: {option} ID",
-                )
-            )
-        elif len(numbers) > 1:
-            shown = [f"{number} by {by}" for by, number in told.items()]
-            choices = [str(number) for number in numbers]
-            if teller.begins(role):
-                shown = [f"{code} ({number})" for code, number in told.items()]
-                choices = list(told)
-            problems.append(
-                Problem(
-                    f"the {role} token is ambiguous",
-                    file=config.file,
-                    expected="one id",
-                    found=_some(shown, ", "),
-                    remedy="choose: " + _some([f"{option} {each}" for each in choices], " or "),
-                )
-            )
-        elif not isinstance(most, int) or not 0 <= numbers[0] < most:
-            problems.append(
-                Problem(
-                    f"the {role} token lies outside the vocabulary",
-                    file=config.file,
-                    expected=f"an id below {most}",
-                    found=str(numbers[0]),
-                    remedy=f"give another: {option} ID, or let the embeddings grow to the "
-                    "tokenizer's size: --resize-embeddings",
-                )
-            )
+        token = requested.get(role)
+        candidates = sources.candidates(role) if token is None else sources.requested(token)
+        numbers = sorted(set(candidates.values()))
+        if len(numbers) == 1 and isinstance(vocabulary, int) and 0 <= numbers[0] < vocabulary:
+            ids[role] = numbers[0]
+            defaults += [f"{role} {numbers[0]}"] if _DEFAULT in candidates else []
         else:
-            found[role] = numbers[0]
-            guessed += [f"{role} {numbers[0]}"] if _OWN in told else []
+            problems.append(sources.problem(role, candidates, token))
     if problems:
         raise ConfigError("the decoder's special tokens are not known", problems)
-    bos = teller.bos(asked.get("bos"))
-    if bos is not None and isinstance(most, int) and bos < most:
-        found["bos"] = bos
-    notes = [*teller.notes()]
-    if guessed:
+    bos = sources.bos(requested.get("bos"))
+    if bos is not None and isinstance(vocabulary, int) and bos < vocabulary:
+        ids["bos"] = bos
+    notes = sources.notes()
+    if defaults:
         notes.append(
-            f"decoder: no file tells its special tokens; those of {config.architecture.name}'s own "
-            f"vocabulary are taken: {', '.join(guessed)}"
+            f"decoder: no file states its special tokens; those of {config.architecture.name}'s "
+            f"own vocabulary are used: {', '.join(defaults)}"
         )
-    return SpecialTokens(found, teller.forced(), tuple(notes))
+    return SpecialTokens(ids, sources.forced(), tuple(notes))
 
 
 @dataclass(frozen=True)
 class _TokenSources:
-    """Who says what of a decoder's tokens."""
+    """The files that state a decoder's tokens."""
 
     config: ModelConfig
     tokenizer: TokenizerFiles
@@ -183,70 +144,100 @@ class _TokenSources:
     def languages(self) -> TargetLanguages:
         return target_languages(self.config, self.tokenizer)
 
-    def asked(self, wanted: str | int) -> dict[str, int]:
-        """The token that the user means by an id or by its text."""
-        text = str(wanted)
+    def requested(self, token: str | int) -> dict[str, int]:
+        """Return the token that the user gives by its id or its text."""
+        text = str(token)
         if text.isdecimal() and len(text) < 10:
             return {"option": int(text)}
-        known = self.tokenizer.id_of(text)
-        known = self.languages.ids.get(text) if known is None else known
-        return {} if known is None else {"option": known}
+        number = self.tokenizer.id_of(text)
+        number = self.languages.ids.get(text) if number is None else number
+        return {} if number is None else {"option": number}
 
-    def begins(self, role: str) -> bool:
-        """Whether it is the code of a language, and nothing told which."""
+    def is_language(self, role: str) -> bool:
+        """Return whether the token is a language code."""
         return role == "start" and self.config.architecture.languages is not None
 
-    def told(self, role: str) -> dict[str, int]:
-        """Who says what of a role; several entries only if they speak of the same token."""
-        field = TOKEN_FIELDS[role]
+    def candidates(self, role: str) -> dict[str, int]:
+        """Return each source → the id that it states for a role."""
         if role == "start":
-            if stated := self._stated(field):
+            if stated := self._stated(TOKEN_FIELDS[role]):
                 return stated
             if self.languages.starts:
                 target = self.languages.target
-                return self.languages.ids if target is None else {"the tokenizer": target}
+                return dict(self.languages.ids) if target is None else {"the tokenizer": target}
         entry = self.config.architecture.tokens.get(role)
         names = [*_NAMES[role], *([entry.token] if entry else [])]
         for name in dict.fromkeys(reversed(names) if entry and entry.overrides_config else names):
-            said = self._stated(f"{name}_token_id")
-            if (known := self.tokenizer.special(name)) is not None:
-                said["the tokenizer"] = known
-            if said:
-                return said
+            stated = self._stated(f"{name}_token_id")
+            if (number := self.tokenizer.special(name)) is not None:
+                stated["the tokenizer"] = number
+            if stated:
+                return stated
         vocabulary = self.config.attribute("vocabulary")
-        whole = isinstance(vocabulary, int) and entry is not None and entry.id < vocabulary
-        return {_OWN: entry.id} if entry and whole and not self._may_be_a_code(role) else {}
-
-    def _may_be_a_code(self, role: str) -> bool:
-        """Whether a code of a language begins, of which nothing is known."""
-        return self.begins(role) and self.tokenizer.size is None
+        is_unknown_language = self.is_language(role) and self.tokenizer.size is None
+        is_own = isinstance(vocabulary, int) and entry is not None and entry.id < vocabulary
+        return {_DEFAULT: entry.id} if entry and is_own and not is_unknown_language else {}
 
     def _stated(self, field: str) -> dict[str, int]:
-        said = {
+        stated = {
             f"{field} of the configuration": _first(self.config.raw.get(field)),
             f"{field} of {self.generation.file}": _first(self.generation.tokens.get(field)),
         }
-        return {by: value for by, value in said.items() if value is not None}
+        return {source: value for source, value in stated.items() if value is not None}
 
-    def bos(self, wanted: str | int | None) -> int | None:
-        """The token that texts begin with, if there is one."""
-        if wanted is not None:
-            return next(iter(self.asked(wanted).values()), None)
+    def problem(self, role: str, candidates: Mapping[str, int], token: str | int | None) -> Problem:
+        """Return why the candidates for a role do not give one usable token."""
+        option, file = _OPTIONS[role], self.config.file
+        numbers = sorted(set(candidates.values()))
+        if not numbers:
+            return Problem(
+                f"the {role} token is unknown" + (f": {token!r}" if token is not None else ""),
+                file=file,
+                expected="a language code" if self.is_language(role) else None,
+                remedy=f"give its id: {option} ID",
+            )
+        if len(numbers) > 1:
+            stated = [f"{number} by {source}" for source, number in candidates.items()]
+            choices = [str(number) for number in numbers]
+            if self.is_language(role):
+                stated = [f"{code} ({number})" for code, number in candidates.items()]
+                choices = list(candidates)
+            return Problem(
+                f"the {role} token is ambiguous",
+                file=file,
+                expected="one id",
+                found=_shorten(stated, ", "),
+                remedy="choose: " + _shorten([f"{option} {each}" for each in choices], " or "),
+            )
+        return Problem(
+            f"the {role} token is outside the vocabulary",
+            file=file,
+            expected=f"an id below {self.config.attribute('vocabulary')}",
+            found=str(numbers[0]),
+            remedy=f"give another: {option} ID, or resize the embeddings to the tokenizer: "
+            "--resize-embeddings",
+        )
+
+    def bos(self, token: str | int | None) -> int | None:
+        """Return the token that texts begin with, if there is one."""
+        if token is not None:
+            return next(iter(self.requested(token).values()), None)
         stated = self._stated(TOKEN_FIELDS["bos"]).values()
         return next(iter(stated), self.tokenizer.special("bos"))
 
     def forced(self) -> int | None:
-        """What must be written first, where the settings do not say."""
+        """Return the token that outputs must start with, if the settings do not state it."""
         if self.languages.follows and FORCED not in self.generation.settings:
             return self.languages.target
         return None
 
     def notes(self) -> list[str]:
-        untold = FORCED not in self.generation.settings and self.languages.target is None
-        if self.languages.follows and self.languages.ids and untold:
+        languages = self.languages
+        is_unknown = FORCED not in self.generation.settings and languages.target is None
+        if languages.follows and languages.ids and is_unknown:
             return [
-                "decoder: what it writes begins with the code of its language, and nothing "
-                f"tells which: begin the labels with it, or --set {FORCED}=ID"
+                "decoder: its outputs start with a language code, and no file states which: start "
+                f"the labels with it, or --set {FORCED}=ID"
             ]
         return []
 
@@ -257,7 +248,8 @@ def _first(value: object) -> int | None:
     return non_negative_int(value)
 
 
-def _some(texts: list[str], between: str) -> str:
-    """The first of `texts`, and how many more there are."""
-    more = len(texts) - _SHOWN
-    return between.join(texts[:_SHOWN]) + (f"{between}{more} more" if more > 0 else "")
+def _shorten(texts: list[str], separator: str) -> str:
+    """Return the first of `texts`, and how many more there are."""
+    more = len(texts) - _MAX_CHOICES
+    suffix = f"{separator}{more} more" if more > 0 else ""
+    return separator.join(texts[:_MAX_CHOICES]) + suffix

@@ -1,4 +1,4 @@
-"""What the files of a tokenizer say, without any library of tokenizers."""
+"""Tokenizer files: what they state, read without any tokenizer library, and which are copied."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _MAX_VOCABULARY_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """The tokenizer whose files lie in a directory, if any do."""
+    """The tokenizer files in a directory, if there are any."""
 
     directory: Path
-    _read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def special(self, role: str) -> int | None:
-        """The id of the token that the tokenizer uses as `role` (``cls``, ``eos`` …)."""
+        """Return the id of the token that the tokenizer uses as `role` (``cls``, ``eos`` …)."""
         text = self.text_of(role)
         return None if text is None else self.id_of(text)
 
     def text_of(self, role: str) -> str | None:
-        """The text of the token that the tokenizer uses as `role`."""
+        """Return the text of the token that the tokenizer uses as `role`."""
         for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP):
             token = self._json(name).get(f"{role}_token")
             if isinstance(token, dict):
@@ -39,18 +39,18 @@ class TokenizerFiles:
 
     @property
     def class_name(self) -> str | None:
-        """The class that it says it is of."""
+        """The ``tokenizer_class`` that it states."""
         name = self._json(TOKENIZER_CONFIG).get("tokenizer_class")
         return name if isinstance(name, str) else None
 
     @property
     def language(self) -> str | None:
-        """The language that it says is written."""
+        """The target language that it states."""
         name = self._json(TOKENIZER_CONFIG).get("tgt_lang")
         return name if isinstance(name, str) else None
 
     def id_of(self, token: str) -> int | None:
-        """The id of a token by its text, or ``None`` if no file knows it."""
+        """Return the id of a token by its text, ``None`` if it is in no file."""
         for text, number in self._added():
             if text == token:
                 return number
@@ -64,24 +64,25 @@ class TokenizerFiles:
 
     @property
     def size(self) -> int | None:
-        """How many embeddings the tokenizer asks for: its largest id and one; ``None`` if no file
-        tells (a vocabulary of sentencepieces alone).
+        """The number of embeddings that the tokenizer needs: its largest id plus one.
+
+        ``None`` if no file states it (a SentencePiece model alone).
         """
         largest = -1
-        whole = False
+        has_vocabulary = False
         for vocabulary in self._vocabularies():
-            whole = True
+            has_vocabulary = True
             if isinstance(vocabulary, dict):
-                known = [n for n in map(non_negative_int, vocabulary.values()) if n is not None]
-                largest = max([largest, *known])
+                ids = [n for n in map(non_negative_int, vocabulary.values()) if n is not None]
+                largest = max([largest, *ids])
             else:
                 largest = max(largest, len(vocabulary) - 1)
         largest = max([largest, *(number for _, number in self._added())])
-        return largest + 1 if whole and largest >= 0 else None
+        return largest + 1 if has_vocabulary and largest >= 0 else None
 
     @property
     def lowercases(self) -> bool | None:
-        """Whether it makes its input lower case; ``None`` if no file tells."""
+        """Whether it converts its input to lower case; ``None`` if no file states it."""
         lowers = self._json(TOKENIZER_CONFIG).get("do_lower_case")
         if isinstance(lowers, bool):
             return lowers
@@ -99,8 +100,8 @@ class TokenizerFiles:
     def _added(self) -> Iterator[tuple[str, int]]:
         added = self._json(TOKENIZER_CONFIG).get("added_tokens_decoder")
         for number, entry in added.items() if isinstance(added, dict) else ():
-            known = isinstance(entry, dict) and isinstance(entry.get("content"), str)
-            if known and number.isdigit() and len(number) < 10:
+            is_token = isinstance(entry, dict) and isinstance(entry.get("content"), str)
+            if is_token and number.isdigit() and len(number) < 10:
                 yield entry["content"], int(number)
         listed = self._json(TOKENIZER).get("added_tokens")
         for entry in listed if isinstance(listed, list) else ():
@@ -128,36 +129,36 @@ class TokenizerFiles:
             yield lines
 
     def _json(self, name: str) -> Mapping[str, Any]:
-        if name not in self._read:
+        if name not in self._cache:
             path = self.directory / name
             try:
-                self._read[name] = read_json_object(path) if path.is_file() else {}
+                self._cache[name] = read_json_object(path) if path.is_file() else {}
             except (CheckpointError, ConfigError):
-                self._read[name] = {}  # a damaged tokenizer says nothing; it is only copied
-        found: Mapping[str, Any] = self._read[name]
-        return found
+                self._cache[name] = {}  # a damaged file is only copied
+        content: Mapping[str, Any] = self._cache[name]
+        return content
 
     def _lines(self) -> list[str]:
-        if "vocab.txt" not in self._read:
+        if "vocab.txt" not in self._cache:
             path = self.directory / "vocab.txt"
             try:
                 small = path.stat().st_size <= _MAX_VOCABULARY_BYTES
                 text = path.read_text("utf-8", "replace") if small else ""
             except OSError:
                 text = ""
-            self._read["vocab.txt"] = text.removesuffix("\n").split("\n") if text else []
-        lines: list[str] = self._read["vocab.txt"]
+            self._cache["vocab.txt"] = text.removesuffix("\n").split("\n") if text else []
+        lines: list[str] = self._cache["vocab.txt"]
         return lines
 
 
 def non_negative_int(value: Any) -> int | None:
-    """A whole number that is no boolean and not below zero, or ``None``."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and value >= 0 else None
+    """Return `value` if it is an integer, not a boolean, and not negative, or else ``None``."""
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_integer and value >= 0 else None
 
 
 DECODER_TOKENIZER = "decoder_tokenizer"
-"""The directory in an output that holds the decoder's tokenizer where it is not the encoder's."""
+"""Directory in an output with the decoder's tokenizer, if it differs from the encoder's."""
 
 TOKENIZER_FILES = (
     TOKENIZER,
@@ -184,7 +185,7 @@ TOKENIZER_FILES = (
     "word_shape.json",
     "word_pronunciation.json",
 )
-"""The files that transformers' tokenizers are saved in."""
+"""The files that the tokenizers of transformers consist of."""
 
 _CLASS = "tokenizer_class"
 
@@ -194,34 +195,34 @@ PROCESSOR_FILES = (
     "feature_extractor_config.json",
     "video_preprocessor_config.json",
 )
-"""The files that say how images or sound become the encoder's input."""
+"""The files that define how images or audio become the encoder's input."""
 
-_ORIGINALLY = {
+_ORIGINAL_NAMES = {
     "vocab.json": "encoder.json",
     "merges.txt": "vocab.bpe",
     "spiece.model": "30k-clean.model",
 }
-"""Name of a tokenizer file → what original releases call it."""
+"""Name of a tokenizer file → its name in original releases."""
 
 
 def tokenizer_files(directory: Path, below: str = "") -> dict[str, Path]:
-    """The tokenizer files in `directory`: target path below `below` → source path."""
+    """Return the tokenizer files in `directory`: target path below `below` → source path."""
     return {
         f"{below}{name}": directory / stored
         for name in TOKENIZER_FILES
-        for stored in (_ORIGINALLY.get(name, name), name)  # transformers' own name wins
+        for stored in (_ORIGINAL_NAMES.get(name, name), name)  # transformers' own name wins
         if (directory / stored).is_file()
     }
 
 
 def all_tokenizer_files(directory: Path) -> dict[str, Path]:
-    """The tokenizer files of a combined checkpoint, the decoder's own included: name → path."""
-    lead = f"{DECODER_TOKENIZER}/"
-    return {**tokenizer_files(directory), **tokenizer_files(directory / DECODER_TOKENIZER, lead)}
+    """Return the tokenizer files of a combined checkpoint, with the decoder's: name → path."""
+    prefix = f"{DECODER_TOKENIZER}/"
+    return {**tokenizer_files(directory), **tokenizer_files(directory / DECODER_TOKENIZER, prefix)}
 
 
 def processor_files(directory: Path) -> dict[str, Path]:
-    """The files of image processors and feature extractors in `directory`: name → path."""
+    """Return the files of image processors and feature extractors in `directory`: name → path."""
     return {name: directory / name for name in PROCESSOR_FILES if (directory / name).is_file()}
 
 
@@ -232,24 +233,24 @@ class AuxiliaryFiles:
     copied: Mapping[str, Path]
     """Path in the output → the file that is copied there."""
     documents: Mapping[str, bytes]
-    """Path in the output → what is written there instead of a copy."""
+    """Path in the output → content that is written there instead of a copy."""
 
 
 def collect_auxiliary_files(sources: Mapping[str, SourceModel], tokenizer: str) -> AuxiliaryFiles:
-    """The files that a composition takes along: the encoder's processors, and the tokenizers.
+    """Return the files that a composition copies: the encoder's processors, and the tokenizers.
 
     AutoTokenizer takes the class from ``tokenizer_config.json``, or else from the configuration
-    beside it, which in a composition is another one or none: so the class is written where the
-    tokenizer's own files leave it to the source's configuration or to its family.
+    next to it, which in a composition differs or is missing. So the class is written where the
+    tokenizer's own files leave it to the source's configuration or to its architecture.
 
     Args:
-        sources: half → its source.
-        tokenizer: whose files to copy.
+        sources: submodel → its source.
+        tokenizer: whose tokenizer files to copy.
 
     """
     copied = dict(processor_files(sources["encoder"].checkpoint.directory))
     documents = {}
-    for below, submodel in _placed(sources, tokenizer).items():
+    for below, submodel in _tokenizer_directories(sources, tokenizer).items():
         source = sources[submodel]
         copied |= tokenizer_files(source.checkpoint.directory, below)
         stated = _with_class(source)
@@ -259,28 +260,29 @@ def collect_auxiliary_files(sources: Mapping[str, SourceModel], tokenizer: str) 
     return AuxiliaryFiles(copied, documents)
 
 
-def _placed(sources: Mapping[str, SourceModel], wanted: str) -> dict[str, str]:
-    """Directory in the output → the half whose tokenizer goes there. An encoder of images or sound
-    has none: what lies beside it was for the head that it had.
+def _tokenizer_directories(sources: Mapping[str, SourceModel], choice: str) -> dict[str, str]:
+    """Return each directory in the output → the submodel whose tokenizer goes there.
+
+    An encoder of images or audio has none: tokenizer files next to it were for its former head.
     """
-    found = {
+    files = {
         submodel: tokenizer_files(each.checkpoint.directory) for submodel, each in sources.items()
     }
     if sources["encoder"].config.attribute("vocabulary") is None:
-        found["encoder"] = {}
-    there = [submodel for submodel, files in found.items() if files]
-    if wanted == "none" or not there:
+        files["encoder"] = {}
+    present = [submodel for submodel, names in files.items() if names]
+    if choice == "none" or not present:
         return {}
-    if wanted != "both":
-        return {"": wanted} if wanted in there else {}
-    if len(there) == 2 and not _same(sources, found):
+    if choice != "both":
+        return {"": choice} if choice in present else {}
+    if len(present) == 2 and not _is_same(sources, files):
         return {"": "encoder", f"{DECODER_TOKENIZER}/": "decoder"}
-    return {"": there[0]}
+    return {"": present[0]}
 
 
-def _same(sources: Mapping[str, SourceModel], found: Mapping[str, Mapping[str, Path]]) -> bool:
-    """Whether both halves have one tokenizer: files of the same names and contents and class."""
-    first, second = found.values()
+def _is_same(sources: Mapping[str, SourceModel], files: Mapping[str, Mapping[str, Path]]) -> bool:
+    """Return whether both tokenizers have the same class, and files of the same content."""
+    first, second = files.values()
     return (
         len({_class_of(source) for source in sources.values()}) == 1
         and first.keys() == second.keys()
@@ -289,14 +291,14 @@ def _same(sources: Mapping[str, SourceModel], found: Mapping[str, Mapping[str, P
 
 
 def _class_of(source: SourceModel) -> str | None:
-    """The class that transformers loads the tokenizer beside a source with, as far as is known."""
+    """Return the class that transformers loads the tokenizer of a source with, if it is known."""
     own = TokenizerFiles(source.checkpoint.directory).class_name
     stated = source.config.raw.get(_CLASS)
     return own or (stated if isinstance(stated, str) else None) or source.architecture.tokenizer
 
 
 def _with_class(source: SourceModel) -> bytes | None:
-    """The tokenizer's configuration with its class; ``None`` if it states one, or none is known."""
+    """Return the tokenizer's config with its class; ``None`` if it has it, or none is known."""
     path = source.checkpoint.directory / TOKENIZER_CONFIG
     try:
         own = read_json_object(path) if path.is_file() else {}

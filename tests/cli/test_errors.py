@@ -294,9 +294,9 @@ def test_invalid_settings(shell: Shell, setting: str) -> None:
 def test_an_unknown_token(shell: Shell) -> None:
     args = ("compose", shell / "bert", shell / "gpt2", shell / "out")
     stderr_text = shell.fail(*args, "--pad-token", "<nil>", "--eos-token", "1000")
-    assert "cannot tell the pad token from '<nil>'" in stderr_text
+    assert "the pad token is unknown: '<nil>'" in stderr_text
     assert "--pad-token ID" in stderr_text
-    assert "the end token lies outside the vocabulary; expected an id below 61" in stderr_text
+    assert "the end token is outside the vocabulary; expected an id below 61" in stderr_text
     assert "found 1000" in stderr_text
 
 

@@ -190,7 +190,7 @@ def test_a_configuration_that_fits_several_families(tmp_path):
     assert twin != text
     own.write_text(twin)
     with open_files(tmp_path / "in") as checkpoint:
-        with pytest.raises(CheckpointError, match="fits several families") as caught:
+        with pytest.raises(CheckpointError, match="fits several architectures") as caught:
             detect_model_type(checkpoint, ArchitectureRegistry([own]))
         assert {problem.what.split(":")[0] for problem in caught.value.problems} == {
             "may be bert",

@@ -81,7 +81,7 @@ def test_a_token_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
     _tokenizer(
         decoder, {"<s>": 7, "[PAD]": 61}, bos_token="<s>", eos_token="<s>", pad_token="[PAD]"
     )
-    with pytest.raises(ConfigError, match="pad token lies outside") as refused:
+    with pytest.raises(ConfigError, match="pad token is outside") as refused:
         _ids(tmp_path)
     assert "--resize-embeddings" in str(refused.value)
 
@@ -152,9 +152,9 @@ def test_a_tokenizer_without_languages_starts_as_the_family_does(tmp_path: Path)
 
 def test_without_a_tokenizer_the_language_is_asked_for(tmp_path: Path) -> None:
     _writer(tmp_path)
-    with pytest.raises(ConfigError, match="cannot tell the start token") as refused:
+    with pytest.raises(ConfigError, match="the start token is unknown") as refused:
         _written(tmp_path)
-    assert "the code of a language" in str(refused.value)
+    assert "a language code" in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_what_no_file_tells_is_said_to_be_a_guess(tmp_path: Path) -> None:
     make(tmp_path / "decoder", "roberta", "RobertaForCausalLM", seed=1, **NO_TOKENS)
     written, told = _written(tmp_path)
     assert (written["decoder_start_token_id"], written["eos_token_id"]) == (0, 2)
-    assert any("roberta's own vocabulary are taken: start 0, end 2, pad 1" in t for t in told)
+    assert any("roberta's own vocabulary are used: start 0, end 2, pad 1" in t for t in told)
 
 
 def test_the_familys_own_token_may_go_before_the_plain_name(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_a_token_that_is_set_as_a_field_is_set_everywhere(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["nobody", "-1", "99999999999999"])
 def test_a_token_that_nobody_knows_is_refused(tmp_path: Path, name: str) -> None:
     _halves(tmp_path)
-    with pytest.raises(ConverterError, match="cannot tell the end token"):
+    with pytest.raises(ConverterError, match="the end token is unknown"):
         _ids(tmp_path, eos_token=name)
 
 

@@ -40,8 +40,8 @@ def text() -> str:
 
 
 def _is_error(name: str) -> bool:
-    found = getattr(converter, name)
-    return isinstance(found, type) and issubclass(found, Exception)
+    value = getattr(converter, name)
+    return isinstance(value, type) and issubclass(value, Exception)
 
 
 def _function(name: str, function: Any, heading: str) -> str:
@@ -73,8 +73,8 @@ def _argument(parameter: inspect.Parameter) -> str:
 
 
 def _class(name: str) -> str:
-    found = getattr(converter, name)
-    return f"### {name}\n\n{_body(inspect.getdoc(found))}\n{_members(found)}"
+    cls = getattr(converter, name)
+    return f"### {name}\n\n{_body(inspect.getdoc(cls))}\n{_members(cls)}"
 
 
 def _members(cls: type) -> str:
@@ -127,13 +127,13 @@ def _body(doc: str | None) -> str:
 
 def _paragraphs(doc: str) -> str:
     """Prose with its line breaks; what is indented stays a block."""
-    found = []
+    parts = []
     for paragraph in doc.strip().split("\n\n"):
         if paragraph.startswith("    "):
-            found.append(f"```text\n{textwrap.dedent(paragraph)}\n```\n")
+            parts.append(f"```text\n{textwrap.dedent(paragraph)}\n```\n")
         else:
-            found.append(_prose(paragraph.removesuffix("::") + "\n"))
-    return "\n".join(found)
+            parts.append(_prose(paragraph.removesuffix("::") + "\n"))
+    return "\n".join(parts)
 
 
 def _items(content: str, named: bool) -> Iterator[str]:

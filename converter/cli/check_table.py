@@ -37,24 +37,24 @@ def command(files: tuple[str, ...], draft: str | None, config: str | None, json:
 
     paths = tuple(map(Path, files))
     registry = _together(paths)
-    found = {str(file): lint(file, registry) for file in paths}
+    problems_by_file = {str(file): lint(file, registry) for file in paths}
     if json:
         emit_json(
             {
                 "tables": {
                     file: {"problems": [problem.to_dict() for problem in problems]}
-                    for file, problems in found.items()
+                    for file, problems in problems_by_file.items()
                 }
             }
         )
     else:
-        for file, problems in found.items():
+        for file, problems in problems_by_file.items():
             print_result(
                 f"{printable(file)}: {count(len(problems), 'problem') if problems else 'good'}"
             )
             for problem in problems:
                 print_result(f"  - {printable(str(problem))}")
-    return int(any(found.values()))
+    return int(any(problems_by_file.values()))
 
 
 def _draft(source: str, config: str | None, files: tuple[str, ...], json: bool) -> int:

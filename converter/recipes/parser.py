@@ -156,9 +156,9 @@ class _Parser:
         self.used |= self.variables.keys()
         self.variables |= self.given
         defaults = self.section(recipe, "defaults")
-        known = {name: None for command in COMMANDS for name in recipe_options(command)}
-        for key in defaults.keys() - known.keys():
-            remedy = did_you_mean(key, known)
+        names = {name: None for command in COMMANDS for name in recipe_options(command)}
+        for key in defaults.keys() - names.keys():
+            remedy = did_you_mean(key, names)
             self.add("is not an option", f"defaults.{key}", ("defaults", key), remedy=remedy)
         jobs = [self.job(job, number, defaults) for number, job in enumerate(recipe["jobs"])]
         return [job for job in jobs if job]
@@ -217,9 +217,9 @@ class _Parser:
             try:
                 options[key] = _convert(command, key, filled, lax=bool(is_variable))
             except msgspec.ValidationError:
-                wanted = expected_value(command, key)
+                expected = expected_value(command, key)
                 self.add(
-                    "has a wrong value", label, location, expected=wanted, found=_shown(filled)
+                    "has a wrong value", label, location, expected=expected, found=_shown(filled)
                 )
         for key, option in declared.items():
             if option.is_required and key not in raw and key not in options:

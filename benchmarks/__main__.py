@@ -21,7 +21,9 @@ from benchmarks.measure import HEADER, Task, forget, machine
 
 def main() -> None:
     options = command.parser("python -m benchmarks", __doc__)
-    options.add_argument("--peer", type=int, default=1, help="runs of transformers; 0 for none")
+    options.add_argument(
+        "--transformers", type=int, default=1, help="runs of transformers; 0 for none"
+    )
     command.run(options.parse_args(), measure)
 
 
@@ -53,27 +55,31 @@ def measure(work: Path, options: argparse.Namespace) -> None:
          str(reference / "config.json")],
     )  # fmt: skip
     helped = Task("`converter --help`", [python, "-m", "converter", "--help"])
-    script = str(Path(__file__).with_name("peer.py"))
-    peer = Task("transformers", [python, script, str(encoder), str(decoder), str(out)], clean)
-    peers = options.peer if find_spec("transformers") else 0
+    script = str(Path(__file__).with_name("with_transformers.py"))
+    with_transformers = Task(
+        "transformers", [python, script, str(encoder), str(decoder), str(out)], clean
+    )
+    transformers_runs = options.transformers if find_spec("transformers") else 0
     description = machine(work)
     for turn in range(options.repeat):
         for task in (job, copy) if turn % 2 else (copy, job):
             task.run(environment)
         for task in (inspected, helped):
             task.run(environment)
-        if turn < peers:
-            peer.run(environment)
+        if turn < transformers_runs:
+            with_transformers.run(environment)
     written = sum(path.stat().st_size for path in reference.iterdir())
     state = "cold" if options.cold else "warm"
     print(f"{options.size}, {written / 1e9:.2f} GB written, sources {state}; {description}\n")
     print(HEADER)
-    for task in (job, copy, peer, inspected, helped):
+    for task in (job, copy, with_transformers, inspected, helped):
         if task.runs:
             print(task.row())
     print(f"\ncompose / cp -r: {job.median('wall') / copy.median('wall'):.2f}")
-    if peer.runs:
-        print(f"transformers / compose: {peer.median('wall') / job.median('wall'):.1f}")
+    if with_transformers.runs:
+        print(
+            f"transformers / compose: {with_transformers.median('wall') / job.median('wall'):.1f}"
+        )
 
 
 if __name__ == "__main__":

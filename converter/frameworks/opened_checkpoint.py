@@ -92,7 +92,7 @@ def params(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, Any]:
 
 
 def _read(arrays: InMemoryOutput, progress: Progress | None) -> Iterator[tuple[str, Array]]:
-    """One tensor after another, telling how far the work is."""
+    """Yield one tensor after another and report progress."""
     count = ProgressCounter(progress).start_step(
         {name: arrays.spec(name).nbytes for name in arrays}
     )

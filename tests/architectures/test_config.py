@@ -15,7 +15,7 @@ from converter.errors import ConfigError
 from tests.factories import bundled_registry
 
 LIBRARY = bundled_registry()
-DRAFTSMAN = ModelSpecBuilder(LIBRARY.conventions)
+SPEC_BUILDER = ModelSpecBuilder(LIBRARY.conventions)
 BERT, GPT2, ALBERT = map(LIBRARY.architecture, ("bert", "gpt2", "albert"))
 
 DEEP: list = []
@@ -24,7 +24,7 @@ for _ in range(5000):
 
 
 def draw(architecture, raw):
-    return DRAFTSMAN.model(ModelConfig(architecture, raw, "some/config.json"))
+    return SPEC_BUILDER.model(ModelConfig(architecture, raw, "some/config.json"))
 
 
 def test_a_field_left_out_has_the_familys_default():

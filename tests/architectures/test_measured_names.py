@@ -11,7 +11,7 @@ from tests.architectures.measured import Measured, measured
 from tests.factories import bundled_registry
 
 LIBRARY = bundled_registry()
-DRAFTSMAN = ModelSpecBuilder(LIBRARY.conventions)
+SPEC_BUILDER = ModelSpecBuilder(LIBRARY.conventions)
 CASES = list(measured())
 
 
@@ -33,14 +33,14 @@ def submodel(case: Measured, name: str) -> tuple[ModelConfig, ModelSpec]:
     read = ModelConfig(architecture, config)
     model = architecture.models[architecture.roles[name].model]
     parts = (*model.parts, CROSS_ATTENTION) if name == "decoder" else model.parts
-    return read, DRAFTSMAN.model(read, parts, model.heads, prefix=name)
+    return read, SPEC_BUILDER.model(read, parts, model.heads, prefix=name)
 
 
 def model_spec(case: Measured) -> ModelSpec:
     if case.is_combined:
         composite = LIBRARY.composite(case.config["model_type"])
         submodels = {name: submodel(case, name) for name in composite.submodels}
-        return DRAFTSMAN.composite(
+        return SPEC_BUILDER.composite(
             composite,
             {name: config for name, (config, _) in submodels.items()},
             {name: drawn for name, (_, drawn) in submodels.items()},
@@ -48,7 +48,7 @@ def model_spec(case: Measured) -> ModelSpec:
     architecture = LIBRARY.architecture(case.architecture)
     model = stated(architecture, case.config, case.framework)
     assert case.framework in model.classes
-    return DRAFTSMAN.model(ModelConfig(architecture, case.config), model.parts, model.heads)
+    return SPEC_BUILDER.model(ModelConfig(architecture, case.config), model.parts, model.heads)
 
 
 def written(target: ModelSpec, case: Measured) -> dict[str, tuple[int, ...]]:
@@ -74,7 +74,7 @@ def test_every_name_that_transformers_writes_is_understood(case):
     if case.is_combined:
         target = model_spec(case)
     else:
-        target = DRAFTSMAN.model(ModelConfig(LIBRARY.architecture(case.architecture), case.config))
+        target = SPEC_BUILDER.model(ModelConfig(LIBRARY.architecture(case.architecture), case.config))
     index = target.index(case.framework)
     found = {name: index[name] for name in case.tensors}
     assert len({param.name for param in found.values()}) == len(found)

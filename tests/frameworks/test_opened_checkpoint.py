@@ -161,9 +161,9 @@ def test_what_does_not_fit_is_opened_and_not_handed_over(tmp_path: Path) -> None
             "adapter.weight",
         }
         assert checkpoint["pooler.dense.bias"].shape == (24,)
-        for hand_over in (checkpoint.to_torch, checkpoint.to_tensorflow, checkpoint.to_flax):
+        for convert in (checkpoint.to_torch, checkpoint.to_tensorflow, checkpoint.to_flax):
             with pytest.raises(MatchError, match=r"adapter\.weight"):
-                hand_over()
+                convert()
 
 
 def test_copies_that_differ_are_refused(tmp_path: Path) -> None:

@@ -46,11 +46,11 @@ def test_layers_that_are_not_there_are_refused(which: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wish", ["decoder", "decoder=", "middle=1", "decoder=some:3", "decoder=1,", "decoder=-1"]
+    "option", ["decoder", "decoder=", "middle=1", "decoder=some:3", "decoder=1,", "decoder=-1"]
 )
-def test_what_says_nothing_is_refused(wish: str) -> None:
+def test_a_malformed_selection_is_refused(option: str) -> None:
     with pytest.raises(UsageError, match="does not select layers"):
-        parse_layers([wish])
+        parse_layers([option])
     with pytest.raises(UsageError, match="twice"):
         parse_layers(["encoder=1", "encoder=2"])
 

@@ -286,7 +286,7 @@ def test_the_size_of_a_tokenizer(tmp_path: Path, files: dict[str, str], size: in
     assert TokenizerFiles(tmp_path).size == size
 
 
-def test_what_would_be_regretted_is_told(tmp_path: Path) -> None:
+def test_warnings_list_likely_problems(tmp_path: Path) -> None:
     encoder = make(tmp_path / "bert", "bert", max_position_embeddings=80).directory
     decoder = make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel", n_head=5).directory
     words = {f"w{number}": number for number in range(70)}

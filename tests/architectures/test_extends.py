@@ -152,3 +152,58 @@ def test_a_users_table_takes_precedence(tmp_path):
     own = registry(tmp_path, BASE.replace('"base"\ntitle', '"bert"\ntitle'))
     assert own.architecture("bert").title == "Base"
     assert bundled_registry().architecture("bert").title != "Base"
+
+
+PREFIXED = """
+class_prefix = "Base"
+[roles]
+encoder = { model = "BaseModel", config = { note = "BaseModel" } }
+[unsupported]
+wide = { when = "width > 8", frameworks = ["flax"], reason = "too wide" }
+deep = { when = "n > 2", frameworks = ["flax"], reason = "too deep" }
+"""
+
+
+def prefixed(directory: Path, text: str):
+    top, rest = BASE.split("[config]", 1)
+    prefix, sections = PREFIXED.split("[roles]", 1)
+    base = f"{top}{prefix}[config]{rest}[roles]{sections}"
+    return registry(directory, base, CHILD + text).architecture("child")
+
+
+def test_class_names_follow_from_the_class_prefix(tmp_path):
+    child = prefixed(tmp_path, 'class_prefix = "Child"')
+    assert set(child.models) == {"ChildModel"}
+    assert dict(child.models["ChildModel"].classes) == {
+        "pytorch": "ChildModel",
+        "tensorflow": "TFChildModel",
+        "flax": "FlaxChildModel",
+    }
+    assert child.roles["encoder"].model == "ChildModel"
+    assert child.roles["encoder"].config == {"note": "BaseModel"}  # not a class name
+
+
+def test_without_a_class_prefix_the_classes_are_inherited_unchanged(tmp_path):
+    assert set(prefixed(tmp_path, "").models) == {"BaseModel"}
+
+
+def test_unsupported_configurations_are_merged_by_name(tmp_path):
+    text = (
+        '[unsupported]\nwide = false\nnew = { when = "n > 3", frameworks = ["flax"], reason = "x" }'
+    )
+    child = prefixed(tmp_path, text)
+    assert {name: each.reason for name, each in child.unsupported.items()} == {
+        "deep": "too deep",
+        "new": "x",
+    }
+
+
+def test_a_section_that_is_replaced_is_not_inherited(tmp_path):
+    child = prefixed(tmp_path, 'replaces = ["unsupported", "parts"]\n[models]\nBaseModel = {}')
+    assert not child.unsupported and not child.parts
+
+
+@pytest.mark.parametrize("value", ['["config", "title"]', '"config"', "[1]"])
+def test_only_sections_can_be_replaced(tmp_path, value):
+    with pytest.raises(TableError, match="replaces"):
+        prefixed(tmp_path, f"replaces = {value}")

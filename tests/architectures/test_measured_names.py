@@ -74,7 +74,9 @@ def test_every_name_that_transformers_writes_is_understood(case):
     if case.is_combined:
         target = model_spec(case)
     else:
-        target = SPEC_BUILDER.model(ModelConfig(LIBRARY.architecture(case.architecture), case.config))
+        target = SPEC_BUILDER.model(
+            ModelConfig(LIBRARY.architecture(case.architecture), case.config)
+        )
     index = target.index(case.framework)
     found = {name: index[name] for name in case.tensors}
     assert len({param.name for param in found.values()}) == len(found)

@@ -16,9 +16,9 @@ from converter.tensors import numpy_dtype
 
 
 class KerasWeights(Mapping[str, Array]):
-    """Names of Keras variables, without the model's own name before them → values.
+    """A mapping of Keras variables, without the model's name as prefix, to values.
 
-    Each is read when it is asked for; its checkpoint must be open still.
+    Each is read on access, while its checkpoint is open.
     """
 
     class_name: str
@@ -29,10 +29,10 @@ class KerasWeights(Mapping[str, Array]):
         self.class_name = class_name
 
     def __getitem__(self, name: str) -> Array:
-        """The values of a variable such as ``bert/pooler/dense/kernel:0``.
+        """Return the values of a variable such as ``bert/pooler/dense/kernel:0``.
 
         Raises:
-            KeyError: if the model has no variable of that name.
+            KeyError: if no variable has that name.
             CheckpointError: if the files cannot be read, or are closed.
 
         """
@@ -51,23 +51,27 @@ class KerasWeights(Mapping[str, Array]):
 
         Args:
             model: a built model of `class_name`; call it once, or ``model.build_in_name_scope()``,
-                so that its variables are there.
-            progress: told how far the work is; see `converter.Progress`.
+                so that its variables exist.
+            progress: called with the progress; see `converter.Progress`.
 
         Raises:
             UsageError: if the model is not built.
-            MatchError: with every variable that is missing on either side, of another shape, or of
-                a dtype that does not hold the values.
+            MatchError: with every variable that is missing on either side, or whose shape or dtype
+                does not fit.
             CheckpointError: if the files cannot be read, or are closed.
 
         """
         variables = _variables(model)
-        lacking = collapse_ranges(name for name in variables if name not in self._arrays)
-        surplus = collapse_ranges(name for name in self._arrays if name not in variables)
+        missing = collapse_ranges(name for name in variables if name not in self._arrays)
+        unexpected = collapse_ranges(name for name in self._arrays if name not in variables)
         problems = [
-            *(Problem("only the model has this variable", tensor=name) for name in lacking),
-            *(Problem("only the checkpoint has this variable", tensor=name) for name in surplus),
-            *(wrong for name in variables for wrong in self._unlike(name, variables[name])),
+            *(Problem("only the model has this variable", tensor=name) for name in missing),
+            *(Problem("only the checkpoint has this variable", tensor=name) for name in unexpected),
+            *(
+                problem
+                for name, variable in variables.items()
+                for problem in self._mismatches(name, variable)
+            ),
         ]
         if problems:
             raise MatchError(
@@ -83,7 +87,7 @@ class KerasWeights(Mapping[str, Array]):
             variable.assign(values.astype(_dtype(variable), copy=False))
             count(name)
 
-    def _unlike(self, name: str, variable: Any) -> Iterator[Problem]:
+    def _mismatches(self, name: str, variable: Any) -> Iterator[Problem]:
         if name not in self._arrays:
             return
         spec = self._arrays.spec(name)
@@ -93,7 +97,7 @@ class KerasWeights(Mapping[str, Array]):
         if not np.can_cast(numpy_dtype(dtype), _dtype(variable), "safe"):
             kept = _dtype(variable).name
             yield Problem(
-                "its dtype does not hold the values",
+                "its dtype cannot hold the values",
                 None,
                 name,
                 expected=kept,
@@ -103,10 +107,10 @@ class KerasWeights(Mapping[str, Array]):
 
 
 def _variables(model: Any) -> dict[str, Any]:
-    """The variables of a model by their names, its own name left out."""
+    """Return the variables of a model by their names, without its own name."""
     try:
         weights = model.weights
-    except ValueError:  # how Keras says that there are none yet
+    except ValueError:  # raised by Keras if the model is not built
         weights = []
     if not weights:
         raise UsageError(
@@ -117,5 +121,5 @@ def _variables(model: Any) -> dict[str, Any]:
 
 
 def _dtype(variable: Any) -> np.dtype[Any]:
-    """The dtype of a variable, which TensorFlow, Keras 2 and Keras 3 tell in their own ways."""
+    """Return the dtype of a variable of TensorFlow, Keras 2 or Keras 3."""
     return numpy_dtype(str(getattr(variable.dtype, "name", variable.dtype)))

@@ -1,4 +1,4 @@
-"""A tensor of an opened checkpoint that is read when its values are asked for."""
+"""A tensor of an opened checkpoint that is read on access."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from converter.plan import SourceTensor
 from converter.tensors import numpy_dtype
 
 _BLOCK = 16 << 20
-"""Bytes that are read and rearranged at once."""
+"""Bytes that are read and transposed at once."""
 
 
 class LazyTensor:
-    """One tensor by its canonical name, in PyTorch's layout, whatever file it lies in.
+    """One tensor by its canonical name, in PyTorch's layout, whatever its file format.
 
-    Its shape and dtype are known; its values are read when `numpy`, an index or ``numpy.asarray``
-    asks for them, and never kept. Safe to read from several threads at once, until the checkpoint
-    is closed.
+    Its values are read by `numpy`, an index or ``numpy.asarray``, and not cached. Several threads
+    may read it, until the checkpoint is closed.
     """
 
     __slots__ = ("_require_open", "_stored", "name", "shape")
@@ -67,11 +66,11 @@ class LazyTensor:
 
     @property
     def path(self) -> Path:
-        """The file that it lies in."""
+        """The file that holds it."""
         return self._stored.tensor.path
 
     def numpy(self) -> Array:
-        """All values, as an array of your own.
+        """Return all values as a new array.
 
         Raises:
             CheckpointError: if the checkpoint is closed, or its file cannot be read.
@@ -82,27 +81,27 @@ class LazyTensor:
         return self._read(0, rows).reshape(self.shape)
 
     def __getitem__(self, index: Any) -> Array:
-        """What ``numpy()[index]`` would be; of the first axis only the range in question is read.
+        """Return ``numpy()[index]``, reading only the necessary range of the first axis.
 
         Raises:
-            IndexError: if the index lies outside the shape.
+            IndexError: if the index is outside the shape.
             CheckpointError: as `numpy`.
 
         """
         self._require_open()
         first, *rest = index if isinstance(index, tuple) else (index,)
-        found = self._rows(first)
-        if found is None or _long(self.shape) != self.shape[0]:
+        rows = self._rows(first)
+        if rows is None or _long(self.shape) != self.shape[0]:
             return np.asarray(self.numpy()[index])
-        start, stop, within = found
+        start, stop, within = rows
         part = self._read(start, stop).reshape(stop - start, *self.shape[1:])
         return np.asarray(part[(within, *rest)])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        """All values for numpy.
+        """Return all values for numpy.
 
         Raises:
-            ValueError: if a view is asked for: there is nothing that it could show.
+            ValueError: if a view is requested, since the values are in a file.
 
         """
         if copy is False:
@@ -119,7 +118,7 @@ class LazyTensor:
         return f"<LazyTensor {self.name} {self._stored.tensor.spec.dtype} {list(self.shape)}>"
 
     def _rows(self, index: Any) -> tuple[int, int, Any] | None:
-        """First row, row after the last, and the index within them; ``None`` for other indices."""
+        """Return first row, end row, and the index within them; ``None`` for other indices."""
         if not self.shape:
             return None
         rows = self.shape[0]
@@ -140,7 +139,7 @@ class LazyTensor:
         return row % rows, row % rows + 1, 0
 
     def _read(self, start: int, stop: int) -> Array:
-        """Values with index ``start .. stop`` along the first axis that is longer than one."""
+        """Return the values ``start .. stop`` along the first axis that is longer than one."""
         source = StoredTensorReader(self._stored)
         rows = _long(self.shape)
         width = self.size // rows if rows else 0
@@ -155,5 +154,5 @@ class LazyTensor:
 
 
 def _long(shape: tuple[int, ...]) -> int:
-    """Length of the first axis that is longer than one, by which files are read."""
+    """Return the length of the first axis longer than one, along which files are read."""
     return next((length for length in shape if length != 1), 1)

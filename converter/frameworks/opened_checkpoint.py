@@ -2,71 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.errors import UnsupportedError
+from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.schema import FRAMEWORKS
+from converter.checkpoint.opening import open_files
+from converter.errors import CheckpointError, Problem, UnsupportedError
 from converter.execution.in_memory import InMemoryOutput
 from converter.formats.base import Array
+from converter.frameworks.keras_weights import KerasWeights
+from converter.frameworks.lazy_tensor import LazyTensor
+from converter.models.model import Model, resolve_model
 from converter.optional_imports import import_optional
+from converter.options import Dtype, Framework, OutputOptions
+from converter.planning.conversion import plan_conversion
 from converter.progress import Progress, ProgressCounter
 
 if TYPE_CHECKING:
     import torch
 
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import FRAMEWORKS
-from converter.checkpoint.opening import open_files as open_source
-from converter.errors import CheckpointError, Problem
-from converter.frameworks.keras_weights import KerasWeights
-from converter.frameworks.lazy_tensor import LazyTensor
-from converter.models.model import Model, resolve_model
-from converter.options import Dtype, Framework, OutputOptions
-from converter.planning.conversion import plan_conversion
-
-if TYPE_CHECKING:
-    import torch
-
-
 _BITS = {1: "uint8", 2: "int16"}
-"""Bytes of an element → the torch dtype through which numpy hands over what it does not know."""
+"""Bytes of an element → the torch dtype by which dtypes unknown to torch.from_numpy are passed."""
 
 
 def state_dict(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, torch.Tensor]:
-    """The tensors as PyTorch's, without another copy; aliases are the very same tensor.
+    """Return the tensors as PyTorch's, without a copy; aliases are the same tensor.
 
     Raises:
         UnsupportedError: if torch is not installed.
         CheckpointError: if the files cannot be read.
-        MatchError: if copies of a tensor differ.
+        MatchError: if duplicates of a tensor differ.
 
     """
     torch = import_optional("torch", "torch", "to_torch()")
-    found = {name: _tensor(torch, array) for name, array in _read(arrays, progress)}
-    return found | {alias: found[name] for alias, name in arrays.aliases.items()}
+    tensors = {name: _tensor(torch, array) for name, array in _read(arrays, progress)}
+    return tensors | {alias: tensors[name] for alias, name in arrays.aliases.items()}
 
 
 def _tensor(torch: Any, array: Array) -> torch.Tensor:
-    """The same memory as a tensor."""
+    """Return a tensor of the same memory."""
     if array.dtype.isbuiltin == 1:
-        whole: torch.Tensor = torch.from_numpy(array)
-        return whole
+        tensor: torch.Tensor = torch.from_numpy(array)
+        return tensor
     bits = torch.from_numpy(array.view(_BITS[array.itemsize]))
     return bits.view(getattr(torch, array.dtype.name))
 
 
 def params(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, Any]:
-    """The tensors as nested dictionaries of JAX arrays.
+    """Return the tensors as nested dictionaries of JAX arrays.
 
     Raises:
         UnsupportedError: if JAX is not installed or holds a dtype only in its 64-bit mode.
         CheckpointError: if the files cannot be read.
-        MatchError: if copies of a tensor differ.
+        MatchError: if duplicates of a tensor differ.
 
     """
     jax = import_optional("jax", "flax", "to_flax()")
@@ -87,12 +78,12 @@ def params(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, Any]:
         branch = tree
         for part in path:
             branch = branch.setdefault(part, {})
-        branch[leaf] = jax.numpy.array(array)  # its own copy, where CPU arrays might be shared
+        branch[leaf] = jax.numpy.array(array)  # a copy, since CPU arrays may be shared
     return tree
 
 
 def _read(arrays: InMemoryOutput, progress: Progress | None) -> Iterator[tuple[str, Array]]:
-    """Yield one tensor after another and report progress."""
+    """Yield one tensor after another, and report the progress."""
     count = ProgressCounter(progress).start_step(
         {name: arrays.spec(name).nbytes for name in arrays}
     )
@@ -104,29 +95,29 @@ def _read(arrays: InMemoryOutput, progress: Progress | None) -> Iterator[tuple[s
 class OpenedCheckpoint(Mapping[str, LazyTensor]):
     """A checkpoint of any framework and file format, by the canonical names of its tensors.
 
-    Canonical names are PyTorch's, shapes and values in PyTorch's layout, in the order of the model
-    whatever that of the files. Each parameter is there once; what is tied to another stands in
-    `tied`. Only headers have been read. Several threads may use it at the same time.
+    Canonical names are PyTorch's, shapes and values in PyTorch's layout, in the order of the model.
+    Each parameter is listed once; `tied` has the names that share another's values. Only headers
+    are read. Several threads may use it.
 
-    Close it, or use it as a context manager; its tensors cannot be read any more then.
+    Close it, or use it as a context manager; its tensors cannot be read after that.
     """
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._closed = False
-        found = model.key_match.matched
-        ordered = dict.fromkeys((*(param.name for param in model.spec.params), *found))
+        matched = model.key_match.matched
+        ordered = dict.fromkeys((*(param.name for param in model.spec.params), *matched))
         self._tensors = {
-            name: LazyTensor(name, found[name], self._require_open)
+            name: LazyTensor(name, matched[name], self._require_open)
             for name in ordered
-            if name in found
+            if name in matched
         }
 
     def __getitem__(self, name: str) -> LazyTensor:
-        """The tensor of a canonical name.
+        """Return the tensor of a canonical name.
 
         Raises:
-            KeyError: if there is none; the message names similar ones.
+            KeyError: if it does not exist; the message names similar ones.
 
         """
         try:
@@ -158,7 +149,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
 
     @property
     def architecture(self) -> str:
-        """The ``model_type``: a family, or a composite such as ``encoder-decoder``."""
+        """The ``model_type``: an architecture, or a composite such as ``encoder-decoder``."""
         return self._model.checkpoint.architecture
 
     @property
@@ -169,16 +160,15 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
     @property
     def classes(self) -> Mapping[str, str]:
         """Framework → the class of transformers that can load it."""
-        obstacles = self._model.unsupported_reasons
         return {
             framework: self._model.classes[framework]
             for framework in FRAMEWORKS
-            if framework not in obstacles
+            if framework not in self._model.unsupported_reasons
         }
 
     @property
     def submodels(self) -> tuple[str, ...]:
-        """``("encoder", "decoder")`` of a combined model, else nothing."""
+        """``("encoder", "decoder")`` for a combined model, or else empty."""
         return self._model.submodels
 
     @property
@@ -188,12 +178,12 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
 
     @property
     def file_format(self) -> str:
-        """The file format: ``safetensors``, ``torch``, ``keras-hdf5``, ``flax-msgpack`` …"""
+        """The file format, such as ``safetensors`` or ``keras-hdf5``."""
         return self._model.checkpoint.file_format
 
     @property
     def dialect(self) -> str:
-        """Whose names and layouts the files use: ``pytorch``, ``tensorflow`` …"""
+        """The dialect of names and layouts, such as ``pytorch``."""
         return self._model.key_match.dialect
 
     @property
@@ -204,45 +194,44 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """What does not fit: missing or unknown tensors and wrong shapes; empty if all is well."""
+        """Missing or unknown tensors and wrong shapes; empty if all tensors fit."""
         return self._model.key_match.problems(self._model.required)
 
     @property
-    def dropped(self) -> Mapping[str, str]:
-        """Stored names that are left out on purpose → the reason."""
+    def ignored(self) -> Mapping[str, str]:
+        """Stored names that are not used → the reason."""
         return self._model.key_match.ignored
 
     @property
     def notes(self) -> Sequence[str]:
-        """What is worth knowing: a pooler that the class has and the checkpoint lacks."""
+        """What the user should know, such as a pooler that the checkpoint lacks."""
         return self._model.notes
 
     def to_torch(
         self, *, dtype: Dtype = "keep", seed: int = 0, progress: Progress | None = None
     ) -> dict[str, torch.Tensor]:
-        """The state dict that ``load_state_dict`` of the PyTorch class takes, on the CPU.
+        """Return the state dict that ``load_state_dict`` of the PyTorch class takes, on the CPU.
 
-        Tied tensors are one and the same, as PyTorch has them. At no time is more held in memory
-        than the state dict itself and 64 MB.
+        Tied names share one tensor, as in PyTorch. Peak memory is that of the state dict and 64 MB.
 
         Args:
             dtype: ``keep``, or what floating-point tensors are cast to.
-            seed: of weights that the class has and the checkpoint lacks; they are those that
+            seed: seed of weights that the class has and the checkpoint lacks; they equal those that
                 `convert` would write.
-            progress: told how far the work is; see `converter.Progress`.
+            progress: called with the progress; see `converter.Progress`.
 
         Raises:
             UnsupportedError: if torch is not installed.
-            MatchError: if tensors are missing, unknown, of wrong shapes or contradict each other.
+            MatchError: if tensors are missing, unknown, of wrong shapes, or duplicates differ.
             CheckpointError: if the files cannot be read, or are closed.
 
         """
         return state_dict(self._arrays("pytorch", dtype, seed), progress)
 
     def to_tensorflow(self, *, dtype: Dtype = "keep", seed: int = 0) -> KerasWeights:
-        """The weights of the TensorFlow class by their Keras names; ``assign_to(model)`` sets them.
+        """Return the weights of the TensorFlow class by their Keras names.
 
-        TensorFlow itself is not needed for them. Each is read when it is asked for.
+        ``assign_to(model)`` sets them. TensorFlow is not needed. Each is read on access.
 
         Args:
             dtype: ``keep``, or what floating-point tensors are cast to; bfloat16 becomes float32.
@@ -258,12 +247,12 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
     def to_flax(
         self, *, dtype: Dtype = "keep", seed: int = 0, progress: Progress | None = None
     ) -> dict[str, Any]:
-        """The nested ``params`` of the Flax class, of JAX arrays on the default device.
+        """Return the nested ``params`` of the Flax class, of JAX arrays on the default device.
 
         Args:
             dtype: ``keep``, or what floating-point tensors are cast to.
             seed: as in `to_torch`.
-            progress: told how far the work is; see `converter.Progress`.
+            progress: called with the progress; see `converter.Progress`.
 
         Raises:
             UnsupportedError: if JAX is not installed, cannot hold a dtype, or if there is no Flax
@@ -275,7 +264,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
         return params(self._arrays("flax", dtype, seed), progress)
 
     def close(self) -> None:
-        """Let go of the files; twice does no harm."""
+        """Close the files; closing twice is allowed."""
         self._closed = True
         self._model.checkpoint.close()
 
@@ -289,14 +278,14 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
         if self._closed:
             raise CheckpointError(
                 f"{self.reference}: is closed",
-                remedy="Read its tensors before it is closed, inside the `with` block.",
+                remedy="Read its tensors inside the `with` block, before it is closed.",
             )
 
     def _arrays(self, framework: Framework, dtype: Dtype, seed: int) -> InMemoryOutput:
-        """The tensors as a file of a framework would hold them, tied ones as aliases."""
+        """Return the tensors as in a file of a framework, tied ones as aliases."""
         self._require_open()
-        wanted = OutputOptions(to=[framework], pytorch_format="bin", dtype=dtype)
-        plan = plan_conversion(self._model, wanted, seed)
+        options = OutputOptions(to=[framework], pytorch_format="bin", dtype=dtype)
+        plan = plan_conversion(self._model, options, seed)
         return InMemoryOutput(plan, plan.files[0], self._require_open)
 
 
@@ -309,20 +298,21 @@ def open_checkpoint(
     """Open a checkpoint of any framework, reading headers only.
 
     Args:
-        reference: a directory with ``config.json`` and weights, a weight file, an id of the Hub,
-            ``org/name[@revision]``, or a URL such as ``s3://bucket/name``. A path that exists wins.
-        config: the configuration, where none lies beside the weights.
-        mapping: a user's own mapping tables.
+        reference: a directory with ``config.json`` and weights, a weight file, a Hub id
+            ``org/name[@revision]``, or a URL such as ``s3://bucket/name``. An existing path takes
+            precedence over a Hub id.
+        config: the configuration, if it is not in the same directory.
+        mapping: mapping tables of your own.
 
     Raises:
         CheckpointError: if something is missing or cannot be read.
-        FormatError: if a file is damaged, truncated, lying or hostile.
-        ConfigError: if the configuration cannot be used.
-        UnsupportedError: if there is no table for the model.
+        FormatError: if a file is damaged, truncated, inconsistent or hostile.
+        ConfigError: if the configuration is unusable.
+        UnsupportedError: if no mapping table describes the model.
 
     """
     registry = ArchitectureRegistry(Path(path) for path in mapping)
-    checkpoint = open_source(reference, config)
+    checkpoint = open_files(reference, config)
     try:
         return OpenedCheckpoint(resolve_model(checkpoint, registry))
     except BaseException:

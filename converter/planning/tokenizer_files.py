@@ -298,11 +298,11 @@ def _class_of(source: SourceModel) -> str | None:
 
 
 def _with_class(source: SourceModel) -> bytes | None:
-    """Return the tokenizer's config with its class; ``None`` if it has it, or none is known."""
+    """Return the tokenizer's config with its class, ``None`` if it has it or it is unknown."""
     path = source.checkpoint.directory / TOKENIZER_CONFIG
     try:
         own = read_json_object(path) if path.is_file() else {}
     except ConverterError:
         return None  # a damaged one is only copied
-    known = _class_of(source)
-    return None if _CLASS in own or known is None else to_json({**own, _CLASS: known})
+    class_name = _class_of(source)
+    return None if _CLASS in own or class_name is None else to_json({**own, _CLASS: class_name})

@@ -23,7 +23,7 @@ def run(*args: object, code: int = 0) -> str:
 
 
 def _sources(home: Path, name: str) -> tuple[Path, Path]:
-    """The checkpoints that a recipe wants; a shared model is one checkpoint with its head."""
+    """Write the checkpoints of a preset; a shared model is one checkpoint with its head."""
     recipe = load_presets()[name]
     heads = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM", "gpt2": "GPT2LMHeadModel"}
     decoder = make(home / "decoder", recipe.decoder, heads[recipe.decoder], seed=1).directory

@@ -77,7 +77,7 @@ def test_every_example_runs(
     assert "UsageError" in printed or "Error " in printed
     assert "['seed-0', 'seed-1', 'seed-2', 'seed-3']" in printed
     made = {path.name for path in tmp_path.iterdir()} - {"fixtures"}
-    assert {"bert2gpt2", "half", "halves", "shown", "rescued", "seed-3"} <= made
+    assert {"bert2gpt2", "float16", "split", "shown", "rescued", "seed-3"} <= made
     assert not {"planned", "never", "odd"} & made
 
 

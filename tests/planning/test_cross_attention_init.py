@@ -25,7 +25,7 @@ CROSS = ("crossattention", "ln_cross_attn")
 def _composed(
     home: Path, init: InitRule, decoder: str = "gpt2"
 ) -> tuple[dict[str, Any], list[str]]:
-    """The cross-attention of a composition, which is the same in all its files."""
+    """Return the cross-attention of a composition, after comparing it in all its files."""
     width = {"gpt2": "n_embd", "bert": "hidden_size"}[decoder]
     model = {"gpt2": "GPT2LMHeadModel", "bert": "BertLMHeadModel"}[decoder]
     make(home / "encoder", "bert")

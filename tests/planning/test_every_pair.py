@@ -24,7 +24,7 @@ TOKENS: dict[str, Any] = {"decoder_start_token": 3, "eos_token": 2, "pad_token":
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A directory with nothing but the tiny configuration, for each family."""
+    """Return a directory with only the tiny configuration, for each architecture."""
     home = tmp_path_factory.mktemp("pairs")
     for name in {*ENCODERS, *DECODERS}:
         (home / name).mkdir()

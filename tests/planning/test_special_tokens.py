@@ -89,7 +89,7 @@ def test_a_token_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
 def _writer(
     home: Path, architecture: str = "mbart", model: str = "MBartForCausalLM", **roles: Any
 ) -> Path:
-    """A decoder that begins with the code of a language, and its tokenizer."""
+    """Write a decoder that starts with a language code, and its tokenizer."""
     encoder = home / "bert"
     if not encoder.exists():
         make(encoder, "bert")
@@ -107,7 +107,7 @@ def _writer(
 
 
 def _written(home: Path, **options: Any) -> tuple[dict[str, Any], list[str]]:
-    """What ``generation_config.json`` says, and what is told."""
+    """Return ``generation_config.json``, and the warnings."""
     sources = (home / "bert", home / "decoder", home / "out")
     result = compose(*sources, to=["pytorch"], overwrite=True, **options)
     generation = json.loads((home / "out" / "generation_config.json").read_text())

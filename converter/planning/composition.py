@@ -45,7 +45,7 @@ from converter.planning.planner import OutputModel, build_plan
 from converter.planning.special_tokens import SpecialTokens, resolve_tokens
 from converter.planning.tensor_origins import init_cross_attention, plan_tensors
 from converter.planning.tokenizer_files import collect_auxiliary_files
-from converter.storage.references import location_key, parse_repo_id, parse_url
+from converter.storage.references import is_remote, location_key
 
 _log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def open_configs(
         try:
             checkpoint = stack.enter_context(open_config(reference, settings.configs[submodel]))
         except CheckpointError:
-            if submodel in settings.random or parse_repo_id(reference) or parse_url(reference):
+            if submodel in settings.random or is_remote(reference):
                 raise
             continue  # opening the weights gives a better message
         if "model_type" in checkpoint.config:

@@ -115,6 +115,11 @@ def parse_url(reference: str | Path) -> Url | None:
     return None if protocol == "file" else Url(f"{protocol}://{match[2]}")
 
 
+def is_remote(reference: str | Path) -> bool:
+    """Return whether `reference` is a URL or a Hub id, and not a local path."""
+    return bool(parse_repo_id(reference) or parse_url(reference))
+
+
 def local_path(reference: str | Path) -> Path:
     """Return `reference` as a local path; ``file:///some/path`` becomes ``/some/path``."""
     text = str(reference)

@@ -107,7 +107,7 @@ def commit_order(names: Iterable[str]) -> list[str]:
     """Sort files into the order to appear in: weights, metadata, indexes, configs, manifest."""
 
     def rank(path: str) -> tuple[int, str]:
-        name = path.rpartition("/")[2]
+        name = _base_name(path)
         if path == MANIFEST:
             return 4, path
         if name == CONFIG:

@@ -306,7 +306,7 @@ def test_a_wrong_user_table(shell: Shell) -> None:
     table.write_text(bundled.read_text().replace("{ layer_norm =", "{ magic ="))
     stderr_text = shell.fail("convert", shell / "bert", shell / "out", "--mapping", table)
     assert str(table) in stderr_text
-    assert "must name one kind of module" in stderr_text
+    assert "must name one layer type" in stderr_text
     assert "encoder.layer.{layer}.output.LayerNorm" in stderr_text
     table.write_text("model_type = ")
     assert str(table) in shell.fail("families", "--mapping", table)

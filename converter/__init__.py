@@ -1,7 +1,6 @@
 """Composes and converts encoder-decoder checkpoints between PyTorch, TensorFlow and Flax.
 
-Everything public is reachable from here and loaded when first used, so that importing the package
-costs next to nothing.
+Every public name is imported when it is first used, so that importing the package is fast.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ _HOMES = {name: module for module, names in _PUBLIC.items() for name in names.sp
 
 __all__ = ["__version__", *sorted(_HOMES)]
 
-# Whoever uses the library decides what becomes of its messages.
+# The application decides which log messages are shown.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 

@@ -12,7 +12,7 @@ _EPILOG = """\b
 Examples:
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny bert2gpt2
   converter compose fixtures/bert-tiny fixtures/bert-tiny bert2bert --to pytorch,flax
-  converter compose fixtures/bert-tiny fixtures/gpt2-tiny half --dtype float16 --seed 7
+  converter compose fixtures/bert-tiny fixtures/gpt2-tiny fp16 --dtype float16 --seed 7
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny planned --dry-run
   converter compose fixtures/bert-tiny fixtures/bert-tiny shared --preset bertshare
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny rnd2gpt --random encoder

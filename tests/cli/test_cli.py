@@ -361,7 +361,7 @@ def on_a_terminal(columns: int, *args: object, **environment: str) -> str:
         try:
             piece = os.read(leader, 65536)
         except OSError as error:
-            assert error.errno == errno.EIO  # how Linux tells the end
+            assert error.errno == errno.EIO  # Linux reports the end so
             break
         if not piece:
             break

@@ -181,11 +181,11 @@ def test_a_truncated_file(shell: Shell, file_format: str, share: float) -> None:
 
 
 def test_a_missing_config(shell: Shell) -> None:
-    (shell / "bert" / "config.json").rename(shell / "elsewhere.json")
+    (shell / "bert" / "config.json").rename(shell / "other.json")
     stderr_text = shell.fail("convert", shell / "bert", shell / "out")
     assert str(shell / "bert" / "config.json") in stderr_text
     assert "--config FILE" in stderr_text
-    done = shell.run("convert", shell / "bert", shell / "out", "--config", shell / "elsewhere.json")
+    done = shell.run("convert", shell / "bert", shell / "out", "--config", shell / "other.json")
     assert done.exit_code == 0, done.stderr
 
 

@@ -116,11 +116,11 @@ def test_many_threads_at_once_write_what_one_writes(place: Path) -> None:
         result: list[Any] = []
         converter.compose(place / "bert", place / "gpt2", home / "both", seed=3, **TOKENS)
         converter.convert(home / "both" / "tf_model.h5", home / "again", dtype="float16")
-        converter.split(home / "both", home / "halves", to=["pytorch", "flax"])
+        converter.split(home / "both", home / "parts", to=["pytorch", "flax"])
         result.append(converter.verify(home / "both", against=[place / "bert"]).to_dict())
         result.append(converter.diff(home / "both", home / "again", tolerance=1e-3).to_dict())
         result.append(converter.inspect(place / "both", stats=True).to_dict())
-        with converter.open_checkpoint(home / "halves" / "decoder") as checkpoint:
+        with converter.open_checkpoint(home / "parts" / "decoder") as checkpoint:
             result.append({name: tensor.numpy().tobytes() for name, tensor in checkpoint.items()})
         for report in result[:2]:
             for key in ("directory", "first", "second", "unknown"):

@@ -32,8 +32,8 @@ from converter import WriteResult
 def progress(done: int, total: int, tensor: str) -> None: ...
 
 
-told: Progress = progress
-result: WriteResult = converter.compose("a", Path("b"), "c", dtype="float16", progress=told)
+callback: Progress = progress
+result: WriteResult = converter.compose("a", Path("b"), "c", dtype="float16", progress=callback)
 nbytes: int = result.plan.nbytes
 with converter.open_checkpoint("a") as checkpoint:
     same: OpenedCheckpoint = checkpoint

@@ -173,15 +173,15 @@ def test_wrong_values(place: Path) -> None:
 
 def test_variables(place: Path) -> None:
     recipe = {
-        "variables": {"half": "float16", "n": 7, "sums": True, "out": "made"},
+        "variables": {"precision": "float16", "n": 7, "sums": True, "out": "made"},
         "defaults": {"seed": "${n}", "checksums": "$sums"},
         "jobs": [
             {
-                "name": "${half}-$n",
+                "name": "${precision}-$n",
                 "convert": {
                     "source": "$from",
                     "output": "${out}/$${x}",
-                    "dtype": "${half}",
+                    "dtype": "${precision}",
                     "to": ["$to"],
                     "memory": "${n}00MB",
                 },

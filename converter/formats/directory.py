@@ -9,8 +9,8 @@ from converter.formats.file_handle import FileHandle, LocalFile
 from converter.formats.range_reader import RangedFile, RangeSource
 
 
-class LocalDirectory:
-    """A local directory."""
+class CheckpointDirectory:
+    """A local directory of weight files, or the interface of a remote one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,8 +42,8 @@ class LocalDirectory:
         return LocalFile(self.path / name)
 
 
-class RemoteDirectory:
-    """A remote directory, of which some files may be downloaded; has the methods of a local one.
+class RemoteDirectory(CheckpointDirectory):
+    """A remote directory, of which some files may be downloaded.
 
     Args:
         path: directory of downloaded files, which take precedence over remote ones.
@@ -55,7 +55,7 @@ class RemoteDirectory:
     def __init__(
         self, path: Path, sizes: Mapping[str, int], ranges: Callable[[str], RangeSource]
     ) -> None:
-        self.path = path
+        super().__init__(path)
         self._sizes = sizes
         self._ranges = ranges
 
@@ -69,7 +69,7 @@ class RemoteDirectory:
 
     def is_local(self, name: str) -> bool:
         """Return whether the file was downloaded, and thus may change."""
-        return (self.path / name).is_file()
+        return super().holds(name)
 
     def size(self, path: Path) -> int:
         """Return the bytes of a file in it."""
@@ -78,11 +78,8 @@ class RemoteDirectory:
     def open(self, name: str) -> FileHandle:
         """Open a file for reading, the downloaded one if there is one."""
         if self.is_local(name):
-            return LocalFile(self.path / name)
+            return super().open(name)
         return RangedFile(self.path / name, self._ranges(name), self._open_sibling)
 
     def _open_sibling(self, name: str) -> FileHandle | None:
         return self.open(name) if self.holds(name) else None
-
-
-CheckpointDirectory = LocalDirectory | RemoteDirectory

@@ -78,8 +78,6 @@ class FileHandle(ABC):
     """Its path if it is local; otherwise a name for messages."""
     size: int
     """Bytes of the file when it was opened."""
-    bytes_read: int = 0
-    """Bytes read so far; exact only while one thread reads."""
 
     @abstractmethod
     def close(self) -> None:
@@ -130,7 +128,6 @@ class FileHandle(ABC):
             raise ends_early(self.path, expected, f"{error.args[0]} bytes", tensor) from None
         except OSError as error:
             raise format_error(self.path, f"read error: {error.strerror}", tensor=tensor) from error
-        self.bytes_read += len(buffer)
 
     def read(self, offset: int, nbytes: int, tensor: str | None = None) -> bytes:
         """Return `nbytes` from `offset`; allocates nothing if the file does not hold them.

@@ -22,9 +22,6 @@ from converter.optional_imports import import_optional
 from converter.safe_json import read_json_object
 from converter.tensors import TensorSpec
 
-METADATA = "_METADATA"
-"""The file in an Orbax directory that lists its arrays."""
-
 MAX_RATIO = 1000
 """Decoded bytes per byte of the directory; trained weights hardly compress at all."""
 _CODECS = frozenset({"zstd", "gzip", "zlib", "bytes", "transpose", "crc32c", "sharding_indexed"})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from converter.errors import CheckpointError, Problem
 from converter.file_names import INDEX_SUFFIX, auxiliary_files, weight_files
-from converter.formats.directory import LocalDirectory, RemoteDirectory
+from converter.formats.directory import CheckpointDirectory, RemoteDirectory
 from converter.storage.base import Source, WeightSelection, no_weights_error, shard_names
 from converter.storage.hub_client import HubRangeSource, retry, translate_hub_errors
 from converter.storage.references import HubRepo
@@ -71,7 +71,7 @@ def _open_cached(repository: HubRepo, reference: str, weights: WeightSelection) 
     path = snapshot_download(
         repository.repo_id, revision=repository.revision, local_files_only=True
     )
-    folder = LocalDirectory(Path(path))
+    folder = CheckpointDirectory(Path(path))
     _log.info("%s: offline; commit %s in the cache", repository, folder.path.name)
     if weights != "none" and not weight_files(folder.names()):
         raise CheckpointError(
@@ -108,7 +108,7 @@ def _download(repository: HubRepo, reference: str, weights: WeightSelection) -> 
     folder = (
         _remote_directory(repository.repo_id, commit, snapshot, sizes)
         if headers
-        else LocalDirectory(snapshot)
+        else CheckpointDirectory(snapshot)
     )
     return HubSource(reference=reference, folder=folder, repository=repository, commit=commit)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from converter.errors import CheckpointError, Problem
 from converter.file_names import TF_INDEX_SUFFIX, tf_checkpoint_prefix
-from converter.formats.directory import LocalDirectory
+from converter.formats.directory import CheckpointDirectory
 from converter.storage.atomic_directory import atomic_directory
 from converter.storage.base import MAX_METADATA_BYTES, Source, source_overlap_error
 from converter.storage.references import local_path
@@ -38,7 +38,7 @@ def local_source(reference: str | Path) -> LocalSource:
     """
     path = local_path(reference)
     if path.is_dir():
-        return LocalSource(str(reference), LocalDirectory(path))
+        return LocalSource(str(reference), CheckpointDirectory(path))
     file = tf_checkpoint_index(path) or (path if path.is_file() else None)
     if file is None:
         raise CheckpointError(
@@ -46,7 +46,7 @@ def local_source(reference: str | Path) -> LocalSource:
             remedy="Give a directory with config.json and weights, one weight file, a Hub id such "
             "as org/name, or a URL such as s3://bucket/name.",
         )
-    return LocalSource(str(reference), LocalDirectory(path.parent), file)
+    return LocalSource(str(reference), CheckpointDirectory(path.parent), file)
 
 
 def tf_checkpoint_index(path: Path) -> Path | None:

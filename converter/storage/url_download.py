@@ -20,7 +20,7 @@ from converter.file_names import (
     tf_checkpoint_prefix,
     weight_files,
 )
-from converter.formats.directory import LocalDirectory, RemoteDirectory
+from converter.formats.directory import CheckpointDirectory, RemoteDirectory
 from converter.storage.base import Source, WeightSelection, no_weights_error, shard_names
 from converter.storage.references import Url
 from converter.storage.url import UrlListing, list_url, transfer, translate_url_errors
@@ -133,7 +133,7 @@ class _Downloader:
         known_times = [time for time in times if time is not None]
         return UrlSource(
             reference=reference,
-            folder=self._remote_directory() if headers else LocalDirectory(self.directory),
+            folder=self._remote_directory() if headers else CheckpointDirectory(self.directory),
             file=self.directory / self._main_file(file) if file else None,
             url=self.listing.url,
             modified=max(known_times, default=None) if len(known_times) == len(times) else None,

@@ -32,33 +32,17 @@ _WINDOW = 4096
 
 Scalar = None | bool | int | float
 
-_FIXED = {
-    0xCA: ">f",
-    0xCB: ">d",
-    0xCC: ">B",
-    0xCD: ">H",
-    0xCE: ">I",
-    0xCF: ">Q",
-    0xD0: ">b",
-    0xD1: ">h",
-    0xD2: ">i",
-    0xD3: ">q",
-}
+_FIXED = dict(zip(range(0xCA, 0xD4), ">f >d >B >H >I >Q >b >h >i >q".split(), strict=True))
+"""First byte of a number → the form of its value."""
+_SIZES = {0: ">B", 1: ">H", 2: ">I"}
 _SIZED = {
-    0xC4: ("bin", ">B"),
-    0xC5: ("bin", ">H"),
-    0xC6: ("bin", ">I"),
-    0xC7: ("ext", ">B"),
-    0xC8: ("ext", ">H"),
-    0xC9: ("ext", ">I"),
-    0xD9: ("str", ">B"),
-    0xDA: ("str", ">H"),
-    0xDB: ("str", ">I"),
-    0xDC: ("array", ">H"),
-    0xDD: ("array", ">I"),
-    0xDE: ("map", ">H"),
-    0xDF: ("map", ">I"),
+    **{0xC4 + n: ("bin", form) for n, form in _SIZES.items()},
+    **{0xC7 + n: ("ext", form) for n, form in _SIZES.items()},
+    **{0xD9 + n: ("str", form) for n, form in _SIZES.items()},
+    **{0xDB + n: ("array", _SIZES[n]) for n in (1, 2)},
+    **{0xDD + n: ("map", _SIZES[n]) for n in (1, 2)},
 }
+"""First byte of what has a size → its kind, and the form of the size."""
 _CONSTANTS: dict[int, Scalar] = {0xC0: None, 0xC2: False, 0xC3: True}
 
 

@@ -59,7 +59,7 @@ def test_a_composition_is_its_sources_and_new_cross_attention(
             left = check_native_values(
                 loaded, source_cache, (first, encoder), (second, decoder, "causal")
             )
-        assert left, "a fresh composition has fresh cross-attention"
+        assert left, "a composition has new cross-attention"
         assert without_source(left), sorted(left)
         projected = any("enc_to_dec_proj" in name for name in left)
         assert projected == (size == "large"), "a projection where, and only where, widths differ"

@@ -149,8 +149,8 @@ def test_long_h5_attributes_are_split_as_keras_splits_them(tmp_path: Path) -> No
         chunks = (value for key, value in file["decoder"].attrs.items() if "weight_names" in key)
         assert all(value.nbytes <= 64512 for value in chunks)
     proof = check(tmp_path / "out", only=("safetensors", "h5"))
-    proof["h5"].model.save_pretrained(tmp_path / "peer")
-    converter.convert(tmp_path / "peer", tmp_path / "back", to=["pytorch"])
+    proof["h5"].model.save_pretrained(tmp_path / "saved")
+    converter.convert(tmp_path / "saved", tmp_path / "back", to=["pytorch"])
     back = load(tmp_path / "back", "safetensors")
     assert not compare(proof["safetensors"], back)
 

@@ -185,19 +185,19 @@ def test_converts_to_every_framework(release, model, directory, tmp_path):
     requested = model.state_dict()
     for name, values in loaded.state_dict().items():
         assert torch.equal(values, requested[name]), name
-    peer = tmp_path / "peer"
-    model.save_pretrained(peer, safe_serialization=False)
+    saved = tmp_path / "saved"
+    model.save_pretrained(saved, safe_serialization=False)
     cls = getattr(transformers, f"Flax{release.cls}")
     read, expected = (
         cls.from_pretrained(output).params,
-        cls.from_pretrained(peer, from_pt=True).params,
+        cls.from_pretrained(saved, from_pt=True).params,
     )
     assert flat(read).keys() == flat(expected).keys()
     for name, values in flat(expected).items():
         assert np.array_equal(flat(read)[name], values), name
     cls = getattr(transformers, f"TF{release.cls}")
     read = cls.from_pretrained(output, use_safetensors=False).weights
-    expected = cls.from_pretrained(peer, from_pt=True).weights
+    expected = cls.from_pretrained(saved, from_pt=True).weights
     for one, other in zip(read, expected, strict=True):
         assert one.name.split("/")[1:] == other.name.split("/")[1:]
         assert np.array_equal(one.numpy(), other.numpy()), one.name

@@ -100,7 +100,7 @@ def test_a_pair_is_one_model_in_every_framework(
 ) -> None:
     specs = {"encoder": tiny(encoder), "decoder": tiny(decoder)}
     keep = (*specs["encoder"].keep, *specs["decoder"].keep)
-    initialized = tmp_path / "drawn"
+    initialized = tmp_path / "random"
     for submodel, config in configurations(encoder, decoder, width).items():
         (tmp_path / submodel).mkdir()
         (tmp_path / submodel / "config.json").write_text(json.dumps(config))

@@ -15,7 +15,7 @@ LIBRARY = bundled_registry()
 TABLES = sorted(
     path
     for path in tables_directory().glob("*.toml")
-    if path.stem != "_recipes"  # names compositions, no table
+    if path.stem != "_presets"  # not a table
 )
 MODEL_TYPES = [name for name in LIBRARY.names if not LIBRARY.is_composite(name)]
 

@@ -10,16 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import (
-    Any,
-    Literal,
-    ParamSpec,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from converter.errors import UsageError
 
@@ -101,6 +92,16 @@ class Option:
     def flag(self) -> str:
         """The name on the command line."""
         return self.declared.flag or "--" + self.name.replace("_", "-")
+
+    @property
+    def in_cli(self) -> bool:
+        """If true, the command line has it."""
+        return self.declared.cli and self.declared.kind != "callback"
+
+    @property
+    def in_recipes(self) -> bool:
+        """If true, recipes have it."""
+        return self.declared.recipe and self.declared.kind != "callback"
 
     @property
     def is_required(self) -> bool:

@@ -107,8 +107,6 @@ class OutputOptions(CheckedOptions):
         "Called at most ten times a second with the bytes written so far, the total, and the "
         "tensor; an exception raised in it cancels.",
         kind="callback",
-        cli=False,
-        recipe=False,
     )
 
     def __post_init__(self) -> None:
@@ -162,22 +160,21 @@ def _token(help: str) -> str | int | None:
     return option(None, help, group=TOKENS, metavar="ID|TOKEN")
 
 
-_SOURCE = "Directory, weight file, Hub id org/name[@revision] or URL."
+def _checkpoint(help: str, metavar: str | None = None) -> Mapping[str, Any]:
+    text = f"{help} Directory, weight file, Hub id org/name[@revision] or URL."
+    return argument(text, kind="checkpoint", metavar=metavar)
+
+
+_OUTPUT = argument("Directory to write, a path or a URL.", kind="output")
 
 
 @dataclass(frozen=True)
 class ComposeOptions(CardOptions):
     """Arguments and options of `converter.compose`."""
 
-    encoder: Reference = field(
-        metadata=argument(f"Checkpoint of the encoder. {_SOURCE}", kind="checkpoint")
-    )
-    decoder: Reference = field(
-        metadata=argument(f"Checkpoint of the decoder. {_SOURCE}", kind="checkpoint")
-    )
-    output: Reference = field(
-        metadata=argument("Directory to write, a path or a URL.", kind="output")
-    )
+    encoder: Reference = field(metadata=_checkpoint("Checkpoint of the encoder."))
+    decoder: Reference = field(metadata=_checkpoint("Checkpoint of the decoder."))
+    output: Reference = field(metadata=_OUTPUT)
     _: KW_ONLY
     preset: str | None = option(
         None,
@@ -239,10 +236,8 @@ class ComposeOptions(CardOptions):
 class _SourceOptions:
     """Arguments of the commands that make a checkpoint from another."""
 
-    source: Reference = field(metadata=argument(f"Checkpoint. {_SOURCE}", kind="checkpoint"))
-    output: Reference = field(
-        metadata=argument("Directory to write, a path or a URL.", kind="output")
-    )
+    source: Reference = field(metadata=_checkpoint("Checkpoint."))
+    output: Reference = field(metadata=_OUTPUT)
     _: KW_ONLY
     set: Sequence[str] = _set()
     mapping: Sequence[Reference] = _mapping()
@@ -271,11 +266,10 @@ class SplitOptions(_SourceOptions, OutputOptions):
 class InspectOptions(CheckedOptions):
     """Arguments and options of `converter.inspect`."""
 
-    source: Reference = field(metadata=argument(f"Checkpoint. {_SOURCE}", kind="checkpoint"))
+    source: Reference = field(metadata=_checkpoint("Checkpoint."))
     _: KW_ONLY
     stats: bool = option(
-        False,
-        "Read all values for their statistics: minimum, maximum, mean, standard deviation.",
+        False, "Read all values for their statistics: minimum, maximum, mean, standard deviation."
     )
     config: Reference | None = _config("the source")
     mapping: Sequence[Reference] = _mapping()
@@ -283,7 +277,6 @@ class InspectOptions(CheckedOptions):
         None,
         "Called with the bytes read so far, the total, and the tensor.",
         kind="callback",
-        cli=False,
     )
 
 
@@ -292,11 +285,7 @@ class VerifyOptions(CheckedOptions):
     """Arguments and options of `converter.verify`."""
 
     directory: Reference = field(
-        metadata=argument(
-            f"Checkpoint to verify, or the output of split. {_SOURCE}",
-            kind="checkpoint",
-            metavar="DIR",
-        )
+        metadata=_checkpoint("Checkpoint to verify, or the output of split.", "DIR")
     )
     _: KW_ONLY
     against: Sequence[Reference] = option(
@@ -324,7 +313,6 @@ class VerifyOptions(CheckedOptions):
         "Called with the bytes read so far, the total, and the tensor; further steps add to the "
         "total. What the frameworks read themselves is not counted.",
         kind="callback",
-        cli=False,
     )
 
 
@@ -332,18 +320,11 @@ class VerifyOptions(CheckedOptions):
 class DiffOptions(CheckedOptions):
     """Arguments and options of `converter.diff`."""
 
-    first: Reference = field(
-        metadata=argument(f"First checkpoint. {_SOURCE}", kind="checkpoint", metavar="A")
-    )
-    second: Reference = field(
-        metadata=argument(f"Second checkpoint. {_SOURCE}", kind="checkpoint", metavar="B")
-    )
+    first: Reference = field(metadata=_checkpoint("First checkpoint.", "A"))
+    second: Reference = field(metadata=_checkpoint("Second checkpoint.", "B"))
     _: KW_ONLY
     tolerance: float = option(
-        0.0,
-        "Largest absolute difference that counts as equal.",
-        metavar="X",
-        minimum=0,
+        0.0, "Largest absolute difference that counts as equal.", metavar="X", minimum=0
     )
     first_config: Reference | None = _config("A")
     second_config: Reference | None = _config("B")
@@ -353,7 +334,6 @@ class DiffOptions(CheckedOptions):
         None,
         "Called with the bytes compared so far, the total, and the tensor.",
         kind="callback",
-        cli=False,
     )
 
 
@@ -380,9 +360,7 @@ class PushOptions(CheckedOptions):
         metavar="BRANCH",
     )
     create_pr: bool = option(
-        False,
-        "Open a pull request, or continue your open one with the same title.",
-        group=HUB,
+        False, "Open a pull request, or continue your open one with the same title.", group=HUB
     )
     commit_message: str | None = option(
         None, "Message of the commit, and title of the pull request.", group=HUB, metavar="TEXT"
@@ -439,20 +417,15 @@ class RunOptions(CheckedOptions):
         None,
         "Called several times a second; the run is interrupted once it returns true.",
         kind="callback",
-        cli=False,
     )
     progress: Callable[[int, int, str], None] | None = option(
         None,
         "Called when a job starts or ends, with the number of ended jobs, the total, and the names "
         "of running jobs.",
         kind="callback",
-        cli=False,
     )
     on_result: Callable[[Any], None] | None = option(
-        None,
-        "Called with the `JobResult` of each job that ends.",
-        kind="callback",
-        cli=False,
+        None, "Called with the `JobResult` of each job that ends.", kind="callback"
     )
 
     @property

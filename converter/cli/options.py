@@ -15,14 +15,7 @@ from click.shell_completion import CompletionItem
 from converter.cli.console import LEVELS, show_logs
 from converter.errors import UsageError
 from converter.file_names import tables_directory
-from converter.option_declaration import (
-    EXECUTION,
-    GROUPS,
-    OTHER,
-    Option,
-    options_of,
-    parse_size,
-)
+from converter.option_declaration import EXECUTION, GROUPS, OTHER, Option, options_of, parse_size
 
 FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=None)
 NEW_FILE = click.Path(dir_okay=False)
@@ -256,7 +249,7 @@ def command(
         extra: options that only the command line has.
 
     """
-    options = [each for each in options_of(declared).values() if each.declared.cli]
+    options = [each for each in options_of(declared).values() if each.in_cli]
     params: list[click.Parameter] = [click_argument(each) for each in options if each.is_argument]
     params += [click_option(each) for each in options if not each.is_argument]
 

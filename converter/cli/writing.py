@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from converter.storage.hub_upload import PushResult
 
 _PUSH_OPTIONS = [
-    each for each in options_of(PushOptions).values() if each.declared.cli and not each.is_argument
+    each for each in options_of(PushOptions).values() if each.in_cli and not each.is_argument
 ]
 PUSH: tuple[click.Parameter, ...] = (
     GroupedOption(

@@ -44,7 +44,7 @@ _NAMES = {str: "a string", int: "an integer", bool: "true or false"}
 def recipe_options(command: str) -> dict[str, Option]:
     """Return the options of one of `COMMANDS` or ``push`` that a recipe may set, by name."""
     declared = options_of(_DECLARED[command]).values()
-    return {each.name: each for each in declared if each.declared.recipe}
+    return {each.name: each for each in declared if each.in_recipes}
 
 
 def path_options(command: str) -> set[str]:

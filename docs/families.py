@@ -36,7 +36,7 @@ itself and one of another width. Every pair is planned (`tests/planning/test_eve
 
 
 def text() -> str:
-    """The whole page."""
+    """Return the complete page."""
     registry = ArchitectureRegistry()
     names = sorted(name for name in registry.names if not registry.is_composite(name))
     families = [registry.architecture(name) for name in names]
@@ -101,7 +101,7 @@ def _classes(architecture: Architecture) -> Iterator[str]:
 
 
 def _faults(architecture: Architecture) -> Iterator[str]:
-    """What a family cannot, without its name: many share it."""
+    """Yield what an architecture does not support, without its name: many share it."""
     for role, entry in architecture.roles.items():
         if entry.reason:
             yield f"As {role}: {entry.reason}"

@@ -84,7 +84,7 @@ class Made:
 
 
 def tiny_config(architecture: str, **changes: Any) -> dict[str, Any]:
-    """The content of a ``config.json`` for a tiny model of `architecture`."""
+    """Return the content of a ``config.json`` for a tiny model of `architecture`."""
     fields = bundled_registry().architecture(architecture).config
     sizes = {field: value for field, value in TINY.items() if field in fields}
     return {"model_type": architecture, **sizes, **TOKENS, **changes}
@@ -111,12 +111,12 @@ def model_spec(
 
 
 def _leading(architecture: Architecture) -> str:
-    """The class that a family encodes with, or else decodes with."""
+    """Return the class of an architecture as encoder, or else as decoder."""
     return (architecture.roles.get("encoder") or architecture.roles["decoder"]).model
 
 
 def noise(name: str, shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> Array:
-    """Normal noise of deviation 0.1 that depends on the name and the seed alone."""
+    """Return normal noise of deviation 0.1 that depends only on the name and the seed."""
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return (generator.standard_normal(shape) * 0.1).astype(numpy_dtype(dtype))
 

@@ -219,7 +219,8 @@ def _row(module: _Module, fields: Mapping[str, int]) -> str:
         doubts.append(f"which layer type? {list(weight)}")
     texts = [_size(module.path, length, fields, doubts) for length in sizes]
     comment = f"  # {_MARK} {'; '.join(doubts)}" if doubts else ""
-    return f"{_quoted(module.path)} = {{ {layer_type} = {_quoted(' -> '.join(texts))}{extra} }}{comment}"
+    entry = f"{layer_type} = {_quoted(' -> '.join(texts))}{extra}"
+    return f"{_quoted(module.path)} = {{ {entry} }}{comment}"
 
 
 def _size(path: str, length: int, fields: Mapping[str, int], doubts: list[str]) -> str:

@@ -11,7 +11,7 @@ MAPPINGS = tables_directory()
 
 
 def changed(directory: Path, table: str, *changes: tuple[str, str]) -> Path:
-    """A copy of a table with parts of its text replaced, each of which must be there once."""
+    """Return a copy of a table with parts of its text replaced, each of which must occur once."""
     text = (MAPPINGS / f"{table}.toml").read_text()
     for old, new in changes:
         assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {table}"
@@ -22,7 +22,7 @@ def changed(directory: Path, table: str, *changes: tuple[str, str]) -> Path:
 
 
 def findings(path: Path) -> list[str]:
-    """What lint says of a table, each finding with all its parts."""
+    """Return the findings of lint for a table, each with all its parts."""
     problems = lint(path)
     for problem in problems:
         assert problem.file is not None and str(path) in problem.file, problem

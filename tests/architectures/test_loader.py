@@ -31,7 +31,7 @@ def table(name: str) -> dict:
 
 
 def load(name: str, data: dict) -> list[str]:
-    """The problems of loading a table, as text."""
+    """Return the problems of loading a table, as text."""
     try:
         LOADERS[name](data)
     except TableError as error:

@@ -16,7 +16,7 @@ CASES = list(measured())
 
 
 def stated(architecture: Architecture, config: dict, framework: str) -> ModelClass:
-    """The class that a configuration names, which it does without the framework's prefix."""
+    """Return the class that a configuration names, without the framework's prefix."""
     prefix = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}[framework]
     (name,) = config["architectures"]
     (found,) = [
@@ -52,7 +52,7 @@ def model_spec(case: Measured) -> ModelSpec:
 
 
 def written(target: ModelSpec, case: Measured) -> dict[str, tuple[int, ...]]:
-    """What a file holds: tied tensors only in torch's own files, or where their table says so."""
+    """Return what a file holds; tied tensors only in torch files, or where the table says so."""
     spelled = [
         param.stored_as[case.framework]
         for param in target.params

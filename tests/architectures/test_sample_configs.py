@@ -114,7 +114,7 @@ def test_what_no_framework_takes_is_refused_by_a_limit(architecture: str, name: 
 
 
 def _configs(architecture: str) -> list[ModelConfig]:
-    """The configuration, its variants, and those of classes of their own."""
+    """Return the configuration, its variants, and those of single classes."""
     spec = tiny(architecture)
     fields = [spec.fields(variant) for variant in ("", *spec.variants)]
     changed = [*spec.class_config.values(), *spec.refused.values()]

@@ -93,7 +93,7 @@ def tiny_config(architecture: str, **changes: Any) -> dict[str, Any]:
 def model_spec(
     config: Mapping[str, Any], model: str | None = None, *, cross_attention: bool = False
 ) -> ModelSpec:
-    """The blueprint of class `model` of a stand-alone family, by default that of its encoder.
+    """Return the specification of class `model`, by default that of the encoder.
 
     Args:
         config: with a ``model_type``.

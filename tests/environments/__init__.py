@@ -23,7 +23,7 @@ HUB_2 = "huggingface-hub-2"
 
 
 def interpreter(name: str) -> Path:
-    """An interpreter with the requirements of ``NAME.txt``, installed when first asked for.
+    """Return an interpreter with the requirements of ``NAME.txt``, installed on first use.
 
     Raises:
         subprocess.CalledProcessError: if they cannot be installed, which needs the network.

@@ -33,14 +33,14 @@ def _sources(home: Path, name: str) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("name", sorted(load_presets()))
-def test_a_recipe_draws_and_shares_what_the_paper_does(name: str, tmp_path: Path) -> None:
+def test_a_preset_initializes_and_shares_what_the_paper_does(name: str, tmp_path: Path) -> None:
     recipe = load_presets()[name]
     encoder, decoder = _sources(tmp_path, name)
     out = tmp_path / "out"
     run("compose", "--preset", name, encoder, decoder, out)
     config = config_of(out)
     tensors = values(out / "model.safetensors")
-    fresh = {
+    initialized = {
         tensor
         for tensor, entry in manifest_of(out)["tensors"].items()
         if entry["origin"] == "initialized"
@@ -48,19 +48,19 @@ def test_a_recipe_draws_and_shares_what_the_paper_does(name: str, tmp_path: Path
     for submodel in ("encoder", "decoder"):
         own = {tensor for tensor in tensors if tensor.startswith(f"{submodel}.")}
         if submodel in recipe.random:
-            assert own <= fresh
+            assert own <= initialized
         elif submodel == "encoder":
             pooler = {f"encoder.pooler.dense.{leaf}" for leaf in ("weight", "bias")}
-            assert own & fresh <= (pooler if recipe.share else set())
+            assert own & initialized <= (pooler if recipe.share else set())
         else:
-            assert all("cross" in tensor for tensor in own & fresh)
+            assert all("cross" in tensor for tensor in own & initialized)
     assert bool(config.get("tie_encoder_decoder")) == recipe.share
     if recipe.settings:
         assert config["decoder"]["num_hidden_layers"] == 6
         assert config["decoder"]["intermediate_size"] == 2048
 
 
-def test_shared_halves_are_equal_in_every_file(tmp_path: Path) -> None:
+def test_shared_submodels_are_equal_in_every_file(tmp_path: Path) -> None:
     source = make(tmp_path / "bert", "bert", "BertForMaskedLM").directory
     run("compose", "--preset", "bertshare", source, source, tmp_path / "out")
     compose(source, source, tmp_path / "same", share=True)
@@ -77,7 +77,7 @@ def test_shared_halves_are_equal_in_every_file(tmp_path: Path) -> None:
         assert shared == 5 + 16 * 3
 
 
-def test_random_both_stands_for_either(tmp_path: Path) -> None:
+def test_random_both_means_encoder_and_decoder(tmp_path: Path) -> None:
     encoder = make(tmp_path / "bert", "bert").directory
     decoder = make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
     run("compose", encoder, decoder, tmp_path / "both", "--random", "both", "--to", "pytorch")
@@ -89,7 +89,7 @@ def test_random_both_stands_for_either(tmp_path: Path) -> None:
     assert all(np.array_equal(both[name], each[name]) for name in both)
 
 
-def test_another_family_than_the_papers_is_said(tmp_path: Path) -> None:
+def test_another_architecture_than_the_papers_gives_a_warning(tmp_path: Path) -> None:
     source = make(tmp_path / "roberta", "roberta", "RobertaForMaskedLM").directory
     text = run("compose", "--preset", "bert2bert", source, source, tmp_path / "out", "--quiet")
     assert "bert2bert of Rothe et al. 2020 has bert as encoder; this is roberta" in text
@@ -110,11 +110,11 @@ def test_what_cannot_be_followed_is_refused(tmp_path: Path, args: list[str], tol
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recipe_nobody_knows_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_preset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a preset"):
         compose(tmp_path, tmp_path, tmp_path / "out", preset="seq2seq")
 
 
-def test_the_list_of_families_ends_with_the_recipes() -> None:
+def test_the_list_of_architectures_ends_with_the_presets() -> None:
     text = run("families")
     assert all(f"  {name} " in text for name in load_presets())

@@ -31,7 +31,7 @@ def combined(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return _composed(tmp_path, "roberta", "bert", "BertLMHeadModel")
 
 
-def test_compose_of_the_halves_is_the_whole_again(combined: Path, tmp_path: Path) -> None:
+def test_compose_of_the_submodels_restores_the_source(combined: Path, tmp_path: Path) -> None:
     submodels = tmp_path / "halves"
     split(combined, submodels)
     compose(submodels / "encoder", submodels / "decoder", tmp_path / "again", seed=99)
@@ -71,7 +71,7 @@ KINDS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...], dict[str, Any], int]] =
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_composition_is_whole_again(tmp_path: Path, kind: str) -> None:
+def test_any_composition_is_restored(tmp_path: Path, kind: str) -> None:
     encoder, decoder, options, frameworks = KINDS[kind]
     for submodel, (architecture, model, changes) in (("encoder", encoder), ("decoder", decoder)):
         make(tmp_path / submodel, architecture, model, seed=len(submodel), **changes)
@@ -85,13 +85,13 @@ def test_any_composition_is_whole_again(tmp_path: Path, kind: str) -> None:
         assert (again / name).read_bytes() == (out / name).read_bytes(), name
 
 
-def test_shared_halves_are_whole_again_and_told_to_be_two(tmp_path: Path) -> None:
+def test_shared_submodels_are_restored_with_a_warning(tmp_path: Path) -> None:
     make(tmp_path / "bert", "bert", "BertForMaskedLM")
     out, submodels, again = (tmp_path / name for name in ("out", "halves", "again"))
     compose(tmp_path / "bert", tmp_path / "bert", out, share=True)
     split(out, submodels)
-    told = compose(submodels / "encoder", submodels / "decoder", again).warnings
-    assert any("--set tie_encoder_decoder=true" in warning for warning in told)
+    text = compose(submodels / "encoder", submodels / "decoder", again).warnings
+    assert any("--set tie_encoder_decoder=true" in warning for warning in text)
     tied = ["tie_encoder_decoder=true"]
     compose(submodels / "encoder", submodels / "decoder", again, set=tied, overwrite=True)
     for name in (*FILES, "config.json", "generation_config.json"):
@@ -109,7 +109,7 @@ def test_every_format_is_split_alike(combined: Path, tmp_path: Path, name: str) 
         assert all(np.array_equal(one[key], two[key]) for key in one)
 
 
-def test_halves_are_whole_checkpoints_with_the_right_values(tmp_path: Path) -> None:
+def test_submodels_are_complete_checkpoints_with_the_right_values(tmp_path: Path) -> None:
     combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
     split(combined, tmp_path / "halves")
     encoder, decoder = (
@@ -117,7 +117,7 @@ def test_halves_are_whole_checkpoints_with_the_right_values(tmp_path: Path) -> N
     )
     assert encoder.fits and encoder.model.name == "BertModel"
     assert decoder.fits and decoder.model.name == "GPT2LMHeadModel"
-    whole = load_file(combined / "model.safetensors")
+    complete = load_file(combined / "model.safetensors")
     parts = {
         **{
             f"encoder.{name}": value
@@ -129,13 +129,13 @@ def test_halves_are_whole_checkpoints_with_the_right_values(tmp_path: Path) -> N
         },
         **load_file(tmp_path / "halves/joint.safetensors"),
     }
-    assert parts.keys() == whole.keys()
-    assert all(np.array_equal(parts[name], whole[name]) for name in whole)
+    assert parts.keys() == complete.keys()
+    assert all(np.array_equal(parts[name], complete[name]) for name in complete)
     config = json.loads((tmp_path / "halves/decoder/config.json").read_text())
     assert config["add_cross_attention"] and config["is_decoder"]
 
 
-def test_a_projection_of_other_halves_is_not_taken(tmp_path: Path) -> None:
+def test_a_projection_of_other_submodels_is_not_used(tmp_path: Path) -> None:
     combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
     split(combined, tmp_path / "halves")
     make(tmp_path / "elsewhere", "bert")
@@ -157,13 +157,13 @@ def test_compose_refuses_a_combined_checkpoint_and_names_the_way_out(tmp_path: P
         compose(combined, tmp_path / "decoder", tmp_path / "again")
 
 
-def test_shards_and_dtype_reach_both_halves(tmp_path: Path) -> None:
+def test_shards_and_dtype_apply_to_both_submodels(tmp_path: Path) -> None:
     combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
     split(combined, tmp_path / "halves", to=["pytorch"], dtype="float16", max_shard_size="40kB")
     convert(tmp_path / "halves/decoder", tmp_path / "whole", to=["pytorch"])
-    whole = load_file(combined / "model.safetensors")
+    complete = load_file(combined / "model.safetensors")
     for name, value in load_file(tmp_path / "whole/model.safetensors").items():
-        assert np.array_equal(value, whole[f"decoder.{name}"].astype("float16"))
+        assert np.array_equal(value, complete[f"decoder.{name}"].astype("float16"))
     config = json.loads((tmp_path / "halves/encoder/config.json").read_text())
     assert config["dtype"] == "float16"
 

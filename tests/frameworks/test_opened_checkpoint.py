@@ -149,7 +149,7 @@ def test_a_closed_checkpoint_says_so(tmp_path: Path) -> None:
     checkpoint.close()
 
 
-def test_what_does_not_fit_is_opened_and_not_handed_over(tmp_path: Path) -> None:
+def test_what_does_not_fit_is_opened_but_not_loaded(tmp_path: Path) -> None:
     config = factories.tiny_config("bert")
     tensors = factories.stored(factories.model_spec(config))
     del tensors["encoder.layer.1.output.dense.bias"]
@@ -179,7 +179,7 @@ def test_copies_that_differ_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [512, 16 << 20])
-def test_what_is_handed_over_is_what_convert_writes(
+def test_loaded_tensors_are_those_that_convert_writes(
     tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By another reader: h5py. Small blocks put the tensors together from pieces."""
@@ -199,7 +199,7 @@ def test_what_is_handed_over_is_what_convert_writes(
             assert np.array_equal(file[layer][name][()], weights[name.split("/", 1)[1]])
 
 
-def test_what_a_class_has_and_the_checkpoint_lacks_is_drawn_as_convert_draws_it(
+def test_missing_weights_are_initialized_as_by_convert(
     tmp_path: Path,
 ) -> None:
     config = factories.tiny_config("bert")

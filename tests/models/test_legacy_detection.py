@@ -71,7 +71,7 @@ def google(drawn: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_a_release_becomes_a_whole_checkpoint(architecture, tmp_path):
+def test_an_original_release_becomes_a_complete_checkpoint(architecture, tmp_path):
     values = release(tmp_path / "in", architecture)
     result = convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])
     assert result.to_dict()["ignored"] == {
@@ -92,7 +92,7 @@ def test_a_release_becomes_a_whole_checkpoint(architecture, tmp_path):
     assert set(files) == {"model.ckpt.index", "model.ckpt.data-00000-of-00001"}
 
 
-def test_partitioned_variables_become_whole(tmp_path):
+def test_partitioned_variables_are_joined(tmp_path):
     """Each variable cut in two along its longest axis, the halves in different data files."""
     values = release(tmp_path / "in", "bert")
     entries, data = [(b"", tensorflow_checkpoints.number(1, 2))], [bytearray(), bytearray()]
@@ -102,9 +102,9 @@ def test_partitioned_variables_become_whole(tmp_path):
         }
     for name, array in arrays.items():
         axis = int(np.argmax(array.shape))
-        whole, cut = array.shape[axis], array.shape[axis] // 3
+        complete, cut = array.shape[axis], array.shape[axis] // 3
         pieces = [[(0, -1)] * array.ndim for _ in range(2)]
-        pieces[0][axis], pieces[1][axis] = (0, cut), (cut, whole - cut)
+        pieces[0][axis], pieces[1][axis] = (0, cut), (cut, complete - cut)
         listed = tensorflow_checkpoints.slices(pieces)
         entries.append((name.encode(), tensorflow_checkpoints.entry(1, array.shape, more=listed)))
         for shard, (part, piece) in enumerate(
@@ -164,7 +164,7 @@ def test_a_pytorch_file_with_an_old_configuration(tmp_path):
     assert found.checkpoint.architecture == "bert" and found.fits
 
 
-def test_a_stated_model_type_is_believed(tmp_path):
+def test_a_stated_model_type_is_kept(tmp_path):
     release(tmp_path, "bert")
     config = json.loads((tmp_path / "bert_config.json").read_text())
     (tmp_path / "bert_config.json").write_text(json.dumps({**config, "model_type": "albert"}))
@@ -172,7 +172,7 @@ def test_a_stated_model_type_is_believed(tmp_path):
         convert(tmp_path, tmp_path / "out", to=["pytorch"])
 
 
-def test_a_configuration_that_tells_nothing(tmp_path):
+def test_a_configuration_that_fits_no_architecture(tmp_path):
     release(tmp_path, "bert")
     (tmp_path / "bert_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"states no model_type\n.*Add it"):
@@ -182,7 +182,7 @@ def test_a_configuration_that_tells_nothing(tmp_path):
         inspect(tmp_path)
 
 
-def test_a_configuration_that_fits_several_families(tmp_path):
+def test_a_configuration_that_fits_several_architectures(tmp_path):
     release(tmp_path / "in", "bert")
     own = tmp_path / "twin.toml"
     text = (Path(__file__).parents[2] / "mappings" / "bert.toml").read_text()
@@ -231,7 +231,7 @@ def test_mistakes_in_tables_are_named(old, new, finding, tmp_path):
         ArchitectureRegistry([path]).architecture("gpt2")
 
 
-def test_no_table_inherits_how_another_family_is_told():
+def test_no_table_inherits_the_detection_of_another():
     registry = bundled_registry()
     assert {architecture.name for architecture in registry.with_detection()} >= set(CONFIGS)
     assert registry.architecture("roberta").detection is None

@@ -35,7 +35,7 @@ LABELS: list[tuple[dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(("architecture", "name"), CLASSES)
-def test_the_tensors_tell_the_task(tmp_path: Path, architecture: str, name: str) -> None:
+def test_the_tensors_decide_the_class(tmp_path: Path, architecture: str, name: str) -> None:
     make(tmp_path / "in", architecture, name)
     converter.convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [name]

@@ -66,7 +66,7 @@ def test_what_does_not_only_encode_cannot_encode(
     assert architecture not in able
 
 
-def test_halves_that_were_exchanged(places: dict[str, Path]) -> None:
+def test_encoder_and_decoder_in_reverse_order(places: dict[str, Path]) -> None:
     told = refused(places, "trocr", "vit")
     assert "trocr cannot be the encoder" in told and "vit cannot be the decoder" in told
     assert "in the reverse order" in told

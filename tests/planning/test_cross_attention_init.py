@@ -46,7 +46,7 @@ def _matrices(cross: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("decoder", ["bert", "gpt2"])
-def test_normal_is_the_familys_rule(tmp_path: Path, decoder: str) -> None:
+def test_normal_is_the_rule_of_the_table(tmp_path: Path, decoder: str) -> None:
     cross, _ = _composed(tmp_path, "normal", decoder)
     for name, value in _matrices(cross).items():
         scale = 0.02 / (math.sqrt(4) if "c_proj" in name else 1)
@@ -77,15 +77,15 @@ def test_xavier_is_even_within_the_bound_of_the_shape(tmp_path: Path, decoder: s
 @pytest.mark.parametrize(
     ("decoder", "output"), [("bert", "output.dense"), ("gpt2", "crossattention.c_proj")]
 )
-def test_zero_output_silences_the_last_module_only(
+def test_zero_output_sets_the_last_module_to_zero(
     tmp_path: Path, decoder: str, output: str
 ) -> None:
     cross, warnings = _composed(tmp_path, "zero-output", decoder)
     plain, _ = _composed(tmp_path, "normal", decoder)
-    silent = {name for name in cross if output in name}
-    assert silent
+    zeroed = {name for name in cross if output in name}
+    assert zeroed
     for name, value in cross.items():
-        if name in silent:
+        if name in zeroed:
             assert not value.any(), name
         else:
             assert np.array_equal(value, plain[name]), name
@@ -95,9 +95,9 @@ def test_zero_output_silences_the_last_module_only(
 
 def test_bert_copies_all_of_its_self_attention(tmp_path: Path) -> None:
     cross, warnings = _composed(tmp_path, "copy-self-attention", "bert")
-    whole = values(tmp_path / "copy-self-attention" / FILES[0])
+    complete = values(tmp_path / "copy-self-attention" / FILES[0])
     for name, value in cross.items():
-        assert np.array_equal(value, whole[name.replace("crossattention", "attention")]), name
+        assert np.array_equal(value, complete[name.replace("crossattention", "attention")]), name
     assert f"copy-self-attention: {len(cross)} tensors" in " ".join(warnings)
     assert not any("are newly initialized" in warning for warning in warnings)
     entry = manifest_of(tmp_path / "copy-self-attention")["tensors"]
@@ -109,7 +109,7 @@ def test_bert_copies_all_of_its_self_attention(tmp_path: Path) -> None:
 def test_gpt2_copies_what_it_can_and_says_what_it_cannot(tmp_path: Path) -> None:
     cross, warnings = _composed(tmp_path, "copy-self-attention")
     plain, _ = _composed(tmp_path, "normal")
-    whole = values(tmp_path / "copy-self-attention" / FILES[0])
+    complete = values(tmp_path / "copy-self-attention" / FILES[0])
     entries = manifest_of(tmp_path / "copy-self-attention")["tensors"]
     for name, value in cross.items():
         if "c_attn" in name or "q_attn" in name:
@@ -117,12 +117,12 @@ def test_gpt2_copies_what_it_can_and_says_what_it_cannot(tmp_path: Path) -> None
             assert "cannot copy the self-attention" in entries[name]["reason"], name
             continue
         twin = name.replace("crossattention", "attn").replace("ln_cross_attn", "ln_1")
-        assert np.array_equal(value, whole[twin]), name
+        assert np.array_equal(value, complete[twin]), name
         assert "reason" not in entries[name]
     assert "are copies, 8 are newly initialized" in " ".join(warnings)
 
 
-def test_a_decoder_that_is_drawn_anew_has_nothing_to_copy(tmp_path: Path) -> None:
+def test_a_random_decoder_has_nothing_to_copy(tmp_path: Path) -> None:
     make(tmp_path / "bert", "bert", "BertForMaskedLM")
     result = compose(
         *(tmp_path / "bert", tmp_path / "bert", tmp_path / "out"),
@@ -140,8 +140,8 @@ def test_kept_cross_attention_is_left_alone(tmp_path: Path) -> None:
         tmp_path / "encoder", tmp_path / "decoder", tmp_path / "out", init="zero-output"
     )
     assert "init zero-output has no effect" in " ".join(result.warnings)
-    whole = values(tmp_path / "out")
-    assert whole["decoder.encoder.layer.0.crossattention.output.dense.weight"].any()
+    complete = values(tmp_path / "out")
+    assert complete["decoder.encoder.layer.0.crossattention.output.dense.weight"].any()
 
 
 def _decoders() -> Iterator[str]:
@@ -154,7 +154,7 @@ def _decoders() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("architecture", list(_decoders()))
-def test_every_decoder_can_begin_in_every_way(architecture: str, tmp_path: Path) -> None:
+def test_every_decoder_supports_every_rule(architecture: str, tmp_path: Path) -> None:
     """Each family's table leads from every fresh branch to its output and its counterparts."""
     table = LIBRARY.architecture(architecture)
     make(tmp_path / "encoder", "bert")
@@ -172,7 +172,7 @@ def test_every_decoder_can_begin_in_every_way(architecture: str, tmp_path: Path)
         assert any(init in warning for warning in result.warnings) or init == "zero-output"
 
 
-def test_a_table_without_the_knowledge_is_told(tmp_path: Path) -> None:
+def test_a_table_without_the_section_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "gpt2.toml"
     text = (Path(__file__).parents[2] / "mappings" / "gpt2.toml").read_text()
     start, end = text.index("[cross_attention_init]"), text.index("[detection]")

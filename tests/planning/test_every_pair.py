@@ -57,8 +57,8 @@ def test_every_decoder_goes_with_it(encoder: str, places: dict[str, Path], tmp_p
         assert "pytorch" in result.frameworks, decoder
         for framework in FRAMEWORKS:
             if framework not in result.frameworks:
-                told = [w for w in result.warnings if w.startswith(f"{framework} is skipped: ")]
-                assert told, f"{decoder}: nobody says why not {framework}"
+                text = [w for w in result.warnings if w.startswith(f"{framework} is skipped: ")]
+                assert text, f"{decoder}: nobody says why not {framework}"
         for file in result.plan.files:
             assert {entry.tensor for entry in file.entries} <= planned
             names = [entry.spec.name for entry in file.entries]

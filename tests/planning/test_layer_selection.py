@@ -32,7 +32,7 @@ def test_which_layers_are_meant(which: str, count: int, numbers: list[int]) -> N
 
 
 @pytest.mark.parametrize(
-    ("which", "told"),
+    ("which", "text"),
     [
         ("0,6,7", "no layer 6, 7"),
         ("1,1", "twice"),
@@ -40,8 +40,8 @@ def test_which_layers_are_meant(which: str, count: int, numbers: list[int]) -> N
         ("even:0", "has 6 layers"),
     ],
 )
-def test_layers_that_are_not_there_are_refused(which: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_layers_that_are_not_there_are_refused(which: str, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
         selected_layers(which, 6)
 
 
@@ -66,23 +66,25 @@ def test_layers_move_to_their_new_places_and_the_others_are_left(tmp_path: Path)
     assert config["encoder"]["num_hidden_layers"] == config["decoder"]["n_layer"] == 2
     encoder, decoder = (values(tmp_path / submodel) for submodel in ("encoder", "decoder"))
     for file in FILES:
-        whole = values(out / file)
-        assert not any("layer.2" in name or "h.2" in name for name in whole)
+        complete = values(out / file)
+        assert not any("layer.2" in name or "h.2" in name for name in complete)
         for new, old in ((0, 4), (1, 1)):
             own = {n for n in encoder if n.startswith(f"encoder.layer.{old}.")}
             assert len(own) == 16
             for name in own:
                 moved = "encoder." + name.replace(f"layer.{old}.", f"layer.{new}.")
-                assert np.array_equal(whole[moved], encoder[name])
+                assert np.array_equal(complete[moved], encoder[name])
         for new, old in ((0, 2), (1, 3)):
             name = "h.{}.mlp.c_fc.weight"
-            assert np.array_equal(whole["decoder." + name.format(new)], decoder[name.format(old)])
-        assert np.array_equal(whole["decoder.wte.weight"], decoder["wte.weight"])
-    dropped = result.to_dict()["ignored"]
-    assert set(dropped["encoder"].values()) == {"its layer is not selected by --layers"}
-    assert len(dropped["encoder"]) == 3 * 16
-    fresh = result.to_dict()["initialized"]
-    assert all("cross" in name or "enc_to_dec" in name for name in fresh)
+            assert np.array_equal(
+                complete["decoder." + name.format(new)], decoder[name.format(old)]
+            )
+        assert np.array_equal(complete["decoder.wte.weight"], decoder["wte.weight"])
+    ignored = result.to_dict()["ignored"]
+    assert set(ignored["encoder"].values()) == {"its layer is not selected by --layers"}
+    assert len(ignored["encoder"]) == 3 * 16
+    initialized = result.to_dict()["initialized"]
+    assert all("cross" in name or "enc_to_dec" in name for name in initialized)
 
 
 def test_kept_cross_attention_moves_along(tmp_path: Path) -> None:
@@ -90,11 +92,11 @@ def test_kept_cross_attention_moves_along(tmp_path: Path) -> None:
     make(tmp_path / "decoder", "bert", "BertLMHeadModel", seed=1, cross_attention=True)
     compose(tmp_path / "encoder", tmp_path / "decoder", tmp_path / "out", layers=["decoder=2"])
     name = "encoder.layer.{}.crossattention.self.key.weight"
-    whole, source = values(tmp_path / "out"), values(tmp_path / "decoder")
-    assert np.array_equal(whole["decoder." + name.format(0)], source[name.format(2)])
+    complete, source = values(tmp_path / "out"), values(tmp_path / "decoder")
+    assert np.array_equal(complete["decoder." + name.format(0)], source[name.format(2)])
 
 
-def test_shared_halves_have_the_same_layers(tmp_path: Path) -> None:
+def test_shared_submodels_have_the_same_layers(tmp_path: Path) -> None:
     source = make(tmp_path / "bert", "bert", "BertForMaskedLM").directory
     with pytest.raises(UsageError, match="same layers"):
         compose(source, source, tmp_path / "out", share=True, layers=["decoder=0"])

@@ -24,7 +24,7 @@ def _words(directory: Path, count: int) -> None:
     (directory / "vocab.txt").write_text("".join(f"w{number}\n" for number in range(count)))
 
 
-def _halves(home: Path, encoder: int, decoder: int, **changes: Any) -> tuple[Path, Path]:
+def _submodels(home: Path, encoder: int, decoder: int, **changes: Any) -> tuple[Path, Path]:
     first = make(home / "encoder", "bert", vocab_size=50).directory
     second = make(home / "decoder", "bert", "BertLMHeadModel", seed=1, **changes).directory
     _words(first, encoder)
@@ -33,33 +33,35 @@ def _halves(home: Path, encoder: int, decoder: int, **changes: Any) -> tuple[Pat
 
 
 @pytest.mark.parametrize("memory", ["512MB", 1])
-def test_one_half_grows_by_the_mean_and_the_other_is_cut(tmp_path: Path, memory: Any) -> None:
-    sources = _halves(tmp_path, 40, 70)
+def test_one_submodel_grows_by_the_mean_and_the_other_is_truncated(
+    tmp_path: Path, memory: Any
+) -> None:
+    sources = _submodels(tmp_path, 40, 70)
     out = tmp_path / "out"
     compose(*sources, out, resize_embeddings=True, memory=memory)
     config = config_of(out)
     assert (config["encoder"]["vocab_size"], config["decoder"]["vocab_size"]) == (40, 70)
     originals = {submodel: values(tmp_path / submodel) for submodel in ("encoder", "decoder")}
     for file in FILES:
-        whole = values(out / file)
+        complete = values(out / file)
         for name, key in SIZED.items():
             submodel = name.partition(".")[0]
             own = originals[submodel][key]
-            kept = min(len(own), len(whole[name]))
-            assert len(whole[name]) == {"encoder": 40, "decoder": 70}[submodel]
-            assert np.array_equal(whole[name][:kept], own[:kept]), (file, name)
+            kept = min(len(own), len(complete[name]))
+            assert len(complete[name]) == {"encoder": 40, "decoder": 70}[submodel]
+            assert np.array_equal(complete[name][:kept], own[:kept]), (file, name)
             mean = own.astype(np.float64).mean(axis=0)
-            for row in whole[name][kept:]:
+            for row in complete[name][kept:]:
                 assert np.allclose(row, mean, rtol=1e-6, atol=1e-9)
         for name, value in originals["decoder"].items():
             if f"decoder.{name}" not in SIZED:
-                assert np.array_equal(whole[f"decoder.{name}"], value)
+                assert np.array_equal(complete[f"decoder.{name}"], value)
     entry = manifest_of(out)["tensors"]["decoder.embeddings.word_embeddings.weight"]
     assert entry["resized"] == {"from": [61, 24], "rows": "mean"}
 
 
-def test_rows_are_drawn_by_the_familys_rule_if_asked(tmp_path: Path) -> None:
-    sources = _halves(tmp_path, 50, 200, hidden_size=64)
+def test_new_rows_follow_the_rule_of_the_table_if_requested(tmp_path: Path) -> None:
+    sources = _submodels(tmp_path, 50, 200, hidden_size=64)
     compose(*sources, tmp_path / "out", resize_embeddings=True, resize_with="normal", seed=4)
     one, *others = (values(tmp_path / "out" / file) for file in FILES)
     rows = one["decoder.embeddings.word_embeddings.weight"][61:]
@@ -70,7 +72,7 @@ def test_rows_are_drawn_by_the_familys_rule_if_asked(tmp_path: Path) -> None:
 
 
 def test_an_added_pad_token_can_be_used(tmp_path: Path) -> None:
-    _, decoder = sources = _halves(tmp_path, 50, 61, pad_token_id=None)
+    _, decoder = sources = _submodels(tmp_path, 50, 61, pad_token_id=None)
     (decoder / "added_tokens.json").write_text('{"[PAD]": 61}')
     (decoder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
     compose(*sources, tmp_path / "out", resize_embeddings=True)
@@ -78,7 +80,7 @@ def test_an_added_pad_token_can_be_used(tmp_path: Path) -> None:
 
 
 def test_without_a_tokenizer_there_is_no_size(tmp_path: Path) -> None:
-    encoder, decoder = _halves(tmp_path, 50, 61)
+    encoder, decoder = _submodels(tmp_path, 50, 61)
     (decoder / "vocab.txt").unlink()
     with pytest.raises(UnsupportedError, match="no file states how many tokens"):
         compose(encoder, decoder, tmp_path / "out", resize_embeddings=True)

@@ -25,7 +25,7 @@ def _tokenizer(directory: Path, vocabulary: dict[str, int], **roles: Any) -> Non
     (directory / "tokenizer_config.json").write_text(json.dumps(roles))
 
 
-def _halves(home: Path, **decoder: Any) -> tuple[Path, Path]:
+def _submodels(home: Path, **decoder: Any) -> tuple[Path, Path]:
     encoder = make(home / "bert", "bert").directory
     return encoder, make(home / "gpt2", "gpt2", "GPT2LMHeadModel", **decoder).directory
 
@@ -42,8 +42,8 @@ def _ids(home: Path, **options: Any) -> dict[str, int]:
     return found
 
 
-def test_the_tokenizer_tells_what_the_configuration_does_not(tmp_path: Path) -> None:
-    _, decoder = _halves(tmp_path, **NO_TOKENS)
+def test_the_tokenizer_states_what_the_configuration_does_not(tmp_path: Path) -> None:
+    _, decoder = _submodels(tmp_path, **NO_TOKENS)
     _tokenizer(decoder, {"<s>": 7, "</s>": 8}, bos_token="<s>", eos_token={"content": "</s>"})
     assert _ids(tmp_path) == dict(zip(IDS, (7, 8, 8, 7), strict=True))
     _tokenizer(
@@ -54,14 +54,14 @@ def test_the_tokenizer_tells_what_the_configuration_does_not(tmp_path: Path) -> 
 
 def test_the_configurations_own_start_is_not_questioned(tmp_path: Path) -> None:
     """MBART starts with the code of a language, which no role of its tokenizer names."""
-    _, decoder = _halves(tmp_path, **{**NO_TOKENS, "decoder_start_token_id": 30})
+    _, decoder = _submodels(tmp_path, **{**NO_TOKENS, "decoder_start_token_id": 30})
     _tokenizer(decoder, {"</s>": 8, "ro_RO": 30, "en_XX": 31}, bos_token="</s>", eos_token="</s>")
     assert _ids(tmp_path)["decoder_start_token_id"] == 30
     assert _ids(tmp_path, decoder_start_token="en_XX")["decoder_start_token_id"] == 31
 
 
 def test_configuration_and_tokenizer_that_disagree_are_refused(tmp_path: Path) -> None:
-    _, decoder = _halves(tmp_path, **{**NO_TOKENS, "bos_token_id": 7, "eos_token_id": 3})
+    _, decoder = _submodels(tmp_path, **{**NO_TOKENS, "bos_token_id": 7, "eos_token_id": 3})
     _tokenizer(decoder, {"<s>": 7, "</s>": 8}, bos_token="<s>", eos_token="</s>")
     with pytest.raises(ConfigError) as refused:
         _ids(tmp_path)
@@ -77,7 +77,7 @@ def test_configuration_and_tokenizer_that_disagree_are_refused(tmp_path: Path) -
 
 
 def test_a_token_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
-    _, decoder = _halves(tmp_path, **NO_TOKENS)
+    _, decoder = _submodels(tmp_path, **NO_TOKENS)
     _tokenizer(
         decoder, {"<s>": 7, "[PAD]": 61}, bos_token="<s>", eos_token="<s>", pad_token="[PAD]"
     )
@@ -117,7 +117,7 @@ def _written(home: Path, **options: Any) -> tuple[dict[str, Any], list[str]]:
     return generation, list(result.warnings)
 
 
-def test_what_is_written_begins_with_the_code_of_its_language(tmp_path: Path) -> None:
+def test_outputs_start_with_the_code_of_the_target_language(tmp_path: Path) -> None:
     _writer(tmp_path, tgt_lang="fr_XX")
     assert _written(tmp_path)[0]["decoder_start_token_id"] == 32
     assert _written(tmp_path, decoder_start_token="en_XX")[0]["decoder_start_token_id"] == 31
@@ -144,7 +144,7 @@ def test_a_code_that_follows_the_start_is_forced(tmp_path: Path) -> None:
     assert any("--set forced_bos_token_id=ID" in warning for warning in told)
 
 
-def test_a_tokenizer_without_languages_starts_as_the_family_does(tmp_path: Path) -> None:
+def test_a_tokenizer_without_languages_has_the_usual_start_token(tmp_path: Path) -> None:
     decoder = _writer(tmp_path, tgt_lang=None)
     (decoder / "vocab.json").write_text(json.dumps({"<s>": 0, "<pad>": 1, "</s>": 2, "mot": 30}))
     assert _written(tmp_path)[0]["decoder_start_token_id"] == 2
@@ -167,7 +167,7 @@ def test_without_a_tokenizer_the_language_is_asked_for(tmp_path: Path) -> None:
         ("mbart", 250030, {}),
     ],
 )
-def test_the_codes_of_the_families_own_vocabularies(
+def test_the_codes_of_the_architectures_own_vocabularies(
     architecture: str, vocabulary: int, known: dict[str, int]
 ) -> None:
     """Ids as in transformers' integration tests and by its tokenizers' arithmetic."""
@@ -179,7 +179,7 @@ def test_the_codes_of_the_families_own_vocabularies(
     assert bool(ids) == bool(known)
 
 
-def test_what_no_file_tells_is_said_to_be_a_guess(tmp_path: Path) -> None:
+def test_tokens_of_the_own_vocabulary_give_a_warning(tmp_path: Path) -> None:
     make(tmp_path / "bert", "bert")
     make(tmp_path / "decoder", "roberta", "RobertaForCausalLM", seed=1, **NO_TOKENS)
     written, told = _written(tmp_path)
@@ -187,7 +187,7 @@ def test_what_no_file_tells_is_said_to_be_a_guess(tmp_path: Path) -> None:
     assert any("roberta's own vocabulary are used: start 0, end 2, pad 1" in t for t in told)
 
 
-def test_the_familys_own_token_may_go_before_the_plain_name(tmp_path: Path) -> None:
+def test_the_tables_token_may_override_the_configuration(tmp_path: Path) -> None:
     """BigBird's configurations and tokenizers call others eos than what ends its texts."""
     make(tmp_path / "bert", "bert")
     changes = {**NO_TOKENS, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0}
@@ -207,7 +207,7 @@ SETTINGS = {
 
 
 def test_settings_of_generation_travel_on(tmp_path: Path) -> None:
-    _, decoder = _halves(tmp_path, forced_bos_token_id=5, min_length=2, do_sample=False)
+    _, decoder = _submodels(tmp_path, forced_bos_token_id=5, min_length=2, do_sample=False)
     more = {"_from_model_config": True, "transformers_version": "4.1", "eos_token_id": 2}
     (decoder / "generation_config.json").write_text(json.dumps({**SETTINGS, **more}))
     assert _ids(tmp_path, set=["num_beams=2", "min_length=null"])["eos_token_id"] == 2
@@ -220,7 +220,7 @@ def test_settings_of_generation_travel_on(tmp_path: Path) -> None:
 
 
 def test_settings_that_name_no_token_of_the_decoder_are_refused(tmp_path: Path) -> None:
-    _, decoder = _halves(tmp_path)
+    _, decoder = _submodels(tmp_path)
     wrong = {"bad_words_ids": [[7], [61]], "forced_bos_token_id": "x", "suppress_tokens": [-1]}
     (decoder / "generation_config.json").write_text(json.dumps(wrong))
     with pytest.raises(ConfigError, match="settings for generation") as refused:
@@ -234,7 +234,7 @@ def test_settings_that_name_no_token_of_the_decoder_are_refused(tmp_path: Path) 
 
 
 def test_both_configurations_of_the_decoder_are_asked(tmp_path: Path) -> None:
-    _, decoder = _halves(tmp_path, **NO_TOKENS)
+    _, decoder = _submodels(tmp_path, **NO_TOKENS)
     ids = {"decoder_start_token_id": 9, "eos_token_id": [10, 11], "pad_token_id": 12}
     (decoder / "generation_config.json").write_text(json.dumps(ids))
     assert _ids(tmp_path) == {**ids, "eos_token_id": 10}
@@ -247,7 +247,7 @@ def test_both_configurations_of_the_decoder_are_asked(tmp_path: Path) -> None:
 
 
 def test_a_token_that_is_set_as_a_field_is_set_everywhere(tmp_path: Path) -> None:
-    _halves(tmp_path)
+    _submodels(tmp_path)
     found = _ids(tmp_path, set=["eos_token_id=9", "bos_token_id=10"])
     assert (found["eos_token_id"], found["bos_token_id"]) == (9, 10)
     with pytest.raises(ConverterError, match="contradicts the option"):
@@ -255,8 +255,8 @@ def test_a_token_that_is_set_as_a_field_is_set_everywhere(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["nobody", "-1", "99999999999999"])
-def test_a_token_that_nobody_knows_is_refused(tmp_path: Path, name: str) -> None:
-    _halves(tmp_path)
+def test_an_unknown_token_is_refused(tmp_path: Path, name: str) -> None:
+    _submodels(tmp_path)
     with pytest.raises(ConverterError, match="the end token is unknown"):
         _ids(tmp_path, eos_token=name)
 

@@ -34,7 +34,12 @@ def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=CLIENTS)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.network] if other else [])
+        for name, other in CLIENTS.items()
+    ]
+)
 def python(request: pytest.FixtureRequest) -> Path:
     other = CLIENTS[request.param]
     return interpreter(other) if other else Path(sys.executable)

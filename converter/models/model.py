@@ -13,7 +13,6 @@ from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import CROSS_ATTENTION, Architecture, Composite
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConfigError
-from converter.models.detection import detect_model_type
 from converter.models.framework_support import (
     pair_unsupported_reasons,
     role_unsupported_reasons,
@@ -24,6 +23,7 @@ from converter.models.key_matching import KeyMatch, match_keys, missing_params
 from converter.models.source_model import (
     MatchedCheckpoint,
     SourceModel,
+    detect_model_type,
     ignore_other_params,
     move_tied_values,
     required_params,

@@ -14,8 +14,7 @@ from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import Checkpoint, open_config, open_files
 from converter.errors import CheckpointError, UnsupportedError, UsageError
 from converter.file_names import GENERATION_CONFIG
-from converter.models.detection import detect_model_type, select_submodel
-from converter.models.source_model import SourceModel
+from converter.models.source_model import SourceModel, detect_model_type, select_submodel
 from converter.options import (
     SUBMODELS,
     ComposeOptions,

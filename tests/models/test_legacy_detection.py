@@ -17,7 +17,7 @@ from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
 from converter.errors import CheckpointError, MatchError, TableError
 from converter.formats.tensorflow_checkpoint.partitioned import slice_key
-from converter.models.detection import detect_model_type
+from converter.models.source_model import detect_model_type
 from converter.tensors import TensorSpec
 from tests import factories
 from tests.factories import bundled_registry

@@ -62,9 +62,7 @@ class Worker:
     def run(self, tensors: Iterator[TargetTensor]) -> None:
         """Copy tensors until there are none left.
 
-        Raises:
-            Stopped: if another thread failed or the user interrupted.
-
+        Raise Stopped if another thread failed or the user interrupted.
         """
         try:
             for tensor in tensors:

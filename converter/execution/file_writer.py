@@ -88,9 +88,7 @@ class FileWriter:
     def accept_existing(self, name: str, check: Check) -> None:
         """Accept the bytes of a tensor that are already in the file.
 
-        Raises:
-            OutputError: if the file cannot be read.
-
+        Raise OutputError if the file cannot be read.
         """
         if not self._output.needs_crc32:
             return
@@ -102,9 +100,7 @@ class FileWriter:
     def finalize(self) -> None:
         """Finish the file; see `PreallocatedFile.finalize`.
 
-        Raises:
-            OutputError: if the file cannot be written.
-
+        Raise OutputError if the file cannot be written.
         """
         self.close()
         try:
@@ -149,11 +145,8 @@ def _reserve(fd: int) -> None:
     """Allocate the disk space of the complete file, if the file system supports it.
 
     A full disk shows before the work begins, and writing to ext4 takes about half as long. Not
-    ``os.posix_fallocate``: on file systems without support, that writes to every block.
-
-    Raises:
-        OSError: if there is too little space.
-
+    ``os.posix_fallocate``: on file systems without support, that writes to every block. Raise
+    OSError if there is too little space.
     """
     try:
         fallocate = ctypes.CDLL(None, use_errno=True).fallocate

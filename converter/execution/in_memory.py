@@ -43,11 +43,8 @@ class InMemoryOutput(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         """Return the values in the file's layout and dtype.
 
-        Raises:
-            KeyError: if the file has no tensor of that name.
-            CheckpointError: if the source cannot be read.
-            MatchError: if copies of the tensor in the source differ.
-
+        Raise KeyError if the file has no tensor of that name; raise CheckpointError if the source
+        cannot be read; raise MatchError if copies of the tensor in the source differ.
         """
         entry = self._entries[name]
         self._check()
@@ -70,9 +67,7 @@ class InMemoryOutput(Mapping[str, Array]):
     def spec(self, name: str) -> TensorSpec:
         """Return the specification of a tensor in the file, without reading it.
 
-        Raises:
-            KeyError: if the file has no tensor of that name.
-
+        Raise KeyError if the file has no tensor of that name.
         """
         return self._entries[name].spec
 

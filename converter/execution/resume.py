@@ -65,9 +65,7 @@ class Journal:
     def record(self, name: str, result: TensorResult) -> None:
         """Append a tensor that is in every file, unless it has problems.
 
-        Raises:
-            OutputError: if the file cannot be written.
-
+        Raise OutputError if the file cannot be written.
         """
         if result.problems:
             return
@@ -193,11 +191,8 @@ def is_already_written(
 ) -> bool:
     """Return whether every output of `tensor` holds the values with the given SHA-256.
 
-    The bytes are read again, in canonical layout and planned dtype, `block` bytes at once.
-
-    Raises:
-        CheckpointError: if a file cannot be read.
-
+    The bytes are read again, in canonical layout and planned dtype, `block` bytes at once. Raise
+    CheckpointError if a file cannot be read.
     """
     return all(
         _digest(tensor, writer, entry, block, scratch, check) == sha256 for writer, entry in outputs
@@ -274,9 +269,7 @@ def reuse_partial_file(path: Path, create: Callable[[Path], PreallocatedFile]) -
 def remove_other_files(directory: Path, keep: set[Path]) -> None:
     """Remove every file from `directory` except for `keep`.
 
-    Raises:
-        OSError: if a file cannot be removed.
-
+    Raise OSError if a file cannot be removed.
     """
     for path in list(directory.rglob("*")):
         if path.is_symlink() or (path.is_file() and path not in keep):

@@ -27,9 +27,7 @@ def squeezed_permutation(
 ) -> Permutation:
     """Return the squeezed source axis of each squeezed target axis.
 
-    Raises:
-        ValueError: if `source_shape` does not fit the source layout.
-
+    Raise ValueError if `source_shape` does not fit the source layout.
     """
     rearrangement.shape(source_shape)
     sizes = dict(zip(rearrangement.source.order, source_shape, strict=True))

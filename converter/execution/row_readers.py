@@ -64,12 +64,9 @@ class StoredTensorReader:
     def read(self, start: int, stop: int, scratch: BufferPool, name: str) -> tuple[Array, Array]:
         """Return the rows in the stored layout, and in canonical layout.
 
-        Both are valid until the buffer `name` is used again; equal layouts give one array.
-
-        Raises:
-            CheckpointError: if the system cannot read the file.
-            FormatError: if the file ends early or its bytes cannot be decoded.
-
+        Both are valid until the buffer `name` is used again; equal layouts give one array. Raise
+        CheckpointError if the system cannot read the file; raise FormatError if the file ends early
+        or its bytes cannot be decoded.
         """
         tensor = self.stored.tensor
         shape = list(tensor.spec.shape)

@@ -95,10 +95,8 @@ class TensorCopier:
     def copy(self, tensor: TargetTensor) -> TensorResult:
         """Read, compare, hash and write one tensor, block by block.
 
-        Raises:
-            CheckpointError: if its source cannot be read.
-            OutputError: if a file cannot be written.
-
+        Raise CheckpointError if its source cannot be read; raise OutputError if a file cannot be
+        written.
         """
         result = TensorResult()
         shape = squeeze_shape(tensor.spec.shape)

@@ -124,11 +124,8 @@ def write_checkpoint(
 ) -> WriteResult:
     """Carry out `plan` so that `output`, a path or a URL, is complete, or does not exist.
 
-    Raises:
-        OutputError: if it cannot be written.
-        CheckpointError: if a source cannot be read, or was changed meanwhile.
-        MatchError: if duplicates of a tensor in the sources differ.
-
+    Raise OutputError if it cannot be written; raise CheckpointError if a source cannot be read, or
+    was changed meanwhile; raise MatchError if duplicates of a tensor in the sources differ.
     """
     target = output_target(output)
     if "" in plan.classes:

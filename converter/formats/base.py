@@ -43,15 +43,8 @@ class StoredTensor(ABC):
     def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
         """Read the values with index ``start .. start + out.shape[axis]`` along `axis`.
 
-        Args:
-            out: C-contiguous, of the stored dtype in native byte order, and of the stored shape
-                except along `axis`. For a scalar, shape ``()``.
-            axis: the axis along which only a part is read.
-            start: first index along `axis`.
-
-        Raises:
-            FormatError: if the file ends early or its bytes cannot be decoded.
-
+        `out` is C-contiguous, of the stored dtype in native byte order, and of the stored shape
+        except along `axis`. Raise FormatError if the file ends early or cannot be decoded.
         """
 
     def read(self, axis: int = 0, start: int = 0, stop: int | None = None) -> Array:
@@ -163,15 +156,10 @@ class FileFormat(ABC):
     def open(self, file: FileHandle) -> Reader:
         """List the tensors of `file` without reading values.
 
-        The file may be remote, where every read is a request: reads as little as possible.
-
-        Args:
-            file: owned by the reader from now on; closed, too, if this raises.
-
-        Raises:
-            CheckpointError: if a file that belongs to it is missing or not available.
-            FormatError: if the file is damaged, truncated, inconsistent or hostile.
-
+        The file may be remote, where every read is a request: read as little as possible. The
+        reader owns it from now on; it is closed, too, if this raises. Raise CheckpointError if a
+        file that belongs to it is missing or not available; FormatError if the file is damaged,
+        truncated, inconsistent or hostile.
         """
 
     def create(
@@ -185,11 +173,9 @@ class FileFormat(ABC):
     ) -> PreallocatedFile:
         """Create the file at `path` with holes for `tensors`; for the arguments see `FileSpec`.
 
-        Raises:
-            ValueError: for a dtype, name, alias or metadata that the format cannot express, or if
-                the format is read-only: the plan should have prevented it.
-            OSError: if the file exists or cannot be created.
-
+        Raise ValueError for a dtype, name, alias or metadata that the format cannot express, or if
+        it is read-only (the plan should have prevented it); OSError if the file exists or cannot be
+        created.
         """
         spec = FileSpec(path, tensors, metadata, aliases or {}, repeated or {})
         if aliases and not self.supports_aliases:
@@ -208,23 +194,12 @@ class FileFormat(ABC):
         return self.preallocate(spec)
 
     def preallocate(self, spec: FileSpec) -> PreallocatedFile:
-        """Create the file; `create` has checked dtypes, names and aliases.
-
-        Raises:
-            ValueError: for names or metadata that the format cannot express, or if it is read-only.
-            OSError: if the file cannot be created.
-
-        """
+        """Create the file, as `create`, which has checked dtypes, names and aliases."""
         raise ValueError(f"{self.name} is read-only")
 
 
 def read_exactly(fd: int, buffer: memoryview, offset: int) -> None:
-    """Fill `buffer` from `offset` of the file, in as many reads as it takes.
-
-    Raises:
-        EOFError: if the file ends first.
-
-    """
+    """Fill `buffer` from `offset` of the file; raise EOFError if the file ends first."""
     done = 0
     while done < len(buffer):
         count = os.preadv(fd, [buffer[done:]], offset + done)

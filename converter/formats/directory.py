@@ -14,7 +14,6 @@ class CheckpointDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        """Its path, for messages as well."""
 
     def names(self) -> Collection[str]:
         """Return the names of the files in it."""
@@ -33,23 +32,14 @@ class CheckpointDirectory:
         return path.stat().st_size
 
     def open(self, name: str) -> FileHandle:
-        """Open a file for reading.
-
-        Raises:
-            CheckpointError: if it cannot be opened.
-
-        """
+        """Open a file for reading; raise CheckpointError if it cannot be opened."""
         return LocalFile(self.path / name)
 
 
 class RemoteDirectory(CheckpointDirectory):
-    """A remote directory, of which some files may be downloaded.
+    """A remote directory; downloaded files, in `path`, take precedence over remote ones.
 
-    Args:
-        path: directory of downloaded files, which take precedence over remote ones.
-        sizes: remote file name → its bytes.
-        ranges: remote file name → its bytes by range.
-
+    `sizes` holds the bytes of each remote file by name; `ranges` reads parts of it.
     """
 
     def __init__(

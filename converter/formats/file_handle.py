@@ -19,12 +19,13 @@ MAX_RANK = 32
 """Axes that every numpy supports; 64 since numpy 2."""
 MAX_TENSORS = 1 << 18
 """Tensors in one file; more than any model has. Bounds the memory of a hostile header."""
+FETCH_AGAIN = "fetch or write the file again"
+"""The remedy for a damaged or truncated file."""
 
 
 def format_error(
     path: Path,
     what: str,
-    *,
     tensor: str | None = None,
     expected: object = None,
     found: object = None,
@@ -32,34 +33,11 @@ def format_error(
 ) -> FormatError:
     """Return the error for a file that is damaged, truncated, inconsistent or hostile.
 
-    Args:
-        path: the file.
-        what: the problem in one clause.
-        tensor: the tensor concerned; this and the next two are sanitized.
-        expected: what the format requires.
-        found: what the file holds.
-        remedy: what the user can do.
-
+    `what` is the problem in one clause; the three parts after it are sanitized.
     """
-    problem = Problem(
-        what,
-        file=path.name,
-        tensor=None if tensor is None else sanitize(tensor),
-        expected=None if expected is None else sanitize(str(expected)),
-        found=None if found is None else sanitize(str(found)),
-        remedy=remedy,
-    )
+    safe = [None if part is None else sanitize(str(part)) for part in (tensor, expected, found)]
+    problem = Problem(what, path.name, safe[0], safe[1], safe[2], remedy)
     return FormatError(f"{path}: cannot be read", [problem])
-
-
-def ends_early(
-    path: Path, expected: object, found: object, tensor: str | None = None
-) -> FormatError:
-    """Return the error for a truncated file; see `format_error`."""
-    remedy = "fetch or write the file again"
-    return format_error(
-        path, "the file ends early", tensor=tensor, expected=expected, found=found, remedy=remedy
-    )
 
 
 def sanitize(text: str, limit: int = 200) -> str:
@@ -69,10 +47,7 @@ def sanitize(text: str, limit: int = 200) -> str:
 
 
 class FileHandle(ABC):
-    """A file, local or remote, open for reading by offset from any number of threads.
-
-    The opener closes it once, after the last read.
-    """
+    """A file, local or remote, open for reading by offset from any number of threads."""
 
     path: Path
     """Its path if it is local; otherwise a name for messages."""
@@ -95,63 +70,55 @@ class FileHandle(ABC):
     def _fill(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from `offset`.
 
-        Raises:
-            EOFError: with the size of the file, if it ends first.
-            OSError: if the system cannot read it.
-            CheckpointError: if it is remote and not available.
-            ValueError: if it is closed.
-
+        Raise EOFError with the size of the file, if it ends first; OSError if the system cannot
+        read it; CheckpointError if it is remote and not available; ValueError if it is closed.
         """
+
+    def error(
+        self,
+        what: str,
+        tensor: str | None = None,
+        expected: object = None,
+        found: object = None,
+        remedy: str | None = None,
+    ) -> FormatError:
+        """Return the error for damaged content; see `format_error`."""
+        return format_error(self.path, what, tensor, expected, found, remedy)
+
+    def ends_early(self, expected: object, found: object, tensor: str | None = None) -> FormatError:
+        """Return the error for a truncated file; see `format_error`."""
+        return self.error("the file ends early", tensor, expected, found, FETCH_AGAIN)
 
     def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Announce ranges (offset, bytes) that will soon be read, which helps if reads are slow."""
         del ranges
 
     def fill(self, buffer: memoryview, offset: int, tensor: str | None = None) -> None:
-        """Fill the bytes of `buffer` from `offset` of the file.
+        """Fill `buffer`, one-dimensional and of bytes, from `offset` of the file.
 
-        Args:
-            buffer: one-dimensional, of bytes.
-            offset: file offset of the first byte.
-            tensor: the tensor being read, for messages.
-
-        Raises:
-            FormatError: if the file ends first or the system cannot read it.
-            CheckpointError: if it is remote and not available.
-            ValueError: if the file is closed.
-
+        Raise FormatError, which names `tensor`, if the file ends first or the system cannot read
+        it; CheckpointError if it is remote and not available; ValueError if it is closed.
         """
         try:
             self._fill(buffer, offset)
         except EOFError as error:
             expected = f"bytes {offset} to {offset + len(buffer)}"
-            raise ends_early(self.path, expected, f"{error.args[0]} bytes", tensor) from None
+            raise self.ends_early(expected, f"{error.args[0]} bytes", tensor) from None
         except OSError as error:
-            raise format_error(self.path, f"read error: {error.strerror}", tensor=tensor) from error
+            raise format_error(self.path, f"read error: {error.strerror}", tensor) from error
 
     def read(self, offset: int, nbytes: int, tensor: str | None = None) -> bytes:
-        """Return `nbytes` from `offset`; allocates nothing if the file does not hold them.
-
-        Raises:
-            FormatError: as `fill`.
-            CheckpointError: as `fill`.
-
-        """
+        """Return `nbytes` from `offset`; raise as `fill`, before allocating what is not there."""
         if not 0 <= offset <= offset + nbytes <= self.size:
             expected = f"bytes {offset} to {offset + nbytes}"
-            raise ends_early(self.path, expected, f"{self.size} bytes", tensor)
+            raise self.ends_early(expected, f"{self.size} bytes", tensor)
         buffer = bytearray(nbytes)
         self.fill(memoryview(buffer), offset, tensor)
         return bytes(buffer)
 
 
 class LocalFile(FileHandle):
-    """A local file.
-
-    Raises:
-        CheckpointError: if `path` is not a regular file or cannot be opened.
-
-    """
+    """A local file; raises `CheckpointError` if it is not regular or cannot be opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -200,9 +167,7 @@ def closed_on_error(file: FileHandle) -> Iterator[None]:
 def checked_spec(path: Path, name: str, dtype: str, shape: Sequence[object]) -> TensorSpec:
     """Return the specification of a stored tensor, after checking its shape.
 
-    Raises:
-        FormatError: if `shape` holds anything but lengths, or numpy cannot hold it.
-
+    Raise FormatError if `shape` holds anything but lengths, or numpy cannot hold it.
     """
     lengths = tuple(length for length in shape if type(length) is int and 0 <= length < 1 << 63)
     # numpy limits the product of the other axes even of an empty array.
@@ -211,9 +176,9 @@ def checked_spec(path: Path, name: str, dtype: str, shape: Sequence[object]) -> 
         raise format_error(
             path,
             "impossible shape",
-            tensor=name,
-            expected=f"up to {MAX_RANK} lengths and less than 2^63 bytes",
-            found=list(shape[: MAX_RANK + 1]),
+            name,
+            f"up to {MAX_RANK} lengths and less than 2^63 bytes",
+            list(shape[: MAX_RANK + 1]),
         )
     return TensorSpec(name, dtype, lengths)
 
@@ -221,9 +186,7 @@ def checked_spec(path: Path, name: str, dtype: str, shape: Sequence[object]) -> 
 def create_file(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> None:
     """Create a file of `size` bytes that holds each piece at its offset, and holes between them.
 
-    Raises:
-        OSError: if `path` exists or cannot be written; then nothing is left.
-
+    Raise OSError if `path` exists or cannot be written; then nothing is left.
     """
     with path.open("xb") as file:
         try:

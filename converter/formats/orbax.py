@@ -57,20 +57,15 @@ class OrbaxTensor(StoredTensor):
             out[...] = store.read().result()
         except Exception as error:  # TensorStore raises ValueError, OSError and others alike
             raise format_error(
-                self.path, "cannot be decoded", tensor=self.spec.name, found=_short(error)
+                self.path, "cannot be decoded", self.spec.name, found=_short(error)
             ) from error
 
 
 def open_orbax(path: Path) -> Reader:
-    """List the arrays of an Orbax directory; plain values (strings, None) are omitted.
+    """List the arrays of the directory of a ``_METADATA``; plain values are omitted.
 
-    Args:
-        path: its ``_METADATA``.
-
-    Raises:
-        FormatError: if it is damaged, inconsistent or hostile.
-        UnsupportedError: if TensorStore is not installed.
-
+    Raise FormatError if it is damaged, inconsistent or hostile; UnsupportedError if TensorStore is
+    not installed.
     """
     try:
         listing = read_json_object(path)
@@ -97,7 +92,7 @@ def _open_arrays(path: Path, listing: Mapping[str, Any]) -> dict[str, Any]:
     opening = {}
     for name, stored in _arrays(path, tree):
         if name in opening:
-            raise format_error(path, "duplicate name", tensor=name)
+            raise format_error(path, "duplicate name", name)
         spec = {"driver": driver, "kvstore": _kvstore(path, ocdbt, name, stored)}
         opening[name] = tensorstore.open(spec, context=context, open=True, read=True)
     stores = {}
@@ -106,7 +101,7 @@ def _open_arrays(path: Path, listing: Mapping[str, Any]) -> dict[str, Any]:
             stores[name] = future.result()
         except Exception as error:
             raise format_error(
-                path, "an array cannot be opened", tensor=name, found=_short(error)
+                path, "an array cannot be opened", name, found=_short(error)
             ) from error
     return stores
 
@@ -114,21 +109,16 @@ def _open_arrays(path: Path, listing: Mapping[str, Any]) -> dict[str, Any]:
 def _checked_array(path: Path, name: str, store: Any, nbytes: int) -> TensorSpec:
     """Return an array's specification, after checking compression and size.
 
-    Args:
-        path: the metadata file.
-        name: of the array.
-        store: TensorStore's handle of it.
-        nbytes: of all files of the directory.
-
+    `store` is TensorStore's handle; all files of the directory have `nbytes`.
     """
     unknown = sorted(_codecs(store.spec().to_json().get("metadata")) - _CODECS)
     if unknown:
         raise format_error(
             path,
             "unsupported compression",
-            tensor=name,
-            expected=f"one of {', '.join(sorted(_CODECS))}",
-            found=", ".join(unknown),
+            name,
+            f"one of {', '.join(sorted(_CODECS))}",
+            ", ".join(unknown),
         )
     spec = checked_spec(path, name, store.dtype.name, store.shape)
     chunk = spec.nbytes // max(spec.size, 1)
@@ -138,9 +128,9 @@ def _checked_array(path: Path, name: str, store: Any, nbytes: int) -> TensorSpec
         raise format_error(
             path,
             "an array is larger than its files can be",
-            tensor=name,
-            expected=f"at most {MAX_RATIO} times {nbytes} bytes",
-            found=f"{spec.describe()} in chunks of {chunk} bytes",
+            name,
+            f"at most {MAX_RATIO} times {nbytes} bytes",
+            f"{spec.describe()} in chunks of {chunk} bytes",
         )
     return spec
 
@@ -151,13 +141,13 @@ def _arrays(path: Path, tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         keys = entry.get("key_metadata") if isinstance(entry, dict) else None
         value = entry.get("value_metadata") if isinstance(entry, dict) else None
         if not isinstance(keys, list) or not isinstance(value, dict):
-            raise format_error(path, "an entry has no keys or no value", tensor=str(entry)[:80])
+            raise format_error(path, "an entry has no keys or no value", str(entry)[:80])
         parts = [key.get("key") if isinstance(key, dict) else None for key in keys]
         texts = [str(part) for part in parts if isinstance(part, str | int)]
         stored = ".".join(texts)
         plain = stored.isprintable() and "/" not in stored and stored.strip(".")
         if len(texts) != len(parts) or not plain:
-            raise format_error(path, "an array's keys are not plain names", tensor=stored[:80])
+            raise format_error(path, "an array's keys are not plain names", stored[:80])
         if value.get("value_type") not in ("None", "string") and not value.get("skip_deserialize"):
             yield "/".join(texts), stored
 
@@ -172,20 +162,15 @@ def _kvstore(metadata: Path, ocdbt: bool, name: str, stored: str) -> dict[str, A
         linked = path.is_symlink()
     except OSError as error:  # the name is too long
         raise format_error(
-            metadata, "an array cannot be opened", tensor=name, found=error.strerror
+            metadata, "an array cannot be opened", name, found=error.strerror
         ) from error
     if linked:
-        raise format_error(metadata, "an array is a link", tensor=name)
+        raise format_error(metadata, "an array is a link", name)
     return {"driver": "file", "path": f"{path}/"}
 
 
 def _files(directory: Path) -> list[Path]:
-    """Return every file of the directory.
-
-    Raises:
-        FormatError: if one is a link out of the directory, or there are too many.
-
-    """
+    """Return every file of the directory; raise FormatError if a link leaves it."""
     files = []
     for number, path in enumerate(directory.rglob("*")):
         if number > 8 * MAX_TENSORS:
@@ -227,12 +212,7 @@ class OrbaxFormat(FileFormat):
         return head.replace(b" ", b"").startswith(b'{"tree_metadata"')
 
     def open(self, file: FileHandle) -> Reader:
-        """List the arrays of the directory that `file` is in, which must be local.
-
-        Raises:
-            UnsupportedError: if TensorStore is not installed.
-
-        """
+        """List the arrays of the directory that `file` is in, which must be local."""
         file.close()
         return open_orbax(file.path)
 

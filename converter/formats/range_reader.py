@@ -43,9 +43,7 @@ class RangeSource(Protocol):
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return exactly `nbytes` from `offset`, which the file holds.
 
-        Raises:
-            CheckpointError: if they are not available, after retries.
-
+        Raise CheckpointError if they are not available, after retries.
         """
 
 

@@ -23,22 +23,14 @@ FORMATS: dict[str, str] = {
 
 
 def get_format(name: str) -> FileFormat:
-    """Return the format called `name`, imported on first use.
-
-    Raises:
-        KeyError: if there is no format of that name.
-
-    """
+    """Return the format called `name`, imported on first use; raise KeyError if not found."""
     return cast("FileFormat", import_module(FORMATS[name]).FORMAT)
 
 
 def detect_format(source: Path | FileHandle) -> FileFormat:
     """Return the format of a file, decided by its content.
 
-    Raises:
-        CheckpointError: if the file cannot be read.
-        FormatError: if no format matches.
-
+    Raise CheckpointError if the file cannot be read; raise FormatError if no format matches.
     """
     if isinstance(source, Path):
         with closing(LocalFile(source)) as file:
@@ -58,10 +50,8 @@ def detect_format(source: Path | FileHandle) -> FileFormat:
 def open_file(source: Path | FileHandle) -> Reader:
     """Open a file in the format that it has; the reader closes it.
 
-    Raises:
-        CheckpointError: if it cannot be read.
-        FormatError: if no format matches, or it is damaged, truncated, inconsistent or hostile.
-
+    Raise CheckpointError if it cannot be read; raise FormatError if no format matches, or it is
+    damaged, truncated, inconsistent or hostile.
     """
     file = LocalFile(source) if isinstance(source, Path) else source
     with closed_on_error(file):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from converter.formats.base import (
@@ -29,8 +28,6 @@ from converter.formats.file_handle import (
     checked_spec,
     closed_on_error,
     create_file,
-    ends_early,
-    format_error,
 )
 from converter.formats.stored_tensors import ContiguousTensor
 from converter.tensors import TensorSpec
@@ -115,14 +112,13 @@ class SafetensorsFormat(FileFormat):
 
 def _read_header(handle: FileHandle) -> Reader:
     """Check the complete header and list its tensors by offset."""
-    path = handle.path
     length = int.from_bytes(handle.read(0, 8), "little")
     if length > _MAX_HEADER:
-        raise format_error(path, "header too long", expected=f"at most {_MAX_HEADER}", found=length)
+        raise handle.error("header too long", expected=f"at most {_MAX_HEADER}", found=length)
     try:
-        header = _Header(path, handle.read(8, length).decode())
+        header = _Header(handle, handle.read(8, length).decode())
     except UnicodeDecodeError as error:
-        raise format_error(path, "header is not UTF-8", found=f"byte {error.start}") from None
+        raise handle.error("header is not UTF-8", found=f"byte {error.start}") from None
     header.parse()
 
     data = 8 + length
@@ -130,34 +126,31 @@ def _read_header(handle: FileHandle) -> Reader:
     position = 0
     for begin, end, spec in sorted(header.entries, key=lambda entry: entry[:2]):
         if end - begin != spec.nbytes:
-            raise format_error(
-                path,
+            raise handle.error(
                 "size and offsets disagree",
-                tensor=spec.name,
-                expected=f"{spec.nbytes} bytes for {spec.describe()}",
-                found=f"{end - begin} bytes from {begin} to {end}",
+                spec.name,
+                f"{spec.nbytes} bytes for {spec.describe()}",
+                f"{end - begin} bytes from {begin} to {end}",
             )
         if begin != position:
             what = "overlaps another tensor" if begin < position else "a hole before the tensor"
-            raise format_error(
-                path, what, tensor=spec.name, expected=f"offset {position}", found=begin
-            )
+            raise handle.error(what, spec.name, f"offset {position}", begin)
         position = end
         segment = Segment(0, data + begin, spec.nbytes)
         tensors[spec.name] = ContiguousTensor(spec, handle, (segment,))
     expected, found = f"{data + position} bytes", f"{handle.size} bytes"
     if data + position > handle.size:
-        raise ends_early(path, expected, found, next(reversed(tensors), None))
+        raise handle.ends_early(expected, found, next(reversed(tensors), None))
     if data + position < handle.size:
-        raise format_error(path, "trailing bytes", expected=expected, found=found)
-    return Reader(path=path, tensors=tensors, close=handle.close, metadata=header.metadata)
+        raise handle.error("trailing bytes", expected=expected, found=found)
+    return Reader(path=handle.path, tensors=tensors, close=handle.close, metadata=header.metadata)
 
 
 class _Header:
     """The header's JSON, parsed entry by entry so that no other structure can take memory."""
 
-    def __init__(self, path: Path, text: str) -> None:
-        self.path = path
+    def __init__(self, handle: FileHandle, text: str) -> None:
+        self._handle = handle
         self.text = text
         self.entries: list[tuple[int, int, TensorSpec]] = []
         """Begin, end and specification of each tensor."""
@@ -171,17 +164,17 @@ class _Header:
         seen: set[str] = set()
         for name in self._members():
             if name in seen:
-                raise format_error(self.path, "duplicate name in the header", tensor=name)
+                raise self._handle.error("duplicate name in the header", name)
             seen.add(name)
             if name == _METADATA:
                 for key in self._members():
                     if key in self.metadata:
-                        raise format_error(self.path, "duplicate key in the metadata", found=key)
+                        raise self._handle.error("duplicate key in the metadata", found=key)
                     self.metadata[key] = self._string()
             else:
                 self.entries.append(self._entry(name))
             if len(seen) > MAX_TENSORS:
-                raise format_error(self.path, "too many tensors", expected=f"at most {MAX_TENSORS}")
+                raise self._handle.error("too many tensors", expected=f"at most {MAX_TENSORS}")
         self._skip_space()
         if self._at != len(self.text):
             raise self._wrong("the end of the header")
@@ -210,30 +203,25 @@ class _Header:
         except (ValueError, RecursionError):
             entry = self.text[self._at : self._at + 80]
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            raise format_error(
-                self.path,
+            raise self._handle.error(
                 "malformed entry in the header",
-                tensor=name,
-                expected='{"dtype", "shape", "data_offsets"}',
-                found=sorted(entry) if isinstance(entry, dict) else entry,
+                name,
+                '{"dtype", "shape", "data_offsets"}',
+                sorted(entry) if isinstance(entry, dict) else entry,
             )
         self._at = end
         code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(code, str) or code not in _DTYPES:
-            raise format_error(
-                self.path, "unknown dtype", tensor=name, expected=", ".join(_DTYPES), found=code
-            )
+            raise self._handle.error("unknown dtype", name, ", ".join(_DTYPES), code)
         if not isinstance(shape, list):
-            raise format_error(self.path, "shape is not a list", tensor=name, found=shape)
+            raise self._handle.error("shape is not a list", name, found=shape)
         if (
             not isinstance(offsets, list)
             or [type(offset) for offset in offsets] != [int, int]
             or not 0 <= offsets[0] <= offsets[1]
         ):
-            raise format_error(
-                self.path, "impossible offsets", tensor=name, expected="[begin, end]", found=offsets
-            )
-        return offsets[0], offsets[1], checked_spec(self.path, name, _DTYPES[code], shape)
+            raise self._handle.error("impossible offsets", name, "[begin, end]", offsets)
+        return offsets[0], offsets[1], checked_spec(self._handle.path, name, _DTYPES[code], shape)
 
     def _string(self) -> str:
         """Read a string."""
@@ -263,8 +251,7 @@ class _Header:
         self._at = space.end()
 
     def _wrong(self, expected: str) -> Exception:
-        return format_error(
-            self.path,
+        return self._handle.error(
             f"malformed header at character {self._at}",
             expected=expected,
             found=self.text[self._at : self._at + 40] or "the end of the header",

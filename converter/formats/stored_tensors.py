@@ -24,15 +24,8 @@ _STRIDED_SCRATCH = 256 << 10
 class ContiguousTensor(StoredTensor):
     """A tensor whose C-order bytes are in a file in runs.
 
-    Args:
-        spec: name, dtype and shape.
-        handle: the file, open as long as the tensor is read.
-        segments: the runs by ascending `tensor_offset`, without gaps, ``spec.nbytes`` together.
-        byteorder: of the stored values, ``"little"`` or ``"big"``.
-
-    Raises:
-        ValueError: if the segments do not cover the tensor: an error of the format's reader.
-
+    The segments ascend by `tensor_offset` and cover the tensor without gaps; otherwise the format's
+    reader is wrong, and this raises `ValueError`.
     """
 
     def __init__(
@@ -134,13 +127,8 @@ def swap_bytes(array: Array) -> None:
 class StridedTensor(StoredTensor):
     """A tensor whose elements are at regular distances in a file.
 
-    Args:
-        spec: name, dtype and shape of the view.
-        handle: the file, open as long as the tensor is read.
-        offset: of the first element, in bytes from the start of the file.
-        strides: for each axis the distance between neighbors, in elements, not negative.
-        byteorder: of the stored values, ``"little"`` or ``"big"``.
-
+    `offset` is that of the first element, in bytes from the start of the file; `strides` are the
+    distances between neighbors along each axis, in elements, not negative.
     """
 
     def __init__(

@@ -34,9 +34,7 @@ class Axes:
     def parse(cls, text: str) -> Axes:
         """Parse ``"out in"``; the empty string is a scalar.
 
-        Raises:
-            ValueError: if a name is a duplicate or not an identifier.
-
+        Raise ValueError if a name is a duplicate or not an identifier.
         """
         return cls(tuple(text.split()))
 
@@ -87,9 +85,7 @@ class Rearrangement:
     def shape(self, source_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the target shape of a tensor of shape `source_shape` in the source layout.
 
-        Raises:
-            ValueError: if `source_shape` does not fit the source layout.
-
+        Raise ValueError if `source_shape` does not fit the source layout.
         """
         order = self.source.order
         if len(source_shape) != len(order) or any(

@@ -14,11 +14,11 @@ from typing import NamedTuple, TypeVar
 from converter.errors import FormatError
 from converter.formats.base import Reader, Segment, StoredTensor
 from converter.formats.file_handle import (
+    FETCH_AGAIN,
     MAX_RANK,
     FileHandle,
     checked_spec,
     closed_on_error,
-    format_error,
 )
 from converter.formats.flax_msgpack.writer import CHUNKED
 from converter.formats.stored_tensors import ContiguousTensor
@@ -129,13 +129,8 @@ class MsgpackScanner:
         remedy: str | None = None,
     ) -> FormatError:
         """Return the error for a problem at this position."""
-        return format_error(
-            self.handle.path,
-            f"{what} (before byte {self.position})",
-            tensor=name or None,
-            expected=expected,
-            found=found,
-            remedy=remedy,
+        return self.handle.error(
+            f"{what} (before byte {self.position})", name or None, expected, found, remedy=remedy
         )
 
     def _number(self, form: str, name: str) -> int | float:
@@ -153,9 +148,9 @@ class MsgpackScanner:
             raise self.error(
                 name,
                 "the file ends early",
-                expected=f"{nbytes} bytes",
-                found=f"{self.remaining} bytes",
-                remedy="fetch or write the file again",
+                f"{nbytes} bytes",
+                f"{self.remaining} bytes",
+                remedy=FETCH_AGAIN,
             )
 
     def _bytes(self, nbytes: int, name: str) -> bytes:
@@ -194,10 +189,8 @@ def parse(handle: FileHandle) -> dict[str, Node]:
     """Return the file as nested dicts; a list's items have the keys ``0``, ``1``, ….
 
     Strings above `MAX_STRING` bytes are None. Reads only the few bytes around each array's header.
-
-    Raises:
-        FormatError: if it is not a msgpack map, ends early, has trailing bytes, or is inconsistent.
-
+    Raise FormatError if it is not a msgpack map, ends early, has trailing bytes, or is
+    inconsistent.
     """
     scanner = MsgpackScanner(handle)
     first = scanner.next("")
@@ -237,8 +230,8 @@ class _Tree:
             raise self._scanner.error(
                 name,
                 "more entries than the file can hold",
-                expected=f"at least {least} bytes",
-                found=f"{self._scanner.remaining} bytes",
+                f"at least {least} bytes",
+                f"{self._scanner.remaining} bytes",
             )
         self._entries += token.size
         if self._entries > MAX_ENTRIES:
@@ -309,8 +302,8 @@ class _Tree:
             raise self._scanner.error(
                 name,
                 "shape and values disagree",
-                expected=f"{spec.nbytes} bytes for {spec.describe()}",
-                found=values,
+                f"{spec.nbytes} bytes for {spec.describe()}",
+                values,
             )
         return ArrayLeaf(dtype, spec.shape, self._scanner.position, values.size)
 
@@ -320,8 +313,8 @@ class _Tree:
             raise self._scanner.error(
                 name,
                 "unknown dtype",
-                expected="one of " + ", ".join(NAMES),
-                found=repr(dtype),
+                "one of " + ", ".join(NAMES),
+                repr(dtype),
                 remedy="'void' is a dtype that numpy did not know when saving; save the model again"
                 if dtype.startswith(("void", "V", "|V"))
                 else None,
@@ -339,9 +332,7 @@ MAX_NAME_CHARACTERS = 32 << 20
 def open_msgpack(file: FileHandle) -> Reader:
     """List the arrays of a Flax msgpack file; plain values become the reader's metadata.
 
-    Raises:
-        FormatError: if the file is damaged, inconsistent or hostile.
-
+    Raise FormatError if the file is damaged, inconsistent or hostile.
     """
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
@@ -350,9 +341,9 @@ def open_msgpack(file: FileHandle) -> Reader:
         for name, leaf in _leaves(parse(file), ""):
             characters += len(name)
             if characters > MAX_NAME_CHARACTERS:
-                raise format_error(file.path, "the names are too long", tensor=name)
+                raise file.error("the names are too long", name)
             if name in tensors or name in metadata:
-                raise format_error(file.path, "duplicate name", tensor=name)
+                raise file.error("duplicate name", name)
             if isinstance(leaf, ArrayLeaf):
                 segment = Segment(0, leaf.offset, leaf.nbytes)
                 spec = TensorSpec(name, leaf.dtype, leaf.shape)
@@ -369,26 +360,24 @@ def _chunked(file: FileHandle, name: str, node: dict[str, Node]) -> StoredTensor
     shape = _numbered(node.get("shape"), int)
     chunks = _numbered(node.get("chunks"), ArrayLeaf)
     if shape is None or not chunks:
-        raise format_error(
-            file.path,
+        raise file.error(
             "a chunked array lacks its shape or its chunks",
-            tensor=name,
-            expected="maps 'shape' and 'chunks' with the keys 0, 1, …",
+            name,
+            "maps 'shape' and 'chunks' with the keys 0, 1, …",
         )
     if len({chunk.dtype for chunk in chunks}) > 1:
-        raise format_error(file.path, "the chunks of an array differ in dtype", tensor=name)
+        raise file.error("the chunks of an array differ in dtype", name)
     spec = checked_spec(file.path, name, chunks[0].dtype, shape)
     segments, done = [], 0
     for chunk in chunks:
         segments.append(Segment(done, chunk.offset, chunk.nbytes))
         done += chunk.nbytes
     if done != spec.nbytes:
-        raise format_error(
-            file.path,
+        raise file.error(
             "the chunks of an array do not fill its shape",
-            tensor=name,
-            expected=f"{spec.nbytes} bytes for {spec.describe()}",
-            found=f"{done} bytes",
+            name,
+            f"{spec.nbytes} bytes for {spec.describe()}",
+            f"{done} bytes",
         )
     return ContiguousTensor(spec, file, segments)
 

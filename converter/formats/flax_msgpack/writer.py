@@ -64,10 +64,7 @@ class Layout:
 def create_msgpack(spec: FileSpec) -> PreallocatedFile:
     """Create the file; names are nested at ``/``.
 
-    Raises:
-        ValueError: as `nest`.
-        OSError: if the file cannot be created.
-
+    Raise ValueError as `nest`; raise OSError if the file cannot be created.
     """
     layout = lay_out(spec.tensors)
     create_file(spec.path, layout.nbytes, layout.framing)
@@ -77,9 +74,7 @@ def create_msgpack(spec: FileSpec) -> PreallocatedFile:
 def nest(tensors: Sequence[TensorSpec]) -> Tree:
     """Return the tensors as a tree, nested at ``/``; keys in the order of first appearance.
 
-    Raises:
-        ValueError: if a name is a duplicate, another's prefix, or flax's marker of chunks.
-
+    Raise ValueError if a name is a duplicate, another's prefix, or flax's marker of chunks.
     """
     root: Tree = {}
     for tensor in tensors:
@@ -99,12 +94,7 @@ def nest(tensors: Sequence[TensorSpec]) -> Tree:
 
 
 def lay_out(tensors: Sequence[TensorSpec]) -> Layout:
-    """Return the layout of a file that holds `tensors`.
-
-    Raises:
-        ValueError: as `nest`.
-
-    """
+    """Return the layout of a file that holds `tensors`; raise ValueError as `nest`."""
     layout = Layout()
     _put_tree(layout, nest(tensors))
     return layout

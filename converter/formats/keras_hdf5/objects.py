@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 
 from converter.errors import FormatError
 from converter.formats.base import Array, Segment, StoredTensor
-from converter.formats.file_handle import FileHandle, checked_spec, format_error
+from converter.formats.file_handle import FETCH_AGAIN, FileHandle, checked_spec, format_error
 from converter.formats.keras_hdf5.structures import DTYPES, StringHeap, check_superblock
 from converter.formats.stored_tensors import ContiguousTensor, check_target
 from converter.tensors import TensorSpec, itemsize, numpy_dtype
@@ -37,17 +36,12 @@ MAX_NAMES = 1 << 18
 class Hdf5Objects:
     """The groups, name lists and datasets of an HDF5 file.
 
-    Args:
-        handle: the file; values of contiguous datasets are read through it, not through h5py.
-
-    Raises:
-        FormatError: if the file is damaged or reaches beyond itself.
-
+    Values of contiguous datasets are read through `handle`, not through h5py.
     """
 
     def __init__(self, handle: FileHandle) -> None:
         self.handle = handle
-        self._error = partial(format_error, handle.path)
+        self._error = handle.error
         check_superblock(handle)
         with self._guarded():
             self._file = h5py.File(handle.as_file_argument(), "r", locking=False)
@@ -80,31 +74,21 @@ class Hdf5Objects:
             return strings
 
     def is_dataset(self, path: str) -> bool:
-        """Return whether `path` is a dataset, not a group.
-
-        Raises:
-            FormatError: if it does not exist, or a link on the way is not a hard link.
-
-        """
+        """Return whether `path` is a dataset, not a group."""
         with self._guarded(path):
             return isinstance(self._open(path), h5d.DatasetID)
 
     def tensor(self, path: str, name: str) -> StoredTensor:
-        """Return the dataset at `path` as a tensor called `name`, its values unread.
-
-        Raises:
-            FormatError: if it is not a numeric dataset stored in this file.
-
-        """
+        """Return the numeric dataset at `path` as a tensor called `name`, its values unread."""
         with self._guarded(path):
             dataset = self._open(path)
             if not isinstance(dataset, h5d.DatasetID):
-                raise self._error("not a dataset", tensor=path)
+                raise self._error("not a dataset", path)
             layout = self._checked_layout(dataset, path)
             dtype, byteorder = self._dtype(dataset, path)
             space = dataset.get_space()
             if space.get_simple_extent_type() == h5s.NULL:
-                raise self._error("the dataset holds no values (null dataspace)", tensor=path)
+                raise self._error("the dataset holds no values (null dataspace)", path)
             shape = tuple(int(length) for length in space.get_simple_extent_dims())
             spec = checked_spec(self.handle.path, name, dtype, shape)
             if spec.nbytes == 0:
@@ -119,21 +103,14 @@ class Hdf5Objects:
             return DecodedTensor(spec, self.handle.path, dataset, first)
 
     def _open(self, path: str) -> Any:
-        """Open the group or dataset at `path`, by hard links alone.
-
-        Raises:
-            FormatError: if it does not exist, or a link on the way is of another kind.
-
-        """
+        """Open the group or dataset at `path`, by hard links alone."""
         parts = [part for part in path.split("/") if part not in ("", ".")]
         if len(path) > MAX_PATH or "\0" in path:
-            raise self._error(
-                "impossible path", tensor=path, expected=f"at most {MAX_PATH} characters"
-            )
+            raise self._error("impossible path", path, f"at most {MAX_PATH} characters")
         node, parent = self._groups[""], ""
         for part in parts:
             if not isinstance(node, h5g.GroupID):
-                raise self._error(f"'{parent}' is not a group", tensor=path)
+                raise self._error(f"'{parent}' is not a group", path)
             parent = f"{parent}/{part}" if parent else part
             child = self._groups.get(parent)
             if child is None:
@@ -146,12 +123,12 @@ class Hdf5Objects:
     def _child(self, group: Any, part: str, path: str) -> Any:
         link = part.encode()
         if not group.links.exists(link):
-            raise self._error("listed, but not in the file", tensor=path, found=f"no '{part}'")
+            raise self._error("listed, but not in the file", path, found=f"no '{part}'")
         if group.links.get_info(link).type != h5l.TYPE_HARD:
             raise self._error(
                 f"'{part}' is a soft, external or user-defined link",
-                tensor=path,
-                expected="an object of this file",
+                path,
+                "an object of this file",
                 remedy="write the weights into one file without links",
             )
         return h5o.open(group, link)
@@ -161,25 +138,25 @@ class Hdf5Objects:
         plist = dataset.get_create_plist()
         layout = int(plist.get_layout())
         if layout == h5d.VIRTUAL:
-            raise self._error("a virtual dataset, whose values are in other files", tensor=path)
+            raise self._error("a virtual dataset, whose values are in other files", path)
         if plist.get_external_count():
-            raise self._error("external storage: its values are in other files", tensor=path)
+            raise self._error("external storage: its values are in other files", path)
         if layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
-            raise self._error("unknown layout", tensor=path, found=layout)
+            raise self._error("unknown layout", path, found=layout)
         return layout
 
     def _segment(self, dataset: Any, path: str, nbytes: int) -> Segment:
         """Return the extent of a contiguous dataset."""
         offset = dataset.get_offset()
         if offset is None:
-            raise self._error("no values were ever written to it", tensor=path)
+            raise self._error("no values were ever written to it", path)
         stored = int(dataset.get_storage_size())
         if stored != nbytes or not 0 <= offset <= offset + nbytes <= self.handle.size:
             raise self._error(
                 "values outside the file or of the wrong size",
-                tensor=path,
-                expected=f"{nbytes} bytes within {self.handle.size}",
-                found=f"{stored} bytes from {offset}",
+                path,
+                f"{nbytes} bytes within {self.handle.size}",
+                f"{stored} bytes from {offset}",
             )
         return Segment(0, int(offset), nbytes)
 
@@ -197,9 +174,9 @@ class Hdf5Objects:
         classes = {h5t.STRING: "text", h5t.REFERENCE: "references", h5t.OPAQUE: "opaque bytes"}
         raise self._error(
             "not of a known numeric dtype",
-            tensor=path,
-            expected="IEEE floats, integers, bool or complex",
-            found=f"{classes.get(kind, f'HDF5 type class {kind}')} of {stored.get_size()} bytes",
+            path,
+            "IEEE floats, integers, bool or complex",
+            f"{classes.get(kind, f'HDF5 type class {kind}')} of {stored.get_size()} bytes",
             remedy="bfloat16 cannot be stored in HDF5; save the model in float32"
             if kind == h5t.OPAQUE and stored.get_size() == 2
             else None,
@@ -213,12 +190,12 @@ class Hdf5Objects:
             return []
         kind = stored.get_type()
         if kind.get_class() != h5t.STRING or len(stored.shape) != 1:
-            raise self._error("not a list of names", tensor=f"{group}@{attribute}")
+            raise self._error("not a list of names", f"{group}@{attribute}")
         size = 16 if kind.is_variable_str() else int(kind.get_size())
         if count > MAX_NAMES or count * size > self.handle.size:
             raise self._error(
                 "a list of names is longer than the file",
-                tensor=f"{group}@{attribute}",
+                f"{group}@{attribute}",
                 found=f"{count} names of {size} bytes",
             )
         if kind.is_variable_str():
@@ -235,12 +212,8 @@ class Hdf5Objects:
         except FormatError:
             raise
         except H5_ERRORS as error:
-            raise format_error(
-                self.handle.path,
-                "damaged HDF5",
-                tensor=name,
-                found=str(error) or type(error).__name__,
-                remedy="fetch or write the file again",
+            raise self.handle.error(
+                "damaged HDF5", name, found=str(error) or type(error).__name__, remedy=FETCH_AGAIN
             ) from error
 
 
@@ -314,29 +287,26 @@ class DecodedTensor(StoredTensor):
             raise format_error(
                 self.path,
                 "values cannot be decoded",
-                tensor=self.spec.name,
+                self.spec.name,
                 found=str(error) or type(error).__name__,
-                remedy="fetch or write the file again",
+                remedy=FETCH_AGAIN,
             ) from error
 
 
 def check_chunks(handle: FileHandle, dataset: Any, path: str, spec: TensorSpec) -> int:
     """Check that a chunked dataset is complete and not a bomb; return its first chunk's offset.
 
-    Raises:
-        FormatError: if a filter is unknown, chunks are missing, or few bytes claim to be many.
-
+    Raise FormatError if a filter is unknown, chunks are missing, or few bytes claim to be many.
     """
     plist = dataset.get_create_plist()
     filters = [int(plist.get_filter(index)[0]) for index in range(plist.get_nfilters())]
     unknown = [code for code in filters if code not in FILTERS]
     if unknown or len(set(filters)) != len(filters):
-        raise format_error(
-            handle.path,
+        raise handle.error(
             "unsupported filters",
-            tensor=path,
-            expected="each at most once of " + ", ".join(FILTERS.values()),
-            found=f"HDF5 filters {filters}",
+            path,
+            "each at most once of " + ", ".join(FILTERS.values()),
+            f"HDF5 filters {filters}",
             remedy="repack the file without filters (h5repack -f NONE)",
         )
     chunk = tuple(int(length) for length in plist.get_chunk())
@@ -345,20 +315,13 @@ def check_chunks(handle: FileHandle, dataset: Any, path: str, spec: TensorSpec) 
     stored = int(dataset.get_storage_size())
     limit = MAX_LARGE_RATIO if decoded > LARGE else MAX_RATIO
     if stored > handle.size or decoded > limit * stored:
-        raise format_error(
-            handle.path,
+        raise handle.error(
             "few bytes claim to be many",
-            tensor=path,
-            expected=f"at most {limit} times what is stored",
-            found=f"{stored} stored bytes for {decoded}",
+            path,
+            f"at most {limit} times what is stored",
+            f"{stored} stored bytes for {decoded}",
         )
     present = int(dataset.get_num_chunks())
     if present != expected:
-        raise format_error(
-            handle.path,
-            "chunks are missing",
-            tensor=path,
-            expected=f"{expected} chunks",
-            found=str(present),
-        )
+        raise handle.error("chunks are missing", path, f"{expected} chunks", str(present))
     return int(dataset.get_chunk_info(0).byte_offset)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 from converter.formats.base import Reader, StoredTensor
-from converter.formats.file_handle import MAX_TENSORS, FileHandle, format_error
+from converter.formats.file_handle import MAX_TENSORS, FileHandle
 from converter.formats.keras_hdf5.objects import Hdf5Objects
 
 MAX_NAME_BYTES = 64 << 20
@@ -22,11 +21,8 @@ def open_hdf5(file: FileHandle) -> Reader:
     """List the weights of a ``tf_model.h5``, complete or a shard.
 
     The reader's metadata are those of `create_hdf5`: ``scope``, the most frequent of the removed
-    components, and ``layout``.
-
-    Raises:
-        FormatError: if the file is damaged, inconsistent, hostile, or has no Keras weights.
-
+    components, and ``layout``. Raise FormatError if the file is damaged, inconsistent, hostile, or
+    has no Keras weights.
     """
     with ExitStack() as stack:
         stack.callback(file.close)
@@ -75,30 +71,29 @@ def _bounded(file: FileHandle, variables: Iterator[Variable]) -> list[Variable]:
         total += len(variable[0])
         if len(listed) > limit or total > MAX_NAME_BYTES:
             count = f"over {len(listed)}"
-            raise format_error(file.path, "the file lists too many names", found=count)
+            raise file.error("the file lists too many names", found=count)
     return listed
 
 
 def _variables(objects: Hdf5Objects) -> Iterator[Variable]:
     """Yield each variable that is listed."""
-    path = objects.handle.path
+    file = objects.handle
     layers = objects.names("", "layer_names")
     if layers is None:
-        raise format_error(
-            path,
+        raise file.error(
             "no Keras weights",
             expected="an attribute 'layer_names' at the root",
             remedy="a '.weights.h5' of Keras 3 stores no variable names: load it into its model "
             "with load_weights, then use save_pretrained",
         )
-    for layer in _unique(path, layers):
+    for layer in _unique(file, layers):
         if objects.is_dataset(layer):
             yield layer, layer, True
             continue
         weights = objects.names(layer, "weight_names")
         if weights is None:
-            raise format_error(path, "a layer does not list its weights", tensor=layer)
-        for weight in _unique(path, weights):
+            raise file.error("a layer does not list its weights", layer)
+        for weight in _unique(file, weights):
             yield f"{layer}/{weight}", weight, False
 
 
@@ -118,9 +113,9 @@ def _submodel_layers(variables: list[Variable]) -> set[str]:
     return {scope for layer, scope in scopes if several and layer == scope}
 
 
-def _unique(path: Path, names: list[str]) -> list[str]:
+def _unique(file: FileHandle, names: list[str]) -> list[str]:
     """Return `names`, after checking for duplicates."""
     if len(set(names)) != len(names):
         duplicate = next(name for name, count in Counter(names).items() if count > 1)
-        raise format_error(path, "listed twice", tensor=duplicate)
+        raise file.error("listed twice", duplicate)
     return names

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from functools import partial
 
-from converter.formats.file_handle import FileHandle, ends_early, format_error
+from converter.formats.file_handle import FileHandle
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DTYPES: frozenset[str] = frozenset(
@@ -28,46 +27,36 @@ _UNDEFINED = (1 << 64) - 1
 def check_superblock(handle: FileHandle) -> None:
     """Check that the file is complete and self-contained.
 
-    Raises:
-        FormatError: if it is not an HDF5 file, shorter than its superblock says, embedded in a
-            larger file, or split over several files.
-
+    Raise FormatError if it is not an HDF5 file, shorter than its superblock says, embedded in a
+    larger file, or split over several files.
     """
     head = handle.read(0, min(96, handle.size))
     if not head.startswith(SIGNATURE) or len(head) < 48:
-        raise format_error(handle.path, "not an HDF5 file", found=head[:8].hex(" "))
+        raise handle.error("not an HDF5 file", found=head[:8].hex(" "))
     version = head[8]
     driver = _UNDEFINED
     if version in (0, 1):
         sizes, start = head[13:15], 24 if version == 0 else 28
         if len(head) < start + 32:
-            raise ends_early(handle.path, f"{start + 32} bytes", f"{handle.size} bytes")
+            raise handle.ends_early(f"{start + 32} bytes", f"{handle.size} bytes")
         base, _, end, driver = struct.unpack_from("<QQQQ", head, start)
     elif version in (2, 3):
         sizes = head[9:11]
         base, _, end = struct.unpack_from("<QQQ", head, 12)
     else:
-        raise format_error(
-            handle.path, "unknown HDF5 superblock", expected="version 0 to 3", found=version
-        )
+        raise handle.error("unknown HDF5 superblock", expected="version 0 to 3", found=version)
     if sizes != b"\x08\x08":
-        raise format_error(
-            handle.path, "unusual HDF5 addresses", expected="8 bytes each", found=list(sizes)
-        )
+        raise handle.error("unusual HDF5 addresses", expected="8 bytes each", found=list(sizes))
     if base != 0 or driver != _UNDEFINED:
-        raise format_error(handle.path, "an HDF5 file that is embedded or split over several files")
+        raise handle.error("an HDF5 file that is embedded or split over several files")
     if end > handle.size:
-        raise ends_early(handle.path, f"{end} bytes", f"{handle.size} bytes")
+        raise handle.ends_early(f"{end} bytes", f"{handle.size} bytes")
 
 
 MAX_STRING = 4096
 """Bytes of one string."""
-
-
 MAX_HEAP = 16 << 20
 """Bytes of all heap collections together; those of a 48-layer model take 40 KB."""
-
-
 _MAX_BLOCKS = 256
 """Blocks of one object header."""
 _ATTRIBUTE, _CONTINUATION = 0x0C, 0x10
@@ -79,22 +68,14 @@ class StringHeap:
 
     def __init__(self, handle: FileHandle) -> None:
         self._handle = handle
-        self._error = partial(format_error, handle.path)
+        self._error = handle.error
         self._collections: dict[int, dict[int, bytes]] = {}
         self._parsed = 0
 
     def strings(self, header: int, attribute: str, count: int, owner: str) -> list[str]:
-        """Return the `count` strings of an attribute.
+        """Return the `count` strings of an attribute in the object header at offset `header`.
 
-        Args:
-            header: file offset of the object header that holds the attribute.
-            attribute: its name.
-            count: number of strings in its dataspace.
-            owner: name of the object, for messages.
-
-        Raises:
-            FormatError: if header, attribute or heap are damaged.
-
+        Raise FormatError, which names `owner`, if header, attribute or heap are damaged.
         """
         label = f"{owner}@{attribute}"
         for message in self._messages(header, label):
@@ -102,12 +83,12 @@ class StringHeap:
             if name != attribute.encode():
                 continue
             if len(data) < 16 * count:
-                raise self._error("a list is shorter than its dataspace", tensor=label)
+                raise self._error("a list is shorter than its dataspace", label)
             references = struct.iter_unpack("<IQI", data[: 16 * count])
             return [self._string(size, heap, index, label) for size, heap, index in references]
         raise self._error(
             "a list of names is stored in an unsupported way",
-            tensor=label,
+            label,
             remedy="save the model again with h5py's default settings",
         )
 
@@ -118,15 +99,13 @@ class StringHeap:
             self._collections[address] = self._collection(address, label)
         stored = self._collections[address].get(index)
         if length > MAX_STRING:
-            raise self._error("a name is too long", tensor=label, found=f"{length} bytes")
+            raise self._error("a name is too long", label, found=f"{length} bytes")
         if stored is None or length > len(stored):
-            raise self._error("a string is not in the heap", tensor=label, found=f"{length} bytes")
+            raise self._error("a string is not in the heap", label, found=f"{length} bytes")
         try:
             return stored[:length].decode()
         except UnicodeDecodeError:
-            raise self._error(
-                "a name is not UTF-8", tensor=label, found=ascii(stored[:40])
-            ) from None
+            raise self._error("a name is not UTF-8", label, found=ascii(stored[:40])) from None
 
     def _collection(self, address: int, label: str) -> dict[int, bytes]:
         """Return the objects of one heap collection by index."""
@@ -134,7 +113,7 @@ class StringHeap:
         (size,) = struct.unpack_from("<Q", head, 8)
         self._parsed += size
         if head[:5] != b"GCOL\x01" or size < 16 or self._parsed > MAX_HEAP:
-            raise self._error("damaged heap", tensor=label, found=f"{head[:5]!r} of {size} bytes")
+            raise self._error("damaged heap", label, found=f"{head[:5]!r} of {size} bytes")
         data = self._handle.read(address, size, label)
         objects: dict[int, bytes] = {}
         start = 16
@@ -143,9 +122,7 @@ class StringHeap:
             if index == 0:  # the rest is free
                 break
             if nbytes > size - start - 16 or index in objects:
-                raise self._error(
-                    "damaged heap", tensor=label, found=f"an object of {nbytes} bytes"
-                )
+                raise self._error("damaged heap", label, found=f"an object of {nbytes} bytes")
             objects[index] = data[start + 16 : start + 16 + nbytes]
             start += 16 + -(-nbytes // 8) * 8
         return objects
@@ -170,7 +147,7 @@ class StringHeap:
             start, size = blocks.pop(0)
             seen += 1
             if size > MAX_HEAP or seen > _MAX_BLOCKS:
-                raise self._error("damaged object header", tensor=label)
+                raise self._error("damaged object header", label)
             data = self._handle.read(start, size, label)
             at = 0
             while at + prefix <= size:
@@ -187,7 +164,7 @@ class StringHeap:
     def _attribute(self, message: bytes, label: str) -> tuple[bytes, bytes]:
         """Return name and data of an attribute message of version 1, 2 or 3."""
         if len(message) < 9 or not 1 <= message[0] <= 3:
-            raise self._error("damaged attribute", tensor=label)
+            raise self._error("damaged attribute", label)
         sizes = struct.unpack_from("<HHH", message, 2)
         start = 9 if message[0] == 3 else 8
         name = message[start : start + sizes[0]].split(b"\0")[0]

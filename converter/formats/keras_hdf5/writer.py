@@ -32,12 +32,8 @@ def create_hdf5(spec: FileSpec) -> PreallocatedFile:
     - ``layout`` is ``layers`` (default), or ``flat`` for a shard.
 
     A layer of ``repeated`` lists tensors of other layers too: a stand-alone TF model with a head
-    reports embeddings as missing unless its head lists them.
-
-    Raises:
-        ValueError: for names or metadata that the layout cannot express.
-        OSError: if the file cannot be created.
-
+    reports embeddings as missing unless its head lists them. Raise ValueError for names or metadata
+    that the layout cannot express; raise OSError if the file cannot be created.
     """
     tensors, aliases, metadata = spec.tensors, spec.aliases, spec.metadata or {}
     scope, layout = metadata.get("scope", "model"), metadata.get("layout", "layers")
@@ -153,15 +149,9 @@ class Hdf5Builder:
 
 @contextmanager
 def new_file(path: Path, tensors: int) -> Iterator[Hdf5Builder]:
-    """Create the file at `path`, which must not exist, to be filled in the ``with`` block.
+    """Create the file at `path`, to be filled in the ``with`` block with about `tensors` tensors.
 
-    Args:
-        path: the file.
-        tensors: approximate number of tensors.
-
-    Raises:
-        OSError: if it cannot be created; then nothing is left.
-
+    Raise OSError if it exists or cannot be created; then nothing is left.
     """
     path.open("xb").close()
     try:
@@ -174,12 +164,7 @@ def new_file(path: Path, tensors: int) -> Iterator[Hdf5Builder]:
 
 
 def check_paths(paths: Iterable[str]) -> None:
-    """Check that all paths can be in one file.
-
-    Raises:
-        ValueError: if one is another's prefix, is a duplicate, or is not a valid path.
-
-    """
+    """Raise ValueError if a path is another's prefix, a duplicate, or not valid."""
     seen: set[str] = set()
     parents: set[str] = set()
     for path in paths:

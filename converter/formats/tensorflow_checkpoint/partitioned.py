@@ -48,13 +48,7 @@ def _signed(number: int) -> bytes:
 def partition(shape: Sequence[int], slices: Sequence[Sequence[Extent]]) -> tuple[int, list[int]]:
     """Return the axis along which a variable is partitioned, and the order of its parts along it.
 
-    Args:
-        shape: of the complete variable.
-        slices: the extents of each part.
-
-    Raises:
-        ValueError: if they do not tile the variable along one axis.
-
+    `slices` are the extents of each part; raise ValueError if they do not tile `shape`.
     """
     if any(len(extents) != len(shape) for extents in slices):
         raise ValueError(f"parts of other than {len(shape)} axes")
@@ -80,14 +74,7 @@ def partition(shape: Sequence[int], slices: Sequence[Sequence[Extent]]) -> tuple
 
 
 class PartitionedTensor(StoredTensor):
-    """A tensor stored in consecutive parts along an axis.
-
-    Args:
-        spec: of the complete tensor.
-        parts: in order; together as long as the tensor along `axis`, of its shape otherwise.
-        axis: the axis of the partition.
-
-    """
+    """A tensor stored in consecutive parts along `axis`, together as long as the tensor."""
 
     def __init__(self, spec: TensorSpec, parts: Sequence[StoredTensor], axis: int) -> None:
         self.spec = spec

@@ -49,9 +49,7 @@ class BundleEntry:
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
     """Return the unsigned number at `at`, and the position after it.
 
-    Raises:
-        WireError: if `data` ends first or the number takes more than 64 bits.
-
+    Raise WireError if `data` ends first or the number takes more than 64 bits.
     """
     if at < len(data) and data[at] < 0x80:  # most are short
         return data[at], at + 1
@@ -72,12 +70,7 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def parse_header(data: bytes) -> BundleHeader:
-    """Decode a ``BundleHeaderProto``.
-
-    Raises:
-        WireError: if `data` is malformed.
-
-    """
+    """Decode a ``BundleHeaderProto``; raise WireError if `data` is malformed."""
     header = BundleHeader()
     for number, value in _fields(data):
         if number == 1:
@@ -94,9 +87,7 @@ def parse_header(data: bytes) -> BundleHeader:
 def parse_entry(data: bytes) -> BundleEntry:
     """Decode a ``BundleEntryProto``.
 
-    Raises:
-        WireError: if `data` is malformed or has too many axes or parts.
-
+    Raise WireError if `data` is malformed or has too many axes or parts.
     """
     entry = BundleEntry()
     for number, value in _fields(data):
@@ -124,9 +115,7 @@ def parse_entry(data: bytes) -> BundleEntry:
 def parse_slice(data: bytes) -> list[tuple[int, int]]:
     """Decode a ``TensorSliceProto``: for each axis start and length, -1 for the complete axis.
 
-    Raises:
-        WireError: if `data` is malformed or has too many axes.
-
+    Raise WireError if `data` is malformed or has too many axes.
     """
     extents = []
     for number, value in _fields(data):

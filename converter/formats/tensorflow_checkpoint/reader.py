@@ -11,8 +11,6 @@ from converter.formats.file_handle import (
     MAX_TENSORS,
     FileHandle,
     checked_spec,
-    ends_early,
-    format_error,
 )
 from converter.formats.stored_tensors import ContiguousTensor
 from converter.formats.tensorflow_checkpoint.partitioned import (
@@ -68,10 +66,8 @@ _MAX_SHARDS = 10_000
 def open_index(file: FileHandle) -> Reader:
     """List the tensors of the checkpoint whose index is `file`; reads the index alone.
 
-    Raises:
-        CheckpointError: if a data file is missing.
-        FormatError: if a file is damaged, truncated, inconsistent or hostile.
-
+    Raise CheckpointError if a data file is missing; raise FormatError if a file is damaged,
+    truncated, inconsistent or hostile.
     """
     with ExitStack() as stack:
         stack.callback(file.close)
@@ -91,6 +87,7 @@ class _Index:
     def __init__(self, handle: FileHandle, stack: ExitStack) -> None:
         self.path = handle.path
         self._index = handle
+        self._error = handle.error
         self._stack = stack
         self._header = BundleHeader()
         self._entries: dict[str, BundleEntry] = {}
@@ -109,7 +106,7 @@ class _Index:
         for raw, tensor in sorted(stored.items(), key=lambda item: item[1].location[:2]):
             name = raw.removesuffix(_SUFFIX)
             if name in tensors:
-                raise format_error(self.path, "duplicate name", tensor=name)
+                raise self._error("duplicate name", name)
             tensors[name] = tensor
         return tensors
 
@@ -117,16 +114,12 @@ class _Index:
         """Raise if a byte belongs to two tensors, or a part to no variable."""
         for (shard, _, end, _), (other, begin, _, name) in pairwise(sorted(self._ranges)):
             if shard == other and begin < end:
-                raise format_error(
-                    self.path,
-                    "overlaps another tensor",
-                    tensor=name,
-                    expected=f"an offset of at least {end}",
-                    found=begin,
+                raise self._error(
+                    "overlaps another tensor", name, f"an offset of at least {end}", begin
                 )
         if any(part.dtype not in _NOT_NUMERIC for part in self._parts.values()):
-            raise format_error(
-                self.path, "a part of a variable that is not listed", found=next(iter(self._parts))
+            raise self._error(
+                "a part of a variable that is not listed", found=next(iter(self._parts))
             )
 
     def _parse(self, handle: FileHandle) -> None:
@@ -134,9 +127,9 @@ class _Index:
         part_count = 0
         for number, (key, value) in enumerate(read_table(handle)):
             if (number == 0) != (key == b""):
-                raise format_error(self.path, "the first entry is not the header", found=key[:80])
+                raise self._error("the first entry is not the header", found=key[:80])
             if number > MAX_TENSORS:
-                raise format_error(self.path, "too many tensors", expected=f"at most {MAX_TENSORS}")
+                raise self._error("too many tensors", expected=f"at most {MAX_TENSORS}")
             try:
                 name = key.decode() if not key.startswith(PART_KEY_PREFIX) else ""
                 if not number:
@@ -153,11 +146,10 @@ class _Index:
                     self._parts[key] = parse_entry(value)
             except (WireError, UnicodeDecodeError) as error:
                 text = key.decode(errors="backslashreplace") or "the header"
-                raise format_error(self.path, "malformed entry", tensor=text, found=error) from None
+                raise self._error("malformed entry", text, found=error) from None
         header = self._header
         if not 1 <= header.num_shards <= _MAX_SHARDS or header.min_consumer > _VERSION:
-            raise format_error(
-                self.path,
+            raise self._error(
                 "unsupported header",
                 expected=f"1 to {_MAX_SHARDS} data files, for readers of version {_VERSION}",
                 found=f"{header.num_shards}, for readers of version {header.min_consumer}",
@@ -165,12 +157,11 @@ class _Index:
 
     def _check_dtype_and_rank(self, name: str, entry: BundleEntry) -> None:
         if entry.dtype not in DTYPES or entry.unknown_rank:
-            raise format_error(
-                self.path,
+            raise self._error(
                 "unknown dtype or shape",
-                tensor=name,
-                expected=f"a DataType among {sorted(DTYPES)} and a known rank",
-                found=f"DataType {entry.dtype}, {'no' if entry.unknown_rank else 'a'} known rank",
+                name,
+                f"a DataType among {sorted(DTYPES)} and a known rank",
+                f"DataType {entry.dtype}, {'no' if entry.unknown_rank else 'a'} known rank",
             )
 
     def _open_data_files(self) -> None:
@@ -200,12 +191,11 @@ class _Index:
             slices = [parse_slice(data) for data in entry.slices]
             axis, order = partition(spec.shape, slices)
         except ValueError as error:
-            raise format_error(
-                self.path,
+            raise self._error(
                 "the parts of a partitioned variable do not fit together",
-                tensor=name,
-                expected="consecutive parts along one axis",
-                found=error,
+                name,
+                "consecutive parts along one axis",
+                error,
             ) from None
         parts = []
         for number in order:
@@ -216,12 +206,11 @@ class _Index:
                 for full, (_, length) in zip(spec.shape, extents, strict=True)
             ]
             if part is None or part.dtype != entry.dtype or part.shape != shape or part.slices:
-                raise format_error(
-                    self.path,
+                raise self._error(
                     "a part of a partitioned variable is missing or not as listed",
-                    tensor=name,
-                    expected=f"{spec.dtype} {shape} for start and length {extents}",
-                    found="none" if part is None else f"DataType {part.dtype} {part.shape}",
+                    name,
+                    f"{spec.dtype} {shape} for start and length {extents}",
+                    "none" if part is None else f"DataType {part.dtype} {part.shape}",
                 )
             part_spec = checked_spec(self.path, spec.name, spec.dtype, shape)
             parts.append(self._contiguous(part_spec, part))
@@ -230,26 +219,24 @@ class _Index:
     def _contiguous(self, spec: TensorSpec, entry: BundleEntry) -> StoredTensor:
         """Return a tensor whose bytes are one run in one data file."""
         if not 0 <= entry.shard < self._header.num_shards:
-            raise format_error(
-                self.path,
+            raise self._error(
                 "is in a data file that does not exist",
-                tensor=spec.name,
-                expected=f"one of {self._header.num_shards}",
-                found=entry.shard,
+                spec.name,
+                f"one of {self._header.num_shards}",
+                entry.shard,
             )
         if entry.size != spec.nbytes:
-            raise format_error(
-                self.path,
+            raise self._error(
                 "size and shape disagree",
-                tensor=spec.name,
-                expected=f"{spec.nbytes} bytes for {spec.describe()}",
-                found=f"{entry.size} bytes",
+                spec.name,
+                f"{spec.nbytes} bytes for {spec.describe()}",
+                f"{entry.size} bytes",
             )
         handle = self.shards[entry.shard]
         end = entry.offset + entry.size
         if not 0 <= entry.offset <= end <= handle.size:
             expected = f"bytes {entry.offset} to {end} in {handle.path.name}"
-            raise ends_early(self.path, expected, f"{handle.size} bytes", spec.name)
+            raise self._index.ends_early(expected, f"{handle.size} bytes", spec.name)
         if entry.size:
             self._ranges.append((entry.shard, entry.offset, end, spec.name))
         segment = Segment(0, entry.offset, entry.size)

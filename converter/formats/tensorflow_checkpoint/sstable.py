@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from converter.errors import FormatError
-from converter.formats.file_handle import FileHandle, format_error
+from converter.formats.file_handle import FETCH_AGAIN, FileHandle
 from converter.formats.tensorflow_checkpoint.protobuf import WireError, read_varint
 
 FOOTER = 48
@@ -34,40 +34,33 @@ _UNCOMPRESSED, _SNAPPY = 0, 1
 def read_table(handle: FileHandle) -> Iterator[tuple[bytes, bytes]]:
     """Yield every key with its value, by ascending key.
 
-    Raises:
-        FormatError: if the file is compressed, damaged, truncated, inconsistent or hostile.
-
+    Raise FormatError if the file is compressed, damaged, truncated, inconsistent or hostile.
     """
-    path = handle.path
     if not FOOTER <= handle.size <= MAX_FILE:
-        raise format_error(
-            path,
+        raise handle.error(
             "impossible size of a checkpoint index",
             expected=f"{FOOTER} to {MAX_FILE} bytes",
             found=handle.size,
         )
     data = handle.read(0, handle.size)
     if not data.endswith(MAGIC):
-        raise format_error(
-            path,
+        raise handle.error(
             "does not end like a checkpoint index",
             expected=MAGIC.hex(" "),
             found=data[-8:].hex(" "),
-            remedy="fetch or write the file again",
+            remedy=FETCH_AGAIN,
         )
     try:
         yield from _Table(handle, data).items()
     except WireError as error:
-        raise format_error(
-            path, "malformed index", found=error, remedy="fetch or write the file again"
-        ) from None
+        raise handle.error("malformed index", found=error, remedy=FETCH_AGAIN) from None
 
 
 class _Table:
     """A table whose parts are checked as they are reached."""
 
     def __init__(self, handle: FileHandle, data: bytes) -> None:
-        self._path = handle.path
+        self._handle = handle
         self._data = data
         self._end = len(data) - FOOTER
 
@@ -109,8 +102,7 @@ class _Table:
         return content
 
     def _compressed(self) -> FormatError:
-        return format_error(
-            self._path,
+        return self._handle.error(
             "the index is compressed with Snappy, which is not supported: TensorFlow has written "
             "uncompressed indexes since version 1.2",
             expected="an uncompressed index",

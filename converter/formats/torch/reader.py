@@ -16,8 +16,6 @@ from converter.formats.file_handle import (
     FileHandle,
     checked_spec,
     closed_on_error,
-    ends_early,
-    format_error,
     sanitize,
 )
 from converter.formats.stored_tensors import ContiguousTensor, StridedTensor, is_contiguous
@@ -52,17 +50,14 @@ def is_torch_file(file: FileHandle, head: bytes) -> bool:
 def open_torch_file(file: FileHandle) -> Reader:
     """List the tensors of a torch file of any form.
 
-    Raises:
-        FormatError: if it is damaged, inconsistent, hostile, or the unsupported tar of 2016.
-
+    Raise FormatError if it is damaged, inconsistent, hostile, or the unsupported tar of 2016.
     """
     with closed_on_error(file):
         head = file.read(0, min(64, file.size))
         if head.startswith(b"PK"):
             return _open_zip(file)
         if _is_tar(file, head):
-            raise format_error(
-                file.path,
+            raise file.error(
                 "the tar form that torch wrote in 2016 is not supported",
                 remedy="load it with torch.load(…, weights_only=False) where you trust it, "
                 "and save it again with torch.save",
@@ -76,13 +71,12 @@ def _open_zip(handle: FileHandle) -> Reader:
     prefix = next(iter(records), "").partition("/")[0]
     pickle_record = records.get(f"{prefix}/data.pkl")
     if f"{prefix}/constants.pkl" in records:
-        raise format_error(
-            path,
+        raise handle.error(
             "a TorchScript program, not a checkpoint",
             remedy="load it with torch.jit.load and save its state_dict()",
         )
     if pickle_record is None:
-        raise format_error(path, "a zip archive that torch did not write", expected="data.pkl")
+        raise handle.error("a zip archive that torch did not write", expected="data.pkl")
     byteorder = _byteorder(handle, records.get(f"{prefix}/byteorder"))
     data = read_record(handle, pickle_record, MAX_BYTES)
     hooks = TorchUnpicklerHooks()
@@ -91,13 +85,12 @@ def _open_zip(handle: FileHandle) -> Reader:
     for key in hooks.storages:
         record = records.get(f"{prefix}/data/{key}")
         if record is None:
-            raise format_error(path, "a storage is missing", tensor=f"storage {key}")
+            raise handle.error("a storage is missing", f"storage {key}")
         if record.method != STORED:
-            raise format_error(
-                path,
+            raise handle.error(
                 "a compressed storage",
-                tensor=record.name,
-                expected="uncompressed records, as torch writes them",
+                record.name,
+                "uncompressed records, as torch writes them",
                 remedy="unpack the archive and load it with torch, then save it again",
             )
         extents[key] = (record.data, record.size)
@@ -110,7 +103,7 @@ def _byteorder(handle: FileHandle, record: Record | None) -> str:
         return "little"
     order = read_record(handle, record, 64)
     if order not in (b"little", b"big"):
-        raise format_error(handle.path, "unknown byte order", expected="little or big", found=order)
+        raise handle.error("unknown byte order", expected="little or big", found=order)
     return order.decode()
 
 
@@ -119,7 +112,7 @@ def _open_legacy(handle: FileHandle) -> Reader:
     source = ByteSource(handle.path, handle.read, 0, handle.size)
     magic, protocol = unpickle(source, hooks), unpickle(source, hooks)
     if magic != _MAGIC or protocol != _PROTOCOL:
-        raise format_error(handle.path, "not a torch file of a known version")
+        raise handle.error("not a torch file of a known version")
     unpickle(source, hooks)  # sizes of C types on the machine that wrote the file
     root = unpickle(source, hooks)
     listed = unpickle(source, hooks)
@@ -129,7 +122,7 @@ def _open_legacy(handle: FileHandle) -> Reader:
         else []
     )
     if not isinstance(listed, list) or len(keys) != len(listed) or len(set(keys)) != len(keys):
-        raise format_error(handle.path, "the list of storages is malformed")
+        raise handle.error("the list of storages is malformed")
     extents = _locate_storages(handle, keys, hooks.storages, source.position)
     return _reader(handle, name_tensors(handle.path, root), hooks, extents, "little", "legacy")
 
@@ -141,14 +134,12 @@ def _locate_storages(
     extents: dict[str, tuple[int, int]] = {}
     for key in keys:
         if key not in storages:
-            raise format_error(
-                handle.path, "a storage that no tensor uses", tensor=f"storage {key}"
-            )
+            raise handle.error("a storage that no tensor uses", f"storage {key}")
         count = int.from_bytes(handle.read(position, 8, f"storage {key}"), "little")
         nbytes = count * itemsize(storages[key].dtype)
         if position + 8 + nbytes > handle.size:
             expected = f"{count} elements of {storages[key].dtype} from {position + 8}"
-            raise ends_early(handle.path, expected, f"{handle.size} bytes", f"storage {key}")
+            raise handle.ends_early(expected, f"{handle.size} bytes", f"storage {key}")
         extents[key] = (position + 8, nbytes)
         position += 8 + nbytes
     return extents
@@ -167,12 +158,11 @@ def _reader(
         nbytes = storage.total * itemsize(storage.dtype)
         actual = extents[key][1] if key in extents else None
         if nbytes != actual:
-            raise format_error(
-                handle.path,
+            raise handle.error(
                 "a storage of another length" if actual is not None else "a storage is missing",
-                tensor=f"storage {key}",
-                expected=f"{nbytes} bytes for {storage.total} of {storage.dtype}",
-                found=f"{actual} bytes" if actual is not None else None,
+                f"storage {key}",
+                f"{nbytes} bytes for {storage.total} of {storage.dtype}",
+                f"{actual} bytes" if actual is not None else None,
             )
     tensors = {
         name: _stored_tensor(handle, name, tensor, extents[tensor.storage.key][0], byteorder)
@@ -197,24 +187,22 @@ def _stored_tensor(
     storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
     item = itemsize(tensor.dtype)
     if len(strides) != len(shape):
-        raise format_error(handle.path, "shape and strides disagree", tensor=name)
+        raise handle.error("shape and strides disagree", name)
     if spec.nbytes == 0:
         return ContiguousTensor(spec, handle, (), byteorder)
     extent = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
     capacity = storage.numel * itemsize(storage.dtype)
     if (tensor.offset + extent) * item > capacity:
-        raise format_error(
-            handle.path,
+        raise handle.error(
             "the tensor reaches beyond its storage",
-            tensor=name,
-            expected=f"at most {capacity} bytes",
-            found=f"{(tensor.offset + extent) * item}",
+            name,
+            f"at most {capacity} bytes",
+            f"{(tensor.offset + extent) * item}",
         )
     if spec.nbytes > max(_ALWAYS_ALLOWED, handle.size):
-        raise format_error(
-            handle.path,
+        raise handle.error(
             "a small storage repeated beyond the size of the file",
-            tensor=name,
+            name,
             found=spec.describe(),
             remedy="save it again with tensor.contiguous()",
         )

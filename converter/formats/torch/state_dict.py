@@ -39,10 +39,8 @@ class NamedTensors:
 def name_tensors(path: Path, root: object) -> NamedTensors:
     """Find the state dict in a torch file's object, and name its tensors.
 
-    Raises:
-        FormatError: if the file holds no mapping, or a tensor has no plain name or is inside an
-            object of an unknown class.
-
+    Raise FormatError if the file holds no mapping, or a tensor has no plain name or is inside an
+    object of an unknown class.
     """
     if not isinstance(root, Pairs):
         kind = root.kind if isinstance(root, Opaque) else type(root).__name__.lower()
@@ -126,16 +124,16 @@ def _flatten(path: Path, root: Pairs, carrying: set[int]) -> dict[str, Tensor]:
             name = prefix + _key(path, prefix, key)
             characters += len(name)
             if characters > MAX_NAME_CHARACTERS:
-                raise format_error(path, "the names are too long", tensor=name)
+                raise format_error(path, "the names are too long", name)
             if isinstance(value, Tensor):
                 if name in tensors:
-                    raise format_error(path, "duplicate name", tensor=name)
+                    raise format_error(path, "duplicate name", name)
                 tensors[name] = value
                 if len(tensors) > MAX_TENSORS:
                     raise format_error(path, "too many tensors", expected=f"at most {MAX_TENSORS}")
                 continue
             if len(levels) == _MAX_DEPTH:
-                raise format_error(path, "nested too deeply", tensor=name)
+                raise format_error(path, "nested too deeply", name)
             levels.append((f"{name}.", _items(path, name, value)))
             break
         else:
@@ -153,9 +151,9 @@ def _items(path: Path, name: str, value: object) -> Iterator[tuple[object, objec
     raise format_error(
         path,
         "tensors inside an object of an unknown class, which is not rebuilt",
-        tensor=name,
-        expected="a dictionary of plain tensors",
-        found=what,
+        name,
+        "a dictionary of plain tensors",
+        what,
         remedy="load it where it was made and save model.state_dict()",
     )
 
@@ -165,9 +163,7 @@ def _key(path: Path, prefix: str, key: object) -> str:
     if type(key) is int:
         return str(key)
     if not isinstance(key, str) or any("\ud800" <= letter <= "\udfff" for letter in key):
-        raise format_error(
-            path, "a tensor's name is not a string", tensor=prefix, found=_readable(key)
-        )
+        raise format_error(path, "a tensor's name is not a string", prefix, found=_readable(key))
     return key
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from converter.formats.file_handle import format_error
+from converter.formats.file_handle import FETCH_AGAIN, format_error
 
 MAX_BYTES = 64 << 20
 """Longest pickle that is read; one of 100,000 tensors takes about 20 MB."""
@@ -27,14 +27,9 @@ _CHUNK = 64 << 10
 
 
 class ByteSource:
-    """A stream of bytes ``start .. end``, read in order and only as far as needed.
+    """A stream of the bytes ``start .. end``, at most `MAX_BYTES`, read only as far as needed.
 
-    Args:
-        path: the file, for messages.
-        fetch: returns a number of bytes (second argument) from an offset (first argument).
-        start: offset of the first byte.
-        end: offset after the last byte; at most `MAX_BYTES` are read.
-
+    `fetch` returns a number of bytes (second argument) from an offset (first argument).
     """
 
     def __init__(
@@ -53,12 +48,7 @@ class ByteSource:
         return self._base + self._at
 
     def take(self, count: int) -> bytes:
-        """Read `count` bytes.
-
-        Raises:
-            FormatError: if there are fewer.
-
-        """
+        """Read `count` bytes; raise FormatError if there are fewer."""
         end = self._at + count
         if end > len(self._buffer):
             self._refill(count)
@@ -88,7 +78,7 @@ class ByteSource:
                 "the pickle ends early",
                 expected=f"{count} bytes at {start}",
                 found=f"{self._end - start}",
-                remedy="fetch or write the file again",
+                remedy=FETCH_AGAIN,
             )
         size = min(max(count, _CHUNK), self._end - start)
         self._buffer, self._base, self._at = self._fetch(start, size), start, 0
@@ -138,32 +128,18 @@ class UnpicklerHooks(Protocol):
     """Collects every name that the pickle would import."""
 
     def call(self, function: Global, arguments: tuple[object, ...]) -> object:
-        """Return the representation of a call's result.
-
-        Raises:
-            ValueError: if the arguments are invalid.
-
-        """
+        """Return the representation of a call's result; raise ValueError if it is invalid."""
 
     def persistent(self, identity: object) -> object:
-        """Return the representation of an object stored outside of the pickle.
-
-        Raises:
-            ValueError: if the persistent id is invalid.
-
-        """
+        """Return that of an object stored outside of the pickle; raise ValueError if invalid."""
 
 
 def unpickle(source: ByteSource, hooks: UnpicklerHooks) -> object:
     """Read one pickle up to its ``STOP``.
 
-    Returns:
-        `Pairs`, list, tuple, str, bytes, int, float, bool, None, `Global`, `Opaque`, and whatever
-        `hooks` return; possibly shared and cyclic.
-
-    Raises:
-        FormatError: if the pickle is malformed, too large, or has an unsupported operation.
-
+    Return `Pairs`, list, tuple, str, bytes, int, float, bool, None, `Global`, `Opaque`, or what
+    `hooks` return; possibly shared and cyclic. Raise FormatError if the pickle is malformed, too
+    large, or has an unsupported operation.
     """
     machine = _Machine(source, hooks)
     try:

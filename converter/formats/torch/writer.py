@@ -89,12 +89,7 @@ class _Archive(PreallocatedFile):
     """Tensor → offsets of its CRC-32 in the local header and in the directory."""
 
     def finalize(self, crc32: Mapping[str, int]) -> None:
-        """Write the CRC-32s.
-
-        Raises:
-            KeyError: if one is missing.
-
-        """
+        """Write the CRC-32s; raise KeyError if one is missing."""
         with self.path.open("r+b") as file:
             for name, offsets in self.crc32_offsets.items():
                 for offset in offsets:

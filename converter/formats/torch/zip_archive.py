@@ -16,7 +16,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from converter.formats.file_handle import MAX_TENSORS, FileHandle, format_error
+from converter.formats.file_handle import FETCH_AGAIN, MAX_TENSORS, FileHandle
 
 STORED, DEFLATED = 0, 8
 LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
@@ -51,9 +51,7 @@ class Record:
 def read_directory(handle: FileHandle) -> dict[str, Record]:
     """Return all records by name, in archive order.
 
-    Raises:
-        FormatError: if the archive is damaged, ambiguous, or of a kind that torch does not write.
-
+    Raise FormatError if the archive is damaged, ambiguous, or of a kind that torch does not write.
     """
     start, size, count = _find_directory(handle)
     listed = _parse_directory(handle, handle.read(start, size), count)
@@ -64,24 +62,19 @@ def read_directory(handle: FileHandle) -> dict[str, Record]:
     position = 0
     for record in sorted(listed, key=lambda record: record.header):
         if record.name in records:
-            raise format_error(handle.path, "duplicate record", tensor=record.name)
+            raise handle.error("duplicate record", record.name)
         if record.header < position:
-            raise format_error(
-                handle.path,
-                "record overlaps another",
-                tensor=record.name,
-                expected=f"offset {position} or more",
-                found=record.header,
+            raise handle.error(
+                "record overlaps another", record.name, f"offset {position} or more", record.header
             )
         located = _locate(handle, record)
         position = located.data + located.packed
         if position > start:
-            raise format_error(
-                handle.path,
+            raise handle.error(
                 "record reaches into the directory",
-                tensor=record.name,
-                expected=f"end at {start} or before",
-                found=position,
+                record.name,
+                f"end at {start} or before",
+                position,
             )
         records[record.name] = located
     return records
@@ -90,17 +83,14 @@ def read_directory(handle: FileHandle) -> dict[str, Record]:
 def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
     """Return the decompressed bytes of a small record.
 
-    Raises:
-        FormatError: if they are more than `limit` or cannot be decompressed.
-
+    Raise FormatError if they are more than `limit` or cannot be decompressed.
     """
     if max(record.size, record.packed) > limit:
-        raise format_error(
-            handle.path,
+        raise handle.error(
             "record too long",
-            tensor=record.name,
-            expected=f"at most {limit} bytes",
-            found=max(record.size, record.packed),
+            record.name,
+            f"at most {limit} bytes",
+            max(record.size, record.packed),
         )
     data = handle.read(record.data, record.packed, record.name)
     if record.method == DEFLATED:
@@ -108,25 +98,22 @@ def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
         try:
             data = decompressor.decompress(data, record.size + 1)
         except zlib.error as error:
-            raise format_error(
-                handle.path, "cannot be decompressed", tensor=record.name, found=error
-            ) from None
+            raise handle.error("cannot be decompressed", record.name, found=error) from None
     if len(data) != record.size:
-        raise format_error(
-            handle.path,
+        raise handle.error(
             "record of another length than the directory says",
-            tensor=record.name,
-            expected=f"{record.size} bytes",
-            found=len(data),
+            record.name,
+            f"{record.size} bytes",
+            len(data),
         )
     if zlib.crc32(data) != record.crc32:
-        raise format_error(handle.path, "record does not match its CRC-32", tensor=record.name)
+        raise handle.error("record does not match its CRC-32", record.name)
     return data
 
 
 def _find_directory(handle: FileHandle) -> tuple[int, int, int]:
     """Return offset, bytes and number of entries of the directory."""
-    path, size = handle.path, handle.size
+    size = handle.size
     for comment in (0, _MAX_COMMENT):  # torch writes none
         tail_start = max(0, size - END.size - comment - LOCATOR64.size)
         tail = handle.read(tail_start, size - tail_start)
@@ -134,41 +121,37 @@ def _find_directory(handle: FileHandle) -> tuple[int, int, int]:
         if at >= 0:
             break
     if at < 0 or len(tail) - at < END.size:
-        raise format_error(
-            path,
+        raise handle.error(
             "the zip archive has no directory at its end",
             remedy="it is probably truncated: fetch or write the file again",
         )
     _, disk, first_disk, disk_count, count, length, start, comment = END.unpack_from(tail, at)
     if at + END.size + comment != len(tail):
-        raise format_error(path, "bytes after the end of the zip archive")
+        raise handle.error("bytes after the end of the zip archive")
     end = tail_start + at
     saturated = _FULL16 in (disk_count, count) or _FULL32 in (length, start)
     if at >= LOCATOR64.size and tail[at - LOCATOR64.size :].startswith(b"PK\x06\x07"):
         _, disk64, offset64, disks = LOCATOR64.unpack_from(tail, at - LOCATOR64.size)
         limit = end - LOCATOR64.size
         if disk64 or disks > 1 or offset64 + END64.size > limit:
-            raise format_error(path, "impossible zip64 directory", found=f"offset {offset64}")
+            raise handle.error("impossible zip64 directory", found=f"offset {offset64}")
         fields = END64.unpack(handle.read(offset64, END64.size))
         if fields[0] != b"PK\x06\x06" or offset64 + 12 + fields[1] != limit or any(fields[4:6]):
-            raise format_error(path, "malformed zip64 directory", found=f"offset {offset64}")
+            raise handle.error("malformed zip64 directory", found=f"offset {offset64}")
         short = (disk_count, count, length, start)
         tops = (_FULL16, _FULL16, _FULL32, _FULL32)
         for given, long, top in zip(short, fields[6:], tops, strict=True):
             if given not in (long, top):
-                raise format_error(
-                    path, "two zip directories that disagree", found=f"{given}, {long}"
-                )
+                raise handle.error("two zip directories that disagree", found=f"{given}, {long}")
         disk_count, count, length, start = fields[6:]
         end = offset64
     elif saturated:
-        raise format_error(path, "the zip64 directory is missing")
+        raise handle.error("the zip64 directory is missing")
     if disk or first_disk or disk_count != count:
-        raise format_error(path, "a zip archive of several disks")
+        raise handle.error("a zip archive of several disks")
     fits = count * DIRECTORY_ENTRY.size <= length <= _MAX_DIRECTORY
     if start + length != end or count > MAX_TENSORS + 16 or not fits:
-        raise format_error(
-            path,
+        raise handle.error(
             "impossible zip directory",
             expected=f"the directory to end at {end}",
             found=f"{count} entries in {length} bytes from {start}",
@@ -178,11 +161,11 @@ def _find_directory(handle: FileHandle) -> tuple[int, int, int]:
 
 def _parse_directory(handle: FileHandle, data: bytes, count: int) -> list[Record]:
     """Return the entries of the directory, not yet compared with the local headers."""
-    path, at = handle.path, 0
+    at = 0
     records: list[Record] = []
     for _ in range(count):
         if len(data) - at < DIRECTORY_ENTRY.size or not data.startswith(b"PK\x01\x02", at):
-            raise format_error(path, "malformed zip directory", found=f"entry {len(records)}")
+            raise handle.error("malformed zip directory", found=f"entry {len(records)}")
         fields = DIRECTORY_ENTRY.unpack_from(data, at)
         flags, method, crc32 = fields[3], fields[4], fields[7]
         packed, size, name_length, extra_length, comment, disk = fields[8:14]
@@ -192,28 +175,21 @@ def _parse_directory(handle: FileHandle, data: bytes, count: int) -> list[Record
         extra = data[at + name_length : at + name_length + extra_length]
         at += name_length + extra_length + comment
         if at > len(data):
-            raise format_error(path, "malformed zip directory", found=f"entry {len(records)}")
+            raise handle.error("malformed zip directory", found=f"entry {len(records)}")
         name = _decode(handle, name_bytes)
         size, packed, header = _widen(handle, name, extra, [size, packed, header])
         if flags & _ENCRYPTED or disk not in (0, _FULL16) or method not in (STORED, DEFLATED):
-            raise format_error(
-                path,
+            raise handle.error(
                 "record that torch does not write",
-                tensor=name,
-                expected="stored, not encrypted, on one disk",
-                found=f"method {method}, flags {flags:#x}",
+                name,
+                "stored, not encrypted, on one disk",
+                f"method {method}, flags {flags:#x}",
             )
         if method == STORED and packed != size:
-            raise format_error(
-                path,
-                "two sizes of a stored record",
-                tensor=name,
-                expected=f"{size} bytes",
-                found=packed,
-            )
+            raise handle.error("two sizes of a stored record", name, f"{size} bytes", packed)
         records.append(Record(name, method, crc32, packed, size, header))
     if at != len(data):
-        raise format_error(path, "trailing bytes in the zip directory", found=len(data) - at)
+        raise handle.error("trailing bytes in the zip directory", found=len(data) - at)
     return records
 
 
@@ -238,11 +214,10 @@ def _locate(handle: FileHandle, record: Record) -> Record:
             size, packed = _widen(handle, record.name, extra, [size, packed])
         agrees = (crc32, packed, size) == (record.crc32, record.packed, record.size)
     if not agrees:
-        raise format_error(
-            handle.path,
+        raise handle.error(
             "a record's own header disagrees with the zip directory",
-            tensor=record.name,
-            remedy="fetch or write the file again",
+            record.name,
+            remedy=FETCH_AGAIN,
         )
     return Record(
         record.name, method, record.crc32, record.packed, record.size, record.header, data
@@ -262,13 +237,11 @@ def _widen(handle: FileHandle, name: str, extra: bytes, values: list[int]) -> li
         if tag == 1 and len(body) == length >= 8 * count:
             longs = iter(struct.unpack_from(f"<{count}Q", body))
             return [next(longs) if value == _FULL32 else value for value in values]
-    raise format_error(handle.path, "a zip64 size is missing", tensor=name)
+    raise handle.error("a zip64 size is missing", name)
 
 
 def _decode(handle: FileHandle, name: bytes) -> str:
     try:
         return name.decode()
     except UnicodeDecodeError:
-        raise format_error(
-            handle.path, "a record's name is not UTF-8", tensor=ascii(name)
-        ) from None
+        raise handle.error("a record's name is not UTF-8", ascii(name)) from None

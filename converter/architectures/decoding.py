@@ -39,9 +39,7 @@ INIT_RULES = (
 def read_table(path: Path) -> bytes:
     """Read a table's file, up to slightly more than the largest size allowed.
 
-    Raises:
-        TableError: if it cannot be read.
-
+    Raise TableError if it cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -53,10 +51,8 @@ def read_table(path: Path) -> bytes:
 def parse_toml(text: bytes, file: str) -> dict[str, Any]:
     """Parse a TOML file.
 
-    Raises:
-        TableError: if it is too large, not UTF-8, not TOML (duplicate keys included), or holds a
-            number of more than 64 bits.
-
+    Raise TableError if it is too large, not UTF-8, not TOML (duplicate keys included), or holds a
+    number of more than 64 bits.
     """
     if len(text) > _MAX_BYTES:
         raise TableError(f"{file}: a mapping table of more than {_MAX_BYTES} bytes")
@@ -77,9 +73,7 @@ def parse_toml(text: bytes, file: str) -> dict[str, Any]:
 def parse_init(text: str) -> Init:
     """Parse an initialization rule such as ``normal(initializer_range)``.
 
-    Raises:
-        ValueError: if it is not one.
-
+    Raise ValueError if it is not one.
     """
     rule, _, scale = text.partition("(")
     if rule not in INIT_RULES or not scale.endswith(")"):

@@ -81,19 +81,12 @@ class Expression:
     def evaluate(self, lookup: Callable[[str], Value]) -> Value:
         """Return the value, with fields looked up by `lookup`.
 
-        Raises:
-            ExpressionError: if values have the wrong type, or a division has a remainder.
-
+        Raise ExpressionError if values have the wrong type, or a division has a remainder.
         """
         return _evaluate(self._tree, lookup, self.text)
 
     def number(self, lookup: Callable[[str], Value]) -> float:
-        """Return the value as a number.
-
-        Raises:
-            ExpressionError: if it is not a number.
-
-        """
+        """Return the value as a number; raise ExpressionError if it is not a number."""
         value = self.evaluate(lookup)
         if (
             isinstance(value, bool)

@@ -40,9 +40,7 @@ def load_architecture(
 ) -> Architecture:
     """Return the architecture of a table, ``extends`` already resolved.
 
-    Raises:
-        TableError: with every problem.
-
+    Raise TableError with every problem.
     """
     decoder = Decoder(file, conventions.dialects)
     table = decoder.struct(ArchitectureTable, data, "")
@@ -88,12 +86,7 @@ def load_architecture(
 def load_composite(
     data: Mapping[str, Any], file: str, conventions: Conventions, sha256: str = ""
 ) -> Composite:
-    """Return the composite of a table.
-
-    Raises:
-        TableError: with every problem.
-
-    """
+    """Return the composite of a table; raise TableError with every problem."""
     decoder = Decoder(file, conventions.dialects)
     table = decoder.struct(CompositeTable, data, "")
     submodels = table.submodels
@@ -119,9 +112,7 @@ def load_composite(
 def load_conventions(data: Mapping[str, Any], file: str) -> Conventions:
     """Return what all architectures share, from the content of ``_dialects.toml``.
 
-    Raises:
-        TableError: with every problem.
-
+    Raise TableError with every problem.
     """
     decoder = Decoder(file)
     dialects = {

@@ -41,9 +41,7 @@ class ModelConfig:
     def __getitem__(self, field: str) -> Value:
         """Return the value of `field`, or its default; where the default is a list, a table's keys.
 
-        Raises:
-            ConfigError: if the table does not list the field, or its value has a wrong type.
-
+        Raise ConfigError if the table does not list the field, or its value has a wrong type.
         """
         known = self.architecture.config
         if field not in known:
@@ -75,10 +73,8 @@ class ModelConfig:
     def index_values(self, expression: Expression, places: Places) -> Sequence[int | str]:
         """Return the numbers or names that a placeholder in a path takes.
 
-        Raises:
-            ConfigError: if `expression` gives neither a whole number from 0 to `MAX_LAYERS` nor a
-                list of names and numbers.
-
+        Raise ConfigError if `expression` gives neither a whole number from 0 to `MAX_LAYERS` nor a
+        list of names and numbers.
         """
         value = self.evaluate(expression, places)
         if isinstance(value, tuple) and all(isinstance(item, int | str) for item in value):
@@ -91,9 +87,8 @@ class ModelConfig:
     def index_combinations(self, names: Sequence[str], most: int) -> list[Places]:
         """Return every choice of indices for a path; later ones may depend on earlier ones.
 
-        Raises:
-            ConfigError: if there are more than `most`, or the number of a placeholder is not valid.
-
+        Raise ConfigError if there are more than `most`, or the number of a placeholder is not
+        valid.
         """
         choices: list[dict[str, int | str]] = [{}]
         for name in names:
@@ -112,9 +107,7 @@ class ModelConfig:
     def number(self, expression: Expression, places: Places = MappingProxyType({})) -> float:
         """Return the value of `expression`, which must be a finite number.
 
-        Raises:
-            ConfigError: if it is not.
-
+        Raise ConfigError if it is not.
         """
         value = self.evaluate(expression, places)
         if (
@@ -128,9 +121,7 @@ class ModelConfig:
     def size(self, expression: Expression, places: Places = MappingProxyType({})) -> int:
         """Return the length of an axis.
 
-        Raises:
-            ConfigError: if it is not a whole number from 1 to `MAX_SIZE`.
-
+        Raise ConfigError if it is not a whole number from 1 to `MAX_SIZE`.
         """
         value = self.number(expression, places)
         if value != int(value) or not 1 <= value <= MAX_SIZE:
@@ -144,9 +135,7 @@ class ModelConfig:
     def evaluate(self, expression: Expression, places: Places = MappingProxyType({})) -> Value:
         """Return the value of `expression` of fields and placeholders.
 
-        Raises:
-            ConfigError: if it cannot be evaluated.
-
+        Raise ConfigError if it cannot be evaluated.
         """
         try:
             return expression.evaluate(lambda name: places[name] if name in places else self[name])

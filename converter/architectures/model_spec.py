@@ -291,9 +291,7 @@ class ModelSpecBuilder:
     ) -> ModelSpec:
         """Return the specification of a composite from those of its submodels, which have prefixes.
 
-        Raises:
-            ConfigError: if a size is not valid.
-
+        Raise ConfigError if a size is not valid.
         """
 
         def lookup(name: str) -> Value:

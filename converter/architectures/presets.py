@@ -39,12 +39,7 @@ class Preset:
 
 
 def load_presets() -> dict[str, Preset]:
-    """Return all presets by name.
-
-    Raises:
-        TableError: if the file breaks a rule.
-
-    """
+    """Return all presets by name; raise TableError if the file breaks a rule."""
     decoder = Decoder(f"mappings/{_FILE}")
     presets = {}
     for name, data in parse_toml((tables_directory() / _FILE).read_bytes(), _FILE).items():
@@ -57,12 +52,7 @@ def load_presets() -> dict[str, Preset]:
 
 
 def get_preset(name: str) -> Preset:
-    """Return the preset called `name`.
-
-    Raises:
-        UsageError: if it does not exist.
-
-    """
+    """Return the preset called `name`; raise UsageError if it does not exist."""
     presets = load_presets()
     if name not in presets:
         raise UsageError(f"preset: {name!r} is not a preset", remedy="Known: " + ", ".join(presets))

@@ -73,9 +73,7 @@ class ArchitectureRegistry:
     def with_table(self, path: Path) -> tuple[ArchitectureRegistry, str]:
         """Return these tables and a further one, which takes precedence, and its name.
 
-        Raises:
-            TableError: if the file cannot be read or has neither model_type nor composite.
-
+        Raise TableError if the file cannot be read or has neither model_type nor composite.
         """
         name, text = _read_own(path)
         registry = ArchitectureRegistry()
@@ -85,10 +83,8 @@ class ArchitectureRegistry:
     def contents(self, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
         """Return the content of a table's file, and of the table that it extends, if any.
 
-        Raises:
-            UnsupportedError: if there is no such table.
-            TableError: if one of the files breaks a rule.
-
+        Raise UnsupportedError if there is no such table; raise TableError if one of the files
+        breaks a rule.
         """
         data, _, _ = self._read(name)
         if "extends" not in data:
@@ -103,9 +99,7 @@ class ArchitectureRegistry:
     def with_detection(self) -> list[Architecture]:
         """Return the architectures that have a ``[detection]`` section.
 
-        Raises:
-            TableError: if one of their tables breaks a rule.
-
+        Raise TableError if one of their tables breaks a rule.
         """
         return [
             self.architecture(name) for name in self.names if "detection" in self._read(name)[0]
@@ -114,10 +108,8 @@ class ArchitectureRegistry:
     def architecture(self, name: str) -> Architecture:
         """Return the architecture of the ``model_type`` `name`.
 
-        Raises:
-            UnsupportedError: if there is no such table.
-            TableError: if its table breaks a rule.
-
+        Raise UnsupportedError if there is no such table; raise TableError if its table breaks a
+        rule.
         """
         if name not in self._architectures:
             data, file, sha256 = self._read(name, chain=())
@@ -127,10 +119,8 @@ class ArchitectureRegistry:
     def composite(self, name: str) -> Composite:
         """Return the composite of the ``model_type`` `name`.
 
-        Raises:
-            UnsupportedError: if there is no such table.
-            TableError: if its table breaks a rule.
-
+        Raise UnsupportedError if there is no such table; raise TableError if its table breaks a
+        rule.
         """
         if name not in self._composites:
             data, file, sha256 = self._read(name)

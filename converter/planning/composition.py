@@ -75,9 +75,7 @@ class ComposeSettings:
     def of(cls, options: ComposeOptions) -> ComposeSettings:
         """Return the settings that options ask for.
 
-        Raises:
-            UsageError: if options contradict each other.
-
+        Raise UsageError if options contradict each other.
         """
         preset = get_preset(options.preset) if options.preset else None
         random = {*options.random, *(preset.random if preset else ())}
@@ -123,9 +121,7 @@ class ComposeSettings:
 def parse_layers(options: Iterable[str]) -> dict[str, str]:
     """Return submodel → layers, from options such as ``decoder=0,2,4`` and ``encoder=even:6``.
 
-    Raises:
-        UsageError: for anything that is not of this form, and a submodel that is given twice.
-
+    Raise UsageError for anything that is not of this form, and a submodel that is given twice.
     """
     layers: dict[str, str] = {}
     for option in options:
@@ -149,9 +145,7 @@ def _requested_tokens(
 ) -> dict[str, str | int | None]:
     """Return role → id or text of the special token that an option or a field asks for.
 
-    Raises:
-        UsageError: if both ask for different ones.
-
+    Raise UsageError if both ask for different ones.
     """
     tokens: dict[str, str | int | None] = {
         "start": options.decoder_start_token,
@@ -207,9 +201,7 @@ def model_configs(
 ) -> dict[str, ModelConfig]:
     """Return the configuration of each opened submodel, with the fields that are set.
 
-    Raises:
-        UnsupportedError: if no mapping table describes its architecture.
-
+    Raise UnsupportedError if no mapping table describes its architecture.
     """
     return {
         submodel: ModelConfig(

@@ -191,9 +191,7 @@ def _submodel_params(spec: ModelSpec, submodel: str) -> dict[str, ParamSpec]:
 def _fit(submodel: Submodel, spec: ModelSpec) -> Submodel:
     """Return the submodel with the values of the composite only; all others are ignored.
 
-    Raises:
-        MatchError: if the source does not fit its mapping table and configuration.
-
+    Raise MatchError if the source does not fit its mapping table and configuration.
     """
     if submodel.random:
         return submodel

@@ -26,11 +26,8 @@ def selected_layers(selection: str, count: int) -> list[int]:
     """Return the numbers of the selected layers, of `count`, in their new order.
 
     ``even:N`` spreads them from the first to the last, as DistilBERT took those of BERT: of 12
-    layers 0, 2, 4, 7, 9 and 11 (Sanh et al. 2019).
-
-    Raises:
-        UsageError: if there are too few layers, or one is given twice.
-
+    layers 0, 2, 4, 7, 9 and 11 (Sanh et al. 2019). Raise UsageError if there are too few layers, or
+    one is given twice.
     """
     rule = LAYER_RULE.fullmatch(selection)
     if rule is None:
@@ -112,9 +109,7 @@ def select_layers(source: SourceModel, selection: str, conventions: Conventions)
 def _layer_placeholder(architecture: Architecture) -> tuple[str, str]:
     """Return the placeholder in paths that numbers the layers, and the field that counts them.
 
-    Raises:
-        UnsupportedError: if the layers are not counted by one field.
-
+    Raise UnsupportedError if the layers are not counted by one field.
     """
     names = dict.fromkeys(name for row in architecture.modules for name in row.path.places)
     if len(names) == 1:
@@ -145,11 +140,8 @@ def resize_embeddings(source: SourceModel, conventions: Conventions) -> SourceMo
     """Return `source` with as many embeddings as its tokenizer has tokens.
 
     What depends on the size of the vocabulary (embeddings, heads, their biases) is truncated or
-    extended at its end when it is written.
-
-    Raises:
-        UnsupportedError: if the size of the tokenizer is unknown, or cannot be the model's.
-
+    extended at its end when it is written. Raise UnsupportedError if the size of the tokenizer is
+    unknown, or cannot be the model's.
     """
     architecture, directory = source.architecture, source.checkpoint.directory
     if "vocabulary" not in architecture.attributes:

@@ -38,13 +38,9 @@ class Problem:
     def __str__(self) -> str:
         place = ": ".join(part for part in (self.file, self.tensor) if part)
         text = f"{place}: {self.what}" if place else self.what
-        if self.expected is not None:
-            text += f"; expected {self.expected}"
-        if self.found is not None:
-            text += f"; found {self.found}"
-        if self.remedy is not None:
-            text += f" ({self.remedy})"
-        return text
+        text += f"; expected {self.expected}" if self.expected is not None else ""
+        text += f"; found {self.found}" if self.found is not None else ""
+        return f"{text} ({self.remedy})" if self.remedy is not None else text
 
     def to_dict(self) -> dict[str, str]:
         """Return the parts that are not ``None``, for ``--json``."""
@@ -66,7 +62,11 @@ class ConverterError(Exception):
     """
 
     kind = "error"
+    """In the reports of ``--json``; that of a subclass is its name without ``Error``."""
     exit_code = 1
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = cls.__name__.removesuffix("Error").lower()
 
     def __init__(
         self, message: str, problems: Sequence[Problem] = (), remedy: str | None = None
@@ -97,53 +97,36 @@ class ConverterError(Exception):
 class UsageError(ConverterError):
     """The call itself is wrong: an option that does not exist or contradicts another."""
 
-    kind = "usage"
     exit_code = 2
 
 
 class CheckpointError(ConverterError):
     """A source cannot be found or read."""
 
-    kind = "checkpoint"
-
 
 class FormatError(CheckpointError):
     """A file is damaged, truncated, inconsistent or hostile."""
-
-    kind = "format"
 
 
 class ConfigError(ConverterError):
     """``config.json`` is missing, malformed, or lacks a field that the table needs."""
 
-    kind = "config"
-
 
 class TableError(ConverterError):
     """A mapping table breaks a rule."""
-
-    kind = "table"
 
 
 class MatchError(ConverterError):
     """The tensors of a checkpoint and the mapping table of its architecture do not agree."""
 
-    kind = "match"
-
 
 class UnsupportedError(ConverterError):
     """An architecture, role, framework, format or dtype is not supported."""
-
-    kind = "unsupported"
 
 
 class OutputError(ConverterError):
     """The result cannot be written."""
 
-    kind = "output"
-
 
 class VerificationError(ConverterError):
     """A finished checkpoint is wrong."""
-
-    kind = "verification"

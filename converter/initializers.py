@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,30 +44,16 @@ _TRUNCATION = math.erf(math.sqrt(2.0))
 _TAIL_FROM = np.float32(5.0)
 _CENTRE_SHIFT = np.float32(2.5)
 _CENTRE = (
-    2.81022636e-08,
-    3.43273939e-07,
-    -3.5233877e-06,
-    -4.39150654e-06,
-    0.00021858087,
-    -0.00125372503,
-    -0.00417768164,
-    0.246640727,
-    1.50140941,
-)
+    2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
+    -0.00125372503, -0.00417768164, 0.246640727, 1.50140941,
+)  # fmt: skip
 # Giles' tail is fitted up to |x| = 1 - 2⁻²³; 32 bits reach 1 - 2⁻³², so the tail, a polynomial in
 # √w, is a least-squares fit of its own over that range (relative error below 5e-7).
 _TAIL_SHIFT = np.float32(3.5)
 _TAIL = (
-    -1.8364768e-05,
-    -0.00018857191,
-    0.000604400353,
-    -0.000734467932,
-    0.000975252246,
-    -0.00203894032,
-    0.00330432714,
-    1.00736606,
-    3.33548474,
-)
+    -1.8364768e-05, -0.00018857191, 0.000604400353, -0.000734467932, 0.000975252246,
+    -0.00203894032, 0.00330432714, 1.00736606, 3.33548474,
+)  # fmt: skip
 
 _SQRT_HALF_BITS = np.int32(0x3F3504F3)
 _MANTISSA_BITS = np.int32(0x007FFFFF)
@@ -101,15 +88,11 @@ class Initializer:
         return int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
 
     def fill(self, out: Array, start: int = 0) -> None:
-        """Write the elements with C-order indices ``start .. start + out.size``.
+        """Write the elements ``start .. start + out.size``, in the C order of the canonical layout.
 
-        Values are computed in float32 and then rounded to nearest even where `out` is narrower.
-        Any partition of a tensor into calls gives the same values.
-
-        Args:
-            out: C-contiguous, of any floating dtype.
-            start: index of the first element, in the canonical layout.
-
+        `out` is C-contiguous, of any floating dtype. Values are computed in float32 and then
+        rounded to nearest even where it is narrower. Any partition of a tensor into calls gives the
+        same values.
         """
         if not out.flags.c_contiguous:
             raise ValueError("out is not C-contiguous")
@@ -117,19 +100,17 @@ class Initializer:
         if self.rule == "constant" or self.scale == 0:
             flat[...] = np.float32(self.scale)
             return
+        chunks: Iterator[Array]
         if self.rule in COMPUTED:
-            for done in range(0, flat.size, _CHUNK):
-                piece = flat[done : done + _CHUNK]
-                indices = np.arange(start + done, start + done + piece.size)
-                values = _COMPUTED[self.rule](indices, int(self.scale))
-                np.copyto(piece, values, casting="unsafe")
-            return
-        to_floats = _RULES[self.rule](self.scale)
+            stop = start + flat.size
+            indices = (np.arange(i, min(i + _CHUNK, stop)) for i in range(start, stop, _CHUNK))
+            chunks = (_COMPUTED[self.rule](each, int(self.scale)) for each in indices)
+        else:
+            chunks = map(_RULES[self.rule](self.scale), _bits(self.key, start, flat.size))
         done = 0
-        for bits in _bits(self.key, start, flat.size):
-            values = to_floats(bits)
-            np.copyto(flat[done : done + bits.size], values, casting="unsafe")
-            done += bits.size
+        for values in chunks:
+            np.copyto(flat[done : done + values.size], values, casting="unsafe")
+            done += values.size
 
 
 def _sinusoids(indices: Array, width: int) -> Array:
@@ -164,12 +145,12 @@ def _window_distances(indices: Array, window: int) -> Array:
     return np.asarray(down * (2 * window - 1) + right)
 
 
-def _count(indices: Array, step: int) -> Array:
-    """Return the integers from zero, such as position ids."""
-    return indices * step
-
-
-_COMPUTED = dict(zip(COMPUTED, (_sinusoids, _frequencies, _window_distances, _count), strict=True))
+_COMPUTED: dict[str, Callable[[Array, int], Array]] = {
+    "sinusoidal": _sinusoids,
+    "frequencies": _frequencies,
+    "window-distances": _window_distances,
+    "count": operator.mul,  # the multiples of a step, such as position ids
+}
 
 
 def _bits(key: int, start: int, count: int) -> Iterator[Array]:
@@ -192,11 +173,7 @@ def _uniform(scale: float) -> _ToFloats:
     """Return the conversion of bits to floats evenly within ±scale."""
     factor = np.float32(scale * 2.0**-31)
     scratch = np.empty(_CHUNK, np.float32)
-
-    def convert(bits: Array) -> Array:
-        return _symmetric(bits, factor, scratch[: bits.size])
-
-    return convert
+    return lambda bits: _symmetric(bits, factor, scratch[: bits.size])
 
 
 def _symmetric(bits: Array, factor: np.float32, out: Array) -> Array:
@@ -213,7 +190,7 @@ def _normal(scale: float) -> _ToFloats:
     buffers = np.empty((5, _CHUNK), np.float32)
 
     def convert(bits: Array) -> Array:
-        x, w, b, c, d = _rows(buffers, bits.size)
+        x, w, b, c, d = buffers[:, : bits.size]
         # 1 - |x| from the bits themselves: exact where x is close to ±1, unlike the difference.
         folded = c.view(np.int32)
         np.right_shift(bits, np.int32(31), out=folded)
@@ -230,8 +207,7 @@ def _normal(scale: float) -> _ToFloats:
         np.subtract(far, _TAIL_SHIFT, out=far)
         b[tail] = _polynomial(_TAIL, far, np.empty_like(far))
         _symmetric(bits, factor, x)
-        np.multiply(b, x, out=x)
-        return x
+        return np.asarray(np.multiply(b, x, out=x))
 
     return convert
 
@@ -244,7 +220,7 @@ def _truncated_normal(scale: float) -> _ToFloats:
     buffers = np.empty((5, _CHUNK), np.float32)
 
     def convert(bits: Array) -> Array:
-        x, w, b, c, d = _rows(buffers, bits.size)
+        x, w, b, c, d = buffers[:, : bits.size]
         _symmetric(bits, factor, x)
         np.multiply(x, x, out=w)
         np.subtract(np.float32(1.0), w, out=w)
@@ -253,15 +229,9 @@ def _truncated_normal(scale: float) -> _ToFloats:
         _polynomial(_CENTRE, w, b)
         np.multiply(x, gain, out=x)
         np.multiply(b, x, out=x)
-        np.clip(x, -bound, bound, out=x)
-        return x
+        return np.asarray(np.clip(x, -bound, bound, out=x))
 
     return convert
-
-
-def _rows(buffers: Array, length: int) -> list[Array]:
-    """Return the first `length` elements of each scratch array."""
-    return [buffer[:length] for buffer in buffers]
 
 
 def _minus_log(t: Array, b: Array, c: Array, d: Array) -> None:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from converter.errors import CheckpointError, ConfigError
 
-MAX_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 """Larger than any real configuration, index or tokenizer file that is parsed here."""
-
-MAX_CONFIG_BYTES = 4 << 20
+_MAX_CONFIG_BYTES = 4 << 20
 """Larger than any real configuration, those with names of 21,000 classes included."""
 _MAX_CONFIG_DEPTH = 50
 
 
-def read_json_object(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
+def read_json_object(path: Path, limit: int = _MAX_BYTES) -> dict[str, Any]:
     """Read the JSON object in the file at `path`.
 
-    Raises:
-        CheckpointError: if the file cannot be read.
-        ConfigError: if it is larger than `limit` bytes, is not a JSON object, or has a key with
-            two different values.
-
+    Raise `CheckpointError` if the file cannot be read, `ConfigError` if it is larger than `limit`
+    bytes, is not a JSON object, or has a key with two different values.
     """
     try:
         size = path.stat().st_size
@@ -40,14 +37,8 @@ def read_json_object(path: Path, limit: int = MAX_BYTES) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the configuration at `path`, not nested too deeply to be written again.
-
-    Raises:
-        CheckpointError: if the file cannot be read.
-        ConfigError: if it is too large, nested too deeply, or not a JSON object.
-
-    """
-    value = read_json_object(path, MAX_CONFIG_BYTES)
+    """Read the JSON object at `path`, and refuse one nested too deeply to be written again."""
+    value = read_json_object(path, _MAX_CONFIG_BYTES)
     level: list[Any] = [value]
     for _ in range(_MAX_CONFIG_DEPTH):
         level = [
@@ -64,17 +55,16 @@ def read_config(path: Path) -> dict[str, Any]:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the object of `pairs`, in which a key may be repeated only with the same value."""
     value = dict(pairs)
-    if len(value) != len(pairs):
-        for key, each in pairs:
-            if value[key] != each:
-                raise ValueError(f"{key[:80]!r} is given twice, with different values")
+    for key, each in pairs if len(value) != len(pairs) else ():
+        if value[key] != each:
+            raise ValueError(f"{key[:80]!r} is given twice, with different values")
     return value
 
 
 def to_json(value: Any) -> bytes:
     """Return `value` as stable, readable JSON in UTF-8, as all documents are written."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    dumps = partial(json.dumps, value, indent=2, sort_keys=True)
     try:
-        return text.encode()
+        return f"{dumps(ensure_ascii=False)}\n".encode()
     except UnicodeEncodeError:  # an unpaired surrogate, which only an escape can represent
-        return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+        return f"{dumps()}\n".encode()

@@ -31,17 +31,11 @@ class VerifiedPush:
     """Options of `converter.storage.hub_upload.push`."""
 
     def send(self) -> PushResult:
-        """Push it.
-
-        Raises:
-            OutputError: if the Hub refuses; the remedy has the command to continue with.
-
-        """
+        """Push it; if the Hub refuses, the error has the command to continue with."""
         try:
             return push(self.output, self.repo_id, **self.options)
         except OutputError as error:
-            steps = [error.remedy] if error.remedy else []
-            remedy = "\n".join([*steps, self.next_step])
+            remedy = "\n".join(filter(None, (error.remedy, self.next_step)))
             raise OutputError(error.message, error.problems, remedy) from error
 
     @property
@@ -67,17 +61,9 @@ def verify_for_push(
     """Verify a result, and select the files to push.
 
     A pull request to the repository that the model was converted from adds weights, and a
-    configuration if it has none, and changes nothing else.
-
-    Args:
-        result: of a command that wrote a checkpoint, or of a dry run if it exists already.
-        repo_id: the repository to push to.
-        mapping: the user's own mapping tables that it was made with.
-        options: of `converter.storage.hub_upload.push`.
-
-    Raises:
-        VerificationError: if the result is not correct.
-
+    configuration if it has none, and changes nothing else. The result may be that of a dry run if
+    the checkpoint exists already; `options` are those of `converter.storage.hub_upload.push`. Raise
+    `VerificationError` if the result is not correct.
     """
     sources = [source.checkpoint.source for source in result.sources]
     converted = result.plan.command == "convert"
@@ -99,9 +85,10 @@ def verify_for_push(
     if same_repository and options.get("create_pr") and not only:
         options["commit_message"] = options.get("commit_message") or _RESCUE_TITLE
         only = _new_files(result)
-    report = describe_verification(verification, StringIO())
-    description = f"Made and verified by encdec-converter.\n\n```text\n{report}```\n"
-    options["description"] = options.get("description") or description
+    if not options.get("description"):
+        report = describe_verification(verification, StringIO())
+        text = f"Made and verified by encdec-converter.\n\n```text\n{report}```\n"
+        options["description"] = text
     return VerifiedPush(output, repo_id, {**options, "only": only})
 
 

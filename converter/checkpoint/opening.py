@@ -74,12 +74,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
 
     @property
     def architecture(self) -> str:
-        """The ``model_type`` of the configuration.
-
-        Raises:
-            CheckpointError: if it is missing.
-
-        """
+        """The ``model_type`` of the configuration."""
         model_type = self.config.get("model_type")
         if not isinstance(model_type, str) or not model_type:
             raise CheckpointError(
@@ -107,31 +102,16 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
 def open_config(reference: str | Path, config: str | Path | None = None) -> Checkpoint:
     """Open a checkpoint without its weights, for the config and the tokenizer.
 
-    Args:
-        reference: a directory with ``config.json``, that file, a weight file next to it, a Hub id
-            or a URL.
-        config: the configuration, if it is in another directory.
-
-    Raises:
-        CheckpointError: if there is no configuration.
-        ConfigError: if the configuration is not a JSON object.
-
+    `reference` is a directory with ``config.json``, that file, a weight file next to it, a Hub id
+    or a URL; `config` is the configuration, if it is in another directory.
     """
     with ExitStack() as stack:
         source = stack.enter_context(open_source(reference, "none"))
-        if config is not None:
-            path = Path(config)
-        elif source.file and source.file.suffix == ".json":
-            path = source.file
-        else:
-            path = find_config(source.directory)
-        return Checkpoint(
-            source=source,
-            config=read_config(path),
-            config_path=path,
-            file_states=file_states({path}),
-            _stack=stack.pop_all(),
-        )
+        if config is None and source.file and source.file.suffix == ".json":
+            config = source.file
+        path = Path(config) if config is not None else find_config(source.directory)
+        states = file_states({path})
+        return Checkpoint(source, read_config(path), path, states, _stack=stack.pop_all())
 
 
 def open_files(
@@ -139,17 +119,9 @@ def open_files(
 ) -> Checkpoint:
     """Open a checkpoint, reading the headers of its weight files only.
 
-    Args:
-        reference: a directory with ``config.json`` and weight files, one weight file, a Hub id
-            ``org/name[@revision]``, or a URL. An existing path takes precedence over a Hub id.
-        config: the configuration, if it is in another directory.
-        headers: the caller reads no values, so that remote weight files need not be downloaded.
-
-    Raises:
-        CheckpointError: if something is missing or cannot be read.
-        FormatError: if a file is damaged, truncated or inconsistent.
-        ConfigError: if the configuration is not a JSON object.
-
+    `reference` is a directory with ``config.json`` and weight files, one weight file, a Hub id
+    ``org/name[@revision]``, or a URL; `config` is the configuration, if it is in another directory.
+    With `headers` the caller reads no values, so that remote weight files need not be downloaded.
     """
     with ExitStack() as stack:
         source = stack.enter_context(open_source(reference, "headers" if headers else "preferred"))
@@ -179,15 +151,15 @@ def open_files(
         )
         return Checkpoint(
             source=source,
+            config=raw,
+            config_path=config_path,
+            file_states=file_states(_local_files(folder, files)) | states,
             files=files,
             sizes={file: folder.size(file) for file in files},
             file_format=file_format,
-            config=raw,
-            config_path=config_path,
             tensors=tensors,
             duplicates=duplicates,
             metadata=readers[0].metadata,
-            file_states=file_states(_local_files(folder, files)) | states,
             wrapper=readers[0].wrapper,
             ignored=readers[0].ignored,
             imports=readers[0].imports,
@@ -197,12 +169,7 @@ def open_files(
 
 
 def find_config(directory: Path) -> Path:
-    """Return the configuration in `directory`: ``config.json``, or its name in original releases.
-
-    Raises:
-        CheckpointError: if there is none.
-
-    """
+    """Return the configuration in `directory`: ``config.json``, or as original releases name it."""
     if (directory / CONFIG).is_file():
         return directory / CONFIG
     from converter.architectures.registry import ArchitectureRegistry
@@ -219,12 +186,7 @@ def find_config(directory: Path) -> Path:
 
 
 def find_weights(folder: CheckpointDirectory) -> tuple[Path, tuple[str, ...]]:
-    """Return the preferred weight file or index of a directory, and the names of the others.
-
-    Raises:
-        CheckpointError: if there is none, or several checkpoints of TensorFlow or Orbax.
-
-    """
+    """Return the preferred weight file or index of a directory, and the names of the others."""
     present = [
         name for file in WEIGHT_FILES for name in (file, file + INDEX_SUFFIX) if folder.holds(name)
     ]
@@ -236,7 +198,7 @@ def find_weights(folder: CheckpointDirectory) -> tuple[Path, tuple[str, ...]]:
 
 
 def _find_tf_checkpoint(folder: CheckpointDirectory) -> Path | None:
-    """Return the index of the TensorFlow checkpoint in `folder`, if there is one."""
+    """Return the index of the TensorFlow checkpoint in `folder`, ``None`` if not found."""
     indexes = sorted(name for name in folder.names() if name.endswith(TF_INDEX_SUFFIX))
     if len(indexes) > 1:
         names = [name.removesuffix(TF_INDEX_SUFFIX) for name in indexes]
@@ -248,7 +210,7 @@ def _find_tf_checkpoint(folder: CheckpointDirectory) -> Path | None:
 
 
 def _find_orbax(directory: Path) -> Path | None:
-    """Return the metadata file of the Orbax checkpoint in `directory`, if there is one."""
+    """Return the metadata file of the Orbax checkpoint in `directory`, ``None`` if not found."""
     for pattern in _ORBAX_METADATA:
         paths = sorted(path for path in directory.glob(pattern) if path.is_file())
         if len(paths) > 1:
@@ -291,14 +253,11 @@ def _merge_tensors(
     readers: list[Reader],
 ) -> tuple[dict[str, StoredTensor], dict[str, tuple[StoredTensor, ...]]]:
     """Return the tensors of all shards; a name in several shards becomes a duplicate."""
-    tensors: dict[str, StoredTensor] = {}
-    duplicates: dict[str, tuple[StoredTensor, ...]] = {}
+    copies: dict[str, list[StoredTensor]] = {}
     for reader in readers:
         for name, tensor in reader.tensors.items():
-            if name in tensors:
-                duplicates[name] = (*duplicates.get(name, ()), tensor)
-            else:
-                tensors[name] = tensor
-        for name, copies in reader.duplicates.items():
-            duplicates[name] = (*duplicates.get(name, ()), *copies)
-    return tensors, duplicates
+            copies.setdefault(name, []).append(tensor)
+        for name, duplicates in reader.duplicates.items():
+            copies.setdefault(name, []).extend(duplicates)
+    tensors = {name: first for name, (first, *_) in copies.items()}
+    return tensors, {name: tuple(rest) for name, (_, *rest) in copies.items() if rest}

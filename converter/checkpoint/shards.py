@@ -24,14 +24,7 @@ class ShardIndex:
 
     @classmethod
     def read(cls, path: Path, folder: CheckpointDirectory) -> ShardIndex:
-        """Read the index at `path`, whose shards are in `folder`.
-
-        Raises:
-            CheckpointError: if it cannot be read, or a shard is missing.
-            FormatError: if it does not map names to files in its own directory.
-            ConfigError: if it is not a JSON object.
-
-        """
+        """Read the index at `path`; its shards must be files in its own directory, `folder`."""
         weight_map = read_json_object(path).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise FormatError(f"{path}: an index must hold a non-empty 'weight_map'")
@@ -68,10 +61,6 @@ class ShardIndex:
         """Make sure that index and shards agree on which tensor is in which shard.
 
         The index of TensorFlow has the scope before each name, which its shards leave out.
-
-        Raises:
-            FormatError: with every tensor that is missing, or not in the index.
-
         """
         stored = {reader.path.name: set(reader.tensors) for reader in readers}
         indexed: dict[str, set[str]] = {name: set() for name in stored}

@@ -133,7 +133,7 @@ def write_checkpoint(
         plan = replace(plan, documents={**plan.documents, MODEL_CARD: card})
     files = file_states(plan.copied_files.values())
     result = WriteResult(
-        target.display_name,
+        target.location,
         plan,
         written=False,
         sizes={name: files[path].nbytes for name, path in plan.copied_files.items()},

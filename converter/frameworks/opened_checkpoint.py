@@ -290,10 +290,7 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
 
 
 def open_checkpoint(
-    reference: str | Path,
-    *,
-    config: str | Path | None = None,
-    mapping: Sequence[str | Path] = (),
+    reference: str | Path, *, config: str | Path | None = None, mapping: Sequence[str | Path] = ()
 ) -> OpenedCheckpoint:
     """Open a checkpoint of any framework, reading headers only.
 

@@ -30,9 +30,7 @@ def unsupported_reasons(
 def role_unsupported_reasons(config: ModelConfig, role: str) -> dict[str, str]:
     """Return each framework whose composite does not support the model in `role` → the reason.
 
-    Raises:
-        UnsupportedError: if the architecture does not have the role in any framework.
-
+    Raise UnsupportedError if the architecture does not have the role in any framework.
     """
     architecture = config.architecture
     if role not in architecture.roles:

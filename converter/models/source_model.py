@@ -52,10 +52,8 @@ class SourceModel(MatchedCheckpoint):
     ) -> SourceModel:
         """Match `checkpoint` to the mapping table of its architecture, `raw` being its config.
 
-        Raises:
-            UnsupportedError: if no mapping table describes its architecture.
-            ConfigError: if the configuration is unusable.
-
+        Raise UnsupportedError if no mapping table describes its architecture; raise ConfigError if
+        the configuration is unusable.
         """
         architecture = registry.architecture(checkpoint.architecture)
         config = ModelConfig(architecture, raw, str(checkpoint.config_path))
@@ -194,8 +192,7 @@ def ignore_unknown_heads(source: SourceModel, conventions: Conventions) -> Sourc
     unknown = {spec.name: UNKNOWN_HEAD for spec in match.unmatched if is_unknown_head(spec.name)}
     unmatched = tuple(spec for spec in match.unmatched if spec.name not in unknown)
     return replace(
-        source,
-        key_match=replace(match, unmatched=unmatched, ignored={**match.ignored, **unknown}),
+        source, key_match=replace(match, unmatched=unmatched, ignored={**match.ignored, **unknown})
     )
 
 

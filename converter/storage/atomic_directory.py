@@ -34,17 +34,10 @@ def atomic_directory(
 ) -> Iterator[Path]:
     """Yield a temporary directory that becomes `output` when the block succeeds.
 
-    Args:
-        output: the final path; its parents are created. A symbolic link to a directory stays, and
-            its target is replaced.
-        overwrite: replace an existing checkpoint.
-        resume: a key that identifies the work. When the block fails and the file at `journal_path`
-            exists, both are kept for the next run with the same key.
-
-    Raises:
-        OutputError: if `output` exists and may not be replaced, if another run is writing it, or
-            if the system refuses.
-
+    The parents of `output` are created. A symbolic link to a directory stays, and its target is
+    replaced. `resume` is a key that identifies the work: when the block fails and the file at
+    `journal_path` exists, both are kept for the next run with the same key. Raise `OutputError` if
+    `output` may not be replaced, another run is writing it, or the system refuses.
     """
     given, output = output, Path(os.path.realpath(output))
     with _translate_os_errors(given):
@@ -79,18 +72,13 @@ def journal_path(partial: Path) -> Path:
 
 
 def require_space(directory: Path, nbytes: int) -> None:
-    """Refuse early what does not fit on the disk.
-
-    Raises:
-        OutputError: if the file system of `directory`, whose files will be overwritten, has less
-            than `nbytes` of free space.
-
-    """
+    """Raise `OutputError` unless `nbytes` fit on the disk of `directory`, which they replace."""
     existing = Path(os.path.realpath(directory))
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     try:
-        free = shutil.disk_usage(existing).free + _disk_usage(directory)
+        replaced = [path.lstat() for path in directory.rglob("*") if path.is_file()]
+        free = shutil.disk_usage(existing).free + sum(512 * each.st_blocks for each in replaced)
     except OSError:
         return
     if free < nbytes:
@@ -100,11 +88,6 @@ def require_space(directory: Path, nbytes: int) -> None:
             [Problem("the output does not fit", str(directory), None, *needed)],
             remedy=f"Free {nbytes - free:,} bytes, or choose another output location.",
         )
-
-
-def _disk_usage(directory: Path) -> int:
-    """Return the bytes that the files in a directory take on the disk."""
-    return sum(512 * path.lstat().st_blocks for path in directory.rglob("*") if path.is_file())
 
 
 @contextmanager
@@ -184,16 +167,13 @@ def _clear_leftovers(output: Path, kept: set[Path]) -> None:
     partial = _siblings(output, "partial")
     if not all(path in partial and _is_ours(path) for path in kept):
         kept = set()
-    for leftover in (*replaced, *partial):
-        if leftover not in kept:
-            _remove(leftover)
+    for leftover in {*replaced, *partial} - kept:
+        _remove(leftover)
 
 
 def _siblings(output: Path, kind: str) -> list[Path]:
     prefix = f".{output.name}.{kind}-"
-    return [
-        Path(entry.path) for entry in os.scandir(output.parent) if entry.name.startswith(prefix)
-    ]
+    return [path for path in output.parent.iterdir() if path.name.startswith(prefix)]
 
 
 def _is_ours(path: Path) -> bool:

@@ -1,10 +1,9 @@
-"""The interface of the locations that checkpoints are read from and written to."""
+"""Locations that checkpoints are read from, and the interface of those they are written to."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,10 @@ MAX_METADATA_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Source(AbstractContextManager["Source"]):
-    """A location that a checkpoint is read from. Close it, or use it as a context manager."""
+    """A directory that a checkpoint is read from, or a file in it; remote ones are subclasses.
+
+    Close it, or use it as a context manager.
+    """
 
     reference: str
     """What to call it in messages: the user's reference, without secrets."""
@@ -54,13 +56,13 @@ class Source(AbstractContextManager["Source"]):
         """The location of the directory that holds it."""
         return str(self.directory.resolve().parent)
 
-    @abstractmethod
     def describe(self) -> dict[str, str]:
         """Return its ``reference`` and ``revision`` for manifests, without local paths."""
+        return {"reference": self.directory.resolve().name}
 
-    @abstractmethod
     def modified_since(self, timestamp: float, files: Iterable[Path]) -> bool:
         """Return whether `files` may have changed since `timestamp`, in seconds since 1970."""
+        return any(path.stat().st_mtime > timestamp for path in files)
 
     def rename(self, problem: Problem) -> Problem:
         """Return `problem` with the user's reference instead of a temporary path."""
@@ -79,7 +81,7 @@ class OutputTarget(Protocol):
     """A location that a checkpoint is written to."""
 
     @property
-    def display_name(self) -> Path | Url:
+    def location(self) -> Path | Url:
         """What to call it in messages and reports."""
 
     def files(self) -> Mapping[str, int]:
@@ -94,40 +96,23 @@ class OutputTarget(Protocol):
     def open_for_writing(self, overwrite: bool, resume: str | None) -> AbstractContextManager[Path]:
         """Return a local directory whose files replace the target's when the block succeeds.
 
-        Args:
-            overwrite: replace an existing checkpoint.
-            resume: a key that identifies the work, to continue after an interruption.
-
-        Raises:
-            OutputError: if existing files may not be replaced, or writing fails.
-            UsageError: if it cannot resume.
-
+        `resume` is a key that identifies the work, to continue after an interruption. Raise
+        `OutputError` if existing files may not be replaced, or writing fails, and `UsageError` if
+        the target cannot resume.
         """
 
     def check_not_a_source(self, files: Iterable[Path], references: Iterable[str]) -> None:
         """Refuse to replace files that are being read, even with ``--overwrite``.
 
-        Writing into the directory of a source, below it or next to it, is allowed.
-
-        Args:
-            files: the local files that are read.
-            references: the references of the sources.
-
-        Raises:
-            OutputError: if a source is in the target directory or below it.
-
+        Raise `OutputError` if a source, of which the local `files` are read, is in the target
+        directory or below it. Writing into its directory, below it or next to it, is allowed.
         """
 
 
 @contextmanager
 def temporary_output(name: str, resume: str | None) -> Iterator[Path]:
-    """Yield a temporary directory called `name` for an output that is uploaded at the end.
-
-    Raises:
-        UsageError: if the output should be resumed: the directory does not outlive the command.
-
-    """
-    if resume:
+    """Yield a temporary directory called `name` for an output that is uploaded at the end."""
+    if resume:  # the directory does not outlive the command
         raise UsageError("resume: only a local output can be resumed")
     with tempfile.TemporaryDirectory(prefix="converter-", ignore_cleanup_errors=True) as parent:
         directory = Path(parent) / name
@@ -152,13 +137,9 @@ def not_a_directory_error(output: object) -> OutputError:
 
 
 def check_overwrite(output: object, *, is_checkpoint: bool, overwrite: bool) -> None:
-    """Raise `OutputError` unless a directory with files may be replaced.
+    """Raise `OutputError` unless `output`, a directory with files, may be replaced.
 
-    Args:
-        output: what to call it.
-        is_checkpoint: whether it holds one of `CHECKPOINT_MARKERS`.
-        overwrite: the user's permission to replace a checkpoint.
-
+    A checkpoint is a directory that holds one of `CHECKPOINT_MARKERS`.
     """
     if not is_checkpoint:
         raise OutputError(

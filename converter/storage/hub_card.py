@@ -63,13 +63,9 @@ def stated_license(directory: Path) -> str | None:
 
 
 def validate_card(path: Path, api: HfApi) -> None:
-    """Let the Hub check the front matter of a card.
+    """Raise `OutputError` with the Hub's messages if it does not accept a card's front matter.
 
     The client does the same when it commits, which is after the repository has been created.
-
-    Raises:
-        OutputError: with the Hub's messages, if it does not accept the card.
-
     """
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         build_hf_headers,

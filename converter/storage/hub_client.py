@@ -40,11 +40,7 @@ def translate_hub_errors(
     """Turn errors of the client within the block into one error of `kind`.
 
     The message is `action`, such as ``"org/name: cannot be downloaded"``, and the reason. The
-    remedy depends on whether `writing` access was needed.
-
-    Raises:
-        ConverterError: of `kind`. Errors of this package pass unchanged.
-
+    remedy depends on whether `writing` access was needed. Errors of this package pass unchanged.
     """
     try:
         yield
@@ -77,9 +73,7 @@ def retry(request: Callable[[], Response]) -> Response:
 def is_transient(error: BaseException) -> bool:
     """Return whether a request may succeed later: no response, status 5xx, or 429."""
     status = _status(error)
-    if status is not None:
-        return status >= 500 or status == 429
-    return _is_connection_error(error)
+    return _is_connection_error(error) if status is None else status >= 500 or status == 429
 
 
 def _explain(error: Exception, repo_id: str, writing: bool) -> tuple[str, str | None] | None:
@@ -165,10 +159,9 @@ def _is_connection_error(error: BaseException) -> bool:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and its causes."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
+    yield error
+    if error.__cause__ is not None:
+        yield from _chain(error.__cause__)
 
 
 def _summary(error: BaseException) -> str:
@@ -186,19 +179,12 @@ class HubRangeSource:
 
     def __init__(self, repo_id: str, name: str, url: str, size: int) -> None:
         self.size = size
-        self._repo_id = repo_id
-        self._name = name
-        self._url = url
+        self._repo_id, self._name, self._url = repo_id, name, url
         self._storage_url: str | None = None
         self._lock = threading.Lock()
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly `nbytes` bytes from `offset`.
-
-        Raises:
-            CheckpointError: if the Hub refuses, is unreachable, or returns another range.
-
-        """
+        """Return exactly `nbytes` bytes from `offset`, or raise `CheckpointError`."""
         action = f"{self._repo_id}: {self._name} cannot be read from the Hub"
         with translate_hub_errors(CheckpointError, action, self._repo_id):
             return retry(lambda: self._request(offset, nbytes))
@@ -212,21 +198,18 @@ class HubRangeSource:
 
         for attempt in (1, 2):
             storage_url = self._resolve()
-            headers = {
-                "Accept-Encoding": "identity",
-                "Range": f"bytes={offset}-{offset + nbytes - 1}",
-            }
+            byte_range = f"bytes={offset}-{offset + nbytes - 1}"
+            headers = {"Accept-Encoding": "identity", "Range": byte_range}
             if _origin(storage_url) == _origin(self._url):  # the token is for the Hub alone
                 headers = {**build_hf_headers(library_name="converter"), **headers}
             with _response(storage_url, headers) as response:
-                status = response.status_code
-                refused = status in (400, 401, 403, 404, 410)
+                refused = response.status_code in (400, 401, 403, 404, 410)
                 if refused and storage_url != self._url and attempt == 1:
                     with self._lock:
                         self._storage_url = None
                     continue
                 hf_raise_for_status(response)
-                self._check_range(response, status, offset, nbytes)
+                self._check_range(response, offset, nbytes)
                 return _read_body(response, nbytes)
         raise AssertionError("the second attempt returns or raises")
 
@@ -245,8 +228,9 @@ class HubRangeSource:
                 self._storage_url = str(metadata.location)
             return self._storage_url
 
-    def _check_range(self, response: Any, status: int, offset: int, nbytes: int) -> None:
+    def _check_range(self, response: Any, offset: int, nbytes: int) -> None:
         """Refuse a response with the complete file, which may have any size."""
+        status = response.status_code
         content_range = response.headers.get("Content-Range", "").partition("/")[0].strip()
         complete = status == 200 and offset == 0 and nbytes == self.size
         expected = (206, f"bytes {offset}-{offset + nbytes - 1}")
@@ -275,11 +259,9 @@ def _response(url: str, headers: dict[str, str]) -> Iterator[Any]:
 
 def _read_body(response: Any, nbytes: int) -> bytes:
     """Return the first `nbytes` of a body; raise `ConnectionError` if it is shorter."""
-    chunks = (
-        response.iter_bytes() if hasattr(response, "iter_bytes") else response.iter_content(1 << 16)
-    )
+    is_httpx = hasattr(response, "iter_bytes")
     data = bytearray()
-    for chunk in chunks:
+    for chunk in response.iter_bytes() if is_httpx else response.iter_content(1 << 16):
         data += chunk
         if len(data) >= nbytes:
             break

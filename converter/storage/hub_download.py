@@ -48,12 +48,8 @@ class HubSource(Source):
 def download_repo(repository: HubRepo, reference: str, weights: WeightSelection) -> HubSource:
     """Return the files of the repository that the user named by `reference`.
 
-    Those that are not in the cache are downloaded.
-
-    Raises:
-        CheckpointError: if the repository does not exist, is private, gated or empty, if the Hub
-            is unreachable, or if a file that is needed offline is not in the cache.
-
+    Those that are not in the cache are downloaded. Raise `CheckpointError` if one of them is not
+    available.
     """
     from huggingface_hub import constants
 
@@ -78,9 +74,8 @@ def _open_cached(repository: HubRepo, reference: str, weights: WeightSelection) 
             f"{repository}: its weights are not in the Hub cache, and HF_HUB_OFFLINE=1 is set",
             remedy=f"Download them once with a connection: hf download {repository.repo_id}",
         )
-    return HubSource(
-        reference=reference, folder=folder, repository=repository, commit=folder.path.name
-    )
+    commit = folder.path.name
+    return HubSource(reference=reference, folder=folder, repository=repository, commit=commit)
 
 
 def _download(repository: HubRepo, reference: str, weights: WeightSelection) -> HubSource:
@@ -104,12 +99,9 @@ def _download(repository: HubRepo, reference: str, weights: WeightSelection) -> 
         shards = [shard for index in indexes for shard in _shards(repository, index, sizes)]
         if not headers:
             list(threads.map(download, shards))
-    snapshot = Path(str(paths[files[0]]).removesuffix(os.sep + files[0]))
-    folder = (
-        _remote_directory(repository.repo_id, commit, snapshot, sizes)
-        if headers
-        else CheckpointDirectory(snapshot)
-    )
+    folder = CheckpointDirectory(Path(str(paths[files[0]]).removesuffix(os.sep + files[0])))
+    if headers:
+        folder = _remote_directory(repository.repo_id, commit, folder.path, sizes)
     return HubSource(reference=reference, folder=folder, repository=repository, commit=commit)
 
 
@@ -149,12 +141,7 @@ def _remote_directory(
 
 
 def _shards(repository: HubRepo, index: Path, names: Iterable[str]) -> list[str]:
-    """Return the shards that an index names.
-
-    Raises:
-        CheckpointError: if the repository lacks one.
-
-    """
+    """Return the shards that an index names, all of which must be in the repository."""
     shards = shard_names(index)
     missing = [name for name in shards if name not in names]
     if missing:

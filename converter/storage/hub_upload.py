@@ -109,16 +109,7 @@ def push(options: PushOptions) -> PushResult:
                 number = int(str(info.pr_num))
                 url, target = str(info.pr_url), str(info.pr_revision)
         return PushResult(
-            repo_id,
-            url,
-            target,
-            commit,
-            created,
-            number,
-            continued,
-            sent,
-            unchanged,
-            kept,
+            repo_id, url, target, commit, created, number, continued, sent, unchanged, kept
         )
 
 
@@ -140,15 +131,13 @@ def _select_files(directory: Path, only: Sequence[str]) -> dict[str, Path]:
             f"{directory}: not a checkpoint directory",
             remedy=f"Expected one that holds {' or '.join(CHECKPOINT_MARKERS)}.",
         )
-    files = {
-        path.relative_to(directory).as_posix(): path
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    files = {path.relative_to(directory).as_posix(): path for path in paths}
     selected = {
         name: path
         for name, path in files.items()
-        if not any(part.startswith(".") for part in name.split("/"))
+        if not name.startswith(".")
+        and "/." not in name
         and (not only or any(fnmatchcase(name, pattern) for pattern in only))
     }
     if not selected:
@@ -205,10 +194,7 @@ def _operations(contents: Mapping[str, Path | bytes]) -> list[CommitOperationAdd
     from huggingface_hub import CommitOperationAdd
 
     return [
-        CommitOperationAdd(
-            path_in_repo=name,
-            path_or_fileobj=content if isinstance(content, bytes) else str(content),
-        )
+        CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
         for name, content in contents.items()
     ]
 
@@ -257,7 +243,7 @@ class HubTarget:
     repository: HubRepo
 
     @property
-    def display_name(self) -> Url:
+    def location(self) -> Url:
         """The URL."""
         return Url(f"hf://{self.repository}")
 
@@ -265,7 +251,7 @@ class HubTarget:
     def _sizes(self) -> Mapping[str, int]:
         from huggingface_hub import HfApi, errors
 
-        action = f"{self.display_name}: cannot be listed"
+        action = f"{self.location}: cannot be listed"
         repo_id, revision = self.repository.repo_id, self.repository.revision
         with translate_hub_errors(OutputError, action, repo_id, writing=True):
             try:
@@ -284,7 +270,7 @@ class HubTarget:
             return None
         from huggingface_hub import hf_hub_download
 
-        action = f"{self.display_name}/{name}: cannot be read"
+        action = f"{self.location}/{name}: cannot be read"
         repo_id, revision = self.repository.repo_id, self.repository.revision
         with translate_hub_errors(OutputError, action, repo_id):
             return Path(hf_hub_download(repo_id, name, revision=revision)).read_bytes()
@@ -299,7 +285,7 @@ class HubTarget:
         with temporary_output(self.repository.repo_id.partition("/")[2], resume) as directory:
             if not overwrite and any(marker in self._sizes for marker in CHECKPOINT_MARKERS):
                 raise OutputError(
-                    f"{self.display_name} holds a checkpoint",
+                    f"{self.location} holds a checkpoint",
                     remedy="Add --overwrite to commit a new one, or choose another location.",
                 )
             yield directory

@@ -16,29 +16,11 @@ from converter.storage.base import MAX_METADATA_BYTES, Source, source_overlap_er
 from converter.storage.references import local_path
 
 
-@dataclass(frozen=True)
-class LocalSource(Source):
-    """A local directory, or a file in it."""
-
-    def describe(self) -> dict[str, str]:
-        """Return the name of the directory."""
-        return {"reference": self.directory.resolve().name}
-
-    def modified_since(self, timestamp: float, files: Iterable[Path]) -> bool:
-        """Return whether a file was written after `timestamp`."""
-        return any(path.stat().st_mtime > timestamp for path in files)
-
-
-def local_source(reference: str | Path) -> LocalSource:
-    """Return the source at the path of a directory, a file or a TensorFlow checkpoint's prefix.
-
-    Raises:
-        CheckpointError: if it does not exist.
-
-    """
+def local_source(reference: str | Path) -> Source:
+    """Return the source at the path of a directory, a file or a TensorFlow checkpoint's prefix."""
     path = local_path(reference)
     if path.is_dir():
-        return LocalSource(str(reference), CheckpointDirectory(path))
+        return Source(str(reference), CheckpointDirectory(path))
     file = tf_checkpoint_index(path) or (path if path.is_file() else None)
     if file is None:
         raise CheckpointError(
@@ -46,7 +28,7 @@ def local_source(reference: str | Path) -> LocalSource:
             remedy="Give a directory with config.json and weights, one weight file, a Hub id such "
             "as org/name, or a URL such as s3://bucket/name.",
         )
-    return LocalSource(str(reference), CheckpointDirectory(path.parent), file)
+    return Source(str(reference), CheckpointDirectory(path.parent), file)
 
 
 def tf_checkpoint_index(path: Path) -> Path | None:
@@ -64,24 +46,19 @@ def tf_checkpoint_index(path: Path) -> Path | None:
 class LocalTarget:
     """A local directory; see `OutputTarget`."""
 
-    path: Path
-
-    @property
-    def display_name(self) -> Path:
-        """The path."""
-        return self.path
+    location: Path
 
     def files(self) -> Mapping[str, int]:
         """Return the size in bytes of every file, by relative path."""
         return {
-            path.relative_to(self.path).as_posix(): path.stat().st_size
-            for path in self.path.rglob("*")
+            path.relative_to(self.location).as_posix(): path.stat().st_size
+            for path in self.location.rglob("*")
             if path.is_file()
         }
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small file."""
-        path = self.path / name
+        path = self.location / name
         try:
             return path.read_bytes() if path.stat().st_size <= MAX_METADATA_BYTES else None
         except OSError:
@@ -90,23 +67,23 @@ class LocalTarget:
     def modified(self, name: str) -> float | None:
         """Return when a file was written."""
         try:
-            return (self.path / name).stat().st_mtime
+            return (self.location / name).stat().st_mtime
         except OSError:
             return None
 
     def open_for_writing(self, overwrite: bool, resume: str | None) -> AbstractContextManager[Path]:
         """Return a sibling directory that is renamed at the end."""
-        return atomic_directory(self.path, overwrite, resume)
+        return atomic_directory(self.location, overwrite, resume)
 
     def check_not_a_source(self, files: Iterable[Path], references: Iterable[str]) -> None:
         """Refuse to replace files that are being read."""
-        target = Path(os.path.realpath(self.path))
+        target = Path(os.path.realpath(self.location))
         if not target.is_dir():
             return
         for file in files:
             link = Path(os.path.realpath(file.parent)) / file.name
             if any(path.is_relative_to(target) for path in (link, Path(os.path.realpath(file)))):
-                raise source_overlap_error(self.path, file)
+                raise source_overlap_error(self.location, file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +98,7 @@ class FileState:
 
 
 def file_states(paths: Iterable[Path]) -> dict[Path, FileState]:
-    """Return the state of each file; links are followed.
-
-    Raises:
-        CheckpointError: if a file cannot be accessed.
-
-    """
+    """Return the state of each file; links are followed."""
     states = {}
     for path in paths:
         try:
@@ -139,12 +111,7 @@ def file_states(paths: Iterable[Path]) -> dict[Path, FileState]:
 
 
 def check_unchanged(states: Mapping[Path, FileState]) -> None:
-    """Make sure that no file has changed since its state was recorded.
-
-    Raises:
-        CheckpointError: with every file that was changed, replaced or removed.
-
-    """
+    """Raise `CheckpointError` with every file that has changed since its state was recorded."""
     problems = [
         Problem(change, file=str(path))
         for path, state in states.items()

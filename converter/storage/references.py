@@ -77,9 +77,8 @@ class Url:
     @property
     def local_name(self) -> str:
         """A safe name for a local directory; never one that refers to a parent directory."""
-        name = self.name
-        safe = _DIRECTORY_NAME.fullmatch(name) and name not in (".", "..")
-        return name if safe else "checkpoint"
+        safe = _DIRECTORY_NAME.fullmatch(self.name) and self.name not in (".", "..")
+        return self.name if safe else "checkpoint"
 
     def __truediv__(self, name: str) -> Self:
         return type(self)(f"{self.text.rstrip('/')}/{name}")
@@ -122,10 +121,8 @@ def is_remote(reference: str | Path) -> bool:
 
 def local_path(reference: str | Path) -> Path:
     """Return `reference` as a local path; ``file:///some/path`` becomes ``/some/path``."""
-    text = str(reference)
-    if text.lower().startswith("file://"):
-        return Path(unquote(urlsplit(text).path) or "/")
-    return Path(reference)
+    is_url = str(reference).lower().startswith("file://")
+    return Path(unquote(urlsplit(str(reference)).path) or "/" if is_url else reference)
 
 
 def location_key(reference: str | Path) -> str:

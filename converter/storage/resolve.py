@@ -16,12 +16,8 @@ from converter.storage.url_upload import UrlTarget, not_atomic_error
 def open_source(reference: str | Path, weights: WeightSelection = "preferred") -> Source:
     """Return the source at a URL, a Hub id or a path; remote files are downloaded as needed.
 
-    An existing path takes precedence over a Hub id.
-
-    Raises:
-        CheckpointError: if it does not exist or cannot be downloaded.
-        UnsupportedError: if the library for the protocol of a URL is not installed.
-
+    An existing path takes precedence over a Hub id. Raise `CheckpointError` if it is not available,
+    `UnsupportedError` if the library for the protocol of a URL is not installed.
     """
     if url := parse_url(reference):
         return download_url(url, weights)
@@ -32,15 +28,10 @@ def open_source(reference: str | Path, weights: WeightSelection = "preferred") -
 
 
 def output_target(output: str | Path) -> OutputTarget:
-    """Return the target that `output` names; ``org/name`` is a path, ``hf://org/name`` is not.
-
-    Raises:
-        OutputError: for a directory inside a Hub repository.
-
-    """
+    """Return the target that `output` names; ``org/name`` is a path, ``hf://org/name`` is not."""
     if str(output).startswith("hf://") and (repository := parse_repo_id(output)):
         return HubTarget(repository)
     url = parse_url(output)
-    if url and url.protocol == "hf":
+    if url and url.protocol == "hf":  # a directory inside a repository
         raise not_atomic_error(url)
     return UrlTarget(url) if url else LocalTarget(local_path(output))

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,19 +39,15 @@ _MAX_DEPTH = 2
 """A checkpoint has files in its directory and in those of its submodels or tokenizers."""
 
 _TIME_FIELDS = ("LastModified", "last_modified", "mtime", "updated", "created")
-"""What the libraries that know it call the time of the last change."""
+"""Names that the libraries give the time of the last change."""
 
 
 @contextmanager
 def translate_url_errors(kind: type[ConverterError], url: Url, action: str) -> Iterator[None]:
     """Turn errors of a protocol's library within the block into one error of `kind`.
 
-    The message is the URL, `action`, such as ``"cannot be read"``, and the reason.
-
-    Raises:
-        ConverterError: of `kind`. Errors of this package pass unchanged.
-        UnsupportedError: if the library is not installed, or the protocol is unknown.
-
+    The message is the URL, `action`, such as ``"cannot be read"``, and the reason. Errors of this
+    package pass unchanged. A missing library or an unknown protocol is an `UnsupportedError`.
     """
     try:
         yield
@@ -141,12 +137,8 @@ class UrlListing:
 def filesystem(url: Url, kind: type[ConverterError], *, cached: bool = True) -> tuple[Any, str]:
     """Return the fsspec file system of a URL, and the path in it.
 
-    Without `cached`, no other caller shares the file system and its transactions.
-
-    Raises:
-        UnsupportedError: if the library of the protocol is not installed.
-        ConverterError: of `kind`, if the file system is not available.
-
+    Without `cached`, no other caller shares the file system and its transactions. Raise an error of
+    `kind`, or `UnsupportedError`, if it is not available.
     """
     import fsspec
 
@@ -156,12 +148,7 @@ def filesystem(url: Url, kind: type[ConverterError], *, cached: bool = True) -> 
 
 
 def list_url(url: Url, kind: type[ConverterError], *, cached: bool = True) -> UrlListing | None:
-    """Return the files below a URL, ``None`` if there are none.
-
-    Raises:
-        ConverterError: of `kind`, if they cannot be listed.
-
-    """
+    """Return the files below a URL, ``None`` if not found; raise an error of `kind` if it fails."""
     system, path = filesystem(url, kind, cached=cached)
     with translate_url_errors(kind, url, "cannot be listed"):
         system.invalidate_cache()
@@ -178,9 +165,7 @@ def list_url(url: Url, kind: type[ConverterError], *, cached: bool = True) -> Ur
     if "" in files or (len(infos) == 1 and path in infos):  # the URL is that of a file
         parent, _, name = url.text.rstrip("/").rpartition("/")
         siblings = list_url(Url(parent), kind, cached=cached)
-        if siblings is None or name not in siblings.files:
-            return None
-        return UrlListing(Url(parent), siblings.filesystem, siblings.path, siblings.files, name)
+        return replace(siblings, file=name) if siblings and name in siblings.files else None
     return UrlListing(url, system, path, files) if files else None
 
 
@@ -189,34 +174,24 @@ def transfer(
 ) -> None:
     """Transfer files on several threads, with a progress bar if standard error is a terminal.
 
-    Args:
-        title: of the progress bar.
-        sizes: name → bytes of each file.
-        work: transfers the file of a name; it calls its second argument with the number of bytes
-            after each block. That call raises `InterruptedError` once another file has failed.
-
+    `sizes` has the bytes of each file by its name. `work` transfers the file of a name; it calls
+    its second argument with the number of bytes after each block. That call raises
+    `InterruptedError` once another file has failed.
     """
     from huggingface_hub import utils
 
     tqdm: Any = utils.tqdm  # type: ignore[attr-defined]
     lock, cancelled = threading.Lock(), threading.Event()
-    with (
-        tqdm(
-            total=sum(sizes.values()),
-            desc=title,
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            disable=None,
-        ) as progress_bar,
-        ThreadPoolExecutor(_THREADS) as threads,
-    ):
+    bar = tqdm(  # disabled unless standard error is a terminal
+        desc=title, total=sum(sizes.values()), unit="B", unit_scale=True, leave=False, disable=None
+    )
+    with bar, ThreadPoolExecutor(_THREADS) as threads:
 
         def advance(nbytes: int) -> None:
             if cancelled.is_set():
                 raise InterruptedError("cancelled")
             with lock:
-                progress_bar.update(nbytes)
+                bar.update(nbytes)
 
         futures = [threads.submit(work, name, advance) for name in sizes]
         try:

@@ -71,11 +71,6 @@ def download_url(url: Url, weights: WeightSelection) -> UrlSource:
     """Download the files of the checkpoint at a URL into a temporary directory.
 
     The URL is that of a directory, a weight file, or the prefix of a TensorFlow checkpoint.
-
-    Raises:
-        CheckpointError: if there is no checkpoint, it cannot be read, or the disk is too small.
-        UnsupportedError: if the library of the protocol is not installed.
-
     """
     listing = list_url(url, CheckpointError) or _list_tf_checkpoint(url)
     if listing is None:
@@ -122,7 +117,7 @@ class _Downloader:
             if self.listing.size(name) <= _MAX_AUXILIARY_BYTES
         ]
         now = [name for name in weights if name.endswith(INDEX_SUFFIX) or not headers]
-        names = list(dict.fromkeys([*auxiliary, *now]))
+        names = list(dict.fromkeys((*auxiliary, *now)))
         self.fetch(names, self.directory)
         indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
         shards = self._shards(indexes) if weights else []
@@ -141,12 +136,7 @@ class _Downloader:
         )
 
     def fetch(self, names: list[str], directory: Path) -> None:
-        """Download files.
-
-        Raises:
-            CheckpointError: if the disk is too small, or a file cannot be downloaded.
-
-        """
+        """Download files, if the disk is large enough."""
         sizes = {name: self.listing.size(name) for name in names}
         total, free = sum(sizes.values()), shutil.disk_usage(self.temporary).free
         if total > free:
@@ -217,15 +207,12 @@ class _Downloader:
 
     def _shards(self, indexes: Iterable[str]) -> list[str]:
         """Return the files that indexes name; opening reports those that are missing."""
-        shards: dict[str, None] = {}
-        for index in indexes:
-            directory = index.rpartition("/")[0]
-            paths = [
-                f"{directory}/{name}" if directory else name
-                for name in shard_names(self.directory / index)
-            ]
-            shards |= dict.fromkeys(path for path in paths if path in self.listing.files)
-        return list(shards)
+        paths = (
+            "".join((*index.rpartition("/")[:2], name))
+            for index in indexes
+            for name in shard_names(self.directory / index)
+        )
+        return list(dict.fromkeys(path for path in paths if path in self.listing.files))
 
     def _fetch_split_files(self) -> None:
         """Download what `split` wrote next to the submodels, if this is one of them."""

@@ -32,13 +32,7 @@ from converter.storage.base import (
     temporary_output,
 )
 from converter.storage.references import Url
-from converter.storage.url import (
-    UrlListing,
-    filesystem,
-    list_url,
-    transfer,
-    translate_url_errors,
-)
+from converter.storage.url import UrlListing, filesystem, list_url, transfer, translate_url_errors
 
 _BLOCK_BYTES = 16 << 20
 """Bytes to send at a time."""
@@ -51,16 +45,11 @@ _MAX_PARTS = 9_000
 class UrlTarget:
     """A directory at a URL; see `OutputTarget`."""
 
-    url: Url
-
-    @property
-    def display_name(self) -> Url:
-        """The URL."""
-        return self.url
+    location: Url
 
     @cached_property
     def _listing(self) -> UrlListing | None:
-        return list_url(self.url, OutputError)
+        return list_url(self.location, OutputError)
 
     def files(self) -> Mapping[str, int]:
         """Return the size in bytes of every file, by name."""
@@ -82,16 +71,17 @@ class UrlTarget:
     @contextmanager
     def open_for_writing(self, overwrite: bool, resume: str | None) -> Iterator[Path]:
         """Yield a temporary directory that is uploaded at the end."""
-        with temporary_output(self.url.local_name, resume) as directory:
-            _check_replaceable(list_url(self.url, OutputError, cached=False), self.url, overwrite)
+        url = self.location
+        with temporary_output(url.local_name, resume) as directory:
+            _check_replaceable(list_url(url, OutputError, cached=False), url, overwrite)
             yield directory
-            _Upload(self.url, directory, overwrite).run()
+            _Upload(url, directory, overwrite).run()
 
     def check_not_a_source(self, files: Iterable[Path], references: Iterable[str]) -> None:
         """Refuse to replace a source below the URL."""
         for reference in references:
-            if f"{reference.rstrip('/')}/".startswith(f"{self.url.redacted}/"):
-                raise source_overlap_error(self.url, reference)
+            if f"{reference.rstrip('/')}/".startswith(f"{self.location.redacted}/"):
+                raise source_overlap_error(self.location, reference)
 
 
 def _check_replaceable(listing: UrlListing | None, url: Url, overwrite: bool) -> None:
@@ -193,13 +183,8 @@ class _Upload:
             except Exception:
                 remaining.append(name)
         if remaining and isinstance(error, OutputError):
-            error.problems = (
-                *error.problems,
-                *(
-                    Problem("remains, part of an incomplete checkpoint", file=f"{self.url}/{name}")
-                    for name in remaining
-                ),
-            )
+            what = "remains, part of an incomplete checkpoint"
+            error.problems += tuple(Problem(what, f"{self.url}/{name}") for name in remaining)
 
     def _remote_path(self, name: str) -> str:
         return f"{self.path}/{name}"

@@ -207,11 +207,7 @@ def takes(command: Callable[_P, Any]) -> Callable[[Callable[[Any], _T]], Callabl
     """Make a function of an options object one of its arguments and keyword options.
 
     The signature and the section ``Args`` of the docstring, before ``Returns`` or ``Raises``, come
-    from the dataclass.
-
-    Args:
-        command: a dataclass of this module.
-
+    from `command`, a dataclass of this module.
     """
 
     def decorate(function: Callable[[Any], _T]) -> Callable[_P, _T]:
@@ -276,12 +272,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
 def parse_size(text: int | str) -> int:
-    """Return the bytes of a size such as ``512MB``, ``1.5GiB`` or ``1000``.
-
-    Raises:
-        UsageError: if it is not a size above zero.
-
-    """
+    """Return the bytes of a size such as ``512MB``, ``1.5GiB`` or ``1000``, which is above zero."""
     if isinstance(text, int):
         size = text
     else:

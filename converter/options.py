@@ -471,16 +471,8 @@ class CheckTableOptions(CheckedOptions):
 def parse_settings(settings: Iterable[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return settings such as ``["encoder.dropout=0.1", "pad_token_id=0"]`` by target and field.
 
-    Args:
-        settings: ``KEY=VALUE``, or ``TARGET.KEY=VALUE``; a value is JSON, or else a string.
-        targets: the allowed prefixes of a key.
-
-    Returns:
-        Target → field → value; the target of a key without prefix is ``""``.
-
-    Raises:
-        UsageError: for anything that is not of this form.
-
+    A value is JSON, or else a string; the target of a key without prefix is ``""``. Raise
+    UsageError for anything but ``KEY=VALUE`` and, with one of the `targets`, ``TARGET.KEY=VALUE``.
     """
     by_target: dict[str, dict[str, Any]] = {target: {} for target in ("", *targets)}
     for setting in settings:

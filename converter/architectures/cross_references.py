@@ -20,13 +20,7 @@ Complain = Callable[..., None]
 
 
 def check_references(architecture: Architecture, file: str) -> list[Problem]:
-    """Return a problem for every name that refers to nothing, and every unused declaration.
-
-    Args:
-        architecture: the table, as far as it could be decoded.
-        file: what messages call it.
-
-    """
+    """Return a problem for every name that refers to nothing, and every unused declaration."""
     problems: list[Problem] = []
 
     def add_problem(place: str, what: str, expected: str | None, remedy: str) -> None:

@@ -71,10 +71,7 @@ def parse_toml(text: bytes, file: str) -> dict[str, Any]:
 
 
 def parse_init(text: str) -> Init:
-    """Parse an initialization rule such as ``normal(initializer_range)``.
-
-    Raise ValueError if it is not one.
-    """
+    """Parse a rule such as ``normal(initializer_range)``; raise ValueError if it is not one."""
     rule, _, scale = text.partition("(")
     if rule not in INIT_RULES or not scale.endswith(")"):
         rules = ", ".join(f"{rule}(…)" for rule in INIT_RULES)
@@ -105,13 +102,7 @@ _DESCRIPTIONS = {str: "a string", int: "a whole number", bool: "true or false", 
 
 
 class Decoder:
-    """Decodes the sections of one file and collects their problems.
-
-    Args:
-        file: what messages call the file.
-        dialects: the names that keys of type `DialectName` may have.
-
-    """
+    """Decodes the sections of one file, whose keys may name `dialects`; collects their problems."""
 
     def __init__(self, file: str, dialects: Collection[str] = ()) -> None:
         self.file = file

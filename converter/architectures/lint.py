@@ -45,14 +45,7 @@ from converter.errors import ConverterError, Problem, TableError
 def redundant_overrides(
     parent: Mapping[str, Any], child: Mapping[str, Any], file: str
 ) -> Iterator[Problem]:
-    """Yield what `child` states although `parent` states the same.
-
-    Args:
-        parent: the content of the extended table, its own parents resolved.
-        child: the content of the table itself.
-        file: what messages call it.
-
-    """
+    """Yield what `child` states although `parent`, its own parents resolved, states the same."""
     for key, value in child.items():
         if key not in parent or key in OWN or key in child.get("replaces", ()):
             continue
@@ -86,15 +79,9 @@ def _idle(place: str, file: str) -> Problem:
 
 
 def lint(path: Path, registry: ArchitectureRegistry | None = None) -> list[Problem]:
-    """Return everything that is wrong with a mapping table.
+    """Return each problem of a table: of an architecture, of a composite, or ``_dialects.toml``.
 
-    Args:
-        path: the file: of an architecture, of a composite, or ``_dialects.toml``.
-        registry: the tables that it may extend; the bundled ones by default.
-
-    Returns:
-        The problems, each once.
-
+    It may extend the tables of `registry`, the bundled ones by default.
     """
     registry = registry or ArchitectureRegistry()
     try:

@@ -38,10 +38,7 @@ _CLASS_PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 def load_architecture(
     data: Mapping[str, Any], file: str, conventions: Conventions, sha256: str = ""
 ) -> Architecture:
-    """Return the architecture of a table, ``extends`` already resolved.
-
-    Raise TableError with every problem.
-    """
+    """Return the architecture of a table, parents merged; raise TableError with every problem."""
     decoder = Decoder(file, conventions.dialects)
     table = decoder.struct(ArchitectureTable, data, "")
     rows = _RowLoader(decoder, conventions)

@@ -22,14 +22,7 @@ MAX_SIZE = 2**40
 
 
 class ModelConfig:
-    """The content of ``config.json`` and the table of its architecture.
-
-    Args:
-        architecture: the table, with the fields and their defaults.
-        raw: the content of ``config.json``.
-        file: what messages call the file.
-
-    """
+    """The content of ``config.json``, checked with the table of its architecture on use."""
 
     def __init__(
         self, architecture: Architecture, raw: Mapping[str, Any], file: str = CONFIG
@@ -105,10 +98,7 @@ class ModelConfig:
         return list(choices)
 
     def number(self, expression: Expression, places: Places = MappingProxyType({})) -> float:
-        """Return the value of `expression`, which must be a finite number.
-
-        Raise ConfigError if it is not.
-        """
+        """Return the value of `expression`; raise ConfigError if it is not a finite number."""
         value = self.evaluate(expression, places)
         if (
             isinstance(value, bool)
@@ -119,10 +109,7 @@ class ModelConfig:
         return value
 
     def size(self, expression: Expression, places: Places = MappingProxyType({})) -> int:
-        """Return the length of an axis.
-
-        Raise ConfigError if it is not a whole number from 1 to `MAX_SIZE`.
-        """
+        """Return the length of an axis; raise ConfigError if it is not a whole number in range."""
         value = self.number(expression, places)
         if value != int(value) or not 1 <= value <= MAX_SIZE:
             raise self._error(str(expression), f"a whole number from 1 to {MAX_SIZE}", value)
@@ -133,10 +120,7 @@ class ModelConfig:
         return condition is None or bool(self.evaluate(condition, places))
 
     def evaluate(self, expression: Expression, places: Places = MappingProxyType({})) -> Value:
-        """Return the value of `expression` of fields and placeholders.
-
-        Raise ConfigError if it cannot be evaluated.
-        """
+        """Return the value of `expression`; raise ConfigError if it cannot be evaluated."""
         try:
             return expression.evaluate(lambda name: places[name] if name in places else self[name])
         except ExpressionError as error:

@@ -60,16 +60,7 @@ class ParamNamer:
         places: Places,
         lengths: dict[str, int],
     ) -> FrameworkParam:
-        """Return a parameter of a row in one dialect, in which it must have a layout.
-
-        Args:
-            dialect: the dialect.
-            row: the row.
-            param: the parameter.
-            places: the values of the placeholders in the row's path.
-            lengths: the length of each named axis.
-
-        """
+        """Return a parameter of a row in one dialect, in which it must have a layout."""
         names, axes = self.layout(dialect, row, param, places)
         return FrameworkParam(names[0], axes, axes.shape(lengths), tuple(names[1:]))
 
@@ -100,13 +91,7 @@ class ParamNamer:
 
 
 def invalid_ties(params: Mapping[str, ParamSpec], file: str) -> list[Problem]:
-    """Return a problem for every invalid tie among `params`.
-
-    Args:
-        params: all parameters of a model, by canonical name.
-        file: what messages call the table.
-
-    """
+    """Return a problem for every invalid tie among the parameters of a model, by canonical name."""
     problems = []
 
     def add_problem(param: ParamSpec, what: str, expected: str, found: str, remedy: str) -> None:
@@ -221,12 +206,7 @@ class ModelSpec:
 
 
 class ModelSpecBuilder:
-    """Builds the specification of models.
-
-    Args:
-        conventions: the dialects and layer types that the tables share.
-
-    """
+    """Builds the specification of models, with the dialects and layer types that tables share."""
 
     def __init__(self, conventions: Conventions) -> None:
         self.conventions = conventions
@@ -238,18 +218,10 @@ class ModelSpecBuilder:
         heads: Iterable[str] | None = None,
         prefix: str = "",
     ) -> ModelSpec:
-        """Return the specification of a model of one architecture.
+        """Return the specification of a model with some parts and heads of its table, or all.
 
-        Args:
-            config: its configuration.
-            parts: names of the table's parts that the model has; all of them by default.
-            heads: names of the table's heads that the model has; all of them by default.
-            prefix: the submodel that the model is in a composite.
-
-        Raises:
-            ConfigError: if a size is not valid, or there are too many tensors.
-            TableError: if a tie is invalid.
-
+        In a composite, `prefix` is the submodel. Raise ConfigError if a size is not valid or there
+        are too many tensors, TableError if a tie is invalid.
         """
         architecture = config.architecture
         parts = tuple(dict.fromkeys(architecture.parts if parts is None else parts))

@@ -21,10 +21,8 @@ _TOUCHING = re.compile(r"\}[{0-9]")
 class NamePattern:
     """A name with placeholders.
 
-    Raises:
-        ValueError: if a placeholder is not an identifier or is repeated, braces do not pair, or
-            the end of a number would be ambiguous.
-
+    Raise ValueError if a placeholder is not an identifier or is repeated, braces do not pair, or
+    the end of a number would be ambiguous.
     """
 
     text: str

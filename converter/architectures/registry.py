@@ -43,9 +43,7 @@ OWN = ("detection", "languages", "tokenizer")
 class ArchitectureRegistry:
     """All mapping tables, each loaded when it is first requested.
 
-    Args:
-        extra: a user's own table files; they take precedence over bundled ones of the same name.
-
+    A user's own table files, `extra`, take precedence over bundled ones of the same name.
     """
 
     def __init__(self, extra: Iterable[Path] = ()) -> None:
@@ -83,8 +81,7 @@ class ArchitectureRegistry:
     def contents(self, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
         """Return the content of a table's file, and of the table that it extends, if any.
 
-        Raise UnsupportedError if there is no such table; raise TableError if one of the files
-        breaks a rule.
+        Raise UnsupportedError if there is no such table, TableError if a file breaks a rule.
         """
         data, _, _ = self._read(name)
         if "extends" not in data:
@@ -108,8 +105,7 @@ class ArchitectureRegistry:
     def architecture(self, name: str) -> Architecture:
         """Return the architecture of the ``model_type`` `name`.
 
-        Raise UnsupportedError if there is no such table; raise TableError if its table breaks a
-        rule.
+        Raise UnsupportedError if there is no such table, TableError if it breaks a rule.
         """
         if name not in self._architectures:
             data, file, sha256 = self._read(name, chain=())
@@ -117,11 +113,7 @@ class ArchitectureRegistry:
         return self._architectures[name]
 
     def composite(self, name: str) -> Composite:
-        """Return the composite of the ``model_type`` `name`.
-
-        Raise UnsupportedError if there is no such table; raise TableError if its table breaks a
-        rule.
-        """
+        """Return the composite of the ``model_type`` `name`; raise like `architecture`."""
         if name not in self._composites:
             data, file, sha256 = self._read(name)
             self._composites[name] = load_composite(data, file, self.conventions, sha256)

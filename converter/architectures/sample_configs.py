@@ -43,12 +43,8 @@ def sample_configs(
     """Return configurations that bring out every row, and the problems of finding them.
 
     Sizes are tiny and distinct, so that a mistaken size shows as a mistaken shape. There is one
-    configuration for each condition and truth value, and for each pair of both.
-
-    Args:
-        architecture: a table without reference problems.
-        file: what messages call it.
-
+    configuration for each condition and truth value, and for each pair of both. The table must have
+    no reference problems.
     """
     finder = _Finder(architecture)
     base = finder.base()

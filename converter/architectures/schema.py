@@ -62,10 +62,7 @@ class Dialect(Entry, frozen=True):
     def path(self, canonical: str, index: str | None = None) -> str:
         """Return a canonical module path, possibly with placeholders, in this dialect.
 
-        Args:
-            canonical: the path.
-            index: the index separator, where an architecture has its own.
-
+        An architecture may have an index separator of its own, `index`.
         """
         marked = _BEFORE_NUMBER.sub("\0", canonical)
         return marked.replace(".", self.separator).replace("\0", index or self.index_separator)

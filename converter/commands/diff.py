@@ -128,12 +128,7 @@ def diff(options: DiffOptions) -> Comparison:
 
 
 def _submodel(first: Model, second: Model) -> str | None:
-    """Return the submodel to compare if one of the models is an encoder-decoder.
-
-    Raises:
-        UnsupportedError: if the other is not a submodel of it.
-
-    """
+    """Return the submodel to compare if one model is an encoder-decoder and the other is not."""
     if bool(first.submodels) == bool(second.submodels):
         return None
     composite, model = (first, second) if first.submodels else (second, first)

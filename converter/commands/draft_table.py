@@ -39,16 +39,9 @@ class _Module:
 
 
 def draft(source: str | Path, config: str | Path | None = None) -> str:
-    """Return the text of a table for the model at `source`, a PyTorch checkpoint.
+    """Return the text of a table for the model at `source`, a directory or a weight file.
 
-    Args:
-        source: a checkpoint: a directory or a weight file.
-        config: the configuration, if it is not next to the weights.
-
-    Raises:
-        CheckpointError: if it cannot be opened.
-        UnsupportedError: if its names are not PyTorch's.
-
+    Raise CheckpointError if it cannot be opened, UnsupportedError if its names are not PyTorch's.
     """
     with open_files(source, config, headers=True) as checkpoint:
         if checkpoint.file_format not in ("safetensors", "torch"):

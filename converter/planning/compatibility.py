@@ -149,11 +149,7 @@ def pair_warnings(
 ) -> Iterator[str]:
     """Yield likely problems of a pair that works.
 
-    Args:
-        sources: submodel → its source.
-        tokens: role → id of each special token.
-        settings: the generation settings that will be written.
-
+    `tokens` are role → id of each special token, `settings` the generation settings to be written.
     """
     vocabularies = {name: _int_attribute(source, "vocabulary") for name, source in sources.items()}
     tokenizers = {

@@ -73,10 +73,7 @@ class ComposeSettings:
 
     @classmethod
     def of(cls, options: ComposeOptions) -> ComposeSettings:
-        """Return the settings that options ask for.
-
-        Raise UsageError if options contradict each other.
-        """
+        """Return what options ask for; raise UsageError if they contradict each other."""
         preset = get_preset(options.preset) if options.preset else None
         random = {*options.random, *(preset.random if preset else ())}
         changes = parse_settings((*(preset.settings if preset else ()), *options.set), SUBMODELS)
@@ -143,10 +140,7 @@ def parse_layers(options: Iterable[str]) -> dict[str, str]:
 def _requested_tokens(
     options: ComposeOptions, fields: Mapping[str, Any]
 ) -> dict[str, str | int | None]:
-    """Return role → id or text of the special token that an option or a field asks for.
-
-    Raise UsageError if both ask for different ones.
-    """
+    """Return role → id or text of the special token that an option or a field asks for."""
     tokens: dict[str, str | int | None] = {
         "start": options.decoder_start_token,
         "end": options.eos_token,
@@ -170,16 +164,8 @@ def open_configs(
     """Open the configuration of each submodel, without weights.
 
     A submodel is missing in the result if its configuration can only be read next to its weights.
-
-    Args:
-        settings: what is asked for.
-        registry: the mapping tables.
-        stack: keeps the files open.
-
-    Raises:
-        CheckpointError: if a remote configuration cannot be fetched.
-        UnsupportedError: if a submodel is itself an encoder-decoder model.
-
+    Raise CheckpointError if a remote configuration cannot be fetched, UnsupportedError if a
+    submodel is itself an encoder-decoder model.
     """
     opened = {}
     for submodel, reference in settings.references.items():
@@ -199,10 +185,7 @@ def open_configs(
 def model_configs(
     opened: Mapping[str, Checkpoint], settings: ComposeSettings, registry: ArchitectureRegistry
 ) -> dict[str, ModelConfig]:
-    """Return the configuration of each opened submodel, with the fields that are set.
-
-    Raise UnsupportedError if no mapping table describes its architecture.
-    """
+    """Return the configuration of each opened submodel, with the fields that are set."""
     return {
         submodel: ModelConfig(
             registry.architecture(checkpoint.architecture),
@@ -222,16 +205,8 @@ def open_sources(
 ) -> dict[str, SourceModel]:
     """Open the weights of each submodel, with the selected layers and resized embeddings.
 
-    Args:
-        opened: the configurations that are open already.
-        settings: what is asked for.
-        registry: the mapping tables.
-        stack: keeps the files open.
-        headers: whether no values will be read; see `open_files`.
-
-    Raises:
-        UnsupportedError: if layers cannot be selected or embeddings not be resized.
-
+    Of the submodels in `opened` the configurations are read already. If `headers`, no values will
+    be read. Raise UnsupportedError if layers cannot be selected or embeddings not be resized.
     """
     sources = {}
     for submodel, reference in settings.references.items():
@@ -276,16 +251,8 @@ def plan_composition(
 ) -> Plan:
     """Return the plan to write an encoder and a decoder as one model.
 
-    Args:
-        pair: the sources, matched to the parameters of their composite.
-        options: the options of the command.
-        settings: what they ask for, the preset taken into account.
-        registry: the mapping tables.
-
-    Raises:
-        ConfigError: if special tokens or settings for generation do not fit the decoder.
-        UnsupportedError: if a requested framework has no class for the pair.
-
+    Raise ConfigError if special tokens or settings for generation do not fit the decoder,
+    UnsupportedError if a requested framework has no class for the pair.
     """
     sources, configs = pair.sources, pair.configs
     frameworks, skipped = supported_frameworks(configs, registry, options.to)

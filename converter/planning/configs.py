@@ -96,14 +96,8 @@ class GenerationSettings:
     ) -> GenerationSettings:
         """Return the settings in a directory, of ``generation_config.json`` and older configs.
 
-        Args:
-            config: the configuration; ``generation_config.json`` takes precedence.
-            directory: the directory of the checkpoint.
-            changes: settings of the user; one that is ``None`` is removed.
-
-        Raises:
-            ConfigError: if the file is not a JSON object.
-
+        The former takes precedence, and the user's `changes` over both; one that is ``None`` is
+        removed. Raise ConfigError if the file is not a JSON object.
         """
         path = directory / GENERATION_CONFIG
         stated = read_config(path) if path.is_file() else {}
@@ -119,12 +113,7 @@ class GenerationSettings:
         return cls(tokens, settings, str(path) if stated else "its configuration")
 
     def check(self, vocabulary: Value) -> None:
-        """Raise ConfigError for token ids that the decoder does not have.
-
-        Args:
-            vocabulary: the size of its vocabulary.
-
-        """
+        """Raise ConfigError for token ids that a decoder with this vocabulary does not have."""
         problems = []
         for field in _TOKEN_SETTINGS:
             wrong = [
@@ -170,12 +159,8 @@ def composed_config(
 ) -> dict[str, Any]:
     """Return the ``config.json`` of a composite, as the frameworks' classes read it.
 
-    Args:
-        composite: its mapping table.
-        submodels: submodel → its complete configuration, in its role.
-        tokens: role → id, see `converter.planning.special_tokens`.
-        changes: fields that the user set, without generation settings.
-
+    The configurations of the submodels are complete; `changes` are fields that the user set,
+    without generation settings.
     """
     decoder = submodels["decoder"]
     return {
@@ -221,11 +206,8 @@ def with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 def generation_config(tokens: Mapping[str, int], settings: Mapping[str, Any]) -> bytes:
     """Return the ``generation_config.json`` of an output.
 
-    Args:
-        tokens: role → id, see `converter.planning.special_tokens`.
-        settings: the generation settings. Without any, the field is written with which transformers
-            marks a file that only repeats the model's configuration.
-
+    Without any settings, the field is written with which transformers marks a file that only
+    repeats the model's configuration.
     """
     derived = {} if settings else {"_from_model_config": True}
     return to_json({**derived, **settings, **_token_fields(tokens)})

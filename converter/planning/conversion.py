@@ -38,16 +38,10 @@ def plan_conversion(
 ) -> Plan:
     """Return the plan to write a model for other frameworks, in other formats or dtypes.
 
-    Args:
-        model: the source.
-        options: for which frameworks, and how.
-        seed: seed of weights that the model's class has and the checkpoint lacks.
-        settings: the configuration fields that were set, for the manifest.
-
-    Raises:
-        UnsupportedError: if a requested framework has no class for the model.
-        MatchError: if tensors are missing or unknown, or have wrong shapes.
-
+    Weights that the model's class has and the checkpoint lacks are initialized with `seed`;
+    `settings` are the configuration fields that were set, for the manifest. Raise UnsupportedError
+    if a requested framework has no class for the model, MatchError if tensors are missing or
+    unknown, or have wrong shapes.
     """
     frameworks, warnings = select_frameworks(options.to, model.unsupported_reasons)
     raw = model.raw
@@ -76,17 +70,9 @@ def plan_conversion(
 def plan_split(model: Model, options: OutputOptions, registry: ArchitectureRegistry) -> Plan:
     """Return the plan to write the submodels of a combined model as checkpoints of their own.
 
-    A projection between their widths, which belongs to neither, gets a file next to them.
-
-    Args:
-        model: the source.
-        options: for which frameworks, and how.
-        registry: the mapping tables.
-
-    Raises:
-        UnsupportedError: if the model is not a combined one.
-        MatchError: if tensors are missing or unknown, or have wrong shapes.
-
+    A projection between their widths, which belongs to neither, gets a file next to them. Raise
+    UnsupportedError if the model is not a combined one, MatchError if tensors are missing or
+    unknown, or have wrong shapes.
     """
     if not model.submodels:
         raise UnsupportedError(

@@ -131,17 +131,9 @@ def pair_models(
 ) -> EncoderDecoderPair:
     """Combine two sources to the composite that the encoder's architecture calls for.
 
-    Args:
-        encoder: the source of the encoder.
-        decoder: the source of the decoder.
-        registry: the mapping tables.
-        random: the submodels whose weights are all newly initialized.
-
-    Raises:
-        UnsupportedError: if an architecture does not have the role, or the decoder's configuration
-            prevents a projection of the encoder's states.
-        MatchError: if a source does not fit its mapping table and configuration.
-
+    The weights of the submodels in `random` are newly initialized. Raise UnsupportedError if an
+    architecture does not have the role, or the decoder's configuration prevents a projection of the
+    encoder's states; MatchError if a source does not fit its mapping table and configuration.
     """
     sources = {
         "encoder": ignore_unknown_heads(encoder, registry.conventions),
@@ -228,13 +220,8 @@ def _check_widths(encoder: SourceModel, decoder: SourceModel) -> None:
 def add_split_projection(pair: EncoderDecoderPair, stack: ExitStack) -> EncoderDecoderPair:
     """Return the pair with the projection that `split` wrote next to both, if there is one.
 
-    Args:
-        pair: the pair.
-        stack: keeps the file open.
-
-    Raises:
-        FormatError: if a tensor is missing in the file or has another shape.
-
+    The `stack` keeps its file open. Raise FormatError if a tensor is missing in it or has another
+    shape.
     """
     prefixes = tuple(f"{submodel.name}." for submodel in pair.submodels)
     params = [param for param in pair.spec.params if not param.name.startswith(prefixes)]

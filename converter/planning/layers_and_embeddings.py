@@ -55,16 +55,9 @@ def selected_layers(selection: str, count: int) -> list[int]:
 def select_layers(source: SourceModel, selection: str, conventions: Conventions) -> SourceModel:
     """Return `source` with the selected layers only, renumbered, and a configuration to match.
 
-    Args:
-        source: the source, matched with all its layers.
-        selection: ``0,2,4``, ``first:N``, ``last:N`` or ``even:N``.
-        conventions: the dialects and layer types.
-
-    Raises:
-        UsageError: if `source` does not have these layers.
-        UnsupportedError: if the architecture's layers are not one plain list.
-        ConfigError: if a layer does not fit at its new number.
-
+    The selection is ``0,2,4``, ``first:N``, ``last:N`` or ``even:N``. Raise UsageError if `source`
+    does not have these layers, UnsupportedError if the architecture's layers are not one plain
+    list, ConfigError if a layer does not fit at its new number.
     """
     architecture, match = source.architecture, source.key_match
     placeholder, field = _layer_placeholder(architecture)

@@ -84,17 +84,10 @@ def manifest_bytes(
     warnings: Sequence[str],
     checksums: bool,
 ) -> bytes:
-    """Return the content of the manifest.
+    """Return the content of the manifest of the finished files in `directory`.
 
-    Args:
-        planned: the result of `planned_manifest`.
-        weights: the weight files, relative to `directory`.
-        directory: the directory of the finished files.
-        sha256: canonical name → SHA-256 of the tensor's bytes in PyTorch layout.
-        sources: what the output was made from.
-        warnings: what the user should know.
-        checksums: whether to hash weight files as well; small files always are.
-
+    It repeats `planned_manifest`, with the SHA-256 of each tensor in PyTorch layout by canonical
+    name. The files `weights` are hashed only with `checksums`, small files always.
     """
     names = sorted(
         path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()

@@ -50,15 +50,8 @@ def make_model_card(
 ) -> bytes:
     """Return the model card of an output: the user's, an existing handwritten one, or a new one.
 
-    Args:
-        plan: what is written.
-        existing: the card in the output directory; it is kept unless it was generated.
-        options: the user's card, and the options that the card repeats.
-        sources: what the output is made from.
-
-    Raises:
-        UsageError: if the user's card cannot be read.
-
+    The `existing` card of the directory is kept unless it was generated. Raise UsageError if the
+    user's card cannot be read.
     """
     if isinstance(options, CardOptions) and options.card is not None:
         try:

@@ -66,21 +66,10 @@ def build_plan(
 ) -> Plan:
     """Return the plan of an output: the files of every model, and all else that is written.
 
-    Tensors that no file holds are not planned; those of the sources are ignored.
-
-    Args:
-        command: the command whose plan it is.
-        sources: what the tensors come from.
-        tensors: the tensors of all models.
-        models: the models of the output.
-        tables: the mapping tables in use.
-        options: frameworks, formats and shards.
-        settings: the options that decide what is written, for the manifest.
-        copied_files: files copied unchanged: target path → source path.
-        documents: small files in addition to configurations and shard indexes.
-        other_files: weight files that belong to no model.
-        warnings: what the user should know.
-
+    Tensors that no file holds are not planned; those of the sources are ignored. `settings` are the
+    options that decide what is written, for the manifest; `copied_files` are target path → source
+    path; `documents` are small files in addition to configurations and shard indexes, and
+    `other_files` weight files that belong to no model.
     """
     files, notes = list[OutputFile](), list[str]()
     configs, indexes = {}, dict[str, bytes]()
@@ -155,15 +144,9 @@ def plan_files(
 ) -> WeightFiles:
     """Return the weight files of a model, with the name, dtype and layout of every tensor.
 
-    Args:
-        spec: the model to be written.
-        dtypes: canonical name → dtype of each tensor.
-        classes: framework → the class that will load the file.
-        frameworks: the frameworks to write for.
-        pytorch_format: ``safetensors``, ``bin`` or ``both``.
-        max_shard_size: largest size of a weight file in bytes, larger ones are written in shards; a
-            tensor that is larger has a shard of its own.
-
+    `dtypes` are by canonical name, `classes` by framework, and `pytorch_format` is ``safetensors``,
+    ``bin`` or ``both``. Files of more than `max_shard_size` bytes are written in shards; a tensor
+    that is larger has a shard of its own.
     """
     files: list[OutputFile] = []
     indexes: dict[str, bytes] = {}

@@ -43,13 +43,7 @@ class TargetLanguages:
 
 
 def target_languages(config: ModelConfig, tokenizer: TokenizerFiles) -> TargetLanguages:
-    """Return a decoder's languages by its tokenizer, or by its architecture's own vocabulary.
-
-    Args:
-        config: the configuration of the decoder.
-        tokenizer: the tokenizer files next to it, if any.
-
-    """
+    """Return a decoder's languages by its tokenizer, or by its architecture's own vocabulary."""
     table = config.architecture.languages
     if table is None:
         return TargetLanguages({}, follows=False)
@@ -88,22 +82,14 @@ def resolve_tokens(
 ) -> SpecialTokens:
     """Return the ids of a decoder's special tokens.
 
-    In this order: the user's; those of the configuration and ``generation_config.json``; those of
-    the tokenizer's files; those of the architecture's own vocabulary, if the model's is large
-    enough to be it. Where files state different ids of one token, the user must choose, since
-    nothing says which one the weights were trained with. ``decoder_start_token_id`` is not a token
-    of the tokenizer, and only compared with ``generation_config.json``. Architectures that start
-    with a language code start with that of the tokenizer's target language.
-
-    Args:
-        config: the configuration of the decoder.
-        directory: the directory of the decoder's tokenizer files, if it has any.
-        requested: role → id or text of a token.
-        generation: what the decoder's checkpoint states about generation.
-
-    Raises:
-        ConfigError: if a token is unknown, ambiguous, or outside the vocabulary.
-
+    In this order: the `requested` ones, role → id or text; those of the configuration and
+    ``generation_config.json``; those of the tokenizer's files; those of the architecture's own
+    vocabulary, if the model's is large enough to be it. Where files state different ids of one
+    token, the user must choose, since nothing says which one the weights were trained with.
+    ``decoder_start_token_id`` is not a token of the tokenizer, and only compared with
+    ``generation_config.json``. Architectures that start with a language code start with that of the
+    tokenizer's target language. Raise ConfigError if a token is unknown, ambiguous, or outside the
+    vocabulary.
     """
     sources = _TokenSources(config, TokenizerFiles(directory), generation)
     vocabulary = config.attribute("vocabulary")

@@ -45,18 +45,9 @@ def plan_tensors(
 ) -> list[TargetTensor]:
     """Return every tensor of `spec` that has values of its own, with its origin.
 
-    Args:
-        spec: the model to be written.
-        matched: canonical name → the tensor with its values.
-        duplicates: canonical name → further tensors with the same values.
-        reasons: part → why its tensors are newly initialized.
-        init_dtype: returns the dtype of a newly initialized tensor, if `dtype` is ``keep``.
-        dtype: ``keep``, or the dtype that floating-point tensors are cast to.
-        seed: seed of newly initialized weights.
-        overrides: canonical name → how it is initialized, if not by its mapping table.
-        new_rows: how rows are initialized that a tensor is extended by: as the ``mean`` of the
-            others, or by the rule of its mapping table (``normal``).
-
+    `matched`, `duplicates` and `overrides` are by canonical name, `reasons` by part. With the
+    `dtype` ``keep``, new tensors have that of `init_dtype`. New rows of a resized tensor are the
+    ``mean`` of the others, or follow the rule of its mapping table (``normal``).
     """
     tensors = []
     for param in spec.params:
@@ -101,17 +92,10 @@ class CrossAttentionInit:
 def init_cross_attention(
     init: InitRule, spec: ModelSpec, decoder: Architecture, matched: Mapping[str, SourceTensor]
 ) -> CrossAttentionInit:
-    """Return how new cross-attention is initialized by the rule `init`.
+    """Return how new cross-attention is initialized by the rule `init`, ``normal`` as in the table.
 
-    Args:
-        init: the rule; ``normal`` is the default of the mapping table.
-        spec: the complete model.
-        decoder: the mapping table of the decoder.
-        matched: canonical name → the tensor with its values.
-
-    Raises:
-        UnsupportedError: if the mapping table lacks what the rule needs.
-
+    The `matched` tensors of the complete model are by canonical name. Raise UnsupportedError if the
+    mapping table of the decoder lacks what the rule needs.
     """
     new = [
         param

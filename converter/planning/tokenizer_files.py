@@ -242,11 +242,6 @@ def collect_auxiliary_files(sources: Mapping[str, SourceModel], tokenizer: str) 
     AutoTokenizer takes the class from ``tokenizer_config.json``, or else from the configuration
     next to it, which in a composition differs or is missing. So the class is written where the
     tokenizer's own files leave it to the source's configuration or to its architecture.
-
-    Args:
-        sources: submodel → its source.
-        tokenizer: whose tokenizer files to copy.
-
     """
     copied = dict(processor_files(sources["encoder"].checkpoint.directory))
     documents = {}

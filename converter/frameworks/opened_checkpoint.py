@@ -28,15 +28,12 @@ _BITS = {1: "uint8", 2: "int16"}
 """Bytes of an element → the torch dtype by which dtypes unknown to torch.from_numpy are passed."""
 
 
+_WIDE = frozenset({"float64", "int64", "uint64", "complex128"})
+"""The dtypes that JAX has only in its 64-bit mode."""
+
+
 def state_dict(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, torch.Tensor]:
-    """Return the tensors as PyTorch's, without a copy; aliases are the same tensor.
-
-    Raises:
-        UnsupportedError: if torch is not installed.
-        CheckpointError: if the files cannot be read.
-        MatchError: if duplicates of a tensor differ.
-
-    """
+    """Return the tensors as PyTorch's, without a copy; aliases are the same tensor."""
     torch = import_optional("torch", "torch", "to_torch()")
     tensors = {name: _tensor(torch, array) for name, array in _read(arrays, progress)}
     return tensors | {alias: tensors[name] for alias, name in arrays.aliases.items()}
@@ -52,21 +49,9 @@ def _tensor(torch: Any, array: Array) -> torch.Tensor:
 
 
 def params(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, Any]:
-    """Return the tensors as nested dictionaries of JAX arrays.
-
-    Raises:
-        UnsupportedError: if JAX is not installed or holds a dtype only in its 64-bit mode.
-        CheckpointError: if the files cannot be read.
-        MatchError: if duplicates of a tensor differ.
-
-    """
+    """Return the tensors as nested dictionaries of JAX arrays."""
     jax = import_optional("jax", "flax", "to_flax()")
-    wide = {arrays.spec(name).dtype for name in arrays} & {
-        "float64",
-        "int64",
-        "uint64",
-        "complex128",
-    }
+    wide = {arrays.spec(name).dtype for name in arrays} & _WIDE
     if wide and not jax.config.jax_enable_x64:
         raise UnsupportedError(
             f"JAX cannot hold {', '.join(sorted(wide))} unless its 64-bit mode is on",

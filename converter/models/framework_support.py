@@ -30,7 +30,7 @@ def unsupported_reasons(
 def role_unsupported_reasons(config: ModelConfig, role: str) -> dict[str, str]:
     """Return each framework whose composite does not support the model in `role` → the reason.
 
-    Raise UnsupportedError if the architecture does not have the role in any framework.
+    Raise `UnsupportedError` if the architecture does not have the role in any framework.
     """
     architecture = config.architecture
     if role not in architecture.roles:
@@ -57,13 +57,7 @@ def submodel_class(config: ModelConfig, role: str) -> tuple[ModelClass, tuple[st
 def pair_unsupported_reasons(
     composite: Composite, submodels: Mapping[str, ModelConfig]
 ) -> dict[str, str]:
-    """Return each framework whose composite class does not support a pair → the reason.
-
-    Args:
-        composite: the composite's mapping table.
-        submodels: submodel → its configuration.
-
-    """
+    """Return each framework whose class of `composite` does not support a pair → the reason."""
 
     def lookup(name: str) -> Value:
         submodel, _, attribute = name.partition(".")
@@ -94,14 +88,9 @@ def select_frameworks(
 ) -> tuple[tuple[str, ...], list[str]]:
     """Return the frameworks to write for, and warnings about the others.
 
-    Args:
-        requested: the requested frameworks, ``None`` for every supported one.
-        unsupported: unsupported framework → the reason.
-        alternative: returns what the framework would support instead.
-
-    Raises:
-        UnsupportedError: if a requested framework is unsupported, or all are.
-
+    By default those are all that are not among the `unsupported`, which map to the reasons.
+    `alternative` returns what a framework would support instead. Raise `UnsupportedError` if a
+    requested framework is unsupported, or all are.
     """
     supported = tuple(name for name in FRAMEWORKS if name not in unsupported)
     if requested is not None:

@@ -68,12 +68,7 @@ def detect_prefixes(
 ) -> KeyNormalizer:
     """Return the normalizer that lets most of `names` be recognized; the simplest among equals.
 
-    Args:
-        names: stored names, in the order of the file.
-        dialect: the dialect that they may be in.
-        index: the names of the model in that dialect.
-        submodels: names of the submodels of a combined model.
-
+    `index` has the names of the model in `dialect`.
     """
     separators = None
     if dialect.flat_separator and not any(dialect.separator in name for name in names):
@@ -222,14 +217,7 @@ def match_keys(
     """Match the tensors of `checkpoint` to the parameters of `model_spec`.
 
     The dialect is that of the file format if it implies one, or else that with most of the names.
-
-    Args:
-        checkpoint: the opened source.
-        model_spec: every parameter that the model may have.
-        conventions: the dialects.
-        source: the plan's label of the source: ``encoder``, ``decoder`` or ``source``.
-        submodels: names of the submodels of a combined model.
-
+    `source` is the plan's label of the source; `submodels` are those of a combined model.
     """
     normalizer, dialect, index = KeyNormalizer(), "", dict[str, ParamSpec]()
     for candidate in _candidates(checkpoint, conventions):
@@ -263,14 +251,15 @@ def match_keys(
                 duplicates[param.name].append((param.name, stored))
             else:
                 matched[param.name] = stored
+    files = str(checkpoint.directory / summarize_names(path.name for path in checkpoint.files))
+    if len(checkpoint.files) == 1:  # may be below the directory
+        files = str(checkpoint.files[0])
     for key in checkpoint.ignored:
         ignored.setdefault(key, "not part of the model in a training checkpoint")
     for param, stored in tied:  # provides the values of what it is tied to, or duplicates them
         root = model_spec.resolve(param).name
-        if root in matched:
+        if matched.setdefault(root, stored) is not stored:
             duplicates[root].append((param.name, stored))
-        else:
-            matched[root] = stored
     _log.info(
         "%s: %d of %d tensors recognized, in the names of %s",
         checkpoint.reference,
@@ -280,7 +269,7 @@ def match_keys(
     )
     return KeyMatch(
         source,
-        _files(checkpoint),
+        files,
         dialect,
         normalizer,
         matched,
@@ -305,12 +294,6 @@ def _candidates(checkpoint: Checkpoint, conventions: Conventions) -> list[Dialec
         return [conventions.dialects[_FORMAT_DIALECTS[checkpoint.file_format]]]
     stated = _METADATA_DIALECTS.get(checkpoint.metadata.get("format", ""))
     return sorted(conventions.dialects.values(), key=lambda dialect: dialect.name != stated)
-
-
-def _files(checkpoint: Checkpoint) -> str:
-    if len(checkpoint.files) == 1:
-        return str(checkpoint.files[0])
-    return str(checkpoint.directory / summarize_names(path.name for path in checkpoint.files))
 
 
 def dominant_dtype(stored: Mapping[str, SourceTensor]) -> str:

@@ -77,18 +77,10 @@ def resolve_model(
 ) -> Model:
     """Return the model that `checkpoint` holds.
 
-    Args:
-        checkpoint: the opened source.
-        registry: the mapping tables.
-        settings: configuration fields that the user changes, see `parse_settings`.
-        label: the plan's name of the source.
-
-    Raises:
-        UnsupportedError: if no mapping table describes it.
-        CheckpointError: if its architecture cannot be detected.
-        ConfigError: if its configuration is unusable.
-        UsageError: if `settings` are malformed.
-
+    `settings` are configuration fields that the user changes, see `parse_settings`; `label` is the
+    plan's name of the source. Raise `UnsupportedError` if no mapping table describes the model,
+    `CheckpointError` if its architecture cannot be detected, `ConfigError` if its configuration is
+    unusable, `UsageError` if `settings` are malformed.
     """
     checkpoint = detect_model_type(checkpoint, registry)
     is_composite = registry.is_composite(checkpoint.architecture)

@@ -7,7 +7,7 @@ recognized by their fields and by the names of their tensors, which are in the m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,8 +52,7 @@ class SourceModel(MatchedCheckpoint):
     ) -> SourceModel:
         """Match `checkpoint` to the mapping table of its architecture, `raw` being its config.
 
-        Raise UnsupportedError if no mapping table describes its architecture; raise ConfigError if
-        the configuration is unusable.
+        Raise `UnsupportedError` if no table describes its architecture.
         """
         architecture = registry.architecture(checkpoint.architecture)
         config = ModelConfig(architecture, raw, str(checkpoint.config_path))
@@ -102,12 +101,8 @@ def move_tied_values(source: SourceModel, target: Mapping[str, ParamSpec]) -> So
     """Return `source` with values of parameters that `target` lacks moved to those tied to them.
 
     The decoder of a sequence-to-sequence model has its own embeddings, whose values are stored as
-    the embeddings that encoder and decoder share.
-
-    Args:
-        source: the source.
-        target: the parameters of the model to be written, by their names in the source.
-
+    the embeddings that encoder and decoder share. `target` has the parameters of the model to be
+    written, by their names in the source.
     """
     matched = dict(source.key_match.matched)
     duplicates = dict(source.key_match.duplicates)
@@ -133,12 +128,8 @@ def ignore_other_params(
 ) -> SourceModel:
     """Return `source` with every tensor ignored that is not in `target`.
 
-    Args:
-        source: the source.
-        target: the parameters of the model to be written, by their names in the source.
-        model: the name of its class.
-        any_head_shape: whether heads that the model lacks may have unexpected shapes.
-
+    `target` has the parameters of the class `model`, by their names in the source. If
+    `any_head_shape`, heads that the class lacks may have unexpected shapes.
     """
 
     def reason(param: ParamSpec) -> str:
@@ -175,18 +166,15 @@ def ignore_unknown_heads(source: SourceModel, conventions: Conventions) -> Sourc
         return source
     index = source.spec.index(dialect.name)
     body = {name for name, param in index.items() if param.part == BODY}
-    heads = {
-        name.partition(dialect.separator)[0]
-        for name, param in index.items()
-        if param.part in source.architecture.heads
-    }
+    head_names = [n for n, param in index.items() if param.part in source.architecture.heads]
+    heads = {name.partition(dialect.separator)[0] for name in head_names}
 
     def is_unknown_head(stored: str) -> bool:
-        name = match.normalizer.normalize(stored)
+        modules = match.normalizer.normalize(stored).split(dialect.separator)
         return not (
             match.normalizer.normalize_path(stored).startswith(prefix)
-            or name.partition(dialect.separator)[0] in heads
-            or any(suffix in body for suffix in _suffixes(name, dialect.separator))
+            or modules[0] in heads
+            or any(dialect.separator.join(modules[i:]) in body for i in range(1, len(modules)))
         )
 
     unknown = {spec.name: UNKNOWN_HEAD for spec in match.unmatched if is_unknown_head(spec.name)}
@@ -211,13 +199,6 @@ def _base_model_prefix(source: SourceModel, separator: str) -> str:
     return match.normalizer.prefix
 
 
-def _suffixes(name: str, separator: str) -> Iterator[str]:
-    """Yield the rest of `name` after each separator."""
-    while separator in name:
-        name = name.partition(separator)[2]
-        yield name
-
-
 def required_params(
     params: Iterable[ParamSpec], matched: Mapping[str, SourceTensor], optional: Iterable[str]
 ) -> list[ParamSpec]:
@@ -233,11 +214,8 @@ def required_params(
 def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) -> Checkpoint:
     """Return `checkpoint` with a ``model_type`` and the field names of its mapping table.
 
-    A config that has a ``model_type``, or that no table describes, stays unchanged.
-
-    Raises:
-        CheckpointError: if several tables fit.
-
+    A config that has a ``model_type``, or that no table describes, stays unchanged. Raise
+    `CheckpointError` if several tables fit.
     """
     if "model_type" in checkpoint.config:
         return checkpoint
@@ -251,10 +229,7 @@ def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) ->
     if len(fitting) > 1:
         raise CheckpointError(
             f"{checkpoint.config_path}: states no model_type, and fits several architectures",
-            [
-                Problem(f"may be {architecture.name}: {architecture.title}")
-                for architecture, _ in fitting
-            ],
+            [Problem(f"may be {each.name}: {each.title}") for each, _ in fitting],
             remedy=f'Add it, for example "model_type": "{fitting[0][0].name}".',
         )
     for architecture, rules in fitting:
@@ -293,11 +268,8 @@ def _modern_config(
     config: Mapping[str, Any], architecture: Architecture, rules: Detection
 ) -> dict[str, Any]:
     """Return the configuration as transformers writes it."""
-    renamed = {
-        rules.rename_fields[key]: value
-        for key, value in config.items()
-        if key in rules.rename_fields
-    }
-    kept = {key: value for key, value in config.items() if key not in rules.rename_fields}
+    names = rules.rename_fields
+    renamed = {names[key]: value for key, value in config.items() if key in names}
+    kept = {key: value for key, value in config.items() if key not in names}
     model = {"architectures": [rules.model]} if rules.model else {}
     return {"model_type": architecture.name, **model, **renamed, **kept}

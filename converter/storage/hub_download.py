@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -79,13 +79,14 @@ def _open_cached(repository: HubRepo, reference: str, weights: WeightSelection) 
 
 
 def _download(repository: HubRepo, reference: str, weights: WeightSelection) -> HubSource:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, hf_hub_url
 
     headers = weights == "headers"
     request = partial(HfApi().model_info, repository.repo_id, files_metadata=headers)
     info = retry(lambda: request(revision=repository.revision))
-    sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or ()}
-    if headers and None in sizes.values():  # some mirrors do not list sizes
+    siblings = info.siblings or ()
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in siblings}
+    if headers and None in [each.size for each in siblings]:  # some mirrors do not list sizes
         return _download(repository, reference, "preferred")
     commit = str(info.sha)
     files = _select_files(repository, sizes, weights)
@@ -101,7 +102,12 @@ def _download(repository: HubRepo, reference: str, weights: WeightSelection) -> 
             list(threads.map(download, shards))
     folder = CheckpointDirectory(Path(str(paths[files[0]]).removesuffix(os.sep + files[0])))
     if headers:
-        folder = _remote_directory(repository.repo_id, commit, folder.path, sizes)
+
+        def ranges(name: str) -> HubRangeSource:
+            url = hf_hub_url(repository.repo_id, name, revision=commit)
+            return HubRangeSource(repository.repo_id, name, url, sizes[name])
+
+        folder = RemoteDirectory(folder.path, sizes, ranges)
     return HubSource(reference=reference, folder=folder, repository=repository, commit=commit)
 
 
@@ -123,21 +129,6 @@ def _download_file(repo_id: str, name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
 
     return Path(retry(lambda: hf_hub_download(repo_id, name, revision=revision)))
-
-
-def _remote_directory(
-    repo_id: str, commit: str, snapshot: Path, sizes: Mapping[str, int | None]
-) -> RemoteDirectory:
-    """Return the repository with the files that were not downloaded into `snapshot`."""
-    from huggingface_hub import hf_hub_url
-
-    listed = {name: size for name, size in sizes.items() if size is not None}
-
-    def ranges(name: str) -> HubRangeSource:
-        url = hf_hub_url(repo_id, name, revision=commit)
-        return HubRangeSource(repo_id, name, url, listed[name])
-
-    return RemoteDirectory(snapshot, listed, ranges)
 
 
 def _shards(repository: HubRepo, index: Path, names: Iterable[str]) -> list[str]:

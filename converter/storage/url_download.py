@@ -111,6 +111,8 @@ class _Downloader:
         headers = self.weights == "headers"
         file = self.listing.file
         weights = self._weight_files() if file is None else self._files_of(file)
+        if file and (index := tf_checkpoint_prefix(file) + TF_INDEX_SUFFIX) in self.listing.files:
+            file = index
         auxiliary = [
             name
             for name in self._select(auxiliary_files)
@@ -129,7 +131,7 @@ class _Downloader:
         return UrlSource(
             reference=reference,
             folder=self._remote_directory() if headers else CheckpointDirectory(self.directory),
-            file=self.directory / self._main_file(file) if file else None,
+            file=self.directory / file if file else None,
             url=self.listing.url,
             modified=max(known_times, default=None) if len(known_times) == len(times) else None,
             temporary=self.temporary,
@@ -199,11 +201,6 @@ class _Downloader:
         if prefix == file:
             return [file]
         return [name for name in self.listing.files if tf_checkpoint_prefix(name) == prefix]
-
-    def _main_file(self, file: str) -> str:
-        """Return the index of the TensorFlow checkpoint that `file` belongs to, or `file`."""
-        index = tf_checkpoint_prefix(file) + TF_INDEX_SUFFIX
-        return index if index in self.listing.files else file
 
     def _shards(self, indexes: Iterable[str]) -> list[str]:
         """Return the files that indexes name; opening reports those that are missing."""

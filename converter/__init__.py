@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING, Any
 from converter._version import __version__
 
 if TYPE_CHECKING:
+    from converter.commands.check_table import TableCheck as TableCheck
+    from converter.commands.check_table import check_table as check_table
     from converter.commands.compose import compose as compose
     from converter.commands.convert import convert as convert
     from converter.commands.diff import Comparison as Comparison
     from converter.commands.diff import diff as diff
+    from converter.commands.families import Families as Families
+    from converter.commands.families import families as families
     from converter.commands.inspect import Inspection as Inspection
     from converter.commands.inspect import inspect as inspect
+    from converter.commands.push import push as push
     from converter.commands.split import split as split
     from converter.commands.verify import verify as verify
     from converter.errors import CheckpointError as CheckpointError
@@ -44,7 +49,6 @@ if TYPE_CHECKING:
     from converter.recipes.job import RunSummary as RunSummary
     from converter.recipes.scheduler import run as run
     from converter.storage.hub_upload import PushResult as PushResult
-    from converter.storage.hub_upload import push as push
     from converter.verification.result import Difference as Difference
     from converter.verification.result import Provenance as Provenance
     from converter.verification.result import Statistics as Statistics
@@ -57,7 +61,10 @@ _PUBLIC = {
     "converter.commands.split": "split",
     "converter.errors": "CheckpointError ConfigError ConverterError FormatError MatchError "
     "OutputError Problem TableError UnsupportedError UsageError VerificationError",
-    "converter.storage.hub_upload": "PushResult push",
+    "converter.storage.hub_upload": "PushResult",
+    "converter.commands.push": "push",
+    "converter.commands.families": "Families families",
+    "converter.commands.check_table": "TableCheck check_table",
     "converter.commands.inspect": "Inspection inspect",
     "converter.frameworks": "KerasWeights LazyTensor OpenedCheckpoint open_checkpoint",
     "converter.progress": "Progress",

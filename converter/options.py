@@ -438,7 +438,7 @@ class RunOptions(CheckedOptions):
 
 @dataclass(frozen=True)
 class FamiliesOptions(CheckedOptions):
-    """Arguments and options of ``converter families``."""
+    """Arguments and options of `converter.families`."""
 
     name: str | None = field(
         default=None,
@@ -453,13 +453,13 @@ class FamiliesOptions(CheckedOptions):
 
 @dataclass(frozen=True)
 class CheckTableOptions(CheckedOptions):
-    """Arguments and options of ``converter check-table``."""
+    """Arguments and options of `converter.check_table`."""
 
-    files: Sequence[Reference] = field(
+    files: Reference | Sequence[Reference] = field(
         default=(), metadata=argument("Mapping tables.", kind="file", metavar="FILE")
     )
     _: KW_ONLY
-    draft: str | None = option(
+    draft: Reference | None = option(
         None,
         "Print a first draft of a table for this checkpoint, with the decisions to make.",
         metavar="CHECKPOINT",

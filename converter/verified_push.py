@@ -1,4 +1,7 @@
-"""Verifying a result and pushing it to the Hub: ``--push`` of commands, ``push`` of recipe jobs."""
+"""Verifying a result and pushing it to the Hub: ``--push`` of commands, ``push`` of recipe jobs.
+
+It is above `converter.report`, whose text of the verification is the description of the commit.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from converter.commands.push import push
 from converter.commands.verify import verify
 from converter.errors import OutputError, VerificationError
 from converter.execution.write_checkpoint import WriteResult
 from converter.file_names import CONFIG, INDEX_SUFFIX
 from converter.report.verification import describe_verification
-from converter.storage.hub_upload import PushResult, push
+from converter.storage.hub_upload import PushResult
 from converter.storage.references import local_path
 
 _RESCUE_TITLE = "Adding `safetensors` variant of this model"
@@ -28,7 +32,7 @@ class VerifiedPush:
     output: Path
     repo_id: str
     options: Mapping[str, Any]
-    """Options of `converter.storage.hub_upload.push`."""
+    """Options of `converter.push`."""
 
     def send(self) -> PushResult:
         """Push it; if the Hub refuses, the error has the command to continue with."""
@@ -62,7 +66,7 @@ def verify_for_push(
 
     A pull request to the repository that the model was converted from adds weights, and a
     configuration if it has none, and changes nothing else. The result may be that of a dry run if
-    the checkpoint exists already; `options` are those of `converter.storage.hub_upload.push`. Raise
+    the checkpoint exists already; `options` are those of `converter.push`. Raise
     `VerificationError` if the result is not correct.
     """
     sources = [source.checkpoint.source for source in result.sources]

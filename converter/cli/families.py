@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 from converter.cli.console import emit_json, print_result
 from converter.cli.options import command as make_command
@@ -17,21 +17,18 @@ Examples:
 
 
 @make_command("families", FamiliesOptions, _EPILOG)
-def command(name: str | None, mapping: tuple[str, ...], rows: bool, json: bool) -> None:
+def command(json: bool, **values: Any) -> None:
     """List the supported models, or describe one.
 
     NAME is an architecture (a model_type of config.json) or a composite. The list ends with the
     presets of `converter compose --preset`.
     """
-    from converter.architectures.registry import ArchitectureRegistry
-    from converter.errors import UsageError
-    from converter.report.families import catalog, describe_catalog, describe_details, details
+    from converter.commands.families import families
 
-    registry = ArchitectureRegistry(map(Path, mapping))
-    if rows and not name:
-        raise UsageError("--rows requires NAME", remedy="Name an architecture or a composite.")
-    described = details(registry, name, rows) if name else catalog(registry)
+    result = families(**values)
     if json:
-        emit_json(described)
+        emit_json(result.to_dict())
     else:
-        print_result(describe_details(described) if name else describe_catalog(described))
+        from converter.report.families import describe_families
+
+        print_result(describe_families(result))

@@ -24,6 +24,6 @@ def command(json: bool, **values: Any) -> None:
     does not exist. Files that are up to date there are not sent again, and a model card that you
     wrote there is kept.
     """
-    from converter.storage.hub_upload import push
+    from converter.commands.push import push
 
     print_push_result(push(**values), json=json)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from converter.errors import OutputError, UsageError
 from converter.file_names import CHECKPOINT_MARKERS, MODEL_CARD
-from converter.option_declaration import takes
 from converter.options import PushOptions
 from converter.storage.base import MAX_METADATA_BYTES, temporary_output
 from converter.storage.hub_card import for_repository, is_generated, validate_card
@@ -31,7 +30,7 @@ _COMMIT_MESSAGE = "Upload checkpoint with converter"
 
 @dataclass(frozen=True)
 class PushResult:
-    """What `push` did."""
+    """The result of `push`."""
 
     repo_id: str
     url: str
@@ -41,11 +40,11 @@ class PushResult:
     commit: str | None
     """The new commit, ``None`` if nothing changed."""
     created: bool
-    """Whether the repository was created."""
+    """If true, the repository was created."""
     pull_request: int | None
     """Number of the pull request."""
     continued: bool
-    """Whether the pull request had been open before."""
+    """If true, the pull request was open before."""
     sent: tuple[str, ...]
     unchanged: tuple[str, ...]
     """Files that the repository already has."""
@@ -58,18 +57,8 @@ class PushResult:
         return {"command": "push", **vars(self), **files}
 
 
-@takes(PushOptions)
-def push(options: PushOptions) -> PushResult:
-    """Upload a checkpoint directory to the Hub in one commit, without files that have not changed.
-
-    A missing repository is created. A model card that somebody edited is not replaced.
-
-    Raises:
-        UsageError: if `repo_id` is not an id, or options contradict each other.
-        OutputError: if the directory is not a checkpoint, or the Hub refuses or is unreachable;
-            the repository is unchanged then.
-
-    """
+def upload(options: PushOptions) -> PushResult:
+    """Upload a checkpoint directory in one commit; see `converter.push`."""
     repo_id, revision, create_pr = options.repo_id, options.revision, options.create_pr
     _check_call(repo_id, revision, create_pr)
     files = _select_files(Path(options.directory), options.only)
@@ -289,7 +278,8 @@ class HubTarget:
                     remedy="Add --overwrite to commit a new one, or choose another location.",
                 )
             yield directory
-            push(directory, self.repository.repo_id, revision=self.repository.revision)
+            repo_id, revision = self.repository.repo_id, self.repository.revision
+            upload(PushOptions(directory, repo_id, revision=revision))
 
     def check_not_a_source(self, files: Iterable[Path], references: Iterable[str]) -> None:
         """Accept every source: a commit replaces nothing that is being read."""

@@ -60,7 +60,8 @@ verified: str = converter.verify("a").verified
 def test_every_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    for name in ("fixtures", "mappings"):
+        (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     level = logging.getLogger("converter").level
     monkeypatch.setattr(logging, "basicConfig", lambda: None)

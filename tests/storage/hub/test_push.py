@@ -10,9 +10,9 @@ import pytest
 
 import converter
 from converter.cli.writing import verify_and_push
+from converter.commands.push import push
 from converter.errors import OutputError, UsageError
 from converter.storage.hub_card import for_repository, is_generated, with_checksum
-from converter.storage.hub_upload import push
 from tests.storage.hub.conftest import HubSession, contents
 
 pytestmark = pytest.mark.usefixtures("bert")

@@ -46,12 +46,12 @@ class ArchitectureRegistry:
     A user's own table files, `extra`, take precedence over bundled ones of the same name.
     """
 
-    def __init__(self, extra: Iterable[Path] = ()) -> None:
+    def __init__(self, extra: Iterable[str | Path] = ()) -> None:
         self._sources: dict[str, tuple[str, bytes | None]] = {
             path.stem: (f"mappings/{path.name}", None)
             for path in sorted(tables_directory().glob("*.toml"))
         }
-        for path in extra:
+        for path in map(Path, extra):
             name, text = _read_own(path)
             self._sources[name] = (str(path), text)
         self._architectures: dict[str, Architecture] = {}

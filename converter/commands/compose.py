@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 
 from converter.architectures.registry import ArchitectureRegistry
 from converter.execution.write_checkpoint import WriteResult, write_checkpoint
@@ -32,7 +31,7 @@ def compose(options: ComposeOptions) -> WriteResult:
 
     """
     settings = ComposeSettings.of(options)
-    registry = ArchitectureRegistry(Path(path) for path in options.mapping)
+    registry = ArchitectureRegistry(options.mapping)
     with ExitStack() as stack:
         opened = open_configs(settings, registry, stack)
         check_compatibility(model_configs(opened, settings, registry), registry, options.to)

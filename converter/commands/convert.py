@@ -1,8 +1,6 @@
-"""The same model in other frameworks, containers or dtypes."""
+"""The same model in other frameworks, formats or dtypes."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
@@ -24,7 +22,7 @@ def convert(options: ConvertOptions) -> WriteResult:
         ConverterError: see `converter.errors`; nothing is written then.
 
     """
-    registry = ArchitectureRegistry(Path(path) for path in options.mapping)
+    registry = ArchitectureRegistry(options.mapping)
     with open_files(options.source, options.config, headers=options.dry_run) as checkpoint:
         model = resolve_model(checkpoint, registry, options.set)
         plan = plan_conversion(model, options, options.seed, options.set)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from converter.architectures.registry import ArchitectureRegistry
@@ -86,7 +85,7 @@ def diff(options: DiffOptions) -> Comparison:
 
     """
     first, second = options.first, options.second
-    registry = ArchitectureRegistry(Path(path) for path in options.mapping)
+    registry = ArchitectureRegistry(options.mapping)
     with (
         open_files(first, options.first_config) as one,
         open_files(second, options.second_config) as two,

@@ -147,7 +147,7 @@ def _modules(
     specs: Sequence[TensorSpec], base: str
 ) -> tuple[dict[str, list[_Module]], dict[str, int]]:
     """Return the modules of the base model and of heads, and the count of each placeholder."""
-    found: dict[str, dict[str, _Module]] = {"body": {}, "head": {}}
+    modules: dict[str, dict[str, _Module]] = {"body": {}, "head": {}}
     counts: dict[str, int] = {}
     for spec in sorted(specs, key=lambda spec: split_layer_index(spec.name)):
         inside = not base or spec.name.startswith(f"{base}.")
@@ -159,9 +159,9 @@ def _modules(
         module, _, param = path.rpartition(".")
         if param not in ("weight", "bias", "gamma", "beta"):
             module, param = path, ""
-        group = found["body" if inside else "head"]
+        group = modules["body" if inside else "head"]
         group.setdefault(module, _Module(module)).shapes.setdefault(param, spec.shape)
-    return {name: list(group.values()) for name, group in found.items()}, counts
+    return {name: list(group.values()) for name, group in modules.items()}, counts
 
 
 def _layer_counts(counts: Mapping[str, int], fields: Mapping[str, int]) -> tuple[list[str], str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from converter.architectures.cross_references import groups
@@ -50,7 +49,7 @@ def families(options: FamiliesOptions) -> Families:
         UnsupportedError: if there is no table of this name.
 
     """
-    registry = ArchitectureRegistry(map(Path, options.mapping))
+    registry = ArchitectureRegistry(options.mapping)
     name, rows = options.name, options.rows
     if not name:
         if rows:

@@ -142,7 +142,7 @@ def inspect(options: InspectOptions) -> Inspection:
         UnsupportedError: if there is no table for it.
 
     """
-    registry = ArchitectureRegistry(Path(path) for path in options.mapping)
+    registry = ArchitectureRegistry(options.mapping)
     with open_files(options.source, options.config, headers=not options.stats) as checkpoint:
         model = resolve_model(checkpoint, registry)
         statistics = _statistics(model, options.progress) if options.stats else {}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
 from converter.execution.write_checkpoint import WriteResult, write_checkpoint
@@ -29,7 +27,7 @@ def split(options: SplitOptions) -> WriteResult:
         ConverterError: see `converter.errors`; nothing is written then.
 
     """
-    registry = ArchitectureRegistry(Path(path) for path in options.mapping)
+    registry = ArchitectureRegistry(options.mapping)
     with open_files(options.source, options.config, headers=options.dry_run) as checkpoint:
         model = resolve_model(checkpoint, registry, options.set)
         plan = plan_split(model, options, registry)

@@ -42,7 +42,7 @@ def verify(options: VerifyOptions) -> Verification:
         ConverterError: if a source cannot be opened or its architecture is not supported.
 
     """
-    registry = ArchitectureRegistry(Path(path) for path in options.mapping)
+    registry = ArchitectureRegistry(options.mapping)
     counter = ProgressCounter(options.progress)
 
     def verify_one(home: Path, label: str, against: Sequence[str | Path]) -> Verification:

@@ -293,7 +293,7 @@ def open_checkpoint(
         UnsupportedError: if no mapping table describes the model.
 
     """
-    registry = ArchitectureRegistry(Path(path) for path in mapping)
+    registry = ArchitectureRegistry(mapping)
     checkpoint = open_files(reference, config)
     try:
         return OpenedCheckpoint(resolve_model(checkpoint, registry))

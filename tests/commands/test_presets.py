@@ -66,11 +66,11 @@ def test_shared_submodels_are_equal_in_every_file(tmp_path: Path) -> None:
     compose(source, source, tmp_path / "same", share=True)
     for name in FILES:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "same" / name).read_bytes()
-        found = values(tmp_path / "out" / name)
+        tensors = values(tmp_path / "out" / name)
         shared = 0
-        for tensor, value in found.items():
+        for tensor, value in tensors.items():
             submodel, _, rest = tensor.partition(".")
-            twin = found.get(f"decoder.{rest}")
+            twin = tensors.get(f"decoder.{rest}")
             if submodel == "encoder" and twin is not None:
                 shared += 1
                 assert np.array_equal(value, twin), tensor

@@ -1,4 +1,4 @@
-"""A combined checkpoint taken apart, and put together again."""
+"""Combined checkpoints, split and composed again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def combined(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_compose_of_the_submodels_restores_the_source(combined: Path, tmp_path: Path) -> None:
-    submodels = tmp_path / "halves"
+    submodels = tmp_path / "split"
     split(combined, submodels)
     compose(submodels / "encoder", submodels / "decoder", tmp_path / "again", seed=99)
     for name in FILES:
@@ -61,7 +61,7 @@ KINDS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...], dict[str, Any], int]] =
         {"layers": ["decoder=3,1", "encoder=even:2"]},
         3,
     ),
-    "half": (("bert", None, {}), ("gpt2", "GPT2LMHeadModel", {}), {"dtype": "float16"}, 3),
+    "float16": (("bert", None, {}), ("gpt2", "GPT2LMHeadModel", {}), {"dtype": "float16"}, 3),
     "image": (("vit", None, IMAGES), ("gpt2", "GPT2LMHeadModel", {}), {}, 3),
     "image, equal": (("vit", None, IMAGES), ("bert", "BertLMHeadModel", {}), {}, 3),
     "sound": (("wav2vec2", None, SOUND), ("gpt2", "GPT2LMHeadModel", {}), {}, 1),
@@ -75,7 +75,7 @@ def test_any_composition_is_restored(tmp_path: Path, kind: str) -> None:
     encoder, decoder, options, frameworks = KINDS[kind]
     for submodel, (architecture, model, changes) in (("encoder", encoder), ("decoder", decoder)):
         make(tmp_path / submodel, architecture, model, seed=len(submodel), **changes)
-    out, submodels, again = (tmp_path / name for name in ("out", "halves", "again"))
+    out, submodels, again = (tmp_path / name for name in ("out", "split", "again"))
     compose(tmp_path / "encoder", tmp_path / "decoder", out, seed=7, **options)
     split(out, submodels)
     compose(submodels / "encoder", submodels / "decoder", again, seed=99)
@@ -87,7 +87,7 @@ def test_any_composition_is_restored(tmp_path: Path, kind: str) -> None:
 
 def test_shared_submodels_are_restored_with_a_warning(tmp_path: Path) -> None:
     make(tmp_path / "bert", "bert", "BertForMaskedLM")
-    out, submodels, again = (tmp_path / name for name in ("out", "halves", "again"))
+    out, submodels, again = (tmp_path / name for name in ("out", "split", "again"))
     compose(tmp_path / "bert", tmp_path / "bert", out, share=True)
     split(out, submodels)
     text = compose(submodels / "encoder", submodels / "decoder", again).warnings
@@ -111,9 +111,9 @@ def test_every_format_is_split_alike(combined: Path, tmp_path: Path, name: str) 
 
 def test_submodels_are_complete_checkpoints_with_the_right_values(tmp_path: Path) -> None:
     combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
-    split(combined, tmp_path / "halves")
+    split(combined, tmp_path / "split")
     encoder, decoder = (
-        inspect(tmp_path / "halves" / submodel) for submodel in ("encoder", "decoder")
+        inspect(tmp_path / "split" / submodel) for submodel in ("encoder", "decoder")
     )
     assert encoder.fits and encoder.model.name == "BertModel"
     assert decoder.fits and decoder.model.name == "GPT2LMHeadModel"
@@ -121,25 +121,25 @@ def test_submodels_are_complete_checkpoints_with_the_right_values(tmp_path: Path
     parts = {
         **{
             f"encoder.{name}": value
-            for name, value in load_file(tmp_path / "halves/encoder/model.safetensors").items()
+            for name, value in load_file(tmp_path / "split/encoder/model.safetensors").items()
         },
         **{
             f"decoder.{name}": value
-            for name, value in load_file(tmp_path / "halves/decoder/model.safetensors").items()
+            for name, value in load_file(tmp_path / "split/decoder/model.safetensors").items()
         },
-        **load_file(tmp_path / "halves/joint.safetensors"),
+        **load_file(tmp_path / "split/joint.safetensors"),
     }
     assert parts.keys() == complete.keys()
     assert all(np.array_equal(parts[name], complete[name]) for name in complete)
-    config = json.loads((tmp_path / "halves/decoder/config.json").read_text())
+    config = json.loads((tmp_path / "split/decoder/config.json").read_text())
     assert config["add_cross_attention"] and config["is_decoder"]
 
 
 def test_a_projection_of_other_submodels_is_not_used(tmp_path: Path) -> None:
     combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
-    split(combined, tmp_path / "halves")
-    make(tmp_path / "elsewhere", "bert")
-    result = compose(tmp_path / "elsewhere", tmp_path / "halves/decoder", tmp_path / "again")
+    split(combined, tmp_path / "split")
+    make(tmp_path / "other", "bert")
+    result = compose(tmp_path / "other", tmp_path / "split/decoder", tmp_path / "again")
     assert "enc_to_dec_proj.weight" in result.to_dict()["initialized"]
     assert not any("split" in warning for warning in result.warnings)
 
@@ -159,26 +159,26 @@ def test_compose_refuses_a_combined_checkpoint_and_names_the_way_out(tmp_path: P
 
 def test_shards_and_dtype_apply_to_both_submodels(tmp_path: Path) -> None:
     combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
-    split(combined, tmp_path / "halves", to=["pytorch"], dtype="float16", max_shard_size="40kB")
-    convert(tmp_path / "halves/decoder", tmp_path / "whole", to=["pytorch"])
+    split(combined, tmp_path / "split", to=["pytorch"], dtype="float16", max_shard_size="40kB")
+    convert(tmp_path / "split/decoder", tmp_path / "converted", to=["pytorch"])
     complete = load_file(combined / "model.safetensors")
-    for name, value in load_file(tmp_path / "whole/model.safetensors").items():
+    for name, value in load_file(tmp_path / "converted/model.safetensors").items():
         assert np.array_equal(value, complete[f"decoder.{name}"].astype("float16"))
-    config = json.loads((tmp_path / "halves/encoder/config.json").read_text())
+    config = json.loads((tmp_path / "split/encoder/config.json").read_text())
     assert config["dtype"] == "float16"
 
 
 def test_a_decoder_that_counts_from_its_pad_token_keeps_its_own(tmp_path: Path) -> None:
-    """RoBERTa's positions begin after ``pad_token_id``; whoever generates reads it elsewhere."""
+    """RoBERTa's positions begin after ``pad_token_id``; generation has an id of its own."""
     make(tmp_path / "bert", "bert")
     made = make(tmp_path / "roberta", "roberta", "RobertaForCausalLM", vocab_size=61)
     config = json.loads((made.directory / "config.json").read_text())
     del config["pad_token_id"]
     (made.directory / "config.json").write_text(json.dumps(config))
     compose(tmp_path / "bert", tmp_path / "roberta", tmp_path / "out", pad_token=7)
-    split(tmp_path / "out", tmp_path / "halves")
-    submodel = tmp_path / "halves/decoder"
+    split(tmp_path / "out", tmp_path / "split")
+    submodel = tmp_path / "split/decoder"
     assert "pad_token_id" not in json.loads((submodel / "config.json").read_text())
     assert json.loads((submodel / "generation_config.json").read_text())["pad_token_id"] == 7
-    compose(tmp_path / "halves/encoder", submodel, tmp_path / "again")
+    compose(tmp_path / "split/encoder", submodel, tmp_path / "again")
     assert json.loads((tmp_path / "again/config.json").read_text())["pad_token_id"] == 7

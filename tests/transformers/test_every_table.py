@@ -11,7 +11,7 @@ An architecture needs one file, ``tiny/<model_type>.json``:
 ``variants`` (optional)
     name → changes of ``config``; one for every switch that changes the set of tensors. It is tested
     with the classes whose tensors it changes. A row of the table that neither ``config`` nor a
-    variant exercises fails ``tests/architectures/test_tiny_models.py``.
+    variant exercises fails ``tests/architectures/test_sample_configs.py``.
 ``inputs`` (optional)
     name → array, in addition to or instead of the random ``input_ids`` of shape [2, 9]::
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from converter.errors import CheckpointError, MatchError, Problem
-from converter.execution.file_writer import FileWriter, write_error
+from converter.execution.file_writer import FileWriter, reporting_write_errors
 from converter.execution.resume import (
     Journal,
-    is_already_written,
+    digest_in_file,
     remove_other_files,
     reuse_partial_file,
 )
@@ -49,7 +49,6 @@ class Worker:
     ) -> None:
         self.results: dict[str, TensorResult] = {}
         self._outputs = outputs
-        self._block = block
         self._stop = stop
         self._journal = journal
         self._copier = TensorCopier(outputs, block, self._check, number)
@@ -60,10 +59,7 @@ class Worker:
         return self._copier.bytes_done
 
     def run(self, tensors: Iterator[TargetTensor]) -> None:
-        """Copy tensors until there are none left.
-
-        Raise Stopped if another thread failed or the user interrupted.
-        """
+        """Copy tensors until none are left; raise Stopped if another thread failed."""
         try:
             for tensor in tensors:
                 result = self._recovered(tensor)
@@ -85,8 +81,10 @@ class Worker:
         name = tensor.spec.name
         result = self._journal.finished.get(name) if self._journal else None
         outputs = self._outputs[name]
-        if result is None or not is_already_written(
-            tensor, outputs, result.sha256, self._block, self._copier.scratch, self._check
+        scratch = self._copier.scratch
+        if result is None or not all(
+            digest_in_file(tensor, writer, entry, scratch, self._check) == result.sha256
+            for writer, entry in outputs
         ):
             return None
         for writer, entry in outputs:
@@ -137,26 +135,16 @@ def execute(
     progress: Progress | None = None,
     journal: Journal | None = None,
 ) -> Execution:
-    """Write everything that `plan` describes into `directory`.
+    """Write everything that `plan` describes into `directory`, which exists.
 
-    The result is the same, byte for byte, for any `jobs` and `memory`, and whether or not an
-    earlier run has done a part.
+    The result is the same, byte for byte, for any number of threads (`jobs`; default one per
+    processor, at most 4) and any `memory` (bytes of all buffers together; at most 160 MB are used,
+    at least one row of a tensor), and whether or not an earlier run has done a part. `progress` is
+    called at most ten times a second with the bytes written. With a `journal`, `directory` may
+    hold the files of the earlier run.
 
-    Args:
-        plan: what to write.
-        directory: an existing directory without any of the plan's files; with a journal, the
-            directory of the earlier run.
-        jobs: threads; default one per processor, at most 4.
-        memory: bytes of all buffers together; at most 160 MB are used, at least one row of a
-            tensor.
-        progress: called at most ten times a second with the bytes written.
-        journal: records every finished tensor, and has those of an earlier run.
-
-    Raises:
-        CheckpointError: if a source cannot be read (`FormatError`: or decoded).
-        MatchError: if copies of a tensor differ.
-        OutputError: if a file cannot be written.
-
+    Raise CheckpointError if a source cannot be read; MatchError if copies of a tensor differ;
+    OutputError if a file cannot be written.
     """
     began = time.perf_counter()
     jobs = max(1, jobs or min(os.cpu_count() or 1, _MAX_JOBS))
@@ -170,7 +158,8 @@ def execute(
         f"{block:,}",
     )
     if journal is not None:
-        _clear(plan, directory)
+        with reporting_write_errors(directory, plan.nbytes):
+            remove_other_files(directory, {directory / file.path for file in plan.files})
     _write_documents(plan, directory)
     with ExitStack() as stack:
         writers = []
@@ -195,14 +184,6 @@ def execute(
     )
 
 
-def _clear(plan: Plan, directory: Path) -> None:
-    """Remove the files of an earlier run, except for the weight files."""
-    try:
-        remove_other_files(directory, {directory / file.path for file in plan.files})
-    except OSError as error:
-        raise write_error(directory, plan.nbytes, error) from error
-
-
 def _create(directory: Path, file: OutputFile, resuming: bool) -> FileWriter:
     """Create a file, or continue the one of an earlier run."""
     path = directory / file.path
@@ -216,11 +197,9 @@ def _create(directory: Path, file: OutputFile, resuming: bool) -> FileWriter:
             repeated=file.repeated,
         )
 
-    try:
+    with reporting_write_errors(path, file.nbytes):
         path.parent.mkdir(parents=True, exist_ok=True)
         output = reuse_partial_file(path, create) if resuming and path.is_file() else create(path)
-    except OSError as error:
-        raise write_error(path, file.nbytes, error) from error
     return FileWriter(output, file.nbytes)
 
 
@@ -232,12 +211,7 @@ def _run(
     progress: Progress | None,
     journal: Journal | None,
 ) -> tuple[dict[str, TensorResult], list[Problem]]:
-    """Copy the tensors with `jobs` threads.
-
-    Returns:
-        The tensors' results by canonical name, and the problems of copies, both in plan order.
-
-    """
+    """Copy the tensors with `jobs` threads; return their results and problems in plan order."""
     stop = threading.Event()
     queue = _Queue(_reading_order(plan.tensors))
     workers = [Worker(number, outputs, block, stop, journal) for number in range(jobs)]
@@ -293,21 +267,16 @@ def _write_documents(plan: Plan, directory: Path) -> None:
     """Write the plan's documents, and copy its copied files."""
     for name, content in plan.documents.items():
         path = directory / name
-        try:
+        with reporting_write_errors(path, len(content)):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        except OSError as error:
-            raise write_error(path, len(content), error) from error
     for name, origin in plan.copied_files.items():
         path = directory / name
         try:
             source = origin.open("rb")
         except OSError as error:
             raise CheckpointError(f"{origin}: cannot be read: {error.strerror}") from error
-        with source:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-            except OSError as error:
-                raise write_error(path, os.fstat(source.fileno()).st_size, error) from error
+        with source, reporting_write_errors(path, os.fstat(source.fileno()).st_size):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)

@@ -7,11 +7,12 @@ import errno
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from converter.errors import OutputError, Problem
-from converter.execution.row_blocks import RowLayout
+from converter.execution.row_blocks import Check, RowLayout
 from converter.formats.base import PreallocatedFile, Segment, read_exactly
 
 _READ_BACK = 1 << 20
@@ -44,22 +45,14 @@ class FileWriter:
     ) -> None:
         """Write the canonical rows ``start .. stop`` of a tensor.
 
-        Args:
-            name: the tensor's name in the file.
-            values: the rows' little-endian bytes in the file's layout.
-            rows: the position of rows in that layout.
-            start: first row.
-            stop: row after the last.
-            check: called every few hundred writes; stops the work by raising.
-
-        Raises:
-            OutputError: if the file cannot be written.
-
+        `values` are the rows' little-endian bytes in the file's layout, where `rows` gives their
+        position. `check` is called every few hundred writes; it stops the work by raising. Raise
+        OutputError if the file cannot be written.
         """
         segments = self._output.segments[name]
         row_bytes = len(values) // ((stop - start) * rows.outer) if len(values) else 0
         length = row_bytes * (stop - start)
-        try:
+        with self._reporting():
             if rows.is_contiguous(start, stop):
                 self._write(segments, row_bytes * start, values)
                 if self._output.needs_crc32:
@@ -73,8 +66,6 @@ class FileWriter:
                 self._write(segments, offset, values[first : first + length])
             if self._output.needs_crc32 and stop == rows.rows:
                 self._crc32[name] = self._crc32_in_file(segments, check)
-        except OSError as error:
-            raise write_error(self._output.path, self._nbytes, error) from error
 
     @property
     def path(self) -> Path:
@@ -86,33 +77,25 @@ class FileWriter:
         return self._output.segments[name]
 
     def accept_existing(self, name: str, check: Check) -> None:
-        """Accept the bytes of a tensor that are already in the file.
-
-        Raise OutputError if the file cannot be read.
-        """
-        if not self._output.needs_crc32:
-            return
-        try:
-            self._crc32[name] = self._crc32_in_file(self._output.segments[name], check)
-        except OSError as error:
-            raise write_error(self._output.path, self._nbytes, error) from error
+        """Accept the bytes of a tensor that are already in the file."""
+        if self._output.needs_crc32:
+            with self._reporting():
+                self._crc32[name] = self._crc32_in_file(self._output.segments[name], check)
 
     def finalize(self) -> None:
-        """Finish the file; see `PreallocatedFile.finalize`.
-
-        Raise OutputError if the file cannot be written.
-        """
+        """Finish the file; see `PreallocatedFile.finalize`."""
         self.close()
-        try:
+        with self._reporting():
             self._output.finalize(self._crc32)
-        except OSError as error:
-            raise write_error(self._output.path, self._nbytes, error) from error
 
     def close(self) -> None:
         """Close the file, if it is open."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def _reporting(self) -> AbstractContextManager[None]:
+        return reporting_write_errors(self._output.path, self._nbytes)
 
     def _write(self, segments: tuple[Segment, ...], offset: int, values: memoryview) -> None:
         """Write at `offset` of a tensor, across its segments."""
@@ -136,9 +119,6 @@ class FileWriter:
                 read_exactly(self._fd, part, segment.file_offset + done)
                 crc = zlib.crc32(part, crc)
         return crc
-
-
-Check = Callable[[], None]
 
 
 def _reserve(fd: int) -> None:
@@ -169,6 +149,15 @@ def _pwrite_all(fd: int, values: memoryview, offset: int) -> None:
     while len(values):
         count = os.pwrite(fd, values[:_PIECE], offset)
         values, offset = values[count:], offset + count
+
+
+@contextmanager
+def reporting_write_errors(path: Path, needed: int) -> Iterator[None]:
+    """Turn an OSError in the ``with`` block into `write_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, needed, error) from error
 
 
 def write_error(path: Path, needed: int, error: OSError) -> OutputError:

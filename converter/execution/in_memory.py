@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from converter.errors import MatchError
-from converter.execution.row_blocks import RowLayout
+from converter.execution.row_blocks import Check, RowLayout
 from converter.execution.tensor_copy import TensorCopier
 from converter.formats.base import Array
 from converter.formats.stored_tensors import byte_view, swap_bytes
@@ -20,20 +20,13 @@ _BLOCK = 16 << 20
 
 
 class InMemoryOutput(Mapping[str, Array]):
-    """The tensors of one planned file by their names in it, each made on access.
+    """The tensors of one file of `plan` by their names in it, each made on access.
 
-    Nothing is cached. Safe to use from several threads at once.
-
-    Args:
-        plan: the plan that `file` belongs to.
-        file: a file of `plan`.
-        check: called before every read; prevents it by raising.
-
+    Nothing is cached. Safe to use from several threads at once. `check` is called before every
+    read, and prevents it by raising.
     """
 
-    def __init__(
-        self, plan: Plan, file: OutputFile, check: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, plan: Plan, file: OutputFile, check: Check = lambda: None) -> None:
         self._check = check
         self._origins = {tensor.spec.name: tensor for tensor in plan.tensors}
         self._entries = {entry.spec.name: entry for entry in file.entries}
@@ -43,8 +36,7 @@ class InMemoryOutput(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         """Return the values in the file's layout and dtype.
 
-        Raise KeyError if the file has no tensor of that name; raise CheckpointError if the source
-        cannot be read; raise MatchError if copies of the tensor in the source differ.
+        Raise CheckpointError if the source cannot be read; MatchError if copies in it differ.
         """
         entry = self._entries[name]
         self._check()
@@ -53,9 +45,8 @@ class InMemoryOutput(Mapping[str, Array]):
         copier = TensorCopier({entry.tensor: [(output, entry)]}, block, hashed=False)
         result = copier.copy(self._origins[entry.tensor])
         if result.problems:
-            raise MatchError(
-                "The source contains contradictory copies of tensors.", result.problems
-            )
+            message = "The source contains contradictory copies of tensors."
+            raise MatchError(message, result.problems)
         return output.array
 
     def __iter__(self) -> Iterator[str]:
@@ -65,10 +56,7 @@ class InMemoryOutput(Mapping[str, Array]):
         return len(self._entries)
 
     def spec(self, name: str) -> TensorSpec:
-        """Return the specification of a tensor in the file, without reading it.
-
-        Raise KeyError if the file has no tensor of that name.
-        """
+        """Return the specification of a tensor in the file, without reading it."""
         return self._entries[name].spec
 
 
@@ -79,13 +67,7 @@ class _ArrayOutput:
         self.array = np.empty(entry.spec.shape, numpy_dtype(entry.spec.dtype))
 
     def write_rows(
-        self,
-        name: str,
-        values: memoryview,
-        rows: RowLayout,
-        start: int,
-        stop: int,
-        check: Callable[[], None],
+        self, name: str, values: memoryview, rows: RowLayout, start: int, stop: int, check: Check
     ) -> None:
         """Store the canonical rows ``start .. stop``."""
         if not self.array.size:

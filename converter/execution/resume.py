@@ -11,7 +11,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from converter._version import __version__
-from converter.execution.file_writer import FileWriter, write_error
-from converter.execution.row_blocks import blocks, cast, little_endian, squeeze_shape
+from converter.execution.file_writer import FileWriter, reporting_write_errors
+from converter.execution.row_blocks import Check, blocks, cast, little_endian, squeeze_shape
 from converter.execution.row_readers import BufferPool, StoredTensorReader
 from converter.execution.tensor_copy import TensorResult
 from converter.formats.base import Array, PreallocatedFile, read_exactly
@@ -36,15 +36,9 @@ _MAX_LINE = 1 << 16
 
 
 class Journal:
-    """The journal of one run; `record` may be called from any thread.
+    """The journal of one run, at `path`; one of another plan is emptied.
 
-    Args:
-        path: the file, created if it does not exist.
-        plan_hash: a journal of another plan is emptied.
-
-    Raises:
-        OutputError: if the file cannot be read or written.
-
+    `record` may be called from any thread. Raises `OutputError` if it cannot be read or written.
     """
 
     def __init__(self, path: Path, plan_hash: str) -> None:
@@ -52,10 +46,8 @@ class Journal:
         self.finished: dict[str, TensorResult] = {}
         """Canonical name → the result of an earlier run."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
+        with reporting_write_errors(path, _MAX_LINE):
             self._fd = os.open(path, flags, 0o644)
-        except OSError as error:
-            raise write_error(path, _MAX_LINE, error) from error
         try:
             self._begin({"plan_hash": plan_hash})
         except BaseException:
@@ -63,10 +55,7 @@ class Journal:
             raise
 
     def record(self, name: str, result: TensorResult) -> None:
-        """Append a tensor that is in every file, unless it has problems.
-
-        Raise OutputError if the file cannot be written.
-        """
+        """Append a tensor that is in every file, unless it has problems."""
         if result.problems:
             return
         counts = {"non_finite": result.non_finite, "overflowed": result.overflowed}
@@ -96,11 +85,9 @@ class Journal:
     def _append(self, line: Mapping[str, Any]) -> None:
         # One call: lines of several threads do not mix, and only the last can be incomplete.
         text = json.dumps(line).encode() + b"\n"
-        try:
+        with reporting_write_errors(self._path, len(text)):
             if os.write(self._fd, text) != len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise write_error(self._path, len(text), error) from error
 
 
 def _complete_lines(fd: int) -> tuple[int, list[Any]]:
@@ -128,12 +115,7 @@ def _parsed(line: Any) -> dict[str, TensorResult]:
 def plan_hash(plan: Plan, sources: Mapping[Path, FileState]) -> str:
     """Return the SHA-256 of everything that determines the tensors' bytes and positions.
 
-    Documents are omitted: every run writes them again.
-
-    Args:
-        plan: the plan.
-        sources: every file that it reads, with size and time of modification.
-
+    `sources` are all files that the plan reads. Documents are omitted: every run writes them again.
     """
     decisive = {
         "version": __version__,
@@ -181,33 +163,14 @@ def _initializer(initializer: Initializer | None) -> list[object]:
     return [initializer.rule, initializer.scale, initializer.seed, initializer.name]
 
 
-def is_already_written(
-    tensor: TargetTensor,
-    outputs: Sequence[tuple[FileWriter, FileEntry]],
-    sha256: str,
-    block: int,
-    scratch: BufferPool,
-    check: Callable[[], None],
-) -> bool:
-    """Return whether every output of `tensor` holds the values with the given SHA-256.
-
-    The bytes are read again, in canonical layout and planned dtype, `block` bytes at once. Raise
-    CheckpointError if a file cannot be read.
-    """
-    return all(
-        _digest(tensor, writer, entry, block, scratch, check) == sha256 for writer, entry in outputs
-    )
-
-
-def _digest(
-    tensor: TargetTensor,
-    writer: FileWriter,
-    entry: FileEntry,
-    block: int,
-    scratch: BufferPool,
-    check: Callable[[], None],
+def digest_in_file(
+    tensor: TargetTensor, writer: FileWriter, entry: FileEntry, scratch: BufferPool, check: Check
 ) -> str | None:
-    """Return the SHA-256 of the values in the file; ``None`` if the planned dtype differs."""
+    """Return the SHA-256 of the values in a file; ``None`` if the planned dtype differs.
+
+    They are read again, in canonical layout and planned dtype. Raise CheckpointError if the file
+    cannot be read.
+    """
     digest = hashlib.sha256()
     planned = numpy_dtype(tensor.spec.dtype)
     shape = squeeze_shape(tensor.spec.shape)
@@ -215,7 +178,7 @@ def _digest(
         written = ContiguousTensor(entry.spec, handle, writer.segments(entry.spec.name))
         rows = StoredTensorReader(SourceTensor("", written, entry.rearrangement.inverse))
         width = max(rows.dtype.itemsize, planned.itemsize)
-        for start, stop in blocks(shape, width, block):
+        for start, stop in blocks(shape, width, scratch.block):
             check()
             _, values = rows.read(start, stop, scratch, "raw")
             if values.dtype != planned:
@@ -244,14 +207,6 @@ def reuse_partial_file(path: Path, create: Callable[[Path], PreallocatedFile]) -
 
     Everything between the tensors is written again: the earlier run may have been killed while
     creating the file, or have finalized it already.
-
-    Args:
-        path: the unfinished file.
-        create: creates the file at a path.
-
-    Raises:
-        OSError: if a file cannot be read or written.
-
     """
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
@@ -267,10 +222,7 @@ def reuse_partial_file(path: Path, create: Callable[[Path], PreallocatedFile]) -
 
 
 def remove_other_files(directory: Path, keep: set[Path]) -> None:
-    """Remove every file from `directory` except for `keep`.
-
-    Raise OSError if a file cannot be removed.
-    """
+    """Remove every file from `directory` except for `keep`."""
     for path in list(directory.rglob("*")):
         if path.is_symlink() or (path.is_file() and path not in keep):
             path.unlink()

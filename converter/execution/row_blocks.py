@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from converter.tensors import Rearrangement
 from converter.tensors.spec import FLOATING
 
 Permutation = tuple[int, ...]
+Check = Callable[[], None]
+"""What is called between reads and writes, and stops the work by raising."""
 
 
 def squeeze_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -25,10 +27,7 @@ def squeeze_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 def squeezed_permutation(
     rearrangement: Rearrangement, source_shape: tuple[int, ...]
 ) -> Permutation:
-    """Return the squeezed source axis of each squeezed target axis.
-
-    Raise ValueError if `source_shape` does not fit the source layout.
-    """
+    """Return the squeezed source axis of each squeezed target axis; raise ValueError if unfit."""
     rearrangement.shape(source_shape)
     sizes = dict(zip(rearrangement.source.order, source_shape, strict=True))
     axes = [axis for axis in rearrangement.source.names if sizes[axis] != 1]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from converter.errors import CheckpointError, Problem
 from converter.execution.row_blocks import (
+    Check,
     Permutation,
     cast,
     inverse,
@@ -26,7 +26,7 @@ class BufferPool:
     """Named buffers of reused memory, each as large as a block or its largest array."""
 
     def __init__(self, block: int) -> None:
-        self._block = block
+        self.block = block
         self._buffers: dict[str, Array] = {}
 
     def array(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
@@ -35,7 +35,7 @@ class BufferPool:
         buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < nbytes:
             self._buffers.pop(name, None)
-            buffer = self._buffers[name] = np.empty(max(nbytes, self._block), np.uint8)
+            buffer = self._buffers[name] = np.empty(max(nbytes, self.block), np.uint8)
         return buffer[:nbytes].view(dtype).reshape(shape)
 
 
@@ -65,8 +65,7 @@ class StoredTensorReader:
         """Return the rows in the stored layout, and in canonical layout.
 
         Both are valid until the buffer `name` is used again; equal layouts give one array. Raise
-        CheckpointError if the system cannot read the file; raise FormatError if the file ends early
-        or its bytes cannot be decoded.
+        CheckpointError if the file cannot be read.
         """
         tensor = self.stored.tensor
         shape = list(tensor.spec.shape)
@@ -164,17 +163,9 @@ class DuplicateCheck:
         self._largest = 0.0
 
     def compare(
-        self,
-        canonical: Array,
-        start: int,
-        stop: int,
-        scratch: BufferPool,
-        check: Callable[[], None],
+        self, canonical: Array, start: int, stop: int, scratch: BufferPool, check: Check
     ) -> None:
-        """Compare the canonical rows ``start .. stop``.
-
-        Copies of unequal dtypes are compared by value, in float64.
-        """
+        """Compare the canonical rows ``start .. stop``; unequal dtypes by value, in float64."""
         check()
         _, other = self._rows.read(start, stop, scratch, "copy")
         mine, theirs = canonical.reshape(-1), other.reshape(-1)

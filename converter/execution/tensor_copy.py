@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from converter.errors import Problem
 from converter.execution.row_blocks import (
+    Check,
     Permutation,
     RowLayout,
     blocks,
@@ -43,13 +44,7 @@ class RowWriter(Protocol):
     """A destination of tensor rows: a `FileWriter` or memory."""
 
     def write_rows(
-        self,
-        name: str,
-        values: memoryview,
-        rows: RowLayout,
-        start: int,
-        stop: int,
-        check: Callable[[], None],
+        self, name: str, values: memoryview, rows: RowLayout, start: int, stop: int, check: Check
     ) -> None:
         """Write the canonical rows ``start .. stop``; see `FileWriter.write_rows`."""
 
@@ -65,39 +60,29 @@ class _Group:
 
 
 class TensorCopier:
-    """Copies tensors one after another, with reused buffers; one instance per thread.
+    """Copies tensors one after another, `block` bytes at once; one instance per thread.
 
-    Args:
-        outputs: canonical name → each destination of the tensor, with its entry there.
-        block: bytes read at once.
-        check: called for every block; stops the work by raising.
-        number: the output to begin with, so that threads rarely wait for the same one.
-        hashed: if true, compute the SHA-256 of each tensor.
-
+    `outputs` holds each destination of a tensor, and its entry there, by canonical name; `number`
+    is the output to begin with, so that threads rarely wait for the same one.
     """
 
     def __init__(
         self,
         outputs: Mapping[str, Sequence[tuple[RowWriter, FileEntry]]],
         block: int,
-        check: Callable[[], None] = lambda: None,
+        check: Check = lambda: None,
         number: int = 0,
         hashed: bool = True,
     ) -> None:
         self.bytes_done = 0
         self.scratch = BufferPool(block)
         self._outputs = outputs
-        self._block = block
         self._check = check
         self._number = number
         self._hashed = hashed
 
     def copy(self, tensor: TargetTensor) -> TensorResult:
-        """Read, compare, hash and write one tensor, block by block.
-
-        Raise CheckpointError if its source cannot be read; raise OutputError if a file cannot be
-        written.
-        """
+        """Read, compare, hash and write one tensor, block by block; raise as `execute`."""
         result = TensorResult()
         shape = squeeze_shape(tensor.spec.shape)
         source = reader_for(tensor)
@@ -106,7 +91,7 @@ class TensorCopier:
         checks = copy_checks(tensor)
         digest = hashlib.sha256()
         widest = max([source.dtype.itemsize, *(itemsize(group.dtype) for group in groups)])
-        for start, stop in blocks(shape, widest, self._block):
+        for start, stop in blocks(shape, widest, self.scratch.block):
             self._check()
             raw, stored = source.read(start, stop, self.scratch, "raw")
             for check in checks:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.execution.executor import execute
-from converter.execution.file_writer import write_error
+from converter.execution.file_writer import reporting_write_errors
 from converter.execution.resume import Journal, plan_hash
 from converter.file_names import MANIFEST, MODEL_CARD
 from converter.models.model import InputModel
@@ -124,8 +124,8 @@ def write_checkpoint(
 ) -> WriteResult:
     """Carry out `plan` so that `output`, a path or a URL, is complete, or does not exist.
 
-    Raise OutputError if it cannot be written; raise CheckpointError if a source cannot be read, or
-    was changed meanwhile; raise MatchError if duplicates of a tensor in the sources differ.
+    Raise OutputError if it cannot be written; CheckpointError if a source cannot be read, or was
+    changed meanwhile; MatchError if duplicates of a tensor in the sources differ.
     """
     target = output_target(output)
     if "" in plan.classes:
@@ -177,9 +177,7 @@ def write_checkpoint(
             warnings=result.warnings,
             checksums=options.checksums,
         )
-        try:
+        with reporting_write_errors(directory / MANIFEST, len(text)):
             (directory / MANIFEST).write_bytes(text)
-        except OSError as error:
-            raise write_error(directory / MANIFEST, len(text), error) from error
     _log.info("%s: complete after %.1f s", output, executed.seconds)
     return result

@@ -113,13 +113,8 @@ def _checked_array(path: Path, name: str, store: Any, nbytes: int) -> TensorSpec
     """
     unknown = sorted(_codecs(store.spec().to_json().get("metadata")) - _CODECS)
     if unknown:
-        raise format_error(
-            path,
-            "unsupported compression",
-            name,
-            f"one of {', '.join(sorted(_CODECS))}",
-            ", ".join(unknown),
-        )
+        expected = f"one of {', '.join(sorted(_CODECS))}"
+        raise format_error(path, "unsupported compression", name, expected, ", ".join(unknown))
     spec = checked_spec(path, name, store.dtype.name, store.shape)
     chunk = spec.nbytes // max(spec.size, 1)
     for length in store.chunk_layout.read_chunk.shape or ():
@@ -186,10 +181,8 @@ def _codecs(metadata: object) -> set[str]:
     """Return the names of all codecs in a Zarr array's metadata, including those of shards."""
     if isinstance(metadata, list):
         return {name for item in metadata for name in _codecs(item)}
-    if not isinstance(metadata, dict):
-        return set()
     names = set()
-    for key, value in metadata.items():
+    for key, value in metadata.items() if isinstance(metadata, dict) else ():
         if key in ("compressor", "codecs", "index_codecs", "filters", "configuration"):
             names |= _codecs(value)
         elif key in ("id", "name"):

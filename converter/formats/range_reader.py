@@ -41,21 +41,11 @@ class RangeSource(Protocol):
         """Bytes of the file."""
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """Return exactly `nbytes` from `offset`, which the file holds.
-
-        Raise CheckpointError if they are not available, after retries.
-        """
+        """Return exactly `nbytes` from `offset`; raise CheckpointError if not available."""
 
 
 class RangedFile(FileHandle):
-    """A file that is read through `RangeSource`.
-
-    Args:
-        path: its name in messages.
-        ranges: the source of its bytes.
-        open_sibling: opens a file of the same directory by name; ``None`` if not found.
-
-    """
+    """A file, called `path` in messages, that is read through a `RangeSource`."""
 
     def __init__(
         self,

@@ -32,10 +32,7 @@ class Axes:
 
     @classmethod
     def parse(cls, text: str) -> Axes:
-        """Parse ``"out in"``; the empty string is a scalar.
-
-        Raise ValueError if a name is a duplicate or not an identifier.
-        """
+        """Parse ``"out in"``; the empty string is a scalar."""
         return cls(tuple(text.split()))
 
     def __str__(self) -> str:
@@ -53,12 +50,7 @@ class Axes:
 
 @dataclass(frozen=True)
 class Rearrangement:
-    """The exact, invertible rearrangement from one layout to another.
-
-    Raises:
-        ValueError: if the two layouts do not have the same named axes.
-
-    """
+    """The exact, invertible rearrangement from one layout to another of the same named axes."""
 
     source: Axes
     target: Axes
@@ -108,29 +100,16 @@ _MATRIX = 16384
 
 
 def rearrange(values: Array, rearrangement: Rearrangement, out: Array) -> Array:
-    """Write `values`, in the source layout, into `out` in the target layout.
+    """Write `values`, in the source layout, into `out` in the target layout; return `out`.
 
-    Args:
-        values: C-contiguous, of a shape that fits ``rearrangement.source``.
-        rearrangement: from the layout of `values` to that of `out`.
-        out: C-contiguous, of the same dtype, shape ``rearrangement.shape(values.shape)``; must not
-            overlap `values`.
-
-    Returns:
-        `out`.
-
-    Raises:
-        ValueError: if a shape does not fit.
-
+    Both are C-contiguous, of the same dtype, and do not overlap. Raise ValueError if a shape does
+    not fit.
     """
     expected = rearrangement.shape(values.shape)
     if out.shape != expected:
         raise ValueError(f"{rearrangement} of {list(values.shape)} is {list(expected)}")
-    named = [
-        length
-        for axis, length in zip(rearrangement.source.order, values.shape, strict=True)
-        if axis != "1"
-    ]
+    axes = zip(rearrangement.source.order, values.shape, strict=True)
+    named = [length for axis, length in axes if axis != "1"]
     permute(values, named, rearrangement.permutation, out)
     return out
 
@@ -138,12 +117,8 @@ def rearrange(values: Array, rearrangement: Rearrangement, out: Array) -> Array:
 def permute(values: Array, shape: Sequence[int], permutation: Sequence[int], out: Array) -> None:
     """Write `values`, seen as C-contiguous of `shape`, into `out` with its axes permuted.
 
-    Args:
-        values: C-contiguous, ``prod(shape)`` elements.
-        shape: the lengths of the axes of `values`.
-        permutation: the axis of `shape` for each axis of `out`, as for ``np.transpose``.
-        out: C-contiguous, as many elements of the same dtype, of any shape.
-
+    `permutation` gives the axis of `shape` for each axis of `out`, as for ``np.transpose``; `out`
+    is C-contiguous, with as many elements of the same dtype, of any shape.
     """
     shape, permutation = simplify(shape, permutation)
     if not math.prod(shape):

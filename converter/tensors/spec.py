@@ -21,10 +21,7 @@ FLOATING: frozenset[str] = frozenset({"float64", "float32", "float16", *_ML_DTYP
 
 @cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """Return the native-endian numpy dtype called `name`.
-
-    Raise KeyError if `name` is not in `NAMES`.
-    """
+    """Return the native-endian numpy dtype called `name`; raise KeyError if not in `NAMES`."""
     if name in _ML_DTYPES:
         import ml_dtypes  # takes 10 ms, which float32 files do not need
 

@@ -296,7 +296,7 @@ def test_convert_and_split_go_on_too(run: Run, tmp_path: Path) -> None:
         name = command.__name__
         command(reference, tmp_path / f"complete {name}", to=["flax"])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(executor, "is_already_written", _interrupt)
+            patch.setattr(executor, "digest_in_file", _interrupt)
             patch.setattr("converter.execution.write_checkpoint.manifest_bytes", _interrupt)
             with pytest.raises(KeyboardInterrupt):
                 command(reference, tmp_path / "again" / name, to=["flax"], resume=True)

@@ -140,23 +140,15 @@ class MsgpackScanner:
 
     def _checked(self, token: Token, name: str) -> Token:
         """Return `token`, if the file holds its content."""
-        self._check(token.size, name)
+        if token.size > self.remaining:
+            expected, found = f"{token.size} bytes", f"{self.remaining} bytes"
+            raise self.error(name, "the file ends early", expected, found, FETCH_AGAIN)
         return token
-
-    def _check(self, nbytes: int, name: str) -> None:
-        if nbytes > self.remaining:
-            raise self.error(
-                name,
-                "the file ends early",
-                f"{nbytes} bytes",
-                f"{self.remaining} bytes",
-                remedy=FETCH_AGAIN,
-            )
 
     def _bytes(self, nbytes: int, name: str) -> bytes:
         start = self.position - self._start
         if not 0 <= start <= len(self._window) - nbytes:
-            self._check(nbytes, name)
+            self._checked(Token("bytes", nbytes), name)
             size = min(max(_WINDOW, nbytes), self.remaining)
             self._window = self.handle.read(self.position, size, name or None)
             self._start, start = self.position, 0
@@ -189,24 +181,22 @@ def parse(handle: FileHandle) -> dict[str, Node]:
     """Return the file as nested dicts; a list's items have the keys ``0``, ``1``, ….
 
     Strings above `MAX_STRING` bytes are None. Reads only the few bytes around each array's header.
-    Raise FormatError if it is not a msgpack map, ends early, has trailing bytes, or is
-    inconsistent.
     """
-    scanner = MsgpackScanner(handle)
-    first = scanner.next("")
+    tree = _Tree(handle)
+    first = tree.next("")
     if first.kind != "map":
-        raise scanner.error("", "not a map of parameters", "a msgpack map", first)
-    root = _Tree(scanner).entries(first, "", 1)
-    if scanner.remaining:
-        raise scanner.error("", "bytes after the end of the document", found=scanner.remaining)
+        raise tree.error("", "not a map of parameters", "a msgpack map", first)
+    root = tree.entries(first, "", 1)
+    if tree.remaining:
+        raise tree.error("", "bytes after the end of the document", found=tree.remaining)
     return root
 
 
-class _Tree:
+class _Tree(MsgpackScanner):
     """The recursive descent of `parse`."""
 
-    def __init__(self, scanner: MsgpackScanner) -> None:
-        self._scanner = scanner
+    def __init__(self, handle: FileHandle) -> None:
+        super().__init__(handle)
         self._entries = 0
 
     def entries(self, token: Token, name: str, depth: int) -> dict[str, Node]:
@@ -217,36 +207,36 @@ class _Tree:
             key = self._key(name) if token.kind == "map" else str(index)
             child = f"{name}/{key}" if name else key
             if key in result:
-                raise self._scanner.error(child, "duplicate key")
+                raise self.error(child, "duplicate key")
             if len(child) > MAX_STRING:
-                raise self._scanner.error(child, "a name is too long", f"{MAX_STRING} characters")
+                raise self.error(child, "a name is too long", f"{MAX_STRING} characters")
             result[key] = self._node(child, depth)
         return result
 
     def _check_size(self, token: Token, name: str, depth: int) -> None:
         """Check that a map or list of that many entries fits file, limit and depth."""
         least = token.size * (2 if token.kind == "map" else 1)
-        if least > self._scanner.remaining:
-            raise self._scanner.error(
+        if least > self.remaining:
+            raise self.error(
                 name,
                 "more entries than the file can hold",
                 f"at least {least} bytes",
-                f"{self._scanner.remaining} bytes",
+                f"{self.remaining} bytes",
             )
         self._entries += token.size
         if self._entries > MAX_ENTRIES:
-            raise self._scanner.error(name, "too many entries", f"up to {MAX_ENTRIES}")
+            raise self.error(name, "too many entries", f"up to {MAX_ENTRIES}")
         if depth > MAX_DEPTH:
-            raise self._scanner.error(name, "nested too deeply", f"up to {MAX_DEPTH} levels")
+            raise self.error(name, "nested too deeply", f"up to {MAX_DEPTH} levels")
 
     def _key(self, name: str) -> str:
-        token = self._scanner.next(name)
+        token = self.next(name)
         if token.kind == "value" and type(token.value) is int:
             return str(token.value)
-        return self._scanner.text(token, name)
+        return self.text(token, name)
 
     def _node(self, name: str, depth: int) -> Node:
-        token = self._scanner.next(name)
+        token = self.next(name)
         if token.kind == "value":
             return token.value
         if token.kind in ("map", "array"):
@@ -254,63 +244,59 @@ class _Tree:
         if token.kind == "ext":
             return self._extension(token, name)
         if token.kind == "str" and token.size <= MAX_STRING:
-            return self._scanner.text(token, name)
-        self._scanner.position += token.size
+            return self.text(token, name)
+        self.position += token.size
         return None
 
     def _extension(self, token: Token, name: str) -> ArrayLeaf | complex:
-        end = self._scanner.position + token.size
+        end = self.position + token.size
         leaf: ArrayLeaf | complex
         if token.code in (NDARRAY, NPSCALAR):
             leaf = self._array(name)
-            self._scanner.position = leaf.offset + leaf.nbytes
+            self.position = leaf.offset + leaf.nbytes
         elif token.code == NATIVE_COMPLEX:
             leaf = self._complex(name)
         else:
-            raise self._scanner.error(name, "unknown extension type", "1, 2 or 3", token.code)
-        if self._scanner.position != end:
-            raise self._scanner.error(
+            raise self.error(name, "unknown extension type", "1, 2 or 3", token.code)
+        if self.position != end:
+            raise self.error(
                 name, "differs in size from its extension header", f"end at byte {end}"
             )
         return leaf
 
     def _complex(self, name: str) -> complex:
-        pair = self._scanner.next(name)
-        parts = [self._scanner.next(name).value for _ in range(2)]
-        real, imaginary = parts
-        if (
-            pair[:2] != ("array", 2)
-            or not isinstance(real, int | float)
-            or not isinstance(imaginary, int | float)
-        ):
-            raise self._scanner.error(name, "a complex number is not a pair of numbers")
-        return complex(real, imaginary)
+        pair = self.next(name)
+        real, imaginary = (self.next(name).value for _ in range(2))
+        match (pair.kind, pair.size, real, imaginary):
+            case ("array", 2, int() | float(), int() | float()):
+                return complex(real, imaginary)
+        raise self.error(name, "a complex number is not a pair of numbers")
 
     def _array(self, name: str) -> ArrayLeaf:
         """Return the array of a packed triple (shape, dtype name, C-order bytes)."""
-        triple = self._scanner.next(name)
+        triple = self.next(name)
         if triple[:2] != ("array", 3):
-            raise self._scanner.error(name, "not an array", "(shape, dtype, bytes)", triple)
-        rank = self._scanner.next(name)
+            raise self.error(name, "not an array", "(shape, dtype, bytes)", triple)
+        rank = self.next(name)
         if rank.kind != "array" or rank.size > MAX_RANK:
-            raise self._scanner.error(name, "impossible shape", f"up to {MAX_RANK} lengths", rank)
-        shape = [self._scanner.next(name).value for _ in range(rank.size)]
+            raise self.error(name, "impossible shape", f"up to {MAX_RANK} lengths", rank)
+        shape = [self.next(name).value for _ in range(rank.size)]
         dtype = self._dtype(name)
-        spec = checked_spec(self._scanner.handle.path, name, dtype, shape)
-        values = self._scanner.next(name)
+        spec = checked_spec(self.handle.path, name, dtype, shape)
+        values = self.next(name)
         if values.kind not in ("bin", "str") or values.size != spec.nbytes:
-            raise self._scanner.error(
+            raise self.error(
                 name,
                 "shape and values disagree",
                 f"{spec.nbytes} bytes for {spec.describe()}",
                 values,
             )
-        return ArrayLeaf(dtype, spec.shape, self._scanner.position, values.size)
+        return ArrayLeaf(dtype, spec.shape, self.position, values.size)
 
     def _dtype(self, name: str) -> str:
-        dtype = self._scanner.text(self._scanner.next(name), name)
+        dtype = self.text(self.next(name), name)
         if dtype not in NAMES:
-            raise self._scanner.error(
+            raise self.error(
                 name,
                 "unknown dtype",
                 "one of " + ", ".join(NAMES),
@@ -323,17 +309,12 @@ class _Tree:
 
 
 _T = TypeVar("_T")
-
-
 MAX_NAME_CHARACTERS = 32 << 20
 """Characters of all names together: deep nesting multiplies what the file itself holds."""
 
 
 def open_msgpack(file: FileHandle) -> Reader:
-    """List the arrays of a Flax msgpack file; plain values become the reader's metadata.
-
-    Raise FormatError if the file is damaged, inconsistent or hostile.
-    """
+    """List the arrays of a Flax msgpack file; plain values become the reader's metadata."""
     tensors: dict[str, StoredTensor] = {}
     metadata: dict[str, str] = {}
     characters = 0

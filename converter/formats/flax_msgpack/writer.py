@@ -46,15 +46,8 @@ class Layout:
 
     def array(self, dtype: str, shape: tuple[int, ...], nbytes: int) -> int:
         """Append an array's framing and hole; return the offset of the hole."""
-        inner = b"".join(
-            (
-                _array_header(3),
-                _array_header(len(shape)),
-                *(msgpack.packb(length) for length in shape),
-                msgpack.packb(dtype),
-                _bin_header(nbytes),
-            )
-        )
+        packed = b"".join(map(msgpack.packb, (*shape, dtype)))
+        inner = _array_header(3) + _array_header(len(shape)) + packed + _bin_header(nbytes)
         self.put(_ext_header(1, len(inner) + nbytes) + inner)
         start = self.nbytes
         self.nbytes += nbytes
@@ -62,11 +55,9 @@ class Layout:
 
 
 def create_msgpack(spec: FileSpec) -> PreallocatedFile:
-    """Create the file; names are nested at ``/``.
-
-    Raise ValueError as `nest`; raise OSError if the file cannot be created.
-    """
-    layout = lay_out(spec.tensors)
+    """Create the file; names are nested at ``/``; raise ValueError as `nest`."""
+    layout = Layout()
+    _put_tree(layout, nest(spec.tensors))
     create_file(spec.path, layout.nbytes, layout.framing)
     return PreallocatedFile(spec.path, layout.segments)
 
@@ -91,13 +82,6 @@ def nest(tensors: Sequence[TensorSpec]) -> Tree:
             raise ValueError(f"{tensor.name}: the name is a duplicate or another's prefix")
         node[leaf] = tensor
     return root
-
-
-def lay_out(tensors: Sequence[TensorSpec]) -> Layout:
-    """Return the layout of a file that holds `tensors`; raise ValueError as `nest`."""
-    layout = Layout()
-    _put_tree(layout, nest(tensors))
-    return layout
 
 
 def _put_tree(layout: Layout, tree: Tree) -> None:

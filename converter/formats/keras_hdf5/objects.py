@@ -43,7 +43,7 @@ class Hdf5Objects:
         self.handle = handle
         self._error = handle.error
         check_superblock(handle)
-        with self._guarded():
+        with reported(handle.path):
             self._file = h5py.File(handle.as_file_argument(), "r", locking=False)
             self._groups: dict[str, Any] = {"": h5g.open(self._file.id, b"/")}
         self._heap = StringHeap(handle)
@@ -54,7 +54,7 @@ class Hdf5Objects:
     def close(self) -> None:
         """Close h5py's file; tensors read by offset do not need it."""
         self._groups.clear()
-        with self._guarded():
+        with reported(self.handle.path):
             self._file.close()
 
     def names(self, group: str, attribute: str) -> list[str] | None:
@@ -62,7 +62,7 @@ class Hdf5Objects:
 
         Keras splits a list above 64,512 bytes into ``attribute0``, ``attribute1``, … .
         """
-        with self._guarded(group):
+        with reported(self.handle.path, group):
             owner = self._open(group)
             if h5a.exists(owner, attribute.encode()):
                 return self._strings(owner, group, attribute)
@@ -75,12 +75,12 @@ class Hdf5Objects:
 
     def is_dataset(self, path: str) -> bool:
         """Return whether `path` is a dataset, not a group."""
-        with self._guarded(path):
+        with reported(self.handle.path, path):
             return isinstance(self._open(path), h5d.DatasetID)
 
     def tensor(self, path: str, name: str) -> StoredTensor:
         """Return the numeric dataset at `path` as a tensor called `name`, its values unread."""
-        with self._guarded(path):
+        with reported(self.handle.path, path):
             dataset = self._open(path)
             if not isinstance(dataset, h5d.DatasetID):
                 raise self._error("not a dataset", path)
@@ -205,17 +205,6 @@ class Hdf5Objects:
         stored.read(values)
         return [value.decode() for value in values.tolist()]
 
-    @contextmanager
-    def _guarded(self, name: str | None = None) -> Iterator[None]:
-        try:
-            yield
-        except FormatError:
-            raise
-        except H5_ERRORS as error:
-            raise self.handle.error(
-                "damaged HDF5", name, found=str(error) or type(error).__name__, remedy=FETCH_AGAIN
-            ) from error
-
 
 def _matching_dtype(stored: Any) -> tuple[str, str] | None:
     """Return dtype name and byte order that equal `stored` exactly, if any."""
@@ -238,19 +227,25 @@ H5_ERRORS = (
     MemoryError,
 )
 """What h5py raises on damaged files."""
-
-
 FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
 """The filters that h5py includes; others would load plug-ins."""
-
-
 MAX_RATIO = 1100
 """Deflate cannot compress further than 1032 to 1."""
 LARGE, MAX_LARGE_RATIO = 8 << 20, 50
 """Weights hardly compress; a large dataset of a higher ratio is a bomb."""
-
-
 _LOCK = threading.Lock()
+
+
+@contextmanager
+def reported(path: Path, name: str | None = None, what: str = "damaged HDF5") -> Iterator[None]:
+    """Turn what h5py raises in the ``with`` block into a `FormatError`."""
+    try:
+        yield
+    except FormatError:
+        raise
+    except H5_ERRORS as error:
+        found = str(error) or type(error).__name__
+        raise format_error(path, what, name, found=found, remedy=FETCH_AGAIN) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,30 +269,18 @@ class DecodedTensor(StoredTensor):
         check_target(self.spec, out, axis, start)
         if out.size == 0:
             return
-        try:
-            with _LOCK:
-                if not self.spec.shape:
-                    self.dataset.read(h5s.ALL, h5s.ALL, out)
-                    return
-                first = tuple(start if index == axis else 0 for index in range(out.ndim))
-                space = self.dataset.get_space()
-                space.select_hyperslab(first, out.shape)
-                self.dataset.read(h5s.create_simple(out.shape), space, out)
-        except H5_ERRORS as error:
-            raise format_error(
-                self.path,
-                "values cannot be decoded",
-                self.spec.name,
-                found=str(error) or type(error).__name__,
-                remedy=FETCH_AGAIN,
-            ) from error
+        with reported(self.path, self.spec.name, "values cannot be decoded"), _LOCK:
+            if not self.spec.shape:
+                self.dataset.read(h5s.ALL, h5s.ALL, out)
+                return
+            first = tuple(start if index == axis else 0 for index in range(out.ndim))
+            space = self.dataset.get_space()
+            space.select_hyperslab(first, out.shape)
+            self.dataset.read(h5s.create_simple(out.shape), space, out)
 
 
 def check_chunks(handle: FileHandle, dataset: Any, path: str, spec: TensorSpec) -> int:
-    """Check that a chunked dataset is complete and not a bomb; return its first chunk's offset.
-
-    Raise FormatError if a filter is unknown, chunks are missing, or few bytes claim to be many.
-    """
+    """Check that a chunked dataset is complete and not a bomb; return its first chunk's offset."""
     plist = dataset.get_create_plist()
     filters = [int(plist.get_filter(index)[0]) for index in range(plist.get_nfilters())]
     unknown = [code for code in filters if code not in FILTERS]

@@ -8,28 +8,4 @@ everything that is not numeric, skipped. Source: ``tensor_bundle.cc`` and ``type
 tensorflow 2.20.
 """
 
-from __future__ import annotations
-
-from converter.formats.base import FileFormat, Reader
-from converter.formats.file_handle import FileHandle
-from converter.formats.tensorflow_checkpoint.reader import DTYPES, open_index
-from converter.formats.tensorflow_checkpoint.sstable import MAGIC
-
-
-class TensorflowCheckpointFormat(FileFormat):
-    """TensorFlow checkpoints, opened by their index; see `FileFormat`."""
-
-    name = "tensorflow-checkpoint"
-    dtypes = frozenset(DTYPES.values())
-
-    def matches(self, file: FileHandle, head: bytes) -> bool:
-        """Return whether the file ends like a sorted string table, which has no signature."""
-        end = file.size - len(MAGIC)
-        return end >= 0 and file.read(end, len(MAGIC)) == MAGIC
-
-    def open(self, file: FileHandle) -> Reader:
-        """List the tensors; reads the index alone."""
-        return open_index(file)
-
-
-FORMAT: FileFormat = TensorflowCheckpointFormat()
+from converter.formats.tensorflow_checkpoint.reader import FORMAT as FORMAT

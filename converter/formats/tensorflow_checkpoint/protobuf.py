@@ -14,6 +14,7 @@ from converter.formats.file_handle import MAX_RANK
 MAX_SLICES = 10_000
 """Parts of one variable; TensorFlow's own partitioners make one for each parameter server."""
 
+_MINUS_ONE = (1 << 64) - 1
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -46,6 +47,10 @@ class BundleEntry:
     """Parts of a partitioned variable, each to be decoded by `parse_slice`."""
 
 
+_INTEGERS = {1: "dtype", 3: "shard", 4: "offset", 5: "size"}
+"""Numbers of the fields of an entry that are integers."""
+
+
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
     """Return the unsigned number at `at`, and the position after it.
 
@@ -71,17 +76,10 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 def parse_header(data: bytes) -> BundleHeader:
     """Decode a ``BundleHeaderProto``; raise WireError if `data` is malformed."""
-    header = BundleHeader()
-    for number, value in _fields(data):
-        if number == 1:
-            header.num_shards = _integer(value)
-        elif number == 2:
-            header.big_endian = bool(_integer(value))
-        elif number == 3:
-            for inner, version in _fields(_message(value)):
-                if inner == 2:
-                    header.min_consumer = _integer(version)
-    return header
+    fields = _last_values(data)
+    versions = _last_values(_message(fields.get(3, b"")))
+    num_shards, big_endian, min_consumer = fields.get(1, 0), fields.get(2, 0), versions.get(2, 0)
+    return BundleHeader(_integer(num_shards), bool(_integer(big_endian)), _integer(min_consumer))
 
 
 def parse_entry(data: bytes) -> BundleEntry:
@@ -91,20 +89,14 @@ def parse_entry(data: bytes) -> BundleEntry:
     """
     entry = BundleEntry()
     for number, value in _fields(data):
-        if number == 1:
-            entry.dtype = _integer(value)
+        if number in _INTEGERS:
+            setattr(entry, _INTEGERS[number], _integer(value))
         elif number == 2:
             for inner, part in _fields(_message(value)):
                 if inner == 2:
-                    entry.shape.append(_length(_message(part)))
+                    entry.shape.append(_integer(_last_values(_message(part)).get(1, 0)))
                 elif inner == 3:
                     entry.unknown_rank = bool(_integer(part))
-        elif number == 3:
-            entry.shard = _integer(value)
-        elif number == 4:
-            entry.offset = _integer(value)
-        elif number == 5:
-            entry.size = _integer(value)
         elif number == 7:
             entry.slices.append(_message(value))
         if len(entry.shape) > MAX_RANK or len(entry.slices) > MAX_SLICES:
@@ -120,25 +112,16 @@ def parse_slice(data: bytes) -> list[tuple[int, int]]:
     extents = []
     for number, value in _fields(data):
         if number == 1:
-            extents.append(_extent(_message(value)))
+            extent = _last_values(_message(value))
+            extents.append((_integer(extent.get(1, 0)), _integer(extent.get(2, _MINUS_ONE))))
         if len(extents) > MAX_RANK:
             raise WireError(f"a part of more than {MAX_RANK} axes")
     return extents
 
 
-def _length(data: bytes) -> int:
-    """Return the length of an axis, which proto3 omits if it is 0."""
-    return next((_integer(value) for number, value in _fields(data) if number == 1), 0)
-
-
-def _extent(data: bytes) -> tuple[int, int]:
-    start, length = 0, -1
-    for number, value in _fields(data):
-        if number == 1:
-            start = _integer(value)
-        elif number == 2:
-            length = _integer(value)
-    return start, length
+def _last_values(data: bytes) -> dict[int, int | bytes]:
+    """Return the fields 1 to 3, of which the last value counts; proto3 omits those that are 0."""
+    return {number: value for number, value in _fields(data) if number <= 3}
 
 
 def _integer(value: int | bytes) -> int:

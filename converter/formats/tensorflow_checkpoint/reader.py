@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from itertools import pairwise
 
 from converter.errors import CheckpointError, Problem
-from converter.formats.base import Reader, Segment, StoredTensor
+from converter.formats.base import FileFormat, Reader, Segment, StoredTensor
 from converter.formats.file_handle import (
     MAX_TENSORS,
     FileHandle,
@@ -27,7 +27,7 @@ from converter.formats.tensorflow_checkpoint.protobuf import (
     parse_header,
     parse_slice,
 )
-from converter.formats.tensorflow_checkpoint.sstable import read_table
+from converter.formats.tensorflow_checkpoint.sstable import MAGIC, read_table
 from converter.tensors import TensorSpec
 
 INDEX = ".index"
@@ -63,22 +63,26 @@ _VERSION = 1
 _MAX_SHARDS = 10_000
 
 
-def open_index(file: FileHandle) -> Reader:
-    """List the tensors of the checkpoint whose index is `file`; reads the index alone.
+class TensorflowCheckpointFormat(FileFormat):
+    """TensorFlow checkpoints, opened by their index; see `FileFormat`."""
 
-    Raise CheckpointError if a data file is missing; raise FormatError if a file is damaged,
-    truncated, inconsistent or hostile.
-    """
-    with ExitStack() as stack:
-        stack.callback(file.close)
-        index = _Index(file, stack)
-        tensors = index.tensors()
-        return Reader(
-            path=file.path,
-            tensors=tensors,
-            close=stack.pop_all().close,
-            other_files=tuple(shard.path for shard in index.shards),
-        )
+    name = "tensorflow-checkpoint"
+    dtypes = frozenset(DTYPES.values())
+
+    def matches(self, file: FileHandle, head: bytes) -> bool:
+        """Return whether the file ends like a sorted string table, which has no signature."""
+        end = file.size - len(MAGIC)
+        return end >= 0 and file.read(end, len(MAGIC)) == MAGIC
+
+    def open(self, file: FileHandle) -> Reader:
+        """List the tensors; reads the index alone."""
+        with ExitStack() as stack:
+            stack.callback(file.close)
+            index = _Index(file, stack)
+            tensors = index.tensors()
+            others = tuple(shard.path for shard in index.shards)
+            close = stack.pop_all().close
+            return Reader(path=file.path, tensors=tensors, close=close, other_files=others)
 
 
 class _Index:
@@ -201,10 +205,8 @@ class _Index:
         for number in order:
             extents = slices[number]
             part = self._parts.pop(slice_key(name, extents), None)
-            shape = [
-                full if length == -1 else length
-                for full, (_, length) in zip(spec.shape, extents, strict=True)
-            ]
+            lengths = [length for _, length in extents]
+            shape = [full if n == -1 else n for full, n in zip(spec.shape, lengths, strict=True)]
             if part is None or part.dtype != entry.dtype or part.shape != shape or part.slices:
                 raise self._error(
                     "a part of a partitioned variable is missing or not as listed",
@@ -242,3 +244,6 @@ class _Index:
         segment = Segment(0, entry.offset, entry.size)
         order = "big" if self._header.big_endian else "little"
         return ContiguousTensor(spec, handle, (segment,), order)
+
+
+FORMAT: FileFormat = TensorflowCheckpointFormat()

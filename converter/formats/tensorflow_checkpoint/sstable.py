@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
-from converter.errors import FormatError
 from converter.formats.file_handle import FETCH_AGAIN, FileHandle
 from converter.formats.tensorflow_checkpoint.protobuf import WireError, read_varint
 
@@ -96,19 +95,16 @@ class _Table:
         if self._end <= _CHECKED and masked_crc32c(self._data[offset : end + 1]) != stored:
             raise WireError(f"the block at {offset} does not have the checksum {stored:#010x}")
         if kind == _SNAPPY:
-            raise self._compressed()
+            raise self._handle.error(
+                "the index is compressed with Snappy, which is not supported: TensorFlow has "
+                "written uncompressed indexes since version 1.2",
+                expected="an uncompressed index",
+                remedy="restore the checkpoint with TensorFlow 1.2 or later and save it again with "
+                "tf.compat.v1.train.Saver().save",
+            )
         if kind != _UNCOMPRESSED:
             raise WireError(f"the block at {offset} has the unknown compression type {kind}")
         return content
-
-    def _compressed(self) -> FormatError:
-        return self._handle.error(
-            "the index is compressed with Snappy, which is not supported: TensorFlow has written "
-            "uncompressed indexes since version 1.2",
-            expected="an uncompressed index",
-            remedy="restore the checkpoint with TensorFlow 1.2 or later and save it again with "
-            "tf.compat.v1.train.Saver().save",
-        )
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:

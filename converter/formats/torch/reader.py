@@ -11,7 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from converter.errors import FormatError
-from converter.formats.base import Reader, Segment, StoredTensor
+from converter.formats.base import (
+    FileFormat,
+    FileSpec,
+    PreallocatedFile,
+    Reader,
+    Segment,
+    StoredTensor,
+)
 from converter.formats.file_handle import (
     FileHandle,
     checked_spec,
@@ -20,7 +27,7 @@ from converter.formats.file_handle import (
 )
 from converter.formats.stored_tensors import ContiguousTensor, StridedTensor, is_contiguous
 from converter.formats.torch.state_dict import NamedTensors, name_tensors
-from converter.formats.torch.storages import Storage, Tensor, TorchUnpicklerHooks
+from converter.formats.torch.storages import DTYPES, Storage, Tensor, TorchUnpicklerHooks
 from converter.formats.torch.unpickler import MAX_BYTES, ByteSource, unpickle
 from converter.formats.torch.zip_archive import STORED, Record, read_directory, read_record
 from converter.tensors import itemsize
@@ -37,32 +44,46 @@ Extents = Mapping[str, tuple[int, int]]
 """Storage key → offset in the file, and bytes."""
 
 
-def is_torch_file(file: FileHandle, head: bytes) -> bool:
-    """Return whether `file` is a zip archive of a pickle, or starts with torch's magic number."""
-    if not head.startswith(b"PK"):
-        return (head[:1] == b"\x80" and _MAGIC_OPCODE in head[:32]) or _is_tar(file, head)
-    try:
-        return any(name.endswith("/data.pkl") for name in read_directory(file))
-    except FormatError:
-        return True  # it may be torch's: opening it reports the damage
+class TorchFormat(FileFormat):
+    """Reads every form of ``torch.save`` except the tar of 2016, writes the zip form.
 
-
-def open_torch_file(file: FileHandle) -> Reader:
-    """List the tensors of a torch file of any form.
-
-    Raise FormatError if it is damaged, inconsistent, hostile, or the unsupported tar of 2016.
+    The readers' metadata hold ``form`` (``zip`` or ``legacy``), and of a training checkpoint
+    ``wrapper`` (the key of the state dict) and ``ignored`` (other keys that hold tensors);
+    ``imports`` are names that a real unpickler would import, and no state dict needs.
     """
-    with closed_on_error(file):
-        head = file.read(0, min(64, file.size))
-        if head.startswith(b"PK"):
-            return _open_zip(file)
-        if _is_tar(file, head):
-            raise file.error(
-                "the tar form that torch wrote in 2016 is not supported",
-                remedy="load it with torch.load(…, weights_only=False) where you trust it, "
-                "and save it again with torch.save",
-            )
-        return _open_legacy(file)
+
+    name = "torch"
+    dtypes = DTYPES
+    supports_aliases = True
+
+    def matches(self, file: FileHandle, head: bytes) -> bool:
+        """Return whether it is a zip archive of a pickle, or starts with torch's magic number."""
+        if not head.startswith(b"PK"):
+            return (head[:1] == b"\x80" and _MAGIC_OPCODE in head[:32]) or _is_tar(file, head)
+        try:
+            return any(name.endswith("/data.pkl") for name in read_directory(file))
+        except FormatError:
+            return True  # it may be torch's: opening it reports the damage
+
+    def open(self, file: FileHandle) -> Reader:
+        """List the tensors; reads the zip directory and the pickle, or the legacy headers."""
+        with closed_on_error(file):
+            head = file.read(0, min(64, file.size))
+            if head.startswith(b"PK"):
+                return _open_zip(file)
+            if _is_tar(file, head):
+                raise file.error(
+                    "the tar form that torch wrote in 2016 is not supported",
+                    remedy="load it with torch.load(…, weights_only=False) where you trust it, "
+                    "and save it again with torch.save",
+                )
+            return _open_legacy(file)
+
+    def preallocate(self, spec: FileSpec) -> PreallocatedFile:
+        """Create a zip archive of a state dict; aliases share a storage, metadata are not kept."""
+        from converter.formats.torch.writer import create_archive
+
+        return create_archive(spec)
 
 
 def _open_zip(handle: FileHandle) -> Reader:
@@ -116,12 +137,9 @@ def _open_legacy(handle: FileHandle) -> Reader:
     unpickle(source, hooks)  # sizes of C types on the machine that wrote the file
     root = unpickle(source, hooks)
     listed = unpickle(source, hooks)
-    keys = (
-        [str(key) for key in listed if isinstance(key, str | int)]
-        if isinstance(listed, list)
-        else []
-    )
-    if not isinstance(listed, list) or len(keys) != len(listed) or len(set(keys)) != len(keys):
+    items = listed if isinstance(listed, list) else [None]
+    keys = [str(key) for key in items if isinstance(key, str | int)]
+    if len(keys) != len(items) or len(set(keys)) != len(keys):
         raise handle.error("the list of storages is malformed")
     extents = _locate_storages(handle, keys, hooks.storages, source.position)
     return _reader(handle, name_tensors(handle.path, root), hooks, extents, "little", "legacy")
@@ -215,3 +233,6 @@ def _stored_tensor(
 def _is_tar(file: FileHandle, head: bytes) -> bool:
     """Return whether it is the tar archive that torch wrote before version 0.1.10."""
     return head.startswith(_TAR_RECORDS) and file.size >= 512 and file.read(257, 5) == b"ustar"
+
+
+FORMAT: FileFormat = TorchFormat()

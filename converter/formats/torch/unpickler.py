@@ -210,10 +210,11 @@ class _Machine:
     def _unsigned(self, size: int) -> int:
         return int.from_bytes(self._take(size), "little")
 
-    # Numbers and strings
+    def _sized(self, size: int) -> bytes:
+        """Read a number of `size` bytes, and as many bytes as it says."""
+        return self._take(self._unsigned(size))
 
-    def _float_line(self) -> None:
-        self._push(float(self._source.line()))
+    # Numbers and strings
 
     def _int_line(self) -> None:
         text = self._source.line()
@@ -229,32 +230,18 @@ class _Machine:
             raise ValueError(f"an integer of {length} bytes")
         self._push(int.from_bytes(self._take(length), "little", signed=True))
 
-    def _binfloat(self) -> None:
-        self._push(struct.unpack(">d", self._take(8))[0])
-
-    def _text(self, size: int) -> None:
-        self._push(self._take(self._unsigned(size)).decode())
-
     def _old_text(self, size: int) -> None:
         """Push a string of Python 2: text, as torch assumes, or else bytes."""
-        data = self._take(self._unsigned(size))
+        data = self._sized(size)
         try:
             self._push(data.decode())
         except UnicodeDecodeError:
             self._push(data)
 
-    def _bytes(self, size: int) -> None:
-        self._push(self._take(self._unsigned(size)))
-
     # Collections
 
-    def _tuple(self, length: int) -> None:
-        values = [self._pop() for _ in range(length)]
-        self._push(tuple(reversed(values)))
-
-    def _append(self) -> None:
-        value = self._pop()
-        self._extend([value])
+    def _pop_many(self, count: int) -> list[object]:
+        return [self._pop() for _ in range(count)][::-1]
 
     def _extend(self, values: list[object]) -> None:
         target = self._top()
@@ -264,10 +251,6 @@ class _Machine:
             target.parts.extend(values)
         else:
             raise ValueError("items for an object that is not a list")
-
-    def _setitem(self) -> None:
-        value, key = self._pop(), self._pop()
-        self._set([key, value])
 
     def _set(self, values: list[object]) -> None:
         target = self._top()
@@ -345,18 +328,11 @@ class _Machine:
         elif isinstance(target, Global | list | tuple | str | bytes | int | float | None):
             raise ValueError("state for an object that has none")
 
-    def _persistent(self) -> None:
-        self._push(self._hooks.persistent(self._pop()))
-
 
 def _integer_from_text(text: bytes) -> int:
     if len(text) > 2 * _MAX_INTEGER:
         raise ValueError(f"an integer of {len(text)} digits")
     return int(text)
-
-
-def _frame(machine: _Machine) -> None:
-    machine._take(8)  # the frame length, a hint for prefetching
 
 
 def _proto(machine: _Machine) -> None:
@@ -367,7 +343,7 @@ def _proto(machine: _Machine) -> None:
 
 _OPERATIONS: dict[bytes, Callable[[_Machine], object]] = {
     b"\x80": _proto,
-    b"\x95": _frame,
+    b"\x95": lambda m: m._take(8),  # the frame length, a hint for prefetching
     b"(": lambda m: m._push(_MARK),
     b"0": lambda m: m._stack.pop(),
     b"1": lambda m: m._pop_to_mark(),
@@ -375,8 +351,8 @@ _OPERATIONS: dict[bytes, Callable[[_Machine], object]] = {
     b"N": lambda m: m._push(None),
     b"\x88": lambda m: m._push(True),
     b"\x89": lambda m: m._push(False),
-    b"F": _Machine._float_line,
-    b"G": _Machine._binfloat,
+    b"F": lambda m: m._push(float(m._source.line())),
+    b"G": lambda m: m._push(struct.unpack(">d", m._take(8))[0]),
     b"I": _Machine._int_line,
     b"L": _Machine._long_line,
     b"K": lambda m: m._push(m._unsigned(1)),
@@ -385,27 +361,27 @@ _OPERATIONS: dict[bytes, Callable[[_Machine], object]] = {
     b"\x8a": lambda m: m._long(1),
     b"\x8b": lambda m: m._long(4),
     b"V": lambda m: m._push(m._source.line().decode("raw-unicode-escape")),
-    b"\x8c": lambda m: m._text(1),
-    b"X": lambda m: m._text(4),
-    b"\x8d": lambda m: m._text(8),
+    b"\x8c": lambda m: m._push(m._sized(1).decode()),
+    b"X": lambda m: m._push(m._sized(4).decode()),
+    b"\x8d": lambda m: m._push(m._sized(8).decode()),
     b"U": lambda m: m._old_text(1),
     b"T": lambda m: m._old_text(4),
-    b"C": lambda m: m._bytes(1),
-    b"B": lambda m: m._bytes(4),
-    b"\x8e": lambda m: m._bytes(8),
-    b"\x96": lambda m: m._bytes(8),
+    b"C": lambda m: m._push(m._sized(1)),
+    b"B": lambda m: m._push(m._sized(4)),
+    b"\x8e": lambda m: m._push(m._sized(8)),
+    b"\x96": lambda m: m._push(m._sized(8)),
     b")": lambda m: m._push(()),
-    b"\x85": lambda m: m._tuple(1),
-    b"\x86": lambda m: m._tuple(2),
-    b"\x87": lambda m: m._tuple(3),
+    b"\x85": lambda m: m._push(tuple(m._pop_many(1))),
+    b"\x86": lambda m: m._push(tuple(m._pop_many(2))),
+    b"\x87": lambda m: m._push(tuple(m._pop_many(3))),
     b"t": lambda m: m._push(tuple(m._pop_to_mark())),
     b"]": lambda m: m._push([]),
     b"l": lambda m: m._push(m._pop_to_mark()),
-    b"a": _Machine._append,
+    b"a": lambda m: m._extend(m._pop_many(1)),
     b"e": lambda m: m._extend(m._pop_to_mark()),
     b"}": lambda m: m._push(Pairs()),
     b"d": _Machine._dict,
-    b"s": _Machine._setitem,
+    b"s": lambda m: m._set(m._pop_many(2)),
     b"u": lambda m: m._set(m._pop_to_mark()),
     b"\x8f": lambda m: m._push(Opaque("set")),
     b"\x90": lambda m: m._extend(m._pop_to_mark()),
@@ -425,7 +401,7 @@ _OPERATIONS: dict[bytes, Callable[[_Machine], object]] = {
     b"i": _Machine._inst,
     b"o": _Machine._obj,
     b"b": _Machine._build,
-    b"Q": _Machine._persistent,
+    b"Q": lambda m: m._push(m._hooks.persistent(m._pop())),
 }
 """All operations but ``STOP``, text ``STRING`` and ``PERSID``, extensions and out-of-band buffers,
 none of which torch writes."""

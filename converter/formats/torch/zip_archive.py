@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from converter.formats.file_handle import FETCH_AGAIN, MAX_TENSORS, FileHandle
 
@@ -49,10 +49,7 @@ class Record:
 
 
 def read_directory(handle: FileHandle) -> dict[str, Record]:
-    """Return all records by name, in archive order.
-
-    Raise FormatError if the archive is damaged, ambiguous, or of a kind that torch does not write.
-    """
+    """Return all records by name, in archive order, after checking that torch could write them."""
     start, size, count = _find_directory(handle)
     listed = _parse_directory(handle, handle.read(start, size), count)
     handle.prefetch(
@@ -81,10 +78,7 @@ def read_directory(handle: FileHandle) -> dict[str, Record]:
 
 
 def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
-    """Return the decompressed bytes of a small record.
-
-    Raise FormatError if they are more than `limit` or cannot be decompressed.
-    """
+    """Return the decompressed bytes of a record; raise FormatError if there are over `limit`."""
     if max(record.size, record.packed) > limit:
         raise handle.error(
             "record too long",
@@ -219,9 +213,7 @@ def _locate(handle: FileHandle, record: Record) -> Record:
             record.name,
             remedy=FETCH_AGAIN,
         )
-    return Record(
-        record.name, method, record.crc32, record.packed, record.size, record.header, data
-    )
+    return replace(record, data=data)
 
 
 def _widen(handle: FileHandle, name: str, extra: bytes, values: list[int]) -> list[int]:

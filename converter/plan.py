@@ -109,7 +109,6 @@ class Plan:
     classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Directory in the output (``""`` for itself) → framework → class that loads its file."""
     tables: Sequence[Architecture | Composite] = ()
-    """The mapping tables in use."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The options that decide what is written, for the manifest."""
 

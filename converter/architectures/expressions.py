@@ -15,7 +15,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 Scalar: TypeAlias = int | float | bool | str | None
 Value: TypeAlias = Scalar | tuple[Scalar, ...]
@@ -40,8 +40,10 @@ _ORDER: Mapping[type[ast.cmpop], Callable[[float, float], bool]] = {
 }
 
 
-def is_usable_number(value: float) -> bool:
-    """Return whether a number is finite and at most `2**53`."""
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is a finite number of at most `2**53`."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     return abs(value) <= _MAX_NUMBER
 
 
@@ -88,11 +90,7 @@ class Expression:
     def number(self, lookup: Callable[[str], Value]) -> float:
         """Return the value as a number; raise ExpressionError if it is not a number."""
         value = self.evaluate(lookup)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not is_usable_number(value)
-        ):
+        if not is_number(value):
             raise ExpressionError(f"{self.text!r} is {value!r}, not a number")
         return value
 
@@ -140,7 +138,7 @@ def _evaluate(node: ast.expr, lookup: Callable[[str], Value], text: str) -> Valu
         value = _evaluate(part, lookup, text)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ExpressionError(f"{text!r}: {ast.unparse(part)} is {value!r}, not a number")
-        if not is_usable_number(value):
+        if not is_number(value):
             raise ExpressionError(f"{text!r}: {ast.unparse(part)} is out of range")
         return value
 

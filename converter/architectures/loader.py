@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
+
+from msgspec import structs
 
 from converter.architectures.cross_references import check_references
 from converter.architectures.decoding import Decoder, split_sizes
-from converter.architectures.expressions import Expression, Value
+from converter.architectures.expressions import Expression
 from converter.architectures.name_patterns import NamePattern
 from converter.architectures.schema import (
     FRAMEWORKS,
@@ -42,37 +45,26 @@ def load_architecture(
     decoder = Decoder(file, conventions.dialects)
     table = decoder.struct(ArchitectureTable, data, "")
     rows = _RowLoader(decoder, conventions)
-    architecture = Architecture(
-        name=table.model_type,
-        title=table.title,
-        base_model_prefix=_base_model_prefix(decoder, table.base_model_prefix),
-        layers=table.layers,
-        init=table.init,
-        config={
-            **{key: _config_value(value) for key, value in table.config.items()},
+    names = {each.name for each in fields(Architecture)}
+    changed = {
+        "name": table.model_type,
+        "base_model_prefix": _base_model_prefix(decoder, table.base_model_prefix),
+        "config": {
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in table.config.items()},
             **dict.fromkeys(table.nullable),
         },
-        attributes=table.attributes,
-        modules=rows.load(table.modules, "modules"),
-        parts={name: rows.load(part, f"parts.{name}") for name, part in table.parts.items()},
-        heads={name: rows.load(head, f"heads.{name}") for name, head in table.heads.items()},
-        models={
+        "modules": rows.load(table.modules, "modules"),
+        "parts": {name: rows.load(part, f"parts.{name}") for name, part in table.parts.items()},
+        "heads": {name: rows.load(head, f"heads.{name}") for name, head in table.heads.items()},
+        "models": {
             name: _model(decoder, name, model, table.frameworks or FRAMEWORKS)
             for name, model in table.models.items()
         },
-        roles=table.roles,
-        ties={name: _tie(decoder, f"tied.{name}", tie) for name, tie in table.tied.items()},
-        ignore=table.ignore,
-        repeated=table.repeated,
-        unsupported=table.unsupported,
-        tokens=table.tokens,
-        languages=table.languages,
-        tokenizer=table.tokenizer,
-        cross_attention_init=table.cross_attention_init,
-        index_separator=table.index_separator,
-        detection=table.detection,
-        sha256=sha256,
-    )
+        "ties": {name: _tie(decoder, f"tied.{name}", tie) for name, tie in table.tied.items()},
+        "sha256": sha256,
+    }
+    unchanged = {k: v for k, v in structs.asdict(table).items() if k in names}
+    architecture = Architecture(**{**unchanged, **changed})
     if architecture.languages:
         _check_languages(decoder, architecture.languages)
     decoder.problems += check_references(architecture, file)
@@ -263,11 +255,6 @@ def _base_model_prefix(decoder: Decoder, value: Any) -> Mapping[str, str]:
                 decoded[key] = decoder.value(str, name, f"base_model_prefix.{key}")
         return decoded
     return dict.fromkeys(decoder.dialects, decoder.value(str, value, "base_model_prefix"))
-
-
-def _config_value(value: Any) -> Value:
-    """Return a configuration field's default as expressions see it."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _model(

@@ -92,16 +92,20 @@ def check_models(
 
 def _dead(architecture: Architecture, names: set[str], file: str) -> Iterator[Problem]:
     """Yield entries that apply to no tensor of any model."""
-    repeated = [
-        (f"repeated.{dialect}.{layer}", pattern)
+    entries = [
+        (f"repeated.{dialect}.{layer}", pattern, f"lists {str(pattern)!r}, which no model has")
         for dialect, layers in architecture.repeated.items()
         for layer, patterns in layers.items()
         for pattern in patterns
     ]
-    for place, pattern in repeated:
+    entries += [
+        (f"tied.{name}", NamePattern(name), "ties a tensor that no model has")
+        for name in architecture.ties
+    ]
+    for place, pattern, what in entries:
         if not any(pattern.match(param) is not None for param in names):
             yield Problem(
-                f"lists {str(pattern)!r}, which no model has",
+                what,
                 file,
                 place,
                 expected="the canonical name of a tensor of some row",
@@ -110,16 +114,6 @@ def _dead(architecture: Architecture, names: set[str], file: str) -> Iterator[Pr
             )
     if CROSS_ATTENTION in architecture.parts and architecture.cross_attention_init:
         yield from _unused_init_rules(architecture.cross_attention_init, names, file)
-    for name in architecture.ties:
-        if not any(NamePattern(name).match(param) is not None for param in names):
-            yield Problem(
-                "ties a tensor that no model has",
-                file,
-                f"tied.{name}",
-                expected="the canonical name of a tensor of some row",
-                found="none of that name",
-                remedy="Correct the name, or remove the tie.",
-            )
 
 
 def _unused_init_rules(

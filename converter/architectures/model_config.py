@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from converter.architectures.expressions import Expression, ExpressionError, Value, is_usable_number
+from converter.architectures.expressions import Expression, ExpressionError, Value, is_number
 from converter.architectures.schema import Architecture
 from converter.errors import ConfigError, Problem
 from converter.file_names import CONFIG
@@ -100,11 +100,7 @@ class ModelConfig:
     def number(self, expression: Expression, places: Places = MappingProxyType({})) -> float:
         """Return the value of `expression`; raise ConfigError if it is not a finite number."""
         value = self.evaluate(expression, places)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not is_usable_number(value)
-        ):
+        if not is_number(value):
             raise self._error(str(expression), "a number", value)
         return value
 

@@ -173,7 +173,6 @@ class ModelSpec:
     repeated: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     """Dialect → layer → names of other layers' tensors that files repeat there."""
     missing_parts: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Dialect → parts whose tensors its files do not hold."""
 
     @cached_property
     def by_name(self) -> dict[str, ParamSpec]:

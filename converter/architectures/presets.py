@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from converter.architectures.decoding import Decoder, parse_toml
@@ -13,17 +12,7 @@ from converter.file_names import tables_directory
 _FILE = "_presets.toml"
 
 
-class _PresetEntry(Entry, frozen=True):
-    paper: str
-    encoder: str
-    decoder: str
-    random: tuple[Literal["encoder", "decoder"], ...] = ()
-    share: bool = False
-    set: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Preset:
+class Preset(Entry, frozen=True):
     """A published setup."""
 
     name: str
@@ -31,22 +20,21 @@ class Preset:
     encoder: str
     """The ``model_type`` that the paper used."""
     decoder: str
-    random: tuple[str, ...]
+    random: tuple[Literal["encoder", "decoder"], ...] = ()
     """The submodels whose weights are all newly initialized."""
-    share: bool
-    settings: tuple[str, ...]
+    share: bool = False
+    set: tuple[str, ...] = ()
     """Configuration fields, ``encoder.KEY=VALUE`` or ``decoder.KEY=VALUE``."""
 
 
 def load_presets() -> dict[str, Preset]:
     """Return all presets by name; raise TableError if the file breaks a rule."""
     decoder = Decoder(f"mappings/{_FILE}")
-    presets = {}
-    for name, data in parse_toml((tables_directory() / _FILE).read_bytes(), _FILE).items():
-        entry = decoder.struct(_PresetEntry, data, name)
-        presets[name] = Preset(
-            name, entry.paper, entry.encoder, entry.decoder, entry.random, entry.share, entry.set
-        )
+    tables = parse_toml((tables_directory() / _FILE).read_bytes(), _FILE)
+    presets = {
+        name: decoder.struct(Preset, {**decoder.table(data, name), "name": name}, name)
+        for name, data in tables.items()
+    }
     decoder.raise_if_problems()
     return presets
 

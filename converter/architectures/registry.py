@@ -148,9 +148,9 @@ class ArchitectureRegistry:
                         "is not a table",
                         file,
                         "extends",
-                        expected=", ".join(self.names),
-                        found=parent,
-                        remedy="Correct the name.",
+                        ", ".join(self.names),
+                        parent,
+                        "Correct the name.",
                     )
                 ],
             )

@@ -28,7 +28,6 @@ class Condition:
     place: str
     expression: Expression
     path: tuple[str, ...] = ()
-    """Placeholders that it may depend on."""
 
 
 def base_config(architecture: Architecture) -> ModelConfig | None:

@@ -25,7 +25,6 @@ CROSS_ATTENTION = "cross_attention"
 """The part that only a decoder with cross-attention has."""
 
 Framework = Annotated[str, "framework"]
-"""One of `FRAMEWORKS`."""
 
 DialectName = Annotated[str, "dialect"]
 """One of the dialects of ``_dialects.toml``."""
@@ -90,7 +89,6 @@ class Param:
     init: str
     """``normal`` (the architecture's own rule), ``zeros`` or ``ones``."""
     layouts: Mapping[str, ParamLayout]
-    """Dialect → name and axes."""
     dtype: str = ""
     """The dtype when newly initialized, if not that of the model."""
 
@@ -129,7 +127,6 @@ class ModuleEntry:
     sizes: tuple[Expression, ...]
     when: Expression | None = None
     omitted: frozenset[str] = frozenset()
-    """Parameters of the layer type that this module lacks."""
     init: Init | None = None
     """The rule for the first parameter, if not the architecture's."""
     paths: Mapping[str, NamePattern] = field(default_factory=dict)
@@ -139,7 +136,6 @@ class ModuleEntry:
     aliases: Mapping[str, tuple[NamePattern, ...]] = field(default_factory=dict)
     """Dialect → other paths, read but never written."""
     not_in: frozenset[str] = frozenset()
-    """Dialects that have no name for the module."""
 
 
 class RowOptions(Entry, frozen=True):
@@ -186,7 +182,6 @@ class ModelClass:
     parts: tuple[str, ...]
     heads: tuple[str, ...]
     classes: Mapping[str, str]
-    """Framework → name of the class there."""
     missing_parts: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Framework → parts that its class lacks although another framework's has them."""
 
@@ -213,9 +208,7 @@ class Role(Entry, frozen=True):
     config: Mapping[str, Any] = {}
     """Fields that the configuration must have in this role."""
     composite: str = "encoder-decoder"
-    """The composite that an encoder is used in."""
     note: str | None = None
-    """A note for users who compose it."""
 
 
 class Token(Entry, frozen=True):
@@ -408,7 +401,6 @@ class Architecture:
     """Dialect → index separator, where it is not the dialect's."""
     detection: Detection | None = None
     sha256: str = ""
-    """Of the table's file, for the manifest."""
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,7 @@ class _Module:
     """The tensors of one module, layers folded."""
 
     path: str
-    """With placeholders for numbers."""
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Parameter → shape."""
 
 
 def draft(source: str | Path, config: str | Path | None = None) -> str:

@@ -76,7 +76,7 @@ def _all(registry: ArchitectureRegistry) -> Families:
                 "decoder": preset.decoder,
                 "random": list(preset.random),
                 "share": preset.share,
-                "set": list(preset.settings),
+                "set": list(preset.set),
             }
             for name, preset in load_presets().items()
         },

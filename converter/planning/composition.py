@@ -54,13 +54,10 @@ class ComposeSettings:
     """What `compose` does with each submodel, the preset taken into account."""
 
     references: Mapping[str, Reference]
-    """Submodel → its checkpoint."""
     configs: Mapping[str, Reference | None]
-    """Submodel → its configuration, if given."""
     random: frozenset[str]
     """The submodels whose weights are all newly initialized."""
     share: bool
-    """If true, the submodels share their weights."""
     layers: Mapping[str, str]
     """Submodel → which of its layers, if not all."""
     resized: bool
@@ -76,7 +73,7 @@ class ComposeSettings:
         """Return what options ask for; raise UsageError if they contradict each other."""
         preset = get_preset(options.preset) if options.preset else None
         random = {*options.random, *(preset.random if preset else ())}
-        changes = parse_settings((*(preset.settings if preset else ()), *options.set), SUBMODELS)
+        changes = parse_settings((*(preset.set if preset else ()), *options.set), SUBMODELS)
         settings = cls(
             references={"encoder": options.encoder, "decoder": options.decoder},
             configs={"encoder": options.encoder_config, "decoder": options.decoder_config},

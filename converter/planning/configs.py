@@ -88,7 +88,6 @@ class GenerationSettings:
     settings: Mapping[str, Any]
     """Every other setting that differs from its default."""
     file: str
-    """The file that they come from."""
 
     @classmethod
     def of(

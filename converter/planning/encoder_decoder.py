@@ -42,11 +42,8 @@ class Submodel:
     source: SourceModel
     role: Role
     model: ModelClass
-    """The class of the submodel."""
     parts: tuple[str, ...]
-    """The parts of the submodel."""
     random: bool
-    """Whether all its weights are newly initialized."""
 
     @property
     def dtype(self) -> str:
@@ -61,7 +58,6 @@ class EncoderDecoderPair:
     composite: Composite
     submodels: tuple[Submodel, Submodel]
     spec: ModelSpec
-    """Every parameter of the composite."""
     matched: Mapping[str, SourceTensor]
     """Canonical name in the composite → the tensor with its values."""
     duplicates: Mapping[str, tuple[SourceTensor, ...]]

@@ -43,9 +43,7 @@ class OutputModel:
     classes: Mapping[str, str]
     """Framework → class that loads its file."""
     frameworks: Sequence[str]
-    """The frameworks to write for."""
     config: Mapping[str, Any]
-    """Its ``config.json``."""
     submodel: str = ""
     """Prefix of its tensors in the plan, and its directory in the output."""
 
@@ -131,7 +129,6 @@ class WeightFiles:
     indexes: Mapping[str, bytes]
     """The indexes of sharded formats, by file name."""
     notes: tuple[str, ...]
-    """What the user should know about them."""
 
 
 def plan_files(
@@ -201,11 +198,11 @@ def _shards(file: OutputFile, limit: int) -> Iterator[OutputFile]:
         metadata = {"scope": metadata["scope"], "layout": "flat"}
     for number, entries in enumerate(groups, 1):
         names = {entry.spec.name for entry in entries}
-        yield OutputFile(
+        yield replace(
+            file,
             path=f"{stem}-{number:05d}-of-{len(groups):05d}{dot}{suffix}",
-            framework=file.framework,
-            file_format=file.file_format,
             entries=entries,
+            repeated={},
             aliases={alias: name for alias, name in file.aliases.items() if name in names},
             metadata=metadata,
         )

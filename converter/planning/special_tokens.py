@@ -22,7 +22,6 @@ _NAMES: Mapping[str, tuple[str, ...]] = {"start": (), "end": ("eos",), "pad": ("
 
 _DEFAULT = "the architecture's vocabulary"
 _MAX_CHOICES = 6
-"""How many candidates a message lists."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,6 @@ class SpecialTokens:
     forced: int | None = None
     """The token that every output must start with, if the tokenizer alone states it."""
     notes: tuple[str, ...] = ()
-    """What the user should know."""
 
     def with_forced(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return generation settings with the forced first token."""

@@ -86,7 +86,6 @@ class CrossAttentionInit:
     copied: Mapping[str, SourceTensor] = field(default_factory=dict)
     """Canonical name → the tensor that it is a copy of."""
     notes: tuple[str, ...] = ()
-    """What the user should know."""
 
 
 def init_cross_attention(

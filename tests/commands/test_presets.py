@@ -55,7 +55,7 @@ def test_a_preset_initializes_and_shares_what_the_paper_does(name: str, tmp_path
         else:
             assert all("cross" in tensor for tensor in own & initialized)
     assert bool(config.get("tie_encoder_decoder")) == recipe.share
-    if recipe.settings:
+    if recipe.set:
         assert config["decoder"]["num_hidden_layers"] == 6
         assert config["decoder"]["intermediate_size"] == 2048
 

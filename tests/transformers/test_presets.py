@@ -51,7 +51,7 @@ def composed(
     home, actual = tmp_path_factory.mktemp("recipes"), {}
     for name, recipe in load_presets().items():
         encoder, decoder = _sources(source_cache, recipe)
-        small = ["decoder.num_attention_heads=4"] if recipe.settings else []
+        small = ["decoder.num_attention_heads=4"] if recipe.set else []
         actual[name] = home / name
         converter.compose(encoder, decoder, actual[name], preset=name, set=small)
     return actual

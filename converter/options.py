@@ -274,9 +274,7 @@ class InspectOptions(CheckedOptions):
     config: Reference | None = _config("the source")
     mapping: Sequence[Reference] = _mapping()
     progress: Progress | None = option(
-        None,
-        "Called with the bytes read so far, the total, and the tensor.",
-        kind="callback",
+        None, "Called with the bytes read so far, the total, and the tensor.", kind="callback"
     )
 
 
@@ -331,9 +329,7 @@ class DiffOptions(CheckedOptions):
     mapping: Sequence[Reference] = _mapping()
     jobs: int | None = _jobs()
     progress: Progress | None = option(
-        None,
-        "Called with the bytes compared so far, the total, and the tensor.",
-        kind="callback",
+        None, "Called with the bytes compared so far, the total, and the tensor.", kind="callback"
     )
 
 

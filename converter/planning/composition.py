@@ -15,13 +15,7 @@ from converter.checkpoint.opening import Checkpoint, open_config, open_files
 from converter.errors import CheckpointError, UnsupportedError, UsageError
 from converter.file_names import GENERATION_CONFIG
 from converter.models.source_model import SourceModel, detect_model_type, select_submodel
-from converter.options import (
-    SUBMODELS,
-    ComposeOptions,
-    Reference,
-    apply_overrides,
-    parse_settings,
-)
+from converter.options import SUBMODELS, ComposeOptions, Reference, apply_overrides, parse_settings
 from converter.plan import Plan
 from converter.planning.compatibility import pair_warnings, supported_frameworks
 from converter.planning.configs import (

@@ -43,10 +43,7 @@ class _CardSource:
 
 
 def make_model_card(
-    plan: Plan,
-    existing: bytes | None,
-    options: OutputOptions,
-    sources: Sequence[InputModel],
+    plan: Plan, existing: bytes | None, options: OutputOptions, sources: Sequence[InputModel]
 ) -> bytes:
     """Return the model card of an output: the user's, an existing handwritten one, or a new one.
 

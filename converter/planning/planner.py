@@ -22,13 +22,7 @@ from converter.file_names import (
 from converter.formats.registry import get_format
 from converter.models.source_model import MatchedCheckpoint
 from converter.options import OutputOptions
-from converter.plan import (
-    FileEntry,
-    OutputFile,
-    Plan,
-    SourceTensor,
-    TargetTensor,
-)
+from converter.plan import FileEntry, OutputFile, Plan, SourceTensor, TargetTensor
 from converter.safe_json import to_json
 from converter.tensors import Rearrangement, TensorSpec
 

@@ -1,4 +1,4 @@
-"""Conversion of decoded TOML files to `Architecture`, `Composite` and `Conventions`."""
+"""Conversion of decoded TOML files to `Architecture`, `Composite`, `Conventions` and `Preset`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import structs
 
 from converter.architectures.cross_references import check_references
-from converter.architectures.decoding import Decoder, split_sizes
+from converter.architectures.decoding import Decoder, parse_toml, split_sizes
 from converter.architectures.expressions import Expression
 from converter.architectures.name_patterns import NamePattern
 from converter.architectures.schema import (
@@ -29,12 +29,16 @@ from converter.architectures.schema import (
     Param,
     ParamLayout,
     ParamOptions,
+    Preset,
     RowOptions,
     Tie,
     TieOptions,
 )
+from converter.errors import UsageError
+from converter.file_names import tables_directory
 from converter.tensors import Axes
 
+_PRESETS = "_presets.toml"
 _CLASS_PREFIX = {"pytorch": "", "tensorflow": "TF", "flax": "Flax"}
 
 
@@ -305,3 +309,23 @@ def _check_languages(decoder: Decoder, languages: LanguageCodes) -> None:
     text = languages.format
     if text.count("{}") != 1 or set(text.replace("{}", "")) & {"{", "}"}:
         decoder.add_problem("languages.format", "must have one {} for the language", "{}", text)
+
+
+def load_presets() -> dict[str, Preset]:
+    """Return all presets by name; raise TableError if the file breaks a rule."""
+    decoder = Decoder(f"mappings/{_PRESETS}")
+    tables = parse_toml((tables_directory() / _PRESETS).read_bytes(), _PRESETS)
+    presets = {
+        name: decoder.struct(Preset, {**decoder.table(data, name), "name": name}, name)
+        for name, data in tables.items()
+    }
+    decoder.raise_if_problems()
+    return presets
+
+
+def get_preset(name: str) -> Preset:
+    """Return the preset called `name`; raise UsageError if it does not exist."""
+    presets = load_presets()
+    if name not in presets:
+        raise UsageError(f"preset: {name!r} is not a preset", remedy="Known: " + ", ".join(presets))
+    return presets[name]

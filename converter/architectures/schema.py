@@ -417,3 +417,18 @@ class Composite:
     unsupported: Mapping[str, UnsupportedConfig] = field(default_factory=dict)
     """Pairs that some frameworks' classes do not support."""
     sha256: str = ""
+
+
+class Preset(Entry, frozen=True):
+    """A published setup."""
+
+    name: str
+    paper: str
+    encoder: str
+    """The ``model_type`` that the paper used."""
+    decoder: str
+    random: tuple[Literal["encoder", "decoder"], ...] = ()
+    """The submodels whose weights are all newly initialized."""
+    share: bool = False
+    set: tuple[str, ...] = ()
+    """Configuration fields, ``encoder.KEY=VALUE`` or ``decoder.KEY=VALUE``."""

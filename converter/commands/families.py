@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from converter.architectures.cross_references import groups
+from converter.architectures.loader import load_presets
 from converter.architectures.model_spec import ParamNamer
-from converter.architectures.presets import load_presets
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS, Architecture, Composite, ModuleEntry, Role
 from converter.errors import UsageError

@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from converter.architectures.loader import get_preset
 from converter.architectures.model_config import ModelConfig
-from converter.architectures.presets import Preset, get_preset
 from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.schema import Preset
 from converter.checkpoint.opening import Checkpoint, open_config, open_files
 from converter.errors import CheckpointError, UnsupportedError, UsageError
 from converter.file_names import GENERATION_CONFIG

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from converter.architectures.presets import load_presets
+from converter.architectures.loader import load_presets
 from converter.commands.compose import compose
 from converter.commands.convert import convert
 from converter.commands.split import split

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from converter.architectures.presets import load_presets
+from converter.architectures.loader import load_presets
 from converter.cli import COMMANDS
 from tests.factories import bundled_registry
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file
 
 from converter import UsageError, compose
-from converter.architectures.presets import load_presets
+from converter.architectures.loader import load_presets
 from converter.cli import commands
 from tests.factories import make
 from tests.reading import FILES, config_of, manifest_of, values

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from converter.architectures.presets import load_presets
+from converter.architectures.loader import load_presets
 from converter.cli import commands
 from converter.options import INIT_RULES
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import converter
-from converter.architectures.presets import Preset, load_presets
+from converter.architectures.loader import load_presets
+from converter.architectures.schema import Preset
 from tests.environments import TRANSFORMERS_5, interpreter
 from tests.reading import FILES, values
 from tests.transformers.oracle import check, inputs

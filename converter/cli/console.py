@@ -59,13 +59,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 def print_result(text: str) -> None:
-    """Print a result.
-
-    Raises:
-        OutputError: if standard output cannot be written, as on a full disk.
-        BrokenPipeError: if the reader has gone.
-
-    """
+    """Print a result; raise OutputError if that cannot be written, as on a full disk."""
     try:
         click.echo(text, nl=not text.endswith("\n"), color=colors(sys.stdout))
     except BrokenPipeError:
@@ -77,22 +71,12 @@ def print_result(text: str) -> None:
 
 
 def emit_json(document: Any) -> None:
-    """Print the one JSON document of a run.
-
-    Raises:
-        OutputError, BrokenPipeError: as `print_result`.
-
-    """
+    """Print the one JSON document of a run."""
     print_result(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def print_message(text: str, style: str = "") -> None:
-    """Print a message to standard error, if that can be written, in one of the styles.
-
-    Raises:
-        BrokenPipeError: if the reader has gone.
-
-    """
+    """Print a message to standard error, if that can be written, in one of the styles."""
     head, colon, rest = text.partition(":") if style else (text, "", "")
     styled = click.style(printable(head + colon), **_STYLES[style]) + printable(rest)
     try:

@@ -23,15 +23,9 @@ _TRACEBACK = "CONVERTER_TRACEBACK"
 
 
 def run_with_error_handling(call: Callable[[], object], json: bool) -> int:
-    """Run `call`, print any error, and return the exit code.
+    """Run `call`, print any error, as a JSON document if `json`, and return the exit code.
 
-    Args:
-        call: what to run; it returns an exit code, or anything else for success.
-        json: if true, standard output holds a JSON document also when `call` fails.
-
-    Returns:
-        0 done, 1 failed, 2 wrong usage, 130 interrupted; or what `call` returned.
-
+    That is 0 done, 1 failed, 2 wrong usage, 130 interrupted; or the number that `call` returned.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is not an error

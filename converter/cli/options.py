@@ -242,12 +242,7 @@ def command(
 ) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a function a command with the arguments and options that a dataclass declares.
 
-    Args:
-        name: of the command.
-        declared: a dataclass of `converter.options`.
-        epilog: examples, and what else follows the options in the help.
-        extra: options that only the command line has.
-
+    The help ends with `epilog`; only the command line has the options `extra`.
     """
     options = [each for each in options_of(declared).values() if each.in_cli]
     params: list[click.Parameter] = [click_argument(each) for each in options if each.is_argument]

@@ -68,12 +68,7 @@ def command(summary: str | None, json: bool, dry_run: bool, **values: Any) -> in
 
 
 def _write(path: Path, summary: RunSummary | None) -> None:
-    """Write the summary atomically; without one, only check that this is possible.
-
-    Raises:
-        OutputError: if it cannot be written.
-
-    """
+    """Write the summary atomically; without one, only check that this is possible."""
     from converter.errors import OutputError
     from converter.safe_json import to_json
 
@@ -116,12 +111,7 @@ def _signals() -> Iterator[Callable[[], bool]]:
 def _show(
     planning: bool,
 ) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[JobResult], None]]]:
-    """Show a line for each job that ends, and a progress bar on terminals.
-
-    Args:
-        planning: if true, the lines are the result, on standard output.
-
-    """
+    """Show a progress bar on terminals and each job that ends, as the result if `planning`."""
     ended = total = 0
     bar: Any = None
     if is_terminal(sys.stderr) and not planning:

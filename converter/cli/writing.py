@@ -42,13 +42,7 @@ WRITING: tuple[click.Parameter, ...] = (
 
 
 def write(function: Callable[..., WriteResult], values: dict[str, Any]) -> None:
-    """Run `compose`, `convert` or `split`, then push the result if asked to, and print it.
-
-    Args:
-        function: the function of the command.
-        values: the options of the command line, those of `WRITING` and `PUSH` included.
-
-    """
+    """Run a command with the options of the command line, push the result on request, print it."""
     json, quiet, recipe = (values.pop(name) for name in ("json", "quiet", "save_recipe"))
     push = _pop_push_options(values)
     if recipe is not None:
@@ -60,12 +54,7 @@ def write(function: Callable[..., WriteResult], values: dict[str, Any]) -> None:
 
 
 def _pop_push_options(values: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of `PUSH` out of `values`; `push` is called ``repo_id`` then.
-
-    Raises:
-        click.UsageError: if there are some without ``--push``, or if OUTPUT cannot be pushed.
-
-    """
+    """Remove the options of `PUSH` from `values`; return them, with `push` as ``repo_id``."""
     repo_id = values.pop("push", None)
     options = {each.name: values.pop(each.name, None) for each in _PUSH_OPTIONS}
     unused = [each.flag for each in _PUSH_OPTIONS if options[each.name]]
@@ -96,13 +85,7 @@ def _save_recipe(path: Path, values: dict[str, Any], push: dict[str, Any]) -> No
 def verify_and_push(
     result: WriteResult, push: dict[str, Any], mapping: Sequence[str]
 ) -> PushResult | None:
-    """Verify what was written and push it; see `converter.verified_push`.
-
-    Raises:
-        VerificationError: if the result is not correct; nothing is sent then.
-        OutputError: if the Hub refuses.
-
-    """
+    """Verify what was written and push it; see `converter.verified_push`."""
     if not push or not result.written:
         return None
     from converter.verified_push import verify_for_push

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from converter.architectures.expressions import Expression
-from converter.architectures.name_patterns import NamePattern
+from converter.architectures.expressions import Expression, NamePattern
 from converter.architectures.schema import CROSS_ATTENTION, FRAMEWORKS, Architecture, ModuleEntry
 from converter.errors import Problem
 

@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
-from converter.architectures.expressions import Expression
-from converter.architectures.name_patterns import NamePattern
+from converter.architectures.expressions import Expression, NamePattern
 from converter.architectures.schema import FRAMEWORKS, Entry, Init
 from converter.errors import Problem, TableError
 from converter.tensors import Axes

@@ -10,8 +10,7 @@ from msgspec import structs
 
 from converter.architectures.cross_references import check_references
 from converter.architectures.decoding import Decoder, parse_toml, split_sizes
-from converter.architectures.expressions import Expression
-from converter.architectures.name_patterns import NamePattern
+from converter.architectures.expressions import Expression, NamePattern
 from converter.architectures.schema import (
     FRAMEWORKS,
     Architecture,

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 
 from converter.architectures.cross_references import groups
+from converter.architectures.expressions import NamePattern
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder, ParamSpec
-from converter.architectures.name_patterns import NamePattern
 from converter.architectures.schema import (
     CROSS_ATTENTION,
     Architecture,

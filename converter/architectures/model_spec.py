@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from converter.architectures.expressions import Expression, ExpressionError, Value
+from converter.architectures.expressions import Expression, ExpressionError, NamePattern, Value
 from converter.architectures.model_config import ModelConfig, Places
-from converter.architectures.name_patterns import NamePattern
 from converter.architectures.schema import (
     Architecture,
     Composite,

@@ -14,8 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from converter.architectures.expressions import Expression, Value
-from converter.architectures.name_patterns import NamePattern
+from converter.architectures.expressions import Expression, NamePattern, Value
 from converter.tensors import Axes
 
 FRAMEWORKS = ("pytorch", "tensorflow", "flax")

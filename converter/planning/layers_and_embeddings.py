@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 
 from converter.architectures.cross_references import groups
+from converter.architectures.expressions import NamePattern
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpecBuilder
-from converter.architectures.name_patterns import NamePattern
 from converter.architectures.schema import Architecture, Conventions
 from converter.errors import ConfigError, UnsupportedError, UsageError
 from converter.models.key_matching import missing_params

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from converter.architectures.name_patterns import NamePattern
+from converter.architectures.expressions import NamePattern
 
 LITERALS = st.text(alphabet="ab.:/_*+?[]()\\^$|-0", max_size=6)
 

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from converter import convert, inspect
-from converter.architectures.name_patterns import NamePattern
+from converter.architectures.expressions import NamePattern
 from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
 from converter.errors import CheckpointError, MatchError, TableError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from converter.errors import CheckpointError, MatchError, Problem
+from converter.errors import CheckpointError, MatchError
 from converter.execution.file_writer import FileWriter, reporting_write_errors
 from converter.execution.resume import (
     Journal,
@@ -97,16 +97,12 @@ _log = logging.getLogger(__name__)
 
 _MAX_JOBS = 4
 """Threads; more only wait for the disk and the interpreter."""
-
 _BUFFERS = 4
 """Block-sized buffers of a thread: as stored, canonical, cast, as written."""
-
 _MIN_BLOCK, _MAX_BLOCK = 1 << 20, 16 << 20
 """Bytes of a block. Most tensors fit the larger and are written in one piece."""
-
 _WORKING = 160 << 20
 """Bytes of all buffers; more bring no speed, only a larger process."""
-
 _BIG = 1 / 16
 """Share of all bytes above which a tensor is copied first, so that no thread ends with it alone."""
 
@@ -170,8 +166,8 @@ def execute(
         for writer, file in zip(writers, plan.files, strict=True):
             for entry in file.entries:
                 outputs[entry.tensor].append((writer, entry))
-        results, problems = _run(plan, outputs, jobs, block, progress, journal)
-        if problems:
+        results = _run(plan, outputs, jobs, block, progress, journal)
+        if problems := [problem for result in results.values() for problem in result.problems]:
             raise MatchError("The sources contain contradictory copies of tensors.", problems)
         for writer in writers:
             writer.finalize()
@@ -210,8 +206,8 @@ def _run(
     block: int,
     progress: Progress | None,
     journal: Journal | None,
-) -> tuple[dict[str, TensorResult], list[Problem]]:
-    """Copy the tensors with `jobs` threads; return their results and problems in plan order."""
+) -> dict[str, TensorResult]:
+    """Copy the tensors with `jobs` threads; return their results in plan order."""
     stop = threading.Event()
     queue = _Queue(_reading_order(plan.tensors))
     workers = [Worker(number, outputs, block, stop, journal) for number in range(jobs)]
@@ -220,17 +216,15 @@ def _run(
             pending = {pool.submit(worker.run, queue) for worker in workers}
             while pending:
                 done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
-                failures = [error for future in done if (error := future.exception())]
-                for error in failures:
-                    if not isinstance(error, Stopped):
+                for error in (future.exception() for future in done):
+                    if error is not None and not isinstance(error, Stopped):
                         raise error
                 if progress is not None:
                     progress(sum(w.bytes_done for w in workers), plan.nbytes, queue.current)
         finally:
             stop.set()
     unordered = {name: result for worker in workers for name, result in worker.results.items()}
-    results = {t.spec.name: unordered[t.spec.name] for t in plan.tensors}
-    return results, [problem for result in results.values() for problem in result.problems]
+    return {tensor.spec.name: unordered[tensor.spec.name] for tensor in plan.tensors}
 
 
 class _Queue(Iterator[TargetTensor]):

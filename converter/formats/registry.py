@@ -28,10 +28,7 @@ def get_format(name: str) -> FileFormat:
 
 
 def detect_format(source: Path | FileHandle) -> FileFormat:
-    """Return the format of a file, decided by its content.
-
-    Raise CheckpointError if the file cannot be read; raise FormatError if no format matches.
-    """
+    """Return the format of a file by its content; raise FormatError if none matches."""
     if isinstance(source, Path):
         with closing(LocalFile(source)) as file:
             return detect_format(file)
@@ -50,8 +47,7 @@ def detect_format(source: Path | FileHandle) -> FileFormat:
 def open_file(source: Path | FileHandle) -> Reader:
     """Open a file in the format that it has; the reader closes it.
 
-    Raise CheckpointError if it cannot be read; raise FormatError if no format matches, or it is
-    damaged, truncated, inconsistent or hostile.
+    Raise CheckpointError if it cannot be read; FormatError as `detect_format` and the format.
     """
     file = LocalFile(source) if isinstance(source, Path) else source
     with closed_on_error(file):

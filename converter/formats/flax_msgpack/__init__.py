@@ -54,4 +54,3 @@ def _starts_with_text(head: bytes) -> bool:
 
 
 FORMAT: FileFormat = FlaxMsgpackFormat()
-"""Flax msgpack files, as ``converter.formats.registry`` finds them."""

@@ -217,12 +217,8 @@ class _Tree(MsgpackScanner):
         """Check that a map or list of that many entries fits file, limit and depth."""
         least = token.size * (2 if token.kind == "map" else 1)
         if least > self.remaining:
-            raise self.error(
-                name,
-                "more entries than the file can hold",
-                f"at least {least} bytes",
-                f"{self.remaining} bytes",
-            )
+            expected, found = f"at least {least} bytes", f"{self.remaining} bytes"
+            raise self.error(name, "more entries than the file can hold", expected, found)
         self._entries += token.size
         if self._entries > MAX_ENTRIES:
             raise self.error(name, "too many entries", f"up to {MAX_ENTRIES}")
@@ -285,12 +281,8 @@ class _Tree(MsgpackScanner):
         spec = checked_spec(self.handle.path, name, dtype, shape)
         values = self.next(name)
         if values.kind not in ("bin", "str") or values.size != spec.nbytes:
-            raise self.error(
-                name,
-                "shape and values disagree",
-                f"{spec.nbytes} bytes for {spec.describe()}",
-                values,
-            )
+            expected, found = f"{spec.nbytes} bytes for {spec.describe()}", values
+            raise self.error(name, "shape and values disagree", expected, found)
         return ArrayLeaf(dtype, spec.shape, self.position, values.size)
 
     def _dtype(self, name: str) -> str:
@@ -354,12 +346,8 @@ def _chunked(file: FileHandle, name: str, node: dict[str, Node]) -> StoredTensor
         segments.append(Segment(done, chunk.offset, chunk.nbytes))
         done += chunk.nbytes
     if done != spec.nbytes:
-        raise file.error(
-            "the chunks of an array do not fill its shape",
-            name,
-            f"{spec.nbytes} bytes for {spec.describe()}",
-            f"{done} bytes",
-        )
+        expected, found = f"{spec.nbytes} bytes for {spec.describe()}", f"{done} bytes"
+        raise file.error("the chunks of an array do not fill its shape", name, expected, found)
     return ContiguousTensor(spec, file, segments)
 
 

@@ -42,4 +42,3 @@ class KerasHdf5Format(FileFormat):
 
 
 FORMAT: FileFormat = KerasHdf5Format()
-"""Keras HDF5 files, as ``converter.formats.registry`` finds them."""

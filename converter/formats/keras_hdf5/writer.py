@@ -33,7 +33,7 @@ def create_hdf5(spec: FileSpec) -> PreallocatedFile:
 
     A layer of ``repeated`` lists tensors of other layers too: a stand-alone TF model with a head
     reports embeddings as missing unless its head lists them. Raise ValueError for names or metadata
-    that the layout cannot express; raise OSError if the file cannot be created.
+    that the layout cannot express; OSError if the file cannot be created.
     """
     tensors, aliases, metadata = spec.tensors, spec.aliases, spec.metadata or {}
     scope, layout = metadata.get("scope", "model"), metadata.get("layout", "layers")

@@ -195,11 +195,9 @@ class _Index:
             slices = [parse_slice(data) for data in entry.slices]
             axis, order = partition(spec.shape, slices)
         except ValueError as error:
+            expected, found = "consecutive parts along one axis", error
             raise self._error(
-                "the parts of a partitioned variable do not fit together",
-                name,
-                "consecutive parts along one axis",
-                error,
+                "the parts of a partitioned variable do not fit together", name, expected, found
             ) from None
         parts = []
         for number in order:

@@ -36,11 +36,8 @@ def read_table(handle: FileHandle) -> Iterator[tuple[bytes, bytes]]:
     Raise FormatError if the file is compressed, damaged, truncated, inconsistent or hostile.
     """
     if not FOOTER <= handle.size <= MAX_FILE:
-        raise handle.error(
-            "impossible size of a checkpoint index",
-            expected=f"{FOOTER} to {MAX_FILE} bytes",
-            found=handle.size,
-        )
+        expected, found = f"{FOOTER} to {MAX_FILE} bytes", handle.size
+        raise handle.error("impossible size of a checkpoint index", expected=expected, found=found)
     data = handle.read(0, handle.size)
     if not data.endswith(MAGIC):
         raise handle.error(

@@ -211,12 +211,8 @@ def _stored_tensor(
     extent = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
     capacity = storage.numel * itemsize(storage.dtype)
     if (tensor.offset + extent) * item > capacity:
-        raise handle.error(
-            "the tensor reaches beyond its storage",
-            name,
-            f"at most {capacity} bytes",
-            f"{(tensor.offset + extent) * item}",
-        )
+        expected, found = f"at most {capacity} bytes", f"{(tensor.offset + extent) * item}"
+        raise handle.error("the tensor reaches beyond its storage", name, expected, found)
     if spec.nbytes > max(_ALWAYS_ALLOWED, handle.size):
         raise handle.error(
             "a small storage repeated beyond the size of the file",

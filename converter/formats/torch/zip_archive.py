@@ -67,12 +67,8 @@ def read_directory(handle: FileHandle) -> dict[str, Record]:
         located = _locate(handle, record)
         position = located.data + located.packed
         if position > start:
-            raise handle.error(
-                "record reaches into the directory",
-                record.name,
-                f"end at {start} or before",
-                position,
-            )
+            expected, found = f"end at {start} or before", position
+            raise handle.error("record reaches into the directory", record.name, expected, found)
         records[record.name] = located
     return records
 
@@ -80,12 +76,8 @@ def read_directory(handle: FileHandle) -> dict[str, Record]:
 def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
     """Return the decompressed bytes of a record; raise FormatError if there are over `limit`."""
     if max(record.size, record.packed) > limit:
-        raise handle.error(
-            "record too long",
-            record.name,
-            f"at most {limit} bytes",
-            max(record.size, record.packed),
-        )
+        expected, found = f"at most {limit} bytes", max(record.size, record.packed)
+        raise handle.error("record too long", record.name, expected, found)
     data = handle.read(record.data, record.packed, record.name)
     if record.method == DEFLATED:
         decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -94,11 +86,9 @@ def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
         except zlib.error as error:
             raise handle.error("cannot be decompressed", record.name, found=error) from None
     if len(data) != record.size:
+        expected, found = f"{record.size} bytes", len(data)
         raise handle.error(
-            "record of another length than the directory says",
-            record.name,
-            f"{record.size} bytes",
-            len(data),
+            "record of another length than the directory says", record.name, expected, found
         )
     if zlib.crc32(data) != record.crc32:
         raise handle.error("record does not match its CRC-32", record.name)

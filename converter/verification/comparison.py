@@ -55,8 +55,7 @@ def canonical_shape(stored: SourceTensor) -> tuple[int, ...]:
 
 def values(stored: SourceTensor) -> Array:
     """Return all values in canonical layout, as a new array."""
-    scratch = BufferPool(0)
-    parts = [block.copy().reshape(-1) for block in blocks(stored, scratch, "values")]
+    parts = [block.copy().reshape(-1) for block in blocks(stored, BufferPool(0), "values")]
     joined = np.concatenate(parts) if parts else np.empty(0)
     return joined.reshape(canonical_shape(stored))
 
@@ -66,16 +65,11 @@ def compare(
 ) -> Difference:
     """Measure the difference between two stored tensors of the same canonical shape.
 
-    If given, `rows` reads the second tensor after resizing.
-
-    Raises:
-        CheckpointError: if one cannot be read.
-        ValueError: if their shapes differ.
-
+    If given, `rows` reads the second tensor after resizing. Raise CheckpointError if one cannot be
+    read; raise ValueError if their shapes differ.
     """
     if rows is None and canonical_shape(first) != canonical_shape(second):
         raise ValueError(f"{name}: {canonical_shape(first)} is not {canonical_shape(second)}")
-    dtypes = (first.tensor.spec.dtype, second.tensor.spec.dtype)
     scratch = thread_buffers()
     one, two = StoredTensorReader(first), rows or StoredTensorReader(second)
     for thorough in (False, True):
@@ -85,7 +79,7 @@ def compare(
             tally.add(mine, two.read(start, stop, scratch, "second")[1])
         if not tally.differing:
             break
-    return tally.difference(name, dtypes)
+    return tally.difference(name, (first.tensor.spec.dtype, second.tensor.spec.dtype))
 
 
 def same_bits(mine: Array, theirs: Array) -> bool:
@@ -102,9 +96,7 @@ def same_bits(mine: Array, theirs: Array) -> bool:
 class _Tally:
     """Sums over the blocks of two tensors.
 
-    Args:
-        thorough: whether to sum equal blocks too, which only the cosine of differing tensors needs.
-
+    Only the cosine of differing tensors needs the equal blocks too, so only then is it thorough.
     """
 
     def __init__(self, thorough: bool) -> None:
@@ -119,9 +111,9 @@ class _Tally:
         if not self.thorough and mine.dtype == theirs.dtype and same_bits(mine, theirs):
             return
         for start in range(0, mine.size, _CHUNK):
-            a = _wide(mine[start : start + _CHUNK])
-            b = _wide(theirs[start : start + _CHUNK])
-            unequal = _unequal(mine[start : start + _CHUNK], theirs[start : start + _CHUNK], a, b)
+            part = slice(start, start + _CHUNK)
+            a, b = as_float64(mine[part]), as_float64(theirs[part])
+            unequal = _unequal(mine[part], theirs[part], a, b)
             self.differing += int(np.count_nonzero(unequal))
             with np.errstate(all="ignore"):
                 distances = np.abs(a - b)[unequal]
@@ -150,7 +142,8 @@ def _unequal(mine: Array, theirs: Array, a: Array, b: Array) -> Array:
     return np.asarray((a.view(np.uint64) != b.view(np.uint64)) & ~(np.isnan(a) & np.isnan(b)))
 
 
-def _wide(array: Array) -> Array:
+def as_float64(array: Array) -> Array:
+    """Return the values as float64; of complex numbers, both parts."""
     if array.dtype.kind == "c":
         return np.ascontiguousarray(array).view(array.real.dtype).astype(np.float64)
     wide = np.empty(array.shape, np.float64)
@@ -180,12 +173,8 @@ def thread_map(
 ) -> list[R]:
     """Return `function` of every item, in order, computed by a thread pool.
 
-    Args:
-        function: applied to each item.
-        items: its arguments.
-        jobs: threads; by default one per CPU, at most 4.
-        after: called by the calling thread with each finished item, in order.
-
+    There are `jobs` threads, by default one per CPU, at most 4. The calling thread calls `after`
+    with each finished item, in order.
     """
     jobs = max(1, jobs or min(os.cpu_count() or 1, 4))
     with ThreadPoolExecutor(jobs, thread_name_prefix="converter") as pool:

@@ -18,7 +18,6 @@ from converter.verification.comparison import blocks, canonical_shape, values
 from converter.verification.result import Difference
 
 UNRELATED = "is unrelated: newly initialized, or from another checkpoint"
-"""The verdict on a tensor of entirely different values."""
 
 _FEW_ULP = 8
 """Units in the last place up to which a difference is rounding."""
@@ -78,11 +77,8 @@ class DifferenceClassifier:
     ) -> str:
         """Describe what happened to `stored`, which should hold the expected values of `name`.
 
-        The difference between the two is given if they have the same shape.
-
-        Raises:
-            CheckpointError: if one cannot be read.
-
+        The difference between the two is given if they have the same shape. Raise CheckpointError
+        if one cannot be read.
         """
         expected = self._expected[name]
         if difference is None:
@@ -102,11 +98,8 @@ def describe_difference(difference: Difference) -> str:
         _UNRELATED, min(0.9, _CHANCE / math.sqrt(difference.elements))
     ):
         return UNRELATED
-    share = count / difference.elements
-    return (
-        f"differs in {count:,} value(s) ({share:.1%}),"
-        f" by up to {difference.max_abs:.3g} (cosine {cosine:.4f})"
-    )
+    counts = f"{count:,} value(s) ({count / difference.elements:.1%})"
+    return f"differs in {counts}, by up to {difference.max_abs:.3g} (cosine {cosine:.4f})"
 
 
 def _describe_shapes(stored: SourceTensor, expected: SourceTensor) -> str:

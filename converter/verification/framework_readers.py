@@ -31,9 +31,7 @@ Values = tuple[tuple[int, ...], bytes]
 def check_native(models: Mapping[str, Model]) -> Findings:
     """Compare every tensor of every file with what the framework's own library reads.
 
-    Raises:
-        UnsupportedError: if a library is not installed; it names the extra that installs it.
-
+    The error about a library that is not installed names the extra that installs it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else TensorFlow logs to the terminal
     _require({model.checkpoint.file_format for model in models.values()})
@@ -68,14 +66,11 @@ def _check_file(label: str, checkpoint: Checkpoint) -> Findings:
 
 
 def _require(file_formats: set[str]) -> None:
-    missing = {
-        extra: [package for package in packages if find_spec(package) is None]
-        for extra, packages in (_NEEDS[name] for name in file_formats if name in _NEEDS)
-    }
+    needs = dict(_NEEDS[name] for name in file_formats if name in _NEEDS)
     problems = [
-        Problem(f"{' and '.join(packages)} is not installed", remedy=install_hint(extra))
-        for extra, packages in missing.items()
-        if packages
+        Problem(f"{' and '.join(missing)} is not installed", remedy=install_hint(extra))
+        for extra, packages in needs.items()
+        if (missing := [package for package in packages if find_spec(package) is None])
     ]
     if problems:
         raise UnsupportedError("--native requires the frameworks", problems)
@@ -122,10 +117,7 @@ def _torch(path: Path) -> Iterator[tuple[str, Values]]:
     from converter.formats.torch.state_dict import WRAPPERS
 
     root = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in WRAPPERS:
-        if isinstance(root.get(wrapper), Mapping):
-            root = root[wrapper]
-            break
+    root = next((root[key] for key in WRAPPERS if isinstance(root.get(key), Mapping)), root)
     for name, value in _leaves(root, "."):
         if isinstance(value, torch.Tensor):
             yield name, _of_torch(value)
@@ -141,9 +133,7 @@ def _of_torch(tensor: Any) -> Values:
 def _keras(path: Path) -> Iterator[tuple[str, Values]]:
     """Read a file as tf-keras does: layers by the list of layers, weights by each layer's list."""
     import h5py
-    from tf_keras.src.saving.legacy.hdf5_format import (  # type: ignore[import-untyped]
-        load_attributes_from_hdf5_group as attributes,
-    )
+    from tf_keras.src.saving.legacy.hdf5_format import load_attributes_from_hdf5_group as attributes  # type: ignore[import-untyped]
 
     with h5py.File(path, "r") as file:
         for layer in attributes(file, "layer_names"):

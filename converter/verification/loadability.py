@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConverterError, Problem
 from converter.file_names import (
     CONFIG,
@@ -54,37 +53,23 @@ def check_configs(home: Path, model: Model) -> Findings:
             problems.append(Problem(error.message))
     vocabulary = _vocabulary_size(model)
     for field in TOKEN_FIELDS:
+        what, expected = "the token is outside the vocabulary", f"an id below {vocabulary}"
         problems += [
-            Problem(
-                "the token is outside the vocabulary",
-                path,
-                field,
-                expected=f"an id below {vocabulary}",
-                found=str(token),
-            )
+            Problem(what, path, field, expected, str(token))
             for path, config in ((config_path, model.raw), (generation_path, generation))
             for token in _token_ids(config.get(field))
             if vocabulary is not None and not 0 <= token < vocabulary
         ]
         ours, theirs = model.raw.get(field), generation.get(field)
         if ours is not None and theirs is not None and _token_ids(ours) != _token_ids(theirs):
-            problems.append(
-                Problem(
-                    "configuration and generation configuration disagree",
-                    generation_path,
-                    field,
-                    expected=f"{ours} as in {CONFIG}",
-                    found=str(theirs),
-                )
-            )
+            what = "configuration and generation configuration disagree"
+            expected = f"{ours} as in {CONFIG}"
+            problems.append(Problem(what, generation_path, field, expected, str(theirs)))
     if model.submodels:
+        what = "is not set, without which generate() fails"
+        remedy = "set it with `converter convert --set FIELD=ID`"
         problems += [
-            Problem(
-                "is not set, without which generate() fails",
-                config_path,
-                field,
-                remedy="set it with `converter convert --set FIELD=ID`",
-            )
+            Problem(what, config_path, field, remedy=remedy)
             for field in _REQUIRED_FIELDS
             if model.raw.get(field) is None and generation.get(field) is None
         ]
@@ -105,9 +90,7 @@ def _token_ids(value: Any) -> list[int]:
 
 def check_loadable(home: Path, models: Mapping[str, Model]) -> Findings:
     """Check the format, names and pickle imports of each weight file, and other files in `home`."""
-    problems = []
-    for label, model in models.items():
-        problems += [*_check_file(label, model), *_check_imports(model.checkpoint)]
+    problems = [each for label, model in models.items() for each in _check_file(label, model)]
     weights = {path for model in models.values() for path in model.checkpoint.files}
     notes = list(_pickle_notes(home, weights))
     submodels = next(iter(models.values())).submodels
@@ -117,7 +100,7 @@ def check_loadable(home: Path, models: Mapping[str, Model]) -> Findings:
 
 
 def _check_file(label: str, model: Model) -> Iterator[Problem]:
-    """Check that a file is in the format and dialect that its name says."""
+    """Check that a file is in the format and dialect of its name, and builds only tensors."""
     checkpoint, report = model.checkpoint, model.key_match
     path = str(checkpoint.directory / label)
     file_format, dialect = _EXPECTED[label.removesuffix(INDEX_SUFFIX)]
@@ -139,20 +122,12 @@ def _check_file(label: str, model: Model) -> Iterator[Problem]:
             remedy="write it again with `converter convert`",
         )
     if reason := model.unsupported_reasons.get(dialect):
-        yield Problem(
-            f"no class of {dialect} can hold the model",
-            path,
-            found=reason,
-            remedy="remove the file, or change the configuration",
-        )
-    if file_format == "safetensors" and checkpoint.metadata.get("format") != "pt":
-        yield Problem(
-            "transformers 4 refuses it",
-            path,
-            "metadata: format",
-            expected="pt",
-            found=checkpoint.metadata.get("format", "none"),
-        )
+        what = f"no class of {dialect} can hold the model"
+        remedy = "remove the file, or change the configuration"
+        yield Problem(what, path, found=reason, remedy=remedy)
+    metadata = checkpoint.metadata.get("format", "none")
+    if file_format == "safetensors" and metadata != "pt":
+        yield Problem("transformers 4 refuses it", path, "metadata: format", "pt", metadata)
     prefix = report.normalizer.prefix or checkpoint.wrapper
     if prefix:
         yield Problem(
@@ -162,8 +137,6 @@ def _check_file(label: str, model: Model) -> Iterator[Problem]:
             remedy="write it again with `converter convert`",
         )
 
-
-def _check_imports(checkpoint: Checkpoint) -> Iterator[Problem]:
     if checkpoint.imports:
         yield Problem(
             "its pickle does more than build tensors, which torch.load(weights_only=True) refuses",
@@ -182,9 +155,7 @@ def _pickle_notes(home: Path, weights: set[Path]) -> Iterator[str]:
         try:
             with open_file(path) as reader:
                 names = sanitize(", ".join(reader.imports))
-                content = (
-                    f"does more than build tensors: {names}" if names else "holds only tensors"
-                )
+            content = f"does more than build tensors: {names}" if names else "holds only tensors"
         except ConverterError as error:
             first = error.problems[0] if error.problems else None
             reason = (first.found or first.what) if first else error.message

@@ -21,9 +21,6 @@ Manifest = Mapping[str, Any]
 Sources = Mapping[str, tuple[str, SourceTensor]]
 """Canonical name → reference of the source, and the stored tensor."""
 
-_EDITABLE = (MODEL_CARD,)
-"""Files that users are expected to edit."""
-
 
 def load_manifest(home: Path) -> tuple[Manifest | None, Findings]:
     """Read the manifest of the checkpoint at `home` and check the files that it lists."""
@@ -37,13 +34,7 @@ def load_manifest(home: Path) -> tuple[Manifest | None, Findings]:
 
 
 def find_manifest(home: Path) -> Manifest | None:
-    """Return the manifest of `home`: its own, or its part of the one that `split` wrote above.
-
-    Raises:
-        ConfigError: if it is not a JSON object.
-        CheckpointError: if it cannot be read.
-
-    """
+    """Return the manifest of `home`: its own, or its part of the one that `split` wrote above."""
     if (home / MANIFEST).is_file():
         return read_json_object(home / MANIFEST)
     directory = home.resolve()
@@ -62,19 +53,18 @@ def find_manifest(home: Path) -> Manifest | None:
 
 def _without_prefix(entries: Any, prefix: str) -> dict[str, Any]:
     """Return the entries whose names start with `prefix`, without it."""
-    items = entries.items() if isinstance(entries, dict) else ()
+    items = _dictionary(entries).items()
     return {name.removeprefix(prefix): entry for name, entry in items if name.startswith(prefix)}
 
 
 def check_manifest_files(home: Path, manifest: Manifest, title: str) -> Findings:
     """Compare the files in `home` with their sizes and hashes in the manifest, as check `title`."""
-    listed = manifest.get("files")
-    entries = listed if isinstance(listed, dict) else {}
+    entries = _dictionary(manifest.get("files"))
     problems = [
         problem
         for name, entry in entries.items()
-        if name not in _EDITABLE
-        and (problem := _check_file(home, name, entry if isinstance(entry, dict) else {}))
+        if name != MODEL_CARD  # which users are expected to edit
+        and (problem := _check_file(home, name, _dictionary(entry)))
     ]
     return Findings(problems, checks={title: f"{len(entries) - len(problems)} of {len(entries)}"})
 
@@ -85,24 +75,16 @@ def _check_file(home: Path, name: str, entry: Mapping[str, Any]) -> Problem | No
         return Problem("listed in the manifest, but the file is missing", str(path))
     size = path.stat().st_size
     if entry.get("bytes") != size:
-        return Problem(
-            "its size has changed since it was written",
-            str(path),
-            expected=f"{entry.get('bytes')} bytes",
-            found=f"{size} bytes",
-        )
+        what, expected = "its size has changed since it was written", f"{entry.get('bytes')} bytes"
+        return Problem(what, str(path), None, expected, f"{size} bytes")
     if "sha256" not in entry:
         return None
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest == entry["sha256"]:
         return None
-    return Problem(
-        "its bytes have changed since it was written",
-        str(path),
-        expected=f"SHA-256 {entry['sha256']}",
-        found=digest,
-    )
+    what, expected = "its bytes have changed since it was written", f"SHA-256 {entry['sha256']}"
+    return Problem(what, str(path), None, expected, digest)
 
 
 @dataclass(frozen=True)
@@ -146,8 +128,12 @@ def expected_sources(sources: Sources, manifest: Manifest | None) -> ExpectedSou
 
 def tensor_entries(manifest: Manifest | None) -> Mapping[str, Any]:
     """Return the manifest's entries by canonical name; empty if there are none."""
-    entries = manifest.get("tensors") if manifest else None
-    return entries if isinstance(entries, dict) else {}
+    return _dictionary(manifest.get("tensors")) if manifest else {}
+
+
+def _dictionary(value: Any) -> Mapping[str, Any]:
+    """Return a value of a manifest if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def is_initialized(entry: Mapping[str, Any]) -> bool:
@@ -163,8 +149,7 @@ def _resized(name: str, stored: SourceTensor, entry: object) -> SourceTensor:
     """Return a source tensor with the number of rows that the manifest states."""
     if not isinstance(entry, dict):
         return stored
-    rows = entry.get("rows")
-    rule = None
+    rows, rule = entry.get("rows"), None
     if isinstance(rows, dict) and non_negative_int(rows.get("seed")) is not None:
         try:
             rule = Initializer(str(rows["rule"]), float(rows["scale"]), int(rows["seed"]), name)

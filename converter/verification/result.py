@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from converter.errors import Problem
@@ -92,10 +92,7 @@ class Statistics:
         """Return the statistics of the values of both (Chan, Golub and LeVeque 1979)."""
         non_finite = self.non_finite + other.non_finite
         if not self.count or not other.count:
-            some = self if self.count else other
-            return Statistics(
-                some.count, some.minimum, some.maximum, some.mean, some.deviation, non_finite
-            )
+            return replace(self if self.count else other, non_finite=non_finite)
         count = self.count + other.count
         distance = other.mean - self.mean
         squares = self.count * self.deviation**2 + other.count * other.deviation**2
@@ -111,12 +108,10 @@ class Statistics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON representation; null where there is no finite value."""
-        finite = self.count > 0
+        numbers = (self.minimum, self.maximum, self.mean, self.deviation)
+        stated = numbers if self.count else (None,) * 4
         return {
-            "min": self.minimum if finite else None,
-            "max": self.maximum if finite else None,
-            "mean": self.mean if finite else None,
-            "std": self.deviation if finite else None,
+            **dict(zip(("min", "max", "mean", "std"), stated, strict=True)),
             "not_finite": self.non_finite,
         }
 

@@ -81,28 +81,16 @@ def compare_with_sources(
 ) -> tuple[dict[str, Provenance], Findings]:
     """Find the source of every tensor of `model`, and compare the values.
 
-    Of two sources with the same architecture, the encoder is first; `stack` keeps them open.
-
-    Raises:
-        UnsupportedError: if a source has an architecture that the checkpoint does not contain.
-
+    Of two sources with the same architecture, the encoder is first; `stack` keeps them open. Raise
+    UnsupportedError if a source has an architecture that the checkpoint does not contain.
     """
     given = _open_sources(model, references, registry, stack)
     expected = expected_sources(given, manifest)
     sources, matched = expected.sources, model.key_match.matched
     shared = [name for name in matched if name in sources]
-    differences = dict(
-        zip(
-            shared,
-            thread_map(
-                lambda name: _compare(name, matched[name], sources[name][1]),
-                shared,
-                jobs,
-                progress.start_step({n: 2 * matched[n].tensor.spec.nbytes for n in shared}),
-            ),
-            strict=True,
-        )
-    )
+    count = progress.start_step({n: 2 * matched[n].tensor.spec.nbytes for n in shared})
+    results = thread_map(lambda n: _compare(n, matched[n], sources[n][1]), shared, jobs, count)
+    differences = dict(zip(shared, results, strict=True))
     verdicts = _verdicts(matched, sources, differences)
     new = [name for name in matched if name not in sources]
     origins = {
@@ -113,25 +101,19 @@ def compare_with_sources(
     notes = list(_unused(model, given, expected))
     if expected.initialized:
         notes.append(f"initialized on request: {summarize_names(sorted(expected.initialized))}")
-    findings = Findings(
-        [
-            *_submodels_without_source(model, verdicts, shared, sources),
-            *_problems(model, verdicts, sources),
-        ],
-        notes,
-        {
-            "tensors equal to their source": f"{len(shared) - len(verdicts)} of {len(shared)}",
-            "initialized tensors": str(len(new)),
-        },
-    )
-    return origins, findings + _check_initialized(model, new, jobs)
+    problems = [
+        *_submodels_without_source(model, verdicts, shared, sources),
+        *_problems(model, verdicts, sources),
+    ]
+    checks = {
+        "tensors equal to their source": f"{len(shared) - len(verdicts)} of {len(shared)}",
+        "initialized tensors": str(len(new)),
+    }
+    return origins, Findings(problems, notes, checks) + _check_initialized(model, new, jobs)
 
 
 def _open_sources(
-    model: Model,
-    references: Sequence[str | Path],
-    registry: ArchitectureRegistry,
-    stack: ExitStack,
+    model: Model, references: Sequence[str | Path], registry: ArchitectureRegistry, stack: ExitStack
 ) -> dict[str, tuple[str, SourceTensor]]:
     """Map canonical names of `model` to the tensors of its sources."""
     sources: dict[str, tuple[str, SourceTensor]] = {}
@@ -163,10 +145,17 @@ def _assign_submodel(model: Model, source: Model, taken: set[str]) -> str | None
         return None
     if source.submodels:
         return matching_submodel(source, model)
+    free = {s: model.configs[s].architecture.name for s in model.submodels if s not in taken}
+    submodel = first_of_architecture(source, free)
+    taken.add(submodel)
+    return submodel
+
+
+def first_of_architecture(source: Model, free: Mapping[str, str | None]) -> str:
+    """Return the first of the free submodels (→ architecture) that the source can be of."""
     architecture = source.configs[""].architecture.name
-    for submodel in model.submodels:
-        if submodel not in taken and model.configs[submodel].architecture.name == architecture:
-            taken.add(submodel)
+    for submodel, name in free.items():
+        if name == architecture:
             return submodel
     raise UnsupportedError(
         f"{source.label}: is a {architecture} model, and there is no submodel left that is one",
@@ -273,17 +262,11 @@ def _check_initialized(model: Model, names: Sequence[str], jobs: int | None) -> 
     for name, values in zip(names, statistics, strict=True):
         largest = max(abs(values.minimum), abs(values.maximum)) if values.count else 0.0
         if largest > _LARGEST or 0 < largest < _LEAST or values.non_finite:
-            stored = matched[name]
             more = f" and {values.non_finite:,} not finite" if values.non_finite else ""
-            problems.append(
-                Problem(
-                    "was never initialized: no initializer makes such values",
-                    str(stored.tensor.path),
-                    stored.tensor.spec.name,
-                    found=f"values up to {largest:.3g}{more}",
-                    remedy="make it again with `converter compose`, which initializes it",
-                )
-            )
+            what = "was never initialized: no initializer makes such values"
+            problem = tensor_problem(what, matched[name], None, f"values up to {largest:.3g}{more}")
+            remedy = "make it again with `converter compose`, which initializes it"
+            problems.append(replace(problem, remedy=remedy))
         elif params[name].rule == "constant" and values.minimum != values.maximum:
             altered.append(name)
     notes = [

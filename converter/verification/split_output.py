@@ -9,7 +9,7 @@ from typing import Any
 
 from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
-from converter.errors import ConverterError, Problem, UnsupportedError
+from converter.errors import ConverterError, Problem
 from converter.file_names import CONFIG, INDEX_SUFFIX, JOINT_WEIGHTS, MANIFEST, WEIGHT_FILES
 from converter.formats.registry import open_file
 from converter.models.model import resolve_model
@@ -20,6 +20,7 @@ from converter.tensors import Axes, Rearrangement
 from converter.verification.difference_classifier import tensor_sha256
 from converter.verification.manifest import check_manifest_files
 from converter.verification.result import Findings, Provenance, ValueReport, Verification
+from converter.verification.source_comparison import first_of_architecture
 from converter.verification.value_report import MODEL
 
 _JOINT = "outside the submodels"
@@ -54,21 +55,13 @@ def verify_split(
 
     The sources are encoder-decoder models, or those of each submodel. `verify` verifies one
     checkpoint, given its directory, label and sources.
-
-    Raises:
-        UnsupportedError: if a source matches neither submodel.
-        ConverterError: if a source cannot be opened or understood.
-
     """
     sources = _assign_sources(home, against, registry)
-    results = {
-        submodel: verify(home / submodel, f"{label}/{submodel}", sources[submodel])
-        for submodel in SUBMODELS
-    }
-    findings = Findings()
+    files, findings, value_report = [], Findings(), None
     origins: dict[str, Provenance] = {}
-    value_report = None
-    for submodel, result in results.items():
+    for submodel in SUBMODELS:
+        result = verify(home / submodel, f"{label}/{submodel}", sources[submodel])
+        files += [f"{submodel}/{name}" for name in result.files]
         findings += Findings(
             result.problems,
             [f"{submodel}: {note}" for note in result.notes],
@@ -79,13 +72,7 @@ def verify_split(
             value_report = _join(value_report, submodel, result.value_report)
     findings += _check_joint(home)
     return Verification(
-        label,
-        [f"{submodel}/{name}" for submodel, each in results.items() for name in each.files],
-        findings.checks,
-        findings.problems,
-        findings.notes,
-        origins,
-        value_report,
+        label, files, findings.checks, findings.problems, findings.notes, origins, value_report
     )
 
 
@@ -105,15 +92,8 @@ def _assign_sources(
             for references in assigned.values():
                 references.append(reference)
             continue
-        architecture = model.configs[""].architecture.name
-        free = [s for s in SUBMODELS if model_types[s] == architecture and not assigned[s]]
-        if not free:
-            raise UnsupportedError(
-                f"{reference}: is a {architecture} model, and there is no submodel left that is"
-                " one",
-                remedy="Of two sources with the same architecture, give the encoder first.",
-            )
-        assigned[free[0]].append(reference)
+        free = {s: model_types[s] for s in SUBMODELS if not assigned[s]}
+        assigned[first_of_architecture(model, free)].append(reference)
     return assigned
 
 
@@ -153,9 +133,8 @@ def _check_joint(home: Path) -> Findings:
     except ConverterError:
         return Findings()  # reported for each submodel
     files = _outside(manifest.get("files"), "/")
-    findings = check_manifest_files(
-        home, {"files": files}, f"{_JOINT}: files that the manifest lists"
-    )
+    title = f"{_JOINT}: files that the manifest lists"
+    findings = check_manifest_files(home, {"files": files}, title)
     entries, path = _outside(manifest.get("tensors"), "."), home / JOINT_WEIGHTS
     if not entries or not path.is_file():
         return findings
@@ -173,11 +152,11 @@ def _check_joint(home: Path) -> Findings:
     for name in dict.fromkeys((*stated, *hashes)):
         if name not in stated:
             problems.append(Problem("not listed in the manifest", str(path), name))
-        elif name in hashes and hashes[name] != stated[name]:
-            what = "its values differ from those that were written"
-            problems.append(Problem(what, str(path), name, found=f"SHA-256 {hashes[name]}"))
         elif name not in hashes:
             problems.append(Problem("missing tensor", str(path), name))
+        elif hashes[name] != stated[name]:
+            what = "its values differ from those that were written"
+            problems.append(Problem(what, str(path), name, found=f"SHA-256 {hashes[name]}"))
     matching = sum(hashes.get(name) == digest for name, digest in stated.items() if digest)
     title = f"{_JOINT}: tensors with the hash that the manifest states"
     return findings + Findings(problems, checks={title: f"{matching} of {len(stated)}"})

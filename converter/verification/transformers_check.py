@@ -12,13 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from converter.errors import Problem, UnsupportedError
-from converter.file_names import (
-    FLAX_WEIGHTS,
-    INDEX_SUFFIX,
-    PYTORCH_WEIGHTS,
-    SAFETENSORS_WEIGHTS,
-    TENSORFLOW_WEIGHTS,
-)
+from converter.file_names import INDEX_SUFFIX
 from converter.models.model import Model
 from converter.name_ranges import collapse_ranges
 from converter.verification.result import Findings
@@ -29,12 +23,6 @@ TOLERANCE = 1e-4
 different orders."""
 
 _SCRIPT = Path(__file__).with_name("transformers_runner.py")
-_KINDS = {
-    SAFETENSORS_WEIGHTS: "safetensors",
-    PYTORCH_WEIGHTS: "bin",
-    TENSORFLOW_WEIGHTS: "h5",
-    FLAX_WEIGHTS: "msgpack",
-}
 _KEYS = {
     "missing_keys": "transformers reports it missing and newly initializes it",
     "unexpected_keys": "transformers reports it unexpected and ignores it",
@@ -53,20 +41,20 @@ _ENVIRONMENT = {
 def check_running(home: Path, models: Mapping[str, Model], python: str | Path | None) -> Findings:
     """Load and run every weight file with transformers, and compare the models' outputs.
 
-    `python` is an interpreter with transformers and frameworks, by default this one.
-
-    Raises:
-        UnsupportedError: if the interpreter cannot be run or has no transformers.
-
+    `python` is an interpreter with transformers and frameworks, by default this one. Raise
+    UnsupportedError if the interpreter cannot be run or has no transformers.
     """
     files: dict[str, list[str]] = {}
     for label, model in models.items():
         names = [label, *(path.name for path in model.checkpoint.files)]
-        kind = _KINDS[label.removesuffix(INDEX_SUFFIX)]
+        kind = label.removesuffix(INDEX_SUFFIX).rpartition(".")[2]
         files.setdefault(kind, []).extend(dict.fromkeys(names))
     classes = next(iter(models.values())).classes
     request = {"directory": str(home.resolve()), "files": files, "classes": dict(classes)}
-    report = _ask(_interpreter(python), request)
+    interpreter = str(python or sys.executable)
+    if Path(interpreter).exists():  # else it is searched in PATH
+        interpreter = str(Path(interpreter).absolute())
+    report = _ask(interpreter, request)
     version = report["transformers"]
     problems, checks = [], {}
     notes = [
@@ -84,14 +72,9 @@ def check_running(home: Path, models: Mapping[str, Model], python: str | Path | 
         if gap is not None and gap <= TOLERANCE:
             checks[f"{output} of {one} and {two}"] = f"agree to {gap:.1e}"
             continue
-        problems.append(
-            Problem(
-                "the models' outputs differ",
-                str(home / two),
-                expected=f"those of {one}",
-                found="none in common" if gap is None else f"{output} is off by {gap:.2g}",
-            )
-        )
+        found = "none in common" if gap is None else f"{output} is off by {gap:.2g}"
+        what = "the models' outputs differ"
+        problems.append(Problem(what, str(home / two), None, f"those of {one}", found))
     if not report["files"]:
         problems.append(Problem(f"transformers {version} could not run any of the files"))
     return Findings(problems, notes, checks)
@@ -107,18 +90,8 @@ def _problems(path: str, result: Mapping[str, Any]) -> list[Problem]:
         problems += [Problem(text, path, name) for name in collapse_ranges(result.get(key, ()))]
     if result["framework"] == "flax":  # its classes return no lists and only log warnings
         problems += [Problem("transformers warns", path, found=t) for t in result["messages"]]
-    problems += [
-        Problem("an output is infinite or not a number", path, name)
-        for name in result.get("non_finite", ())
-    ]
-    return problems
-
-
-def _interpreter(python: str | Path | None) -> str:
-    """Return the interpreter's path, or its name if it is to be searched in PATH."""
-    if python is None:
-        return sys.executable
-    return str(Path(python).absolute()) if Path(python).exists() else str(python)
+    what = "an output is infinite or not a number"
+    return problems + [Problem(what, path, name) for name in result.get("non_finite", ())]
 
 
 def _ask(python: str, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,12 +27,7 @@ import numpy as np
 MARK = "converter-transformers:"
 """Prefix of the output line that holds the result."""
 
-FRAMEWORKS = {
-    "safetensors": "pytorch",
-    "bin": "pytorch",
-    "h5": "tensorflow",
-    "msgpack": "flax",
-}
+FRAMEWORKS = {"safetensors": "pytorch", "bin": "pytorch", "h5": "tensorflow", "msgpack": "flax"}
 _PACKAGES = {"pytorch": "torch", "tensorflow": "tensorflow", "flax": "flax"}
 _CHARACTERS = 128
 """Token ids of a model that has no vocabulary, but takes code points."""
@@ -130,12 +125,11 @@ def _load(directory: str, kind: str, cls: Any, report: dict[str, Any]) -> dict[s
     report["loaded"] = True
     batch = _inputs(model, framework)
     report["inputs"] = {name: list(value.shape) for name, value in batch.items()}
-    output = {
-        name: value
+    arrays = {
+        name: np.asarray(value, np.float32)
         for name, value in _call(model, framework, batch).items()
         if hasattr(value, "shape") and not isinstance(value, tuple | list)
     }
-    arrays = {name: np.asarray(value, np.float32) for name, value in output.items()}
     report["non_finite"] = sorted(n for n, value in arrays.items() if not np.isfinite(value).all())
     return arrays
 
@@ -230,13 +224,8 @@ def _differences(outputs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     for kind, theirs in others:
         gaps = {name: _gap(mine[name], theirs[name]) for name in mine if name in theirs}
         name = max(gaps, key=gaps.__getitem__, default=None)
-        differences.append(
-            {
-                "files": [first, kind],
-                "output": name,
-                "difference": None if name is None else min(gaps[name], 1e30),
-            }
-        )
+        gap = None if name is None else min(gaps[name], 1e30)
+        differences.append({"files": [first, kind], "output": name, "difference": gap})
     return differences
 
 

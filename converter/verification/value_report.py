@@ -15,7 +15,13 @@ from converter.models.model import Model
 from converter.name_ranges import split_layer_index
 from converter.plan import SourceTensor
 from converter.progress import ProgressCounter
-from converter.verification.comparison import blocks, ranges, thread_buffers, thread_map
+from converter.verification.comparison import (
+    as_float64,
+    blocks,
+    ranges,
+    thread_buffers,
+    thread_map,
+)
 from converter.verification.manifest import is_initialized, tensor_entries
 from converter.verification.result import (
     EQUAL,
@@ -34,12 +40,7 @@ _CHUNK = 1 << 16
 
 
 def measure(stored: SourceTensor) -> Statistics:
-    """Return the statistics of a stored tensor, read block by block.
-
-    Raises:
-        CheckpointError: if it cannot be read.
-
-    """
+    """Return the statistics of a stored tensor, read block by block."""
     total = NOTHING
     for block in blocks(stored, thread_buffers(), "block"):
         flat = block.reshape(-1)
@@ -49,8 +50,7 @@ def measure(stored: SourceTensor) -> Statistics:
 
 
 def _statistics(values: Array) -> Statistics:
-    wide = np.empty(values.shape, np.float64)
-    cast(np.abs(values) if values.dtype.kind == "c" else values, wide)
+    wide = as_float64(np.abs(values) if values.dtype.kind == "c" else values)
     finite = wide if np.isfinite(wide.sum()) else wide[np.isfinite(wide)]
     non_finite = wide.size - finite.size
     if not finite.size:
@@ -63,12 +63,7 @@ def _statistics(values: Array) -> Statistics:
 
 
 def sample(stored: SourceTensor, count: int = 20_000) -> Array:
-    """Return about `count` finite values as float32, from evenly spread rows; or all, if fewer.
-
-    Raises:
-        CheckpointError: if it cannot be read.
-
-    """
+    """Return about `count` finite values as float32, from evenly spread rows; or all, if fewer."""
     rows, buffers = StoredTensorReader(stored), BufferPool(0)
     size = stored.tensor.spec.size
     spans = list(ranges(stored)) if size else []
@@ -105,10 +100,6 @@ def build_value_report(
     """Read every value of `model` once.
 
     Origins that a comparison with the sources found take precedence over those in the manifest.
-
-    Raises:
-        CheckpointError: if a tensor cannot be read.
-
     """
     matched = model.key_match.matched
     count = progress.start_step({n: stored.tensor.spec.nbytes for n, stored in matched.items()})

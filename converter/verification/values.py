@@ -19,6 +19,7 @@ from converter.plan import SourceTensor
 from converter.progress import ProgressCounter
 from converter.tensors import Rearrangement, numpy_dtype
 from converter.verification.comparison import (
+    as_float64,
     canonical_shape,
     compare,
     ranges,
@@ -39,13 +40,6 @@ class TensorCheck:
     copies: Sequence[SourceTensor]
     """The first is the one that the others are compared with."""
     entry: Mapping[str, Any] | None
-    hashed: bool
-    """If true, there is a manifest with hashes to compare with."""
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of all copies."""
-        return sum(copy.tensor.spec.nbytes for copy in self.copies)
 
     @property
     def sha256(self) -> str | None:
@@ -92,42 +86,33 @@ def check_values(
         problems.append(Problem("the manifest lists no tensors"))
     tensors = _copies(models)
     tasks = [
-        TensorCheck(
-            name, copies, e if isinstance(e := entries.get(name), dict) else None, bool(entries)
-        )
+        TensorCheck(name, copies, e if isinstance(e := entries.get(name), dict) else None)
         for name, copies in tensors.items()
     ]
-    count = progress.start_step({task.name: task.nbytes for task in tasks})
+    count = progress.start_step(
+        {task.name: sum(copy.tensor.spec.nbytes for copy in task.copies) for task in tasks}
+    )
     results = thread_map(_check_tensor, tasks, jobs, lambda task: count(task.name))
     pairs = list(zip(tasks, results, strict=True))
-    classifier = DifferenceClassifier(
-        {
-            task.name: result.wrong[0][1] if result.wrong else task.copies[0]
-            for task, result in pairs
-        }
-    )
+    right = {t.name: result.wrong[0][1] if result.wrong else t.copies[0] for t, result in pairs}
+    classifier = DifferenceClassifier(right)
     notes, checks = [], {}
     for task, result in pairs:
         problems += result.problems
+        if entries and task.entry is None:
+            problems.append(tensor_problem("not listed in the manifest", task.copies[0]))
         problems += [_problem(task.name, bad, good, classifier) for bad, good in result.wrong]
-        if result.non_finite:
-            notes.append(
-                f"{task.name}: {result.non_finite:,} value(s) are infinite or not a number"
-            )
+        if number := result.non_finite:
+            notes.append(f"{task.name}: {number:,} value(s) are infinite or not a number")
     compared = sum(len(task.copies) - 1 for task in tasks)
     if len(models) > 1 or compared:
         equal = sum(result.equal_copies for result in results)
         checks["values equal in all files"] = f"{equal:,} of {compared:,} tensors compared"
     if entries:
-        matching = sum(result.matches_hash for result in results)
-        checks["tensors with the hash that the manifest states"] = (
-            f"{matching:,} of {len(entries):,}"
-        )
-        problems += [
-            Problem("listed in the manifest, but missing", tensor=name)
-            for name in entries
-            if name not in tensors
-        ]
+        passed = f"{sum(result.matches_hash for result in results):,} of {len(entries):,}"
+        checks["tensors with the hash that the manifest states"] = passed
+        absent = [name for name in entries if name not in tensors]
+        problems += [Problem("listed in the manifest, but missing", tensor=n) for n in absent]
     problems += _missing_in_some(models)
     return Findings(problems, notes + _dtype_notes(models), checks)
 
@@ -147,25 +132,19 @@ def _copies(models: Mapping[str, Model]) -> dict[str, list[SourceTensor]]:
 
 def _check_tensor(task: TensorCheck) -> TensorCheckResult:
     """Read each copy once; read again only if anything is wrong."""
-    first = task.copies[0]
-    others = [each for each in task.copies[1:] if canonical_shape(each) == canonical_shape(first)]
+    first, shape = task.copies[0], canonical_shape(task.copies[0])
+    others = [each for each in task.copies[1:] if canonical_shape(each) == shape]
+    expected = f"{list(shape)} as in {first.tensor.path.name}"
     problems = [
-        tensor_problem(
-            "its shape differs",
-            other,
-            f"{list(canonical_shape(first))} as in {first.tensor.path.name}",
-            str(list(canonical_shape(other))),
-        )
-        for other in task.copies[1:]
-        if canonical_shape(other) != canonical_shape(first)
+        tensor_problem("its shape differs", each, expected, str(list(canonical_shape(each))))
+        for each in task.copies[1:]
+        if canonical_shape(each) != shape
     ]
     try:
         agree, digest, non_finite = _read(first, others, task.dtype)
     except ConverterError as error:
         return TensorCheckResult([*problems, *(error.problems or [Problem(error.message)])])
     problems += _compare_with_entry(task)
-    if task.hashed and task.entry is None:
-        problems.append(tensor_problem("not listed in the manifest", first))
     if agree and (task.entry is None or digest == task.sha256):
         matches = digest is not None and digest == task.sha256
         return TensorCheckResult(problems, non_finite, (), len(others), matches)
@@ -178,10 +157,8 @@ def _read(
 ) -> tuple[bool, str | None, int]:
     """Read all copies once, block by block.
 
-    Returns:
-        Whether all are equal, the SHA-256 of the first as `dtype` (if given), and its number of
-        values that are not finite.
-
+    Return whether all are equal, the SHA-256 of the first as `dtype` (if given), and its number of
+    values that are not finite.
     """
     buffers = thread_buffers()
     rows, spans = StoredTensorReader(first), list(ranges(first))
@@ -231,10 +208,7 @@ def _readers(others: Sequence[SourceTensor]) -> list[tuple[StoredTensorReader, i
 def _equal(mine: Array, theirs: Array) -> bool:
     if mine.dtype == theirs.dtype:
         return same_bits(mine, theirs)
-    wide = [np.empty(array.shape, np.float64) for array in (mine, theirs)]
-    for array, out in zip((mine, theirs), wide, strict=True):
-        cast(array, out)
-    return bool(np.array_equal(wide[0], wide[1], equal_nan=True))
+    return bool(np.array_equal(as_float64(mine), as_float64(theirs), equal_nan=True))
 
 
 def _compare_with_entry(task: TensorCheck) -> list[Problem]:
@@ -243,24 +217,16 @@ def _compare_with_entry(task: TensorCheck) -> list[Problem]:
         return []
     dtype = task.dtype
     if dtype is None:
-        return [
-            Problem(
-                f"the manifest states an unknown dtype: {task.entry.get('dtype')!r}",
-                tensor=task.name,
-            )
-        ]
+        what = f"the manifest states an unknown dtype: {task.entry.get('dtype')!r}"
+        return [Problem(what, tensor=task.name)]
     shape = list(canonical_shape(task.copies[0]))
     problems = []
     if task.entry.get("shape") != shape:
         expected = f"{task.entry.get('shape')} by the manifest"
         problems = [Problem("has another shape", None, task.name, expected, str(shape))]
+    what, expected = "was cast to a narrower dtype", f"{dtype.name} by the manifest"
     return problems + [
-        tensor_problem(
-            "was cast to a narrower dtype",
-            copy,
-            f"{dtype.name} by the manifest",
-            copy.tensor.spec.dtype,
-        )
+        tensor_problem(what, copy, expected, copy.tensor.spec.dtype)
         for copy in task.copies
         if not np.can_cast(dtype, numpy_dtype(copy.tensor.spec.dtype), "safe")
     ]
@@ -271,10 +237,8 @@ def _wrong_copies(
 ) -> tuple[list[tuple[SourceTensor, SourceTensor]], int, list[Problem]]:
     """Decide which copies are right: those with the stated hash, else the majority or the first.
 
-    Returns:
-        Pairs of a wrong copy and a right one, the number of further right copies, and problems
-        if no copy has the stated hash.
-
+    Return pairs of a wrong copy and a right one, the number of further right copies, and problems
+    if no copy has the stated hash.
     """
     dtype = task.dtype.name if task.dtype is not None else "float64"
     hashes = [tensor_sha256(copy, dtype) for copy in task.copies]
@@ -286,14 +250,11 @@ def _wrong_copies(
         if matching is None:
             what = "its values differ from those that were written"
             expected = f"SHA-256 {stated or 'in the manifest'}"
-            return (
-                [],
-                votes - 1,
-                [
-                    tensor_problem(what, copy, expected, digest.hex())
-                    for copy, digest in zip(task.copies, hashes, strict=True)
-                ],
-            )
+            problems = [
+                tensor_problem(what, copy, expected, digest.hex())
+                for copy, digest in zip(task.copies, hashes, strict=True)
+            ]
+            return [], votes - 1, problems
         right = matching
     good = task.copies[hashes.index(right)]
     wrong = [(copy, good) for copy, each in zip(task.copies, hashes, strict=True) if each != right]
@@ -309,34 +270,28 @@ def _problem(
     except ConverterError as error:
         return error.problems[0] if error.problems else Problem(error.message)
     tied = ", which it is tied to" if good.tensor.path == bad.tensor.path else ""
-    return tensor_problem(
-        verdict,
-        bad,
-        f"the values of {good.tensor.spec.name} in {good.tensor.path.name}{tied}",
-        f"{difference.differing:,} of {difference.elements:,} different,"
-        f" by up to {difference.max_abs:.3g}",
-    )
+    expected = f"the values of {good.tensor.spec.name} in {good.tensor.path.name}{tied}"
+    counts = f"{difference.differing:,} of {difference.elements:,} different"
+    return tensor_problem(verdict, bad, expected, f"{counts}, by up to {difference.max_abs:.3g}")
 
 
 def _missing_in_some(models: Mapping[str, Model]) -> list[Problem]:
     """Report tensors that a model may lack, but that only some of the files lack."""
     problems = []
     for label, model in models.items():
-        matched, dialect = model.key_match.matched, model.key_match.dialect
-        required = {param.name for param in model.required}
+        dialect = model.key_match.dialect
+        present = {*model.key_match.matched, *(param.name for param in model.required)}
         omitted = model.spec.missing_parts.get(dialect, frozenset())
         for name, param in model.spec.by_name.items():
             holder = next((at for at in models if name in models[at].key_match.matched), None)
-            if name in matched or name in required or holder is None or param.part in omitted:
+            if name in present or holder is None or param.part in omitted:
                 continue
             if dialect in param.stored_as and not param.tied_to:
-                problems.append(
-                    Problem(
-                        f"missing, although {holder} has it",
-                        str(model.checkpoint.directory / label),
-                        param.stored_as[dialect].name,
-                    )
+                what, path = (
+                    f"missing, although {holder} has it",
+                    model.checkpoint.directory / label,
                 )
+                problems.append(Problem(what, str(path), param.stored_as[dialect].name))
     return problems
 
 

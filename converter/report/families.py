@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from converter.architectures.schema import FRAMEWORKS
-from converter.report.rich_text import heading, indented, line, render, table
+from converter.report.rich_text import grouped, heading, indented, line, rendered, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 _NONE = "–"
 
 
-def describe_families(families: Families) -> str:
+@rendered
+def describe_families(families: Families) -> Iterator[RenderableType]:
     """Return the text of ``converter families [NAME]``."""
     described = families.to_dict()
     if families.name is None:
-        return render(_catalog_parts(described))
-    parts = _composite_parts if "composite" in described else _architecture_parts
-    return render([*parts(described), *_row_parts(described.get("rows", ()))])
+        yield from _catalog_parts(described)
+        return
+    yield line(f"{families.name}: {described['title']}", "bold")
+    if "composite" in described:
+        submodels = ("submodels", ", ".join(described["submodels"]))
+        yield indented(table([submodels, *described["classes"].items()]))
+    else:
+        yield from _architecture_parts(described)
+    yield from _row_parts(described.get("rows", ()))
 
 
 def _catalog_parts(described: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -32,40 +39,30 @@ def _catalog_parts(described: Mapping[str, Any]) -> Iterator[RenderableType]:
         for name, summary in described["architectures"].items()
     ]
     yield table(rows, header=("architecture", "as encoder", "as decoder"))
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for name, summary in described["architectures"].items():
-        for role, entry in summary["roles"].items():
-            for framework, reason in entry["left_out"].items():
-                reasons.setdefault((f"{name} as {role}", reason), []).append(framework)
+    reasons = grouped(
+        ((f"{name} as {role}", reason), framework)
+        for name, summary in described["architectures"].items()
+        for role, entry in summary["roles"].items()
+        for framework, reason in entry["left_out"].items()
+    )
     if reasons:
         yield heading("Left out")
-        yield indented(
-            table((place, ", ".join(names), why) for (place, why), names in reasons.items())
-        )
+        left_out = ((place, ", ".join(names), why) for (place, why), names in reasons.items())
+        yield indented(table(left_out))
     yield heading("Composites")
-    yield indented(
-        table(
-            (name, ", ".join(composite["classes"].values()))
-            for name, composite in described["composites"].items()
-        )
-    )
+    classes = {name: each["classes"].values() for name, each in described["composites"].items()}
+    yield indented(table((name, ", ".join(names)) for name, names in classes.items()))
     yield heading("Presets: converter compose --preset NAME ENCODER DECODER OUTPUT")
-    yield indented(
-        table(
-            (
-                name,
-                *(_submodel(preset, submodel) for submodel in ("encoder", "decoder")),
-                "shared" if preset["share"] else "",
-                preset["paper"],
-            )
-            for name, preset in described["presets"].items()
-        )
+    yield indented(table(_preset_row(*item) for item in described["presets"].items()))
+
+
+def _preset_row(name: str, preset: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the row of a preset, with the architectures that the paper used."""
+    encoder, decoder = (
+        f"random {preset[each]}" if each in preset["random"] else preset[each]
+        for each in ("encoder", "decoder")
     )
-
-
-def _submodel(preset: Mapping[str, Any], submodel: str) -> str:
-    """Return the architecture that the paper used for a submodel."""
-    return f"random {preset[submodel]}" if submodel in preset["random"] else str(preset[submodel])
+    return name, encoder, decoder, "shared" if preset["share"] else "", preset["paper"]
 
 
 def _frameworks(summary: Mapping[str, Any], role: str) -> str:
@@ -73,15 +70,7 @@ def _frameworks(summary: Mapping[str, Any], role: str) -> str:
     return ", ".join(entry["frameworks"]) or _NONE if entry else _NONE
 
 
-def _composite_parts(described: Mapping[str, Any]) -> Iterator[RenderableType]:
-    yield line(f"{described['composite']}: {described['title']}", "bold")
-    yield indented(
-        table([("submodels", ", ".join(described["submodels"])), *described["classes"].items()])
-    )
-
-
 def _architecture_parts(described: Mapping[str, Any]) -> Iterator[RenderableType]:
-    yield line(f"{described['model_type']}: {described['title']}", "bold")
     yield heading("Roles")
     yield indented(table(_role_rows(described["roles"])))
     yield heading("Models")
@@ -106,9 +95,7 @@ def _architecture_parts(described: Mapping[str, Any]) -> Iterator[RenderableType
 def _role_rows(roles: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for name, role in roles.items():
         yield name, role["model"], ", ".join(role["frameworks"])
-        reasons: dict[str, list[str]] = {}
-        for framework, reason in role["left_out"].items():
-            reasons.setdefault(reason, []).append(framework)
+        reasons = grouped((reason, framework) for framework, reason in role["left_out"].items())
         for reason, frameworks in reasons.items():
             yield "", f"not {', '.join(frameworks)}", reason
 
@@ -121,10 +108,7 @@ def _unsupported_row(entry: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _row_parts(rows: Any) -> Iterator[RenderableType]:
     """Yield the parameters, grouped by section: name, axes and sizes in each dialect."""
-    sections: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        sections.setdefault(row["section"], []).append(row)
-    for section, params in sections.items():
+    for section, params in grouped((row["section"], row) for row in rows).items():
         yield heading(f"Rows of {section}")
         yield indented(table(entry for row in params for entry in _param_rows(row)))
 

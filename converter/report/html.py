@@ -7,39 +7,27 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from converter._version import __version__
 from converter.name_ranges import collapse_ranges
 from converter.report.rich_text import count, group_layers, printable, shape
 from converter.report.verification import HEADER, difference_rows, merge_layers
-from converter.verification.result import NOTHING
-
-if TYPE_CHECKING:
-    from converter.verification.result import (
-        Layer,
-        ReportSection,
-        TensorSummary,
-        ValueOrigin,
-        ValueReport,
-        Verification,
-    )
+from converter.verification.result import (
+    NOTHING,
+    ReportSection,
+    TensorSummary,
+    ValueOrigin,
+    ValueReport,
+    Verification,
+)
 
 
-def histogram(
-    counts: Sequence[int],
-    low: float,
-    high: float,
-    label: str,
-    color: str,
-    *,
-    width: int = 180,
-    height: int = 56,
-) -> str:
+def histogram(counts: Sequence[int], low: float, high: float, label: str, color: str) -> str:
     """Draw a filled outline of `counts` as SVG, scaled to the fullest bin, with a mark at zero.
 
     The bins range from `low` to `high`; `label` is for screen readers, `color` is a CSS class.
     """
+    width, height = 180, 56
     top = max(counts, default=0) or 1
     step = width / max(1, len(counts))
     floor = height - 1
@@ -59,11 +47,9 @@ def histogram(
     )
 
 
-def bar(
-    shares: Mapping[ValueOrigin, int], classes: Mapping[ValueOrigin, str], *, width: int = 640
-) -> str:
+def bar(shares: Mapping[ValueOrigin, int], classes: Mapping[ValueOrigin, str]) -> str:
     """Draw one horizontal bar as SVG, its parts as wide as their shares, colored by `classes`."""
-    total = sum(shares.values()) or 1
+    width, total = 640, sum(shares.values()) or 1
     parts, labels, x = [], [], 0.0
     for origin, amount in shares.items():
         length = width * amount / total
@@ -114,7 +100,6 @@ def _name(text: str) -> str:
 
 
 def _body(result: Verification) -> Iterator[str]:
-    report = result.value_report
     yield from _head(result)
     yield from _problems(result)
     yield from _differences(result)
@@ -124,39 +109,36 @@ def _body(result: Verification) -> Iterator[str]:
         yield "</ul>"
     yield "<h2>Checks</h2>"
     yield from _table(result.checks.items(), kind="checks")
-    if report:
+    if report := result.value_report:
         colors = _colors(report)
         yield from _origins(report, colors)
         for section in report.sections:
             yield from _section(section, report, colors)
         yield from _tensors(report, colors)
-    yield (
-        f'<p class="dim">Made by converter {__version__}. This page loads nothing and runs no'
-        " scripts.</p>"
-    )
+    made_by = f"Made by converter {__version__}. This page loads nothing and runs no scripts."
+    yield f'<p class="dim">{made_by}</p>'
 
 
 def _head(result: Verification) -> Iterator[str]:
     report = result.value_report
-    number = len(result.problems)
-    badge = "verified" if result.verified else f"not verified: {count(number, 'problem')}"
+    problems = count(len(result.problems), "problem")
+    badge = "verified" if result.verified else f"not verified: {problems}"
     yield f"<h1>{_text(result.directory)}</h1>"
     yield f'<p><span class="badge {"good" if result.verified else "bad"}">{badge}</span>'
     yield f"{_text(report.model if report else 'could not be read')}</p>"
-    files = ", ".join(result.files)
     facts: dict[str, str] = {}
     if report:
         facts["parameters"] = f"{report.parameters:,}"
         facts["tensors"] = f"{len(report.tensors):,}"
-        counts: Counter[str] = Counter()
-        for shares in report.origins.values():
-            for origin, amount in shares.items():
-                counts[origin.kind] += amount
+        counts = Counter[str]()
+        for summary in report.tensors.values():
+            counts[summary.origin.kind] += summary.stored.tensor.spec.size
         if not counts["unknown"]:
             facts["initialized"] = f"{counts['initialized'] / max(1, counts.total()):.1%}"
     yield '<dl class="facts">'
     yield from (f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in facts.items())
-    yield f'<div><dt>weight files</dt><dd class="small">{_text(files)}</dd></div></dl>'
+    files = _text(", ".join(result.files))
+    yield f'<div><dt>weight files</dt><dd class="small">{files}</dd></div></dl>'
 
 
 def _problems(result: Verification) -> Iterator[str]:
@@ -200,15 +182,10 @@ def _colors(report: ValueReport) -> dict[ValueOrigin, str]:
     return colors
 
 
-def _dot(color: str) -> str:
-    return f'<span class="dot {color}"></span>'
-
-
 def _origins(report: ValueReport, colors: Mapping[ValueOrigin, str]) -> Iterator[str]:
     yield '<h2>Origins of the values</h2><p class="keys">'
-    yield from (
-        f"<span>{_dot(color)}{_text(origin.label)}</span>" for origin, color in colors.items()
-    )
+    for origin, color in colors.items():
+        yield f'<span><span class="dot {color}"></span>{_text(origin.label)}</span>'
     yield '</p><div class="shares">'
     for submodel, shares in report.origins.items():
         total = f"{sum(shares.values()):,} values"
@@ -230,7 +207,8 @@ def _section(
     )
     for layer in section.layers:
         values = layer.statistics
-        color = _color(layer, report, colors)
+        classes = [colors[report.tensors[name].origin] for name in layer.names]
+        color = "wrong" if "wrong" in classes else classes[0]
         label = f"values of {printable(layer.title)}"
         matrices = f"{len(layer.names):,} {'matrix' if len(layer.names) == 1 else 'matrices'}"
         yield (
@@ -244,26 +222,20 @@ def _section(
     yield "</div>"
 
 
-def _color(layer: Layer, report: ValueReport, colors: Mapping[ValueOrigin, str]) -> str:
-    """Return the class of the first tensor's origin, or ``wrong`` if any tensor is."""
-    classes = [colors[report.tensors[name].origin] for name in layer.names]
-    return "wrong" if "wrong" in classes else classes[0]
-
-
-def _tensor_key(item: tuple[str, TensorSummary]) -> tuple[object, ...]:
-    spec = item[1].stored.tensor.spec
-    return item[0], spec.shape, spec.dtype, item[1].origin
-
-
 def _tensors(report: ValueReport, colors: Mapping[ValueOrigin, str]) -> Iterator[str]:
+    def key(item: tuple[str, TensorSummary]) -> tuple[object, ...]:
+        spec = item[1].stored.tensor.spec
+        return item[0], spec.shape, spec.dtype, item[1].origin
+
     rows = []
-    for group in group_layers(report.tensors.items(), _tensor_key):
+    for group in group_layers(report.tensors.items(), key):
         first = group[0][1]
         total = sum((summary.statistics for _, summary in group), NOTHING)
         numbers = (total.minimum, total.maximum, total.mean, total.deviation)
         statistics = [f"{value:.4g}" for value in numbers] if total.count else [""] * 4
         name, spec = ", ".join(collapse_ranges(n for n, _ in group)), first.stored.tensor.spec
-        origin = f"{_dot(colors[first.origin])}{_name(first.origin.label)}"
+        dot = f'<span class="dot {colors[first.origin]}"></span>'
+        origin = f"{dot}{_name(first.origin.label)}"
         rows.append((_name(name), shape(spec.shape), spec.dtype, origin, *statistics))
     header = ("tensor", "shape", "dtype", "origin", "min", "max", "mean", "std")
     yield "<h2>Tensors</h2>"

@@ -14,11 +14,12 @@ from converter.report.rich_text import (
     heading,
     indented,
     line,
-    render,
+    rendered,
     shape,
     size,
     table,
 )
+from converter.verification.result import NOTHING
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,20 +27,20 @@ if TYPE_CHECKING:
     from converter.commands.inspect import Inspection
 
 
-def describe_inspection(inspection: Inspection, *, tensors: bool = False) -> str:
+@rendered
+def describe_inspection(
+    inspection: Inspection, *, tensors: bool = False
+) -> Iterator[RenderableType]:
     """Return the report; with `tensors`, including every tensor, layers collapsed."""
-    return render(_parts(inspection, tensors))
-
-
-def _parts(inspection: Inspection, tensors: bool) -> Iterator[RenderableType]:
     checkpoint, model = inspection.checkpoint, inspection.model
     specs = [tensor.spec for tensor in checkpoint.tensors.values()]
     yield line(f"{checkpoint.reference}: {model.name}", "bold")
     yield indented(table(_facts(inspection)))
+    dtypes = Counter(spec.dtype for spec in specs)
     yield line(
         f"\n{count(len(specs), 'tensor')}, {count(sum(spec.size for spec in specs), 'parameter')}, "
         f"{size(sum(spec.nbytes for spec in specs))}: "
-        + ", ".join(f"{number:,} {dtype}" for dtype, number in _dtypes(inspection).items())
+        + ", ".join(f"{number:,} {dtype}" for dtype, number in dtypes.items())
     )
     yield from _problems(inspection)
     if provenance := inspection.provenance:
@@ -90,24 +91,16 @@ def _provenance(stated: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "warning", str(warning)
 
 
-def _dtypes(inspection: Inspection) -> Counter[str]:
-    return Counter(tensor.spec.dtype for tensor in inspection.checkpoint.tensors.values())
-
-
 def _problems(inspection: Inspection) -> Iterator[RenderableType]:
     problems = inspection.model.key_match.problems(inspection.model.required)
     if not problems:
         yield line("Every tensor is accounted for.", "green")
         return
     yield heading("It does not fit its configuration and mapping table")
-    rows = [
-        (
-            problem.what,
-            problem.tensor or "",
-            f"expected {problem.expected}, found {problem.found}" if problem.expected else "",
-        )
-        for problem in problems
-    ]
+    rows = []
+    for each in problems:
+        details = f"expected {each.expected}, found {each.found}" if each.expected else ""
+        rows.append((each.what, each.tensor or "", details))
     yield indented(table(rows))
 
 
@@ -137,8 +130,6 @@ def _statistics(inspection: Inspection, names: list[str]) -> Iterator[str]:
     """Yield the statistics of several tensors together."""
     if not inspection.statistics:
         return
-    total = inspection.statistics[names[0]]
-    for name in names[1:]:
-        total += inspection.statistics[name]
+    total = sum((inspection.statistics[name] for name in names), NOTHING)
     for value in (total.minimum, total.maximum, total.mean, total.deviation):
         yield f"{value:.4g}"

@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from io import StringIO
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from converter.name_ranges import collapse_ranges, split_layer_index
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+K = TypeVar("K")
 T = TypeVar("T")
+_P = ParamSpec("_P")
 
 _GAP = 2
 """Columns between columns."""
@@ -57,36 +60,39 @@ def shape(lengths: Sequence[int]) -> str:
 
 def collapse_params(names: Iterable[str]) -> list[str]:
     """Collapse names: ``decoder.h.{0…11}.ln_cross_attn.{weight,bias}`` instead of 24 names."""
-    params: dict[str, list[str]] = {}
-    for name in names:
-        module, _, param = name.rpartition(".")
-        params.setdefault(module, []).append(param)
-    modules: dict[tuple[str, ...], list[str]] = {}
-    for module, group in params.items():
-        modules.setdefault(tuple(dict.fromkeys(group)), []).append(module)
+    params = grouped(name.rpartition(".")[::2] for name in names)
+    modules = grouped((tuple(dict.fromkeys(group)), module) for module, group in params.items())
+    collapsed = {
+        module: group for group, each in modules.items() for module in collapse_ranges(each)
+    }
     return [
         ".".join(filter(None, (module, group[0] if len(group) == 1 else f"{{{','.join(group)}}}")))
-        for module, group in {
-            module: group for group, each in modules.items() for module in collapse_ranges(each)
-        }.items()
+        for module, group in collapsed.items()
     ]
+
+
+def grouped(pairs: Iterable[tuple[K, T]]) -> dict[K, list[T]]:
+    """Return the values of each key, in order."""
+    groups: dict[K, list[T]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 def group_layers(items: Iterable[T], key: Callable[[T], tuple[Any, ...]]) -> list[list[T]]:
     """Group items by a key that starts with a name, of which the layer index is ignored."""
-    groups: dict[tuple[object, ...], list[T]] = {}
-    for item in items:
+
+    def without_index(item: T) -> tuple[Any, ...]:
         name, *rest = key(item)
         head, _, tail = split_layer_index(name)
-        groups.setdefault((head, tail, *rest), []).append(item)
-    return list(groups.values())
+        return head, tail, *rest
+
+    return list(grouped((without_index(item), item) for item in items).values())
 
 
 def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Group pairs of name and reason: reason → collapsed names."""
-    groups: dict[str, list[str]] = {}
-    for name, reason in reasons:
-        groups.setdefault(reason, []).append(name)
+    groups = grouped((reason, name) for name, reason in reasons)
     return {reason: collapse_ranges(names) for reason, names in groups.items()}
 
 
@@ -164,6 +170,16 @@ def indented(part: RenderableType) -> RenderableType:
     from rich.padding import Padding
 
     return Padding(part, (0, 0, 0, 2))
+
+
+def rendered(parts: Callable[_P, Iterator[RenderableType]]) -> Callable[_P, str]:
+    """Make a generator of parts a function that returns their text for standard output."""
+
+    @wraps(parts)
+    def text(*args: _P.args, **kwargs: _P.kwargs) -> str:
+        return render(parts(*args, **kwargs))
+
+    return text
 
 
 def render(parts: Iterable[RenderableType], stream: Any = None) -> str:

@@ -16,6 +16,7 @@ from converter.report.rich_text import (
     indented,
     line,
     render,
+    rendered,
     shape,
     table,
 )
@@ -31,44 +32,37 @@ HEADER = ("tensor", "differing", "max", "mean", "cosine", "dtypes")
 """Titles of the columns of `difference_rows`."""
 
 
-def describe_comparison(comparison: Comparison) -> str:
+@rendered
+def describe_comparison(result: Comparison) -> Iterator[RenderableType]:
     """Return the report of ``converter diff``."""
-    return render(_comparison(comparison))
-
-
-def _comparison(result: Comparison) -> Iterator[RenderableType]:
     equal = sum(difference.exact for difference in result.differences.values())
     verdict = "equal" if result.equal else "DIFFERENT"
     if result.equal and equal < len(result.differences):
         verdict = f"equal within {result.tolerance:g}"
     what = f", only the {result.submodel}" if result.submodel else ""
     yield line(f"{result.first} and {result.second}{what}: {verdict}", "bold")
-    yield indented(
-        line(
-            f"{count(len(result.differences), 'tensor')} compared, {equal:,} the same bit for bit,"
-            f" {len(result.differing):,} differing"
-        )
-    )
     differing = result.differing
+    compared = f"{count(len(result.differences), 'tensor')} compared"
+    counts = f"{equal:,} the same bit for bit, {len(differing):,} differing"
+    yield indented(line(f"{compared}, {counts}"))
     within = {n: d for n, d in result.differences.items() if not d.exact and n not in differing}
     for title, differences in (("Differing", differing), ("Within the tolerance", within)):
         if differences:
             yield heading(title)
             yield indented(table(difference_rows(differences), header=HEADER, right=[1, 2, 3, 4]))
-    for reference, names in (
-        (result.first, result.only_first),
-        (result.second, result.only_second),
-    ):
-        if names:
-            yield heading(f"Only in {reference}")
-            yield indented(line("\n".join(collapse_params(names))))
+    yield from _listed(f"Only in {result.first}", result.only_first)
+    yield from _listed(f"Only in {result.second}", result.only_second)
     if result.shapes:
         yield heading("Of different shapes")
         yield indented(table((n, shape(a), shape(b)) for n, (a, b) in result.shapes.items()))
     for reference, names in result.unknown.items():
-        if names:
-            yield heading(f"Not compared, not in the mapping table, in {reference}")
-            yield indented(line("\n".join(collapse_params(names))))
+        yield from _listed(f"Not compared, not in the mapping table, in {reference}", names)
+
+
+def _listed(title: str, names: Sequence[str]) -> Iterator[RenderableType]:
+    if names:
+        yield heading(title)
+        yield indented(line("\n".join(collapse_params(names))))
 
 
 def difference_rows(differences: Mapping[str, Difference]) -> Iterator[tuple[str, ...]]:
@@ -133,9 +127,8 @@ def _origins(result: Verification) -> Iterator[tuple[str, str]]:
     for (verdict, _), names in groups.items():
         shown = collapse_params(names)
         if verdict.startswith("equal") and len(shown) > few:
-            yield verdict, f"{count(len(names), 'tensor')}: {', '.join(shown[:few])} …"
-        else:
-            yield verdict, f"{count(len(names), 'tensor')}: {', '.join(shown)}"
+            shown[few - 1 :] = [f"{shown[few - 1]} …"]
+        yield verdict, f"{count(len(names), 'tensor')}: {', '.join(shown)}"
 
 
 def merge_layers(problems: Sequence[Problem]) -> list[Problem]:

@@ -14,10 +14,11 @@ from converter.report.rich_text import (
     by_reason,
     collapse_params,
     count,
+    grouped,
     heading,
     indented,
     line,
-    render,
+    rendered,
     shape,
     size,
     table,
@@ -30,28 +31,17 @@ if TYPE_CHECKING:
     from converter.execution.write_checkpoint import WriteResult
 
 
-def describe_plan(result: WriteResult) -> str:
+@rendered
+def describe_plan(result: WriteResult) -> Iterator[RenderableType]:
     """Return the report of ``--dry-run``."""
-    return render(_plan(result))
-
-
-def _plan(result: WriteResult) -> Iterator[RenderableType]:
     plan = result.plan
     yield line(f"{result.output}: planned, nothing was written", "bold")
     yield heading(count_origins(plan.tensors))
     rows = []
     for group in group_similar(plan.tensors):
-        first = group[0]
+        spec, source, change = group[0].spec, describe_source(group), describe_change(group[0])
         name = ", ".join(collapse_ranges(tensor.spec.name for tensor in group))
-        rows.append(
-            (
-                name,
-                shape(first.spec.shape),
-                first.spec.dtype,
-                f"← {describe_source(group)}",
-                describe_change(first),
-            )
-        )
+        rows.append((name, shape(spec.shape), spec.dtype, f"← {source}", change))
     yield indented(table(rows, header=("tensor", "shape", "dtype", "from", "how")))
     yield from _ignored(result)
     yield heading(f"Files, {size(plan.nbytes)} of tensors")
@@ -65,12 +55,9 @@ def _plan(result: WriteResult) -> Iterator[RenderableType]:
 _TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
 
 
-def describe_result(result: WriteResult) -> str:
+@rendered
+def describe_result(result: WriteResult) -> Iterator[RenderableType]:
     """Return the report of a finished run."""
-    return render(_result(result))
-
-
-def _result(result: WriteResult) -> Iterator[RenderableType]:
     models = " and ".join(
         classes.get("pytorch") or next(iter(classes.values()), "checkpoint")
         for classes in result.classes.values()
@@ -117,10 +104,11 @@ def count_origins(tensors: Iterable[TargetTensor]) -> str:
 
 def _initialized(result: WriteResult) -> Iterator[RenderableType]:
     """List the initialized tensors by reason, collapsed."""
-    reasons: dict[str, list[str]] = {}
-    for tensor in result.plan.tensors:
-        if isinstance(tensor.origin, InitializedTensor):
-            reasons.setdefault(tensor.origin.reason, []).append(tensor.spec.name)
+    reasons = grouped(
+        (tensor.origin.reason, tensor.spec.name)
+        for tensor in result.plan.tensors
+        if isinstance(tensor.origin, InitializedTensor)
+    )
     if reasons:
         yield heading("Newly initialized weights, which need training")
     for reason, names in reasons.items():
@@ -160,10 +148,7 @@ def _listed(frameworks: tuple[str, ...]) -> str:
 
 def group_similar(tensors: Iterable[TargetTensor]) -> list[list[TargetTensor]]:
     """Group planned tensors that differ only in the layer index."""
-    groups: dict[tuple[object, ...], list[TargetTensor]] = {}
-    for tensor in tensors:
-        groups.setdefault(_group_key(tensor), []).append(tensor)
-    return list(groups.values())
+    return list(grouped((_group_key(tensor), tensor) for tensor in tensors).values())
 
 
 def _group_key(tensor: TargetTensor) -> tuple[object, ...]:

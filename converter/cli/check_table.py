@@ -33,9 +33,8 @@ def command(json: bool, **values: Any) -> int:
         from converter.report.rich_text import count, printable
 
         for file, problems in result.problems.items():
-            print_result(
-                f"{printable(file)}: {count(len(problems), 'problem') if problems else 'good'}"
-            )
+            verdict = count(len(problems), "problem") if problems else "good"
+            print_result(f"{printable(file)}: {verdict}")
             for problem in problems:
                 print_result(f"  - {printable(str(problem))}")
     return int(not result.valid)

@@ -59,7 +59,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 def print_result(text: str) -> None:
-    """Print a result; raise OutputError if that cannot be written, as on a full disk."""
+    """Print a result; raise OutputError if that fails, BrokenPipeError if the reader has gone."""
     try:
         click.echo(text, nl=not text.endswith("\n"), color=colors(sys.stdout))
     except BrokenPipeError:

@@ -6,7 +6,7 @@ import codecs
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,9 +23,10 @@ _TRACEBACK = "CONVERTER_TRACEBACK"
 
 
 def run_with_error_handling(call: Callable[[], object], json: bool) -> int:
-    """Run `call`, print any error, as a JSON document if `json`, and return the exit code.
+    """Run `call`, print any error, and return the exit code, which `call` may return.
 
-    That is 0 done, 1 failed, 2 wrong usage, 130 interrupted; or the number that `call` returned.
+    If `json`, standard output holds a JSON document also when `call` fails. The codes: 0 done,
+    1 failed, 2 wrong usage, 130 interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is not an error
@@ -54,25 +55,24 @@ def run_with_error_handling(call: Callable[[], object], json: bool) -> int:
 
 def _report(error: BaseException, json: bool) -> int:
     """Print an error, and return the exit code."""
-    if isinstance(error, KeyboardInterrupt | click.Abort):
-        print_message("Interrupted: partial output was removed.", style="bold")
-        if json:
-            _emit(_document("interrupted", "interrupted; partial output was removed"))
-        return INTERRUPTED
     from converter.errors import ConverterError
 
-    if isinstance(error, click.ClickException):
-        error = _usage(error)
-    if isinstance(error, ConverterError):
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        print_message("Interrupted: partial output was removed.", style="bold")
+        error = ConverterError("interrupted; partial output was removed")
+        error.kind, error.exit_code = "interrupted", INTERRUPTED
+    else:
+        if isinstance(error, click.ClickException):
+            error = _usage(error)
+        elif not isinstance(error, ConverterError):
+            error = _unexpected(error)
         print_error(error)
-        if json:
-            _emit(error.to_dict())
-        return error.exit_code
-    kind, message, remedy = _unexpected(error)
-    print_error(ConverterError(message, remedy=remedy))
     if json:
-        _emit(_document(kind, message, remedy))
-    return 1
+        try:
+            emit_json(error.to_dict())
+        except ConverterError:  # standard output cannot be written
+            _close_streams()
+    return error.exit_code
 
 
 def print_error(error: ConverterError) -> None:
@@ -96,38 +96,27 @@ def _usage(error: click.ClickException) -> ConverterError:
     return UsageError(error.format_message(), remedy=remedy)
 
 
-def _unexpected(error: BaseException) -> tuple[str, str, str | None]:
-    """Return kind, message and remedy of an error that was not raised on purpose."""
+def _unexpected(error: BaseException) -> ConverterError:
+    """Convert an error that was not raised on purpose."""
+    from converter.errors import ConverterError
+
     name = type(error).__name__
     if isinstance(error, MemoryError):
-        return "memory", "not enough memory", "Try a smaller --memory or fewer --jobs."
-    if isinstance(error, OSError) and error.strerror:
+        kind, message = "memory", "not enough memory"
+        remedy = "Try a smaller --memory or fewer --jobs."
+    elif isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
+        kind, message = "system", f"{place}{error.strerror}"
+        remedy = f"{_TRACEBACK}=1 shows where ({name})."
         if isinstance(error, PermissionError) and place:
-            return (
-                "system",
-                f"{place}{error.strerror}",
-                "Check its permissions, and those of its parent directories.",
-            )
-        return "system", f"{place}{error.strerror}", f"{_TRACEBACK}=1 shows where ({name})."
-    text = " ".join(str(error).split())[:300]
-    message = f"this is a bug in converter: {name}{': ' + text if text else ''}"
-    return "bug", message, f"{_TRACEBACK}=1 shows the traceback; please report it with that."
-
-
-def _document(kind: str, message: str, remedy: str | None = None) -> dict[str, Any]:
-    body: dict[str, Any] = {"kind": kind, "message": message, "problems": []}
-    return {"error": {**body, "remedy": remedy} if remedy else body}
-
-
-def _emit(document: dict[str, Any]) -> None:
-    """Print the document of an error, if standard output can be written."""
-    from converter.errors import OutputError
-
-    try:
-        emit_json(document)
-    except OutputError:
-        _close_streams()
+            remedy = "Check its permissions, and those of its parent directories."
+    else:
+        text = " ".join(str(error).split())[:300]
+        kind, message = "bug", f"this is a bug in converter: {name}{': ' + text if text else ''}"
+        remedy = f"{_TRACEBACK}=1 shows the traceback; please report it with that."
+    converted = ConverterError(message, remedy=remedy)
+    converted.kind = kind
+    return converted
 
 
 def _close_streams() -> int:

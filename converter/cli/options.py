@@ -10,12 +10,15 @@ from inspect import cleandoc
 from typing import Any
 
 import click
+from click import Context, Parameter
 from click.shell_completion import CompletionItem
 
 from converter.cli.console import LEVELS, show_logs
 from converter.errors import UsageError
 from converter.file_names import tables_directory
 from converter.option_declaration import EXECUTION, GROUPS, OTHER, Option, options_of, parse_size
+
+Completion = list[CompletionItem]
 
 FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=None)
 NEW_FILE = click.Path(dir_okay=False)
@@ -34,7 +37,7 @@ class GroupedOption(click.Option):
 class GroupedCommand(click.Command):
     """A command whose help lists its options by group."""
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_options(self, ctx: Context, formatter: click.HelpFormatter) -> None:
         """Write one list for each group."""
         groups: dict[str, list[tuple[str, str]]] = {name: [] for name in GROUPS}
         for param in self.get_params(ctx):
@@ -52,9 +55,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
 
     name = "size"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str | int:
+    def convert(self, value: Any, param: Parameter | None, ctx: Context | None) -> str | int:
         """Return the value unchanged if it is a size."""
         try:
             parse_size(value)
@@ -71,9 +72,7 @@ class Names(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
     def __init__(self, choices: Sequence[str]) -> None:
         self.choices = choices
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
+    def convert(self, value: Any, param: Parameter | None, ctx: Context | None) -> tuple[str, ...]:
         """Return the names."""
         names = tuple(name.strip() for name in value.split(","))
         for name in names:
@@ -81,9 +80,7 @@ class Names(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
                 self.fail(f"{name!r} is not one of {', '.join(self.choices)}.", param, ctx)
         return names
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
+    def shell_complete(self, ctx: Context, param: Parameter, incomplete: str) -> Completion:
         """Offer the names that are not given yet."""
         before, comma, last = incomplete.rpartition(",")
         free = {name: "" for name in self.choices if name not in before.split(",")}
@@ -95,9 +92,7 @@ class Assignment(click.ParamType):  # type: ignore[type-arg]  # generic since cl
 
     name = "assignment"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
+    def convert(self, value: Any, param: Parameter | None, ctx: Context | None) -> tuple[str, str]:
         """Return name and value."""
         name, equals, text = value.partition("=")
         if not equals or not name.isidentifier():
@@ -106,35 +101,22 @@ class Assignment(click.ParamType):  # type: ignore[type-arg]  # generic since cl
 
 
 def _flatten(
-    ctx: click.Context, param: click.Parameter, values: tuple[tuple[str, ...], ...]
+    ctx: Context, param: Parameter, values: tuple[tuple[str, ...], ...]
 ) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(name for names in values for name in names)) or None
 
 
-def _as_dict(
-    ctx: click.Context, param: click.Parameter, values: tuple[tuple[str, str], ...]
-) -> dict[str, str]:
+def _as_dict(ctx: Context, param: Parameter, values: tuple[tuple[str, str], ...]) -> dict[str, str]:
     return dict(values)
 
 
-def _complete_checkpoint(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """Offer local paths, which the shell lists."""
-    return [CompletionItem(incomplete, type="file")]
-
-
-def _complete_table(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
+def _complete_table(ctx: Context, param: Parameter, incomplete: str) -> Completion:
     """Offer the architectures and composites by the file names of their tables."""
     stems = (path.stem for path in tables_directory().glob("*.toml"))
     return _starting_with(incomplete, {stem: "" for stem in stems if not stem.startswith("_")})
 
 
-def _complete_preset(
-    ctx: click.Context, param: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
+def _complete_preset(ctx: Context, param: Parameter, incomplete: str) -> Completion:
     """Offer the presets, with the paper of each."""
     import tomllib
 
@@ -143,9 +125,7 @@ def _complete_preset(
     return _starting_with(incomplete, papers)
 
 
-def _starting_with(
-    incomplete: str, names: Mapping[str, str], prefix: str = ""
-) -> list[CompletionItem]:
+def _starting_with(incomplete: str, names: Mapping[str, str], prefix: str = "") -> Completion:
     return [
         CompletionItem(prefix + name, help=text or None)
         for name, text in sorted(names.items())
@@ -153,8 +133,8 @@ def _starting_with(
     ]
 
 
-_COMPLETION = {
-    "checkpoint": _complete_checkpoint,
+_COMPLETION: dict[str, Callable[[Context, Parameter, str], Completion]] = {
+    "checkpoint": lambda ctx, param, incomplete: [CompletionItem(incomplete, type="file")],
     "table": _complete_table,
     "preset": _complete_preset,
 }
@@ -238,14 +218,14 @@ LOG_LEVEL = click.Option(
 
 
 def command(
-    name: str, declared: type[Any], epilog: str, extra: Sequence[click.Parameter] = ()
+    name: str, declared: type[Any], epilog: str, extra: Sequence[Parameter] = ()
 ) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a function a command with the arguments and options that a dataclass declares.
 
     The help ends with `epilog`; only the command line has the options `extra`.
     """
     options = [each for each in options_of(declared).values() if each.in_cli]
-    params: list[click.Parameter] = [click_argument(each) for each in options if each.is_argument]
+    params: list[Parameter] = [click_argument(each) for each in options if each.is_argument]
     params += [click_option(each) for each in options if not each.is_argument]
 
     def decorate(function: Callable[..., Any]) -> click.Command:

@@ -111,7 +111,7 @@ def _signals() -> Iterator[Callable[[], bool]]:
 def _show(
     planning: bool,
 ) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[JobResult], None]]]:
-    """Show a progress bar on terminals and each job that ends, as the result if `planning`."""
+    """Show a line for each job that ends (when `planning`, the result), and a progress bar."""
     ended = total = 0
     bar: Any = None
     if is_terminal(sys.stderr) and not planning:

@@ -12,6 +12,7 @@ from converter.cli.console import emit_json, print_message, print_result, progre
 from converter.cli.options import NEW_FILE, QUIET, GroupedOption, click_option
 from converter.option_declaration import EXECUTION, HUB, options_of
 from converter.options import PushOptions
+from converter.report.rich_text import count
 
 if TYPE_CHECKING:
     from converter.execution.write_checkpoint import WriteResult
@@ -42,7 +43,10 @@ WRITING: tuple[click.Parameter, ...] = (
 
 
 def write(function: Callable[..., WriteResult], values: dict[str, Any]) -> None:
-    """Run a command with the options of the command line, push the result on request, print it."""
+    """Run `compose`, `convert` or `split`, push the result if asked to, and print it.
+
+    Warnings are always printed, the summary unless `quiet`.
+    """
     json, quiet, recipe = (values.pop(name) for name in ("json", "quiet", "save_recipe"))
     push = _pop_push_options(values)
     if recipe is not None:
@@ -50,11 +54,20 @@ def write(function: Callable[..., WriteResult], values: dict[str, Any]) -> None:
     with progress_bar(quiet) as progress:
         result = function(**values, progress=progress)
     pushed = verify_and_push(result, push, values["mapping"])
-    print_outcome(result, json=json, quiet=quiet, pushed=pushed)
+    for warning in result.warnings:
+        warn(warning)
+    if json:
+        emit_json({**result.to_dict(), **({"pushed": pushed.to_dict()} if pushed else {})})
+    elif not (result.written and quiet):
+        from converter.report.write_result import describe_plan, describe_result
+
+        print_result(describe_result(result) if result.written else describe_plan(result))
+    if pushed and not json:
+        print_push_result(pushed)
 
 
 def _pop_push_options(values: dict[str, Any]) -> dict[str, Any]:
-    """Remove the options of `PUSH` from `values`; return them, with `push` as ``repo_id``."""
+    """Take the options of `PUSH` out of `values`; `push` is called ``repo_id`` then."""
     repo_id = values.pop("push", None)
     options = {each.name: values.pop(each.name, None) for each in _PUSH_OPTIONS}
     unused = [each.flag for each in _PUSH_OPTIONS if options[each.name]]
@@ -85,7 +98,7 @@ def _save_recipe(path: Path, values: dict[str, Any], push: dict[str, Any]) -> No
 def verify_and_push(
     result: WriteResult, push: dict[str, Any], mapping: Sequence[str]
 ) -> PushResult | None:
-    """Verify what was written and push it; see `converter.verified_push`."""
+    """Verify what was written and push it; raise VerificationError if it is not correct."""
     if not push or not result.written:
         return None
     from converter.verified_push import verify_for_push
@@ -98,27 +111,6 @@ def verify_and_push(
         raise
 
 
-def print_outcome(
-    result: WriteResult, *, json: bool, quiet: bool, pushed: PushResult | None = None
-) -> None:
-    """Print what was written, planned or pushed; warnings always, the summary unless `quiet`."""
-    for warning in result.warnings:
-        warn(warning)
-    if json:
-        more = {"pushed": pushed.to_dict()} if pushed else {}
-        emit_json({**result.to_dict(), **more})
-    elif not result.written:
-        from converter.report.write_result import describe_plan
-
-        print_result(describe_plan(result))
-    elif not quiet:
-        from converter.report.write_result import describe_result
-
-        print_result(describe_result(result))
-    if pushed and not json:
-        print_push_result(pushed)
-
-
 def print_push_result(pushed: PushResult, *, json: bool = False) -> None:
     """Print what was pushed."""
     for name in pushed.kept:
@@ -128,7 +120,6 @@ def print_push_result(pushed: PushResult, *, json: bool = False) -> None:
     elif not pushed.sent:
         print_result(f"{pushed.url}: up to date; nothing was sent")
     else:
-        what = "1 file" if len(pushed.sent) == 1 else f"{len(pushed.sent)} files"
         same = f", {len(pushed.unchanged)} unchanged" if pushed.unchanged else ""
         target = f"pull request {pushed.url}" if pushed.pull_request else pushed.url
-        print_result(f"{target}: {what} sent{same}")
+        print_result(f"{target}: {count(len(pushed.sent), 'file')} sent{same}")

@@ -21,7 +21,7 @@ from converter._version import __version__
 from converter.errors import ConverterError, UnsupportedError
 from converter.recipes.job import FAILED, JobResult, run_job
 from converter.recipes.parser import Job
-from converter.recipes.schema import path_options
+from converter.recipes.schema import recipe_options
 from converter.storage.references import local_path, parse_repo_id, parse_url
 
 _CONNECT_SECONDS = 30
@@ -32,16 +32,7 @@ _STOP_CHECK_SECONDS = 1.0
 
 
 class DaskExecutor:
-    """Runs jobs on the workers of a cluster.
-
-    Args:
-        jobs: processes of a cluster on this machine; by default one per CPU.
-        scheduler: address of another cluster's scheduler.
-
-    Raises:
-        UnsupportedError: if ``distributed`` is not installed.
-
-    """
+    """Runs jobs on the workers of a cluster: that of `scheduler`, or one on this machine."""
 
     def __init__(self, jobs: int | None, scheduler: str | None) -> None:
         try:
@@ -83,8 +74,7 @@ class DaskExecutor:
 
     def capacity(self) -> int:
         """Return the number of threads of all current workers."""
-        threads: dict[str, int] = self._client.nthreads()
-        return max(1, sum(threads.values()))
+        return max(1, sum(map(int, self._client.nthreads().values())))
 
     def start(self, number: int, job: Job, write: bool) -> None:
         """Start a job."""
@@ -126,16 +116,13 @@ class DaskExecutor:
             result: JobResult = future.result()
             return result
         error = future.exception() if future.status == "error" else None
+        remedy = None
         if isinstance(error, self._dask.KilledWorker):
-            failure = ConverterError(
-                f"{job.name}: every worker that ran it died, the last at {error.last_worker}",
-                remedy="Probably out of memory: try fewer --jobs, or a smaller `memory` option.",
-            )
+            text = f"every worker that ran it died, the last at {error.last_worker}"
+            remedy = "Probably out of memory: try fewer --jobs, or a smaller `memory` option."
         else:
-            failure = ConverterError(
-                f"{job.name}: was lost by the cluster: {error or future.status}"
-            )
-        return JobResult(job, FAILED, error=failure)
+            text = f"was lost by the cluster: {error or future.status}"
+        return JobResult(job, FAILED, error=ConverterError(f"{job.name}: {text}", remedy=remedy))
 
     def _connect(self, address: Any) -> Any:
         try:
@@ -148,12 +135,7 @@ class DaskExecutor:
             ) from error
 
     def _check_workers(self) -> None:
-        """Check that there are workers with the same version, so that results are the same.
-
-        Raises:
-            ConverterError: if not.
-
-        """
+        """Check that there are workers with the same version, so that results are the same."""
         try:
             self._client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
         except TimeoutError as error:
@@ -181,16 +163,16 @@ def dask_setup(worker: object) -> None:
 def with_absolute_paths(job: Job) -> Job:
     """Return a job with absolute paths, for a process with another working directory."""
     options = dict(job.options)
-    for name in path_options(job.command) & options.keys():
-        value = options[name]
-        if isinstance(value, list):
-            options[name] = [_absolute(item, name) for item in value]
-        else:
-            options[name] = _absolute(value, name)
+    for name, option in recipe_options(job.command).items():
+        if name in options and Path in option.items:
+            options[name] = _absolute(options[name], name)
     return replace(job, options=options)
 
 
-def _absolute(path: str, option: str) -> str:
+def _absolute(path: Any, option: str) -> Any:
+    """Return a path or list of paths made absolute, but for URLs and Hub ids."""
+    if isinstance(path, list):
+        return [_absolute(each, option) for each in path]
     if parse_url(path) or (option != "output" and parse_repo_id(path)):
         return path
     return str(Path.cwd() / local_path(path))

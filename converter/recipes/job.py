@@ -109,15 +109,9 @@ def plan_job(job: Job) -> WriteResult | ConverterError:
 
 
 def run_job(job: Job, write: bool, stopped: Callable[[], bool]) -> JobResult:
-    """Write the output of a job, and push it.
+    """Write the output of a job unless it is up to date, and push it; in any thread or process.
 
-    May run in any thread of any process.
-
-    Args:
-        job: what to do.
-        write: if false, the output is up to date, and is only pushed.
-        stopped: called at most ten times a second; the job stops once it returns true.
-
+    `stopped` is called at most ten times a second; the job stops once it returns true.
     """
     start = time.monotonic()
 
@@ -151,27 +145,19 @@ def _converted(job: Job, error: Exception) -> ConverterError:
     """Return any error as a `ConverterError`, so that it ends this job only."""
     if isinstance(error, ConverterError):
         return error
+    text, remedy = " ".join(str(error).split())[:300], None
     if isinstance(error, MemoryError):
-        return ConverterError(
-            f"{job.name}: not enough memory",
-            remedy="Try fewer --jobs, or a smaller `memory` in the recipe.",
-        )
-    text = " ".join(str(error).split())[:300]
-    if isinstance(error, OSError):
-        return ConverterError(f"{job.name}: {text or type(error).__name__}")
-    return ConverterError(
-        f"{job.name}: this is a bug in converter: {type(error).__name__}: {text}",
-        remedy="Please report it.",
-    )
+        text, remedy = "not enough memory", "Try fewer --jobs, or a smaller `memory` in the recipe."
+    elif isinstance(error, OSError):
+        text = text or type(error).__name__
+    else:
+        text = f"this is a bug in converter: {type(error).__name__}: {text}"
+        remedy = "Please report it."
+    return ConverterError(f"{job.name}: {text}", remedy=remedy)
 
 
 def is_done(planned: WriteResult) -> bool:
-    """Return whether an output is up to date by its manifest.
-
-    Args:
-        planned: the result of a dry run.
-
-    """
+    """Return whether an output is up to date by its manifest, given the result of a dry run."""
     output = output_target(str(planned.output))
     try:
         manifest = json.loads(output.read(MANIFEST) or b"")

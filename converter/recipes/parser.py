@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,15 +53,9 @@ class Job:
 
 
 def read_recipes(paths: Iterable[Path], variables: Mapping[str, str] | None = None) -> list[Job]:
-    """Return all jobs of some recipes, in their order.
+    """Return all jobs of some recipes, or raise UsageError with every problem of every file.
 
-    Args:
-        paths: YAML or JSON files.
-        variables: values that take precedence over those of the recipes.
-
-    Raises:
-        UsageError: with every problem of every file.
-
+    `variables` take precedence over those of the recipes.
     """
     given = dict(variables or {})
     parsers = [_Parser(path, _read(path), given) for path in paths]
@@ -101,11 +96,8 @@ def _conflicts(jobs: Iterable[Job]) -> list[Problem]:
     for location, name in outputs.items():
         outer = next((each for each in outputs if location.startswith(f"{each}/")), None)
         if outer:
-            problems.append(
-                Problem(
-                    f"its output is inside that of {outputs[outer]}", None, name, None, location
-                )
-            )
+            what = f"its output is inside that of {outputs[outer]}"
+            problems.append(Problem(what, tensor=name, found=location))
     return problems
 
 
@@ -123,12 +115,7 @@ class _Parser:
     """Names of the variables that the recipe declares or uses."""
 
     def load(self) -> Any:
-        """Return the content: JSON if the file name ends in ``.json``, YAML otherwise.
-
-        Raises:
-            UsageError: if it is not valid.
-
-        """
+        """Return the content: JSON if the file name ends in ``.json``, YAML otherwise."""
         kind = "JSON" if self.path.suffix == ".json" else "YAML"
         try:
             if kind == "YAML":
@@ -151,8 +138,8 @@ class _Parser:
         self.variables = self.section(recipe, "variables")
         for key, value in self.variables.items():
             if not isinstance(value, str | int | float):
-                at = ("variables", key)
-                self.add("must be text or a number", f"variables.{key}", at, found=_shown(value))
+                place = (f"variables.{key}", ("variables", key))
+                self.add("must be text or a number", *place, found=_shown(value))
         self.used |= self.variables.keys()
         self.variables |= self.given
         defaults = self.section(recipe, "defaults")
@@ -215,12 +202,10 @@ class _Parser:
             filled = self.fill(value, label, location)
             is_variable = isinstance(value, str) and _ONE_VARIABLE.fullmatch(value)
             try:
-                options[key] = _convert(command, key, filled, lax=bool(is_variable))
+                options[key] = convert_value(command, key, filled, lax=bool(is_variable))
             except msgspec.ValidationError:
-                expected = expected_value(command, key)
-                self.add(
-                    "has a wrong value", label, location, expected=expected, found=_shown(filled)
-                )
+                more = {"expected": expected_value(command, key), "found": _shown(filled)}
+                self.add("has a wrong value", label, location, **more)
         for key, option in declared.items():
             if option.is_required and key not in raw and key not in options:
                 self.add("is missing", f"{name}.{command}.{key}", at)
@@ -247,8 +232,8 @@ class _Parser:
     def add(self, what: str, label: str, at: tuple[Any, ...], **more: str | None) -> None:
         """Add a problem of the value at a path of keys and list positions."""
         line = self.line_of(at)
-        file = f"{self.path}:{line}" if line else str(self.path)
-        self.problems.append(Problem(what, file, label, **more))
+        place = f"{self.path}:{line}" if line else str(self.path)
+        self.problems.append(Problem(what, place, label, **more))
 
     @cached_property
     def root(self) -> Any:
@@ -278,44 +263,20 @@ class _Parser:
         return mark.line + 1 if mark else None
 
 
-def _convert(command: str, name: str, value: Any, *, lax: bool) -> Any:
-    """Return an option's value; a single value of an option that repeats becomes a list."""
-    try:
-        converted = convert_value(command, name, value)
-    except msgspec.ValidationError:
-        if not lax:
-            raise
-        converted = convert_value(command, name, value, strict=False)
-    repeats = recipe_options(command)[name].repeats
-    return [converted] if repeats and not isinstance(converted, list) else converted
-
-
 def _shown(value: Any) -> str:
     return repr(value)[:100]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object.
-
-    Raises:
-        ValueError: if a key occurs twice.
-
-    """
-    keys: set[str] = set()
-    for key, _ in pairs:
-        if key in keys:
+    """Return a JSON object; raise ValueError if a key occurs twice."""
+    for key, times in Counter(key for key, _ in pairs).items():
+        if times > 1:
             raise ValueError(f"{key!r} occurs twice")
-        keys.add(key)
     return dict(pairs)
 
 
 def _load_yaml(text: str) -> Any:
-    """Return the content of a YAML document.
-
-    Raises:
-        ValueError: if it is not valid, or a key of a mapping occurs twice.
-
-    """
+    """Return the content of a YAML document; raise ValueError also if a key occurs twice."""
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
@@ -338,17 +299,9 @@ def _load_yaml(text: str) -> Any:
 def save_recipe(
     path: Path, command: str, given: Mapping[str, Any], push: Mapping[str, Any]
 ) -> None:
-    """Write a command as a recipe of one job.
+    """Write a command as a recipe of one job, as JSON if the file name ends in ``.json``.
 
-    Args:
-        path: the file, JSON if its name ends in ``.json`` and YAML otherwise.
-        command: ``compose``, ``convert`` or ``split``.
-        given: its arguments and options; those that recipes do not have are left out.
-        push: options of `push`; empty if nothing is pushed.
-
-    Raises:
-        OutputError: if the file cannot be written.
-
+    Options in `given` that recipes do not have are left out; `push` is empty if nothing is pushed.
     """
     name = Path(str(given["output"])).name
     job: dict[str, Any] = {"name": name, command: _saved(command, given)}
@@ -369,14 +322,12 @@ def save_recipe(
 
 def _saved(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options as a recipe has them."""
-    values = {name: given[name] for name in recipe_options(command) if name in given}
-    return {
-        name: [_escape(each) for each in value] if isinstance(value, tuple) else _escape(value)
-        for name, value in values.items()
-        if value not in (None, False, (), {})
-    }
+    values = {name: given.get(name) for name in recipe_options(command)}
+    return {n: _escape(each) for n, each in values.items() if each not in (None, False, (), {})}
 
 
 def _escape(value: Any) -> Any:
-    """Return a value whose dollar signs start no variable."""
+    """Return a value or tuple of values whose dollar signs start no variable."""
+    if isinstance(value, tuple):
+        return [_escape(each) for each in value]
     return value.replace("$", "$$") if isinstance(value, str) else value

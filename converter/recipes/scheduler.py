@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from converter.errors import ConverterError, UsageError
 from converter.option_declaration import takes
@@ -27,6 +26,9 @@ from converter.recipes.job import (
 )
 from converter.recipes.parser import Job, read_recipes
 
+if TYPE_CHECKING:
+    from converter.recipes.dask_executor import DaskExecutor
+
 _POLL_SECONDS = 0.25
 """Time between two checks for free capacity or an interrupt."""
 
@@ -34,42 +36,10 @@ _STOP_SECONDS = 60.0
 """Time that running jobs have to stop cleanly after an interrupt."""
 
 
-class JobExecutor(Protocol):
-    """A context manager that runs jobs, several at a time.
+class ThreadExecutor:
+    """Runs jobs in threads of this process; a context manager like `DaskExecutor`.
 
     Which jobs may start, and when, is decided by the scheduler.
-    """
-
-    def __enter__(self) -> Self:
-        """Start the workers, or connect to them."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Release the workers."""
-
-    def capacity(self) -> int:
-        """Return how many jobs may run at the same time, as of now."""
-
-    def start(self, number: int, job: Job, write: bool) -> None:
-        """Start a job, see `run_job`; return at once."""
-
-    def ended(self, numbers: Iterable[int], timeout: float) -> dict[int, JobResult]:
-        """Return the results of the jobs that ended; wait that many seconds for the first."""
-
-    def stop(self) -> None:
-        """Ask every running job to stop; `ended` returns their results."""
-
-
-class ThreadExecutor:
-    """Runs jobs in threads of this process.
-
-    Args:
-        jobs: how many may run at the same time.
-
     """
 
     def __init__(self, jobs: int) -> None:
@@ -86,22 +56,21 @@ class ThreadExecutor:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def capacity(self) -> int:
-        """Return how many jobs may run at the same time."""
+        """Return how many jobs may run at the same time, as of now."""
         return self._jobs
 
     def start(self, number: int, job: Job, write: bool) -> None:
-        """Start a job."""
-        stopped: Callable[[], bool] = self._stopped.is_set
-        self._futures[number] = self._pool.submit(run_job, job, write, stopped)
+        """Start a job, see `run_job`; return at once."""
+        self._futures[number] = self._pool.submit(run_job, job, write, self._stopped.is_set)
 
     def ended(self, numbers: Iterable[int], timeout: float) -> dict[int, JobResult]:
-        """Return the results of the jobs that ended."""
+        """Return the results of the jobs that ended; wait that many seconds for the first."""
         numbers_by_future = {self._futures[number]: number for number in numbers}
         done, _ = wait(numbers_by_future, timeout, FIRST_COMPLETED)
         return {numbers_by_future[future]: future.result() for future in done}
 
     def stop(self) -> None:
-        """Ask every running job to stop."""
+        """Ask every running job to stop; `ended` returns their results."""
         self._stopped.set()
 
 
@@ -123,39 +92,23 @@ def run(options: RunOptions) -> RunSummary:
     if options.scheduler and options.jobs:
         raise UsageError("jobs: the scheduler's own workers decide how many run at once")
     jobs = read_recipes(options.paths, options.variables)
-    scheduler = _Scheduler(
-        jobs,
-        options.keep_going,
-        options.stopped or (lambda: False),
-        options.progress or (lambda ended, total, names: None),
-        options.on_result or (lambda result: None),
-    )
-    if options.dry_run:
-        return scheduler.plan_all()
-    return scheduler.run(lambda: _executor(options.engine, options.jobs, options.scheduler))
+    scheduler = _Scheduler(jobs, options)
+    return scheduler.plan_all() if options.dry_run else scheduler.run()
 
 
-def _executor(name: str, jobs: int | None, scheduler: str | None) -> JobExecutor:
-    if name == "local":
-        return ThreadExecutor(jobs or 1)
+def _executor(options: RunOptions) -> ThreadExecutor | DaskExecutor:
+    if options.engine == "local":
+        return ThreadExecutor(options.jobs or 1)
     from converter.recipes.dask_executor import DaskExecutor
 
-    return DaskExecutor(jobs, scheduler)
+    return DaskExecutor(options.jobs, options.scheduler)
 
 
 class _Scheduler:
     """One run: which jobs wait, are running and have ended."""
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        keep_going: bool,
-        stopped: Callable[[], bool],
-        progress: Callable[[int, int, str], None],
-        on_result: Callable[[JobResult], None],
-    ) -> None:
-        self.jobs, self.keep_going = jobs, keep_going
-        self.stopped, self.progress, self.on_result = stopped, progress, on_result
+    def __init__(self, jobs: Sequence[Job], options: RunOptions) -> None:
+        self.jobs, self.options = jobs, options
         self.planned: dict[int, JobResult] = {}
         """Job → what planning found: that it is up to date, cannot run, or is to run."""
         self.results: dict[int, JobResult] = {}
@@ -175,20 +128,19 @@ class _Scheduler:
     @property
     def halted(self) -> bool:
         """If no further job is to be started."""
-        return not self.keep_going and any(each.status == FAILED for each in self.results.values())
+        failed = any(each.status == FAILED for each in self.results.values())
+        return failed and not self.options.keep_going
 
     def plan_all(self) -> RunSummary:
         """Plan every job, and write nothing."""
         for number, job in enumerate(self.jobs):
             before = [self.results[earlier] for earlier in self.needed[number]]
             waits = [each.job.name for each in before if each.status == PLANNED]
-            if waits:  # its sources do not exist yet
-                self.end(number, JobResult(job, PLANNED, after=waits))
-            else:
-                self.end(number, self.plan(number))
+            # If it waits, its sources do not exist yet.
+            self.end(number, JobResult(job, PLANNED, after=waits) if waits else self.plan(number))
         return self.summary
 
-    def run(self, make_executor: Callable[[], JobExecutor]) -> RunSummary:
+    def run(self) -> RunSummary:
         """Plan every job whose sources exist, then run what is not up to date."""
         try:
             for number, needed in enumerate(self.needed):
@@ -198,7 +150,7 @@ class _Scheduler:
                 if planned.status == FAILED or self.is_done(number):
                     self.end(number, planned)
             if len(self.results) < len(self.jobs) and not self.halted:
-                with make_executor() as executor:
+                with _executor(self.options) as executor:
                     self.execute(executor)
         except KeyboardInterrupt:
             raise Interrupted(self.summary) from None
@@ -212,10 +164,14 @@ class _Scheduler:
         planned = self.planned.get(number)
         return planned is not None and planned.status == SKIPPED and not self.jobs[number].push
 
+    def check_stop(self) -> None:
+        """Raise KeyboardInterrupt if the run is to stop."""
+        if self.options.stopped and self.options.stopped():
+            raise KeyboardInterrupt
+
     def plan(self, number: int) -> JobResult:
         """Plan a job after those that it needs have ended."""
-        if self.stopped():
-            raise KeyboardInterrupt
+        self.check_stop()
         job = self.jobs[number]
         before = [self.results[n] for n in self.needed[number] if n in self.results]
         failed = [each.job.name for each in before if each.status in (FAILED, NOT_STARTED)]
@@ -230,13 +186,12 @@ class _Scheduler:
         files = {file.path: file.nbytes for file in planned.plan.files}
         return JobResult(job, PLANNED, files=files)
 
-    def execute(self, executor: JobExecutor) -> None:
+    def execute(self, executor: ThreadExecutor | DaskExecutor) -> None:
         """Give the executor every job that can start, until all have ended."""
         try:
             while self.start(executor) or self.running:
                 self.collect(executor)
-                if self.stopped():
-                    raise KeyboardInterrupt
+                self.check_stop()
         except KeyboardInterrupt:
             executor.stop()
             deadline = time.monotonic() + _STOP_SECONDS
@@ -244,7 +199,7 @@ class _Scheduler:
                 self.collect(executor)
             raise
 
-    def start(self, executor: JobExecutor) -> bool:
+    def start(self, executor: ThreadExecutor | DaskExecutor) -> bool:
         """Start the jobs that can start; return whether anything changed."""
         changed = False
         room = executor.capacity() - len(self.running)
@@ -253,7 +208,7 @@ class _Scheduler:
                 break
             if number in self.results or number in self.running:
                 continue
-            if not all(earlier in self.results for earlier in self.needed[number]):
+            if not self.results.keys() >= set(self.needed[number]):
                 continue
             planned = self.planned.get(number) or self.plan(number)
             changed = True
@@ -266,7 +221,7 @@ class _Scheduler:
                 self.end(number, planned)
         return changed
 
-    def collect(self, executor: JobExecutor) -> None:
+    def collect(self, executor: ThreadExecutor | DaskExecutor) -> None:
         """Record the jobs that ended."""
         if not self.running:
             return
@@ -280,9 +235,11 @@ class _Scheduler:
         """Record the result of a job."""
         self.results[number] = result
         self.show()
-        self.on_result(result)
+        if self.options.on_result:
+            self.options.on_result(result)
 
     def show(self) -> None:
         """Report the progress of the run."""
-        names = ", ".join(self.jobs[number].name for number in sorted(self.running))
-        self.progress(len(self.results), len(self.jobs), names)
+        if self.options.progress:
+            names = ", ".join(self.jobs[number].name for number in sorted(self.running))
+            self.options.progress(len(self.results), len(self.jobs), names)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import cache, reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -47,11 +47,6 @@ def recipe_options(command: str) -> dict[str, Option]:
     return {each.name: each for each in declared if each.in_recipes}
 
 
-def path_options(command: str) -> set[str]:
-    """Return the names of the options of a command that are paths."""
-    return {name for name, each in recipe_options(command).items() if Path in each.items}
-
-
 @cache
 def value_type(command: str, name: str) -> Any:
     """Return the type of an option's value in YAML and JSON."""
@@ -62,20 +57,21 @@ def value_type(command: str, name: str) -> Any:
     return single | list[single] if option.repeats else single
 
 
-def convert_value(command: str, name: str, value: Any, *, strict: bool = True) -> Any:
-    """Return a value as its option takes it.
+def convert_value(command: str, name: str, value: Any, *, lax: bool) -> Any:
+    """Return a value as its option takes it; a single value of one that repeats becomes a list.
 
-    Args:
-        command: one of `COMMANDS` or ``push``.
-        name: of the option.
-        value: as read from the file.
-        strict: if false, a string may also be the text of a number or truth value.
-
-    Raises:
-        msgspec.ValidationError: if the option does not take it.
-
+    If `lax`, a string may also be the text of a number or truth value. Raise
+    msgspec.ValidationError if the option does not take the value.
     """
-    return msgspec.convert(value, value_type(command, name), strict=strict)
+    kind = value_type(command, name)
+    try:
+        converted = msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        if not lax:
+            raise
+        converted = msgspec.convert(value, kind, strict=False)
+    repeats = recipe_options(command)[name].repeats
+    return [converted] if repeats and not isinstance(converted, list) else converted
 
 
 def expected_value(command: str, name: str) -> str:
@@ -142,19 +138,11 @@ def _block(command: str) -> dict[str, Any]:
 
 def _properties(command: str) -> dict[str, dict[str, Any]]:
     """Return option → the schema of its value, which may be a string with variables."""
-    return {
-        name: _or_variable(
-            msgspec.json.schema(
-                Annotated[value_type(command, name), msgspec.Meta(description=each.description)]
-            )
-        )
-        for name, each in recipe_options(command).items()
-    }
-
-
-def _or_variable(schema: dict[str, Any]) -> dict[str, Any]:
-    description = {"description": schema.pop("description")}
-    alternatives = schema.get("anyOf", [schema])
-    if not any(each.get("type") == "string" for each in alternatives):
-        schema = {"anyOf": [*alternatives, {"type": "string", "pattern": r"\$"}]}
-    return description | schema
+    properties = {}
+    for name, option in recipe_options(command).items():
+        schema = msgspec.json.schema(value_type(command, name))
+        alternatives = schema.get("anyOf", [schema])
+        if not any(each.get("type") == "string" for each in alternatives):
+            schema = {"anyOf": [*alternatives, {"type": "string", "pattern": r"\$"}]}
+        properties[name] = {"description": option.description, **schema}
+    return properties

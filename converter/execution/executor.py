@@ -51,12 +51,7 @@ class Worker:
         self._outputs = outputs
         self._stop = stop
         self._journal = journal
-        self._copier = TensorCopier(outputs, block, self._check, number)
-
-    @property
-    def bytes_done(self) -> int:
-        """Bytes written so far."""
-        return self._copier.bytes_done
+        self.copier = TensorCopier(outputs, block, self._check, number)
 
     def run(self, tensors: Iterator[TargetTensor]) -> None:
         """Copy tensors until none are left; raise Stopped if another thread failed."""
@@ -64,7 +59,7 @@ class Worker:
             for tensor in tensors:
                 result = self._recovered(tensor)
                 if result is None:
-                    result = self._copier.copy(tensor)
+                    result = self.copier.copy(tensor)
                     if self._journal:
                         self._journal.record(tensor.spec.name, result)
                 self.results[tensor.spec.name] = result
@@ -81,7 +76,7 @@ class Worker:
         name = tensor.spec.name
         result = self._journal.finished.get(name) if self._journal else None
         outputs = self._outputs[name]
-        scratch = self._copier.scratch
+        scratch = self.copier.scratch
         if result is None or not all(
             digest_in_file(tensor, writer, entry, scratch, self._check) == result.sha256
             for writer, entry in outputs
@@ -89,7 +84,7 @@ class Worker:
             return None
         for writer, entry in outputs:
             writer.accept_existing(entry.spec.name, self._check)
-            self._copier.bytes_done += entry.spec.nbytes
+            self.copier.bytes_done += entry.spec.nbytes
         return result
 
 
@@ -220,7 +215,7 @@ def _run(
                     if error is not None and not isinstance(error, Stopped):
                         raise error
                 if progress is not None:
-                    progress(sum(w.bytes_done for w in workers), plan.nbytes, queue.current)
+                    progress(sum(w.copier.bytes_done for w in workers), plan.nbytes, queue.current)
         finally:
             stop.set()
     unordered = {name: result for worker in workers for name, result in worker.results.items()}

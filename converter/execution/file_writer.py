@@ -17,7 +17,6 @@ from converter.formats.base import PreallocatedFile, Segment, read_exactly
 
 _READ_BACK = 1 << 20
 """Bytes read at once for a CRC-32 over bytes already in the file."""
-
 _RUNS_BETWEEN_CHECKS = 256
 
 _PIECE = 1 << 20

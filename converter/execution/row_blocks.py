@@ -77,7 +77,6 @@ def blocks(shape: tuple[int, ...], width: int, limit: int) -> Iterator[tuple[int
 
 _EXPONENT_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 """Exponent bits; all ones mean infinite or NaN."""
-
 _CHUNK = 1 << 16
 """Elements processed at once, so that intermediate results stay in the cache."""
 

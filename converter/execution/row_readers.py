@@ -41,7 +41,6 @@ class BufferPool:
 
 _CHUNK = 1 << 16
 """Elements compared at once, so that intermediate results stay in the cache."""
-
 _MEAN_ROWS = 1024
 """Rows summed at once."""
 

@@ -115,10 +115,8 @@ class TensorCopier:
                     permute(values, part, group.permutation, permuted)
                 self._write(group, permuted, start, stop)
         result.sha256 = digest.hexdigest() if self._hashed else ""
-        if _log.isEnabledFor(logging.DEBUG):
-            _log.debug(
-                "%s: %s, %s", tensor.spec.name, tensor.spec.describe(), _describe_origin(tensor)
-            )
+        spec = tensor.spec
+        _log.debug("%s: %s, %s", spec.name, spec.describe(), _describe_origin(tensor))
         result.problems = [problem for check in checks if (problem := check.problem())]
         return result
 

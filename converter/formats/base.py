@@ -104,9 +104,9 @@ class Segment:
 
 @dataclass
 class PreallocatedFile:
-    """A file that is complete except for its tensors' bytes.
+    """A file that lacks its tensors' bytes: little-endian and in C order at `segments`.
 
-    Whoever writes those, little-endian and in C order, at `segments`, then calls `finalize` once.
+    Once they are written, `finalize` is to be called.
     """
 
     path: Path

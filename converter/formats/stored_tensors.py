@@ -168,24 +168,21 @@ class StridedTensor(StoredTensor):
         reach = [(n - 1) * stride for n, stride in zip(out.shape, self.strides, strict=True)]
         extent = (sum(reach) + 1) * item
         widest = max(range(out.ndim), key=lambda k: (out.shape[k] > 1, self.strides[k]), default=0)
-        if not out.ndim or out.shape[widest] == 1 or self._is_dense(extent, reach, widest, item):
+        single = not out.ndim or out.shape[widest] == 1
+        step = 0 if single else self.strides[widest] * item
+        inner = 0 if single else extent - reach[widest] * item
+        # A part that fits the scratch and has no gaps worth skipping is read at once.
+        if single or (extent <= _STRIDED_SCRATCH and step - inner <= _GAP):
             buffer = np.empty(extent, np.uint8)
             self._handle.fill(buffer.data, offset, self.spec.name)
             strides = [stride * item for stride in self.strides]
             out[...] = np.ndarray(out.shape, numpy_dtype(self.spec.dtype), buffer, 0, strides)
             return
-        step = self.strides[widest] * item
-        inner = extent - reach[widest] * item
         count = 1 if step - inner > _GAP else max(1, (_STRIDED_SCRATCH - inner) // step + 1)
         for first in range(0, out.shape[widest], count):
             part = [slice(None)] * out.ndim
             part[widest] = slice(first, first + count)
             self._gather(out[tuple(part)], offset + first * step)
-
-    def _is_dense(self, extent: int, reach: list[int], widest: int, item: int) -> bool:
-        """Return whether `extent` bytes fit the scratch and have no gaps worth skipping."""
-        inner = extent - reach[widest] * item
-        return extent <= _STRIDED_SCRATCH and self.strides[widest] * item - inner <= _GAP
 
 
 def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:

@@ -94,7 +94,6 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 _CACHE_LINE = 64
 """Bytes; the rows of a block fill one line of each target row exactly."""
-
 _MATRIX = 16384
 """Elements of a two-dimensional slice below which a loop over slices is slower than one copy."""
 

@@ -160,7 +160,6 @@ MAX_DEPTH = 64
 """Nested maps and lists; the deepest known model has 12."""
 MAX_ENTRIES = 1 << 17
 """Map and list entries in a file; each takes 2 bytes there and some hundred in memory."""
-
 NDARRAY, NATIVE_COMPLEX, NPSCALAR = 1, 2, 3
 
 

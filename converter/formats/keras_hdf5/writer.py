@@ -68,7 +68,6 @@ def create_hdf5(spec: FileSpec) -> PreallocatedFile:
         if layout == "layers":
             for layer, weights in layers.items():
                 file.names(layer, "weight_names", weights)
-            file.group("top_level_model_weights")
             file.names("top_level_model_weights", "weight_names", [])
     return PreallocatedFile(spec.path, segments)
 
@@ -107,10 +106,6 @@ class Hdf5Builder:
         self._links.set_create_intermediate_group(True)
         self._links.set_char_encoding(h5t.CSET_UTF8)
 
-    def group(self, path: str) -> None:
-        """Create an empty group."""
-        self._file.require_group(path)
-
     def dataset(self, path: str, spec: TensorSpec) -> tuple[Segment, ...]:
         """Create a dataset, and return the segments of its bytes."""
         dtype = h5t.py_create(numpy_dtype(spec.dtype).newbyteorder("<"), logical=True)
@@ -130,7 +125,7 @@ class Hdf5Builder:
     def names(self, group: str, attribute: str, names: Sequence[str]) -> None:
         """Store a list of names as Keras does: in one attribute, or split evenly over several."""
         values: Any = np.asarray([name.encode() for name in names])
-        owner = self._file[group].attrs
+        owner = self._file.require_group(group).attrs
         count = 1
         parts = [values]
         while any(part.nbytes > ATTRIBUTE_LIMIT for part in parts):

@@ -17,7 +17,6 @@ from converter.tensors import TensorSpec, numpy_dtype
 
 PART_KEY_PREFIX = b"\0"
 """First byte of the key of every part."""
-
 _HEADERS = (0, 0x80, 0xC0, 0xE0, 0xF0, 0xF8, 0xFC, 0xFE, 0xFF, 0xFF80, 0xFFC0)
 """Prefixes of a signed number of 1, 2, … bytes; from 9 bytes on, two bytes long."""
 

@@ -13,7 +13,6 @@ from converter.formats.file_handle import MAX_RANK
 
 MAX_SLICES = 10_000
 """Parts of one variable; TensorFlow's own partitioners make one for each parameter server."""
-
 _MINUS_ONE = (1 << 64) - 1
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 

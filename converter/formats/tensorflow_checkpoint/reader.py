@@ -32,7 +32,6 @@ from converter.tensors import TensorSpec
 
 INDEX = ".index"
 """Suffix of every index file."""
-
 DTYPES = {
     1: "float32",
     2: "float64",

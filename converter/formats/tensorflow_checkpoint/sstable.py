@@ -22,7 +22,6 @@ MAX_FILE = 64 << 20
 """Bytes; an index takes about 100 a tensor."""
 MAX_KEY = 4096
 """Bytes of one key; TensorFlow's own names are far shorter."""
-
 _MAX_KEYS = 64 << 20
 """Bytes of all keys together, which shared prefixes could multiply."""
 _CHECKED = 4 << 20

@@ -201,10 +201,10 @@ def _find_tf_checkpoint(folder: CheckpointDirectory) -> Path | None:
     """Return the index of the TensorFlow checkpoint in `folder`, ``None`` if not found."""
     indexes = sorted(name for name in folder.names() if name.endswith(TF_INDEX_SUFFIX))
     if len(indexes) > 1:
-        names = [name.removesuffix(TF_INDEX_SUFFIX) for name in indexes]
+        names = ", ".join(name.removesuffix(TF_INDEX_SUFFIX) for name in indexes[:10])
         raise CheckpointError(
             f"{folder.path}: holds {len(indexes)} TensorFlow checkpoints",
-            remedy=f"Give one of them: {', '.join(names[:10])}.",
+            remedy=f"Give one of them: {names}.",
         )
     return folder.path / indexes[0] if indexes else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,24 +118,21 @@ class LazyTensor:
 
     def _rows(self, index: Any) -> tuple[int, int, Any] | None:
         """Return first row, end row, and the index within them; ``None`` for other indices."""
-        if not self.shape:
+        if not self.shape or isinstance(index, bool | np.bool_):
             return None
-        rows = self.shape[0]
-        if isinstance(index, slice):
-            chosen = range(*index.indices(rows))
-            if not chosen:
-                return 0, 0, slice(0, 0)
-            low, high = min(chosen[0], chosen[-1]), max(chosen[0], chosen[-1])
-            return low, high + 1, slice(None, None, chosen.step)
         try:
-            row = operator.index(index) if not isinstance(index, bool | np.bool_) else None
+            chosen = range(self.shape[0])[index]
         except TypeError:
             return None
-        if row is None:
-            return None
-        if not -rows <= row < rows:
-            raise IndexError(f"{self.name}: {row} is outside the first axis of {list(self.shape)}")
-        return row % rows, row % rows + 1, 0
+        except IndexError:
+            message = f"{self.name}: {index} is outside the first axis of {list(self.shape)}"
+            raise IndexError(message) from None
+        if isinstance(chosen, int):
+            return chosen, chosen + 1, 0
+        if not chosen:
+            return 0, 0, slice(0, 0)
+        low, high = sorted((chosen[0], chosen[-1]))
+        return low, high + 1, slice(None, None, chosen.step)
 
     def _read(self, start: int, stop: int) -> Array:
         """Return the values ``start .. stop`` along the first axis that is longer than one."""

@@ -138,8 +138,6 @@ def _submodel_names(
 class KeyMatch:
     """How the tensors of a source relate to the parameters of a model."""
 
-    source: str
-    """The plan's label of the source."""
     files: str
     dialect: str
     normalizer: KeyNormalizer = field(default_factory=KeyNormalizer)
@@ -149,8 +147,6 @@ class KeyMatch:
     duplicates: Mapping[str, tuple[tuple[str, SourceTensor], ...]] = field(default_factory=dict)
     """Canonical name → further tensors that should hold the same values, each with the name of its
     parameter: the same one, or one tied to it."""
-    missing: tuple[ParamSpec, ...] = ()
-    """Parameters without a stored tensor."""
     unmatched: tuple[TensorSpec, ...] = ()
     """Stored tensors that the mapping table does not describe."""
     ignored: Mapping[str, str] = field(default_factory=dict)
@@ -268,23 +264,14 @@ def match_keys(
         dialect or "no dialect",
     )
     return KeyMatch(
-        source,
         files,
         dialect,
         normalizer,
         matched,
         {name: tuple(entries) for name, entries in duplicates.items()},
-        missing_params(model_spec, matched),
         tuple(unmatched),
         ignored,
         tuple(mismatched),
-    )
-
-
-def missing_params(model_spec: ModelSpec, matched: Collection[str]) -> tuple[ParamSpec, ...]:
-    """Return the parameters with values of their own that are not among the `matched` names."""
-    return tuple(
-        param for param in model_spec.params if param.name not in matched and not param.tied_to
     )
 
 

@@ -19,7 +19,7 @@ from converter.models.framework_support import (
     submodel_class,
     unsupported_reasons,
 )
-from converter.models.key_matching import KeyMatch, match_keys, missing_params
+from converter.models.key_matching import KeyMatch, match_keys
 from converter.models.source_model import (
     MatchedCheckpoint,
     SourceModel,
@@ -205,9 +205,8 @@ def copy_shared_weights(
             *duplicates.get(param.name, ()),
             *((param.name, stored) for stored in further),
         )
-    missing = missing_params(spec, matched)
     copied = len(matched) - len(match.matched)
-    return replace(match, matched=matched, duplicates=duplicates, missing=missing), copied
+    return replace(match, matched=matched, duplicates=duplicates), copied
 
 
 def _twins(spec: ModelSpec, submodels: tuple[str, str]) -> Iterator[tuple[ParamSpec, ParamSpec]]:

@@ -11,7 +11,6 @@ from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpecBuilder
 from converter.architectures.schema import Architecture, Conventions
 from converter.errors import ConfigError, UnsupportedError, UsageError
-from converter.models.key_matching import missing_params
 from converter.models.source_model import SourceModel
 from converter.planning.tokenizer_files import TokenizerFiles
 
@@ -94,8 +93,7 @@ def select_layers(source: SourceModel, selection: str, conventions: Conventions)
         str(renamed(name)): tuple((str(renamed(by)), stored) for by, stored in entries)
         for name, entries in match.duplicates.items()
     }
-    missing = missing_params(spec, matched)
-    match = replace(match, matched=matched, duplicates=duplicates, missing=missing)
+    match = replace(match, matched=matched, duplicates=duplicates)
     return replace(source, key_match=match, config=config, spec=spec)
 
 

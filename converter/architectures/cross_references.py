@@ -72,21 +72,20 @@ def expressions(architecture: Architecture) -> Iterator[tuple[str, Expression, t
         yield f"unsupported.{name}.when", unsupported.when, ()
 
 
-def unused_fields(architecture: Architecture, own: Iterable[str], file: str) -> Iterator[Problem]:
+def unused_fields(architecture: Architecture, own: Iterable[str]) -> Iterator[Problem]:
     """Yield a problem for each unused field among `own`, those that the table itself lists."""
     used = {name for _, expression, _ in expressions(architecture) for name in expression.fields}
     for name in own:
         if name not in used:
             yield Problem(
                 "the field is used nowhere",
-                file,
-                f"config.{name}",
+                tensor=f"config.{name}",
                 expected="a size, condition, attribute or layer count that depends on it",
                 remedy="Remove it.",
             )
 
 
-def unused_groups(architecture: Architecture, own: Iterable[str], file: str) -> Iterator[Problem]:
+def unused_groups(architecture: Architecture, own: Iterable[str]) -> Iterator[Problem]:
     """Yield a problem for each part or head among `own`, those of the table itself, of no model."""
     used = {CROSS_ATTENTION} if DECODER in architecture.roles else set()
     for model in architecture.models.values():
@@ -96,8 +95,7 @@ def unused_groups(architecture: Architecture, own: Iterable[str], file: str) -> 
         if name in own and name not in used:
             yield Problem(
                 "no model has it",
-                file,
-                group,
+                tensor=group,
                 expected=f"a model under [models] that names it among its {kind}",
                 remedy="Name it there, or remove it.",
             )

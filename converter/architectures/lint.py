@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,36 +43,33 @@ from converter.architectures.schema import (
 from converter.errors import ConverterError, Problem, TableError
 
 
-def redundant_overrides(
-    parent: Mapping[str, Any], child: Mapping[str, Any], file: str
-) -> Iterator[Problem]:
+def redundant_overrides(parent: Mapping[str, Any], child: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what `child` states although `parent`, its own parents resolved, states the same."""
     for key, value in child.items():
         if key not in parent or key in OWN or key in child.get("replaces", ()):
             continue
         if key in (*MERGED, *MERGED_DEEPLY) and isinstance(value, dict):
-            yield from _same(parent[key], value, key, key in MERGED_DEEPLY, file)
+            yield from _same(parent[key], value, key, key in MERGED_DEEPLY)
         elif value == parent[key]:
-            yield _idle(key, file)
+            yield _idle(key)
 
 
-def _same(parent: Any, child: Mapping[str, Any], place: str, deeply: bool, file: str) -> Any:
+def _same(parent: Any, child: Mapping[str, Any], place: str, deeply: bool) -> Any:
     if not isinstance(parent, dict):
         return
     for key, value in child.items():
         if key not in parent:
             continue
         if deeply and isinstance(value, dict):
-            yield from _same(parent[key], value, f"{place}.{key}", False, file)
+            yield from _same(parent[key], value, f"{place}.{key}", False)
         elif type(value) is type(parent[key]) and value == parent[key]:
-            yield _idle(f"{place}.{key}", file)
+            yield _idle(f"{place}.{key}")
 
 
-def _idle(place: str, file: str) -> Problem:
+def _idle(place: str) -> Problem:
     return Problem(
         "changes nothing",
-        file,
-        place,
+        tensor=place,
         expected="something else than in the table that is extended",
         found="the same",
         remedy="Remove it.",
@@ -85,7 +83,7 @@ def lint(path: Path, registry: ArchitectureRegistry | None = None) -> list[Probl
     """
     registry = registry or ArchitectureRegistry()
     try:
-        found = list(_findings(path, registry))
+        found = [replace(each, file=str(path)) for each in _findings(path, registry)]
     except ConverterError as error:
         found = list(error.problems) or [_problem(error, str(path))]
     return list(dict.fromkeys(found))
@@ -99,41 +97,36 @@ def _problem(error: ConverterError, file: str) -> Problem:
 def _findings(path: Path, registry: ArchitectureRegistry) -> Iterator[Problem]:
     file = str(path)
     if path.stem == DIALECTS:
-        yield from _conventions(load_conventions(parse_toml(read_table(path), file), file), file)
+        yield from _conventions(load_conventions(parse_toml(read_table(path), file), file))
         return
     registry, name = registry.with_table(path)
     if registry.is_composite(name):
-        yield from _composite(registry.composite(name), registry, file)
+        yield from _composite(registry.composite(name), registry)
         return
     architecture = registry.architecture(name)
     child, parent = registry.contents(name)
     if parent is not None:
-        yield from redundant_overrides(parent, child, file)
-    yield from unused_fields(architecture, child.get("config", {}), file)
-    yield from unused_groups(architecture, {*child.get("parts", {}), *child.get("heads", {})}, file)
+        yield from redundant_overrides(parent, child)
+    yield from unused_fields(architecture, child.get("config", {}))
+    yield from unused_groups(architecture, {*child.get("parts", {}), *child.get("heads", {})})
     if "cross_attention_init" in child and CROSS_ATTENTION not in architecture.parts:
         yield Problem(
             "concerns cross-attention, which the architecture does not have",
-            file,
-            "cross_attention_init",
+            tensor="cross_attention_init",
             remedy="Remove it.",
         )
-    yield from _architecture(architecture, registry, file)
+    yield from _architecture(architecture, registry)
 
 
-def _architecture(
-    architecture: Architecture, registry: ArchitectureRegistry, file: str
-) -> Iterator[Problem]:
-    yield from _submodels(architecture, registry, file)
-    yield from check_rows(architecture, registry.conventions, file)
-    configs, problems = sample_configs(architecture, file)
+def _architecture(architecture: Architecture, registry: ArchitectureRegistry) -> Iterator[Problem]:
+    yield from _submodels(architecture, registry)
+    yield from check_rows(architecture, registry.conventions)
+    configs, problems = sample_configs(architecture, "")
     yield from problems
-    yield from check_models(architecture, registry.conventions, configs, file)
+    yield from check_models(architecture, registry.conventions, configs)
 
 
-def _submodels(
-    architecture: Architecture, registry: ArchitectureRegistry, file: str
-) -> Iterator[Problem]:
+def _submodels(architecture: Architecture, registry: ArchitectureRegistry) -> Iterator[Problem]:
     """Yield roles and attributes that do not fit the composites."""
     composites = [
         registry.composite(name) for name in registry.names if registry.is_composite(name)
@@ -143,8 +136,7 @@ def _submodels(
         if role not in known:
             yield Problem(
                 "is not a submodel of any composite",
-                file,
-                f"roles.{role}",
+                tensor=f"roles.{role}",
                 expected=", ".join(sorted(known)),
                 found=role,
                 remedy="Correct the name.",
@@ -158,8 +150,7 @@ def _submodels(
             ):
                 yield Problem(
                     f"lacks {attribute!r}",
-                    file,
-                    "attributes",
+                    tensor="attributes",
                     expected=f"what {composite.name} uses of its {submodel} in {place}",
                     found=", ".join(architecture.attributes),
                     remedy=f'Name the field: {attribute} = "…".',
@@ -193,11 +184,9 @@ def _attributes(composite: Composite) -> Iterator[tuple[str, str]]:
         yield from ((place, field) for field in sorted(unsupported.when.fields))
 
 
-def _composite(
-    composite: Composite, registry: ArchitectureRegistry, file: str
-) -> Iterator[Problem]:
+def _composite(composite: Composite, registry: ArchitectureRegistry) -> Iterator[Problem]:
     def problem(place: str, what: str, expected: str, found: str, remedy: str) -> Problem:
-        return Problem(what, file, place, expected, found, remedy)
+        return Problem(what, None, place, expected, found, remedy)
 
     if len(set(composite.submodels)) != len(composite.submodels):
         yield problem(
@@ -238,7 +227,7 @@ def _composite(
                 "Write it.",
             )
     if not broken:
-        yield from _joined(composite, architectures, registry.conventions, file)
+        yield from _joined(composite, architectures, registry.conventions)
 
 
 def _architectures(registry: ArchitectureRegistry) -> list[Architecture]:
@@ -252,7 +241,7 @@ def _architectures(registry: ArchitectureRegistry) -> list[Architecture]:
 
 
 def _joined(
-    composite: Composite, architectures: Iterable[Architecture], conventions: Conventions, file: str
+    composite: Composite, architectures: Iterable[Architecture], conventions: Conventions
 ) -> Iterator[Problem]:
     """Check the composite with submodels of equal and of unequal attributes."""
     builder = ModelSpecBuilder(conventions)
@@ -282,13 +271,12 @@ def _joined(
             spec = builder.composite(composite, submodels, models)
             built += 1
             names |= {param.name for param in spec.params}
-            yield from duplicate_names(spec, conventions, file)
+            yield from duplicate_names(spec, conventions)
     for row in composite.modules:
         if built and not any(name.startswith(row.path.text) for name in names):
             yield Problem(
                 "the row is dead: no two submodels bring it out",
-                file,
-                f"modules.{row.path}",
+                tensor=f"modules.{row.path}",
                 expected="a condition that is true for some submodels",
                 found=str(row.when),
                 remedy="Correct the condition, or remove the row.",
@@ -303,9 +291,9 @@ def _submodel_spec(builder: ModelSpecBuilder, submodel: str, config: ModelConfig
     return builder.model(config, parts, model.heads, prefix=submodel)
 
 
-def _conventions(conventions: Conventions, file: str) -> Iterator[Problem]:
+def _conventions(conventions: Conventions) -> Iterator[Problem]:
     for layer_type in conventions.layer_types.values():
-        yield from check_layer_type(layer_type, file)
+        yield from check_layer_type(layer_type)
         named = {
             axis
             for param in layer_type.params
@@ -315,8 +303,7 @@ def _conventions(conventions: Conventions, file: str) -> Iterator[Problem]:
         for size in sorted(set(layer_type.sizes) - named):
             yield Problem(
                 f"no tensor has the size {size!r}",
-                file,
-                f"{layer_type.name}.sizes",
+                tensor=f"{layer_type.name}.sizes",
                 expected="sizes that some tensor's axes name",
                 found=", ".join(layer_type.sizes),
                 remedy="Remove it, or name it in axes.",
@@ -331,8 +318,7 @@ def _conventions(conventions: Conventions, file: str) -> Iterator[Problem]:
             for name in sorted({name for name in names if names.count(name) > 1}):
                 yield Problem(
                     f"two tensors of the layer_type are called {name!r}",
-                    file,
-                    f"{layer_type.name}",
+                    tensor=f"{layer_type.name}",
                     expected=f"distinct names in {dialect}",
                     found=", ".join(names),
                     remedy="Rename one.",

@@ -30,17 +30,15 @@ _NUMBERS = (0, 1, 10, 23)
 """Numbers of one and two digits, which run into each other where placeholders touch."""
 
 
-def check_rows(
-    architecture: Architecture, conventions: Conventions, file: str
-) -> Iterator[Problem]:
+def check_rows(architecture: Architecture, conventions: Conventions) -> Iterator[Problem]:
     """Yield rows whose names do not invert, or that repeat what follows from a rule."""
     for group, rows in groups(architecture):
         for row in rows:
-            yield from _inverts(architecture, row, conventions, file, f"{group}.{row.path}")
-            yield from _redundant(architecture, row, conventions, file, f"{group}.{row.path}")
+            yield from _inverts(architecture, row, conventions, f"{group}.{row.path}")
+            yield from _redundant(architecture, row, conventions, f"{group}.{row.path}")
 
 
-def check_layer_type(layer_type: LayerType, file: str) -> Iterator[Problem]:
+def check_layer_type(layer_type: LayerType) -> Iterator[Problem]:
     """Yield layouts of a layer type that cannot be converted to one another and back."""
     for param in layer_type.params:
         for one, other in permutations(param.layouts, 2):
@@ -58,8 +56,7 @@ def check_layer_type(layer_type: LayerType, file: str) -> Iterator[Problem]:
                 found = str(error)
             yield Problem(
                 f"its layout cannot be converted to that of {other} and back",
-                file,
-                f"{layer_type.name}.{param.name}.{one}",
+                tensor=f"{layer_type.name}.{param.name}.{one}",
                 expected="the same named axes in both",
                 found=found,
                 remedy="Correct the axes.",
@@ -67,7 +64,7 @@ def check_layer_type(layer_type: LayerType, file: str) -> Iterator[Problem]:
 
 
 def check_models(
-    architecture: Architecture, conventions: Conventions, configs: Sequence[ModelConfig], file: str
+    architecture: Architecture, conventions: Conventions, configs: Sequence[ModelConfig]
 ) -> Iterator[Problem]:
     """Yield the problems of the models of some configurations."""
     builder = ModelSpecBuilder(conventions)
@@ -81,16 +78,16 @@ def check_models(
                     builder.model(config, (*model.parts, CROSS_ATTENTION), model.heads)
         except ConverterError as error:
             for problem in error.problems or [Problem(error.message)]:
-                yield replace(problem, file=file, tensor=_folded(problem.tensor or "") or None)
+                yield replace(problem, tensor=_folded(problem.tensor or "") or None)
             continue
-        yield from duplicate_names(spec, conventions, file)
-        yield from _ignored_params(spec, architecture, file)
+        yield from duplicate_names(spec, conventions)
+        yield from _ignored_params(spec, architecture)
         names |= {param.name for param in spec.params}
     if names:
-        yield from _dead(architecture, names, file)
+        yield from _dead(architecture, names)
 
 
-def _dead(architecture: Architecture, names: set[str], file: str) -> Iterator[Problem]:
+def _dead(architecture: Architecture, names: set[str]) -> Iterator[Problem]:
     """Yield entries that apply to no tensor of any model."""
     entries = [
         (f"repeated.{dialect}.{layer}", pattern, f"lists {str(pattern)!r}, which no model has")
@@ -106,19 +103,16 @@ def _dead(architecture: Architecture, names: set[str], file: str) -> Iterator[Pr
         if not any(pattern.match(param) is not None for param in names):
             yield Problem(
                 what,
-                file,
-                place,
+                tensor=place,
                 expected="the canonical name of a tensor of some row",
                 found="none of that name",
                 remedy="Correct the name, or remove it.",
             )
     if CROSS_ATTENTION in architecture.parts and architecture.cross_attention_init:
-        yield from _unused_init_rules(architecture.cross_attention_init, names, file)
+        yield from _unused_init_rules(architecture.cross_attention_init, names)
 
 
-def _unused_init_rules(
-    table: CrossAttentionInitRules, names: set[str], file: str
-) -> Iterator[Problem]:
+def _unused_init_rules(table: CrossAttentionInitRules, names: set[str]) -> Iterator[Problem]:
     """Yield path components and counterparts that no tensor has."""
     for parts, other in table.copy_self_attention.items():
         alone = msgspec.structs.replace(table, copy_self_attention={parts: other})
@@ -126,8 +120,7 @@ def _unused_init_rules(
         if not any(alone.counterpart(name) in names for name in named):
             yield Problem(
                 f"copies from {other!r}, which no model has" if named else "is in no path",
-                file,
-                f"cross_attention_init.copy_self_attention.{parts}",
+                tensor=f"cross_attention_init.copy_self_attention.{parts}",
                 expected="parts of the paths of cross-attention, and those of self-attention",
                 found=repr(other),
                 remedy="Correct the paths, or remove the entry.",
@@ -137,17 +130,14 @@ def _unused_init_rules(
         if not any(alone.is_output(name) for name in names):
             yield Problem(
                 "is not a module of any model",
-                file,
-                "cross_attention_init.zero_output",
+                tensor="cross_attention_init.zero_output",
                 expected="the last parts of the path of a module",
                 found=repr(path),
                 remedy="Correct the path, or remove it.",
             )
 
 
-def duplicate_names(
-    model_spec: ModelSpec, conventions: Conventions, file: str
-) -> Iterator[Problem]:
+def duplicate_names(model_spec: ModelSpec, conventions: Conventions) -> Iterator[Problem]:
     """Names that two tensors claim in one dialect, be it to write or to read them."""
     for dialect in conventions.dialects:
         owners: dict[str, ParamSpec] = {}
@@ -158,17 +148,14 @@ def duplicate_names(
                 if owner is not param:
                     yield Problem(
                         f"{dialect} name {_folded(name)!r} is claimed twice",
-                        file,
-                        _folded(param.name),
+                        tensor=_folded(param.name),
                         expected="names that mean one tensor each",
                         found=f"{_folded(owner.name)} claims it as well",
                         remedy="Rename one of the two rows, or take one out.",
                     )
 
 
-def _ignored_params(
-    model_spec: ModelSpec, architecture: Architecture, file: str
-) -> Iterator[Problem]:
+def _ignored_params(model_spec: ModelSpec, architecture: Architecture) -> Iterator[Problem]:
     """Yield patterns that ignore a tensor of every model.
 
     Where a condition removes a row, files may still hold its tensors.
@@ -186,8 +173,7 @@ def _ignored_params(
                     hit.add((dialect, pattern))
                     yield Problem(
                         "ignores a tensor that the model has",
-                        file,
-                        f"ignore.{dialect}.{pattern}",
+                        tensor=f"ignore.{dialect}.{pattern}",
                         expected="names that no row claims",
                         found=_folded(name),
                         remedy="Remove the pattern, or the row.",
@@ -207,7 +193,7 @@ def _conditional(architecture: Architecture, name: str) -> bool:
 
 
 def _inverts(
-    architecture: Architecture, row: ModuleEntry, conventions: Conventions, file: str, place: str
+    architecture: Architecture, row: ModuleEntry, conventions: Conventions, place: str
 ) -> Iterator[Problem]:
     """Check that the numbers in a name can be read back from it in every dialect."""
     places = row.path.places
@@ -225,8 +211,7 @@ def _inverts(
             if pattern.match(name) != numbers_by_name:
                 yield Problem(
                     f"the {dialect.name} name does not invert",
-                    file,
-                    place,
+                    tensor=place,
                     expected=f"{numbers_by_name} from {name!r}",
                     found=str(pattern.match(name)),
                     remedy="Put a letter or a separator between the placeholders.",
@@ -235,7 +220,7 @@ def _inverts(
 
 
 def _redundant(
-    architecture: Architecture, row: ModuleEntry, conventions: Conventions, file: str, place: str
+    architecture: Architecture, row: ModuleEntry, conventions: Conventions, place: str
 ) -> Iterator[Problem]:
     """Yield names that follow from the dialect's rule anyway."""
     first = row.layer_type.params[0]
@@ -243,20 +228,19 @@ def _redundant(
         path = row.paths.get(name)
         usual = dialect.path(row.path.text, architecture.index_separator.get(name))
         if path and (name in row.not_in or path.text == usual):
-            yield _changes_nothing(file, f"{place}.path.{name}", path.text)
+            yield _changes_nothing(f"{place}.path.{name}", path.text)
         if name in row.param_names and (
             first.name in row.omitted
             or name not in first.layouts
             or row.param_names[name] == first.layouts[name].name
         ):
-            yield _changes_nothing(file, f"{place}.param.{name}", row.param_names[name])
+            yield _changes_nothing(f"{place}.param.{name}", row.param_names[name])
 
 
-def _changes_nothing(file: str, place: str, text: str) -> Problem:
+def _changes_nothing(place: str, text: str) -> Problem:
     return Problem(
         "changes nothing",
-        file,
-        place,
+        tensor=place,
         expected="a name that differs from the dialect's own",
         found=repr(text),
         remedy="Remove it.",

@@ -2,7 +2,7 @@
 
 Expressions, for sizes and conditions, are parsed into Python's syntax tree, checked against an
 allow-list, and walked; nothing is ever evaluated by Python itself. Allowed: numbers, strings,
-``true``, ``false``, ``null``, field names (``hidden_size``, ``encoder.width``), ``+ - * / // ** %``,
+``true``, ``false``, ``null``, fields (``hidden_size``, ``encoder.width``), ``+ - * / // ** %``,
 comparisons, ``in``, ``and or not``, ``sqrt(…)``, and of lists ``depths[stage]``, ``len(depths)``,
 ``min(depths)``, ``max(depths)``. ``/`` between whole numbers must have no remainder.
 """

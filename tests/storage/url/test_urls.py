@@ -23,6 +23,7 @@ from converter.errors import CheckpointError, OutputError, UnsupportedError
 from converter.recipes.parser import read_recipes
 from converter.storage import url_download
 from converter.storage.references import Url, local_path, location_key, parse_url
+from converter.storage.url import list_url
 from converter.storage.url_upload import commit_order
 from tests import factories
 from tests.models.test_legacy_detection import release
@@ -110,7 +111,7 @@ def test_a_file_that_grows_during_the_download(
     memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(memory, factories.make(Path("bert"), "bert").directory, "bert")
-    listing = url_download.list_url
+    listing = list_url
 
     def then_grown(*args: Any, **options: Any) -> Any:
         found = listing(*args, **options)
@@ -124,7 +125,7 @@ def test_a_file_that_grows_during_the_download(
 
 def test_names_outside_the_directory_are_refused(memory: Any, tmp_path: Path) -> None:
     put(memory, factories.make(Path("bert"), "bert").directory, "bert")
-    found = url_download.list_url(Url("memory://bert"), CheckpointError)
+    found = list_url(Url("memory://bert"), CheckpointError)
     assert found is not None
     files = {"../evil.json": {"size": 2, "name": "/evil.json", "type": "file"}}
     downloader = url_download._Downloader(
@@ -140,7 +141,7 @@ def test_urls_whose_last_part_is_not_a_directory_name(
 ) -> None:
     """Downloads stay below the temporary directory, whatever the name of the URL."""
     put(memory, factories.make(Path("bert"), "bert").directory, "bert")
-    found = url_download.list_url(Url("memory://bert"), CheckpointError)
+    found = list_url(Url("memory://bert"), CheckpointError)
     assert found
     home = tmp_path / "home" / "own"
     home.mkdir(parents=True)

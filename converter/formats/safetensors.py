@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,10 +59,14 @@ _RANKS = {name: rank for rank, name in enumerate(_CODES)}
 
 _MAX_HEADER = 100_000_000
 _MAX_ENTRY = 4096
-"""Characters of one tensor's entry: dtype, shape and offsets."""
+"""Bytes of one tensor's entry: dtype, shape and offsets."""
+_MAX_STRING = 8 << 20
+"""Bytes of the longest name or value of the metadata; training tools write up to 2 MB."""
+_WINDOW = 4 << 20
+"""Bytes of the header that are read at once."""
 _METADATA = "__metadata__"
-_DECODER = json.JSONDecoder()
-_SPACE = re.compile(r"[ \t\n\r]*")
+_SPACE = re.compile(rb"[ \t\n\r]*")
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
 class SafetensorsFormat(FileFormat):
@@ -115,10 +120,9 @@ def _read_header(handle: FileHandle) -> Reader:
     length = int.from_bytes(handle.read(0, 8), "little")
     if length > _MAX_HEADER:
         raise handle.error("header too long", expected=f"at most {_MAX_HEADER}", found=length)
-    try:
-        header = _Header(handle, handle.read(8, length).decode())
-    except UnicodeDecodeError as error:
-        raise handle.error("header is not UTF-8", found=f"byte {error.start}") from None
+    if 8 + length > handle.size:
+        raise handle.ends_early(f"bytes 8 to {8 + length}", f"{handle.size} bytes")
+    header = _Header(handle, length)
     header.parse()
 
     data = 8 + length
@@ -149,9 +153,13 @@ def _read_header(handle: FileHandle) -> Reader:
 class _Header:
     """The header's JSON, parsed entry by entry so that no other structure can take memory."""
 
-    def __init__(self, handle: FileHandle, text: str) -> None:
+    def __init__(self, handle: FileHandle, length: int) -> None:
         self._handle = handle
-        self.text = text
+        self._length = length
+        self._start = 0
+        self._text = b""
+        """The bytes of the header that are in memory, from `_start`."""
+        self._strings = 0
         self.entries: list[tuple[int, int, TensorSpec]] = []
         """Begin, end and specification of each tensor."""
         self.metadata: dict[str, str] = {}
@@ -159,7 +167,8 @@ class _Header:
 
     def parse(self) -> None:
         """Fill `entries` and `metadata`."""
-        if not self.text.startswith("{"):
+        self._need(1)
+        if not self._text.startswith(b"{"):
             raise self._wrong("'{'")
         seen: set[str] = set()
         for name in self._members():
@@ -176,7 +185,7 @@ class _Header:
             if len(seen) > MAX_TENSORS:
                 raise self._handle.error("too many tensors", expected=f"at most {MAX_TENSORS}")
         self._skip_space()
-        if self._at != len(self.text):
+        if self._text[self._at :]:
             raise self._wrong("the end of the header")
 
     def _members(self) -> Iterator[str]:
@@ -197,11 +206,12 @@ class _Header:
     def _entry(self, name: str) -> tuple[int, int, TensorSpec]:
         """Read the value of a tensor's key."""
         self._peek()
-        end = self.text.find("}", self._at, self._at + _MAX_ENTRY) + 1
+        self._need(_MAX_ENTRY)
+        end = self._text.find(b"}", self._at, self._at + _MAX_ENTRY) + 1
         try:
-            entry = json.loads(self.text[self._at : end], object_pairs_hook=_unique)
+            entry = json.loads(self._decode(end), object_pairs_hook=_unique)
         except (ValueError, RecursionError):
-            entry = self.text[self._at : self._at + 80]
+            entry = self._text[self._at : self._at + 80].decode(errors="replace")
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise self._handle.error(
                 "malformed entry in the header",
@@ -227,18 +237,45 @@ class _Header:
         """Read a string."""
         if self._peek() != '"':
             raise self._wrong("a string")
+        match = _STRING.match(self._text, self._at)
+        if match is None:
+            self._need(_MAX_STRING)
+            match = _STRING.match(self._text, self._at, self._at + _MAX_STRING)
+        if match is None:
+            raise self._wrong(f"a string of at most {_MAX_STRING} bytes")
         try:
-            value, end = _DECODER.raw_decode(self.text, self._at)
+            value = str(json.loads(self._decode(match.end())))
             value.encode()  # JSON can express a lone surrogate, UTF-8 cannot
         except ValueError:
             raise self._wrong("a string") from None
-        self._at = end
-        return str(value)
+        self._strings += sys.getsizeof(value)
+        if self._strings > _MAX_HEADER:  # of ASCII, a header holds less
+            raise self._handle.error("the names and metadata in the header are too long")
+        self._at = match.end()
+        return value
+
+    def _decode(self, end: int) -> str:
+        """Return the text up to `end`."""
+        try:
+            return self._text[self._at : end].decode()
+        except UnicodeDecodeError as error:
+            place = self._start + self._at + error.start
+            raise self._handle.error("header is not UTF-8", found=f"byte {place}") from None
+
+    def _need(self, count: int) -> None:
+        """Read on, unless `count` bytes from this position, or the header's end, are in memory."""
+        end = self._start + len(self._text)
+        count = min(count, self._length - self._start - self._at)
+        if len(self._text) - self._at < count:
+            self._start += self._at
+            size = min(max(self._start + count, end + _WINDOW), self._length) - end
+            self._text = self._text[self._at :] + self._handle.read(8 + end, size)
+            self._at = 0
 
     def _peek(self) -> str:
         """Return the next character after white space, or an empty string."""
         self._skip_space()
-        return self.text[self._at : self._at + 1]
+        return self._text[self._at : self._at + 1].decode("latin-1")
 
     def _take(self, character: str) -> None:
         if self._peek() != character:
@@ -246,15 +283,20 @@ class _Header:
         self._at += 1
 
     def _skip_space(self) -> None:
-        space = _SPACE.match(self.text, self._at)
-        assert space is not None  # it matches the empty string, too
-        self._at = space.end()
+        while True:
+            space = _SPACE.match(self._text, self._at)
+            assert space is not None  # it matches the empty string, too
+            self._at = space.end()
+            if self._at < len(self._text) or self._start + self._at == self._length:
+                return
+            self._need(1)
 
     def _wrong(self, expected: str) -> Exception:
         return self._handle.error(
-            f"malformed header at character {self._at}",
+            f"malformed header at byte {self._start + self._at}",
             expected=expected,
-            found=self.text[self._at : self._at + 40] or "the end of the header",
+            found=self._text[self._at : self._at + 40].decode(errors="replace")
+            or "the end of the header",
         )
 
 

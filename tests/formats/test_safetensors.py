@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,44 @@ def test_large_headers_take_no_time(tmp_path: Path):
         path.write_bytes(raw(header))
         with work_at_most(80), pytest.raises(FormatError):
             FORMAT.open(LocalFile(path))
+
+
+HEAVY = {
+    "a name": '{"😀' + "n" * 60_000_000 + '":',
+    "characters of four bytes": '{"' + "😀" * 15_000_000 + '":',
+    "a value": '{"__metadata__":{"a":"😀' + "n" * 60_000_000 + '"}}',
+    "values": '{"__metadata__":{'
+    + ",".join(f'"{n}":"😀{"n" * 7_000_000}"' for n in range(8))
+    + "}}",
+    "spaces": "{" + " " * 60_000_000 + "x",
+}
+
+
+@pytest.mark.parametrize("case", HEAVY)
+def test_large_headers_take_little_memory(case: str, tmp_path: Path):
+    path = tmp_path / "file"
+    path.write_bytes(raw(HEAVY[case]))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError):
+            FORMAT.open(LocalFile(path))
+        assert tracemalloc.get_traced_memory()[1] < 190 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_headers_longer_than_what_is_read_at_once(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    names = ["ü" * int(n) + str(k) for k, n in enumerate(rng.integers(0, 40, 60_000))]
+    names[30_000] = "long" * 1_000_000
+    metadata = {"large": "😀" * 1_000_000, "empty": "", 'quoted "\\': "\\" * 99_999 + "\n"}
+    tensors = {name: np.full(1 + k % 2, k % 256, np.uint8) for k, name in enumerate(names)}
+    safetensors.numpy.save_file(tensors, tmp_path / "file", metadata=metadata)
+    with FORMAT.open(LocalFile(tmp_path / "file")) as reader:
+        assert reader.metadata == metadata
+        assert reader.tensors.keys() == tensors.keys()
+        for name in (*names[:9], names[30_000], *names[-9:]):
+            assert same(reader.tensors[name].read(), tensors[name])
 
 
 def test_a_file_that_is_none(tmp_path: Path):

@@ -91,6 +91,66 @@ def test_views_and_shared_storages(form: str, tmp_path: Path):
         assert len(set(places.values())) == len(places) - 1
 
 
+NEGATED = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8")
+COMPLEX = ("complex64", "complex128")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("wrapper", ["tensor", "parameter", "attribute"])
+def test_negative_and_conjugate_views_as_torch_loads_them(form, wrapper: str, tmp_path: Path):
+    state = {}
+    for name in (*NEGATED, *COMPLEX):
+        tensor = example(name, 4, 3, 2)
+        state[f"{name}.neg"] = torch._neg_view(tensor)
+        state[f"{name}.part"] = torch._neg_view(tensor).transpose(0, 2)[:, 1:]
+        state[f"{name}.scalar"] = torch._neg_view(tensor)[1, 2, 1]
+        state[f"{name}.empty"] = torch._neg_view(tensor)[:0]
+        state[f"{name}.plain"] = tensor
+    for name in COMPLEX:
+        tensor = example(name, 4, 3)
+        state[f"{name}.conj"] = tensor.conj()
+        state[f"{name}.conj-part"] = tensor.conj().T[1:]
+        state[f"{name}.both"] = torch._neg_view(tensor.conj())
+        state[f"{name}.imag"] = example(name, 4, 3).conj().imag
+    for tensor in state.values():
+        if wrapper == "attribute":  # makes torch write _rebuild_from_type_v2
+            tensor.note = "kept"
+    if wrapper == "parameter":
+        floats = (name for name, t in state.items() if t.is_floating_point() or t.is_complex())
+        state |= {name: torch.nn.Parameter(state[name]) for name in floats}
+    path = save(state, tmp_path / "file", form)
+    loaded = torch.load(path, weights_only=wrapper != "attribute")
+    assert any(tensor.is_neg() for tensor in loaded.values())
+    check({name: t.detach().resolve_neg().resolve_conj() for name, t in loaded.items()}, path)
+    with FORMAT.open(LocalFile(path)) as reader:
+        for name in NEGATED:
+            places = [reader.tensors[f"{name}.{kind}"].location for kind in ("neg", "plain")]
+            assert places[0] != places[1] and places[0][:2] == places[1][:2]
+
+
+def test_the_negative_of_other_dtypes_is_refused_as_torch_refuses_it(tmp_path: Path):
+    for name in set(NAMES) - set(NEGATED) - set(COMPLEX):
+        view = torch._neg_view(example(name, 3))
+        with pytest.raises(RuntimeError, match="not implemented"):
+            view.resolve_neg()
+        path = save({"w": view}, tmp_path / name, "zip")
+        with pytest.raises(FormatError, match=r"w: metadata .*not supported.*neg.*resolve_neg"):
+            FORMAT.open(LocalFile(path))
+
+
+def test_negative_views_in_big_endian_archives(tmp_path: Path):
+    tensor = torch.randn(3, 4, dtype=torch.complex64)
+    path = save({"w": torch._neg_view(tensor.conj())}, tmp_path / "little", "zip")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "big", "w") as new:
+        for record in old.namelist():
+            data = b"big" if record.endswith("/byteorder") else old.read(record)
+            swapped = "/data/" in record
+            new.writestr(
+                record, np.frombuffer(data, "u4").byteswap().tobytes() if swapped else data
+            )
+    check({"w": -tensor.conj().resolve_conj()}, tmp_path / "big")
+
+
 def test_large_views_are_gathered_in_pieces(tmp_path: Path):
     base = torch.randn(700, 4100)  # 11 MB, more than is read at once
     wide = torch.arange(3_000_000, dtype=torch.int32).reshape(30, 100_000)

@@ -69,6 +69,61 @@ def test_compressed_listings_are_read_and_compressed_storages_refused(tmp_path: 
         FORMAT.open(LocalFile(tmp_path / "storage"))
 
 
+SHARED = b"(" + b"N" * 30 + b"tq\1]q\2(" + b"N" * 30 + b"e"
+CALL = b"ca\nb\nq\3"
+VIEW = b"ctorch._utils\n_rebuild_tensor_v2\nq\3" + TENSOR[33:-1].replace(
+    b"(K\4t(K\1t", b"(" + b"K\1" * 32 + b"t" + b"(" + b"K\1" * 32 + b"t"
+)
+REPEATED = {
+    "arguments of an unknown call": (SHARED + CALL, b"h\3h\1R"),
+    "arguments of NEWOBJ": (SHARED + CALL, b"h\3h\1\x81"),
+    "arguments of OBJ": (SHARED + CALL, b"h\3h\1R0(h\3h\1o"),
+    "calls of a result": (SHARED + CALL + b")Rq\3", b"h\3h\1R"),
+    "items of an OrderedDict": (
+        b"]q\1(" + b"NN\x86" * 9 + b"eccollections\nOrderedDict\nq\3",
+        b"h\3h\1\x85R",
+    ),
+    "torch.Size": (SHARED + b"ctorch\nSize\nq\3", b"h\3h\2\x85R"),
+    "shapes": (VIEW + b"q\1", b"h\3h\1R"),
+    "names": (b"X" + struct.pack("<I", 4000) + b"n" * 4000 + b"q\1", b"h\1h\1\x93"),
+    "tuples": (b"N", b")" + b"\x85" * 7),
+    "lists": (b"N", b"]"),
+    "dictionaries": (b"N", b"}"),
+    "sets": (b"N", b"\x8f"),
+}
+"""What is put into the memo, and operations that copy it or make an object, again and again."""
+
+
+@pytest.mark.parametrize("case", REPEATED)
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_objects_count_against_a_budget_of_the_file_s_size(case: str, method: int, tmp_path: Path):
+    memo, operations = REPEATED[case]
+    for times in (1, 100_000):
+        listing = b"\x80\2" + memo + b"0}(X\1\0\0\0x(" + operations * times + b"t"
+        with zipfile.ZipFile(tmp_path / "bomb", "w", method) as file:
+            file.writestr("archive/data.pkl", listing + KEY + TENSOR + b"u.")
+            file.writestr("archive/data/0", bytes(16), zipfile.ZIP_STORED)
+        if times == 1:
+            with suppress(FormatError), FORMAT.open(LocalFile(tmp_path / "bomb")) as reader:
+                assert "w" in reader.tensors
+            continue
+        tracemalloc.start()
+        try:
+            with pytest.raises(FormatError, match=r"more or larger objects|record too long"):
+                FORMAT.open(LocalFile(tmp_path / "bomb"))
+            assert tracemalloc.get_traced_memory()[1] < 24 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_long_strings_count_against_the_budget(tmp_path: Path):
+    """A character takes up to four bytes."""
+    text = b"X" + struct.pack("<I", 30_000_004) + "😀".encode() + b"n" * 30_000_000
+    path = archive(tmp_path / "file", b"\x80\2" + text + b"0" + state()[2:])
+    with pytest.raises(FormatError, match="more or larger objects"):
+        FORMAT.open(LocalFile(path))
+
+
 def patched(data: bytes, old: bytes, new: bytes, place: int = 0) -> bytes:
     """Return `data` with `new` written `place` bytes after the start of the last `old`."""
     at = data.rindex(old) + place

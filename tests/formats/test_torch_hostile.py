@@ -158,11 +158,12 @@ def rebuilt(
     shape: bytes = b"(K\4t",
     strides: bytes = b"(K\1t",
     function: bytes = b"_rebuild_tensor_v2",
+    metadata: bytes = b"",
 ) -> bytes:
     """Operations that push a tensor, right but for what is given."""
     storage = b"(X\7\0\0\0storage" + kind + key + b"X\3\0\0\0cpu" + numel + b"tQ"
     call = b"ctorch._utils\n" + function + b"\n("
-    return call + storage + offset + shape + strides + b"\x89NtR"
+    return call + storage + offset + shape + strides + b"\x89N" + metadata + b"tR"
 
 
 def tensor(*args: bytes, **parts: bytes) -> bytes:
@@ -199,6 +200,12 @@ INVALID = {
     "repeated often": tensor(shape=b"(" + long(1 << 32) * 2 + b"t", strides=b"(K\0K\0t"),
     "unknown rebuild": tensor(function=b"_rebuild_anything"),
     "few arguments": b"\x80\2}" + KEY + b"ctorch._utils\n_rebuild_tensor_v2\n)Rs.",
+    "unknown metadata": tensor(metadata=b"}" + KEY + b"\x88s"),
+    "metadata that are false": tensor(metadata=b"}X\3\0\0\0neg\x89s"),
+    "metadata of a tuple": tensor(metadata=b"})\x88s"),
+    "metadata no dictionary": tensor(metadata=b"K\1"),
+    "metadata twice": tensor(metadata=b"}}"),
+    "conjugate of a real number": tensor(metadata=b"}X\4\0\0\0conj\x88s"),
     "storage in two forms": tensor()[:-1] + b"X\1\0\0\0x" + rebuilt(numel=b"K\3") + b"s.",
 }
 
@@ -210,6 +217,28 @@ def test_lying_tensors_are_refused(case: str, tmp_path: Path):
     for path in (archive(tmp_path / "zip", INVALID[case]), legacy(tmp_path / "old", INVALID[case])):
         with pytest.raises(FormatError):
             FORMAT.open(LocalFile(path))
+
+
+def test_metadata_are_optional(tmp_path: Path):
+    for metadata in (b"N", b"}", b"ccollections\nOrderedDict\n)R"):
+        path = legacy(tmp_path / "file", tensor(metadata=metadata))
+        with FORMAT.open(LocalFile(path)) as reader:
+            assert reader.tensors["w"].read().tolist() == [1, 2, 3, 4]
+
+
+def test_calls_within_one_another_are_limited(tmp_path: Path):
+    function, kind = b"ctorch._tensor\n_rebuild_from_type_v2\n", b"ctorch\nTensor\n"
+    inner = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    arguments = rebuilt().removeprefix(inner)[:-1]
+    for depth in (1, 16, 17, 2_000, 100_000):
+        calls = function + b"(" + (function + kind + b"(") * (depth - 1) + inner + kind + arguments
+        path = archive(tmp_path / "file", b"\x80\2}" + KEY + calls + b"Nt" * depth + b"Rs.")
+        if depth <= 16:
+            with FORMAT.open(LocalFile(path)) as reader:
+                assert reader.tensors["w"].spec.shape == (4,)
+        else:
+            with pytest.raises(FormatError, match="too many calls"):
+                FORMAT.open(LocalFile(path))
 
 
 def test_legacy_streams_that_lie(tmp_path: Path):

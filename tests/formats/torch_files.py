@@ -45,7 +45,7 @@ def state(*operations: bytes) -> bytes:
 
 def load(data: bytes) -> object:
     source = ByteSource(Path("file"), lambda at, n: data[at : at + n], 0, len(data))
-    return unpickle(source, TorchUnpicklerHooks())
+    return unpickle(source, TorchUnpicklerHooks(len(data)))
 
 
 def long(value: int) -> bytes:

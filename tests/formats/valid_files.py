@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import safetensors.numpy
 
 from converter.formats.file_handle import LocalFile
 from converter.formats.registry import FORMATS, get_format
@@ -53,8 +54,22 @@ def _torch_saved(directory: Path) -> Files:
     state = {"a": base, "b": base.T, "c": torch.ones(3, dtype=torch.bfloat16)}
     torch.save({"model": state, "args": argparse.Namespace(x=1)}, directory / "archive")
     torch.save(state, directory / "legacy", _use_new_zipfile_serialization=False)
-    yield (directory / "archive",)
-    yield (directory / "legacy",)
+    signed = {"a": torch._neg_view(base).T, "b": torch.ones(3, dtype=torch.complex64).conj()}
+    for tensor in signed.values():
+        tensor.note = state["a"].shape  # makes torch write _rebuild_from_type_v2 and torch.Size
+    torch.save(signed, directory / "signed")
+    torch.save(signed, directory / "signed-legacy", _use_new_zipfile_serialization=False)
+    for name in ("archive", "legacy", "signed", "signed-legacy"):
+        yield (directory / name,)
+
+
+def _long_safetensors_header(directory: Path) -> Files:
+    """Write names and metadata of all kinds of characters."""
+    array = values(TensorSpec("a", "float32", (5, 4)))
+    names = ("ü" * 99, "😀" * 9, 'quoted "\\', "\n")
+    metadata = {"large": "😀" * 5000, "quoted": "\\" * 99 + '"'}
+    safetensors.numpy.save_file(dict.fromkeys(names, array), directory / "model", metadata)
+    yield (directory / "model",)
 
 
 def _compressed_hdf5(directory: Path) -> Files:
@@ -139,6 +154,7 @@ def _orbax(directory: Path) -> Files:
 
 
 OTHER_FORMS: Mapping[str, tuple[Callable[[Path], Files], ...]] = {
+    "safetensors": (_long_safetensors_header,),
     "torch": (_torch_saved,),
     "keras-hdf5": (_compressed_hdf5, _newest_hdf5),
     "flax-msgpack": (_chunked_msgpack,),

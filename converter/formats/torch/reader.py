@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from converter.errors import FormatError
 from converter.formats.base import (
+    Array,
     FileFormat,
     FileSpec,
     PreallocatedFile,
@@ -25,7 +28,12 @@ from converter.formats.file_handle import (
     closed_on_error,
     sanitize,
 )
-from converter.formats.stored_tensors import ContiguousTensor, StridedTensor, is_contiguous
+from converter.formats.stored_tensors import (
+    ContiguousTensor,
+    StridedTensor,
+    byte_view,
+    is_contiguous,
+)
 from converter.formats.torch.state_dict import NamedTensors, name_tensors
 from converter.formats.torch.storages import DTYPES, Storage, Tensor, TorchUnpicklerHooks
 from converter.formats.torch.unpickler import MAX_BYTES, ByteSource, unpickle
@@ -39,6 +47,13 @@ _PROTOCOL = 1001
 _TAR_RECORDS = (b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0")
 _ALWAYS_ALLOWED = 1 << 20
 """Bytes that a tensor may always take, even if it repeats the elements of a smaller file."""
+_MAX_RATIO = 64
+"""Bytes of a compressed listing to a byte of the file."""
+
+_NEGATED_FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
+_NEGATED_INTEGERS = frozenset({"int64", "int32", "int16", "int8", "uint8"})
+_COMPLEX = frozenset({"complex64", "complex128"})
+"""The dtypes, with those above, for which torch implements the negative."""
 
 Extents = Mapping[str, tuple[int, int]]
 """Storage key → offset in the file, and bytes."""
@@ -99,8 +114,10 @@ def _open_zip(handle: FileHandle) -> Reader:
     if pickle_record is None:
         raise handle.error("a zip archive that torch did not write", expected="data.pkl")
     byteorder = _byteorder(handle, records.get(f"{prefix}/byteorder"))
-    data = read_record(handle, pickle_record, MAX_BYTES)
-    hooks = TorchUnpicklerHooks()
+    # Compressed listings, which torch does not write, take about a tenth of their bytes.
+    limit = min(MAX_BYTES, _ALWAYS_ALLOWED + _MAX_RATIO * handle.size)
+    data = read_record(handle, pickle_record, limit)
+    hooks = TorchUnpicklerHooks(min(len(data), handle.size))
     root = unpickle(ByteSource(path, lambda at, n: data[at : at + n], 0, len(data)), hooks)
     extents: dict[str, tuple[int, int]] = {}
     for key in hooks.storages:
@@ -129,7 +146,7 @@ def _byteorder(handle: FileHandle, record: Record | None) -> str:
 
 
 def _open_legacy(handle: FileHandle) -> Reader:
-    hooks = TorchUnpicklerHooks()
+    hooks = TorchUnpicklerHooks(handle.size)
     source = ByteSource(handle.path, handle.read, 0, handle.size)
     magic, protocol = unpickle(source, hooks), unpickle(source, hooks)
     if magic != _MAGIC or protocol != _PROTOCOL:
@@ -183,7 +200,7 @@ def _reader(
                 f"{actual} bytes" if actual is not None else None,
             )
     tensors = {
-        name: _stored_tensor(handle, name, tensor, extents[tensor.storage.key][0], byteorder)
+        name: _signed_tensor(handle, name, tensor, extents[tensor.storage.key][0], byteorder)
         for name, tensor in named.tensors.items()
     }
     return Reader(
@@ -197,10 +214,61 @@ def _reader(
     )
 
 
+class _SignedTensor(StoredTensor):
+    """A tensor of which torch stored the negative (``neg``) or the conjugate (``conj``)."""
+
+    def __init__(self, stored: StoredTensor, metadata: frozenset[str]) -> None:
+        self.spec = stored.spec
+        self.path = stored.path
+        self._stored = stored
+        self._metadata = metadata
+
+    @property
+    def location(self) -> tuple[object, ...]:
+        """That of the stored values, then what is done to them."""
+        return (*self._stored.location, *sorted(self._metadata))
+
+    def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
+        """Read values along `axis` and change their signs; see `StoredTensor.read_into`."""
+        self._stored.read_into(out, axis, start)
+        negative = "neg" in self._metadata
+        if self.spec.dtype in _NEGATED_INTEGERS:
+            np.negative(out, out=out)
+            return
+        # Signs are bits, so that zeros and NaNs change theirs as well.
+        signs = [negative]
+        if self.spec.dtype in _COMPLEX:
+            signs.append(negative != ("conj" in self._metadata))
+        unit = out.dtype.itemsize // len(signs)
+        numbers = byte_view(out).view(f"u{unit}").reshape(-1, len(signs))
+        numbers ^= np.array([sign << (8 * unit - 1) for sign in signs], numbers.dtype)
+
+
+def _signed_tensor(
+    handle: FileHandle, name: str, tensor: Tensor, storage_offset: int, byteorder: str
+) -> StoredTensor:
+    """Return the tensor with its metadata, if torch supports them for its dtype."""
+    stored = _stored_tensor(handle, name, tensor, storage_offset, byteorder)
+    if not tensor.metadata:
+        return stored
+    supported = {"neg"} if tensor.dtype in _NEGATED_INTEGERS | _NEGATED_FLOATS else set()
+    if tensor.dtype in _COMPLEX:
+        supported = {"neg", "conj"}
+    if not tensor.metadata <= supported:
+        raise handle.error(
+            "metadata of the tensor that are not supported for its dtype",
+            name,
+            " and ".join(sorted(supported)) or f"no metadata for {tensor.dtype}",
+            ", ".join(sorted(tensor.metadata)),
+            remedy="load it with torch and save tensor.resolve_neg().resolve_conj()",
+        )
+    return _SignedTensor(stored, tensor.metadata)
+
+
 def _stored_tensor(
     handle: FileHandle, name: str, tensor: Tensor, storage_offset: int, byteorder: str
 ) -> StoredTensor:
-    """Return the tensor, if its view is within its storage."""
+    """Return the stored values of the tensor, if its view is within its storage."""
     spec = checked_spec(handle.path, name, tensor.dtype, tensor.shape)
     storage, shape, strides = tensor.storage, tensor.shape, tensor.strides
     item = itemsize(tensor.dtype)

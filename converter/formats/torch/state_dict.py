@@ -82,24 +82,27 @@ def _children(value: object) -> Sequence[object]:
 
 def _holders_of_tensors(root: object) -> set[int]:
     """Return the ids of all objects from which a tensor can be reached, visiting each once."""
-    holders: dict[int, list[int]] = {}
-    """Object → the objects that hold it."""
+    first = {id(root): id(root)}
+    """Object → an object that holds it, which is all that most have."""
+    others: dict[int, list[int]] = {}
     tensors: list[int] = []
-    seen = {id(root)}
     pending = [root]
     while pending:
         value = pending.pop()
+        holder = id(value)
         if isinstance(value, Tensor | Storage) or _rebuilds(value):
-            tensors.append(id(value))
+            tensors.append(holder)
         for child in _children(value):
             if isinstance(child, _WALKED):
-                holders.setdefault(id(child), []).append(id(value))
-                if id(child) not in seen:
-                    seen.add(id(child))
+                if id(child) in first:
+                    others.setdefault(id(child), []).append(holder)
+                else:
+                    first[id(child)] = holder
                     pending.append(child)
     carrying = set(tensors)
     while tensors:
-        for holder in holders.pop(tensors.pop(), ()):
+        item = tensors.pop()
+        for holder in (first[item], *others.pop(item, ())):
             if holder not in carrying:
                 carrying.add(holder)
                 tensors.append(holder)

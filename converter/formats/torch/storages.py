@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from converter.formats.torch.unpickler import Global, Opaque, Pairs
+from converter.formats.file_handle import MAX_RANK
+from converter.formats.torch.unpickler import MAX_OPERATIONS, Global, Opaque, Pairs
 from converter.tensors.spec import NAMES
 
 _STORAGES = {
@@ -56,12 +57,19 @@ class Tensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    metadata: frozenset[str] = frozenset()
+    """``neg`` and ``conj``: what remains to be done to the stored values."""
 
 
 class TorchUnpicklerHooks:
-    """The hooks for the names that torch writes; all others become `Opaque`."""
+    """The hooks for the names that torch writes; all others become `Opaque`.
 
-    def __init__(self) -> None:
+    All pickles of a file share one budget, derived from their `nbytes`, for what they build: torch
+    needs about 80 units for a tensor, which takes at least 40 bytes.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._budget = min(4 * nbytes, 3 * MAX_OPERATIONS) + _FREE_UNITS
         self.storages: dict[str, Storage] = {}
         """Key → storage, as first mentioned."""
         self.names: set[str] = set()
@@ -72,23 +80,50 @@ class TorchUnpicklerHooks:
         """The imports that no state dict of tensors needs."""
         return sorted(self.names - _USUAL - {f"torch.{name}" for name in NAMES})
 
+    def charge(self, count: int) -> None:
+        """Count units of about 8 bytes; raise ValueError beyond the budget of the file."""
+        self._budget -= count
+        if self._budget < 0:
+            raise ValueError("more or larger objects than a file of this size holds")
+
     def call(self, function: Global, arguments: tuple[object, ...]) -> object:
         """Return a tensor, a dictionary, a shape, or an `Opaque`."""
-        name = function.name
-        if name in _VIEWS:
-            return _view(name, arguments)
-        if name in _WRAPPERS and arguments and isinstance(arguments[0], Tensor):
-            return arguments[0]
-        if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:
+        depth = 0
+        while function.name == _REBUILD_FROM_TYPE and len(arguments) == 4:
             inner, kind, values, _ = arguments
             plain = isinstance(kind, Global) and kind.name in _TENSOR_CLASSES
-            if plain and isinstance(inner, Global) and isinstance(values, tuple):
-                return self.call(inner, values)
+            if not plain or not isinstance(inner, Global) or not isinstance(values, tuple):
+                break
+            function, arguments = inner, values
+            depth += 1
+            if depth > _MAX_DEPTH:
+                raise ValueError("a tensor within too many calls")
+        name = function.name
+        first = arguments[0] if arguments else None
+        if name in _VIEWS:
+            view = _view(name, arguments)
+            self.charge(2 * len(view.shape))
+            return view
+        if name in _WRAPPERS and isinstance(first, Tensor):
+            return first
         if name == "collections.OrderedDict":
-            return _ordered(arguments)
-        if name == "torch.Size" and len(arguments) == 1 and isinstance(arguments[0], tuple | list):
-            return tuple(arguments[0])
+            return self._ordered(first)
+        if name == "torch.Size" and len(arguments) == 1 and isinstance(first, tuple | list):
+            self.charge(len(first))
+            return tuple(first)
+        self.charge(len(arguments))
         return Opaque(name, *arguments)
+
+    def _ordered(self, items: object) -> Pairs:
+        """Return ``OrderedDict()``, or ``OrderedDict([[key, value], …])`` of Python 2."""
+        pairs = Pairs()
+        if isinstance(items, list | tuple):
+            self.charge(_PAIR * len(items))
+            for item in items:
+                if not isinstance(item, list | tuple) or len(item) != 2:
+                    raise ValueError("an OrderedDict of items that are not pairs")
+                pairs.items.append((item[0], item[1]))
+        return pairs
 
     def persistent(self, identity: object) -> object:
         """Return a storage, or the name of a module's class."""
@@ -114,7 +149,14 @@ _VIEWS = {
     "torch._utils._rebuild_tensor_v2": 6,
     "torch._utils._rebuild_tensor_v3": 7,
 }
-"""Functions that return a tensor of a storage → the number of arguments."""
+"""Functions that return a tensor of a storage → the number of arguments, without metadata."""
+_REBUILD_FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
+_MAX_DEPTH = 16
+"""Calls of it within one another; torch writes one."""
+_FREE_UNITS = 1 << 16
+"""What the pickles of even the smallest file may build."""
+_PAIR = 8
+"""Items whose memory a tuple of two takes."""
 _WRAPPERS = frozenset(
     {
         "torch._utils._rebuild_parameter",
@@ -133,7 +175,7 @@ _USUAL = frozenset(
         *(f"{module}.{name}" for module in _STORAGE_MODULES for name in _STORAGES),
         "collections.OrderedDict",
         "torch.Size",
-        "torch._tensor._rebuild_from_type_v2",
+        _REBUILD_FROM_TYPE,
         "torch.device",
         "torch.serialization._get_layout",
     }
@@ -158,13 +200,29 @@ def _view(name: str, arguments: tuple[object, ...]) -> Tensor:
         dtype = _DTYPE_NAMES[given.name]
     if type(offset) is not int or offset < 0:
         raise ValueError("a tensor whose offset is not a position")
-    return Tensor(storage, dtype, offset, _lengths(shape), _lengths(strides))
+    metadata = _metadata(arguments[_VIEWS[name] :])
+    return Tensor(storage, dtype, offset, _lengths(shape), _lengths(strides), metadata)
+
+
+def _metadata(arguments: tuple[object, ...]) -> frozenset[str]:
+    """Return the keys of an optional dictionary of metadata, all of whose values are true."""
+    if not arguments or arguments == (None,):
+        return frozenset()
+    if len(arguments) > 1 or not isinstance(arguments[0], Pairs) or len(arguments[0].items) > 8:
+        raise ValueError("a tensor whose metadata are not a small dictionary")
+    items = arguments[0].items
+    keys = frozenset(key for key, value in items if isinstance(key, str) and value is True)
+    if len(keys) != len(items):
+        raise ValueError("a tensor whose metadata are not all true")
+    return keys
 
 
 def _lengths(value: object) -> tuple[int, ...]:
     """Return `value` as non-negative integers."""
     if not isinstance(value, tuple | list):
         raise ValueError("a tensor whose shape or strides are not a tuple")
+    if len(value) > MAX_RANK:
+        raise ValueError(f"a tensor of more than {MAX_RANK} axes")
     lengths = tuple(n for n in value if type(n) is int and n >= 0)
     if len(lengths) != len(value):
         raise ValueError("a tensor whose shape or strides are not lengths")
@@ -178,6 +236,8 @@ def _storage(kind: object, key: str | int, numel: int, view: object) -> Storage:
     module, _, name = kind.name.rpartition(".")
     if module not in _STORAGE_MODULES or name not in _STORAGES:
         raise ValueError(f"a storage of unknown class {kind.name}")
+    if isinstance(key, int) and not 0 <= key < 1 << 64:
+        raise ValueError("a storage whose key is not 64 bits")
     if numel < 0:
         raise ValueError(f"a storage of {numel} elements")
     start, length = 0, numel
@@ -188,13 +248,3 @@ def _storage(kind: object, key: str | int, numel: int, view: object) -> Storage:
             case _:
                 raise ValueError("a view that is not within its storage")
     return Storage(str(key), _STORAGES[name], length, start, numel)
-
-
-def _ordered(arguments: tuple[object, ...]) -> object:
-    """Return ``OrderedDict()``, or ``OrderedDict([[key, value], …])`` as Python 2 wrote it."""
-    pairs = Pairs()
-    for item in arguments[0] if arguments and isinstance(arguments[0], list | tuple) else ():
-        if not isinstance(item, list | tuple) or len(item) != 2:
-            raise ValueError("an OrderedDict of items that are not pairs")
-        pairs.items.append((item[0], item[1]))
-    return pairs

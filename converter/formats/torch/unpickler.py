@@ -5,8 +5,8 @@ No opcode imports a module, calls an object or sets an attribute: ``GLOBAL`` giv
 strings), a call gives what `UnpicklerHooks.call` makes of it (a tensor's description for a handful
 of names, an `Opaque` for all others), and ``BUILD`` only stores the state. Dictionaries stay lists
 of pairs, so nothing is hashed either (nested tuples take exponential time to hash). Memory is
-bounded by the number of operations and by the bytes of the stream, for each operation adds at most
-one object that its own bytes or the stack already hold. Opcodes: ``pickletools`` of Python 3.11.
+bounded by the number of operations and by `UnpicklerHooks.charge`, which counts every object that
+an operation adds and every item that it copies. Opcodes: ``pickletools`` of Python 3.11.
 """
 
 from __future__ import annotations
@@ -127,6 +127,9 @@ class UnpicklerHooks(Protocol):
     names: set[str]
     """Collects every name that the pickle would import."""
 
+    def charge(self, count: int) -> None:
+        """Count units of about 8 bytes; raise ValueError beyond the budget of the file."""
+
     def call(self, function: Global, arguments: tuple[object, ...]) -> object:
         """Return the representation of a call's result; raise ValueError if it is invalid."""
 
@@ -144,11 +147,12 @@ def unpickle(source: ByteSource, hooks: UnpicklerHooks) -> object:
     machine = _Machine(source, hooks)
     try:
         return machine.run()
-    except (ValueError, IndexError, KeyError, struct.error) as error:
+    except (ValueError, IndexError, KeyError, struct.error, RecursionError) as error:
+        known = isinstance(error, ValueError | RecursionError)
         raise format_error(
             source.path,
             f"malformed pickle, operation {machine.operations} before byte {source.position}",
-            found=error if isinstance(error, ValueError) else "nothing on the stack or in the memo",
+            found=error if known else "nothing on the stack or in the memo",
         ) from None
 
 
@@ -168,7 +172,7 @@ class _Machine:
 
     def run(self) -> object:
         """Execute up to ``STOP``, and return the result."""
-        take, table = self._take, _OPERATIONS
+        take, table, charge = self._take, _OPERATIONS, self._hooks.charge
         while True:
             code = take(1)
             if code == b".":
@@ -179,6 +183,8 @@ class _Machine:
             operation = table.get(code)
             if operation is None:
                 raise ValueError(f"unsupported operation {code!r}")
+            if code in _UNITS:
+                charge(_UNITS[code])
             operation(self)
 
     def _push(self, value: object) -> None:
@@ -212,7 +218,9 @@ class _Machine:
 
     def _sized(self, size: int) -> bytes:
         """Read a number of `size` bytes, and as many bytes as it says."""
-        return self._take(self._unsigned(size))
+        length = self._unsigned(size)
+        self._hooks.charge(length // 4)  # up to 4 bytes for a character
+        return self._take(length)
 
     # Numbers and strings
 
@@ -281,6 +289,7 @@ class _Machine:
         name, module = self._pop(), self._pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise ValueError("a name that is not a string")
+        self._hooks.charge(len(module) + len(name))
         self._name(module, name)
 
     def _global_lines(self) -> None:
@@ -292,10 +301,11 @@ class _Machine:
         self._hooks.names.add(named.name)
         self._push(named)
 
-    def _call(self, function: object, *arguments: object) -> None:
+    def _call(self, function: object, arguments: tuple[object, ...]) -> None:
         if isinstance(function, Global):
             self._push(self._hooks.call(function, arguments))
         elif isinstance(function, Opaque):
+            self._hooks.charge(len(arguments))
             self._push(Opaque(function.kind, function, *arguments))
         else:
             raise ValueError("a call of an object that is not a function")
@@ -304,7 +314,7 @@ class _Machine:
         arguments, function = self._pop(), self._pop()
         if not isinstance(arguments, tuple):
             raise ValueError("arguments that are not a tuple")
-        self._call(function, *arguments)
+        self._call(function, arguments)
 
     def _newobj_ex(self) -> None:
         keywords, arguments, function = self._pop(), self._pop(), self._pop()
@@ -314,11 +324,11 @@ class _Machine:
     def _inst(self) -> None:
         arguments = self._pop_to_mark()
         self._global_lines()
-        self._call(self._pop(), *arguments)
+        self._call(self._pop(), tuple(arguments))
 
     def _obj(self) -> None:
         function, *arguments = self._pop_to_mark()
-        self._call(function, *arguments)
+        self._call(function, tuple(arguments))
 
     def _build(self) -> None:
         """Keep an unknown object's state; ignore attributes of dictionaries and tensors."""
@@ -405,3 +415,15 @@ _OPERATIONS: dict[bytes, Callable[[_Machine], object]] = {
 }
 """All operations but ``STOP``, text ``STRING`` and ``PERSID``, extensions and out-of-band buffers,
 none of which torch writes."""
+
+_UNITS = {
+    code.to_bytes(1, "big"): units
+    for codes, units in (
+        (b"FGIJKLM\x8a\x8b", 1),
+        (b"VX\x8c\x8dUTCB\x8e\x96", 2),
+        (b"\x85\x86\x87t]l", 7),
+        (b"}d\x8f\x91c\x93R\x81\x92ioQ", 12),
+    )
+    for code in codes
+}
+"""Operations that add an object → its size in units of about 8 bytes."""

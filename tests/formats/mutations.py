@@ -236,6 +236,19 @@ def _in_block(data: bytes, rng: random.Random) -> bytes:
     return tensorflow_checkpoints.table([(b"\xff", block)])
 
 
+def _in_tree(data: bytes, rng: random.Random) -> bytes:
+    """Change numbers of an HDF5 B-tree node, among them sizes, places and addresses of chunks."""
+    nodes = [match.start() for match in re.finditer(b"TREE", data)]
+    if not nodes:
+        return rng.choice(_FAULTS)(data, rng)
+    changed, node = bytearray(data), rng.choice(nodes)
+    for _ in range(rng.choice((1, 1, 2))):
+        width, place = rng.choice((1, 4, 8)), node + rng.randrange(4, 200, 4)
+        number = rng.choice((*_EDGES, *nodes, len(data), rng.randrange(len(data))))
+        changed[place : place + width] = (number % (1 << 8 * width)).to_bytes(width, "little")
+    return bytes(changed)
+
+
 def mutate_json(data: bytes, rng: random.Random) -> bytes:
     """Return a JSON document with a few of its values or keys changed."""
     document = json.loads(data)
@@ -273,5 +286,6 @@ _SHELLS = {
     "safetensors": _in_header,
     "torch": _in_record,
     "tensorflow-checkpoint": _in_block,
+    "keras-hdf5": _in_tree,
     "orbax": mutate_json,
 }

@@ -72,15 +72,35 @@ def _long_safetensors_header(directory: Path) -> Files:
     yield (directory / "model",)
 
 
-def _compressed_hdf5(directory: Path) -> Files:
-    with h5py.File(directory / "model.h5", "w") as file:
+FILTERS = [
+    {"compression": compression, "shuffle": shuffle, "fletcher32": checksum}
+    for compression in (None, "gzip", "lzf")
+    for shuffle in (False, True)
+    for checksum in (False, True)
+]
+"""Every combination of HDF5 filters that h5py writes, as options of ``create_dataset``."""
+
+
+def write_chunked(path: Path, shape: tuple[int, ...] = (24, 16), **options: Any) -> list[str]:
+    """Write chunked datasets with every combination of filters; return their variables' names."""
+    names = [f"m/{chr(ord('a') + number)}:0" for number in range(len(FILTERS))]
+    with h5py.File(path, "w", **options) as file:
         file.attrs["layer_names"] = [b"layer"]
         group = file.create_group("layer")
-        group.attrs["weight_names"] = [b"m/a:0", b"m/b:0", b"m/c:0"]
-        array = values(TensorSpec("a", "float32", (24, 16)))
-        group.create_dataset("m/a:0", data=array, chunks=(8, 16), compression="gzip", shuffle=True)
-        group.create_dataset("m/b:0", data=array, chunks=(24, 4), fletcher32=True)
-        group.create_dataset("m/c:0", data=array, chunks=(24, 16), compression="lzf")
+        group.attrs["weight_names"] = [name.encode() for name in names]
+        array = np.repeat(values(TensorSpec("a", "float32", shape)), 2, axis=1)
+        for name, filters in zip(names, FILTERS, strict=True):
+            group.create_dataset(name, data=array, chunks=(8, 16), **filters)
+    return names
+
+
+def _chunked_hdf5(directory: Path) -> Files:
+    write_chunked(directory / "model.h5")
+    yield (directory / "model.h5",)
+
+
+def _newest_chunked_hdf5(directory: Path) -> Files:
+    write_chunked(directory / "model.h5", libver="latest")
     yield (directory / "model.h5",)
 
 
@@ -156,7 +176,7 @@ def _orbax(directory: Path) -> Files:
 OTHER_FORMS: Mapping[str, tuple[Callable[[Path], Files], ...]] = {
     "safetensors": (_long_safetensors_header,),
     "torch": (_torch_saved,),
-    "keras-hdf5": (_compressed_hdf5, _newest_hdf5),
+    "keras-hdf5": (_chunked_hdf5, _newest_chunked_hdf5, _newest_hdf5),
     "flax-msgpack": (_chunked_msgpack,),
     "tensorflow-checkpoint": (_sharded_checkpoint,),
     "orbax": (_orbax,),

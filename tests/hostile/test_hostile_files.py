@@ -120,6 +120,24 @@ def _circle(group: h5py.Group) -> None:
     group["a:0"] = h5py.SoftLink("/bert/m/bert/a:0")
 
 
+def _chunked(group: h5py.Group) -> None:
+    group.create_dataset("a:0", data=np.ones((500, 4), "f4"), chunks=(1, 4))
+
+
+def _chunk_of_no_bytes(directory: Path) -> bytes:
+    data = _hdf5(_chunked)(directory)
+    record = struct.pack("<IIQQQ", 16, 0, 3, 0, 0)
+    assert data.count(record) == 1
+    return data.replace(record, bytes(4) + record[4:])
+
+
+def _tree_in_a_circle(directory: Path) -> bytes:
+    data = bytearray(_hdf5(_chunked)(directory))
+    root = data.index(b"TREE\1\1")
+    data[root + 56 : root + 64] = root.to_bytes(8, "little")
+    return bytes(data)
+
+
 def _safetensors(header: object, length: int | None = None, rest: bytes = b"") -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + rest
@@ -145,6 +163,8 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "HDF5 external storage": ("tf_model.h5", _hdf5(_external_storage)),
     "HDF5 virtual dataset": ("tf_model.h5", _hdf5(_virtual)),
     "HDF5 compression bomb": ("tf_model.h5", _hdf5(_compression_bomb)),
+    "HDF5 chunk of no bytes": ("tf_model.h5", _chunk_of_no_bytes),
+    "HDF5 tree in a circle": ("tf_model.h5", _tree_in_a_circle),
     "HDF5 links in a circle": ("tf_model.h5", _hdf5(_circle)),
     "huge header": ("model.safetensors", lambda _: _safetensors({}, 1 << 62)),
     "deep header": ("model.safetensors", lambda _: _safetensors(b'{"a":' + b"[" * 2_000_000)),

@@ -8,7 +8,6 @@ through h5py.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +22,15 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5s, h5t
 from converter.errors import FormatError
 from converter.formats.base import Array, Segment, StoredTensor
 from converter.formats.file_handle import FETCH_AGAIN, FileHandle, checked_spec, format_error
-from converter.formats.keras_hdf5.structures import DTYPES, StringHeap, check_superblock
+from converter.formats.keras_hdf5.chunks import MIN_BYTES_PER_CHUNK, ChunkedDataset
+from converter.formats.keras_hdf5.structures import (
+    DTYPES,
+    StringHeap,
+    TreeChecker,
+    check_superblock,
+)
 from converter.formats.stored_tensors import ContiguousTensor, check_target
-from converter.tensors import TensorSpec, itemsize, numpy_dtype
+from converter.tensors import TensorSpec, numpy_dtype
 
 MAX_PATH = 4096
 """Characters of a path inside the file."""
@@ -43,11 +48,16 @@ class Hdf5Objects:
         self.handle = handle
         self._error = handle.error
         check_superblock(handle)
+        self._trees = TreeChecker(handle)
+        self._group_addresses: set[int] = set()
         with reported(handle.path):
             self._file = h5py.File(handle.as_file_argument(), "r", locking=False)
             self._groups: dict[str, Any] = {"": h5g.open(self._file.id, b"/")}
+            self._checked_group(self._groups[""], "/")
         self._heap = StringHeap(handle)
         self._dtypes: dict[bytes, tuple[str, str] | None] = {}
+        self._chunked: dict[int, ChunkedDataset] = {}
+        self._chunk_budget = handle.size // MIN_BYTES_PER_CHUNK
         self.needs_h5py = False
         """Whether a returned tensor is read through h5py, so that the file must stay open."""
 
@@ -96,11 +106,19 @@ class Hdf5Objects:
             if layout == h5d.CONTIGUOUS:
                 segment = self._segment(dataset, path, spec.nbytes)
                 return ContiguousTensor(spec, self.handle, [segment], byteorder)
-            first = int(h5o.get_info(dataset).addr)
-            if layout == h5d.CHUNKED:
-                first = check_chunks(self.handle, dataset, path, spec)
             self.needs_h5py = True
-            return DecodedTensor(spec, self.handle.path, dataset, first)
+            address = _address(dataset)
+            if layout == h5d.COMPACT:
+                if dataset.get_storage_size() != spec.nbytes:
+                    raise self._error("of the wrong size", path, f"{spec.nbytes} bytes")
+                return DecodedTensor(spec, self.handle.path, dataset, address)
+            chunks = self._chunked.get(address)  # the same one by another hard link
+            if chunks is None:
+                self._trees.check(address, path, is_dataset=True)
+                chunks = ChunkedDataset(self.handle, dataset, path, spec, self._chunk_budget)
+                self._chunked[address] = chunks
+                self._chunk_budget -= chunks.count
+            return DecodedTensor(spec, self.handle.path, dataset, chunks.offset, chunks)
 
     def _open(self, path: str) -> Any:
         """Open the group or dataset at `path`, by hard links alone."""
@@ -116,9 +134,17 @@ class Hdf5Objects:
             if child is None:
                 child = self._child(node, part, path)
                 if isinstance(child, h5g.GroupID):
-                    self._groups[parent] = child
+                    self._groups[parent] = self._checked_group(child, path)
             node = child
         return node
+
+    def _checked_group(self, group: Any, path: str) -> Any:
+        """Return `group`, after checking the tree of its links."""
+        address = _address(group)
+        if address not in self._group_addresses:
+            self._group_addresses.add(address)
+            self._trees.check(address, path)
+        return group
 
     def _child(self, group: Any, part: str, path: str) -> Any:
         link = part.encode()
@@ -199,11 +225,17 @@ class Hdf5Objects:
                 found=f"{count} names of {size} bytes",
             )
         if kind.is_variable_str():
-            header = int(h5o.get_info(owner).addr)
+            header = _address(owner)
             return self._heap.strings(header, attribute, count, group)
         values = np.empty(stored.shape, stored.dtype)
         stored.read(values)
         return [value.decode() for value in values.tolist()]
+
+
+def _address(node: Any) -> int:
+    """Return the offset of an object's header; ``h5o.get_info`` would walk all its B-trees."""
+    low, high = h5g.get_objinfo(node).objno
+    return int(low | high << 32)  # two numbers where C has 32-bit longs
 
 
 def _matching_dtype(stored: Any) -> tuple[str, str] | None:
@@ -227,12 +259,6 @@ H5_ERRORS = (
     MemoryError,
 )
 """What h5py raises on damaged files."""
-FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}
-"""The filters that h5py includes; others would load plug-ins."""
-MAX_RATIO = 1100
-"""Deflate cannot compress further than 1032 to 1."""
-LARGE, MAX_LARGE_RATIO = 8 << 20, 50
-"""Weights hardly compress; a large dataset of a higher ratio is a bomb."""
 _LOCK = threading.Lock()
 
 
@@ -258,6 +284,8 @@ class DecodedTensor(StoredTensor):
     """h5py's low-level dataset, open as long as the tensor is read."""
     offset: int
     """File offset of its first bytes."""
+    chunks: ChunkedDataset | None = None
+    """To be checked before the first read."""
 
     @property
     def location(self) -> tuple[object, ...]:
@@ -270,6 +298,8 @@ class DecodedTensor(StoredTensor):
         if out.size == 0:
             return
         with reported(self.path, self.spec.name, "values cannot be decoded"), _LOCK:
+            if self.chunks is not None:
+                self.chunks.check_decoded_sizes()
             if not self.spec.shape:
                 self.dataset.read(h5s.ALL, h5s.ALL, out)
                 return
@@ -277,34 +307,3 @@ class DecodedTensor(StoredTensor):
             space = self.dataset.get_space()
             space.select_hyperslab(first, out.shape)
             self.dataset.read(h5s.create_simple(out.shape), space, out)
-
-
-def check_chunks(handle: FileHandle, dataset: Any, path: str, spec: TensorSpec) -> int:
-    """Check that a chunked dataset is complete and not a bomb; return its first chunk's offset."""
-    plist = dataset.get_create_plist()
-    filters = [int(plist.get_filter(index)[0]) for index in range(plist.get_nfilters())]
-    unknown = [code for code in filters if code not in FILTERS]
-    if unknown or len(set(filters)) != len(filters):
-        raise handle.error(
-            "unsupported filters",
-            path,
-            "each at most once of " + ", ".join(FILTERS.values()),
-            f"HDF5 filters {filters}",
-            remedy="repack the file without filters (h5repack -f NONE)",
-        )
-    chunk = tuple(int(length) for length in plist.get_chunk())
-    expected = math.prod(-(-length // step) for length, step in zip(spec.shape, chunk, strict=True))
-    decoded = expected * math.prod(chunk) * itemsize(spec.dtype)
-    stored = int(dataset.get_storage_size())
-    limit = MAX_LARGE_RATIO if decoded > LARGE else MAX_RATIO
-    if stored > handle.size or decoded > limit * stored:
-        raise handle.error(
-            "few bytes claim to be many",
-            path,
-            f"at most {limit} times what is stored",
-            f"{stored} stored bytes for {decoded}",
-        )
-    present = int(dataset.get_num_chunks())
-    if present != expected:
-        raise handle.error("chunks are missing", path, f"{expected} chunks", str(present))
-    return int(dataset.get_chunk_info(0).byte_offset)

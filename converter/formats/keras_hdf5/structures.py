@@ -59,8 +59,10 @@ MAX_HEAP = 16 << 20
 """Bytes of all heap collections together; those of a 48-layer model take 40 KB."""
 _MAX_BLOCKS = 256
 """Blocks of one object header."""
-_ATTRIBUTE, _CONTINUATION = 0x0C, 0x10
+_LAYOUT, _ATTRIBUTE, _CONTINUATION, _SYMBOL_TABLE = 0x08, 0x0C, 0x10, 0x11
 """Message types in an object header."""
+_FLAT_INDEXES = range(1, 5)
+"""Indexes of chunks other than B-trees: single, implicit, fixed array, extensible array."""
 
 
 class StringHeap:
@@ -78,7 +80,9 @@ class StringHeap:
         Raise FormatError, which names `owner`, if header, attribute or heap are damaged.
         """
         label = f"{owner}@{attribute}"
-        for message in self._messages(header, label):
+        for kind, flags, message in messages(self._handle, header, label):
+            if kind != _ATTRIBUTE or flags & 2:
+                continue
             name, data = self._attribute(message, label)
             if name != attribute.encode():
                 continue
@@ -127,40 +131,6 @@ class StringHeap:
             start += 16 + -(-nbytes // 8) * 8
         return objects
 
-    def _messages(self, header: int, label: str) -> Iterator[bytes]:
-        """Yield the unshared attribute messages of an object header of version 1 or 2."""
-        head = self._handle.read(header, 16, label)
-        prefix = 8  # type (2), size (2), flags (1), reserved (3)
-        trailer = 0
-        if head[:4] == b"OHDR":
-            flags = head[5]
-            prefix = 6 if flags & 0x04 else 4  # type (1), size (2), flags (1), order (2)
-            trailer = 4  # checksum
-            start = header + 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
-            width = 1 << (flags & 3)
-            size = int.from_bytes(self._handle.read(start, width, label), "little")
-            blocks = [(start + width, size)]
-        else:
-            blocks = [(header + 16, int.from_bytes(head[8:12], "little"))]
-        seen = 0
-        while blocks:
-            start, size = blocks.pop(0)
-            seen += 1
-            if size > MAX_HEAP or seen > _MAX_BLOCKS:
-                raise self._error("damaged object header", label)
-            data = self._handle.read(start, size, label)
-            at = 0
-            while at + prefix <= size:
-                kind, flags, nbytes = _message_head(data, at, trailer != 0)
-                body = data[at + prefix : at + prefix + nbytes]
-                at += prefix + nbytes
-                if kind == _CONTINUATION and len(body) >= 16:
-                    address, length = struct.unpack_from("<QQ", body)
-                    skip = trailer  # the signature is as long as the checksum
-                    blocks.append((address + skip, max(0, length - skip - trailer)))
-                elif kind == _ATTRIBUTE and not flags & 2:
-                    yield body
-
     def _attribute(self, message: bytes, label: str) -> tuple[bytes, bytes]:
         """Return name and data of an attribute message of version 1, 2 or 3."""
         if len(message) < 9 or not 1 <= message[0] <= 3:
@@ -173,6 +143,41 @@ class StringHeap:
         return name, message[start + sum(sizes) :]
 
 
+def messages(handle: FileHandle, header: int, label: str) -> Iterator[tuple[int, int, bytes]]:
+    """Yield type, flags and body of the messages of an object header of version 1 or 2."""
+    head = handle.read(header, 16, label)
+    prefix = 8  # type (2), size (2), flags (1), reserved (3)
+    trailer = 0
+    if head[:4] == b"OHDR":
+        flags = head[5]
+        prefix = 6 if flags & 0x04 else 4  # type (1), size (2), flags (1), order (2)
+        trailer = 4  # checksum
+        start = header + 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)
+        width = 1 << (flags & 3)
+        size = int.from_bytes(handle.read(start, width, label), "little")
+        blocks = [(start + width, size)]
+    else:
+        blocks = [(header + 16, int.from_bytes(head[8:12], "little"))]
+    seen = 0
+    while blocks:
+        start, size = blocks.pop(0)
+        seen += 1
+        if size > MAX_HEAP or seen > _MAX_BLOCKS:
+            raise handle.error("damaged object header", label)
+        data = handle.read(start, size, label)
+        at = 0
+        while at + prefix <= size:
+            kind, flags, nbytes = _message_head(data, at, trailer != 0)
+            body = data[at + prefix : at + prefix + nbytes]
+            at += prefix + nbytes
+            if kind == _CONTINUATION and len(body) >= 16:
+                address, length = struct.unpack_from("<QQ", body)
+                skip = trailer  # the signature is as long as the checksum
+                blocks.append((address + skip, max(0, length - skip - trailer)))
+            else:
+                yield kind, flags, body
+
+
 def _message_head(data: bytes, at: int, new: bool) -> tuple[int, int, int]:
     """Return type, flags and length of the message at `at`, in a version 2 header if `new`."""
     if new:
@@ -180,3 +185,51 @@ def _message_head(data: bytes, at: int, new: bool) -> tuple[int, int, int]:
     else:
         kind, nbytes, flags = struct.unpack_from("<HHB", data, at)
     return kind, flags, nbytes
+
+
+class TreeChecker:
+    """Checks B-trees of version 1, which the library follows without end if they have a cycle."""
+
+    def __init__(self, handle: FileHandle) -> None:
+        self._handle = handle
+        self._seen: set[int] = set()
+
+    def check(self, header: int, label: str, is_dataset: bool = False) -> None:
+        """Check the trees of the group or chunked dataset whose header is at offset `header`.
+
+        Raise FormatError if a node is damaged, or in two places.
+        """
+        has_layout = not is_dataset
+        for kind, flags, body in messages(self._handle, header, label):
+            if kind not in (_LAYOUT, _SYMBOL_TABLE):
+                continue
+            has_layout = True
+            if flags & 2 or len(body) < 16:
+                raise self._handle.error("damaged object header", label)
+            if kind == _SYMBOL_TABLE:
+                self._check_nodes(int.from_bytes(body[:8], "little"), 0, 8, label)
+            elif body[:2] == b"\3\2":  # version 3, chunked
+                root = int.from_bytes(body[3:11], "little")
+                self._check_nodes(root, 1, 8 * (body[2] + 1), label)
+            elif body[0] not in (4, 5) or body[5 + body[3] * body[4]] not in _FLAT_INDEXES:
+                remedy = "save it without unlimited axes and without libver='latest'"
+                raise self._handle.error("unsupported index of chunks", label, remedy=remedy)
+        if not has_layout:
+            raise self._handle.error("damaged object header", label)
+
+    def _check_nodes(self, root: int, kind: int, key: int, label: str) -> None:
+        """Check that nodes below `root` are of this kind, one level lower each, and distinct."""
+        pending: list[tuple[int, int | None]] = [] if root == _UNDEFINED else [(root, None)]
+        while pending:
+            address, level = pending.pop()
+            head = self._handle.read(address, 24, label)
+            is_node = head[:5] == b"TREE" + bytes([kind]) and level in (None, head[5])
+            if not is_node or address in self._seen:
+                raise self._handle.error("damaged B-tree", label, found=f"at byte {address}")
+            self._seen.add(address)
+            if head[5] > 0:
+                count = int.from_bytes(head[6:8], "little")
+                data = self._handle.read(address + 24, count * (key + 8), label)
+                for at in range(key, len(data), key + 8):
+                    child = int.from_bytes(data[at : at + 8], "little")
+                    pending.append((child, head[5] - 1))

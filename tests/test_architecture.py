@@ -45,6 +45,7 @@ LAYERS = (
 
 CORE = {
     "click",
+    "google_crc32c",
     "numpy",
     "ml_dtypes",
     "safetensors",

@@ -56,6 +56,14 @@ def message(field: int, content: bytes) -> bytes:
     return varint(field << 3 | 2) + varint(len(content)) + content
 
 
+class Entry(bytes):
+    """A ``BundleEntryProto`` that knows where its tensor is, for `checksummed`."""
+
+    place: tuple[int, int, int] = (0, 0, 0)
+    """Data file, offset and bytes."""
+    checksum_at: int = 0
+
+
 def entry(
     dtype: int,
     shape: Sequence[int],
@@ -63,19 +71,28 @@ def entry(
     offset: int = 0,
     size: int = 0,
     more: bytes = b"",
-) -> bytes:
+    checksum: int = 0,
+) -> Entry:
     """Return a ``BundleEntryProto``, without the fields that are 0."""
     axes = b"".join(message(2, number(1, length) if length else b"") for length in shape)
     fields = [(1, dtype), (3, shard), (4, offset), (5, size)]
     numbers = {field: number(field, value) for field, value in fields if value}
-    checksum = varint(6 << 3 | 5) + b"\0\0\0\0"
-    return (
-        numbers.get(1, b"")
-        + message(2, axes)
-        + b"".join(numbers.get(field, b"") for field in (3, 4, 5))
-        + checksum
-        + more
-    )
+    before = numbers.get(1, b"") + message(2, axes)
+    before += b"".join(numbers.get(field, b"") for field in (3, 4, 5)) + varint(6 << 3 | 5)
+    result = Entry(before + struct.pack("<I", checksum) + more)
+    result.place, result.checksum_at = (shard, offset, size), len(before)
+    return result
+
+
+def checksummed(value: bytes, data: Sequence[bytes]) -> bytes:
+    """Return an entry with the checksum of its tensor, if that is in `data` and it has none."""
+    if not isinstance(value, Entry):
+        return value
+    at, (shard, offset, size) = value.checksum_at, value.place
+    stored = data[shard][offset : offset + size] if 0 <= shard < len(data) and offset >= 0 else b""
+    if any(value[at : at + 4]) or not size or len(stored) != size:
+        return bytes(value)
+    return value[:at] + struct.pack("<I", masked(crc32c(stored))) + value[at + 4 :]
 
 
 def slices(parts: Sequence[Sequence[tuple[int, int]]]) -> bytes:
@@ -181,6 +198,7 @@ def write_parts(
     path: Path, entries: Sequence[tuple[bytes, bytes]], data: Sequence[bytes], **options: Any
 ) -> None:
     """Write an index of any entries, and data files of any content."""
+    entries = [(key, checksummed(value, data)) for key, value in entries]
     path.write_bytes(table([(entries[-1][0] if entries else b"", block(entries))], **options))
     stem = path.name.removesuffix(".index")
     for shard, content in enumerate(data):

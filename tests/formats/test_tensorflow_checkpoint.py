@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 
+from converter.errors import FormatError
+from converter.formats.file_handle import FileHandle
 from converter.formats.registry import FORMATS, detect_format, open_file
 from converter.formats.tensorflow_checkpoint.partitioned import slice_key
 from converter.formats.tensorflow_checkpoint.sstable import masked_crc32c
 from tests.formats import tensorflow_checkpoints
 from tests.formats.tensorflow_checkpoint_files import FLOAT, STRING, W, index, one, refused
-from tests.formats.tensorflow_checkpoints import HEADER, block, entry, number, table, varint
+from tests.formats.tensorflow_checkpoints import (
+    HEADER,
+    block,
+    crc32c,
+    entry,
+    masked,
+    number,
+    table,
+    varint,
+)
 from tests.formats.work import work_at_most
+
+CHECKSUM = masked(crc32c(W.tobytes()))
 
 
 def test_reads_a_tensor(tmp_path):
@@ -45,8 +60,10 @@ def test_reads_tables_of_many_blocks(tmp_path):
     entries += [
         (f"layer_{n:03}/w".encode(), entry(FLOAT, (), offset=4 * n, size=4)) for n in range(99)
     ]
+    data = np.arange(99, dtype="<f4").tobytes()
+    entries = [(key, tensorflow_checkpoints.checksummed(value, [data])) for key, value in entries]
     parts = [entries[start : start + 10] for start in range(0, 100, 10)]
-    (tmp_path / "m.data-00000-of-00001").write_bytes(np.arange(99, dtype="<f4").tobytes())
+    (tmp_path / "m.data-00000-of-00001").write_bytes(data)
     (tmp_path / "m.index").write_bytes(table([(part[-1][0], block(part, 4)) for part in parts]))
     with open_file(tmp_path / "m.index") as reader:
         assert [float(t.read()) for t in reader.tensors.values()] == list(range(99))
@@ -105,16 +122,70 @@ def test_refuses_a_variable_with_a_piece_missing(tmp_path):
 
 
 def test_one_tensor_of_a_large_checkpoint_costs_its_own_bytes(tmp_path):
-    """Two data files of 2 GiB each, almost all of them holes."""
-    size = 1 << 31
+    """Two data files of 2 GiB each, almost all of them holes; a part costs its tensor."""
+    size, small = 1 << 31, 1 << 26
+    zeros = masked(google_crc32c.value(bytes(small)))
     entries = [(f"w{n}".encode(), entry(FLOAT, (size // 4,), n, 0, size)) for n in range(2)]
-    entries.append((b"z", entry(FLOAT, (3, 4), 1, size, 48)))
+    entries.append((b"x", entry(FLOAT, (small // 4,), 1, size, small, checksum=zeros)))
+    entries.append((b"z", entry(FLOAT, (3, 4), 1, size + small, 48, checksum=CHECKSUM)))
     path = index(tmp_path, *entries, header=number(1, 2), data=[b"", b""])
-    for shard, more in ((0, b""), (1, W.tobytes())):
+    for shard, length, more in ((0, size, b""), (1, size + small, W.tobytes())):
         with (tmp_path / f"m.data-{shard:05}-of-00002").open("r+b") as file:
-            file.seek(size)
+            file.seek(length)
             file.write(more)
-            file.truncate(size + len(more))
+            file.truncate(length + len(more))
     with work_at_most(20), open_file(path) as reader:
         assert np.array_equal(reader.tensors["z"].read(), W)
-        assert not reader.tensors["w1"].read(0, size // 4 - 5).any()
+        assert not reader.tensors["x"].read(0, small // 4 - 5).any()
+
+
+def damaged(path: Path, place: int) -> Path:
+    """Flip one bit of a data file of the checkpoint at `path`; return the path."""
+    (data,) = path.parent.glob("m.data-*")
+    content = bytearray(data.read_bytes())
+    content[place] ^= 4
+    data.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("header", [HEADER, HEADER + number(2, 1)], ids=["little", "big"])
+@pytest.mark.parametrize("place", [0, 21, 47])
+@pytest.mark.parametrize("part", [(), (0, 0, 1), (0, 2, 3), (1, 1, 2)])
+def test_a_flipped_bit_is_found_before_a_value_is_returned(tmp_path, header, place, part):
+    """Also where the part that is read does not hold the bit."""
+    with open_file(damaged(index(tmp_path, one(), header=header), place)) as reader:
+        for _ in range(2):
+            with pytest.raises(FormatError) as caught:
+                reader.tensors["w"].read(*part)
+            for word in ("m.data-00000-of-00001", "w: the values", "checksum", f"{CHECKSUM:#x}"):
+                assert word in str(caught.value)
+
+
+def test_a_flipped_bit_in_a_piece_is_found(tmp_path):
+    extents = [[(0, 1), (0, -1)], [(1, 2), (0, -1)]]
+    listed = (b"w", entry(FLOAT, (3, 4), more=tensorflow_checkpoints.slices(extents)))
+    parts = [
+        (slice_key("w", extents[0]), entry(FLOAT, (1, 4), 0, 0, 16)),
+        (slice_key("w", extents[1]), entry(FLOAT, (2, 4), 0, 16, 32)),
+    ]
+    path = damaged(index(tmp_path, *sorted([listed, *parts])), 40)
+    with open_file(path) as reader:
+        assert np.array_equal(reader.tensors["w"].read(0, 0, 1), W[:1])
+        for part in ((), (0, 1, 2), (1, 3, 4)):
+            with pytest.raises(FormatError, match="w: the values do not have the checksum"):
+                reader.tensors["w"].read(*part)
+
+
+def test_a_tensor_read_in_parts_is_verified_once(tmp_path, monkeypatch):
+    read: list[int] = []
+    with open_file(index(tmp_path, one())) as reader:
+        fill = FileHandle.fill
+
+        def record(self: FileHandle, buffer: memoryview, *args: Any) -> None:
+            read.append(len(buffer))
+            fill(self, buffer, *args)
+
+        monkeypatch.setattr(FileHandle, "fill", record)
+        for row in range(3):
+            assert np.array_equal(reader.tensors["w"].read(0, row, row + 1), W[row : row + 1])
+    assert read == [48, 16, 16, 16]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import resource
 import struct
 
+import google_crc32c
+import numpy as np
 import pytest
 
+from converter.formats.registry import open_file
+from converter.formats.tensorflow_checkpoint import reader
 from converter.formats.tensorflow_checkpoint.partitioned import slice_key
 from converter.formats.tensorflow_checkpoint.sstable import MAX_FILE, masked_crc32c
 from tests.formats import tensorflow_checkpoints
@@ -68,6 +73,10 @@ INVALID = {
     "keys out of order": ([(b"", HEADER), (b"x", one()[1]), one()], "does not follow"),
     "a key twice": ([(b"", HEADER), one(), one()], "does not follow"),
     "an endless key": ([(b"", HEADER), (b"w" * 5000, one()[1])], "does not fit"),
+    "a piece in pieces": (
+        [(b"", HEADER), (slice_key("v", [(0, 1)]), entry(1, (1,), more=message(7, b"")))],
+        "consists of parts",
+    ),
     "pieces of nothing": (
         [(b"", HEADER), (slice_key("v", [(0, 1)]), one()[1])],
         "a part of a variable that is not listed",
@@ -156,3 +165,59 @@ def test_refuses_an_index_that_is_too_large(tmp_path):
         file.seek(-8, os.SEEK_END)
         file.write(struct.pack("<Q", tensorflow_checkpoints.MAGIC))
     refused(path, "impossible size of a checkpoint index")
+
+
+@pytest.mark.parametrize("key", [b"\0", b"w"], ids=["pieces", "variables"])
+@pytest.mark.parametrize("slices", [0, 1, 300])
+def test_refuses_more_tensors_pieces_and_slices_than_any_model_has(
+    tmp_path, key, slices, monkeypatch
+):
+    """Each of them counts; the limit is lowered, so that the test is quick."""
+    monkeypatch.setattr(reader, "MAX_ENTRIES", 500)
+    listed = entry(1, (3,), more=message(7, b"") * slices)
+    entries = [(key + b"%04d" % n, listed) for n in range(600)]
+    write_parts(tmp_path / "m.index", [(b"", HEADER), *entries], [W.tobytes()])
+    finding = "consists of parts" if slices and key == b"\0" else "more than 500 tensors and parts"
+    refused(tmp_path / "m.index", finding)
+
+
+@pytest.mark.parametrize("start", ["\0", "w"], ids=["pieces", "variables"])
+@pytest.mark.parametrize("count", [1 << 15, 1 << 16])
+def test_refuses_many_entries_in_bounded_memory(tmp_path, start, count, monkeypatch):
+    """Up to two megabytes in blocks of 4,096, which the C library checksums."""
+    value = bytes(entry(1, (1,), size=4))
+    listed = [(f"{start}{n:07}".encode(), value) for n in range(count)]
+    blocks = [[(b"", HEADER)]]
+    blocks += (listed[at : at + 4096] for at in range(0, len(listed), 4096))
+    monkeypatch.setattr(tensorflow_checkpoints, "crc32c", google_crc32c.value)
+    table = tensorflow_checkpoints.table([(part[-1][0], bytes(block(part))) for part in blocks])
+    (tmp_path / "m.data-00000-of-00001").write_bytes(b"")
+    (tmp_path / "m.index").write_bytes(table)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(tmp_path / "m.index", "m.index")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/etc/passwd", "fifo"])
+def test_data_files_are_regular_files_of_the_size_that_the_index_asks_for(tmp_path, target):
+    path = index(tmp_path, one((1 << 20,), size=1 << 22), data=[b""])
+    data = tmp_path / "m.data-00000-of-00001"
+    data.unlink()
+    if target == "fifo":
+        os.mkfifo(data)
+    else:
+        data.symlink_to(target)
+    refused(path)
+
+
+def test_data_files_may_be_links_as_in_a_download_cache(tmp_path):
+    """They are looked for where the index's own link is, not where it leads."""
+    (tmp_path / "blobs").mkdir()
+    snapshot = tmp_path / "snapshots" / "revision"
+    snapshot.mkdir(parents=True)
+    index(tmp_path / "blobs", one())
+    for name, file in enumerate(sorted((tmp_path / "blobs").iterdir())):
+        (snapshot / file.name).symlink_to(file.rename(file.with_name(f"{name}")))
+    with open_file(snapshot / "m.index") as opened:
+        assert np.array_equal(opened.tensors["w"].read(), W)
+    refused(tmp_path / "blobs" / "1", "1 of 1 data file(s) are missing", "1.data-00000-of-00001")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from converter import convert, inspect
+from converter import convert, inspect, verify
 from converter.architectures.expressions import NamePattern
 from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
-from converter.errors import CheckpointError, MatchError, TableError
+from converter.errors import CheckpointError, FormatError, MatchError, TableError
 from converter.formats.tensorflow_checkpoint.partitioned import slice_key
 from converter.models.source_model import detect_model_type
 from converter.tensors import TensorSpec
@@ -137,6 +137,26 @@ def test_a_bundle_is_found_by_any_of_its_names(reference, tmp_path):
             "model.ckpt.index",
             "model.ckpt.data-00000-of-00001",
         ]
+
+
+def test_a_flipped_bit_is_reported_with_file_and_tensor(tmp_path):
+    """By the checksum of the tensor, where its values are read; nothing is written."""
+    values = release(tmp_path / "in", "bert")
+    data = tmp_path / "in" / "model.ckpt.data-00000-of-00001"
+    content = bytearray(data.read_bytes())
+    with open_files(tmp_path / "in") as checkpoint:
+        name = next(name for name in checkpoint.tensors if name.endswith("word_embeddings"))
+        content[cast(int, checkpoint.tensors[name].location[1]) + 5] ^= 1
+    convert(tmp_path / "in", tmp_path / "good", to=["pytorch"])
+    data.write_bytes(content)
+    message = rf"(?s){data.name}.*{name}: the values do not have the checksum"
+    with pytest.raises(FormatError, match=message):
+        convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])
+    with pytest.raises(FormatError, match=message):
+        verify(tmp_path / "good", against=[tmp_path / "in"])
+    with pytest.raises(FormatError, match=message):
+        inspect(tmp_path / "in", stats=True)
+    assert values and sorted(path.name for path in tmp_path.iterdir()) == ["good", "in"]
 
 
 def test_several_bundles_in_a_directory_are_named(tmp_path):

@@ -42,11 +42,13 @@ class BundleEntry:
     shard: int = 0
     offset: int = 0
     size: int = 0
+    checksum: int = 0
+    """Masked CRC-32C of the bytes."""
     slices: list[bytes] = field(default_factory=list)
     """Parts of a partitioned variable, each to be decoded by `parse_slice`."""
 
 
-_INTEGERS = {1: "dtype", 3: "shard", 4: "offset", 5: "size"}
+_INTEGERS = {1: "dtype", 3: "shard", 4: "offset", 5: "size", 6: "checksum"}
 """Numbers of the fields of an entry that are integers."""
 
 

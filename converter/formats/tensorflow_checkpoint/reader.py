@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from itertools import pairwise
+from threading import Lock
+
+import google_crc32c
+import numpy as np
 
 from converter.errors import CheckpointError, Problem
-from converter.formats.base import FileFormat, Reader, Segment, StoredTensor
-from converter.formats.file_handle import (
-    MAX_TENSORS,
-    FileHandle,
-    checked_spec,
-)
+from converter.formats.base import Array, FileFormat, Reader, Segment, StoredTensor
+from converter.formats.file_handle import FETCH_AGAIN, FileHandle, checked_spec
 from converter.formats.stored_tensors import ContiguousTensor
 from converter.formats.tensorflow_checkpoint.partitioned import (
     PART_KEY_PREFIX,
@@ -27,7 +27,7 @@ from converter.formats.tensorflow_checkpoint.protobuf import (
     parse_header,
     parse_slice,
 )
-from converter.formats.tensorflow_checkpoint.sstable import MAGIC, read_table
+from converter.formats.tensorflow_checkpoint.sstable import MAGIC, mask, read_table
 from converter.tensors import TensorSpec
 
 INDEX = ".index"
@@ -60,6 +60,57 @@ _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _VERSION = 1
 """Of the format; there has been no other."""
 _MAX_SHARDS = 10_000
+MAX_ENTRIES = 1 << 15
+"""Tensors, parts and lists of parts together, of which the largest models have a fifth."""
+_SCRATCH = 1 << 20
+"""Bytes read at once to verify a checksum."""
+
+
+class ChecksummedTensor(ContiguousTensor):
+    """A tensor in one run of bytes whose checksum is verified before any value is returned.
+
+    Reading all of it checks the very bytes that are returned. The checksum covers the complete
+    tensor, so that the first read of a part reads all of it once more.
+    """
+
+    def __init__(
+        self, spec: TensorSpec, handle: FileHandle, segment: Segment, order: str, checksum: int
+    ) -> None:
+        super().__init__(spec, handle, (segment,), order)
+        self._checksum = checksum
+        self._verified = False
+        self._lock = Lock()
+
+    def _fill(self, target: Array, offset: int) -> None:
+        complete = len(target) == self.spec.nbytes
+        if not complete:
+            self._verify()
+        super()._fill(target, offset)
+        if complete:
+            self._check(google_crc32c.value(target))
+
+    def _verify(self) -> None:
+        """Read the tensor once in small blocks, and check it."""
+        with self._lock:
+            if self._verified:
+                return
+            crc, scratch = 0, np.empty(min(_SCRATCH, self.spec.nbytes), np.uint8)
+            for start in range(0, self.spec.nbytes, _SCRATCH):
+                block = scratch[: self.spec.nbytes - start]
+                super()._fill(block, start)
+                crc = google_crc32c.extend(crc, block)
+            self._check(crc)
+
+    def _check(self, crc: int) -> None:
+        if mask(crc) != self._checksum:
+            raise self._handle.error(
+                "the values do not have the checksum that the index lists",
+                self.spec.name,
+                f"{self._checksum:#010x}",
+                f"{mask(crc):#010x}",
+                FETCH_AGAIN,
+            )
+        self._verified = True
 
 
 class TensorflowCheckpointFormat(FileFormat):
@@ -127,26 +178,26 @@ class _Index:
 
     def _parse(self, handle: FileHandle) -> None:
         """Read header and entries."""
-        part_count = 0
+        count = 0
         for number, (key, value) in enumerate(read_table(handle)):
             if (number == 0) != (key == b""):
                 raise self._error("the first entry is not the header", found=key[:80])
-            if number > MAX_TENSORS:
-                raise self._error("too many tensors", expected=f"at most {MAX_TENSORS}")
             try:
-                name = key.decode() if not key.startswith(PART_KEY_PREFIX) else ""
                 if not number:
                     self._header = parse_header(value)
-                elif name:
-                    entry = parse_entry(value)
-                    part_count += len(entry.slices)
-                    if part_count > MAX_TENSORS:
-                        raise WireError(f"more than {MAX_TENSORS} parts in all")
-                    if entry.dtype not in _NOT_NUMERIC:
-                        self._check_dtype_and_rank(name, entry)
-                        self._entries[name] = entry
-                else:
-                    self._parts[key] = parse_entry(value)
+                    continue
+                entry = parse_entry(value)
+                count += 1 + len(entry.slices)
+                if count > MAX_ENTRIES:
+                    raise WireError(f"more than {MAX_ENTRIES} tensors and parts in all")
+                if key.startswith(PART_KEY_PREFIX):
+                    if entry.slices:
+                        raise WireError("a part that consists of parts")
+                    self._parts[key] = entry
+                elif entry.dtype not in _NOT_NUMERIC:
+                    name = key.decode()
+                    self._check_dtype_and_rank(name, entry)
+                    self._entries[name] = entry
             except (WireError, UnicodeDecodeError) as error:
                 text = key.decode(errors="backslashreplace") or "the header"
                 raise self._error("malformed entry", text, found=error) from None
@@ -240,7 +291,7 @@ class _Index:
             self._ranges.append((entry.shard, entry.offset, end, spec.name))
         segment = Segment(0, entry.offset, entry.size)
         order = "big" if self._header.big_endian else "little"
-        return ContiguousTensor(spec, handle, (segment,), order)
+        return ChecksummedTensor(spec, handle, segment, order, entry.checksum)
 
 
 FORMAT: FileFormat = TensorflowCheckpointFormat()

@@ -9,7 +9,8 @@ shared with the previous key, then the offsets of the entries that share nothing
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+
+import google_crc32c
 
 from converter.formats.file_handle import FETCH_AGAIN, FileHandle
 from converter.formats.tensorflow_checkpoint.protobuf import WireError, read_varint
@@ -24,8 +25,6 @@ MAX_KEY = 4096
 """Bytes of one key; TensorFlow's own names are far shorter."""
 _MAX_KEYS = 64 << 20
 """Bytes of all keys together, which shared prefixes could multiply."""
-_CHECKED = 4 << 20
-"""Index size up to which checksums are verified; in Python, 4 MB take about a second."""
 _UNCOMPRESSED, _SNAPPY = 0, 1
 
 
@@ -88,7 +87,7 @@ class _Table:
             )
         content, kind = self._data[offset:end], self._data[end]
         stored = int.from_bytes(self._data[end + 1 : end + 5], "little")
-        if self._end <= _CHECKED and masked_crc32c(self._data[offset : end + 1]) != stored:
+        if masked_crc32c(self._data[offset : end + 1]) != stored:
             raise WireError(f"the block at {offset} does not have the checksum {stored:#010x}")
         if kind == _SNAPPY:
             raise self._handle.error(
@@ -132,18 +131,9 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def masked_crc32c(data: bytes) -> int:
     """Return the CRC-32C of `data`, masked as LevelDB stores it."""
-    crc, table = 0xFFFFFFFF, _crc_table()
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
+    return mask(google_crc32c.value(data))
+
+
+def mask(crc: int) -> int:
+    """Return a CRC-32C in the form that LevelDB stores."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-@cache
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for crc in range(256):
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-        table.append(crc)
-    return tuple(table)

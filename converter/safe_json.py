@@ -1,13 +1,15 @@
-"""Reading the small JSON files of a checkpoint, which may be hostile, and writing JSON."""
+"""Reading the small files of a checkpoint, which may be hostile, and writing JSON."""
 
 from __future__ import annotations
 
 import json
+import os
+import stat
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from converter.errors import CheckpointError, ConfigError
+from converter.errors import CheckpointError, ConfigError, ConverterError
 
 _MAX_BYTES = 64 << 20
 """Larger than any real configuration, index or tokenizer file that is parsed here."""
@@ -16,19 +18,73 @@ _MAX_CONFIG_BYTES = 4 << 20
 _MAX_CONFIG_DEPTH = 50
 
 
+def open_regular(path: str | Path, error: type[ConverterError] = CheckpointError) -> int:
+    """Return a descriptor of the file at `path`; raise `error` if it is not a regular file."""
+    try:
+        # Without O_NONBLOCK, opening a FIFO would wait for a writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except (OSError, ValueError) as caught:  # ValueError: a null byte or a surrogate in the name
+        reason = caught.strerror if isinstance(caught, OSError) else caught
+        raise error(f"{path}: cannot be read: {reason}") from caught
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise error(f"{path}: cannot be read: not a regular file")
+    return fd
+
+
+def read_small_file(
+    path: str | Path, limit: int = _MAX_BYTES, error: type[ConverterError] = CheckpointError
+) -> bytes:
+    """Read a file; raise `error` if it is not a regular one of at most `limit` bytes.
+
+    The files of ``/proc`` state the size 0, whatever they hold, and are refused too.
+    """
+    with os.fdopen(open_regular(path, error), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            data = file.read(min(size, limit) + 1) or b""
+        except OSError as caught:
+            raise error(f"{path}: cannot be read: {caught.strerror}") from caught
+    if len(data) > limit:
+        raise error(f"{path}: cannot be read: larger than {limit} bytes")
+    if len(data) > size:
+        raise error(f"{path}: cannot be read: it grows, or is not a regular file")
+    return data
+
+
+def file_to_copy(
+    directory: Path, name: str, error: type[ConverterError] = CheckpointError
+) -> Path | None:
+    """Return the path of a file that may be copied out of a checkpoint, ``None`` if not found.
+
+    Raise `error` if it is a link to a file that is neither in `directory` nor in the ``blobs`` of
+    the Hub's cache (next to ``snapshots/REVISION``), or is not a regular file.
+    """
+    path = directory / name
+    if not os.path.lexists(path) or path.is_dir():
+        return None
+    root, target = Path(os.path.realpath(directory)), Path(os.path.realpath(path))
+    snapshots = [each for each in root.parents if each.name == "snapshots"]
+    blobs = [each.parent / "blobs" for each in snapshots]
+    if not target.is_relative_to(root) and target.parent not in blobs:
+        raise error(
+            f"{path}: is a link to {target}, which is outside the checkpoint and is not copied",
+            remedy="If it belongs to the checkpoint, copy that with files in place of its links: "
+            f"cp -rL {directory} COPY",
+        )
+    os.close(open_regular(path, error))
+    return path
+
+
 def read_json_object(path: Path, limit: int = _MAX_BYTES) -> dict[str, Any]:
     """Read the JSON object in the file at `path`.
 
-    Raise `CheckpointError` if the file cannot be read, `ConfigError` if it is larger than `limit`
-    bytes, is not a JSON object, or has a key with two different values.
+    Raise `CheckpointError` if the file cannot be read or is larger than `limit` bytes,
+    `ConfigError` if it is not a JSON object, or has a key with two different values.
     """
+    data = read_small_file(path, limit)
     try:
-        size = path.stat().st_size
-        if size > limit:
-            raise ConfigError(f"{path}: {size} bytes, at most {limit} are read")
-        value = json.loads(path.read_bytes(), object_pairs_hook=_unique_keys)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        value = json.loads(data, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a JSON file: {str(error)[:200]}") from error
     if not isinstance(value, dict):

@@ -15,6 +15,7 @@ import msgspec
 from converter.architectures.expressions import Expression, NamePattern
 from converter.architectures.schema import FRAMEWORKS, Entry, Init
 from converter.errors import Problem, TableError
+from converter.safe_json import read_small_file
 from converter.tensors import Axes
 
 _MAX_BYTES = 1 << 20
@@ -36,15 +37,8 @@ INIT_RULES = (
 
 
 def read_table(path: Path) -> bytes:
-    """Read a table's file, up to slightly more than the largest size allowed.
-
-    Raise TableError if it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return file.read(_MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        raise TableError(f"{path}: cannot be read: {error}") from error
+    """Read a table's file; raise TableError if it cannot be read or is too large."""
+    return read_small_file(path, _MAX_BYTES, TableError)
 
 
 def parse_toml(text: bytes, file: str) -> dict[str, Any]:

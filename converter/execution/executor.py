@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from converter.errors import CheckpointError, MatchError
+from converter.errors import MatchError
 from converter.execution.file_writer import FileWriter, reporting_write_errors
 from converter.execution.resume import (
     Journal,
@@ -27,6 +27,7 @@ from converter.formats.base import PreallocatedFile
 from converter.formats.registry import get_format
 from converter.plan import FileEntry, OutputFile, Plan, SourceTensor, TargetTensor
 from converter.progress import Progress
+from converter.safe_json import open_regular
 
 Output: TypeAlias = tuple[FileWriter, FileEntry]
 """A file, and a tensor's entry in it."""
@@ -261,11 +262,10 @@ def _write_documents(plan: Plan, directory: Path) -> None:
             path.write_bytes(content)
     for name, origin in plan.copied_files.items():
         path = directory / name
-        try:
-            source = origin.open("rb")
-        except OSError as error:
-            raise CheckpointError(f"{origin}: cannot be read: {error.strerror}") from error
-        with source, reporting_write_errors(path, os.fstat(source.fileno()).st_size):
+        with (
+            os.fdopen(open_regular(origin), "rb") as source,
+            reporting_write_errors(path, os.fstat(source.fileno()).st_size),
+        ):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from converter.errors import CheckpointError, FormatError, Problem
+from converter.errors import FormatError, Problem
 from converter.formats.base import read_exactly
+from converter.safe_json import open_regular
 from converter.tensors import TensorSpec, itemsize
 
 MAX_RANK = 32
@@ -122,16 +122,8 @@ class LocalFile(FileHandle):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            # Without O_NONBLOCK, opening a FIFO would wait for a writer.
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-        status = os.fstat(self._fd)
-        if not stat.S_ISREG(status.st_mode):
-            self.close()
-            raise CheckpointError(f"{path}: cannot be read: not a regular file")
-        self.size = status.st_size
+        self._fd = open_regular(path)
+        self.size = os.fstat(self._fd).st_size
 
     def close(self) -> None:
         """Close the file; further reads raise `ValueError`."""

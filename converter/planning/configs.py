@@ -12,7 +12,7 @@ from converter.architectures.schema import Composite, Role
 from converter.errors import ConfigError, Problem
 from converter.file_names import GENERATION_CONFIG
 from converter.planning.tokenizer_files import non_negative_int
-from converter.safe_json import read_config, to_json
+from converter.safe_json import file_to_copy, read_config, to_json
 
 TOKEN_FIELDS = {
     "start": "decoder_start_token_id",
@@ -98,8 +98,8 @@ class GenerationSettings:
         The former takes precedence, and the user's `changes` over both; one that is ``None`` is
         removed. Raise ConfigError if the file is not a JSON object.
         """
-        path = directory / GENERATION_CONFIG
-        stated = read_config(path) if path.is_file() else {}
+        path = file_to_copy(directory, GENERATION_CONFIG)
+        stated = read_config(path) if path else {}
         merged = {**{key: config[key] for key in DEFAULTS if key in config}, **stated, **changes}
         settings = {
             key: value

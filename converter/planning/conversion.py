@@ -28,6 +28,7 @@ from converter.planning.tokenizer_files import (
     processor_files,
     tokenizer_files,
 )
+from converter.safe_json import file_to_copy
 
 _INHERITED = ("decoder_start_token_id", "eos_token_id")
 """Fields of the combined configuration that a decoder needs in its own."""
@@ -52,8 +53,8 @@ def plan_conversion(
         }
     directory = model.checkpoint.directory
     copied = {**processor_files(directory), **all_tokenizer_files(directory)}
-    if (directory / GENERATION_CONFIG).is_file():
-        copied[GENERATION_CONFIG] = directory / GENERATION_CONFIG
+    if settings_file := file_to_copy(directory, GENERATION_CONFIG):
+        copied[GENERATION_CONFIG] = settings_file
     return build_plan(
         "convert",
         [model],
@@ -150,11 +151,11 @@ def _submodel_files(model: Model) -> dict[str, Path]:
     One tokenizer is that of both submodels, or of the decoder if the encoder's input is not text.
     """
     directory = model.checkpoint.directory
-    own = directory / DECODER_TOKENIZER
     copied = {f"encoder/{name}": path for name, path in processor_files(directory).items()}
     if model.configs["encoder"].attribute("vocabulary") is not None:
         copied |= tokenizer_files(directory, "encoder/")
-    copied |= tokenizer_files(own if own.is_dir() else directory, "decoder/")
-    if (directory / GENERATION_CONFIG).is_file():
-        copied[f"decoder/{GENERATION_CONFIG}"] = directory / GENERATION_CONFIG
+    inner = f"{DECODER_TOKENIZER}/" if (directory / DECODER_TOKENIZER).is_dir() else ""
+    copied |= tokenizer_files(directory, "decoder/", inner)
+    if settings_file := file_to_copy(directory, GENERATION_CONFIG):
+        copied[f"decoder/{GENERATION_CONFIG}"] = settings_file
     return copied

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from converter._version import __version__
 from converter.architectures.schema import Architecture
@@ -18,6 +17,7 @@ from converter.models.model import InputModel
 from converter.name_ranges import collapse_ranges
 from converter.options import CardOptions, OutputOptions
 from converter.plan import InitializedTensor, Plan
+from converter.safe_json import read_small_file
 from converter.storage.hub_card import PLACEHOLDER, is_generated, stated_license, with_checksum
 
 _TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
@@ -51,10 +51,7 @@ def make_model_card(
     user's card cannot be read.
     """
     if isinstance(options, CardOptions) and options.card is not None:
-        try:
-            return Path(options.card).read_bytes()
-        except OSError as error:
-            raise UsageError(f"card: {options.card}: {error.strerror}") from error
+        return read_small_file(options.card, error=UsageError)
     if existing is not None and not is_generated(existing):
         return existing
     origins = [_card_source(source, plan) for source in sources]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
 from converter.errors import CheckpointError, ConfigError, ConverterError
 from converter.file_names import SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG
 from converter.models.source_model import SourceModel
-from converter.safe_json import read_json_object, to_json
-
-_MAX_VOCABULARY_BYTES = 64 << 20
+from converter.safe_json import file_to_copy, read_json_object, read_small_file, to_json
 
 
 @dataclass(frozen=True)
@@ -140,12 +139,11 @@ class TokenizerFiles:
 
     def _lines(self) -> list[str]:
         if "vocab.txt" not in self._cache:
-            path = self.directory / "vocab.txt"
             try:
-                small = path.stat().st_size <= _MAX_VOCABULARY_BYTES
-                text = path.read_text("utf-8", "replace") if small else ""
-            except OSError:
+                text = read_small_file(self.directory / "vocab.txt").decode("utf-8", "replace")
+            except CheckpointError:
                 text = ""
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
             self._cache["vocab.txt"] = text.removesuffix("\n").split("\n") if text else []
         lines: list[str] = self._cache["vocab.txt"]
         return lines
@@ -205,25 +203,29 @@ _ORIGINAL_NAMES = {
 """Name of a tokenizer file → its name in original releases."""
 
 
-def tokenizer_files(directory: Path, below: str = "") -> dict[str, Path]:
-    """Return the tokenizer files in `directory`: target path below `below` → source path."""
+def tokenizer_files(directory: Path, below: str = "", inner: str = "") -> dict[str, Path]:
+    """Return the tokenizer files of the checkpoint in `directory`: target path → source path.
+
+    The target paths begin with `below`; in the checkpoint the files are in its `inner` directory.
+    """
     return {
-        f"{below}{name}": directory / stored
+        f"{below}{name}": path
         for name in TOKENIZER_FILES
         for stored in (_ORIGINAL_NAMES.get(name, name), name)  # transformers' own name wins
-        if (directory / stored).is_file()
+        if (path := file_to_copy(directory, f"{inner}{stored}"))
     }
 
 
 def all_tokenizer_files(directory: Path) -> dict[str, Path]:
     """Return the tokenizer files of a combined checkpoint, with the decoder's: name → path."""
     prefix = f"{DECODER_TOKENIZER}/"
-    return {**tokenizer_files(directory), **tokenizer_files(directory / DECODER_TOKENIZER, prefix)}
+    return {**tokenizer_files(directory), **tokenizer_files(directory, prefix, prefix)}
 
 
 def processor_files(directory: Path) -> dict[str, Path]:
     """Return the files of image processors and feature extractors in `directory`: name → path."""
-    return {name: directory / name for name in PROCESSOR_FILES if (directory / name).is_file()}
+    paths = {name: file_to_copy(directory, name) for name in PROCESSOR_FILES}
+    return {name: path for name, path in paths.items() if path}
 
 
 @dataclass(frozen=True)
@@ -260,13 +262,15 @@ def _tokenizer_directories(sources: Mapping[str, SourceModel], choice: str) -> d
 
     An encoder of images or audio has none: tokenizer files next to it were for its former head.
     """
+    if choice == "none":
+        return {}
     files = {
         submodel: tokenizer_files(each.checkpoint.directory) for submodel, each in sources.items()
     }
     if sources["encoder"].config.attribute("vocabulary") is None:
         files["encoder"] = {}
     present = [submodel for submodel, names in files.items() if names]
-    if choice == "none" or not present:
+    if not present:
         return {}
     if choice != "both":
         return {"": choice} if choice in present else {}
@@ -281,7 +285,7 @@ def _is_same(sources: Mapping[str, SourceModel], files: Mapping[str, Mapping[str
     return (
         len({_class_of(source) for source in sources.values()}) == 1
         and first.keys() == second.keys()
-        and all(path.read_bytes() == second[name].read_bytes() for name, path in first.items())
+        and all(cmp(path, second[name], shallow=False) for name, path in first.items())
     )
 
 

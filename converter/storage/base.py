@@ -88,7 +88,11 @@ class OutputTarget(Protocol):
         """Return the size in bytes of every file that it holds, by name."""
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a small file, ``None`` if it is missing or too large."""
+        """Return the content of a small file, ``None`` if it is missing.
+
+        A remote one that is too large is missing; a local one that is too large, is not a regular
+        file or is a link out of the directory raises `OutputError`.
+        """
 
     def modified(self, name: str) -> float | None:
         """Return when a file was written, in seconds since 1970, ``None`` if unknown."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import OutputError, Problem
 from converter.file_names import MODEL_CARD
+from converter.safe_json import open_regular, read_small_file
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -53,10 +55,10 @@ def for_repository(card: bytes, repo_id: str) -> bytes:
 def stated_license(directory: Path) -> str | None:
     """Return the license id in the card's front matter, such as ``apache-2.0``."""
     path = directory / MODEL_CARD
-    try:
-        card = path.read_bytes() if path.stat().st_size <= _MAX_BYTES else b""
-    except OSError:
+    if not os.path.lexists(path):
         return None
+    with os.fdopen(open_regular(path), "rb") as file:
+        card = file.read(_MAX_BYTES)
     front_matter = _FRONT_MATTER.match(card.decode(errors="replace").replace("\r\n", "\n"))
     match = _LICENSE.search(front_matter[1]) if front_matter else None
     return match[1].lower() if match else None
@@ -76,7 +78,7 @@ def validate_card(path: Path, api: HfApi) -> None:
     session: Any = get_session()
     response = session.post(
         f"{api.endpoint}/api/validate-yaml",
-        json={"content": path.read_text("utf-8", "replace"), "repoType": "model"},
+        json={"content": read_small_file(path).decode("utf-8", "replace"), "repoType": "model"},
         headers=build_hf_headers(token=api.token),
     )
     if response.status_code == 400:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from converter.errors import OutputError, UsageError
 from converter.file_names import CHECKPOINT_MARKERS, MODEL_CARD
 from converter.options import PushOptions
+from converter.safe_json import file_to_copy, read_small_file
 from converter.storage.base import MAX_METADATA_BYTES, temporary_output
 from converter.storage.hub_card import for_repository, is_generated, validate_card
 from converter.storage.hub_client import retry, translate_hub_errors
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _COMMIT_MESSAGE = "Upload checkpoint with converter"
+
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".h5", ".msgpack")
+"""Of the files that may be links to anywhere."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def upload(options: PushOptions) -> PushResult:
         contents: dict[str, Path | bytes] = dict(files)
         if MODEL_CARD in files:
             retry(lambda: validate_card(files[MODEL_CARD], api))
-            contents[MODEL_CARD] = for_repository(files[MODEL_CARD].read_bytes(), repo_id)
+            contents[MODEL_CARD] = for_repository(read_small_file(files[MODEL_CARD]), repo_id)
         created = _prepare_repository(api, repo_id, options.private, revision, create_pr)
         title = options.commit_message or _COMMIT_MESSAGE
         number = _open_pull_request(api, repo_id, title, user) if create_pr else None
@@ -131,6 +135,9 @@ def _select_files(directory: Path, only: Sequence[str]) -> dict[str, Path]:
     }
     if not selected:
         raise OutputError(f"{directory}: no file matches {', '.join(only)}")
+    for name, path in selected.items():
+        if path.suffix not in _WEIGHT_SUFFIXES:
+            file_to_copy(directory, name, OutputError)
     return selected
 
 

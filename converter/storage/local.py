@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.errors import CheckpointError, Problem
+from converter.errors import CheckpointError, OutputError, Problem
 from converter.file_names import TF_INDEX_SUFFIX, tf_checkpoint_prefix
 from converter.formats.directory import CheckpointDirectory
+from converter.safe_json import file_to_copy, read_small_file
 from converter.storage.atomic_directory import atomic_directory
 from converter.storage.base import MAX_METADATA_BYTES, Source, source_overlap_error
 from converter.storage.references import local_path
@@ -58,11 +59,8 @@ class LocalTarget:
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small file."""
-        path = self.location / name
-        try:
-            return path.read_bytes() if path.stat().st_size <= MAX_METADATA_BYTES else None
-        except OSError:
-            return None
+        path = file_to_copy(self.location, name, OutputError)
+        return read_small_file(path, MAX_METADATA_BYTES, OutputError) if path else None
 
     def modified(self, name: str) -> float | None:
         """Return when a file was written."""

@@ -101,13 +101,24 @@ def test_an_index_cannot_name_files_outside_the_directory(sharded: Path, name: s
         open_files(path)
 
 
-def test_a_shard_that_is_a_link_out_of_the_directory_is_refused(
-    sharded: Path, tmp_path: Path
-) -> None:
+def test_a_shard_may_be_a_link_to_anywhere(sharded: Path, tmp_path: Path) -> None:
+    with open_files(sharded) as checkpoint:
+        expected = {name: each.read() for name, each in checkpoint.tensors.items()}
     shard = sharded / "model-00002-of-00003.safetensors"
-    shard.rename(tmp_path / "elsewhere.safetensors")
-    shard.symlink_to(tmp_path / "elsewhere.safetensors")
-    with pytest.raises(FormatError, match="leaves the directory"):
+    shard.rename(tmp_path / "stored")
+    shard.symlink_to(tmp_path / "stored")
+    with open_files(sharded) as checkpoint:
+        for name, each in checkpoint.tensors.items():
+            assert each.read().tobytes() == expected.pop(name).tobytes()
+    assert not expected
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/proc/self/environ", "missing"])
+def test_a_shard_that_is_a_link_to_no_regular_file_is_refused(sharded: Path, target: str) -> None:
+    shard = sharded / "model-00002-of-00003.safetensors"
+    shard.unlink()
+    shard.symlink_to(target)
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00003\.safetensors"):
         open_files(sharded)
 
 

@@ -112,6 +112,8 @@ def _show(
     planning: bool,
 ) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[JobResult], None]]]:
     """Show a line for each job that ends (when `planning`, the result), and a progress bar."""
+    from converter.report.rich_text import printable
+
     ended = total = 0
     bar: Any = None
     if is_terminal(sys.stderr) and not planning:
@@ -137,7 +139,7 @@ def _show(
     def on_result(result: JobResult) -> None:
         write = print_result if planning else print_message
         prefix = f"[{ended:{len(str(total))}}/{total}] "
-        write(prefix + "\n  ".join(_lines(result)))
+        write(printable(prefix + "\n  ".join(_lines(result))))
 
     try:
         yield progress, on_result

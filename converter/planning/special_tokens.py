@@ -50,11 +50,13 @@ def target_languages(config: ModelConfig, tokenizer: TokenizerFiles) -> TargetLa
     vocabulary = config.attribute("vocabulary")
     if not ids and tokenizer.size is None and isinstance(vocabulary, int):
         ids = table.ids(vocabulary)
-    name = tokenizer.language or ""
+    name = tokenizer.setting("tgt_lang") or ""
     target = ids.get(name, ids.get(table.format.format(name)))
     if target is None and len(ids) == 1:
         (target,) = ids.values()
-    return TargetLanguages(ids, tokenizer.class_name in table.after_start_token, target)
+    return TargetLanguages(
+        ids, tokenizer.setting("tokenizer_class") in table.after_start_token, target
+    )
 
 
 @dataclass(frozen=True)

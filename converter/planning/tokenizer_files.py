@@ -36,17 +36,10 @@ class TokenizerFiles:
                 return token
         return None
 
-    @property
-    def class_name(self) -> str | None:
-        """The ``tokenizer_class`` that it states."""
-        name = self._json(TOKENIZER_CONFIG).get("tokenizer_class")
-        return name if isinstance(name, str) else None
-
-    @property
-    def language(self) -> str | None:
-        """The target language that it states."""
-        name = self._json(TOKENIZER_CONFIG).get("tgt_lang")
-        return name if isinstance(name, str) else None
+    def setting(self, key: str) -> str | None:
+        """Return a text in its configuration, such as the ``tokenizer_class``."""
+        text = self._json(TOKENIZER_CONFIG).get(key)
+        return text if isinstance(text, str) else None
 
     def id_of(self, token: str) -> int | None:
         """Return the id of a token by its text, ``None`` if it is in no file."""
@@ -291,7 +284,7 @@ def _is_same(sources: Mapping[str, SourceModel], files: Mapping[str, Mapping[str
 
 def _class_of(source: SourceModel) -> str | None:
     """Return the class that transformers loads the tokenizer of a source with, if it is known."""
-    own = TokenizerFiles(source.checkpoint.directory).class_name
+    own = TokenizerFiles(source.checkpoint.directory).setting(_CLASS)
     stated = source.config.raw.get(_CLASS)
     return own or (stated if isinstance(stated, str) else None) or source.architecture.tokenizer
 

@@ -7,11 +7,7 @@ from pathlib import Path
 
 
 def main(encoder: str, decoder: str, output: str) -> None:
-    from transformers import (
-        EncoderDecoderModel,
-        FlaxEncoderDecoderModel,
-        TFEncoderDecoderModel,
-    )
+    from transformers import EncoderDecoderModel, FlaxEncoderDecoderModel, TFEncoderDecoderModel
 
     model = EncoderDecoderModel.from_encoder_decoder_pretrained(encoder, decoder)
     model.config.pad_token_id, model.config.decoder_start_token_id = 0, 101

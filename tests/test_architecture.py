@@ -131,9 +131,7 @@ def test_imports_have_no_cycles():
         for path in MODULES
         if name_of(path) != "converter"
     }
-    typing_only = {
-        ("converter.formats.base", "converter.formats.file_handle"),
-    }
+    typing_only = {("converter.formats.base", "converter.formats.file_handle")}
     done: set[str] = set()
 
     def visit(module: str, chain: tuple[str, ...]) -> None:
@@ -192,7 +190,7 @@ def names_of_models() -> set[str]:
 
 
 MAY_NAME = {
-    ("architectures/schema.py", "encoder-decoder"),  # the composite of a role that names none
+    ("architectures/schema.py", "encoder-decoder")  # the composite of a role that names none
 }
 """Exceptions: file and name."""
 

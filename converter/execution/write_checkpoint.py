@@ -117,10 +117,7 @@ class WriteResult:
 
 
 def write_checkpoint(
-    plan: Plan,
-    output: str | Path,
-    options: OutputOptions,
-    sources: Sequence[InputModel],
+    plan: Plan, output: str | Path, options: OutputOptions, sources: Sequence[InputModel]
 ) -> WriteResult:
     """Carry out `plan` so that `output`, a path or a URL, is complete, or does not exist.
 

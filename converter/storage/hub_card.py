@@ -69,11 +69,7 @@ def validate_card(path: Path, api: HfApi) -> None:
 
     The client does the same when it commits, which is after the repository has been created.
     """
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]
-        build_hf_headers,
-        get_session,
-        hf_raise_for_status,
-    )
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
     session: Any = get_session()
     response = session.post(

@@ -191,10 +191,7 @@ class HubRangeSource:
 
     def _request(self, offset: int, nbytes: int) -> bytes:
         """Send one request, and a second one if the signed storage URL has expired."""
-        from huggingface_hub.utils import (  # type: ignore[attr-defined]
-            build_hf_headers,
-            hf_raise_for_status,
-        )
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
         for attempt in (1, 2):
             storage_url = self._resolve()

@@ -15,13 +15,7 @@ from converter.models.model import Model
 from converter.name_ranges import split_layer_index
 from converter.plan import SourceTensor
 from converter.progress import ProgressCounter
-from converter.verification.comparison import (
-    as_float64,
-    blocks,
-    ranges,
-    thread_buffers,
-    thread_map,
-)
+from converter.verification.comparison import as_float64, blocks, ranges, thread_buffers, thread_map
 from converter.verification.manifest import is_initialized, tensor_entries
 from converter.verification.result import (
     EQUAL,

@@ -40,12 +40,7 @@ PLANTED = {
     ),
     "two leaves of one name": (
         "_dialects",
-        [
-            (
-                'pytorch = { aliases = ["beta"] }',
-                'pytorch = { name = "gamma" }',
-            )
-        ],
+        [('pytorch = { aliases = ["beta"] }', 'pytorch = { name = "gamma" }')],
         ["layer_norm", "'gamma'"],
     ),
     "axes that no dialect has": (
@@ -123,11 +118,7 @@ PLANTED = {
         [("n_head              = 12", "n_head = 12\nn_special = 0")],
         ["config.n_special", "used nowhere"],
     ),
-    "a measure missing": (
-        "distilbert",
-        [('width      = "dim"\n', "")],
-        ["attributes", "'width'"],
-    ),
+    "a measure missing": ("distilbert", [('width      = "dim"\n', "")], ["attributes", "'width'"]),
     "a measure missing that a composite asks for": (
         "distilbert",
         [('width      = "dim"', 'breadth    = "dim"')],
@@ -297,12 +288,7 @@ PLANTED = {
     ),
     "a row that is overridden with the same": (
         "roberta-prelayernorm",
-        [
-            (
-                "[modules]  ",
-                '[modules]\n"embeddings.LayerNorm" = { layer_norm = "hidden_size" }\n#',
-            )
-        ],
+        [("[modules]  ", '[modules]\n"embeddings.LayerNorm" = { layer_norm = "hidden_size" }\n#')],
         ["modules.embeddings.LayerNorm", "changes nothing"],
     ),
     "a row taken away that is not there": (

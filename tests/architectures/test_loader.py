@@ -7,11 +7,7 @@ import tomllib
 import pytest
 
 from converter.architectures.decoding import parse_toml
-from converter.architectures.loader import (
-    load_architecture,
-    load_composite,
-    load_conventions,
-)
+from converter.architectures.loader import load_architecture, load_composite, load_conventions
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpecBuilder
 from converter.errors import TableError

@@ -52,10 +52,7 @@ def test_overflow_is_reported(arrays: dict[str, np.ndarray], tmp_path: Path) -> 
     arrays[NAME][:3] = [1e5, -7e4, 65519.0]  # the last rounds down to the largest float16
     arrays[OTHER][5] = 65520.0
     result, out = written(arrays, tmp_path, dtype="float16")
-    assert result.overflowed == {
-        NAME.removeprefix("bert."): 2,
-        OTHER.removeprefix("bert."): 1,
-    }
+    assert result.overflowed == {NAME.removeprefix("bert."): 2, OTHER.removeprefix("bert."): 1}
     messages = [warning for warning in result.warnings if "too large" in warning]
     assert len(messages) == 2
     assert messages[0].startswith(NAME.removeprefix("bert.") + ": 2 value(s)")

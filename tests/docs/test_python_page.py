@@ -180,8 +180,6 @@ def test_mypy_sees_the_types_of_the_installed_package(tmp_path: Path) -> None:
         done.stdout
     )
     for line, what in zip(
-        actual,
-        ('"dtyp"', '"dtype"', '"jobs"', "Incompatible types"),
-        strict=True,
+        actual, ('"dtyp"', '"dtype"', '"jobs"', "Incompatible types"), strict=True
     ):
         assert what in line

@@ -199,9 +199,7 @@ def test_loaded_tensors_are_those_that_convert_writes(
             assert np.array_equal(file[layer][name][()], weights[name.split("/", 1)[1]])
 
 
-def test_missing_weights_are_initialized_as_by_convert(
-    tmp_path: Path,
-) -> None:
+def test_missing_weights_are_initialized_as_by_convert(tmp_path: Path) -> None:
     config = factories.tiny_config("bert")
     tensors = factories.stored(factories.model_spec(config))
     tensors = {name: value for name, value in tensors.items() if "pooler" not in name}

@@ -139,8 +139,7 @@ DEEP = Size(8, 2, 12, 48, 131, 16, 2, 4)
 def test_long_h5_attributes_are_split_as_keras_splits_them(tmp_path: Path) -> None:
     """48 layers of GPT-2 have more weight names than one HDF5 attribute can store."""
     combined_pytorch(
-        configuration("bert", Size(8, 2, 12, 1, 131, 16, 2, 4)),
-        configuration("gpt2", DEEP),
+        configuration("bert", Size(8, 2, 12, 1, 131, 16, 2, 4)), configuration("gpt2", DEEP)
     ).save_pretrained(tmp_path / "source")
     converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch", "tensorflow"])
     with h5py.File(tmp_path / "out" / "tf_model.h5") as file:

@@ -14,11 +14,7 @@ from tests.transformers.tiny import LIBRARY, MODEL_TYPES, tiny
 pytestmark = pytest.mark.peer
 
 DECODERS = [name for name in MODEL_TYPES if "decoder" in LIBRARY.architecture(name).roles]
-FIELDS = {
-    "start": "decoder_start_token_id",
-    "end": "eos_token_id",
-    "pad": "pad_token_id",
-}
+FIELDS = {"start": "decoder_start_token_id", "end": "eos_token_id", "pad": "pad_token_id"}
 RELEASED = {
     ("prophetnet", "start"): "prophetnet-large-uncased states 102, and BERT's vocabulary",
     ("prophetnet", "end"): "prophetnet-large-uncased states 102",

@@ -70,12 +70,7 @@ def test_valid_checkpoints_are_verified(
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("change", SINGLE, ids=lambda change: change.__name__)
 def test_a_damaged_tensor(
-    sound: Path,
-    tmp_path: Path,
-    name: str,
-    change: Callable[..., None],
-    module: str,
-    manifest: bool,
+    sound: Path, tmp_path: Path, name: str, change: Callable[..., None], module: str, manifest: bool
 ) -> None:
     file = copy_of(sound, tmp_path / "it") / name
     if not manifest:

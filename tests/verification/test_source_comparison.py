@@ -41,11 +41,7 @@ def test_initialized_tensors_are_listed_exactly(sound: Path, sources: tuple[Path
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("change", SINGLE, ids=lambda change: change.__name__)
 def test_damage_is_diagnosed(
-    sound: Path,
-    sources: tuple[Path, Path],
-    tmp_path: Path,
-    name: str,
-    change: Callable[..., None],
+    sound: Path, sources: tuple[Path, Path], tmp_path: Path, name: str, change: Callable[..., None]
 ) -> None:
     directory = alone(sound, tmp_path / "it", name)
     key = key_of(directory / name, QUERY)

@@ -22,12 +22,7 @@ from converter.formats.base import (
     Segment,
     StoredTensor,
 )
-from converter.formats.file_handle import (
-    FileHandle,
-    checked_spec,
-    closed_on_error,
-    sanitize,
-)
+from converter.formats.file_handle import FileHandle, checked_spec, closed_on_error, sanitize
 from converter.formats.stored_tensors import (
     ContiguousTensor,
     StridedTensor,

@@ -18,13 +18,7 @@ from converter.formats.base import FileSpec, PreallocatedFile, Segment
 from converter.formats.file_handle import create_file
 from converter.formats.stored_tensors import contiguous_strides
 from converter.formats.torch.storages import STORAGE_OF
-from converter.formats.torch.zip_archive import (
-    DIRECTORY_ENTRY,
-    END,
-    END64,
-    LOCAL_HEADER,
-    LOCATOR64,
-)
+from converter.formats.torch.zip_archive import DIRECTORY_ENTRY, END, END64, LOCAL_HEADER, LOCATOR64
 from converter.tensors import TensorSpec
 
 _PREFIX = "archive"

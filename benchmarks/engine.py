@@ -43,7 +43,7 @@ def compose_plan(
             same = SAME[len(spec.shape)]
             tensors.append(TargetTensor(spec, SourceTensor(prefix, tensor, same)))
     for name, shape in _new_tensors(size):
-        origin = InitializedTensor(Initializer("normal", 0.02, 0, name), "no source has it")
+        origin = InitializedTensor(Initializer("normal", 0.02, 0, name), "not in any source")
         tensors.append(TargetTensor(TensorSpec(name, "float32", shape), origin))
     files = [_file(framework, tensors) for framework in frameworks]
     return Plan("compose", tensors, files)

@@ -42,7 +42,7 @@ class InitializedTensor:
 
     initializer: Initializer
     reason: str
-    """Why no source has it, as the user reads it."""
+    """Why it is not taken from a source, as the user reads it."""
 
 
 Origin: TypeAlias = SourceTensor | InitializedTensor

@@ -122,14 +122,14 @@ def noise(name: str, shape: tuple[int, ...], dtype: str = "float32", seed: int =
 
 
 def stored(
-    drawn: ModelSpec, dialect: str = "pytorch", *, dtype: str = "float32", seed: int = 0
+    expanded: ModelSpec, dialect: str = "pytorch", *, dtype: str = "float32", seed: int = 0
 ) -> dict[str, Array]:
     """Every tensor that a file in `dialect` holds, by its name there and in its layout."""
     tensors = {}
-    for param in drawn.params:
+    for param in expanded.params:
         if param.tied_to and dialect not in param.stored_in:
             continue
-        origin = drawn.resolve(param)
+        origin = expanded.resolve(param)
         values = noise(origin.name, origin.canonical.shape, dtype, seed)
         spelling = param.stored_as[dialect]
         way = Rearrangement(param.canonical.axes, spelling.axes)
@@ -194,14 +194,14 @@ def make(
 
     """
     config = tiny_config(architecture, **changes)
-    drawn = model_spec(config, model, cross_attention=cross_attention)
-    tensors = stored(drawn, dialect, dtype=dtype, seed=seed)
+    expanded = model_spec(config, model, cross_attention=cross_attention)
+    tensors = stored(expanded, dialect, dtype=dtype, seed=seed)
     file_format = file_format or _CONTAINERS[dialect]
     scope = {"scope": "tf_model"} if file_format == "keras-hdf5" else {}
     file = write(directory, config, tensors, file_format, scope)
     values = {
         param.name: noise(param.name, param.canonical.shape, dtype, seed)
-        for param in drawn.params
+        for param in expanded.params
         if not param.tied_to
     }
     return Made(directory, file, config, values)

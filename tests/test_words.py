@@ -14,14 +14,14 @@ EXEMPT = {ROOT / "CHANGELOG.md", Path(__file__)}
 
 PRIVATE = re.compile(
     r"(?<![a-z])(?:wish(?:es)?|regret(?:s|ted)?|travell?ing|draftsman|hand_over|portraits?|telling"
-    r"|drawn anew|spoilt)(?![a-z])",
+    r"|expanded anew|spoilt)(?![a-z])",
     re.IGNORECASE,
 )
 BRITISH = re.compile(
     r"initialis|colour|behaviour|normalis|quantis|serialis|licence|recognis|optimis|summaris",
     re.IGNORECASE,
 )
-EXCEPTIONS = re.compile("copied, rearranged, cast, tied or drawn anew")
+EXCEPTIONS = re.compile("copied, rearranged, cast, tied or expanded anew")
 """A sentence of fixtures/make.py: the bytes of the fixtures' vocabularies depend on it."""
 
 FILES = sorted(

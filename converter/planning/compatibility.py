@@ -171,8 +171,8 @@ def pair_warnings(
     yield from _length_warnings(sources, settings)
     if tokens["start"] == tokens["pad"]:
         yield (
-            "decoder: its start token is the padding token: give decoder_attention_mask in "
-            "training, or transformers masks the start, and generate() differs from training"
+            "decoder_start_token_id equals pad_token_id: pass decoder_attention_mask in training, "
+            "or transformers masks the first token, and generate() differs from training"
         )
     if len(tokenizers) == len(sources):
         yield from _tokenizer_warnings(sources, tokenizers, tokens)

@@ -82,8 +82,8 @@ class EncoderDecoderPair:
     def reasons(self) -> dict[str, str]:
         """Part of the composite → why its tensors are newly initialized."""
         reasons = {
-            CROSS_ATTENTION: "connects the decoder with the encoder; no source has it",
-            self.composite.name: "projects the encoder's width to the decoder's",
+            CROSS_ATTENTION: "cross-attention, which neither checkpoint has",
+            self.composite.name: "projects the encoder's hidden size to the decoder's",
         }
         for submodel in self.submodels:
             if submodel.random:

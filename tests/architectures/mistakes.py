@@ -28,7 +28,7 @@ PLANTED = {
         ],
         ["linear.weight", "different axes"],
     ),
-    "an axis that is no size": (
+    "an axis that is not a size": (
         "_dialects",
         [('[embedding]\nsizes  = "rows -> width"', '[embedding]\nsizes = "rows -> breadth"')],
         ["embedding.weight.pytorch.axes", "not among the sizes"],

@@ -12,7 +12,7 @@ MAPPINGS = Path(__file__).parents[2] / "mappings"
 
 
 @pytest.mark.parametrize(
-    ("architecture", "right", "wrong", "told"),
+    ("architecture", "right", "wrong", "message"),
     [
         ("gpt2", '"attn.c_proj"', '"attn.proj"', "copies from 'attn.proj', which no model has"),
         ("gpt2", 'ln_cross_attn = "ln_1"', 'ln_across = "ln_1"', "is in no path"),
@@ -35,9 +35,9 @@ MAPPINGS = Path(__file__).parents[2] / "mappings"
     ],
 )
 def test_a_slip_is_told(
-    tmp_path: Path, architecture: str, right: str, wrong: str, told: str
+    tmp_path: Path, architecture: str, right: str, wrong: str, message: str
 ) -> None:
     text = (MAPPINGS / f"{architecture}.toml").read_text()
     assert right in text
     (tmp_path / f"{architecture}.toml").write_text(text.replace(right, wrong, 1))
-    assert any(told in str(problem) for problem in lint(tmp_path / f"{architecture}.toml"))
+    assert any(message in str(problem) for problem in lint(tmp_path / f"{architecture}.toml"))

@@ -36,7 +36,7 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
     architecture = LIBRARY.architecture(name)
     configs, problems = sample_configs(architecture, name)
     assert not problems
-    drawn = {
+    expanded = {
         config: {*ModelSpecBuilder(LIBRARY.conventions).model(config).by_name} for config in configs
     }
     rows = [*architecture.modules]
@@ -47,7 +47,7 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
     for row in rows:
         leaf = next(leaf for leaf in row.layer_type.params if leaf.name not in row.omitted)
         met = []
-        for config, names in drawn.items():
+        for config, names in expanded.items():
             filled = [
                 row.path.format(places) for places in config.index_combinations(row.path.places, 99)
             ]

@@ -265,7 +265,7 @@ def test_bundled_tables_load():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"codes": []}, "languages.codes"),
         ({"codes": [["en", 3]]}, "languages.codes"),
@@ -276,12 +276,12 @@ def test_bundled_tables_load():
         ({"codes": [["en"]], "last": 5}, "unknown key 'last'"),
     ],
 )
-def test_languages_are_read_strictly(change: dict, told: str):
+def test_languages_are_read_strictly(change: dict, message: str):
     data = table("gpt2")
     data["languages"] = {"first_id": 5, **change}
     problems = load("gpt2", data)
     assert problems and all("languages" in problem for problem in problems)
-    assert told in " ".join(problems)
+    assert message in " ".join(problems)
 
 
 def test_languages_need_a_start_token_beside_them():

@@ -43,7 +43,7 @@ def model_spec(case: Measured) -> ModelSpec:
         return SPEC_BUILDER.composite(
             composite,
             {name: config for name, (config, _) in submodels.items()},
-            {name: drawn for name, (_, drawn) in submodels.items()},
+            {name: expanded for name, (_, expanded) in submodels.items()},
         )
     architecture = LIBRARY.architecture(case.architecture)
     model = stated(architecture, case.config, case.framework)

@@ -16,7 +16,7 @@ from tests.factories import bundled_registry
 LIBRARY = bundled_registry()
 
 
-def drawn(architecture: str, model: str, prefix: str = "", **fields: Any) -> ModelSpec:
+def expanded(architecture: str, model: str, prefix: str = "", **fields: Any) -> ModelSpec:
     table = LIBRARY.architecture(architecture)
     chosen = table.models[model]
     config = ModelConfig(table, {"encoder_layers": 1, "decoder_layers": 1, **fields})
@@ -24,7 +24,7 @@ def drawn(architecture: str, model: str, prefix: str = "", **fields: Any) -> Mod
 
 
 def test_embeddings_are_shared_only_where_the_shared_ones_are() -> None:
-    whole, decoder = drawn("bart", "BartModel"), drawn("bart", "BartForCausalLM")
+    whole, decoder = expanded("bart", "BartModel"), expanded("bart", "BartForCausalLM")
     assert whole.by_name["decoder.embed_tokens.weight"].tied_to == "shared.weight"
     assert decoder.by_name["decoder.embed_tokens.weight"].tied_to is None
     assert decoder.resolve(decoder.by_name["lm_head.weight"]).name == "decoder.embed_tokens.weight"
@@ -33,14 +33,14 @@ def test_embeddings_are_shared_only_where_the_shared_ones_are() -> None:
 
 def test_tied_tensors_are_stored_only_under_their_condition() -> None:
     name = "encoder.embed_tokens.weight"
-    assert not drawn("bart", "BartModel").by_name[name].stored_in
-    untied = drawn("bart", "BartModel", tie_word_embeddings=False).by_name[name]
+    assert not expanded("bart", "BartModel").by_name[name].stored_in
+    untied = expanded("bart", "BartModel", tie_word_embeddings=False).by_name[name]
     assert (untied.tied_to, untied.stored_in) == ("shared.weight", {"pytorch"})
 
 
 def test_a_decoder_alone_holds_the_head_that_transformers_5_does_not_tie() -> None:
     alone, whole = (
-        drawn("bigbird_pegasus", f"BigBirdPegasusFor{name}").by_name["lm_head.weight"]
+        expanded("bigbird_pegasus", f"BigBirdPegasusFor{name}").by_name["lm_head.weight"]
         for name in ("CausalLM", "ConditionalGeneration")
     )
     assert alone.tied_to == whole.tied_to == "decoder.embed_tokens.weight"
@@ -61,7 +61,7 @@ def test_one_dialect_may_store_always_and_another_under_a_condition() -> None:
 
 
 def test_a_path_may_lie_beside_the_base_model() -> None:
-    model = drawn("bart", "BartForConditionalGeneration")
+    model = expanded("bart", "BartForConditionalGeneration")
     shared, bias = model.by_name["shared.weight"], model.by_name["final_logits_bias"]
     names = {dialect: spelling.name for dialect, spelling in shared.stored_as.items()}
     assert names["pytorch"] == "model.shared.weight"
@@ -71,20 +71,20 @@ def test_a_path_may_lie_beside_the_base_model() -> None:
     assert {bias.stored_as[name].name for name in ("pytorch", "flax")} == {"final_logits_bias"}
     assert bias.stored_as["tensorflow"].name == "final_logits_bias:0"
     assert bias.canonical.shape == (1, 50265)
-    submodel = drawn("bart", "BartForConditionalGeneration", prefix="decoder")
+    submodel = expanded("bart", "BartForConditionalGeneration", prefix="decoder")
     assert (
         submodel.by_name["decoder.final_logits_bias"].canonical.name == "decoder.final_logits_bias"
     )
 
 
 def test_a_family_joins_numbers_in_its_own_way() -> None:
-    param = drawn("bart", "BartModel").by_name["encoder.layers.0.fc1.weight"]
+    param = expanded("bart", "BartModel").by_name["encoder.layers.0.fc1.weight"]
     assert param.stored_as["tensorflow"].name == "model/encoder/layers.0/fc1/kernel:0"
     assert param.stored_as["flax"].name == "encoder/layers/0/fc1/kernel"
 
 
 def test_a_dialect_may_lack_a_module() -> None:
-    param = drawn("marian", "MarianMTModel").by_name["decoder.embed_positions.weight"]
+    param = expanded("marian", "MarianMTModel").by_name["decoder.embed_positions.weight"]
     assert "tensorflow" in param.stored_as
     assert "flax" not in param.stored_as
     assert (param.rule, param.scale) == ("sinusoidal", 1024)

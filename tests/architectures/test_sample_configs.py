@@ -106,11 +106,13 @@ def test_what_no_framework_takes_is_refused_by_a_limit(architecture: str, name: 
         limit.reason for limit in spec.table.unsupported.values() if config.is_true(limit.when)
     ]
     refused = [
-        found
+        reasons
         for model in spec.table.models.values()
-        if (found := unsupported_reasons(config, model)).keys() >= {*FRAMEWORKS}
+        if (reasons := unsupported_reasons(config, model)).keys() >= {*FRAMEWORKS}
     ]
-    assert any(reason in told for found in refused for told in found.values() for reason in limits)
+    assert any(
+        reason in text for reasons in refused for text in reasons.values() for reason in limits
+    )
 
 
 def _configs(architecture: str) -> list[ModelConfig]:

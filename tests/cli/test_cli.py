@@ -185,7 +185,7 @@ def test_a_dry_run_prints_the_complete_plan_and_writes_nothing(
     line = next(line for line in text.splitlines() if "q_attn.weight" in line)
     assert "decoder.h.{0,1}.crossattention.q_attn.weight" in line
     assert "normal(0.02), seed 0" in line
-    assert "no source has it" in line
+    assert "cross-attention, which neither checkpoint has" in line
     report = converter.compose(tmp_path / "tf", gpt2, tmp_path / "out", dry_run=True)
     printed = [part for part in text.splitlines() if " ← " in part]
     count = 0

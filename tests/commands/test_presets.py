@@ -96,17 +96,17 @@ def test_another_architecture_than_the_papers_gives_a_warning(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--preset", "bert2llama"], "'bert2llama' is not a preset"),
         (["--share"], "only if they are the same checkpoint"),
         (["--preset", "rnd2rnd", "--share"], "newly initialized weights cannot be shared"),
     ],
 )
-def test_what_cannot_be_followed_is_refused(tmp_path: Path, args: list[str], told: str) -> None:
+def test_what_cannot_be_followed_is_refused(tmp_path: Path, args: list[str], message: str) -> None:
     encoder = make(tmp_path / "bert", "bert").directory
     decoder = make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
-    assert told in run("compose", encoder, decoder, tmp_path / "out", *args, code=2)
+    assert message in run("compose", encoder, decoder, tmp_path / "out", *args, code=2)
     assert not (tmp_path / "out").exists()
 
 

@@ -214,7 +214,7 @@ def test_a_journal_continues_after_an_incomplete_line(run: Run) -> None:
 
 
 @pytest.mark.parametrize("change", ["seed", "dtype", "source", "format"])
-def test_another_plan_starts_anew(run: Run, change: str) -> None:
+def test_another_plan_starts_again(run: Run, change: str) -> None:
     changes: dict[str, Any] = {
         "seed": {"seed": 5},
         "dtype": {"dtype": "float16"},

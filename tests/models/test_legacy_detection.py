@@ -1,4 +1,4 @@
-"""Original releases, told and found without a framework: names come from the tables here."""
+"""Original releases, recognized without a framework: names come from the tables here."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def release(directory: Path, architecture: str, name: str = "model.ckpt") -> dic
     own = dict(CONFIGS[architecture])
     file, model = own.pop("file"), own.pop("model")
     config = factories.tiny_config(architecture, **own)
-    drawn = factories.model_spec(config, model)
+    expanded = factories.model_spec(config, model)
     arrays = {
         TensorSpec(key, str(array.dtype), array.shape): array
-        for key, array in google(drawn).items()
+        for key, array in google(expanded).items()
     }
     step = TensorSpec("global_step", "int64", ())
     directory.mkdir(parents=True, exist_ok=True)
@@ -58,15 +58,15 @@ def release(directory: Path, architecture: str, name: str = "model.ckpt") -> dic
     (directory / file).write_text(json.dumps(plain))
     return {
         param.canonical.name: factories.noise(param.name, param.canonical.shape)
-        for param in drawn.params
+        for param in expanded.params
         if not param.tied_to
     }
 
 
-def google(drawn: Any) -> dict[str, np.ndarray]:
+def google(expanded: Any) -> dict[str, np.ndarray]:
     """Every tensor that has a name in the dialect, in its layout."""
-    named = [param for param in drawn.params if "google" in param.stored_as]
-    kept = type(drawn)(tuple(named), drawn.ignore)
+    named = [param for param in expanded.params if "google" in param.stored_as]
+    kept = type(expanded)(tuple(named), expanded.ignore)
     return factories.stored(kept, "google")
 
 

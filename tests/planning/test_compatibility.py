@@ -40,17 +40,17 @@ def refused(places: dict[str, Path], encoder: str, decoder: str, to: str = "") -
 def test_what_has_no_cross_attention_cannot_decode(
     places: dict[str, Path], architecture: str
 ) -> None:
-    told = refused(places, "bert", architecture)
-    assert f"{architecture} cannot be the decoder" in told
-    assert "with cross-attention" in told
-    able = told.split("What can be the decoder: ")[1].split(".")[0].split(", ")
+    message = refused(places, "bert", architecture)
+    assert f"{architecture} cannot be the decoder" in message
+    assert "with cross-attention" in message
+    able = message.split("What can be the decoder: ")[1].split(".")[0].split(", ")
     assert {"bert", "gpt2", "bart", "trocr"} <= {*able}
     assert not {architecture, "vit", "albert"} & {*able}
 
 
 def test_what_can_be_had_in_the_framework_that_was_asked_for(places: dict[str, Path]) -> None:
-    told = refused(places, "bert", "distilbert", "flax")
-    able = told.split("What can be the decoder in flax: ")[1].split(".")[0].split(", ")
+    message = refused(places, "bert", "distilbert", "flax")
+    able = message.split("What can be the decoder in flax: ")[1].split(".")[0].split(", ")
     assert {"bert", "gpt2", "bart"} <= {*able}
     assert not {"electra", "bert-generation", "camembert"} & {*able}
 
@@ -59,17 +59,17 @@ def test_what_can_be_had_in_the_framework_that_was_asked_for(places: dict[str, P
 def test_what_does_not_only_encode_cannot_encode(
     places: dict[str, Path], architecture: str
 ) -> None:
-    told = refused(places, architecture, "bert")
-    assert f"{architecture} cannot be the encoder" in told
-    able = told.split("What can be the encoder: ")[1].split(".")[0].split(", ")
+    message = refused(places, architecture, "bert")
+    assert f"{architecture} cannot be the encoder" in message
+    able = message.split("What can be the encoder: ")[1].split(".")[0].split(", ")
     assert {"bert", "vit", "wav2vec2"} <= {*able}
     assert architecture not in able
 
 
 def test_encoder_and_decoder_in_reverse_order(places: dict[str, Path]) -> None:
-    told = refused(places, "trocr", "vit")
-    assert "trocr cannot be the encoder" in told and "vit cannot be the decoder" in told
-    assert "in the reverse order" in told
+    message = refused(places, "trocr", "vit")
+    assert "trocr cannot be the encoder" in message and "vit cannot be the decoder" in message
+    assert "in the reverse order" in message
 
 
 @pytest.mark.parametrize(
@@ -118,18 +118,18 @@ def test_a_framework_that_cannot(
     instead: set[str],
     possible: str,
 ) -> None:
-    told = refused(places, encoder, decoder, to)
-    assert why in told
-    assert all(text in told for text in instead)
-    assert bool(re.search(r"\((flax|tensorflow) has ", told)) == bool(instead)
-    assert possible in told
+    message = refused(places, encoder, decoder, to)
+    assert why in message
+    assert all(text in message for text in instead)
+    assert bool(re.search(r"\((flax|tensorflow) has ", message)) == bool(instead)
+    assert possible in message
 
 
 def test_only_images_are_named_in_place_of_images(tmp_path: Path, places: dict[str, Path]) -> None:
     config = {**tiny("swinv2").config, "model_type": "swinv2"}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    told = refused({**places, "swinv2": tmp_path}, "swinv2", "bert", "flax")
-    assert "flax has beit, dinov2, vit as encoder" in told
+    message = refused({**places, "swinv2": tmp_path}, "swinv2", "bert", "flax")
+    assert "flax has beit, dinov2, vit as encoder" in message
 
 
 def test_a_pair_that_can_be_goes_on_to_its_weights(places: dict[str, Path], tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def test_zero_output_sets_the_last_module_to_zero(
             assert not value.any(), name
         else:
             assert np.array_equal(value, plain[name]), name
-    told = [warning for warning in warnings if "normalizes the sum again" in warning]
-    assert len(told) == (decoder == "bert")
+    message = [warning for warning in warnings if "normalizes the sum again" in warning]
+    assert len(message) == (decoder == "bert")
 
 
 def test_bert_copies_all_of_its_self_attention(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_kept_cross_attention_is_left_alone(tmp_path: Path) -> None:
 
 def _decoders() -> Iterator[str]:
     for name in LIBRARY.names:
-        with suppress(TableError):  # told by the tests of that table
+        with suppress(TableError):  # reported by the tests of that table
             if not LIBRARY.is_composite(name):
                 architecture = LIBRARY.architecture(name)
                 if architecture.cross_attention_init and "decoder" in architecture.roles:

@@ -1,4 +1,4 @@
-"""Special tokens and vocabularies: who is believed, what is refused, what is told."""
+"""Special tokens and vocabularies: precedence, errors and warnings."""
 
 from __future__ import annotations
 
@@ -133,15 +133,15 @@ def test_outputs_start_with_the_code_of_the_target_language(tmp_path: Path) -> N
 def test_a_code_that_follows_the_start_is_forced(tmp_path: Path) -> None:
     """mBART-50 starts with its end token, and then writes the code."""
     _writer(tmp_path, tgt_lang="fr_XX", tokenizer_class="MBart50Tokenizer")
-    written, told = _written(tmp_path)
+    written, warnings = _written(tmp_path)
     assert (written["decoder_start_token_id"], written["forced_bos_token_id"]) == (2, 32)
-    assert not any("code of its language" in warning for warning in told)
+    assert not any("code of its language" in warning for warning in warnings)
     written, _ = _written(tmp_path, set=["forced_bos_token_id=30"])
     assert written["forced_bos_token_id"] == 30
     _writer(tmp_path, tokenizer_class="MBart50TokenizerFast")
-    written, told = _written(tmp_path)
+    written, warnings = _written(tmp_path)
     assert "forced_bos_token_id" not in written
-    assert any("--set forced_bos_token_id=ID" in warning for warning in told)
+    assert any("--set forced_bos_token_id=ID" in warning for warning in warnings)
 
 
 def test_a_tokenizer_without_languages_has_the_usual_start_token(tmp_path: Path) -> None:
@@ -182,9 +182,9 @@ def test_the_codes_of_the_architectures_own_vocabularies(
 def test_tokens_of_the_own_vocabulary_give_a_warning(tmp_path: Path) -> None:
     make(tmp_path / "bert", "bert")
     make(tmp_path / "decoder", "roberta", "RobertaForCausalLM", seed=1, **NO_TOKENS)
-    written, told = _written(tmp_path)
+    written, warnings = _written(tmp_path)
     assert (written["decoder_start_token_id"], written["eos_token_id"]) == (0, 2)
-    assert any("roberta's own vocabulary are used: start 0, end 2, pad 1" in t for t in told)
+    assert any("roberta's own vocabulary are used: start 0, end 2, pad 1" in t for t in warnings)
 
 
 def test_the_tables_token_may_override_the_configuration(tmp_path: Path) -> None:
@@ -225,10 +225,12 @@ def test_settings_that_name_no_token_of_the_decoder_are_refused(tmp_path: Path) 
     (decoder / "generation_config.json").write_text(json.dumps(wrong))
     with pytest.raises(ConfigError, match="settings for generation") as refused:
         _ids(tmp_path)
-    told = {str(problem.tensor): problem for problem in refused.value.problems}
-    assert told.keys() == wrong.keys()
-    assert told["bad_words_ids"].found == "61" and "below 61" in str(told["bad_words_ids"].expected)
-    assert "--set suppress_tokens=null" in str(told["suppress_tokens"])
+    problems = {str(problem.tensor): problem for problem in refused.value.problems}
+    assert problems.keys() == wrong.keys()
+    assert problems["bad_words_ids"].found == "61" and "below 61" in str(
+        problems["bad_words_ids"].expected
+    )
+    assert "--set suppress_tokens=null" in str(problems["suppress_tokens"])
     _ids(tmp_path, set=[f"{field}=null" for field in wrong])
     assert not (tmp_path / "out" / "generation_config.json").read_text().count("bad_words")
 
@@ -293,7 +295,7 @@ def test_warnings_list_likely_problems(tmp_path: Path) -> None:
     _tokenizer(encoder, words, do_lower_case=True)
     _tokenizer(decoder, words, do_lower_case=False, bos_token="w1", eos_token="w2", pad_token="w3")
     asked: dict[str, Any] = {"pad_token": 2, "set": ["max_length=31"]}
-    told = compose(encoder, decoder, tmp_path / "out", dry_run=True, **asked).warnings
+    warnings = compose(encoder, decoder, tmp_path / "out", dry_run=True, **asked).warnings
     for piece in (
         "decoder: its width 28 is not a multiple of its 5 attention heads",
         "encoder: its tokenizer has 70 tokens, the model 61 embeddings",
@@ -302,11 +304,13 @@ def test_warnings_list_likely_problems(tmp_path: Path) -> None:
         "reads lower case only, the decoder's writes upper and lower case",
         "the encoder pads with token 3, the decoder with 2",
     ):
-        assert any(piece in warning for warning in told), piece
+        assert any(piece in warning for warning in warnings), piece
     (decoder / "vocab.json").unlink()
-    told = compose(encoder, decoder, tmp_path / "out", dry_run=True, set=["max_length=30"]).warnings
-    assert any("decoder: no vocabulary of a tokenizer" in warning for warning in told)
-    assert not any("max_length" in warning for warning in told)
+    warnings = compose(
+        encoder, decoder, tmp_path / "out", dry_run=True, set=["max_length=30"]
+    ).warnings
+    assert any("decoder: no vocabulary of a tokenizer" in warning for warning in warnings)
+    assert not any("max_length" in warning for warning in warnings)
 
 
 def test_positions_behind_the_padding_are_not_counted(tmp_path: Path) -> None:
@@ -318,5 +322,5 @@ def test_positions_behind_the_padding_are_not_counted(tmp_path: Path) -> None:
     rows = config_of(decoder)["max_position_embeddings"]
     for length, warned in ((rows - 2, False), (rows - 1, True)):
         settings = [f"max_length={length}"]
-        told = compose(encoder, decoder, tmp_path / "out", dry_run=True, set=settings).warnings
-        assert warned == any("max_length" in warning for warning in told)
+        warnings = compose(encoder, decoder, tmp_path / "out", dry_run=True, set=settings).warnings
+        assert warned == any("max_length" in warning for warning in warnings)

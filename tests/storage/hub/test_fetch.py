@@ -128,7 +128,7 @@ def test_shards_are_downloaded_by_their_index(session: HubSession) -> None:
 
 
 def test_weights_to_initialize_are_not_downloaded(session: HubSession) -> None:
-    session.converter("compose", "acme/bert", "bert", "drawn", "--random", "encoder", "-q")
+    session.converter("compose", "acme/bert", "bert", "expanded", "--random", "encoder", "-q")
     assert not session.hub.requests("GET /_blob/")
 
 

@@ -54,9 +54,9 @@ def as_torch_writes(source: Path, target: Path, **how: bool) -> None:
 def as_google_writes(config: Path, directory: Path) -> None:
     from tests.formats import tensorflow_checkpoints
 
-    drawn = factories.model_spec(json.loads(config.read_text()))
-    named = [param for param in drawn.params if "google" in param.stored_as]
-    kept = type(drawn)(tuple(named), drawn.ignore)
+    expanded = factories.model_spec(json.loads(config.read_text()))
+    named = [param for param in expanded.params if "google" in param.stored_as]
+    kept = type(expanded)(tuple(named), expanded.ignore)
     arrays = {
         TensorSpec(name, "float32", array.shape): array
         for name, array in factories.stored(kept, "google").items()

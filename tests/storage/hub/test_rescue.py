@@ -26,9 +26,9 @@ def left_behind(directory: Path, source: Path, kind: str) -> dict[str, bytes]:
 
     directory.mkdir()
     config = json.loads((source / "config.json").read_text())
-    drawn = factories.model_spec(config)
-    named = [param for param in drawn.params if "google" in param.stored_as]
-    stored = factories.stored(type(drawn)(tuple(named), drawn.ignore), "google")
+    expanded = factories.model_spec(config)
+    named = [param for param in expanded.params if "google" in param.stored_as]
+    stored = factories.stored(type(expanded)(tuple(named), expanded.ignore), "google")
     arrays = {TensorSpec(name, "float32", each.shape): each for name, each in stored.items()}
     tensorflow_checkpoints.write(directory / "bert_model.ckpt.index", arrays)
     del config["model_type"]

@@ -8,6 +8,7 @@ same values, and compute the same.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections import Counter
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.factories import noise
 from tests.transformers import oracle_checks
 from tests.transformers.oracle import FILES, Loaded
 from tests.transformers.test_every_table import KINDS, TOKENS, faultless, names, written
-from tests.transformers.tiny import LIBRARY, MODEL_TYPES, Tiny, tiny
+from tests.transformers.tiny import LIBRARY, MODEL_TYPES, Tiny, model_of, tiny
 from tests.transformers.transformers_5 import Transformers5, differences
 
 pytestmark = pytest.mark.peer
@@ -119,8 +120,10 @@ def test_a_pair_is_one_model_in_every_framework(
     assert composed.keys() == values.keys()
     assert all(np.array_equal(composed[name], values[name]) for name in values)
 
-    runs = all(spec.can_run(submodel, "") for submodel, spec in specs.items())
     results, classes = [], result.classes[""]
+    runs = all(spec.can_run(submodel, "") for submodel, spec in specs.items()) and _can_be_called(
+        classes["pytorch"], model_of(decoder, "decoder").classes["pytorch"]
+    )
     for framework in written(out):
         batch = {
             **specs["encoder"].batch(framework),
@@ -136,6 +139,19 @@ def test_a_pair_is_one_model_in_every_framework(
             problems = differences(results[0], actual, 1e-5)
             assert bool(problems) == _too_long(specs["decoder"], results[0]), problems
     faultless(results, max(spec.tolerance for spec in specs.values()))
+
+
+def _can_be_called(composite: str, decoder: str) -> bool:
+    """Return whether a decoder takes what its composite's class passes in every call.
+
+    VisionEncoderDecoderModel of 4.57.6 passes ``cache_position``, which the classes of ProphetNet
+    and Mega do not take: such a model loads, but cannot be called.
+    """
+    import transformers
+
+    called = inspect.getsource(getattr(transformers, composite).forward)
+    parameters = inspect.signature(getattr(transformers, decoder).forward).parameters
+    return "cache_position=" not in called or "cache_position" in parameters
 
 
 def _too_long(decoder: Tiny, loaded: Loaded) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,9 +53,11 @@ def captured() -> Iterator[list[str]]:
 def isolated(directory: Path, kind: str) -> Iterator[Path]:
     """Provide a directory with only one weight file and the configurations."""
     with tempfile.TemporaryDirectory(prefix="oracle-") as path:
-        for name in ("config.json", "generation_config.json", FILES[kind]):
+        # `convert` copies no file through a link out of its checkpoint: only weights are links.
+        (Path(path) / FILES[kind]).symlink_to((directory / FILES[kind]).resolve())
+        for name in ("config.json", "generation_config.json"):
             if (directory / name).exists():
-                (Path(path) / name).symlink_to((directory / name).resolve())
+                shutil.copy(directory / name, path)
         yield Path(path)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from converter.errors import CheckpointError, ConfigError, ConverterError
+from converter.system import open_for_reading
 
 _MAX_BYTES = 64 << 20
 """Larger than any real configuration, index or tokenizer file that is parsed here."""
@@ -21,15 +21,10 @@ _MAX_CONFIG_DEPTH = 50
 def open_regular(path: str | Path, error: type[ConverterError] = CheckpointError) -> int:
     """Return a descriptor of the file at `path`; raise `error` if it is not a regular file."""
     try:
-        # Without O_NONBLOCK, opening a FIFO would wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        return open_for_reading(path)
     except (OSError, ValueError) as caught:  # ValueError: a null byte or a surrogate in the name
         reason = caught.strerror if isinstance(caught, OSError) else caught
         raise error(f"{path}: cannot be read: {reason}") from caught
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise error(f"{path}: cannot be read: not a regular file")
-    return fd
 
 
 def read_small_file(

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "converter"
 
 LAYERS = (
-    {"errors", "_version"},
+    {"errors", "system", "_version"},
     {"file_names", "optional_imports", "name_ranges", "safe_json", "progress"},
     {"option_declaration"},
     {"options"},

@@ -28,6 +28,7 @@ from converter.formats.registry import get_format
 from converter.plan import FileEntry, OutputFile, Plan, SourceTensor, TargetTensor
 from converter.progress import Progress
 from converter.safe_json import open_regular
+from converter.system import processors
 
 Output: TypeAlias = tuple[FileWriter, FileEntry]
 """A file, and a tensor's entry in it."""
@@ -139,7 +140,7 @@ def execute(
     OutputError if a file cannot be written.
     """
     began = time.perf_counter()
-    jobs = max(1, jobs or min(os.cpu_count() or 1, _MAX_JOBS))
+    jobs = max(1, jobs or min(processors(), _MAX_JOBS))
     block = min(max(min(memory, _WORKING) // (jobs * _BUFFERS), _MIN_BLOCK), _MAX_BLOCK)
     _log.info(
         "writing %d tensors, %s bytes in %d file(s), with %d thread(s) in blocks of %s bytes",

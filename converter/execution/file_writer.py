@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import shutil
 import zlib
@@ -14,6 +12,7 @@ from pathlib import Path
 from converter.errors import OutputError, Problem
 from converter.execution.row_blocks import Check, RowLayout
 from converter.formats.base import PreallocatedFile, Segment, read_exactly
+from converter.system import open_for_update, reserve_space, write_at
 
 _READ_BACK = 1 << 20
 """Bytes read at once for a CRC-32 over bytes already in the file."""
@@ -33,8 +32,8 @@ class FileWriter:
         self._crc32: dict[str, int] = {}
         self._fd = -1
         try:
-            self._fd = os.open(output.path, os.O_RDWR | os.O_CLOEXEC)
-            _reserve(self._fd)
+            self._fd = open_for_update(output.path)
+            reserve_space(self._fd)
         except OSError as error:
             self.close()
             raise write_error(output.path, nbytes, error) from error
@@ -120,33 +119,10 @@ class FileWriter:
         return crc
 
 
-def _reserve(fd: int) -> None:
-    """Allocate the disk space of the complete file, if the file system supports it.
-
-    A full disk shows before the work begins, and writing to ext4 takes about half as long. Not
-    ``os.posix_fallocate``: on file systems without support, that writes to every block. Raise
-    OSError if there is too little space.
-    """
-    try:
-        fallocate = ctypes.CDLL(None, use_errno=True).fallocate
-    except (OSError, AttributeError):
-        return
-    nbytes = os.fstat(fd).st_size
-    if not nbytes:
-        return
-    arguments = ctypes.c_int(fd), ctypes.c_int(0), ctypes.c_int64(0), ctypes.c_int64(nbytes)
-    while fallocate(*arguments) != 0:
-        number = ctypes.get_errno()
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(number, os.strerror(number))
-        if number != errno.EINTR:
-            return
-
-
 def _pwrite_all(fd: int, values: memoryview, offset: int) -> None:
     """Write all of `values` from `offset` of the file."""
     while len(values):
-        count = os.pwrite(fd, values[:_PIECE], offset)
+        count = write_at(fd, values[:_PIECE], offset)
         values, offset = values[count:], offset + count
 
 

@@ -29,6 +29,7 @@ from converter.formats.stored_tensors import ContiguousTensor
 from converter.initializers import Initializer
 from converter.plan import FileEntry, Origin, Plan, ResizedTensor, SourceTensor, TargetTensor
 from converter.storage.local import FileState
+from converter.system import open_for_update, write_at
 from converter.tensors import numpy_dtype
 
 _MAX_LINE = 1 << 16
@@ -45,9 +46,8 @@ class Journal:
         self._path = path
         self.finished: dict[str, TensorResult] = {}
         """Canonical name → the result of an earlier run."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         with reporting_write_errors(path, _MAX_LINE):
-            self._fd = os.open(path, flags, 0o644)
+            self._fd = open_for_update(path, create=True, append=True)
         try:
             self._begin({"plan_hash": plan_hash})
         except BaseException:
@@ -242,6 +242,6 @@ def _copy_framing(source: Path, target: Path, output: PreallocatedFile, size: in
             while done < start:
                 buffer = bytearray(min(_PIECE, start - done))
                 read_exactly(old.fileno(), memoryview(buffer), done)
-                os.pwrite(new.fileno(), buffer, done)
+                write_at(new.fileno(), buffer, done)
                 done += len(buffer)
             done = max(done, end)

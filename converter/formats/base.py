@@ -7,7 +7,6 @@ each tensor's bytes, which `converter.execution` fills by position, in any order
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.system import read_at
 from converter.tensors import TensorSpec, numpy_dtype
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def read_exactly(fd: int, buffer: memoryview, offset: int) -> None:
     """Fill `buffer` from `offset` of the file; raise EOFError if the file ends first."""
     done = 0
     while done < len(buffer):
-        count = os.preadv(fd, [buffer[done:]], offset + done)
+        count = read_at(fd, buffer[done:], offset + done)
         if count == 0:
             raise EOFError(offset + done)
         done += count

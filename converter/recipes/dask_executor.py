@@ -7,7 +7,6 @@ as after any killed run. Workers must see the same files: on a shared disk, or b
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from converter.recipes.job import FAILED, JobResult, run_job
 from converter.recipes.parser import Job
 from converter.recipes.schema import recipe_options
 from converter.storage.references import local_path, parse_repo_id, parse_url
+from converter.system import processors
 
 _CONNECT_SECONDS = 30
 """Time to wait for a scheduler, and for its first worker."""
@@ -53,7 +53,7 @@ class DaskExecutor:
         with ExitStack() as stack:
             address = self._scheduler or stack.enter_context(
                 self._dask.LocalCluster(
-                    n_workers=self._jobs or os.cpu_count() or 1,
+                    n_workers=self._jobs or processors(),
                     threads_per_worker=1,
                     processes=True,
                     dashboard_address=None,

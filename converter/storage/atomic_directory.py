@@ -6,13 +6,9 @@ output is the complete old or the complete new directory, and the next run remov
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import fcntl
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,12 +16,15 @@ from pathlib import Path
 from converter.errors import OutputError, Problem
 from converter.file_names import CHECKPOINT_MARKERS
 from converter.storage.base import check_overwrite, not_a_directory_error
-
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})
-"""Errors of file systems without ``flock``, where concurrent runs are not detected."""
-
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
+from converter.system import (
+    allocated_bytes,
+    exchange,
+    is_own,
+    lock,
+    open_for_update,
+    remove_lock,
+    rename,
+)
 
 
 @contextmanager
@@ -78,7 +77,7 @@ def require_space(directory: Path, nbytes: int) -> None:
         existing = existing.parent
     try:
         replaced = [path.lstat() for path in directory.rglob("*") if path.is_file()]
-        free = shutil.disk_usage(existing).free + sum(512 * each.st_blocks for each in replaced)
+        free = shutil.disk_usage(existing).free + sum(map(allocated_bytes, replaced))
     except OSError:
         return
     if free < nbytes:
@@ -125,27 +124,22 @@ def _lock(output: Path, given: Path) -> Iterator[bool]:
     path = output.with_name(f".{output.name}.lock")
     while True:
         with _translate_os_errors(given):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = open_for_update(path, create=True)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(fd)
-                raise OutputError(
-                    f"{given}: another run is writing it",
-                    remedy="Wait until it has finished, or choose another output location.",
-                ) from error
-            locked = False
+            locked = lock(fd)
+        except BlockingIOError as error:
+            os.close(fd)
+            raise OutputError(
+                f"{given}: another run is writing it",
+                remedy="Wait until it has finished, or choose another output location.",
+            ) from error
         if not locked or _is_same(fd, path):
             break
         os.close(fd)  # its last holder removed it before we got the lock: try again
     try:
         yield locked
     finally:
-        with suppress(OSError):
-            path.unlink()
-        os.close(fd)
+        remove_lock(fd, path)
 
 
 def _is_same(fd: int, path: Path) -> bool:
@@ -163,9 +157,9 @@ def _clear_leftovers(output: Path, kept: set[Path]) -> None:
     """
     replaced = [path for path in _siblings(output, "previous") if path.is_dir()]
     if replaced and not os.path.lexists(output):
-        replaced.pop().rename(output)  # the run was killed between two renames
+        rename(replaced.pop(), output)  # the run was killed between two renames
     partial = _siblings(output, "partial")
-    if not all(path in partial and _is_ours(path) for path in kept):
+    if not all(path in partial and is_own(path) for path in kept):
         kept = set()
     for leftover in {*replaced, *partial} - kept:
         _remove(leftover)
@@ -174,12 +168,6 @@ def _clear_leftovers(output: Path, kept: set[Path]) -> None:
 def _siblings(output: Path, kind: str) -> list[Path]:
     prefix = f".{output.name}.{kind}-"
     return [path for path in output.parent.iterdir() if path.name.startswith(prefix)]
-
-
-def _is_ours(path: Path) -> bool:
-    """Return whether `path` is our own and not a link, which other users could create."""
-    status = path.lstat()
-    return not stat.S_ISLNK(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _remove(path: Path) -> None:
@@ -194,29 +182,19 @@ def _remove(path: Path) -> None:
 def _replace(partial: Path, output: Path) -> None:
     """Rename `partial` to `output`, and remove the old directory."""
     if not output.exists():
-        partial.rename(output)
+        rename(partial, output)
         return
     if not any(output.iterdir()):
         with suppress(OSError):
             partial.rename(output)  # POSIX lets a directory replace an empty one
             return
-    if _exchange(partial, output):
+    if exchange(partial, output):
         return  # the old output is now called `partial`, which the caller removes
     previous = output.with_name(output.name.join((".", f".previous-{secrets.token_hex(4)}")))
-    output.rename(previous)
+    rename(output, previous)
     try:
-        partial.rename(output)
+        rename(partial, output)
     except BaseException:
-        previous.rename(output)
+        rename(previous, output)
         raise
     shutil.rmtree(previous, ignore_errors=True)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one step, where the system can (Linux ≥ 3.15, most file systems)."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    names = os.fsencode(first), os.fsencode(second)
-    return bool(rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)

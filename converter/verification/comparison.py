@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from converter.execution.row_blocks import cast
 from converter.execution.row_readers import BufferPool, ResizedTensorReader, StoredTensorReader
 from converter.formats.base import Array
 from converter.plan import SourceTensor
+from converter.system import processors
 from converter.verification.result import Difference
 
 T = TypeVar("T")
@@ -176,7 +176,7 @@ def thread_map(
     There are `jobs` threads, by default one per CPU, at most 4. The calling thread calls `after`
     with each finished item, in order.
     """
-    jobs = max(1, jobs or min(os.cpu_count() or 1, 4))
+    jobs = max(1, jobs or min(processors(), 4))
     with ThreadPoolExecutor(jobs, thread_name_prefix="converter") as pool:
         futures = [pool.submit(function, item) for item in items]
         try:

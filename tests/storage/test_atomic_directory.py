@@ -61,7 +61,7 @@ def test_an_empty_directory_is_filled(tmp_path):
 @pytest.mark.parametrize("exchange", [True, False])
 def test_overwrite_replaces_everything(tmp_path, monkeypatch, exchange):
     if not exchange:
-        monkeypatch.setattr(module, "_exchange", lambda first, second: False)
+        monkeypatch.setattr(module, "exchange", lambda first, second: False)
     output = tmp_path / "model"
     make(output, "old")
     (output / "stale").write_text("")
@@ -124,7 +124,7 @@ def test_a_failure_leaves_the_old_and_no_trace(tmp_path, error):
 
 def test_a_failing_rename_restores_the_old(tmp_path, monkeypatch):
     make(tmp_path / "model", "old")
-    monkeypatch.setattr(module, "_exchange", lambda first, second: False)
+    monkeypatch.setattr(module, "exchange", lambda first, second: False)
     rename = Path.rename
 
     def refuse(self, target):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def file_to_copy(
         raise error(
             f"{path}: is a link to {target}, which is outside the checkpoint and is not copied",
             remedy="If it belongs to the checkpoint, copy that with files in place of its links: "
-            f"cp -rL {directory} COPY",
+            f"cp -rL {shlex.quote(str(directory))} COPY",
         )
     os.close(open_regular(path, error))
     return path

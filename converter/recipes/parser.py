@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 
 from converter.errors import OutputError, Problem, UsageError
+from converter.formats.file_handle import sanitize
 from converter.option_declaration import did_you_mean
 from converter.recipes.schema import (
     COMMANDS,
@@ -25,9 +27,25 @@ from converter.recipes.schema import (
     expected_value,
     recipe_options,
 )
+from converter.safe_json import read_small_file
 from converter.storage.references import location_key, parse_url
 
-_MAX_BYTES = 4 << 20
+_MAX_BYTES = 2 << 20
+_MAX_YAML_BYTES = 256 << 10
+"""PyYAML takes up to 3 seconds for these."""
+_MAX_VALUES = 200_000
+"""In YAML, what aliases repeat included."""
+_MAX_DEPTH = 20
+_MAX_JOBS = 10_000
+_MAX_LINE = 4096
+"""Characters of an option, paths included; a description may have more, on several lines."""
+_MAX_FILLED = 16 << 20
+"""Characters and values that filling in the variables of a recipe may make."""
+_MAX_PROBLEMS = 200
+_MAX_DIGITS = 100
+"""More than 64 bits have in base 2."""
+_LONG = ("description", "commit_message")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _ONE_VARIABLE = re.compile(r"\$(?:\{[_a-zA-Z][_a-zA-Z0-9]*\}|[_a-zA-Z][_a-zA-Z0-9]*)")
 
 
@@ -45,11 +63,11 @@ class Job:
         """The directory that it writes, a path or a URL."""
         return str(self.options["output"])
 
-    def needs(self, other: Job) -> bool:
-        """Return whether another job writes a source of this one."""
-        output = location_key(other.output)
+    def needed(self, outputs: Mapping[str, int]) -> list[int]:
+        """Return the jobs that write its sources, given location of an output → job."""
         sources = [location_key(self.options[name]) for name in SOURCES[self.command]]
-        return any(f"{source}/".startswith(f"{output}/") for source in sources)
+        locations = {location for source in sources for location in _outwards(source)}
+        return sorted(outputs[location] for location in locations if location in outputs)
 
 
 def read_recipes(paths: Iterable[Path], variables: Mapping[str, str] | None = None) -> list[Job]:
@@ -72,12 +90,18 @@ def read_recipes(paths: Iterable[Path], variables: Mapping[str, str] | None = No
 
 
 def _read(path: Path) -> str:
+    limit = _MAX_BYTES if path.suffix == ".json" else _MAX_YAML_BYTES
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{path}: larger than {_MAX_BYTES} bytes, which no recipe is")
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_small_file(path, limit, UsageError).decode()
+    except UnicodeDecodeError as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
+
+
+def _outwards(location: str) -> Iterator[str]:
+    """Yield a location, the one that it is in, and so on."""
+    while location:
+        yield location
+        location = location.rpartition("/")[0]
 
 
 def _conflicts(jobs: Iterable[Job]) -> list[Problem]:
@@ -94,7 +118,8 @@ def _conflicts(jobs: Iterable[Job]) -> list[Problem]:
             problems.append(Problem("another job has the same output", tensor=job.name))
         outputs[location] = job.name
     for location, name in outputs.items():
-        outer = next((each for each in outputs if location.startswith(f"{each}/")), None)
+        outwards = _outwards(location.rpartition("/")[0])
+        outer = next((each for each in outwards if each in outputs), None)
         if outer:
             what = f"its output is inside that of {outputs[outer]}"
             problems.append(Problem(what, tensor=name, found=location))
@@ -113,14 +138,16 @@ class _Parser:
     variables: dict[str, Any] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     """Names of the variables that the recipe declares or uses."""
+    filled: int = 0
+    """Characters and values that were filled in so far, at most."""
 
     def load(self) -> Any:
         """Return the content: JSON if the file name ends in ``.json``, YAML otherwise."""
         kind = "JSON" if self.path.suffix == ".json" else "YAML"
         try:
             if kind == "YAML":
-                return _load_yaml(self.text)
-            return json.loads(self.text, object_pairs_hook=_unique)
+                return _construct(self.root)
+            return json.loads(self.text, object_pairs_hook=_unique, parse_int=_integer)
         except (ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UsageError(f"{self.path}: is not a recipe in {kind}: {reason}") from error
@@ -128,8 +155,13 @@ class _Parser:
     def jobs(self) -> list[Job]:
         """Return the jobs of the recipe but for those with problems."""
         recipe = self.load()
+        self.check(recipe, ())
+        self.check(self.given, ("--var",))
         if not isinstance(recipe, dict) or not isinstance(recipe.get("jobs"), list):
             self.add("must be a list of jobs", "jobs", ())
+        elif len(recipe["jobs"]) > _MAX_JOBS:
+            self.add(f"has more than {_MAX_JOBS:,} jobs", "jobs", ("jobs",))
+        if self.problems:
             return []
         for key in recipe.keys() - set(TOP_LEVEL):
             self.add("is unknown", str(key), (key,), remedy=did_you_mean(str(key), TOP_LEVEL))
@@ -149,6 +181,29 @@ class _Parser:
             self.add("is not an option", f"defaults.{key}", ("defaults", key), remedy=remedy)
         jobs = [self.job(job, number, defaults) for number, job in enumerate(recipe["jobs"])]
         return [job for job in jobs if job]
+
+    def check(self, value: Any, at: tuple[Any, ...]) -> None:
+        """Add a problem for what no recipe needs: control characters, numbers beyond 64 bits."""
+        if isinstance(value, dict | list):
+            if len(at) >= _MAX_DEPTH:
+                self.add(f"is nested more than {_MAX_DEPTH} levels deep", str(at[0]), at)
+                return
+            for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+                if isinstance(key, str) and _CONTROL.search(key):
+                    self.add("has a control character", key, at)
+                self.check(each, (*at, key))
+            return
+        label = ".".join(map(str, at))
+        if isinstance(value, str) and _CONTROL.search(value):
+            self.add("has a control character", label, at, found=_shown(value))
+        elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+            self.add("is a number of more than 64 bits", label, at)
+
+    def check_line(self, text: str, label: str, at: tuple[Any, ...]) -> None:
+        """Add a problem if a text is too long or has several lines."""
+        if len(text) > _MAX_LINE or not {"\n", "\t"}.isdisjoint(text):
+            what = f"must be one line of at most {_MAX_LINE:,} characters"
+            self.add(what, label, at, found=_shown(text))
 
     def section(self, recipe: Mapping[str, Any], key: str) -> dict[str, Any]:
         """Return a section of the recipe, empty if it is not there or not a mapping."""
@@ -171,7 +226,12 @@ class _Parser:
         for key in raw.keys() - {"name", "push", command}:
             remedy = did_you_mean(str(key), ("name", "push", *COMMANDS))
             self.add("is unknown", f"{label}.{key}", (*at, key), remedy=remedy)
-        name = str(self.fill(str(raw.get("name") or ""), f"{label}.name", (*at, "name")))
+        name, place = raw.get("name") or "", (f"{label}.name", (*at, "name"))
+        if isinstance(name, dict | list | set):
+            self.add("must be text", *place, found=_shown(name))
+            return None
+        name = str(self.fill(str(name), *place))
+        self.check_line(name, *place)
         own = {key: value for key, value in defaults.items() if key in recipe_options(command)}
         options = self.block(command, raw[command], name or label, (*at, command), own)
         push = None
@@ -200,9 +260,12 @@ class _Parser:
                 self.add("is not an option", label, location, remedy=remedy)
                 continue
             filled = self.fill(value, label, location)
+            if isinstance(filled, str) and key not in _LONG:
+                self.check_line(filled, label, location)
             is_variable = isinstance(value, str) and _ONE_VARIABLE.fullmatch(value)
             try:
                 options[key] = convert_value(command, key, filled, lax=bool(is_variable))
+                self.check(options[key], location)
             except msgspec.ValidationError:
                 more = {"expected": expected_value(command, key), "found": _shown(filled)}
                 self.add("has a wrong value", label, location, **more)
@@ -214,36 +277,53 @@ class _Parser:
     def fill(self, value: Any, label: str, at: tuple[Any, ...]) -> Any:
         """Return a value with its variables replaced, in a string or a list of strings."""
         if isinstance(value, list):
+            self.count(16 * len(value))
             return [self.fill(each, label, at) if isinstance(each, str) else each for each in value]
-        if not isinstance(value, str):
+        if not isinstance(value, str) or "$" not in value:
             return value
         template = Template(value)
+        names = (match["named"] or match["braced"] for match in template.pattern.finditer(value))
+        self.count(len(value) + sum(len(str(self.variables.get(name, ""))) for name in names))
         try:
             self.used |= set(template.get_identifiers())
             return template.substitute(self.variables)
         except LookupError as error:
-            remedy = f"set it with --var {error.args[0]}=VALUE, or under variables"
+            remedy = f"set it with --var {error.args[0][:80]}=VALUE, or under variables"
             self.add("uses an unknown variable", label, at, found=_shown(value), remedy=remedy)
         except ValueError:
             remedy = "write $$ for a dollar sign"
             self.add("has a $ without a variable", label, at, found=_shown(value), remedy=remedy)
         return value
 
+    def count(self, amount: int) -> None:
+        """Raise UsageError if filling in variables makes too much."""
+        self.filled += amount
+        if self.filled > _MAX_FILLED:
+            raise UsageError(
+                f"{self.path}: its variables make more than {_MAX_FILLED:,} characters"
+            )
+
     def add(self, what: str, label: str, at: tuple[Any, ...], **more: str | None) -> None:
         """Add a problem of the value at a path of keys and list positions."""
         line = self.line_of(at)
         place = f"{self.path}:{line}" if line else str(self.path)
-        self.problems.append(Problem(what, place, label, **more))
+        self.problems.append(Problem(what, place, sanitize(label), **more))
+        if len(self.problems) == _MAX_PROBLEMS:
+            message = f"{self.path}: has {_MAX_PROBLEMS} problems or more; nothing was started"
+            raise UsageError(message, self.problems)
 
     @cached_property
     def root(self) -> Any:
         """The YAML node of the file, ``None`` if it is JSON that YAML does not contain."""
-        import yaml
-
-        try:
-            return yaml.compose(self.text, yaml.SafeLoader)
-        except yaml.YAMLError:
+        is_json = self.path.suffix == ".json"
+        if is_json and len(self.text) > _MAX_YAML_BYTES:
             return None
+        try:
+            return _compose(self.text)
+        except (ValueError, RecursionError):
+            if is_json:
+                return None
+            raise
 
     def line_of(self, at: tuple[Any, ...]) -> int | None:
         """Return the line of the value at a path, or of the innermost part of it that exists."""
@@ -263,37 +343,83 @@ class _Parser:
         return mark.line + 1 if mark else None
 
 
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 2
+_REPR.maxstring = _REPR.maxother = 100
+
+
 def _shown(value: Any) -> str:
-    return repr(value)[:100]
+    """Return the beginning of a value, without writing out all of it first."""
+    return _REPR.repr(value)[:100]
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits")
+    return int(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; raise ValueError if a key occurs twice."""
     for key, times in Counter(key for key, _ in pairs).items():
         if times > 1:
-            raise ValueError(f"{key!r} occurs twice")
+            raise ValueError(f"{key[:80]!r} occurs twice")
     return dict(pairs)
 
 
-def _load_yaml(text: str) -> Any:
-    """Return the content of a YAML document; raise ValueError also if a key occurs twice."""
+def _compose(text: str) -> Any:
+    """Return the node of a YAML document, ``None`` if it is empty; raise ValueError."""
     import yaml
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = set()
-            for key, _ in node.value:
-                if key.value != "<<" and (name := str(key.value)) in keys:
-                    line = key.start_mark.line + 1
-                    raise ValueError(f"{name!r} occurs twice, the second time in line {line}")
-                keys.add(str(key.value))
-            mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-            return mapping
-
     try:
-        return yaml.load(text, Loader)  # a subclass of the safe loader
+        return yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+
+
+def _construct(root: Any) -> Any:
+    """Return the content of a YAML document; raise ValueError if it is wrong."""
+    import yaml
+
+    if root is None:
+        return None
+    _count_values(root, {})
+    try:
+        return yaml.SafeLoader("").construct_document(root)
+    # Further errors: PyYAML raises them for explicit tags such as `!!bool x` and `!!timestamp x`.
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _count_values(node: Any, counts: dict[int, int]) -> int:
+    """Return how many values a YAML node holds with its aliases written out.
+
+    `counts` has the count of each node, 0 while it is being counted. Raise ValueError if it is too
+    large, a node contains itself, a key occurs twice, or a number is too long.
+    """
+    line = node.start_mark.line + 1
+    if id(node) in counts:
+        if not counts[id(node)]:
+            raise ValueError(f"the value in line {line} contains itself")
+        return counts[id(node)]
+    counts[id(node)] = 0
+    children = node.value if isinstance(node.value, list) else []
+    if children and isinstance(children[0], tuple):
+        keys = set()
+        for key, _ in children:
+            if isinstance(key.value, str) and key.value != "<<":
+                if key.value in keys:
+                    line = key.start_mark.line + 1
+                    name = key.value[:80]
+                    raise ValueError(f"{name!r} occurs twice, the second time in line {line}")
+                keys.add(key.value)
+        children = [each for pair in children for each in pair]
+    elif node.tag.endswith(":int") and len(node.value) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(node.value):,} digits in line {line}")
+    counts[id(node)] = 1 + sum(_count_values(child, counts) for child in children)
+    if counts[id(node)] > _MAX_VALUES:
+        raise ValueError(f"more than {_MAX_VALUES:,} values, those of aliases included")
+    return counts[id(node)]
 
 
 def save_recipe(
@@ -315,9 +441,10 @@ def save_recipe(
 
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+        path.write_bytes(text.encode())
+    except (OSError, ValueError) as error:  # ValueError: a surrogate in a name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"{path}: cannot be written: {reason}") from error
 
 
 def _saved(command: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from converter.recipes.job import (
     run_job,
 )
 from converter.recipes.parser import Job, read_recipes
+from converter.storage.references import location_key
 
 if TYPE_CHECKING:
     from converter.recipes.dask_executor import DaskExecutor
@@ -113,10 +114,11 @@ class _Scheduler:
         """Job → what planning found: that it is up to date, cannot run, or is to run."""
         self.results: dict[int, JobResult] = {}
         self.running: dict[int, JobResult] = {}
-        self.needed = [
-            [earlier for earlier in range(number) if job.needs(jobs[earlier])]
-            for number, job in enumerate(jobs)
-        ]
+        outputs: dict[str, int] = {}
+        self.needed: list[list[int]] = []
+        for number, job in enumerate(jobs):
+            self.needed.append(job.needed(outputs))
+            outputs[location_key(job.output)] = number
 
     @property
     def summary(self) -> RunSummary:

@@ -15,8 +15,9 @@ _INTRODUCTION = """# Commands
 What `converter COMMAND --help` prints. This page is made by `python docs/commands.py`.
 
 Results and JSON go to standard output; progress, warnings and errors to standard error. The exit
-code is 0 when the work is done, 1 when it failed, 2 when the call itself is wrong, and 130 when it
-was interrupted. With `--json` standard output holds exactly one JSON document, also on failure:
+code is 0 when the work is done, 1 when it failed, 2 when the call itself is wrong, and 130, 143 or
+129 when it was interrupted by Ctrl-C, SIGTERM or SIGHUP. With `--json` standard output holds
+exactly one JSON document, also on failure:
 `{"error": {"kind": …, "message": …, "problems": […], "remedy": …}}`.
 """
 

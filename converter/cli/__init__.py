@@ -98,9 +98,9 @@ class Commands(click.Group):
         json = "--json" in takewhile(lambda argument: argument != "--", arguments)
         from converter.cli.error_handling import run_with_error_handling
 
-        def call() -> object:
+        def call(signals: object) -> object:
             return click.Group.main(
-                self, arguments, prog_name or "converter", complete_var, False, **extra
+                self, arguments, prog_name or "converter", complete_var, False, obj=signals, **extra
             )
 
         sys.exit(run_with_error_handling(call, json))

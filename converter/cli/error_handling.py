@@ -11,30 +11,39 @@ from typing import TYPE_CHECKING
 import click
 
 from converter.cli.console import emit_json, print_message
+from converter.cli.signals import EndingSignals
 
 if TYPE_CHECKING:
     from converter.errors import ConverterError
 
-INTERRUPTED = 130
 MAX_PROBLEMS = 40
 """Problems that are printed; ``--json`` has all."""
 
 _TRACEBACK = "CONVERTER_TRACEBACK"
 
 
-def run_with_error_handling(call: Callable[[], object], json: bool) -> int:
+def run_with_error_handling(call: Callable[[EndingSignals], object], json: bool) -> int:
     """Run `call`, print any error, and return the exit code, which `call` may return.
 
     If `json`, standard output holds a JSON document also when `call` fails. The codes: 0 done,
-    1 failed, 2 wrong usage, 130 interrupted.
+    1 failed, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
     """
+    signals = EndingSignals()
+    try:
+        with signals:
+            return _run(call, json, signals)
+    except KeyboardInterrupt:  # between two steps of the error handling
+        return signals.exit_code
+
+
+def _run(call: Callable[[EndingSignals], object], json: bool, signals: EndingSignals) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show is not an error
             # In ASCII, which is what Python takes an unknown locale for, click would drop names.
             plain = codecs.lookup(stream.encoding or "utf-8").name == "ascii"
             stream.reconfigure(encoding="utf-8" if plain else None, errors="backslashreplace")
     try:
-        code = call()
+        code = call(signals)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -48,19 +57,19 @@ def run_with_error_handling(call: Callable[[], object], json: bool) -> int:
 
             traceback.print_exc()
         try:
-            return _report(error, json)
+            return _report(error, json, signals)
         except BrokenPipeError:
             return _close_streams()
 
 
-def _report(error: BaseException, json: bool) -> int:
+def _report(error: BaseException, json: bool, signals: EndingSignals) -> int:
     """Print an error, and return the exit code."""
     from converter.errors import ConverterError
 
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        print_message("Interrupted: partial output was removed.", style="bold")
+        print_message(signals.message, style="bold")
         error = ConverterError("interrupted; partial output was removed")
-        error.kind, error.exit_code = "interrupted", INTERRUPTED
+        error.kind, error.exit_code = "interrupted", signals.exit_code
     else:
         if isinstance(error, click.ClickException):
             error = _usage(error)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from converter.cli.console import emit_json, is_terminal, print_message, print_result
-from converter.cli.error_handling import INTERRUPTED
 from converter.cli.options import NEW_FILE, GroupedOption
 from converter.cli.options import command as make_command
+from converter.cli.signals import EndingSignals
 from converter.options import RunOptions
 
 if TYPE_CHECKING:
@@ -35,30 +35,39 @@ _SUMMARY = GroupedOption(
 
 
 @make_command("run", RunOptions, _EPILOG, (_SUMMARY,))
-def command(summary: str | None, json: bool, dry_run: bool, **values: Any) -> int:
+@click.pass_obj
+def command(
+    signals: EndingSignals, /, summary: str | None, json: bool, dry_run: bool, **values: Any
+) -> int:
     """Run the jobs in recipe files.
 
     All jobs are planned before any is started. A job whose output is up to date is skipped. The
-    exit code is 1 if any job failed, and 130 if the run was interrupted; running jobs are stopped
-    cleanly then, and the next run does the rest.
+    exit code is 1 if any job failed, and 130 if the run was interrupted (143 by SIGTERM, 129 by
+    SIGHUP); running jobs are stopped cleanly then, and the next run does the rest.
     """
     from converter.recipes.job import Interrupted
     from converter.recipes.scheduler import run
 
     if summary:
         _write(Path(summary), None)
-    with _signals() as stopped, _show(dry_run and not json) as (progress, on_result):
+    # So none interrupts between the end of a job and its entry in the summary.
+    signals.deferred = True
+    with _show(dry_run and not json) as (progress, on_result):
         try:
             result = run(
-                **values, dry_run=dry_run, stopped=stopped, progress=progress, on_result=on_result
+                **values,
+                dry_run=dry_run,
+                stopped=lambda: signals.received is not None,
+                progress=progress,
+                on_result=on_result,
             )
             code = int(not result.succeeded)
         except Interrupted as interrupt:
-            result, code = interrupt.summary, INTERRUPTED
+            result, code = interrupt.summary, signals.exit_code
     if summary:
         _write(Path(summary), result)
-    if code == INTERRUPTED:
-        print_message("Interrupted: partial output was removed.", style="bold")
+    if code == signals.exit_code:
+        print_message(signals.message, style="bold")
     if json:
         emit_json(result.to_dict())
     else:
@@ -81,30 +90,6 @@ def _write(path: Path, summary: RunSummary | None) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """Note Ctrl-C and SIGTERM; yield a function that returns whether one was received.
-
-    So none interrupts between the end of a job and its entry in the summary. The second signal
-    interrupts at once.
-    """
-    received = threading.Event()
-
-    def note(*args: object) -> None:
-        if received.is_set():
-            raise KeyboardInterrupt
-        received.set()
-
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        handlers = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received.is_set
-    finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from converter.recipes.job import FAILED, JobResult, run_job
 from converter.recipes.parser import Job
 from converter.recipes.schema import recipe_options
 from converter.storage.references import local_path, parse_repo_id, parse_url
-from converter.system import processors
+from converter.system import ENDING_SIGNALS, processors
 
 _CONNECT_SECONDS = 30
 """Time to wait for a scheduler, and for its first worker."""
@@ -153,11 +153,12 @@ class DaskExecutor:
 
 
 def dask_setup(worker: object) -> None:
-    """Make a worker on this machine ignore Ctrl-C; `distributed` calls this when it starts.
+    """Make a worker on this machine ignore ending signals; `distributed` calls this at its start.
 
-    A terminal sends it to all processes; only the first decides how the run ends.
+    Terminals and `timeout` send them to all processes; only the first decides how the run ends.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for each in ENDING_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
 
 
 def with_absolute_paths(job: Job) -> Job:

@@ -242,7 +242,7 @@ def test_a_job_that_is_stopped_leaves_nothing(place: Path) -> None:
     assert run_job(made, True, lambda: False).status == "done"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run(place: Path, number: signal.Signals) -> None:
     recipe = write({"jobs": [job(f"j{n}", to="pytorch") for n in range(24)]})
     process = subprocess.Popen(
@@ -255,8 +255,9 @@ def test_an_interrupted_run(place: Path, number: signal.Signals) -> None:
         process.stderr.readline()
     process.send_signal(number)
     printed = process.stderr.read()
-    assert process.wait() == 130
-    assert printed.endswith("Interrupted: partial output was removed.\n")
+    assert process.wait() == 128 + number
+    by = "" if number == signal.SIGINT else f" by {number.name}"
+    assert printed.endswith(f"Interrupted{by}: partial output was removed.\n")
     counts = json.loads(Path("s.json").read_text())["counts"]
     assert counts["done"] >= 4
     assert counts["not started"] > 0

@@ -23,12 +23,13 @@ MAX_WRAPPERS = 3
 
 _METADATA_DIALECTS = {"pt": "pytorch", "tf": "tensorflow", "flax": "flax"}
 _FORMAT_DIALECTS = {
-    "torch": "pytorch",
-    "keras-hdf5": "tensorflow",
-    "flax-msgpack": "flax",
-    "tensorflow-checkpoint": "google",
-    "orbax": "flax",
+    "torch": ("pytorch",),
+    "keras-hdf5": ("tensorflow",),
+    "flax-msgpack": ("flax",),
+    "tensorflow-checkpoint": ("google", "tensorflow"),
+    "orbax": ("flax",),
 }
+"""Format → the dialects that its names may have, likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class KeyNormalizer:
     """Prefixes that wrappers of single modules add within names."""
     submodels: Mapping[str, str] = field(default_factory=dict)
     """The file's name of a submodel → its canonical name."""
+    suffix: str = ""
+    """The end of the dialect's names, if those in the file lack it."""
 
     def normalize(self, name: str) -> str:
         """Return a stored name as the dialect's own."""
@@ -59,8 +62,8 @@ class KeyNormalizer:
                 name = name.replace(f".{inner}", ".")
         for stored, submodel in self.submodels.items():
             if name.startswith(stored):
-                return submodel + name[len(stored) :]
-        return name
+                return submodel + name[len(stored) :] + self.suffix
+        return name + self.suffix
 
 
 def detect_prefixes(
@@ -73,10 +76,14 @@ def detect_prefixes(
     separators = None
     if dialect.flat_separator and not any(dialect.separator in name for name in names):
         separators = (dialect.flat_separator, dialect.separator)
+    suffix = "" if any(name.endswith(dialect.suffix) for name in names) else dialect.suffix
     best = KeyNormalizer()
     for renamed in _submodel_names(names, dialect.separator, index, submodels):
         normalizer = KeyNormalizer(
-            separators=separators, inner_prefixes=dialect.inner_prefixes, submodels=renamed
+            separators=separators,
+            inner_prefixes=dialect.inner_prefixes,
+            submodels=renamed,
+            suffix=suffix,
         )
         paths = [normalizer.normalize(name) for name in names]
         for prefix, recognized in _prefixes(paths, dialect.prefixes, index).items():
@@ -278,7 +285,7 @@ def match_keys(
 def _candidates(checkpoint: Checkpoint, conventions: Conventions) -> list[Dialect]:
     """Return the dialects that the files may use, likeliest first."""
     if checkpoint.file_format in _FORMAT_DIALECTS:
-        return [conventions.dialects[_FORMAT_DIALECTS[checkpoint.file_format]]]
+        return [conventions.dialects[each] for each in _FORMAT_DIALECTS[checkpoint.file_format]]
     stated = _METADATA_DIALECTS.get(checkpoint.metadata.get("format", ""))
     return sorted(conventions.dialects.values(), key=lambda dialect: dialect.name != stated)
 

@@ -35,6 +35,7 @@ DTYPES = {
     "float8_e5m2fnuz": 28,
 }
 MAGIC = 0xDB4775248B80FB57
+VARIABLE_VALUE = b"/.ATTRIBUTES/VARIABLE_VALUE"
 HEADER = b"\x08\x01"
 """One data file, little-endian."""
 
@@ -203,3 +204,47 @@ def write_parts(
     stem = path.name.removesuffix(".index")
     for shard, content in enumerate(data):
         path.with_name(f"{stem}.data-{shard:05}-of-{len(data):05}").write_bytes(content)
+
+
+def node(
+    children: Mapping[str, int] | None = None,
+    variable: tuple[str, str] | None = None,
+    slots: Sequence[int] = (),
+) -> bytes:
+    """Return an object of a ``TrackableObjectGraph``; `variable` is its name and its key."""
+    fields = [
+        message(1, number(1, target) + message(2, text.encode()))
+        for text, target in (children or {}).items()
+    ]
+    if variable:
+        name, key = (text.encode() for text in variable)
+        content = message(1, b"VARIABLE_VALUE") + message(2, name) + message(3, key)
+        fields.append(message(2, content))
+    fields += [message(3, number(1, 0) + message(2, b"m") + number(3, slot)) for slot in slots]
+    return b"".join(fields)
+
+
+def graph(nodes: Sequence[bytes]) -> bytes:
+    return b"".join(message(1, each) for each in nodes)
+
+
+def string_tensor(content: bytes) -> tuple[bytes, int]:
+    """Return what the data file holds of a tensor of one string, and its checksum."""
+    length = masked(crc32c(struct.pack("<I", len(content))))
+    tail = struct.pack("<I", length) + content
+    return varint(len(content)) + tail, masked(crc32c(struct.pack("<I", len(content)) + tail))
+
+
+def write_objects(
+    path: Path, arrays: Mapping[str, Array], nodes: Sequence[bytes], tail: bytes = b""
+) -> Path:
+    """Write an object-based checkpoint of arrays by key, with the graph of `nodes`."""
+    data, checksum = string_tensor(graph(nodes) + tail)
+    entries = [(b"_CHECKPOINTABLE_OBJECT_GRAPH", entry(7, (), 0, 0, len(data), b"", checksum))]
+    for key, array in sorted(arrays.items()):
+        raw = array.tobytes()
+        place = entry(DTYPES[array.dtype.name], array.shape, 0, len(data), len(raw))
+        entries.append((key.encode() + VARIABLE_VALUE, place))
+        data += raw
+    write_parts(path, [(b"", HEADER), *sorted(entries)], [data])
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,9 @@ def test_reads_big_endian_values(tmp_path):
 
 
 def test_strips_the_suffix_of_object_checkpoints(tmp_path):
-    graph = (b"_CHECKPOINTABLE_OBJECT_GRAPH", entry(STRING, ()))
     kernel = (b"model/w/.ATTRIBUTES/VARIABLE_VALUE", one()[1])
-    with open_file(index(tmp_path, graph, kernel)) as reader:
+    text = (b"text", entry(STRING, ()))
+    with open_file(index(tmp_path, kernel, text)) as reader:
         assert list(reader.tensors) == ["model/w"]
 
 
@@ -115,6 +116,27 @@ def test_joins_partitioned_variables(tmp_path, axis, cuts):
                     expected = W.take(range(start, stop), axis=along)
                     assert np.array_equal(tensor.read(along, start, stop), expected)
         assert len(reader.tensors) == 1
+
+
+def test_joins_variables_that_are_partitioned_along_several_axes(tmp_path):
+    values = np.arange(210, dtype=np.float32).reshape(5, 6, 7)
+    cuts = [[(0, 2), (2, 3)], [(0, -1)], [(0, 1), (1, 4), (5, 0), (5, 2)]]
+    extents = list(product(*cuts))[::-1]  # in the opposite order
+    entries, data = [], bytearray()
+    for part in extents:
+        index_ = tuple(slice(a, None if n == -1 else a + n) for a, n in part)
+        raw = values[index_].tobytes()
+        place = entry(FLOAT, values[index_].shape, 0, len(data), len(raw))
+        entries.append((slice_key("w", part), place))
+        data += raw
+    listed = (b"w", entry(FLOAT, values.shape, more=tensorflow_checkpoints.slices(extents)))
+    with open_file(index(tmp_path, *sorted(entries), listed, data=[bytes(data)])) as reader:
+        tensor = reader.tensors["w"]
+        assert np.array_equal(tensor.read(), values)
+        for axis in (0, 1, 2):
+            for start, stop in combinations(range(values.shape[axis] + 1), 2):
+                expected = values.take(range(start, stop), axis=axis)
+                assert np.array_equal(tensor.read(axis, start, stop), expected)
 
 
 def test_refuses_a_variable_with_a_piece_missing(tmp_path):

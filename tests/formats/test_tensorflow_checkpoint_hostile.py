@@ -22,6 +22,7 @@ from tests.formats.tensorflow_checkpoints import (
     entry,
     message,
     number,
+    slices,
     varint,
     write_parts,
 )
@@ -83,7 +84,24 @@ INVALID = {
     ),
     "pieces across": (
         [(b"", HEADER), (b"w", entry(1, (3, 4), more=message(7, message(1, number(2, 1)) * 2)))],
-        "more than one axis",
+        "end at 1 of 3",
+    ),
+    "pieces that are no grid": (
+        [(b"", HEADER),
+         (b"w", entry(1, (3, 4), more=slices([[(0, 1), (0, 2)], [(1, 2), (2, 2)]])))],
+        "2 different parts where a grid has 4",
+    ),
+    "a piece twice": (
+        [(b"", HEADER), (b"w", entry(1, (3,), more=slices([[(0, 3)], [(0, -1)]])))],
+        "1 different parts where a grid has 1",
+    ),
+    "pieces of a scalar": (
+        [(b"", HEADER), (b"w", entry(1, (), more=message(7, b"") * 2))],
+        "1 different parts where a grid has 1",
+    ),
+    "overlapping pieces": (
+        [(b"", HEADER), (b"w", entry(1, (3,), more=slices([[(0, 2)], [(1, 2)]])))],
+        "begins at 1 of axis 0 instead of 2",
     ),
     "pieces with a gap": (
         [(b"", HEADER),

@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from converter.formats.file_handle import LocalFile
 from converter.formats.registry import FORMATS, get_format
+from converter.formats.tensorflow_checkpoint.partitioned import slice_key
 from converter.tensors import TensorSpec
 from tests.formats import tensorflow_checkpoints
 from tests.formats.mutations import ValidCheckpoint
@@ -147,6 +148,39 @@ def _sharded_checkpoint(directory: Path) -> Files:
     yield (directory / "model.index", *sorted(directory.glob("model.data*")))
 
 
+def _object_checkpoint(directory: Path) -> Files:
+    array = values(TensorSpec("a", "float32", (5, 4)))
+    key = "b/.OPTIMIZER_SLOT/opt/m"
+    nodes = [
+        tensorflow_checkpoints.node({"a": 1, "opt": 2}),
+        tensorflow_checkpoints.node(variable=("model/a", "a/.ATTRIBUTES/VARIABLE_VALUE")),
+        tensorflow_checkpoints.node({"self": 2}, slots=[3]),
+        tensorflow_checkpoints.node(variable=("a/m", f"{key}/.ATTRIBUTES/VARIABLE_VALUE")),
+    ]
+    arrays = {"a": array, key: array}
+    tensorflow_checkpoints.write_objects(directory / "model.index", arrays, nodes)
+    yield (directory / "model.index", *directory.glob("model.data*"))
+
+
+def _grid_checkpoint(directory: Path) -> Files:
+    """Write a variable in parts along two axes."""
+    array = values(TensorSpec("a", "float32", (5, 4)))
+    parts = [[(row, rows), (at, 2)] for row, rows in ((0, 2), (2, 3)) for at in (0, 2)]
+    listed = tensorflow_checkpoints.slices(parts)
+    entries = [(b"a", tensorflow_checkpoints.entry(1, array.shape, more=listed))]
+    data = b""
+    for part in parts:
+        (row, rows), (at, columns) = part
+        raw = array[row : row + rows, at : at + columns].tobytes()
+        place = tensorflow_checkpoints.entry(1, (rows, columns), 0, len(data), len(raw))
+        entries.append((slice_key("a", part), place))
+        data += raw
+    header = (b"", tensorflow_checkpoints.HEADER)
+    path = directory / "model.index"
+    tensorflow_checkpoints.write_parts(path, [header, *sorted(entries)], [data])
+    yield (path, *directory.glob("model.data*"))
+
+
 def _orbax(directory: Path) -> Files:
     """Write the two forms of Orbax with TensorStore."""
     import tensorstore
@@ -178,7 +212,7 @@ OTHER_FORMS: Mapping[str, tuple[Callable[[Path], Files], ...]] = {
     "torch": (_torch_saved,),
     "keras-hdf5": (_chunked_hdf5, _newest_chunked_hdf5, _newest_hdf5),
     "flax-msgpack": (_chunked_msgpack,),
-    "tensorflow-checkpoint": (_sharded_checkpoint,),
+    "tensorflow-checkpoint": (_sharded_checkpoint, _object_checkpoint, _grid_checkpoint),
     "orbax": (_orbax,),
 }
 """Format → writers of forms that the package does not write."""

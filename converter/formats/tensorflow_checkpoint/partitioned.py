@@ -1,4 +1,4 @@
-"""Partitioned variables: one tensor that a TensorFlow checkpoint stores in parts along an axis.
+"""Partitioned variables: one tensor that a TensorFlow checkpoint stores in parts.
 
 The entry under the variable's name lists the parts; each part is an entry of its own, under a key
 that encodes name, starts and lengths in an order-preserving code. Source:
@@ -44,70 +44,68 @@ def _signed(number: int) -> bytes:
     return (code ^ header).to_bytes(size, "big")
 
 
-def partition(shape: Sequence[int], slices: Sequence[Sequence[Extent]]) -> tuple[int, list[int]]:
-    """Return the axis along which a variable is partitioned, and the order of its parts along it.
+def grid_order(shape: Sequence[int], slices: Sequence[Sequence[Extent]]) -> list[int]:
+    """Return the order of the parts of a variable by the values they hold.
 
-    `slices` are the extents of each part; raise ValueError if they do not tile `shape`.
+    `slices` are the extents of each part. Raise ValueError if they are not a grid over `shape`:
+    each axis cut into consecutive ranges, and one part for each combination of them.
     """
     if any(len(extents) != len(shape) for extents in slices):
         raise ValueError(f"parts of other than {len(shape)} axes")
-    axes = {
-        axis
+    full = [
+        tuple(
+            (start, size if length == -1 else length)
+            for (start, length), size in zip(extents, shape, strict=True)
+        )
         for extents in slices
-        for axis, extent in enumerate(extents)
-        if extent not in ((0, -1), (0, shape[axis]))
-    }
-    if len(axes) > 1:
-        raise ValueError("parts along more than one axis")
-    axis = min(axes, default=0)
-    order = sorted(range(len(slices)), key=lambda index: tuple(slices[index][axis : axis + 1]))
-    end = 0
-    for index in order if shape else ():
-        start, length = slices[index][axis]
-        if start != end:
-            raise ValueError(f"a part begins at {start} of axis {axis} instead of {end}")
-        end = start + (shape[axis] if length == -1 else length)
-    if shape and end != shape[axis]:
-        raise ValueError(f"the parts end at {end} of {shape[axis]} along axis {axis}")
-    return axis, order
+    ]
+    cells = 1
+    for axis, size in enumerate(shape):
+        ranges = sorted({extents[axis] for extents in full})
+        end = 0
+        for start, length in ranges:
+            if start != end or length < 0:
+                raise ValueError(f"a part begins at {start} of axis {axis} instead of {end}")
+            end = start + length
+        if end != size:
+            raise ValueError(f"the parts end at {end} of {size} along axis {axis}")
+        cells *= len(ranges)
+    if not cells == len(full) == len(set(full)):
+        raise ValueError(f"{len(set(full))} different parts where a grid has {cells}")
+    return sorted(range(len(full)), key=full.__getitem__)
 
 
 class PartitionedTensor(StoredTensor):
-    """A tensor stored in consecutive parts along `axis`, together as long as the tensor."""
+    """A tensor stored in parts that are a grid, each with the indexes where it begins."""
 
-    def __init__(self, spec: TensorSpec, parts: Sequence[StoredTensor], axis: int) -> None:
+    def __init__(self, spec: TensorSpec, parts: Sequence[tuple[Sequence[int], StoredTensor]]):
         self.spec = spec
-        self.path = parts[0].path
-        self.parts = tuple(parts)
-        self.axis = axis
+        self.parts = parts
+        self.path = parts[0][1].path
 
     @property
     def location(self) -> tuple[object, ...]:
         """Location of the first part, then of all parts."""
-        locations = tuple(part.location for part in self.parts)
-        return (*locations[0][:2], locations, self.axis, self.spec.shape)
+        locations = tuple((tuple(begin), part.location) for begin, part in self.parts)
+        return (*locations[0][1][:2], locations, self.spec.shape)
 
     def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
         """Read values along `axis`; see `StoredTensor.read_into`."""
         check_target(self.spec, out, axis, start)
         stop = start + out.shape[axis]
-        end = 0
-        for part in self.parts:
-            begin, end = end, end + part.spec.shape[self.axis]
-            index = [slice(None)] * out.ndim
-            first, last = start, stop
-            if axis == self.axis:
-                first, last = max(start, begin), min(stop, end)
-                if first >= last:
-                    continue
-                index[axis] = slice(first - start, last - start)
-                first, last = first - begin, last - begin
-            else:
-                index[self.axis] = slice(begin, end)
+        for begin, part in self.parts:
+            first = max(start, begin[axis])
+            last = min(stop, begin[axis] + part.spec.shape[axis])
+            if first >= last or not part.spec.size:
+                continue
+            index = [
+                slice(at, at + length) for at, length in zip(begin, part.spec.shape, strict=True)
+            ]
+            index[axis] = slice(first - start, last - start)
             target = out[tuple(index)]
             if target.flags.c_contiguous:
-                part.read_into(target, axis, first)
+                part.read_into(target, axis, first - begin[axis])
             else:
                 values = np.empty(target.shape, numpy_dtype(self.spec.dtype))
-                part.read_into(values, axis, first)
+                part.read_into(values, axis, first - begin[axis])
                 target[...] = values

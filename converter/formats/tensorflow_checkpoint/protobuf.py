@@ -1,4 +1,4 @@
-"""The three protobuf messages of a TensorFlow checkpoint, decoded from the wire format.
+"""The protobuf messages of a TensorFlow checkpoint's index, decoded from the wire format.
 
 Source: ``tensor_bundle.proto``, ``tensor_shape.proto``, ``tensor_slice.proto`` and
 ``versions.proto`` of tensorflow 2.20, and protobuf's "Encoding" page.
@@ -78,9 +78,11 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 def parse_header(data: bytes) -> BundleHeader:
     """Decode a ``BundleHeaderProto``; raise WireError if `data` is malformed."""
     fields = _last_values(data)
-    versions = _last_values(_message(fields.get(3, b"")))
+    versions = _last_values(as_message(fields.get(3, b"")))
     num_shards, big_endian, min_consumer = fields.get(1, 0), fields.get(2, 0), versions.get(2, 0)
-    return BundleHeader(_integer(num_shards), bool(_integer(big_endian)), _integer(min_consumer))
+    return BundleHeader(
+        as_integer(num_shards), bool(as_integer(big_endian)), as_integer(min_consumer)
+    )
 
 
 def parse_entry(data: bytes) -> BundleEntry:
@@ -89,17 +91,17 @@ def parse_entry(data: bytes) -> BundleEntry:
     Raise WireError if `data` is malformed or has too many axes or parts.
     """
     entry = BundleEntry()
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number in _INTEGERS:
-            setattr(entry, _INTEGERS[number], _integer(value))
+            setattr(entry, _INTEGERS[number], as_integer(value))
         elif number == 2:
-            for inner, part in _fields(_message(value)):
+            for inner, part in fields_of(as_message(value)):
                 if inner == 2:
-                    entry.shape.append(_integer(_last_values(_message(part)).get(1, 0)))
+                    entry.shape.append(as_integer(_last_values(as_message(part)).get(1, 0)))
                 elif inner == 3:
-                    entry.unknown_rank = bool(_integer(part))
+                    entry.unknown_rank = bool(as_integer(part))
         elif number == 7:
-            entry.slices.append(_message(value))
+            entry.slices.append(as_message(value))
         if len(entry.shape) > MAX_RANK or len(entry.slices) > MAX_SLICES:
             raise WireError(f"more than {MAX_RANK} axes or {MAX_SLICES} parts")
     return entry
@@ -111,10 +113,10 @@ def parse_slice(data: bytes) -> list[tuple[int, int]]:
     Raise WireError if `data` is malformed or has too many axes.
     """
     extents = []
-    for number, value in _fields(data):
+    for number, value in fields_of(data):
         if number == 1:
-            extent = _last_values(_message(value))
-            extents.append((_integer(extent.get(1, 0)), _integer(extent.get(2, _MINUS_ONE))))
+            extent = _last_values(as_message(value))
+            extents.append((as_integer(extent.get(1, 0)), as_integer(extent.get(2, _MINUS_ONE))))
         if len(extents) > MAX_RANK:
             raise WireError(f"a part of more than {MAX_RANK} axes")
     return extents
@@ -122,23 +124,32 @@ def parse_slice(data: bytes) -> list[tuple[int, int]]:
 
 def _last_values(data: bytes) -> dict[int, int | bytes]:
     """Return the fields 1 to 3, of which the last value counts; proto3 omits those that are 0."""
-    return {number: value for number, value in _fields(data) if number <= 3}
+    return {number: value for number, value in fields_of(data) if number <= 3}
 
 
-def _integer(value: int | bytes) -> int:
-    """Return a field as ``int64``."""
+def as_integer(value: int | bytes) -> int:
+    """Return a field as ``int64``; raise WireError if it is not a number."""
     if isinstance(value, bytes):
         raise WireError("a field is not a number")
     return value - (1 << 64) if value >> 63 else value
 
 
-def _message(value: int | bytes) -> bytes:
+def as_message(value: int | bytes) -> bytes:
+    """Return a field as bytes; raise WireError if it is a number."""
     if isinstance(value, int):
         raise WireError("a field is not a message")
     return value
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+def as_text(value: int | bytes) -> str:
+    """Return a field as text; raise WireError if it is not UTF-8."""
+    try:
+        return as_message(value).decode()
+    except UnicodeDecodeError as error:
+        raise WireError(f"a text is not UTF-8: {error}") from None
+
+
+def fields_of(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield number and value of every field; fixed-size fields are numbers, too."""
     at = 0
     while at < len(data):

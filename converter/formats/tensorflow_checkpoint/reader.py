@@ -13,10 +13,19 @@ from converter.errors import CheckpointError, Problem
 from converter.formats.base import Array, FileFormat, Reader, Segment, StoredTensor
 from converter.formats.file_handle import FETCH_AGAIN, FileHandle, checked_spec
 from converter.formats.stored_tensors import ContiguousTensor
+from converter.formats.tensorflow_checkpoint.object_graph import (
+    GRAPH_KEY,
+    MAX_GRAPH_BYTES,
+    OPTIMIZER_SLOT,
+    VARIABLE_VALUE,
+    ObjectGraph,
+    decode_string,
+    parse_object_graph,
+)
 from converter.formats.tensorflow_checkpoint.partitioned import (
     PART_KEY_PREFIX,
     PartitionedTensor,
-    partition,
+    grid_order,
     slice_key,
 )
 from converter.formats.tensorflow_checkpoint.protobuf import (
@@ -54,9 +63,9 @@ DTYPES = {
     28: "float8_e5m2fnuz",
 }
 """TensorFlow's ``DataType`` numbers → dtype names."""
-_NOT_NUMERIC = {7, 20, 21}
+_STRING = 7
+_NOT_NUMERIC = {_STRING, 20, 21}
 """Strings, resources and variants."""
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _VERSION = 1
 """Of the format; there has been no other."""
 _MAX_SHARDS = 10_000
@@ -125,14 +134,16 @@ class TensorflowCheckpointFormat(FileFormat):
         return end >= 0 and file.read(end, len(MAGIC)) == MAGIC
 
     def open(self, file: FileHandle) -> Reader:
-        """List the tensors; reads the index alone."""
+        """List the tensors; reads the index, and the object graph if there is one."""
         with ExitStack() as stack:
             stack.callback(file.close)
             index = _Index(file, stack)
-            tensors = index.tensors()
+            tensors, ignored = index.tensors()
             others = tuple(shard.path for shard in index.shards)
             close = stack.pop_all().close
-            return Reader(path=file.path, tensors=tensors, close=close, other_files=others)
+            return Reader(
+                path=file.path, tensors=tensors, close=close, ignored=ignored, other_files=others
+            )
 
 
 class _Index:
@@ -146,23 +157,48 @@ class _Index:
         self._header = BundleHeader()
         self._entries: dict[str, BundleEntry] = {}
         self._parts: dict[bytes, BundleEntry] = {}
+        self._graph: BundleEntry | None = None
         self.shards: list[FileHandle] = []
         self._ranges: list[tuple[int, int, int, str]] = []
         """Shard, begin, end and name of everything that takes bytes."""
         self._parse(handle)
 
-    def tensors(self) -> dict[str, StoredTensor]:
-        """Return the tensors by name, in the order of the data files."""
+    def tensors(self) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+        """Return the tensors by name, in the order of the data files, and the ignored names."""
         self._open_data_files()
-        stored = {name: self._tensor(name, entry) for name, entry in self._entries.items()}
-        self._check_no_overlap()
+        graph = self._object_graph()
         tensors: dict[str, StoredTensor] = {}
-        for raw, tensor in sorted(stored.items(), key=lambda item: item[1].location[:2]):
-            name = raw.removesuffix(_SUFFIX)
-            if name in tensors:
+        ignored = []
+        for raw, entry in self._entries.items():
+            key = raw.removesuffix(VARIABLE_VALUE)
+            name = graph.names.get(key, key)
+            tensor = self._tensor(raw, name, entry)
+            if key in graph.training or OPTIMIZER_SLOT in key:
+                ignored.append(key)
+            elif name in tensors:
                 raise self._error("duplicate name", name)
-            tensors[name] = tensor
-        return tensors
+            else:
+                tensors[name] = tensor
+        self._check_no_overlap()
+        in_order = sorted(tensors.items(), key=lambda item: item[1].location[:2])
+        return dict(in_order), tuple(ignored)
+
+    def _object_graph(self) -> ObjectGraph:
+        """Return the object graph, an empty one if the checkpoint has none."""
+        entry = self._graph
+        if entry is None:
+            return ObjectGraph()
+        name = GRAPH_KEY.decode()
+        if entry.shape or entry.slices or not 0 < entry.size <= MAX_GRAPH_BYTES:
+            expected = f"one string of up to {MAX_GRAPH_BYTES} bytes"
+            raise self._error("impossible object graph", name, expected, f"{entry.size} bytes")
+        data = self._data_file(name, entry).read(entry.offset, entry.size, name)
+        try:
+            return parse_object_graph(decode_string(data, entry.checksum))
+        except WireError as error:
+            raise self._error(
+                "malformed object graph", name, found=error, remedy=FETCH_AGAIN
+            ) from None
 
     def _check_no_overlap(self) -> None:
         """Raise if a byte belongs to two tensors, or a part to no variable."""
@@ -194,6 +230,8 @@ class _Index:
                     if entry.slices:
                         raise WireError("a part that consists of parts")
                     self._parts[key] = entry
+                elif key == GRAPH_KEY and entry.dtype == _STRING:
+                    self._graph = entry
                 elif entry.dtype not in _NOT_NUMERIC:
                     name = key.decode()
                     self._check_dtype_and_rank(name, entry)
@@ -237,22 +275,23 @@ class _Index:
                 remedy="Put them next to the index, under their original names.",
             )
 
-    def _tensor(self, name: str, entry: BundleEntry) -> StoredTensor:
-        spec = checked_spec(self.path, name.removesuffix(_SUFFIX), DTYPES[entry.dtype], entry.shape)
+    def _tensor(self, key: str, name: str, entry: BundleEntry) -> StoredTensor:
+        """Return the tensor that is stored under `key`, complete or in parts, as `name`."""
+        spec = checked_spec(self.path, name, DTYPES[entry.dtype], entry.shape)
         if not entry.slices:
             return self._contiguous(spec, entry)
         try:
             slices = [parse_slice(data) for data in entry.slices]
-            axis, order = partition(spec.shape, slices)
+            order = grid_order(spec.shape, slices)
         except ValueError as error:
-            expected, found = "consecutive parts along one axis", error
+            expected, found = "a grid of consecutive parts", error
             raise self._error(
                 "the parts of a partitioned variable do not fit together", name, expected, found
             ) from None
-        parts = []
+        parts: list[tuple[list[int], StoredTensor]] = []
         for number in order:
             extents = slices[number]
-            part = self._parts.pop(slice_key(name, extents), None)
+            part = self._parts.pop(slice_key(key, extents), None)
             lengths = [length for _, length in extents]
             shape = [full if n == -1 else n for full, n in zip(spec.shape, lengths, strict=True)]
             if part is None or part.dtype != entry.dtype or part.shape != shape or part.slices:
@@ -263,18 +302,12 @@ class _Index:
                     "none" if part is None else f"DataType {part.dtype} {part.shape}",
                 )
             part_spec = checked_spec(self.path, spec.name, spec.dtype, shape)
-            parts.append(self._contiguous(part_spec, part))
-        return parts[0] if len(parts) == 1 else PartitionedTensor(spec, parts, axis)
+            begin = [start for start, _ in extents]
+            parts.append((begin, self._contiguous(part_spec, part)))
+        return parts[0][1] if len(parts) == 1 else PartitionedTensor(spec, parts)
 
     def _contiguous(self, spec: TensorSpec, entry: BundleEntry) -> StoredTensor:
         """Return a tensor whose bytes are one run in one data file."""
-        if not 0 <= entry.shard < self._header.num_shards:
-            raise self._error(
-                "is in a data file that does not exist",
-                spec.name,
-                f"one of {self._header.num_shards}",
-                entry.shard,
-            )
         if entry.size != spec.nbytes:
             raise self._error(
                 "size and shape disagree",
@@ -282,16 +315,29 @@ class _Index:
                 f"{spec.nbytes} bytes for {spec.describe()}",
                 f"{entry.size} bytes",
             )
-        handle = self.shards[entry.shard]
+        handle = self._data_file(spec.name, entry)
         end = entry.offset + entry.size
-        if not 0 <= entry.offset <= end <= handle.size:
-            expected = f"bytes {entry.offset} to {end} in {handle.path.name}"
-            raise self._index.ends_early(expected, f"{handle.size} bytes", spec.name)
         if entry.size:
             self._ranges.append((entry.shard, entry.offset, end, spec.name))
         segment = Segment(0, entry.offset, entry.size)
         order = "big" if self._header.big_endian else "little"
         return ChecksummedTensor(spec, handle, segment, order, entry.checksum)
+
+    def _data_file(self, name: str, entry: BundleEntry) -> FileHandle:
+        """Return the data file that has the bytes of an entry."""
+        if not 0 <= entry.shard < self._header.num_shards:
+            raise self._error(
+                "is in a data file that does not exist",
+                name,
+                f"one of {self._header.num_shards}",
+                entry.shard,
+            )
+        handle = self.shards[entry.shard]
+        end = entry.offset + entry.size
+        if not 0 <= entry.offset <= end <= handle.size:
+            expected = f"bytes {entry.offset} to {end} in {handle.path.name}"
+            raise self._index.ends_early(expected, f"{handle.size} bytes", name)
+        return handle
 
 
 FORMAT: FileFormat = TensorflowCheckpointFormat()

@@ -69,6 +69,35 @@ def test_combined_files_keep_the_half_in_the_name(tmp_path, arrays):
         assert same(second, first * 2)
 
 
+def test_reads_the_layers_of_a_complete_model(tmp_path, arrays):
+    """``model.save("x.h5")`` has them in a group, next to what the optimizer keeps."""
+    layers = {"input": {}, "bert": {f"lm/bert/{name}": array for name, array in arrays.items()}}
+    keras_file(tmp_path / "weights", layers)
+    with h5py.File(tmp_path / "weights") as weights, h5py.File(tmp_path / "model", "w") as file:
+        file.attrs["model_config"] = "{}"
+        group = file.create_group("model_weights")
+        for name in weights:
+            weights.copy(name, group)
+        for name, value in weights.attrs.items():
+            group.attrs[name] = value
+        file.create_group("optimizer_weights").create_dataset("lm/bert/m:0", data=np.zeros(3))
+    with FORMAT.open(LocalFile(tmp_path / "model")) as reader:
+        assert reader.tensors.keys() == {f"bert/{name}" for name in arrays}
+        assert all(same(reader.tensors[f"bert/{n}"].read(), arrays[n]) for n in arrays)
+        assert reader.ignored == ("optimizer_weights",)
+
+
+@pytest.mark.parametrize("group", ["a dataset", "no list"])
+def test_refuses_a_complete_model_without_layers(tmp_path, group):
+    with h5py.File(tmp_path / "model", "w") as file:
+        if group == "a dataset":
+            file["model_weights"] = np.zeros(3)
+        else:
+            file.create_group("model_weights")
+    with pytest.raises(FormatError, match="model_weights"):
+        FORMAT.open(LocalFile(tmp_path / "model"))
+
+
 def test_further_copies_of_a_weight_are_duplicates(tmp_path, arrays):
     shared = {"lm/bert/embeddings/weight:0": arrays["embeddings/weight:0"]}
     head = {"lm/cls/bias:0": arrays["dense/bias:0"], **shared}

@@ -83,6 +83,11 @@ class Hdf5Objects:
                 index += 1
             return strings
 
+    def has(self, group: str, name: str) -> bool:
+        """Return whether `group` has an object called `name`."""
+        with reported(self.handle.path, group):
+            return bool(self._open(group).links.exists(name.encode()))
+
     def is_dataset(self, path: str) -> bool:
         """Return whether `path` is a dataset, not a group."""
         with reported(self.handle.path, path):

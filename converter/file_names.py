@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from unicodedata import normalize
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -41,14 +42,47 @@ TF_INDEX_SUFFIX = ".index"
 _AUXILIARY = re.compile(
     r"(?:decoder_tokenizer/)?[^/]+\.(?:json|txt|model|jinja|spm|codes|bpe|tokenizer)|README\.md"
 )
+_FORBIDDEN = frozenset('<>:"|?*')
+_DEVICE = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³]", re.IGNORECASE)
+_MAX_NAME_BYTES = 255
 _TF_DATA_SUFFIX = re.compile(r"\.data-\d{5}-of-\d{5}$")
 _TF_CHECKPOINT_FILE = re.compile(r"[^/]+\.(?:index|data-\d{5}-of-\d{5})")
 
 
+def name_problem(name: str) -> str | None:
+    """Return what keeps `name` from being a file's name on every system, ``None`` if nothing does.
+
+    Source: Naming Files, Paths, and Namespaces (Microsoft, 2024).
+    """
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        return "is not the name of a file"
+    if not name.isprintable() or not _FORBIDDEN.isdisjoint(name):
+        return "has characters that are not allowed in names of files"
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        return f"is longer than {_MAX_NAME_BYTES} bytes"
+    if name.endswith((".", " ")):
+        return "ends with a dot or a space, which Windows drops"
+    if _DEVICE.fullmatch(name.partition(".")[0].rstrip()):
+        return "is the name of a device on Windows"
+    return None
+
+
+def name_key(name: str) -> str:
+    """Return a key that is equal for names that Windows or macOS takes for the same."""
+    return normalize("NFC", name).casefold()
+
+
 def auxiliary_files(names: Iterable[str]) -> list[str]:
-    """Return configs, tokenizer files, processors and the model card, which states the license."""
+    """Return configs, tokenizer files, processors and the model card, which states the license.
+
+    Names that are not possible on every system are left out; no checkpoint needs one.
+    """
     return [
-        name for name in names if _AUXILIARY.fullmatch(name) and not name.endswith(INDEX_SUFFIX)
+        name
+        for name in names
+        if _AUXILIARY.fullmatch(name)
+        and not name.endswith(INDEX_SUFFIX)
+        and not name_problem(name.rpartition("/")[2])
     ]
 
 

@@ -103,7 +103,10 @@ class Initializer:
         chunks: Iterator[Array]
         if self.rule in COMPUTED:
             stop = start + flat.size
-            indices = (np.arange(i, min(i + _CHUNK, stop)) for i in range(start, stop, _CHUNK))
+            indices = (  # of 64 bits also on Windows, where numpy 1 takes 32
+                np.arange(i, min(i + _CHUNK, stop), dtype=np.int64)
+                for i in range(start, stop, _CHUNK)
+            )
             chunks = (_COMPUTED[self.rule](each, int(self.scale)) for each in indices)
         else:
             chunks = map(_RULES[self.rule](self.scale), _bits(self.key, start, flat.size))

@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -28,6 +29,10 @@ def _module(name: str) -> Any:
     except ImportError:
         return None
 
+
+IS_WINDOWS = os.name == "nt"
+IGNORES_CASE = sys.platform in ("win32", "darwin")
+"""Whether the usual file systems take names that differ only in case for the same."""
 
 _fcntl, _msvcrt = _module("fcntl"), _module("msvcrt")
 

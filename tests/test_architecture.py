@@ -173,6 +173,53 @@ def body_lines(function: ast.FunctionDef) -> int:
     return (last.end_lineno or last.lineno) - first.lineno + 1
 
 
+SYSTEM_MODULES = set("ctypes fcntl grp mmap msvcrt pty pwd resource select termios winreg".split())
+PORTABLE = {
+    "os": set(
+        "PathLike close environ fdopen fspath fstat ftruncate getpid path strerror write".split()
+    ),
+    "signal": set("SIGINT SIGTERM SIG_IGN default_int_handler signal".split()),
+}
+"""What is the same on every system, of modules where much is not."""
+PARTS_OF_STATUS = set("st_blksize st_blocks st_birthtime st_flags st_gid st_nlink st_uid".split())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_one_module_calls_what_differs_between_systems(path):
+    if name_of(path) == "converter.system":
+        return
+    file = path.relative_to(ROOT)
+    calls = [f"{file}:{line}: {name}" for name, line in imports(path) if name in SYSTEM_MODULES]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module not in PORTABLE, f"{file}:{node.lineno}: import {node.module} itself"
+        if isinstance(node, ast.Attribute):
+            module = node.value.id if isinstance(node.value, ast.Name) else ""
+            if node.attr in PARTS_OF_STATUS or node.attr not in PORTABLE.get(module, {node.attr}):
+                calls.append(f"{file}:{node.lineno}: {node.attr}")
+    assert not calls
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_text_has_the_same_encoding_and_line_ends_on_every_system(path):
+    """Files are opened in binary mode, or with an encoding; nothing translates line ends."""
+    wrong = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        values = [each.value for each in node.args if isinstance(each, ast.Constant)]
+        keys = {each.arg for each in node.keywords}
+        is_text = name in ("read_text", "write_text") or (
+            name in ("open", "fdopen") and not {"r", "w", "a", "x"}.isdisjoint(values)
+        )
+        has_encoding = "encoding" in keys or not {"utf-8", "ascii"}.isdisjoint(values)
+        if is_text and (not has_encoding or (name == "write_text" and "newline" not in keys)):
+            wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}")
+    assert not wrong
+
+
 @cache
 def names_of_models() -> set[str]:
     """Return the names of architectures, their classes and base models, without plain words."""

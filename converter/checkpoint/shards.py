@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from converter.errors import CheckpointError, FormatError, Problem
+from converter.file_names import name_key, name_problem
 from converter.formats.base import Reader
 from converter.formats.directory import CheckpointDirectory
 from converter.name_ranges import collapse_ranges
 from converter.safe_json import read_json_object
-
-_MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,8 @@ class ShardIndex:
         weight_map = read_json_object(path).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise FormatError(f"{path}: an index must hold a non-empty 'weight_map'")
-        problems = [
-            Problem(
-                "names a file that is not in its own directory", str(path), found=repr(name)[:200]
-            )
-            for name in {str(value): value for value in weight_map.values()}.values()
-            if not _is_file_name(name)
-        ]
+        names = {str(value): value for value in weight_map.values()}.values()
+        problems = list(_name_problems(path, names))
         index = cls(path, weight_map)
         if problems:
             raise FormatError(f"{path}: unsafe index", problems)
@@ -84,8 +78,13 @@ class ShardIndex:
             )
 
 
-def _is_file_name(name: object) -> bool:
-    """Return whether a value is a plain file name that every system accepts."""
-    if not isinstance(name, str) or not name.isprintable() or len(name.encode()) > _MAX_NAME_BYTES:
-        return False
-    return name not in ("", ".", "..") and Path(name).name == name
+def _name_problems(path: Path, names: Iterable[object]) -> Iterator[Problem]:
+    """Yield a problem for each shard that is not a plain file name, different on every system."""
+    keys: dict[str, str] = {}
+    for name in names:
+        what = name_problem(name) if isinstance(name, str) else "is not text"
+        if what is None:
+            other = keys.setdefault(name_key(str(name)), str(name))
+            what = None if other == name else f"is {other} on systems that ignore case"
+        if what:
+            yield Problem(f"names a shard that {what}", str(path), found=repr(name)[:200])

@@ -43,7 +43,7 @@ def command(html: str | None, json: bool, **values: Any) -> int:
     if html is not None:
         from converter.report.html import page
 
-        Path(html).write_text(page(verification), encoding="utf-8")
+        Path(html).write_text(page(verification), encoding="utf-8", newline="\n")
         print_message(f"{html}: written")
     if json:
         emit_json(verification.to_dict())

@@ -180,13 +180,13 @@ def create_file(path: Path, size: int, pieces: Iterable[tuple[int, bytes]]) -> N
 
     Raise OSError if `path` exists or cannot be written; then nothing is left.
     """
-    with path.open("xb") as file:
-        try:
+    file = path.open("xb")
+    try:
+        with file:
             file.truncate(size)
             for offset, data in pieces:
                 file.seek(offset)
                 file.write(data)
-            file.flush()
-        except BaseException:
-            path.unlink()
-            raise
+    except BaseException:
+        path.unlink()  # once it is closed: Windows removes no open file
+        raise

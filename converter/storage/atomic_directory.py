@@ -14,9 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from converter.errors import OutputError, Problem
-from converter.file_names import CHECKPOINT_MARKERS
-from converter.storage.base import check_overwrite, not_a_directory_error
+from converter.file_names import CHECKPOINT_MARKERS, name_problem
+from converter.storage.base import check_overwrite, is_inside, not_a_directory_error
 from converter.system import (
+    IS_WINDOWS,
     allocated_bytes,
     exchange,
     is_own,
@@ -38,6 +39,7 @@ def atomic_directory(
     `journal_path` exists, both are kept for the next run with the same key. Raise `OutputError` if
     `output` may not be replaced, another run is writing it, or the system refuses.
     """
+    _check_name(output)
     given, output = output, Path(os.path.realpath(output))
     with _translate_os_errors(given):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +91,15 @@ def require_space(directory: Path, nbytes: int) -> None:
         )
 
 
+def _check_name(output: Path) -> None:
+    """Raise `OutputError` on Windows if a part of `output` is not possible there."""
+    for part in output.parts[bool(output.anchor) :] if IS_WINDOWS else ():
+        if part != ".." and (what := name_problem(part)):
+            raise OutputError(
+                f"{output}: {part!r} {what}", remedy="Choose another output location."
+            )
+
+
 @contextmanager
 def _translate_os_errors(given: Path) -> Iterator[None]:
     """Turn an error of the system into an `OutputError`."""
@@ -108,7 +119,7 @@ def _check_replaceable(output: Path, given: Path, overwrite: bool) -> None:
         return
     is_checkpoint = any((output / name).is_file() for name in CHECKPOINT_MARKERS)
     check_overwrite(given, is_checkpoint=is_checkpoint, overwrite=overwrite)
-    if Path.cwd().is_relative_to(output):
+    if is_inside(Path.cwd(), output):
         raise OutputError(
             f"{given} is or contains the current directory and cannot be replaced",
             remedy="Change to another directory first.",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -122,6 +123,19 @@ def temporary_output(name: str, resume: str | None) -> Iterator[Path]:
         directory = Path(parent) / name
         directory.mkdir()
         yield directory
+
+
+def is_inside(path: Path, directory: Path) -> bool:
+    """Return whether `path` is the existing `directory`, or in it.
+
+    By identity: file systems may ignore case, and a directory may be mounted at two places.
+    """
+    target = directory.stat()
+    for each in (path, *path.parents):
+        with suppress(OSError):
+            if os.path.samestat(each.stat(), target):
+                return True
+    return False
 
 
 def source_overlap_error(output: object, source: object) -> OutputError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -100,7 +99,7 @@ def _download(repository: HubRepo, reference: str, weights: WeightSelection) -> 
         shards = [shard for index in indexes for shard in _shards(repository, index, sizes)]
         if not headers:
             list(threads.map(download, shards))
-    folder = CheckpointDirectory(Path(str(paths[files[0]]).removesuffix(os.sep + files[0])))
+    folder = CheckpointDirectory(paths[files[0]].parents[files[0].count("/")])
     if headers:
 
         def ranges(name: str) -> HubRangeSource:

@@ -13,7 +13,7 @@ from converter.file_names import TF_INDEX_SUFFIX, tf_checkpoint_prefix
 from converter.formats.directory import CheckpointDirectory
 from converter.safe_json import file_to_copy, read_small_file
 from converter.storage.atomic_directory import atomic_directory
-from converter.storage.base import MAX_METADATA_BYTES, Source, source_overlap_error
+from converter.storage.base import MAX_METADATA_BYTES, Source, is_inside, source_overlap_error
 from converter.storage.references import local_path
 
 
@@ -80,7 +80,7 @@ class LocalTarget:
             return
         for file in files:
             link = Path(os.path.realpath(file.parent)) / file.name
-            if any(path.is_relative_to(target) for path in (link, Path(os.path.realpath(file)))):
+            if any(is_inside(path, target) for path in (link, Path(os.path.realpath(file)))):
                 raise source_overlap_error(self.location, file)
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from converter.file_names import name_key, name_problem
+from converter.system import IGNORES_CASE, IS_WINDOWS
+
 _ID_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"({_ID_PART}/{_ID_PART})(?:@([^\s@]{{1,200}}))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -22,11 +25,12 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 
 _CREDENTIALS = re.compile(r"^[^/@]*@")
 """User name before a host, often with a password."""
+_DRIVE = re.compile(r"/[A-Za-z]:")
 _QUERY = re.compile(r"[?#].*$", re.DOTALL)
 """May hold a signature over HTTP; with other protocols it may be part of a file name."""
 
-_DIRECTORY_NAME = re.compile(r"[^\0/\\]{1,60}")
-"""At most 60 characters, since a character takes up to 4 of the 255 bytes of a file name."""
+_MAX_DIRECTORY_NAME = 60
+"""Characters, each of which takes up to 4 of the 255 bytes of a file name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ class Url:
     @property
     def local_name(self) -> str:
         """A safe name for a local directory; never one that refers to a parent directory."""
-        safe = _DIRECTORY_NAME.fullmatch(self.name) and self.name not in (".", "..")
+        safe = len(self.name) <= _MAX_DIRECTORY_NAME and not name_problem(self.name)
         return self.name if safe else "checkpoint"
 
     def __truediv__(self, name: str) -> Self:
@@ -120,9 +124,14 @@ def is_remote(reference: str | Path) -> bool:
 
 
 def local_path(reference: str | Path) -> Path:
-    """Return `reference` as a local path; ``file:///some/path`` becomes ``/some/path``."""
-    is_url = str(reference).lower().startswith("file://")
-    return Path(unquote(urlsplit(str(reference)).path) or "/" if is_url else reference)
+    """Return `reference` as a local path; ``file:///some/path`` becomes ``/some/path``.
+
+    On Windows ``file:///C:/path`` becomes ``C:/path``.
+    """
+    if not str(reference).lower().startswith("file://"):
+        return Path(reference)
+    path = unquote(urlsplit(str(reference)).path) or "/"
+    return Path(path[1:] if IS_WINDOWS and _DRIVE.match(path) else path)
 
 
 def location_key(reference: str | Path) -> str:
@@ -130,4 +139,7 @@ def location_key(reference: str | Path) -> str:
     if str(reference).startswith("hf://") and (repository := parse_repo_id(reference)):
         return f"hf://{repository}"
     url = parse_url(reference)
-    return url.redacted if url else str(local_path(reference).resolve())
+    if url:
+        return url.redacted
+    path = local_path(reference).resolve().as_posix()
+    return name_key(path) if IGNORES_CASE else path

@@ -17,6 +17,7 @@ from converter.file_names import (
     SUBMODEL_DIRECTORIES,
     TF_INDEX_SUFFIX,
     auxiliary_files,
+    name_problem,
     tf_checkpoint_prefix,
     weight_files,
 )
@@ -24,6 +25,7 @@ from converter.formats.directory import CheckpointDirectory, RemoteDirectory
 from converter.storage.base import Source, WeightSelection, no_weights_error, shard_names
 from converter.storage.references import Url
 from converter.storage.url import UrlListing, list_url, transfer, translate_url_errors
+from converter.system import IS_WINDOWS
 
 _MAX_AUXILIARY_BYTES = 256 << 20
 """Larger than any configuration or tokenizer; larger files in a bucket are not downloaded."""
@@ -160,7 +162,8 @@ class _Downloader:
             def relative_update(self, inc: int = 1) -> None:
                 advance(inc)
 
-        if ".." in Path(name).parts or Path(name).is_absolute():
+        is_outside = ".." in Path(name).parts or Path(name).is_absolute()
+        if is_outside or (IS_WINDOWS and any(map(name_problem, name.split("/")))):
             raise CheckpointError(f"{self.listing.url}: {name!r} is not a file name in it")
         url = self.listing.url / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -94,8 +94,17 @@ def test_a_stale_index_is_refused(sharded: Path) -> None:
     assert "encoder.pooler.dense.bias" in text
 
 
-@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "..", "", "a/b.safetensors"])
-def test_an_index_cannot_name_files_outside_the_directory(sharded: Path, name: str) -> None:
+UNSAFE = (
+    *("../x.safetensors", "/etc/passwd", "..", "", "a/b.safetensors", "a\0", "\ud800", "a" * 256),
+    *("..\\x.safetensors", "C:\\x.safetensors", "a\\b.safetensors", "C:x", "a:b", "a?", "x.", "x "),
+    *("NUL", "con.safetensors", "com1 .x", "MODEL-00001-of-00003.safetensors"),
+)
+
+
+@pytest.mark.parametrize("name", UNSAFE, ids=ascii)
+def test_an_index_names_only_what_is_a_different_file_in_its_directory_on_every_system(
+    sharded: Path, name: str
+) -> None:
     path = _break(sharded, {"encoder.pooler.dense.bias": name})
     with pytest.raises(FormatError, match="unsafe index"):
         open_files(path)

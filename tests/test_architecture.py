@@ -175,10 +175,11 @@ def body_lines(function: ast.FunctionDef) -> int:
 
 SYSTEM_MODULES = set("ctypes fcntl grp mmap msvcrt pty pwd resource select termios winreg".split())
 PORTABLE = {
-    "os": set(
-        "PathLike close environ fdopen fspath fstat ftruncate getpid path strerror write".split()
-    ),
-    "signal": set("SIGINT SIGTERM SIG_IGN default_int_handler signal".split()),
+    "os": {
+        *("PathLike", "_exit", "close", "environ", "fdopen", "fspath", "fstat", "ftruncate"),
+        *("getpid", "path", "strerror", "write"),
+    },
+    "signal": set("SIGINT SIGTERM SIG_IGN Signals default_int_handler getsignal signal".split()),
 }
 """What is the same on every system, of modules where much is not."""
 PARTS_OF_STATUS = set("st_blksize st_blocks st_birthtime st_flags st_gid st_nlink st_uid".split())

@@ -39,6 +39,17 @@ SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 TF_INDEX_SUFFIX = ".index"
 """Suffix of the index file of a TensorFlow checkpoint."""
 
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".hdf5", ".msgpack")
+_TRAINING_FILE = re.compile(
+    r"(?:optimizer|scheduler|scaler|sampler|rng_state|random_states|training_args|adapter_"
+    r"|(?:bf16_)?zero_pp_rank_|mp_rank_).*|joint\.safetensors"
+)
+"""Files of a trainer, an adapter or `split` that have the suffix of weights."""
+_INDEX = re.compile(r".+\.index(?:\.[A-Za-z0-9_-]+)?\.json")
+"""A shard index; the one of a variant is ``model.safetensors.index.fp16.json``."""
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
+"""The name of a shard."""
+
 _AUXILIARY = re.compile(
     r"(?:decoder_tokenizer/)?[^/]+\.(?:json|txt|model|jinja|spm|codes|bpe|tokenizer)|README\.md"
 )
@@ -81,15 +92,45 @@ def auxiliary_files(names: Iterable[str]) -> list[str]:
         name
         for name in names
         if _AUXILIARY.fullmatch(name)
-        and not name.endswith(INDEX_SUFFIX)
+        and not is_index(name)
         and not name_problem(name.rpartition("/")[2])
     ]
+
+
+def is_index(name: str) -> bool:
+    """Return whether a file is a shard index by its name."""
+    return _INDEX.fullmatch(name) is not None
+
+
+def is_weight_file(name: str) -> bool:
+    """Return whether a file may hold the weights of a model by its name, which is any."""
+    name = name.rpartition("/")[2]
+    return name.endswith(_WEIGHT_SUFFIXES) and not _TRAINING_FILE.fullmatch(name)
+
+
+def other_weight_files(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the weight files in the top directory that have other names than transformers gives.
+
+    Each entry is one checkpoint: the index of a variant, one file, or all shards of a set without
+    an index, of which some may be missing.
+    """
+    names = sorted(name for name in names if "/" not in name)
+    indexes = [name for name in names if is_index(name)]
+    sharded = {Path(name[: name.index(INDEX_SUFFIX[:6])]).suffix for name in indexes}
+    sets: dict[object, list[str]] = {}
+    for name in filter(is_weight_file, names):
+        shard = SHARD.fullmatch(name)
+        if shard is None or shard["suffix"] not in sharded:
+            key = name if shard is None else shard.group("stem", "count", "suffix")
+            sets.setdefault(key, []).append(name)
+    return [*((name,) for name in indexes), *(tuple(files) for files in sets.values())]
 
 
 def weight_files(names: Collection[str], *, all_formats: bool = False) -> list[str]:
     """Return unsharded weight files and shard indexes, the preferred format first.
 
-    Without any, return the files of the TensorFlow checkpoints in the top directory.
+    Without any, return the files of the TensorFlow checkpoints in the top directory, or else the
+    weight files of any other name, if they are one checkpoint.
 
     Args:
         names: the files of a directory.
@@ -101,7 +142,9 @@ def weight_files(names: Collection[str], *, all_formats: bool = False) -> list[s
     ]
     if present:
         return present if all_formats else present[:1]
-    return sorted(name for name in names if _TF_CHECKPOINT_FILE.fullmatch(name))
+    bundles = sorted(name for name in names if _TF_CHECKPOINT_FILE.fullmatch(name))
+    others = other_weight_files(names)
+    return bundles or (list(others[0]) if len(others) == 1 else [])
 
 
 def tf_checkpoint_prefix(name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import CheckpointError, ConfigError, ConverterError
+from converter.recognition import HEAD_BYTES, recognize_file, recognize_pointer
 from converter.system import open_for_reading
 
 _MAX_BYTES = 64 << 20
@@ -54,7 +55,8 @@ def file_to_copy(
     """Return the path of a file that may be copied out of a checkpoint, ``None`` if not found.
 
     Raise `error` if it is a link to a file that is neither in `directory` nor in the ``blobs`` of
-    the Hub's cache (next to ``snapshots/REVISION``), or is not a regular file.
+    the Hub's cache (next to ``snapshots/REVISION``), is not a regular file, or a pointer of Git LFS
+    or the like is in its place.
     """
     path = directory / name
     if not os.path.lexists(path) or path.is_dir():
@@ -68,21 +70,36 @@ def file_to_copy(
             remedy="If it belongs to the checkpoint, copy that with files in place of its links: "
             f"cp -rL {shlex.quote(str(directory))} COPY",
         )
-    os.close(open_regular(path, error))
+    check_fetched(path, error)
     return path
 
 
-def read_json_object(path: Path, limit: int = _MAX_BYTES) -> dict[str, Any]:
-    """Read the JSON object in the file at `path`.
+def check_fetched(path: Path, error: type[ConverterError] = CheckpointError) -> None:
+    """Raise `error` if a pointer or a web page is in place of the file at `path`."""
+    with os.fdopen(open_regular(path, error), "rb") as file:
+        if pointer := recognize_pointer(path, file.read(HEAD_BYTES) or b""):
+            raise error(f"{path}: {pointer.what}", remedy=pointer.step)
+
+
+def read_json(path: Path, limit: int = _MAX_BYTES) -> Any:
+    """Read the JSON file at `path`.
 
     Raise `CheckpointError` if the file cannot be read or is larger than `limit` bytes,
-    `ConfigError` if it is not a JSON object, or has a key with two different values.
+    `ConfigError` if it is not JSON, or has a key with two different values.
     """
     data = read_small_file(path, limit)
     try:
-        value = json.loads(data, object_pairs_hook=_unique_keys)
+        return json.loads(data, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
+        other = recognize_file(path, data[:HEAD_BYTES], len(data))
+        if other and not data.lstrip().startswith((b"{", b"[")):
+            raise ConfigError(f"{path}: {other.what}", remedy=other.step) from None
         raise ConfigError(f"{path}: not a JSON file: {str(error)[:200]}") from error
+
+
+def read_json_object(path: Path, limit: int = _MAX_BYTES) -> dict[str, Any]:
+    """Read the JSON object in the file at `path`; raise as `read_json`."""
+    value = read_json(path, limit)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: must hold a JSON object, not {type(value).__name__}")
     return value

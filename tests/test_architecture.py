@@ -18,7 +18,9 @@ PACKAGE = ROOT / "converter"
 
 LAYERS = (
     {"errors", "system", "_version"},
-    {"file_names", "optional_imports", "name_ranges", "safe_json", "progress"},
+    {"file_names", "optional_imports", "name_ranges", "progress"},
+    {"recognition"},
+    {"safe_json"},
     {"option_declaration"},
     {"options"},
     {"tensors"},
@@ -281,6 +283,7 @@ def name_within_text() -> re.Pattern[str]:
 
 EXAMPLES = {
     ("checkpoint/opening.py", "bert"),  # what a configuration might state
+    ("recognition.py", "t5"),  # the path of a script in transformers
     ("planning/tokenizer_files.py", "prophetnet"),  # a tokenizer's file is called so
 }
 """Exceptions within longer texts: file and name."""

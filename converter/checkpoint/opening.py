@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from converter.checkpoint.shards import ShardIndex
-from converter.errors import CheckpointError, FormatError
-from converter.file_names import CONFIG, INDEX_SUFFIX, TF_INDEX_SUFFIX, WEIGHT_FILES
+from converter.errors import CheckpointError, ConverterError, FormatError, Problem
+from converter.file_names import (
+    CONFIG,
+    INDEX_SUFFIX,
+    SHARD,
+    TF_INDEX_SUFFIX,
+    WEIGHT_FILES,
+    is_index,
+    other_weight_files,
+    weight_files,
+)
 from converter.formats.base import Reader, StoredTensor
 from converter.formats.directory import CheckpointDirectory
 from converter.formats.registry import detect_format
 from converter.name_ranges import summarize_names
-from converter.safe_json import read_config
+from converter.recognition import list_files
+from converter.safe_json import read_config, read_json
 from converter.storage.base import Source, no_weights_error
 from converter.storage.local import FileState, file_states
 from converter.storage.resolve import open_source
@@ -126,19 +136,16 @@ def open_files(
     with ExitStack() as stack:
         source = stack.enter_context(open_source(reference, "headers" if headers else "preferred"))
         folder = source.folder
-        main, others = (source.file, ()) if source.file else find_weights(folder)
-        config_path = Path(config) if config is not None else find_config(folder.path)
-        if not config_path.is_file():
-            raise CheckpointError(f"{config_path}: configuration not found")
+        chosen = WeightFiles((source.file,)) if source.file else find_weights(folder)
+        config_path = _config_path(folder, chosen.paths[0], config)
         # Recorded before reading, so that a change during the reading is noticed.
-        states = file_states({config_path, *_local_files(folder, [main])})
+        states = file_states({config_path, *_local_files(folder, chosen.paths)})
         raw = read_config(config_path)
-        index = ShardIndex.read(main, folder) if main.name.endswith(INDEX_SUFFIX) else None
-        weights = index.shards if index else (main,)
-        states |= file_states(_local_files(folder, weights))
-        readers, file_format = _open_readers(folder, weights, stack)
-        if index:
-            index.check(readers)
+        try:
+            readers, file_format = _open_weights(folder, chosen.paths, states, stack)
+        except CheckpointError as error:
+            raise _with_alternative(error, folder, chosen.others) from error.__cause__
+        others = chosen.others
         tensors, duplicates = _merge_tensors(readers)
         files = tuple(file for reader in readers for file in reader.files)
         _log.info(
@@ -168,8 +175,30 @@ def open_files(
         )
 
 
+def _config_path(folder: CheckpointDirectory, weights: Path, config: str | Path | None) -> Path:
+    """Return the configuration that the user gave, or that is next to the weights.
+
+    Raise CheckpointError if it is not found, or FormatError if `weights` is not a checkpoint file.
+    """
+    if config is not None:
+        if not Path(config).is_file():
+            raise CheckpointError(f"{config}: configuration not found")
+        return Path(config)
+    try:
+        return find_config(folder.path)
+    except CheckpointError:
+        if not is_index(weights.name):
+            name = weights.relative_to(folder.path).as_posix()
+            with closing(folder.open(name)) as file:
+                detect_format(file)
+        raise
+
+
 def find_config(directory: Path) -> Path:
-    """Return the configuration in `directory`: ``config.json``, or as original releases name it."""
+    """Return the configuration in `directory`: ``config.json``, or as original releases name it.
+
+    Raise CheckpointError, which says what the directory holds instead, if there is none.
+    """
     if (directory / CONFIG).is_file():
         return directory / CONFIG
     from converter.architectures.registry import ArchitectureRegistry
@@ -178,6 +207,9 @@ def find_config(directory: Path) -> Path:
     names = [name for dialect in dialects for name in dialect.config_files]
     paths = [directory / name for name in names if (directory / name).is_file()]
     if not paths:
+        held = list_files(directory)
+        if not weight_files(held) and any("/" not in name for name in held):
+            raise no_weights_error(directory, held, _json_reader(directory))
         raise CheckpointError(
             f"{directory / CONFIG}: configuration not found",
             remedy=f"Give one with --config FILE (looked for {', '.join([CONFIG, *names])}).",
@@ -185,16 +217,65 @@ def find_config(directory: Path) -> Path:
     return paths[0]
 
 
-def find_weights(folder: CheckpointDirectory) -> tuple[Path, tuple[str, ...]]:
-    """Return the preferred weight file or index of a directory, and the names of the others."""
+@dataclass(frozen=True)
+class WeightFiles:
+    """The weight files of a directory that are to be read."""
+
+    paths: tuple[Path, ...]
+    """One file, one index, or the shards of a set without an index."""
+    others: tuple[str, ...] = ()
+    """The names of further files and indexes, which are not used."""
+
+
+def find_weights(folder: CheckpointDirectory) -> WeightFiles:
+    """Return the preferred weight file or index of a directory, or the only one of another name.
+
+    Raise CheckpointError, which says what the directory holds instead, if there is none.
+    """
     present = [
         name for file in WEIGHT_FILES for name in (file, file + INDEX_SUFFIX) if folder.holds(name)
     ]
     if present:
-        return folder.path / present[0], tuple(present[1:])
+        return WeightFiles((folder.path / present[0],), tuple(present[1:]))
     if path := _find_tf_checkpoint(folder) or _find_orbax(folder.path):
-        return path, ()
-    raise no_weights_error(folder.path)
+        return WeightFiles((path,))
+    others = other_weight_files(folder.names())
+    if len(others) == 1:
+        _check_shard_set(folder, others[0])
+        return WeightFiles(tuple(folder.path / name for name in others[0]))
+    raise no_weights_error(folder.path, list_files(folder.path), _json_reader(folder.path))
+
+
+def _check_shard_set(folder: CheckpointDirectory, names: Sequence[str]) -> None:
+    """Raise CheckpointError if some files of a set of shards without an index are missing."""
+    shard = SHARD.fullmatch(names[0])
+    count = int(shard["count"]) if shard else len(names)
+    if shard and count != len(names):
+        present = {int(match["number"]) for name in names if (match := SHARD.fullmatch(name))}
+        missing = [number for number in range(1, count + 1) if number not in present]
+        raise CheckpointError(
+            f"{folder.path}: {count - len(names)} of {count} shards are missing, and their index",
+            [
+                Problem(
+                    "is missing",
+                    str(folder.path / f"{shard['stem']}-{n:05}-of-{count:05}{shard['suffix']}"),
+                )
+                for n in missing[:10]
+            ],
+            remedy="Download the complete checkpoint.",
+        )
+
+
+def _json_reader(directory: Path) -> Callable[[str], Any]:
+    """Return the function that reads JSON files in `directory` for `recognize_folder`."""
+
+    def read(name: str) -> Any:
+        try:
+            return read_json(directory / name)
+        except ConverterError:
+            return None
+
+    return read
 
 
 def _find_tf_checkpoint(folder: CheckpointDirectory) -> Path | None:
@@ -228,6 +309,38 @@ def _find_orbax(directory: Path) -> Path | None:
 def _local_files(folder: CheckpointDirectory, files: Iterable[Path]) -> list[Path]:
     """Return the local files among `files`; remote ones are of one commit and cannot change."""
     return [file for file in files if folder.is_local(file.name)]
+
+
+def _open_weights(
+    folder: CheckpointDirectory,
+    paths: Sequence[Path],
+    states: dict[Path, FileState],
+    stack: ExitStack,
+) -> tuple[list[Reader], str]:
+    """Open an index or weight files; return the readers of all shards and their format's name.
+
+    The states of local shards are added to `states`.
+    """
+    index = ShardIndex.read(paths[0], folder) if is_index(paths[0].name) else None
+    weights = index.shards if index else paths
+    states |= file_states(_local_files(folder, weights))
+    readers, file_format = _open_readers(folder, weights, stack)
+    if index:
+        index.check(readers)
+    return readers, file_format
+
+
+def _with_alternative(
+    error: CheckpointError, folder: CheckpointDirectory, others: Iterable[str]
+) -> CheckpointError:
+    """Return the error about the preferred weight file, naming another one that can be read."""
+    for name in others:
+        with ExitStack() as stack, suppress(ConverterError):
+            _open_weights(folder, [folder.path / name], {}, stack)
+            step = f"{name} next to it can be read: give {folder.path / name}"
+            error.remedy = f"{error.remedy}\nOr: {step}" if error.remedy else step
+            break
+    return error
 
 
 def _open_readers(

@@ -10,6 +10,7 @@ from typing import cast
 from converter.errors import FormatError
 from converter.formats.base import FileFormat, Reader
 from converter.formats.file_handle import FileHandle, LocalFile, closed_on_error
+from converter.recognition import HEAD_BYTES, recognize_file
 
 FORMATS: dict[str, str] = {
     "safetensors": "converter.formats.safetensors",
@@ -28,7 +29,10 @@ def get_format(name: str) -> FileFormat:
 
 
 def detect_format(source: Path | FileHandle) -> FileFormat:
-    """Return the format of a file by its content; raise FormatError if none matches."""
+    """Return the format of a file by its content.
+
+    Raise FormatError if none matches, which says what the file is instead and what to do.
+    """
     if isinstance(source, Path):
         with closing(LocalFile(source)) as file:
             return detect_format(file)
@@ -37,6 +41,9 @@ def detect_format(source: Path | FileHandle) -> FileFormat:
         file_format = get_format(name)
         if file_format.matches(source, head):
             return file_format
+    head = source.read(0, min(HEAD_BYTES, source.size))
+    if other := recognize_file(source.path, head, source.size):
+        raise FormatError(f"{source.path}: {other.what}", remedy=other.step)
     raise FormatError(
         f"{source.path}: not a checkpoint file of a known format "
         f"(it starts with {head[:8].hex(' ')})",

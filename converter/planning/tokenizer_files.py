@@ -11,7 +11,13 @@ from typing import Any
 from converter.errors import CheckpointError, ConfigError, ConverterError
 from converter.file_names import SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG
 from converter.models.source_model import SourceModel
-from converter.safe_json import file_to_copy, read_json_object, read_small_file, to_json
+from converter.safe_json import (
+    check_fetched,
+    file_to_copy,
+    read_json_object,
+    read_small_file,
+    to_json,
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ class TokenizerFiles:
     def _json(self, name: str) -> Mapping[str, Any]:
         if name not in self._cache:
             path = self.directory / name
+            if path.is_file():
+                check_fetched(path)
             try:
                 self._cache[name] = read_json_object(path) if path.is_file() else {}
             except (CheckpointError, ConfigError):
@@ -132,8 +140,11 @@ class TokenizerFiles:
 
     def _lines(self) -> list[str]:
         if "vocab.txt" not in self._cache:
+            path = self.directory / "vocab.txt"
+            if path.is_file():
+                check_fetched(path)
             try:
-                text = read_small_file(self.directory / "vocab.txt").decode("utf-8", "replace")
+                text = read_small_file(path).decode("utf-8", "replace")
             except CheckpointError:
                 text = ""
             text = text.replace("\r\n", "\n").replace("\r", "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from converter.errors import CheckpointError, OutputError, Problem, UsageError
 from converter.file_names import WEIGHT_FILES
 from converter.formats.directory import CheckpointDirectory
+from converter.recognition import Folder, recognize_folder
 from converter.safe_json import read_json_object
 from converter.storage.references import Url
 
@@ -170,12 +171,22 @@ def check_overwrite(output: object, *, is_checkpoint: bool, overwrite: bool) -> 
         )
 
 
-def no_weights_error(location: object) -> CheckpointError:
-    """Return the error for a directory or repository without weights."""
+def no_weights_error(
+    location: object, names: Iterable[str] = (), read: Callable[[str], Any] = lambda name: None
+) -> CheckpointError:
+    """Return the error for a directory or repository without weights: what it is, and what helps.
+
+    `names` are the files in it and below it, of which `read` returns the content of a JSON file.
+    """
+    names = sorted(names)
+    other = recognize_folder(Folder(str(location), names, read))
+    if other:
+        return CheckpointError(f"{location}: {other.what}", remedy=other.step)
+    held = f" (it holds {', '.join(names[:8])}{', …' if names[8:] else ''})" if names else ""
     return CheckpointError(
-        f"{location}: holds no weight file",
+        f"{location}: holds no weight file{held}",
         remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), a TensorFlow or an "
-        "Orbax checkpoint; a file of another name can be given directly.",
+        "Orbax checkpoint, or one other weight file.",
     )
 
 

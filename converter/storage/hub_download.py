@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from converter.errors import CheckpointError, Problem
-from converter.file_names import INDEX_SUFFIX, auxiliary_files, weight_files
+from converter.file_names import auxiliary_files, is_index, weight_files
 from converter.formats.directory import CheckpointDirectory, RemoteDirectory
 from converter.storage.base import Source, WeightSelection, no_weights_error, shard_names
 from converter.storage.hub_client import HubRangeSource, retry, translate_hub_errors
@@ -95,7 +95,7 @@ def _download(repository: HubRepo, reference: str, weights: WeightSelection) -> 
     download = partial(_download_file, repository.repo_id, revision=commit)
     with ThreadPoolExecutor(_THREADS) as threads:
         paths = dict(zip(files, threads.map(download, files), strict=True))
-        indexes = [path for name, path in paths.items() if name.endswith(INDEX_SUFFIX)]
+        indexes = [path for name, path in paths.items() if is_index(name)]
         shards = [shard for index in indexes for shard in _shards(repository, index, sizes)]
         if not headers:
             list(threads.map(download, shards))
@@ -117,8 +117,8 @@ def _select_files(repository: HubRepo, names: Iterable[str], weights: WeightSele
     if weights != "none":
         selected = weight_files(names, all_formats=weights == "all")
         if not selected:
-            raise no_weights_error(repository)
-        files += [name for name in selected if name.endswith(INDEX_SUFFIX) or weights != "headers"]
+            raise no_weights_error(f"hf://{repository}", names)
+        files += [name for name in selected if is_index(name) or weights != "headers"]
     if not files:
         raise CheckpointError(f"{repository}: holds no configuration")
     return files

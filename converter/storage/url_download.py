@@ -11,12 +11,12 @@ from typing import Any
 
 from converter.errors import CheckpointError, ConverterError, Problem
 from converter.file_names import (
-    INDEX_SUFFIX,
     JOINT_WEIGHTS,
     MANIFEST,
     SUBMODEL_DIRECTORIES,
     TF_INDEX_SUFFIX,
     auxiliary_files,
+    is_index,
     name_problem,
     tf_checkpoint_prefix,
     weight_files,
@@ -120,10 +120,10 @@ class _Downloader:
             for name in self._select(auxiliary_files)
             if self.listing.size(name) <= _MAX_AUXILIARY_BYTES
         ]
-        now = [name for name in weights if name.endswith(INDEX_SUFFIX) or not headers]
+        now = [name for name in weights if is_index(name) or not headers]
         names = list(dict.fromkeys((*auxiliary, *now)))
         self.fetch(names, self.directory)
-        indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
+        indexes = [name for name in names if is_index(name)]
         shards = self._shards(indexes) if weights else []
         if not headers:
             self.fetch([name for name in shards if name not in names], self.directory)
@@ -186,7 +186,7 @@ class _Downloader:
         names = self._select(lambda names: weight_files(names, all_formats=every))
         names += [JOINT_WEIGHTS] if every and JOINT_WEIGHTS in self.listing.files else []
         if not names:
-            raise no_weights_error(self.listing.url)
+            raise no_weights_error(self.listing.url, self.listing.files)
         return names
 
     def _select(self, choose: Callable[[list[str]], list[str]]) -> list[str]:

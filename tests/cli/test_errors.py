@@ -193,7 +193,7 @@ def test_a_missing_config(shell: Shell) -> None:
     ("text", "finding"),
     [
         ("{", "not a JSON file"),
-        ("", "not a JSON file"),
+        ("", "is empty (0 bytes)"),
         ("[1]", "must hold a JSON object"),
         ("[" * 100_000, "not a JSON file"),
         ('{"hidden_size": 24}', "model_type"),

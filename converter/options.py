@@ -146,6 +146,16 @@ def _config(of: str = "") -> Reference | None:
     return option(None, text, group=SOURCES, kind="file")
 
 
+def _ignore(metavar: str = "PATTERN", more: str = "") -> Sequence[str]:
+    return option(
+        (),
+        "Ignore the tensors in the source whose stored names match this pattern, with * and ?.",
+        f"For what is not part of the model, such as a loss.{more}",
+        group=SOURCES,
+        metavar=metavar,
+    )
+
+
 def _set() -> Sequence[str]:
     return option(
         (),
@@ -227,6 +237,9 @@ class ComposeOptions(CardOptions):
     eos_token: str | int | None = _token("Token that ends a sequence.")
     pad_token: str | int | None = _token("Padding token.")
     set: Sequence[str] = _set()
+    ignore: Sequence[str] = _ignore(
+        "[SUBMODEL=]PATTERN", " With encoder= or decoder= in one of the two checkpoints only."
+    )
     mapping: Sequence[Reference] = _mapping()
     encoder_config: Reference | None = _config("the encoder")
     decoder_config: Reference | None = _config("the decoder")
@@ -240,6 +253,7 @@ class _SourceOptions:
     output: Reference = field(metadata=_OUTPUT)
     _: KW_ONLY
     set: Sequence[str] = _set()
+    ignore: Sequence[str] = _ignore()
     mapping: Sequence[Reference] = _mapping()
     config: Reference | None = _config("the source")
 

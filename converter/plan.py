@@ -106,6 +106,8 @@ class Plan:
     warnings: Sequence[str] = ()
     ignored: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Source label → stored name of a tensor that is not used → the reason."""
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    """Source label → prefix of its names in front of the model's, if they have one."""
     classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Directory in the output (``""`` for itself) → framework → class that loads its file."""
     tables: Sequence[Architecture | Composite] = ()

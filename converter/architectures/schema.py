@@ -46,10 +46,10 @@ class Dialect(Entry, frozen=True):
     base_model_prefix: Literal["always", "with head"]
     """When the base model's name is part of the parameter names."""
     suffix: str = ""
-    prefixes: tuple[str, ...] = ()
-    """Prefixes that training code puts before every name."""
     inner_prefixes: tuple[str, ...] = ()
     """Components that wrappers of single modules add anywhere in a name."""
+    leaves: tuple[str, ...] = ()
+    """Ends of names in files that keep every value in an object of its own."""
     flat_separator: str = ""
     """The separator in files that do not nest, if it differs."""
     config_files: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,8 @@ _THREADS = 8
 _ORBAX_METADATA = ("_METADATA", "default/_METADATA", "*/_METADATA", "*/default/_METADATA")
 """A checkpoint manager has one directory per step, and in each, if it saves several items, one
 directory per item, of which the train state is called ``default``."""
+_ORBAX_DEPTH = 2
+"""How far above such a directory the directory of all steps is."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     """Key of the state dict in a training checkpoint."""
     ignored: tuple[str, ...] = ()
     """Keys of a training checkpoint that hold tensors outside the state dict."""
+    mappings: frozenset[str] = frozenset()
+    """Paths of the mappings in a torch file that hold tensors, such as ``weights.``."""
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    """Stored names of tensors that the user ignores → the reason."""
     imports: tuple[str, ...] = ()
     """What a pickle would import that no state dict needs."""
     others: tuple[str, ...] = ()
@@ -125,13 +132,18 @@ def open_config(reference: str | Path, config: str | Path | None = None) -> Chec
 
 
 def open_files(
-    reference: str | Path, config: str | Path | None = None, *, headers: bool = False
+    reference: str | Path,
+    config: str | Path | None = None,
+    *,
+    headers: bool = False,
+    ignore: Sequence[str] = (),
 ) -> Checkpoint:
     """Open a checkpoint, reading the headers of its weight files only.
 
     `reference` is a directory with ``config.json`` and weight files, one weight file, a Hub id
     ``org/name[@revision]``, or a URL; `config` is the configuration, if it is in another directory.
     With `headers` the caller reads no values, so that remote weight files need not be downloaded.
+    Tensors whose names match a pattern of `ignore` are left out.
     """
     with ExitStack() as stack:
         source = stack.enter_context(open_source(reference, "headers" if headers else "preferred"))
@@ -147,6 +159,11 @@ def open_files(
             raise _with_alternative(error, folder, chosen.others) from error.__cause__
         others = chosen.others
         tensors, duplicates = _merge_tensors(readers)
+        excluded = {
+            name: f"by the option ignore: {pattern}"
+            for pattern in reversed(ignore)
+            for name in fnmatch.filter(tensors, pattern)
+        }
         files = tuple(file for reader in readers for file in reader.files)
         _log.info(
             "%s: %s as %s, %d tensors%s",
@@ -164,11 +181,13 @@ def open_files(
             files=files,
             sizes={file: folder.size(file) for file in files},
             file_format=file_format,
-            tensors=tensors,
+            tensors={name: each for name, each in tensors.items() if name not in excluded},
             duplicates=duplicates,
             metadata=readers[0].metadata,
             wrapper=readers[0].wrapper,
             ignored=readers[0].ignored,
+            mappings=readers[0].mappings,
+            excluded=excluded,
             imports=readers[0].imports,
             others=others,
             _stack=stack.pop_all(),
@@ -195,9 +214,10 @@ def _config_path(folder: CheckpointDirectory, weights: Path, config: str | Path 
 
 
 def find_config(directory: Path) -> Path:
-    """Return the configuration in `directory`: ``config.json``, or as original releases name it.
+    """Return the configuration of `directory`: ``config.json``, or as original releases name it.
 
-    Raise CheckpointError, which says what the directory holds instead, if there is none.
+    That of an Orbax checkpoint may be in a directory above. Raise CheckpointError, which says what
+    the directory holds instead, if there is none.
     """
     if (directory / CONFIG).is_file():
         return directory / CONFIG
@@ -205,7 +225,11 @@ def find_config(directory: Path) -> Path:
 
     dialects = ArchitectureRegistry().conventions.dialects.values()
     names = [name for dialect in dialects for name in dialect.config_files]
-    paths = [directory / name for name in names if (directory / name).is_file()]
+    directories = [directory]
+    if (directory / _ORBAX_METADATA[0]).is_file():  # Orbax replaces it: it holds no other files
+        directories += directory.absolute().parents[:_ORBAX_DEPTH]
+    paths = [path / name for path in directories for name in (CONFIG, *names)]
+    paths = [path for path in paths if path.is_file()]
     if not paths:
         held = list_files(directory)
         if not weight_files(held) and any("/" not in name for name in held):

@@ -23,7 +23,9 @@ def convert(options: ConvertOptions) -> WriteResult:
 
     """
     registry = ArchitectureRegistry(options.mapping)
-    with open_files(options.source, options.config, headers=options.dry_run) as checkpoint:
+    with open_files(
+        options.source, options.config, headers=options.dry_run, ignore=options.ignore
+    ) as checkpoint:
         model = resolve_model(checkpoint, registry, options.set)
-        plan = plan_conversion(model, options, options.seed, options.set)
+        plan = plan_conversion(model, options, options.seed, options.set, options.ignore)
         return write_checkpoint(plan, options.output, options, [model])

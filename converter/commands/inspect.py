@@ -97,6 +97,7 @@ class Inspection:
             "other_files": list(checkpoint.others),
             "format": checkpoint.file_format,
             "dialect": report.dialect,
+            "prefix": report.prefix,
             "tensors": len(specs),
             "parameters": sum(
                 spec.size

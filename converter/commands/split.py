@@ -28,7 +28,9 @@ def split(options: SplitOptions) -> WriteResult:
 
     """
     registry = ArchitectureRegistry(options.mapping)
-    with open_files(options.source, options.config, headers=options.dry_run) as checkpoint:
+    with open_files(
+        options.source, options.config, headers=options.dry_run, ignore=options.ignore
+    ) as checkpoint:
         model = resolve_model(checkpoint, registry, options.set)
-        plan = plan_split(model, options, registry)
+        plan = plan_split(model, options, registry, options.ignore)
         return write_checkpoint(plan, options.output, options, [model])

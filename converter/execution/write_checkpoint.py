@@ -106,6 +106,7 @@ class WriteResult:
                 }
                 for tensor in self.plan.tensors
             },
+            "prefixes": dict(self.plan.prefixes),
             "ignored": {label: dict(reasons) for label, reasons in self.plan.ignored.items()},
             "initialized": [
                 tensor.spec.name

@@ -76,6 +76,8 @@ class Reader:
     """Key of the state dict in a training checkpoint."""
     ignored: tuple[str, ...] = ()
     """Keys of a training checkpoint that hold tensors outside the state dict."""
+    mappings: frozenset[str] = frozenset()
+    """Paths of the mappings in a torch file that hold tensors, such as ``weights.``."""
     imports: tuple[str, ...] = ()
     """What a pickle would import that no state dict needs."""
     other_files: tuple[Path, ...] = ()

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from glob import escape
 from itertools import permutations
+from shlex import quote
 
-from converter.architectures.model_spec import ModelSpec, ParamSpec
+from converter.architectures.model_spec import BODY, ModelSpec, ParamSpec
 from converter.architectures.schema import Conventions, Dialect
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import MatchError, Problem
+from converter.initializers import COMPUTED
 from converter.name_ranges import collapse_ranges, summarize_names
 from converter.plan import SourceTensor
 from converter.tensors import Rearrangement, TensorSpec
 
 _log = logging.getLogger(__name__)
 
-MAX_WRAPPERS = 3
-"""Nested wrappers: a compiled model in a data-parallel one in a Lightning module."""
+TRAINING_STATE = "not part of the model in a training checkpoint"
+
+MAX_PREFIX = 8
+"""Components of a prefix: a compiled model in a data-parallel one in a module of a trainer …"""
 
 _METADATA_DIALECTS = {"pt": "pytorch", "tf": "tensorflow", "flax": "flax"}
 _FORMAT_DIALECTS = {
@@ -36,22 +41,30 @@ _FORMAT_DIALECTS = {
 class KeyNormalizer:
     """A way to translate the names in a file to a dialect's own."""
 
-    recognized: int = -1
-    """How many names the model has once they are translated."""
+    recognized: tuple[int, int] = (0, 0)
+    """How many parameters have a tensor by name and shape, and by name."""
     prefix: str = ""
-    """Prefix of all names, which wrappers and trainers add."""
+    """Prefix of the model's names, which wrappers and trainers add."""
     separators: tuple[str, str] | None = None
     """The separator of a flat file, and the dialect's."""
     inner_prefixes: tuple[str, ...] = ()
     """Prefixes that wrappers of single modules add within names."""
+    leaf: str = ""
+    """The end of the names in a file that keeps every value in an object of its own."""
     submodels: Mapping[str, str] = field(default_factory=dict)
     """The file's name of a submodel → its canonical name."""
     suffix: str = ""
     """The end of the dialect's names, if those in the file lack it."""
 
-    def normalize(self, name: str) -> str:
-        """Return a stored name as the dialect's own."""
-        return self.normalize_path(name).removeprefix(self.prefix)
+    def stored_prefix(self, prefix: str) -> str:
+        """Return a prefix as it is stored."""
+        flat, own = self.separators or ("", "")
+        return prefix.replace(own, flat) if own else prefix
+
+    def normalize(self, name: str) -> str | None:
+        """Return a stored name as the dialect's own, ``None`` if it does not have the prefix."""
+        path = self.normalize_path(name)
+        return path[len(self.prefix) :] if path.startswith(self.prefix) else None
 
     def normalize_path(self, name: str) -> str:
         """Return a stored name as the dialect's own, with `prefix` kept."""
@@ -60,64 +73,120 @@ class KeyNormalizer:
         for inner in self.inner_prefixes:
             while f".{inner}" in name:
                 name = name.replace(f".{inner}", ".")
+        name = name.removesuffix(self.leaf)
         for stored, submodel in self.submodels.items():
             if name.startswith(stored):
                 return submodel + name[len(stored) :] + self.suffix
         return name + self.suffix
 
 
+@dataclass
+class _Recognized:
+    """What a file holds of a model below one prefix."""
+
+    example: str
+    """One name of a tensor, without the prefix."""
+    params: dict[str, bool] = field(default_factory=dict)
+    """Canonical name of a parameter → whether a tensor with its name has its shape."""
+    tensors: set[int] = field(default_factory=set)
+    """The positions of the tensors in the file."""
+
+    @property
+    def count(self) -> tuple[int, int]:
+        """How many parameters have a tensor by name and shape, and by name."""
+        return sum(self.params.values()), len(self.params)
+
+
 def detect_prefixes(
-    names: Sequence[str], dialect: Dialect, index: Collection[str], submodels: Sequence[str] = ()
-) -> KeyNormalizer:
-    """Return the normalizer that lets most of `names` be recognized; the simplest among equals.
+    shapes: Mapping[str, tuple[int, ...]],
+    dialect: Dialect,
+    spec: ModelSpec,
+    submodels: Sequence[str] = (),
+) -> tuple[KeyNormalizer, list[str]]:
+    """Return the normalizer that lets most of a model's parameters be recognized, and its rivals.
 
-    `index` has the names of the model in `dialect`.
+    `shapes` are those of the tensors by stored name. Names count with their shapes; among equals
+    the shortest prefix is taken. A rival is the prefix of another complete base model in the file.
     """
+    index = spec.index(dialect.name)
     separators = None
-    if dialect.flat_separator and not any(dialect.separator in name for name in names):
+    if dialect.flat_separator and not any(dialect.separator in name for name in shapes):
         separators = (dialect.flat_separator, dialect.separator)
-    suffix = "" if any(name.endswith(dialect.suffix) for name in names) else dialect.suffix
-    best = KeyNormalizer()
-    for renamed in _submodel_names(names, dialect.separator, index, submodels):
-        normalizer = KeyNormalizer(
-            separators=separators,
-            inner_prefixes=dialect.inner_prefixes,
-            submodels=renamed,
-            suffix=suffix,
-        )
-        paths = [normalizer.normalize(name) for name in names]
-        for prefix, recognized in _prefixes(paths, dialect.prefixes, index).items():
-            if recognized > best.recognized:
-                best = replace(normalizer, recognized=recognized, prefix=prefix)
+    suffix = "" if any(name.endswith(dialect.suffix) for name in shapes) else dialect.suffix
+    leaves = [leaf for leaf in dialect.leaves if any(name.endswith(leaf) for name in shapes)]
+    best, rivals = KeyNormalizer(), list[str]()
+    for renamed in _submodel_names(shapes, dialect.separator, index, submodels):
+        for leaf in ("", *leaves):
+            normalizer = KeyNormalizer(
+                separators=separators,
+                inner_prefixes=dialect.inner_prefixes,
+                leaf=leaf,
+                submodels=renamed,
+                suffix=suffix,
+            )
+            paths = [(normalizer.normalize_path(name), shape) for name, shape in shapes.items()]
+            recognized = _recognize(paths, dialect, index)
+            prefixes = _rank(recognized, dialect, spec, index)
+            if prefixes and recognized[prefixes[0]].count > best.recognized:
+                count, rivals = recognized[prefixes[0]].count, prefixes[1:]
+                best = replace(normalizer, prefix=prefixes[0], recognized=count)
+    return best, rivals
+
+
+def _recognize(
+    paths: Iterable[tuple[str, tuple[int, ...]]], dialect: Dialect, index: Mapping[str, ParamSpec]
+) -> dict[str, _Recognized]:
+    """Return each possible prefix → what the file holds below it.
+
+    `paths` are names and shapes of its tensors, `index` has the model's names in the dialect.
+    """
+    recognized: dict[str, _Recognized] = {}
+    longest = max(map(len, index), default=0)
+    for number, (path, shape) in enumerate(paths):
+        start = 0
+        for _ in range(MAX_PREFIX + 1):
+            name = path[start:] if len(path) - start <= longest else ""
+            if param := index.get(name):
+                below = recognized.setdefault(path[:start], _Recognized(name))
+                fits = param.stored_as[dialect.name].shape == shape
+                below.params[param.name] = fits or below.params.get(param.name, False)
+                below.tensors.add(number)
+            start = path.find(dialect.separator, start) + 1
+            if not start:
+                break
+    return recognized
+
+
+def _rank(
+    recognized: Mapping[str, _Recognized],
+    dialect: Dialect,
+    spec: ModelSpec,
+    index: Mapping[str, ParamSpec],
+) -> list[str]:
+    """Return the best prefix, followed by those of other complete base models in the file."""
+    body = {
+        param.name
+        for param in index.values()
+        if param.part == BODY and not param.tied_to and param.rule not in COMPUTED
+    }
+
+    def is_ignored(prefix: str) -> bool:  # such as an optimizer's moments, of the same shapes
+        name = prefix + recognized[prefix].example
+        return bool(prefix) and spec.ignore_reason(dialect.name, name) is not None
+
+    def is_complete(prefix: str) -> bool:
+        return bool(body) and all(recognized[prefix].params.get(name) for name in body)
+
+    ranked = sorted(recognized, key=lambda p: (*(-n for n in recognized[p].count), len(p)))
+    best = [next((p for p in ranked if not is_ignored(p)), *ranked[:1])] if ranked else []
+    if best and is_complete(best[0]):
+        claimed = set(recognized[best[0]].tensors)
+        for prefix in ranked:
+            tensors = recognized[prefix].tensors
+            if tensors.isdisjoint(claimed) and is_complete(prefix) and not is_ignored(prefix):
+                claimed |= tensors
+                best.append(prefix)
     return best
-
-
-def _prefixes(
-    names: Iterable[str], wrappers: Sequence[str], index: Collection[str]
-) -> dict[str, int]:
-    """Return each possible prefix → how many names are recognized without it, shortest first."""
-    unprefixed, gained, lost = 0, Counter[str](), Counter[str]()
-    for name in names:
-        recognized = name in index
-        unprefixed += recognized
-        for prefix in _wrapper_prefixes(name, wrappers):
-            gained[prefix] += name[len(prefix) :] in index
-            lost[prefix] += recognized
-    counts = {prefix: unprefixed + count - lost[prefix] for prefix, count in gained.items()}
-    return {"": unprefixed, **{prefix: counts[prefix] for prefix in sorted(counts, key=len)}}
-
-
-def _wrapper_prefixes(name: str, wrappers: Sequence[str]) -> Iterator[str]:
-    """Yield every sequence of up to `MAX_WRAPPERS` wrappers that `name` starts with."""
-    prefixes = [""]
-    for _ in range(MAX_WRAPPERS):
-        prefixes = [
-            prefix + wrapper
-            for prefix in prefixes
-            for wrapper in wrappers
-            if name.startswith(prefix + wrapper)
-        ]
-        yield from prefixes
 
 
 def _submodel_names(
@@ -160,6 +229,13 @@ class KeyMatch:
     """Stored tensors that are not used → the reason."""
     mismatched: tuple[tuple[TensorSpec, ParamSpec, tuple[int, ...]], ...] = ()
     """Stored tensor, its parameter, and the shape that the configuration asks for."""
+    foreign: tuple[str, ...] = ()
+    """The unmatched ones that cannot belong to the model: a loss, a head of another task."""
+
+    @property
+    def prefix(self) -> str:
+        """The prefix of the stored names in front of the model's own; ``""`` if they have none."""
+        return self.normalizer.stored_prefix(self.normalizer.prefix)
 
     def ignore(self, names: Iterable[str], reason: str) -> KeyMatch:
         """Return the match without the tensors of some canonical names, ignored for `reason`."""
@@ -192,22 +268,48 @@ class KeyMatch:
         problems += [
             Problem("missing tensor", self.files, name) for name in collapse_ranges(absent)
         ]
-        problems += [
-            Problem("the mapping table does not know this tensor", self.files, name)
-            for name in collapse_ranges(spec.name for spec in self.unmatched)
-        ]
+        unknown = [spec.name for spec in self.unmatched if spec.name not in self.foreign]
+        for what, names in (
+            ("the mapping table does not know this tensor", unknown),
+            ("is not part of the model, which the mapping table describes", self.foreign),
+        ):
+            problems += [Problem(what, self.files, name) for name in collapse_ranges(names)]
         return problems
 
     def require(self, required: Iterable[ParamSpec]) -> None:
         """Raise MatchError with every problem, layers folded, unless all tensors fit."""
         problems = self.problems(required)
-        if problems:
-            raise MatchError(
-                f"{self.files}: the tensors do not fit the configuration and its mapping table",
-                problems,
-                remedy="`converter inspect` lists what was found. A model of another "
-                "architecture, or a head of your own, needs a table of its own: --mapping FILE.",
-            )
+        if not problems:
+            return
+        remedy = (
+            "`converter inspect` lists what was found. A model of another architecture, or a head "
+            "of your own, needs a table of its own: --mapping FILE."
+        )
+        if self.foreign:
+            patterns = " ".join(f"--ignore {quote(p)}" for p in self.foreign_patterns()[:8])
+            remedy = f"To leave out what is not part of the model: {patterns}. {remedy}"
+        raise MatchError(
+            f"{self.files}: the tensors do not fit the configuration and its mapping table",
+            problems,
+            remedy=remedy,
+        )
+
+    def foreign_patterns(self) -> list[str]:
+        """Return patterns that match the foreign tensors and no others, modules folded."""
+        stored = (each.tensor.spec.name for each in self.matched.values())
+        others = {*stored, *(spec.name for spec in self.unmatched)} - {*self.foreign}
+        modules = {name[:end] for name in others for end in _module_ends(name)}
+        patterns = dict[str, None]()
+        for name in self.foreign:
+            own = (name[:end] for end in _module_ends(name) if name[:end] not in modules)
+            module = next(own, None)
+            patterns[f"{escape(module)}*" if module else escape(name)] = None
+        return list(patterns)
+
+
+def _module_ends(name: str) -> list[int]:
+    """Return where the first modules in a stored name end, separator included."""
+    return [n for n, character in enumerate(name, 1) if character in "./"][: MAX_PREFIX + 1]
 
 
 def match_keys(
@@ -222,21 +324,31 @@ def match_keys(
     The dialect is that of the file format if it implies one, or else that with most of the names.
     `source` is the plan's label of the source; `submodels` are those of a combined model.
     """
-    normalizer, dialect, index = KeyNormalizer(), "", dict[str, ParamSpec]()
+    normalizer, dialect, rivals = KeyNormalizer(), "", list[str]()
+    shapes = {name: tensor.spec.shape for name, tensor in checkpoint.tensors.items()}
     for candidate in _candidates(checkpoint, conventions):
-        names = model_spec.index(candidate.name)
-        detected = detect_prefixes(list(checkpoint.tensors), candidate, names, submodels)
+        detected, others = detect_prefixes(shapes, candidate, model_spec, submodels)
         if detected.recognized > normalizer.recognized:
-            normalizer, dialect, index = detected, candidate.name, names
+            normalizer, dialect, rivals = detected, candidate.name, others
+    index = model_spec.index(dialect) if dialect else {}
+    if rivals:
+        raise _ambiguous(checkpoint, normalizer, rivals)
     matched: dict[str, SourceTensor] = {}
     duplicates = defaultdict[str, list[tuple[str, SourceTensor]]](list)
     tied: list[tuple[ParamSpec, SourceTensor]] = []
-    unmatched, ignored, mismatched = [], {}, []
+    unmatched, ignored, mismatched = [], dict(checkpoint.excluded), []
+    named = {name: normalizer.normalize(name) for name in checkpoint.tensors}
+    prefixed = {name for name in named.values() if name is not None}
     for name, tensor in checkpoint.tensors.items():
-        normalized = normalizer.normalize(name)
-        param = index.get(normalized)
+        normalized = named[name]
+        if normalized is None and normalizer.normalize_path(name) in prefixed:
+            normalized = normalizer.normalize_path(name)  # a copy, which must be equal
+        param = None if normalized is None else index.get(normalized)
         if param is None:
-            reason = model_spec.ignore_reason(dialect, normalized)
+            path = normalizer.normalize_path(name) if normalized is None else normalized
+            reason = model_spec.ignore_reason(dialect, path)
+            if reason is None and _in_sibling(checkpoint.mappings, name, normalizer.prefix):
+                reason = TRAINING_STATE
             if reason is None:
                 unmatched.append(tensor.spec)
             else:
@@ -258,7 +370,7 @@ def match_keys(
     if len(checkpoint.files) == 1:  # may be below the directory
         files = str(checkpoint.files[0])
     for key in checkpoint.ignored:
-        ignored.setdefault(key, "not part of the model in a training checkpoint")
+        ignored.setdefault(key, TRAINING_STATE)
     for param, stored in tied:  # provides the values of what it is tied to, or duplicates them
         root = model_spec.resolve(param).name
         if matched.setdefault(root, stored) is not stored:
@@ -279,6 +391,30 @@ def match_keys(
         tuple(unmatched),
         ignored,
         tuple(mismatched),
+    )
+
+
+def _in_sibling(mappings: Collection[str], name: str, prefix: str) -> bool:
+    """Return whether a tensor is in another mapping of the file than those below `prefix`.
+
+    `mappings` are the paths of the mappings in a torch file, such as ``weights.``: a prefix that is
+    one of them separates the model from the other objects of a training checkpoint.
+    """
+    ends = [n for n, character in enumerate(prefix, 1) if character == "."]
+    outer = [prefix[:end] for end in ends if prefix[:end] in mappings]
+    return bool(outer) and not name.startswith(outer[-1])
+
+
+def _ambiguous(
+    checkpoint: Checkpoint, normalizer: KeyNormalizer, rivals: Sequence[str]
+) -> MatchError:
+    """Return the error for a file with several complete models, by their prefixes."""
+    prefixes = sorted(map(normalizer.stored_prefix, (normalizer.prefix, *rivals)), key=len)
+    patterns = [f"--ignore {quote(escape(prefix) + '*')}" for prefix in prefixes[1:10]]
+    return MatchError(
+        f"{checkpoint.files[0]}: holds {len(prefixes)} models that fit the configuration",
+        [Problem("may be the model", tensor=f"{prefix}*") for prefix in prefixes[:10]],
+        remedy=f"Leave out all but one: {' '.join(patterns)} keeps the first.",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import CROSS_ATTENTION, Architecture, Composite
+from converter.architectures.schema import CROSS_ATTENTION, Architecture, Composite, Conventions
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConfigError
 from converter.models.framework_support import (
@@ -150,6 +150,7 @@ def _combined_model(
         specs[submodel] = builder.model(config, parts, model.heads, prefix=submodel)
     spec = builder.composite(composite, configs, specs)
     match = match_keys(checkpoint, spec, registry.conventions, label, composite.submodels)
+    match = _find_foreign_tensors(match, spec, registry.conventions)
     shared = raw.get(composite.tied_by) is True
     copied = 0
     if shared:
@@ -180,6 +181,19 @@ def _combined_model(
         shared=shared,
         notes=notes,
     )
+
+
+def _find_foreign_tensors(match: KeyMatch, spec: ModelSpec, conventions: Conventions) -> KeyMatch:
+    """Return the match with the unknown tensors named that are outside a combined model."""
+    separator = conventions.dialects[match.dialect].separator if match.dialect else "."
+    modules = {name.partition(separator)[0] for name in spec.index(match.dialect)}
+    names = {each.name: match.normalizer.normalize(each.name) for each in match.unmatched}
+    foreign = [
+        stored
+        for stored, name in names.items()
+        if match.matched and (name is None or name.partition(separator)[0] not in modules)
+    ]
+    return replace(match, foreign=tuple(foreign))
 
 
 def copy_shared_weights(

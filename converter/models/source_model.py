@@ -7,8 +7,9 @@ recognized by their fields and by the names of their tensors, which are in the m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from converter.architectures.model_config import ModelConfig
@@ -18,10 +19,13 @@ from converter.architectures.schema import Architecture, Conventions, Detection,
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import CheckpointError, Problem
 from converter.initializers import COMPUTED
-from converter.models.key_matching import KeyMatch, match_keys
+from converter.models.key_matching import MAX_PREFIX, KeyMatch, match_keys
 from converter.plan import SourceTensor
 
-UNKNOWN_HEAD = "a head of another task: it is next to the base model, and in no mapping table"
+UNKNOWN_HEAD = (
+    "a head of another task, or a module of the training: it is next to the base model, and in no "
+    "mapping table"
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class SourceModel(MatchedCheckpoint):
         config = ModelConfig(architecture, raw, str(checkpoint.config_path))
         spec = ModelSpecBuilder(registry.conventions).model(config)
         key_match = match_keys(checkpoint, spec, registry.conventions, label)
-        return cls(label, checkpoint, key_match, config, spec)
+        source = cls(label, checkpoint, key_match, config, spec)
+        return find_foreign_tensors(source, registry.conventions)
 
     @property
     def configs(self) -> Mapping[str, ModelConfig]:
@@ -151,37 +156,56 @@ def ignore_other_params(
     return replace(source, key_match=match)
 
 
-def ignore_unknown_heads(source: SourceModel, conventions: Conventions) -> SourceModel:
-    """Return `source` with the unknown tensors ignored that cannot belong to its base model.
+def find_foreign_tensors(source: SourceModel, conventions: Conventions) -> SourceModel:
+    """Return `source` with the unknown tensors named that cannot belong to its base model.
 
-    A tensor is ignored if the names of the base model share a prefix that its name does not have
-    (``classifier.weight`` next to ``bert.…``), no head of the mapping table has its first module,
-    and its name does not end like that of a tensor of the base model, which would be a second
-    model. All other unknown tensors stay unmatched, which is an error.
+    A tensor is foreign if the names of the base model share a prefix that its name does not have
+    (``classifier.weight`` next to ``bert.…``), no head of the mapping table has its module, and its
+    name does not end like that of a tensor of the base model, which would be a second model.
     """
     match = source.key_match
-    dialect = conventions.dialects[match.dialect]
-    prefix = _base_model_prefix(source, dialect.separator)
+    separator = conventions.dialects[match.dialect].separator if match.dialect else "."
+    prefix = _base_model_prefix(source, separator)
     if not prefix:
         return source
-    index = source.spec.index(dialect.name)
+    index = source.spec.index(match.dialect)
     body = {name for name, param in index.items() if param.part == BODY}
-    head_names = [n for n, param in index.items() if param.part in source.architecture.heads]
-    heads = {name.partition(dialect.separator)[0] for name in head_names}
+    heads = tuple(
+        root + separator
+        for head in source.architecture.heads
+        for root in _head_modules(
+            [name for name, param in index.items() if param.part == head], separator
+        )
+    )
 
-    def is_unknown_head(stored: str) -> bool:
-        modules = match.normalizer.normalize(stored).split(dialect.separator)
+    def is_foreign(stored: str) -> bool:
+        path, name = match.normalizer.normalize_path(stored), match.normalizer.normalize(stored)
+        modules = path.split(separator)
         return not (
-            match.normalizer.normalize_path(stored).startswith(prefix)
-            or modules[0] in heads
-            or any(dialect.separator.join(modules[i:]) in body for i in range(1, len(modules)))
+            path.startswith(prefix)
+            or (name is not None and f"{name}{separator}".startswith(heads))
+            or any(separator.join(modules[i:]) in body for i in range(1, len(modules)))
         )
 
-    unknown = {spec.name: UNKNOWN_HEAD for spec in match.unmatched if is_unknown_head(spec.name)}
-    unmatched = tuple(spec for spec in match.unmatched if spec.name not in unknown)
-    return replace(
-        source, key_match=replace(match, unmatched=unmatched, ignored={**match.ignored, **unknown})
-    )
+    foreign = tuple(spec.name for spec in match.unmatched if is_foreign(spec.name))
+    return replace(source, key_match=replace(match, foreign=foreign))
+
+
+def _head_modules(names: Sequence[str], separator: str) -> set[str]:
+    """Return the module that holds all tensors of a head, or else the first module of each."""
+    modules = [name.split(separator)[:-1] or [name] for name in names]
+    levels = takewhile(lambda parts: len({*parts}) == 1, zip(*modules, strict=False))
+    shared = [parts[0] for parts in levels]
+    return {separator.join(shared)} if shared else {module[0] for module in modules}
+
+
+def ignore_foreign_tensors(source: SourceModel) -> SourceModel:
+    """Return `source` with its foreign tensors ignored; other unknown ones stay unmatched."""
+    match = source.key_match
+    foreign = dict.fromkeys(match.foreign, UNKNOWN_HEAD)
+    unmatched = tuple(spec for spec in match.unmatched if spec.name not in foreign)
+    match = replace(match, unmatched=unmatched, foreign=(), ignored={**match.ignored, **foreign})
+    return replace(source, key_match=match)
 
 
 def _base_model_prefix(source: SourceModel, separator: str) -> str:
@@ -219,8 +243,8 @@ def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) ->
     """
     if "model_type" in checkpoint.config:
         return checkpoint
-    prefixes = {p for dialect in registry.conventions.dialects.values() for p in dialect.prefixes}
-    names = {name.removeprefix(prefix) for name in checkpoint.tensors for prefix in ("", *prefixes)}
+    separators = {dialect.separator for dialect in registry.conventions.dialects.values()}
+    names = {n for stored in checkpoint.tensors for n in _without_prefixes(stored, separators)}
     fitting = [
         (architecture, architecture.detection)
         for architecture in registry.with_detection()
@@ -253,6 +277,18 @@ def select_submodel(
         if role in architecture.roles and isinstance(nested, dict):
             return checkpoint.with_config({**nested, "model_type": architecture.name})
     return checkpoint
+
+
+def _without_prefixes(name: str, separators: Iterable[str]) -> Iterator[str]:
+    """Yield a stored name, and what follows each prefix that it may have."""
+    yield name
+    for separator in separators:
+        start = 0
+        for _ in range(MAX_PREFIX):
+            start = name.find(separator, start) + 1
+            if not start:
+                break
+            yield name[start:]
 
 
 def _fits(rules: Detection, config: Mapping[str, Any], names: Iterable[str]) -> bool:

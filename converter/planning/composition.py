@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +59,8 @@ class ComposeSettings:
     """If true, embeddings are resized to the tokenizers."""
     changes: Mapping[str, Mapping[str, Any]]
     """Submodel, or ``""`` for the pair → configuration fields that are set."""
+    ignore: Mapping[str, Sequence[str]]
+    """Submodel → patterns of stored names that are ignored."""
     tokens: Mapping[str, str | int | None]
     """Role → id or text of the special token that options or fields ask for."""
     preset: Preset | None = None
@@ -77,6 +79,7 @@ class ComposeSettings:
             layers=parse_layers(options.layers),
             resized=options.resize_embeddings,
             changes=changes,
+            ignore=parse_patterns(options.ignore),
             tokens=_requested_tokens(options, changes[""]),
             preset=preset,
         )
@@ -127,6 +130,17 @@ def parse_layers(options: Iterable[str]) -> dict[str, str]:
             raise UsageError(f"layers: those of the {submodel} are given twice")
         layers[submodel] = selection
     return layers
+
+
+def parse_patterns(options: Iterable[str]) -> dict[str, list[str]]:
+    """Return submodel → patterns, from options such as ``loss.*`` and ``encoder=classifier.*``."""
+    patterns: dict[str, list[str]] = {submodel: [] for submodel in SUBMODELS}
+    for option in options:
+        submodel, equals, pattern = option.partition("=")
+        one = bool(equals) and submodel in SUBMODELS
+        for each in (submodel,) if one else SUBMODELS:
+            patterns[each].append(pattern if one else option)
+    return patterns
 
 
 def _requested_tokens(
@@ -205,7 +219,12 @@ def open_sources(
         checkpoint = opened.get(submodel)
         if submodel not in settings.random or checkpoint is None:
             weights = stack.enter_context(
-                open_files(reference, settings.configs[submodel], headers=headers)
+                open_files(
+                    reference,
+                    settings.configs[submodel],
+                    headers=headers,
+                    ignore=settings.ignore[submodel],
+                )
             )
             checkpoint = (
                 weights.with_config(checkpoint.config)
@@ -325,6 +344,7 @@ def _recorded_options(options: ComposeOptions, settings: ComposeSettings) -> dic
         name: getattr(options, name) for name in ("decoder_start_token", "eos_token", "pad_token")
     }
     return {
+        "ignore": list(options.ignore),
         "init": options.init,
         "layers": settings.layers,
         "preset": options.preset,

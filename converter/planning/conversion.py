@@ -35,12 +35,17 @@ _INHERITED = ("decoder_start_token_id", "eos_token_id")
 
 
 def plan_conversion(
-    model: Model, options: OutputOptions, seed: int, settings: Sequence[str] = ()
+    model: Model,
+    options: OutputOptions,
+    seed: int,
+    settings: Sequence[str] = (),
+    ignore: Sequence[str] = (),
 ) -> Plan:
     """Return the plan to write a model for other frameworks, in other formats or dtypes.
 
     Weights that the model's class has and the checkpoint lacks are initialized with `seed`;
-    `settings` are the configuration fields that were set, for the manifest. Raise UnsupportedError
+    `settings` are the configuration fields that were set, and `ignore` the patterns of tensors that
+    were left out, for the manifest. Raise UnsupportedError
     if a requested framework has no class for the model, MatchError if tensors are missing or
     unknown, or have wrong shapes.
     """
@@ -62,13 +67,15 @@ def plan_conversion(
         [OutputModel(model.spec, model.classes, frameworks, raw)],
         model.tables,
         options,
-        settings={"seed": seed, "set": list(settings)},
+        settings={"seed": seed, "set": list(settings), "ignore": list(ignore)},
         copied_files=copied,
         warnings=(*warnings, *model.notes),
     )
 
 
-def plan_split(model: Model, options: OutputOptions, registry: ArchitectureRegistry) -> Plan:
+def plan_split(
+    model: Model, options: OutputOptions, registry: ArchitectureRegistry, ignore: Sequence[str] = ()
+) -> Plan:
     """Return the plan to write the submodels of a combined model as checkpoints of their own.
 
     A projection between their widths, which belongs to neither, gets a file next to them. Raise
@@ -92,7 +99,7 @@ def plan_split(model: Model, options: OutputOptions, registry: ArchitectureRegis
         outputs,
         model.tables,
         options,
-        settings={"share": model.shared},
+        settings={"share": model.shared, "ignore": list(ignore)},
         copied_files=_submodel_files(model),
         other_files=_projection_file(model, tensors),
         warnings=warnings,

@@ -20,8 +20,8 @@ from converter.models.framework_support import role_unsupported_reasons, submode
 from converter.models.key_matching import dominant_dtype
 from converter.models.source_model import (
     SourceModel,
+    ignore_foreign_tensors,
     ignore_other_params,
-    ignore_unknown_heads,
     move_tied_values,
     required_params,
 )
@@ -132,8 +132,8 @@ def pair_models(
     encoder's states; MatchError if a source does not fit its mapping table and configuration.
     """
     sources = {
-        "encoder": ignore_unknown_heads(encoder, registry.conventions),
-        "decoder": ignore_unknown_heads(decoder, registry.conventions),
+        "encoder": ignore_foreign_tensors(encoder),
+        "decoder": ignore_foreign_tensors(decoder),
     }
     first, second = (_submodel(*item, item[0] in random) for item in sources.items())
     _check_widths(encoder, decoder)

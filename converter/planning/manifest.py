@@ -58,6 +58,7 @@ def planned_manifest(plan: Plan, sources: Sequence[MatchedCheckpoint]) -> dict[s
         "sources": {
             source.label: {
                 **source.checkpoint.source.describe(),
+                **({"prefix": prefix} if (prefix := plan.prefixes.get(source.label)) else {}),
                 "files": {path.name: {"bytes": n} for path, n in source.checkpoint.sizes.items()},
             }
             for source in sources

@@ -105,6 +105,9 @@ def build_plan(
         copied_files=copied_files,
         warnings=(*warnings, *notes),
         ignored=ignored,
+        prefixes={
+            source.label: prefix for source in sources if (prefix := source.key_match.prefix)
+        },
         classes={model.submodel: model.classes for model in models},
         tables=tables,
         settings=settings,

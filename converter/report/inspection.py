@@ -70,6 +70,8 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
     if checkpoint.others:
         yield "other files", ", ".join(checkpoint.others)
     yield "format", f"{checkpoint.file_format}, {model.key_match.dialect} names"
+    if prefix := model.key_match.prefix:
+        yield "prefix", f"{prefix}, which is removed from the names"
     yield "converts to", ", ".join(inspection.frameworks)
     for framework, reason in model.unsupported_reasons.items():
         yield f"not {framework}", reason

@@ -43,6 +43,7 @@ def describe_plan(result: WriteResult) -> Iterator[RenderableType]:
         name = ", ".join(collapse_ranges(tensor.spec.name for tensor in group))
         rows.append((name, shape(spec.shape), spec.dtype, f"← {source}", change))
     yield indented(table(rows, header=("tensor", "shape", "dtype", "from", "how")))
+    yield from _prefixes(result)
     yield from _ignored(result)
     yield heading(f"Files, {size(plan.nbytes)} of tensors")
     files = [(file.path, size(file.nbytes), file.file_format) for file in plan.files]
@@ -71,6 +72,7 @@ def describe_result(result: WriteResult) -> Iterator[RenderableType]:
     yield indented(line(_documents(result)))
     yield line(f"\n{count_origins(result.plan.tensors)}; {result.seconds:.1f} s")
     yield from _initialized(result)
+    yield from _prefixes(result)
     yield from _ignored(result)
     if isinstance(result.output, Path):
         yield heading("Load it")
@@ -114,6 +116,13 @@ def _initialized(result: WriteResult) -> Iterator[RenderableType]:
     for reason, names in reasons.items():
         yield indented(line(f"{reason}:"))
         yield indented(indented(line("\n".join(collapse_params(names)))))
+
+
+def _prefixes(result: WriteResult) -> Iterator[RenderableType]:
+    """List the prefixes of the names in the sources."""
+    if prefixes := result.plan.prefixes:
+        yield heading("Prefixes removed from the names in the source")
+        yield indented(table(prefixes.items()))
 
 
 def _ignored(result: WriteResult) -> Iterator[RenderableType]:

@@ -128,7 +128,7 @@ def _check_file(label: str, model: Model) -> Iterator[Problem]:
     metadata = checkpoint.metadata.get("format", "none")
     if file_format == "safetensors" and metadata != "pt":
         yield Problem("transformers 4 refuses it", path, "metadata: format", "pt", metadata)
-    prefix = report.normalizer.prefix or checkpoint.wrapper
+    prefix = report.prefix or checkpoint.wrapper
     if prefix:
         yield Problem(
             f"its tensors have the prefix {prefix.rstrip('./')!r}, which the frameworks do not"

@@ -115,7 +115,7 @@ WRONG_TYPES = [
     ("encoder-decoder", ("modules",)),
     ("_dialects", ("dialects", "pytorch", "separator")),
     ("_dialects", ("dialects", "pytorch", "base_model_prefix")),
-    ("_dialects", ("dialects", "pytorch", "prefixes")),
+    ("_dialects", ("dialects", "pytorch", "inner_prefixes")),
     ("_dialects", ("linear", "sizes")),
     ("_dialects", (*LEAF, "init")),
     ("_dialects", (*LEAF, "flax")),

@@ -204,6 +204,7 @@ def _reader(
         close=handle.close,
         metadata={"form": form},
         wrapper=named.wrapper or "",
+        mappings=named.mappings,
         ignored=tuple(named.ignored),
         imports=tuple(map(sanitize, hooks.unusual_imports)),
     )

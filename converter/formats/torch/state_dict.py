@@ -34,6 +34,8 @@ class NamedTensors:
     """The top-level key of the state dict."""
     ignored: tuple[str, ...]
     """Other top-level keys that hold tensors."""
+    mappings: frozenset[str]
+    """Paths of the mappings below the state dict that hold tensors, such as ``weights.``."""
 
 
 def name_tensors(path: Path, root: object) -> NamedTensors:
@@ -59,7 +61,8 @@ def name_tensors(path: Path, root: object) -> NamedTensors:
         ignored = tuple(_readable(key) for key in others[:_MAX_SHOWN])
         if len(others) > _MAX_SHOWN:
             ignored += (f"{len(others) - _MAX_SHOWN} more",)
-    return NamedTensors(_flatten(path, inner, carrying), wrapper, ignored)
+    tensors, mappings = _flatten(path, inner, carrying)
+    return NamedTensors(tensors, wrapper, ignored, frozenset(mappings))
 
 
 def _find_wrapper(root: Pairs, carrying: set[int]) -> tuple[str | None, Pairs]:
@@ -114,9 +117,12 @@ def _rebuilds(value: object) -> bool:
     return isinstance(value, Opaque) and value.kind.startswith("torch._utils._rebuild")
 
 
-def _flatten(path: Path, root: Pairs, carrying: set[int]) -> dict[str, Tensor]:
-    """Return all tensors below `root` by dotted path, in stored order."""
+def _flatten(
+    path: Path, root: Pairs, carrying: set[int]
+) -> tuple[dict[str, Tensor], dict[str, None]]:
+    """Return all tensors below `root` by dotted path, in stored order, and the paths between."""
     tensors: dict[str, Tensor] = {}
+    mappings: dict[str, None] = {}
     characters = 0
     levels: list[tuple[str, Iterator[tuple[object, object]]]] = [("", iter(root.items))]
     while levels:
@@ -137,11 +143,12 @@ def _flatten(path: Path, root: Pairs, carrying: set[int]) -> dict[str, Tensor]:
                 continue
             if len(levels) == _MAX_DEPTH:
                 raise format_error(path, "nested too deeply", name)
+            mappings[f"{name}."] = None
             levels.append((f"{name}.", _items(path, name, value)))
             break
         else:
             levels.pop()
-    return tensors
+    return tensors, mappings
 
 
 def _items(path: Path, name: str, value: object) -> Iterator[tuple[object, object]]:

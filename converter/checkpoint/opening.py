@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from converter.file_names import (
 from converter.formats.base import Reader, StoredTensor
 from converter.formats.directory import CheckpointDirectory
 from converter.formats.registry import detect_format
+from converter.interrupts import thread_pool
 from converter.name_ranges import summarize_names
 from converter.recognition import list_files
 from converter.safe_json import json_reader, read_config
@@ -373,7 +373,7 @@ def _open_readers(
     # Orbax metadata may be in subdirectories.
     names = [path.relative_to(folder.path).as_posix() for path in files]
     opened = [stack.enter_context(closing(folder.open(name))) for name in names]
-    with ThreadPoolExecutor(min(len(opened), _THREADS)) as threads:
+    with thread_pool(min(len(opened), _THREADS)) as threads:
         formats = list(threads.map(detect_format, opened))
     format_names = {file_format.name for file_format in formats}
     if len(format_names) != 1:

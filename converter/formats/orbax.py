@@ -21,6 +21,7 @@ from converter.formats.file_handle import MAX_TENSORS, FileHandle, checked_spec,
 from converter.optional_imports import import_optional
 from converter.safe_json import read_json_object
 from converter.tensors import TensorSpec
+from converter.tensors.spec import NAMES
 
 MAX_RATIO = 1000
 """Decoded bytes per byte of the directory; trained weights hardly compress at all."""
@@ -115,6 +116,8 @@ def _checked_array(path: Path, name: str, store: Any, nbytes: int) -> TensorSpec
     if unknown:
         expected = f"one of {', '.join(sorted(_CODECS))}"
         raise format_error(path, "unsupported compression", name, expected, ", ".join(unknown))
+    if store.dtype.name not in NAMES:
+        raise format_error(path, "unsupported dtype", name, found=store.dtype.name)
     spec = checked_spec(path, name, store.dtype.name, store.shape)
     chunk = spec.nbytes // max(spec.size, 1)
     for length in store.chunk_layout.read_chunk.shape or ():
@@ -165,7 +168,10 @@ def _kvstore(metadata: Path, ocdbt: bool, name: str, stored: str) -> dict[str, A
 
 
 def _files(directory: Path) -> list[Path]:
-    """Return every file of the directory; raise FormatError if a link leaves it."""
+    """Return every file of the directory.
+
+    Raise FormatError if a link leaves it, or TensorStore would wait for a pipe or read a device.
+    """
     files = []
     for number, path in enumerate(directory.rglob("*")):
         if number > 8 * MAX_TENSORS:
@@ -174,6 +180,8 @@ def _files(directory: Path) -> list[Path]:
             raise format_error(path, "a link that leaves the directory", found=str(path.resolve()))
         if path.is_file():
             files.append(path)
+        elif path.exists() and not path.is_dir():
+            raise format_error(path, "neither a file nor a directory")
     return sorted(files)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from converter.errors import ConverterError, UnsupportedError
-from converter.interrupts import thread_pool
 from converter.optional_imports import install_hint
 from converter.storage.references import Url
 
@@ -186,7 +185,7 @@ def transfer(
     bar = tqdm(  # disabled unless standard error is a terminal
         desc=title, total=sum(sizes.values()), unit="B", unit_scale=True, leave=False, disable=None
     )
-    with bar, thread_pool(_THREADS, cancelled.set) as threads:
+    with bar, ThreadPoolExecutor(_THREADS) as threads:
 
         def advance(nbytes: int) -> None:
             if cancelled.is_set():
@@ -195,5 +194,10 @@ def transfer(
                 bar.update(nbytes)
 
         futures = [threads.submit(work, name, advance) for name in sizes]
-        for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-            future.result()
+        try:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+        except BaseException:
+            cancelled.set()
+            threads.shutdown(cancel_futures=True)
+            raise

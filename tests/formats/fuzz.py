@@ -45,7 +45,7 @@ def main() -> None:
             print(json.dumps({"missing": error.name}))
             return
         assert all(map(reads, checkpoints))
-        _bound_memory()
+        bound_memory()
         before, began = _resident(), time.perf_counter()
         numbers = range(options.cases) if options.only is None else [options.only]
         readable, slowest = 0, 0.0
@@ -73,7 +73,7 @@ def main() -> None:
         print(json.dumps(report))
 
 
-def _bound_memory() -> None:
+def bound_memory() -> None:
     """Make larger allocations fail, and with them the case."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + ADDRESS_SPACE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
@@ -64,17 +65,18 @@ def write(
         return
     output = file_format.create(path, list(arrays), **options)
     crc32 = {}
-    with path.open("r+b") as file:
+    fd = os.open(path, os.O_WRONLY)
+    try:
         for spec, array in reversed(list(arrays.items())):
             data = array.tobytes()
             crc32[spec.name] = zlib.crc32(data)
             for segment in reversed(output.segments[spec.name]):
                 part = data[segment.tensor_offset : segment.tensor_offset + segment.nbytes]
                 middle = len(part) // 2
-                file.seek(segment.file_offset + middle)
-                file.write(part[middle:])
-                file.seek(segment.file_offset)
-                file.write(part[:middle])
+                os.pwrite(fd, part[middle:], segment.file_offset + middle)
+                os.pwrite(fd, part[:middle], segment.file_offset)
+    finally:
+        os.close(fd)
     output.finalize(crc32 if output.needs_crc32 else {})
 
 

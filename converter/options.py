@@ -102,6 +102,12 @@ class OutputOptions(CheckedOptions):
         "Keep partial output if interrupted, and continue from the output of such a run.",
         group=EXECUTION,
     )
+    sync: bool = option(
+        False,
+        "Write everything through to the disk before success is reported.",
+        "So the output is complete also after a power failure.",
+        group=EXECUTION,
+    )
     progress: Progress | None = option(
         None,
         "Called at most ten times a second with the bytes written so far, the total, and the "

@@ -212,8 +212,8 @@ def recognize_file(path: Path | str, head: bytes, size: int) -> Recognition | No
     if head.startswith(b"PK\x03\x04"):
         return _recognize_zip(path, head)
     if (head[:1] == b"\x80" and b"\2" <= head[1:2] <= b"\5") or head.startswith(_PICKLE_STARTS):
-        target = _literal(_sibling(path, "pytorch_model.bin"))
-        code = f'torch.save(pickle.load(open({_literal(path)}, "rb")), {target})'
+        target = quote_python(_sibling(path, "pytorch_model.bin"))
+        code = f'torch.save(pickle.load(open({quote_python(path)}, "rb")), {target})'
         return _PLAIN_PICKLE.recognition(path, code=shlex.quote(f"import pickle, torch; {code}"))
     for kind in _KINDS:
         if kind.starts and head[kind.offset :].startswith(kind.starts):
@@ -234,8 +234,8 @@ def _sibling(path: Path | str, name: str) -> str:
     return f"{directory}{slash}{name}"
 
 
-def _literal(text: object) -> str:
-    """Return a text in Python, in double quotes, since a shell's single ones are around it."""
+def quote_python(text: object) -> str:
+    """Return a text as a Python literal in double quotes, since single ones quote the shell's."""
     return json.dumps(str(text))
 
 
@@ -270,8 +270,8 @@ def _recognize_zip(path: Path | str, head: bytes) -> Recognition:
     if member.endswith(b".npy"):
         code = (
             "import numpy; from safetensors.numpy import save_file; "
-            f"save_file(dict(numpy.load({_literal(path)})), "
-            f"{_literal(_sibling(path, 'model.safetensors'))})"
+            f"save_file(dict(numpy.load({quote_python(path)})), "
+            f"{quote_python(_sibling(path, 'model.safetensors'))})"
         )
         return _NUMPY_ARCHIVE.recognition(path, code=shlex.quote(code))
     if member in (b"metadata.json", b"model.weights.h5"):
@@ -487,8 +487,8 @@ def _merge_line(model: str, base: str, adapter: str) -> str:
     name = adapter.rstrip("/").rpartition("/")[2]
     code = (
         f"from transformers import {model}; from peft import PeftModel; "
-        f"PeftModel.from_pretrained({model}.from_pretrained({_literal(base)}), {_literal(adapter)})"
-        f".merge_and_unload().save_pretrained({_literal(f'{name}-merged')})"
+        f"PeftModel.from_pretrained({model}.from_pretrained({quote_python(base)}), "
+        f"{quote_python(adapter)}).merge_and_unload().save_pretrained({quote_python(f'{name}-merged')})"
     )
     return f"python -c {shlex.quote(code)}"
 

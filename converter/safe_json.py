@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,18 @@ def read_json(path: Path, limit: int = _MAX_BYTES) -> Any:
         if other and not data.lstrip().startswith((b"{", b"[")):
             raise ConfigError(f"{path}: {other.what}", remedy=other.step) from None
         raise ConfigError(f"{path}: not a JSON file: {str(error)[:200]}") from error
+
+
+def json_reader(directory: Path) -> Callable[[str], Any]:
+    """Return a function that reads a JSON file in `directory`, ``None`` for one that it cannot."""
+
+    def read(name: str) -> Any:
+        try:
+            return read_json(directory / name)
+        except ConverterError:
+            return None
+
+    return read
 
 
 def read_json_object(path: Path, limit: int = _MAX_BYTES) -> dict[str, Any]:

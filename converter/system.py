@@ -180,14 +180,13 @@ def lock(fd: int) -> bool:
     return True
 
 
-def remove_lock(fd: int, path: Path) -> None:
-    """Close and remove the locked file at `path`, ignoring errors of the removal."""
+def remove_lock(file: FileIO, path: Path) -> None:
+    """Close and remove the locked `file` at `path`, ignoring errors of the removal."""
     if _fcntl is None:  # Windows removes no file that is open, be it by the next run
-        os.close(fd)
+        file.close()
     with suppress(OSError):
         path.unlink()
-    if _fcntl is not None:  # the next run gets the lock of a removed file, and notices
-        os.close(fd)
+    file.close()  # last: the next run gets the lock of a removed file, and notices
 
 
 def is_own(path: Path) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from converter.checkpoint.shards import ShardIndex
+from converter.checkpoint.weight_states import leftovers, without_quantization
 from converter.errors import CheckpointError, ConverterError, FormatError, Problem
 from converter.file_names import (
     CONFIG,
@@ -26,9 +26,10 @@ from converter.file_names import (
 from converter.formats.base import Reader, StoredTensor
 from converter.formats.directory import CheckpointDirectory
 from converter.formats.registry import detect_format
+from converter.interrupts import thread_pool
 from converter.name_ranges import summarize_names
 from converter.recognition import list_files
-from converter.safe_json import read_config, read_json
+from converter.safe_json import json_reader, read_config
 from converter.storage.base import Source, no_weights_error
 from converter.storage.local import FileState, file_states
 from converter.storage.resolve import open_source
@@ -51,6 +52,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
 
     source: Source
     config: Mapping[str, Any]
+    """Without fields on quantization."""
     config_path: Path
     file_states: Mapping[Path, FileState]
     """The state of every local file when it was opened."""
@@ -60,6 +62,8 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     """Weight file → size in bytes."""
     file_format: str = "none"
     """The format of the weight files."""
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    """What the configuration states about the quantization of the weights."""
     tensors: Mapping[str, StoredTensor] = field(default_factory=dict)
     """Stored name → lazy tensor, over all shards."""
     duplicates: Mapping[str, tuple[StoredTensor, ...]] = field(default_factory=dict)
@@ -100,6 +104,11 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
             )
         return model_type
 
+    @property
+    def notes(self) -> list[str]:
+        """What is next to the weights or in the configuration, and is not kept."""
+        return list(leftovers(self.quantization, self.directory))
+
     def modified_since(self, timestamp: float) -> bool:
         """Return whether a file may have changed since `timestamp`, in seconds since 1970."""
         return self.source.modified_since(timestamp, self.file_states)
@@ -128,7 +137,8 @@ def open_config(reference: str | Path, config: str | Path | None = None) -> Chec
             config = source.file
         path = Path(config) if config is not None else find_config(source.directory)
         states = file_states({path})
-        return Checkpoint(source, read_config(path), path, states, _stack=stack.pop_all())
+        raw, _ = without_quantization(read_config(path))
+        return Checkpoint(source, raw, path, states, _stack=stack.pop_all())
 
 
 def open_files(
@@ -152,7 +162,7 @@ def open_files(
         config_path = _config_path(folder, chosen.paths[0], config)
         # Recorded before reading, so that a change during the reading is noticed.
         states = file_states({config_path, *_local_files(folder, chosen.paths)})
-        raw = read_config(config_path)
+        raw, quantization = without_quantization(read_config(config_path))
         try:
             readers, file_format = _open_weights(folder, chosen.paths, states, stack)
         except CheckpointError as error:
@@ -176,6 +186,7 @@ def open_files(
         return Checkpoint(
             source=source,
             config=raw,
+            quantization=quantization,
             config_path=config_path,
             file_states=file_states(_local_files(folder, files)) | states,
             files=files,
@@ -233,7 +244,7 @@ def find_config(directory: Path) -> Path:
     if not paths:
         held = list_files(directory)
         if not weight_files(held) and any("/" not in name for name in held):
-            raise no_weights_error(directory, held, _json_reader(directory))
+            raise no_weights_error(directory, held, json_reader(directory))
         raise CheckpointError(
             f"{directory / CONFIG}: configuration not found",
             remedy=f"Give one with --config FILE (looked for {', '.join([CONFIG, *names])}).",
@@ -267,7 +278,7 @@ def find_weights(folder: CheckpointDirectory) -> WeightFiles:
     if len(others) == 1:
         _check_shard_set(folder, others[0])
         return WeightFiles(tuple(folder.path / name for name in others[0]))
-    raise no_weights_error(folder.path, list_files(folder.path), _json_reader(folder.path))
+    raise no_weights_error(folder.path, list_files(folder.path), json_reader(folder.path))
 
 
 def _check_shard_set(folder: CheckpointDirectory, names: Sequence[str]) -> None:
@@ -288,18 +299,6 @@ def _check_shard_set(folder: CheckpointDirectory, names: Sequence[str]) -> None:
             ],
             remedy="Download the complete checkpoint.",
         )
-
-
-def _json_reader(directory: Path) -> Callable[[str], Any]:
-    """Return the function that reads JSON files in `directory` for `recognize_folder`."""
-
-    def read(name: str) -> Any:
-        try:
-            return read_json(directory / name)
-        except ConverterError:
-            return None
-
-    return read
 
 
 def _find_tf_checkpoint(folder: CheckpointDirectory) -> Path | None:
@@ -374,7 +373,7 @@ def _open_readers(
     # Orbax metadata may be in subdirectories.
     names = [path.relative_to(folder.path).as_posix() for path in files]
     opened = [stack.enter_context(closing(folder.open(name))) for name in names]
-    with ThreadPoolExecutor(min(len(opened), _THREADS)) as threads:
+    with thread_pool(min(len(opened), _THREADS)) as threads:
         formats = list(threads.map(detect_format, opened))
     format_names = {file_format.name for file_format in formats}
     if len(format_names) != 1:

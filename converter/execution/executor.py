@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from converter.execution.resume import (
 from converter.execution.tensor_copy import TensorCopier, TensorResult
 from converter.formats.base import PreallocatedFile
 from converter.formats.registry import get_format
+from converter.interrupts import thread_pool
 from converter.plan import FileEntry, OutputFile, Plan, SourceTensor, TargetTensor
 from converter.progress import Progress
 from converter.safe_json import open_regular
@@ -208,18 +209,15 @@ def _run(
     stop = threading.Event()
     queue = _Queue(_reading_order(plan.tensors))
     workers = [Worker(number, outputs, block, stop, journal) for number in range(jobs)]
-    with ThreadPoolExecutor(jobs, thread_name_prefix="converter") as pool:
-        try:
-            pending = {pool.submit(worker.run, queue) for worker in workers}
-            while pending:
-                done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
-                for error in (future.exception() for future in done):
-                    if error is not None and not isinstance(error, Stopped):
-                        raise error
-                if progress is not None:
-                    progress(sum(w.copier.bytes_done for w in workers), plan.nbytes, queue.current)
-        finally:
-            stop.set()
+    with thread_pool(jobs, stop.set) as pool:
+        pending = {pool.submit(worker.run, queue) for worker in workers}
+        while pending:
+            done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
+            for error in (future.exception() for future in done):
+                if error is not None and not isinstance(error, Stopped):
+                    raise error
+            if progress is not None:
+                progress(sum(w.copier.bytes_done for w in workers), plan.nbytes, queue.current)
     unordered = {name: result for worker in workers for name, result in worker.results.items()}
     return {tensor.spec.name: unordered[tensor.spec.name] for tensor in plan.tensors}
 

@@ -144,7 +144,10 @@ def write_checkpoint(
         files |= source.checkpoint.file_states
     target.check_not_a_source(files, [source.checkpoint.reference for source in sources])
     plan_id = plan_hash(plan, files) if options.resume else None
-    with target.open_for_writing(options.overwrite, plan_id) as directory, ExitStack() as stack:
+    with (
+        target.open_for_writing(options.overwrite, plan_id, options.sync) as directory,
+        ExitStack() as stack,
+    ):
         require_space(directory, plan.nbytes + _OVERHEAD)
         executed = execute(
             plan,

@@ -11,12 +11,12 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from converter.formats.file_handle import FileHandle
+from converter.interrupts import thread_pool
 
 BLOCK = 4 << 10
 """Bytes of a cache block. A tensor's header is short and may be anywhere in the file; the bytes
@@ -86,7 +86,7 @@ class RangedFile(FileHandle):
                 break  # the rest would evict the first
         runs = list(_runs(self._missing(blocks)))
         if len(runs) > 1:
-            with ThreadPoolExecutor(min(_CONCURRENT, len(runs))) as threads:
+            with thread_pool(min(_CONCURRENT, len(runs))) as threads:
                 list(threads.map(lambda run: self._fetch(*run), runs))
 
     def _fill(self, buffer: memoryview, offset: int) -> None:

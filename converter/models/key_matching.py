@@ -13,10 +13,12 @@ from shlex import quote
 from converter.architectures.model_spec import BODY, ModelSpec, ParamSpec
 from converter.architectures.schema import Conventions, Dialect
 from converter.checkpoint.opening import Checkpoint
+from converter.checkpoint.weight_states import is_packed, recognize_weights
 from converter.errors import MatchError, Problem
 from converter.initializers import COMPUTED
 from converter.name_ranges import collapse_ranges, summarize_names
 from converter.plan import SourceTensor
+from converter.recognition import Recognition
 from converter.tensors import Rearrangement, TensorSpec
 
 _log = logging.getLogger(__name__)
@@ -231,6 +233,8 @@ class KeyMatch:
     """Stored tensor, its parameter, and the shape that the configuration asks for."""
     foreign: tuple[str, ...] = ()
     """The unmatched ones that cannot belong to the model: a loss, a head of another task."""
+    state: Recognition | None = None
+    """Why the weights cannot be read as parameters, if they are quantized, partitioned or so."""
 
     @property
     def prefix(self) -> str:
@@ -277,7 +281,12 @@ class KeyMatch:
         return problems
 
     def require(self, required: Iterable[ParamSpec]) -> None:
-        """Raise MatchError with every problem, layers folded, unless all tensors fit."""
+        """Raise MatchError with every problem, layers folded, unless all tensors fit.
+
+        If the weights are in a state that explains the problems, that is the error.
+        """
+        if self.state:
+            raise MatchError(f"{self.files}: {self.state.what}", remedy=self.state.step)
         problems = self.problems(required)
         if not problems:
             return
@@ -382,6 +391,7 @@ def match_keys(
         len(checkpoint.tensors),
         dialect or "no dialect",
     )
+    packed = [stored.tensor.spec for stored in matched.values() if is_packed(stored.tensor.spec)]
     return KeyMatch(
         files,
         dialect,
@@ -391,6 +401,13 @@ def match_keys(
         tuple(unmatched),
         ignored,
         tuple(mismatched),
+        state=recognize_weights(
+            [*unmatched, *(spec for spec, _, _ in mismatched), *packed],
+            len(checkpoint.tensors),
+            checkpoint.config,
+            checkpoint.quantization,
+            checkpoint.directory,
+        ),
     )
 
 

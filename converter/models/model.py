@@ -119,6 +119,7 @@ def _stand_alone_model(
         unsupported_reasons=unsupported_reasons(source.config, model),
         tables=(architecture,),
         notes=[
+            *checkpoint.notes,
             *(f"has no {part}, which {model.name} has; it is newly initialized" for part in absent),
             *(f"its head {head} is ignored: no known class has it" for head in ignored_heads),
         ],
@@ -159,7 +160,10 @@ def _combined_model(
     optional -= {CROSS_ATTENTION}
     present = {param.part for param in spec.params if param.name in match.matched}
     absent = sorted({param.part for param in spec.params} & optional - present)
-    notes = [f"has no {part}, which the model has; it is newly initialized" for part in absent]
+    notes = [
+        *checkpoint.notes,
+        *(f"has no {part}, which the model has; it is newly initialized" for part in absent),
+    ]
     if copied:
         notes.append(
             f"by {composite.tied_by}, {copied} tensors of one submodel are those of the other, "

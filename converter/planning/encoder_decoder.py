@@ -102,6 +102,7 @@ class EncoderDecoderPair:
             if submodel.random:
                 notes.append(f"{submodel.name}: all weights are newly initialized, as requested")
                 continue
+            notes += [f"{submodel.name}: {note}" for note in submodel.source.checkpoint.notes]
             if submodel.name == "decoder" and CROSS_ATTENTION in submodel.source.parts:
                 notes.append(f"{submodel.name}: its own cross-attention is kept")
             absent = {

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from converter.errors import ConverterError, UsageError
+from converter.interrupts import thread_pool
 from converter.option_declaration import takes
 from converter.options import RunOptions
 from converter.recipes.job import (
@@ -47,14 +49,14 @@ class ThreadExecutor:
         self._jobs = jobs
         self._stopped = threading.Event()
         self._futures: dict[int, Future[JobResult]] = {}
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="job")
+        self._pool = self._stack.enter_context(thread_pool(self._jobs, self._stopped.set, "job"))
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._stopped.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    def __exit__(self, *exc: Any) -> None:
+        self._stack.__exit__(*exc)
 
     def capacity(self) -> int:
         """Return how many jobs may run at the same time, as of now."""

@@ -7,14 +7,17 @@ output is the complete old or the complete new directory, and the next run remov
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from converter.errors import OutputError, Problem
 from converter.file_names import CHECKPOINT_MARKERS, name_problem
+from converter.interrupts import complete
 from converter.storage.base import check_overwrite, is_inside, not_a_directory_error
 from converter.system import (
     IS_WINDOWS,
@@ -25,46 +28,71 @@ from converter.system import (
     open_for_update,
     remove_lock,
     rename,
+    sync_directory,
+    sync_file,
 )
 
 
 @contextmanager
 def atomic_directory(
-    output: Path, overwrite: bool = False, resume: str | None = None
+    output: Path, overwrite: bool = False, resume: str | None = None, sync: bool = False
 ) -> Iterator[Path]:
     """Yield a temporary directory that becomes `output` when the block succeeds.
 
     The parents of `output` are created. A symbolic link to a directory stays, and its target is
     replaced. `resume` is a key that identifies the work: when the block fails and the file at
-    `journal_path` exists, both are kept for the next run with the same key. Raise `OutputError` if
-    `output` may not be replaced, another run is writing it, or the system refuses.
+    `journal_path` exists, both are kept for the next run with the same key. With `sync`,
+    everything is on the disk before the old output is replaced, and so is the replacement when
+    this ends. Raise `OutputError` if `output` may not be replaced, another run is writing it, or
+    the system refuses.
     """
     _check_name(output)
     given, output = output, Path(os.path.realpath(output))
     with _translate_os_errors(given):
-        output.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(output, given) as locked:
+        missing = [path for path in output.parents if not path.exists()]
+    lock_file = _LockFile(output, given)
+    token, keep = secrets.token_hex(4), False
+    partial = output.with_name(f".{output.name}.partial-{token}")
+    previous = output.with_name(f".{output.name}.previous-{token}")
+
+    def clean_up() -> None:
+        _settle(output, [previous])
+        if not (keep and journal_path(partial).exists()):
+            _remove(partial)
+            _remove(journal_path(partial))
+        lock_file.release()
+        with suppress(OSError):  # as soon as one is not empty
+            for path in missing:
+                path.rmdir()
+
+    try:
+        locked = lock_file.acquire()
         with _translate_os_errors(given):
-            # Without a lock, two runs might work in one directory.
-            keep = resume is not None and locked
-            partial = output.with_name(
-                f".{output.name}.partial-{resume[:16] if resume and keep else secrets.token_hex(4)}"
-            )
             if locked:
+                if resume is not None:  # without a lock, two runs might work in one directory
+                    keep, partial = True, output.with_name(f".{output.name}.partial-{resume[:16]}")
                 _clear_leftovers(output, {partial, journal_path(partial)} if keep else set())
             _check_replaceable(output, given, overwrite)
             partial.mkdir(exist_ok=keep)
-        try:
-            yield partial
-            with _translate_os_errors(given):
-                _check_replaceable(output, given, overwrite)
-                # First, since `partial` may be the name of the old output afterwards.
-                journal_path(partial).unlink(missing_ok=True)
-                _replace(partial, output)
-        finally:
-            if not (keep and journal_path(partial).exists()):
-                _remove(partial)
-                _remove(journal_path(partial))
+        yield partial
+        with _translate_os_errors(given):
+            _check_replaceable(output, given, overwrite)
+            if sync:
+                _sync_contents(partial)
+            # First, since `partial` may be the name of the old output afterwards.
+            journal_path(partial).unlink(missing_ok=True)
+            _replace(partial, output, previous)
+            for directory in (output, *missing) if sync else ():
+                sync_directory(directory.parent)
+    finally:
+        complete(clean_up)
+
+
+def _sync_contents(directory: Path) -> None:
+    """Write all files and directories below `directory`, and itself, through to the disk."""
+    for path in sorted(directory.rglob("*"), reverse=True):  # names before those of their parents
+        (sync_directory if path.is_dir() else sync_file)(path)
+    sync_directory(directory)
 
 
 def journal_path(partial: Path) -> Path:
@@ -126,37 +154,60 @@ def _check_replaceable(output: Path, given: Path, overwrite: bool) -> None:
         )
 
 
-@contextmanager
-def _lock(output: Path, given: Path) -> Iterator[bool]:
-    """Hold the lock of `output`, a hidden sibling file that is removed afterwards.
+class _LockFile:
+    """The lock of `output`: a hidden sibling file that is removed afterwards.
 
-    The system releases the lock when the process ends. Yields whether the file system has locks.
+    The system releases the lock when the process ends.
     """
-    path = output.with_name(f".{output.name}.lock")
-    while True:
-        with _translate_os_errors(given):
-            fd = open_for_update(path, create=True)
-        try:
-            locked = lock(fd)
-        except BlockingIOError as error:
-            os.close(fd)
-            raise OutputError(
-                f"{given}: another run is writing it",
-                remedy="Wait until it has finished, or choose another output location.",
-            ) from error
-        if not locked or _is_same(fd, path):
-            break
-        os.close(fd)  # its last holder removed it before we got the lock: try again
-    try:
-        yield locked
-    finally:
-        remove_lock(fd, path)
+
+    def __init__(self, output: Path, given: Path) -> None:
+        self._given = given
+        self._path = output.with_name(f".{output.name}.lock")
+        self._file: FileIO | None = None
+        self._held = False
+
+    def acquire(self) -> bool:
+        """Lock it, and return whether the file system has locks.
+
+        The parents are created. Raise `OutputError` if another run holds the lock.
+        """
+        while True:
+            with _translate_os_errors(self._given):
+                # Here, since another run that created them may just have removed them.
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = FileIO(open_for_update(self._path, create=True), "r+")
+            try:
+                locked = lock(self._file.fileno())
+            except BlockingIOError as error:
+                raise OutputError(
+                    f"{self._given}: another run is writing it",
+                    remedy="Wait until it has finished, or choose another output location.",
+                ) from error
+            if not locked or _is_same(self._file, self._path):
+                self._held = True
+                return locked
+            self._file.close()  # its last holder removed it before we got the lock: try again
+
+    def release(self) -> None:
+        """Remove the file unless another run holds the lock."""
+        file = self._file
+        with suppress(OSError):
+            if file is None:  # an interrupt may come between the opening and the assignment
+                file = FileIO(open_for_update(self._path), "r+") if is_own(self._path) else None
+            if file is None or file.closed:
+                return
+            if not self._held:
+                lock(file.fileno())
+            if _is_same(file, self._path):
+                remove_lock(file, self._path)
+        if file is not None:
+            file.close()
 
 
-def _is_same(fd: int, path: Path) -> bool:
-    """Return whether `path` is still the file opened as `fd`."""
+def _is_same(file: FileIO, path: Path) -> bool:
+    """Return whether `path` is still the open `file`."""
     try:
-        return os.path.samestat(os.fstat(fd), path.stat())
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
 
@@ -166,19 +217,26 @@ def _clear_leftovers(output: Path, kept: set[Path]) -> None:
 
     A directory and its journal are kept together or not at all.
     """
-    replaced = [path for path in _siblings(output, "previous") if path.is_dir()]
-    if replaced and not os.path.lexists(output):
-        rename(replaced.pop(), output)  # the run was killed between two renames
+    _settle(output, [path for path in _siblings(output, "previous") if is_own(path)])
     partial = _siblings(output, "partial")
     if not all(path in partial and is_own(path) for path in kept):
         kept = set()
-    for leftover in {*replaced, *partial} - kept:
+    for leftover in set(partial) - kept:
         _remove(leftover)
 
 
+def _settle(output: Path, replaced: Sequence[Path]) -> None:
+    """Restore the old output if a run ended between two renames; remove other replaced ones."""
+    for path in replaced:
+        if path.is_dir() and not os.path.lexists(output):
+            rename(path, output)
+        _remove(path)
+
+
 def _siblings(output: Path, kind: str) -> list[Path]:
-    prefix = f".{output.name}.{kind}-"
-    return [path for path in output.parent.iterdir() if path.name.startswith(prefix)]
+    """Return the hidden files and directories of runs that write `output`."""
+    pattern = re.compile(rf"\.{re.escape(output.name)}\.{kind}-[0-9a-f]+(\.journal)?")
+    return [path for path in output.parent.iterdir() if pattern.fullmatch(path.name)]
 
 
 def _remove(path: Path) -> None:
@@ -190,8 +248,8 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _replace(partial: Path, output: Path) -> None:
-    """Rename `partial` to `output`, and remove the old directory."""
+def _replace(partial: Path, output: Path, previous: Path) -> None:
+    """Rename `partial` to `output`; the old directory gets one of the other names."""
     if not output.exists():
         rename(partial, output)
         return
@@ -199,13 +257,6 @@ def _replace(partial: Path, output: Path) -> None:
         with suppress(OSError):
             partial.rename(output)  # POSIX lets a directory replace an empty one
             return
-    if exchange(partial, output):
-        return  # the old output is now called `partial`, which the caller removes
-    previous = output.with_name(output.name.join((".", f".previous-{secrets.token_hex(4)}")))
-    rename(output, previous)
-    try:
+    if not exchange(partial, output):
+        rename(output, previous)
         rename(partial, output)
-    except BaseException:
-        rename(previous, output)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)

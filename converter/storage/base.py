@@ -99,12 +99,14 @@ class OutputTarget(Protocol):
     def modified(self, name: str) -> float | None:
         """Return when a file was written, in seconds since 1970, ``None`` if unknown."""
 
-    def open_for_writing(self, overwrite: bool, resume: str | None) -> AbstractContextManager[Path]:
+    def open_for_writing(
+        self, overwrite: bool, resume: str | None, sync: bool
+    ) -> AbstractContextManager[Path]:
         """Return a local directory whose files replace the target's when the block succeeds.
 
-        `resume` is a key that identifies the work, to continue after an interruption. Raise
-        `OutputError` if existing files may not be replaced, or writing fails, and `UsageError` if
-        the target cannot resume.
+        `resume` is a key that identifies the work, to continue after an interruption. With `sync`,
+        files and names are written through to the disk. Raise `OutputError` if existing files may
+        not be replaced, or writing fails, and `UsageError` if the target cannot resume or sync.
         """
 
     def check_not_a_source(self, files: Iterable[Path], references: Iterable[str]) -> None:
@@ -116,10 +118,12 @@ class OutputTarget(Protocol):
 
 
 @contextmanager
-def temporary_output(name: str, resume: str | None) -> Iterator[Path]:
+def temporary_output(name: str, resume: str | None, sync: bool) -> Iterator[Path]:
     """Yield a temporary directory called `name` for an output that is uploaded at the end."""
     if resume:  # the directory does not outlive the command
         raise UsageError("resume: only a local output can be resumed")
+    if sync:
+        raise UsageError("sync: only a local output can be written through to the disk")
     with tempfile.TemporaryDirectory(prefix="converter-", ignore_cleanup_errors=True) as parent:
         directory = Path(parent) / name
         directory.mkdir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from converter.errors import CheckpointError, Problem
 from converter.file_names import auxiliary_files, is_index, weight_files
 from converter.formats.directory import CheckpointDirectory, RemoteDirectory
+from converter.interrupts import thread_pool
 from converter.storage.base import Source, WeightSelection, no_weights_error, shard_names
 from converter.storage.hub_client import HubRangeSource, retry, translate_hub_errors
 from converter.storage.references import HubRepo
@@ -93,7 +93,7 @@ def _download(repository: HubRepo, reference: str, weights: WeightSelection) -> 
     if not repository.is_pinned:  # makes the cache map the revision to its commit, for offline use
         _download_file(repository.repo_id, files[0], repository.revision)
     download = partial(_download_file, repository.repo_id, revision=commit)
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with thread_pool(_THREADS, stop=None) as threads:
         paths = dict(zip(files, threads.map(download, files), strict=True))
         indexes = [path for name, path in paths.items() if is_index(name)]
         shards = [shard for index in indexes for shard in _shards(repository, index, sizes)]

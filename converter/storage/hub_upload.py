@@ -276,9 +276,9 @@ class HubTarget:
         return None
 
     @contextmanager
-    def open_for_writing(self, overwrite: bool, resume: str | None) -> Iterator[Path]:
+    def open_for_writing(self, overwrite: bool, resume: str | None, sync: bool) -> Iterator[Path]:
         """Yield a temporary directory that is pushed at the end."""
-        with temporary_output(self.repository.repo_id.partition("/")[2], resume) as directory:
+        with temporary_output(self.repository.repo_id.partition("/")[2], resume, sync) as directory:
             if not overwrite and any(marker in self._sizes for marker in CHECKPOINT_MARKERS):
                 raise OutputError(
                     f"{self.location} holds a checkpoint",

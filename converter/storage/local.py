@@ -69,9 +69,11 @@ class LocalTarget:
         except OSError:
             return None
 
-    def open_for_writing(self, overwrite: bool, resume: str | None) -> AbstractContextManager[Path]:
+    def open_for_writing(
+        self, overwrite: bool, resume: str | None, sync: bool
+    ) -> AbstractContextManager[Path]:
         """Return a sibling directory that is renamed at the end."""
-        return atomic_directory(self.location, overwrite, resume)
+        return atomic_directory(self.location, overwrite, resume, sync)
 
     def check_not_a_source(self, files: Iterable[Path], references: Iterable[str]) -> None:
         """Refuse to replace files that are being read."""

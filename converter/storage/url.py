@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from converter.errors import ConverterError, UnsupportedError
+from converter.interrupts import thread_pool
 from converter.optional_imports import install_hint
 from converter.storage.references import Url
 
@@ -185,7 +186,7 @@ def transfer(
     bar = tqdm(  # disabled unless standard error is a terminal
         desc=title, total=sum(sizes.values()), unit="B", unit_scale=True, leave=False, disable=None
     )
-    with bar, ThreadPoolExecutor(_THREADS) as threads:
+    with bar, thread_pool(_THREADS, cancelled.set) as threads:
 
         def advance(nbytes: int) -> None:
             if cancelled.is_set():
@@ -194,10 +195,5 @@ def transfer(
                 bar.update(nbytes)
 
         futures = [threads.submit(work, name, advance) for name in sizes]
-        try:
-            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                future.result()
-        except BaseException:
-            cancelled.set()
-            threads.shutdown(cancel_futures=True)
-            raise
+        for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+            future.result()

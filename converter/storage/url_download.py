@@ -66,6 +66,8 @@ class UrlSource(Source):
         error = details[1]
         if isinstance(error, ConverterError):
             error.message = error.message.replace(str(self.directory), self.url.redacted)
+            if error.remedy:
+                error.remedy = error.remedy.replace(str(self.directory), self.url.redacted)
             error.problems = tuple(self.rename(problem) for problem in error.problems)
 
 

@@ -69,10 +69,10 @@ class UrlTarget:
         return listing.modified(name) if listing and name in listing.files else None
 
     @contextmanager
-    def open_for_writing(self, overwrite: bool, resume: str | None) -> Iterator[Path]:
+    def open_for_writing(self, overwrite: bool, resume: str | None, sync: bool) -> Iterator[Path]:
         """Yield a temporary directory that is uploaded at the end."""
         url = self.location
-        with temporary_output(url.local_name, resume) as directory:
+        with temporary_output(url.local_name, resume, sync) as directory:
             _check_replaceable(list_url(url, OutputError, cached=False), url, overwrite)
             yield directory
             _Upload(url, directory, overwrite).run()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from converter.execution.row_blocks import cast
 from converter.execution.row_readers import BufferPool, ResizedTensorReader, StoredTensorReader
 from converter.formats.base import Array
+from converter.interrupts import thread_pool
 from converter.plan import SourceTensor
 from converter.system import processors
 from converter.verification.result import Difference
@@ -177,15 +177,10 @@ def thread_map(
     with each finished item, in order.
     """
     jobs = max(1, jobs or min(processors(), 4))
-    with ThreadPoolExecutor(jobs, thread_name_prefix="converter") as pool:
+    with thread_pool(jobs) as pool:
         futures = [pool.submit(function, item) for item in items]
-        try:
-            results = []
-            for item, future in zip(items, futures, strict=True):
-                results.append(future.result())
-                after(item)
-            return results
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+        results = []
+        for item, future in zip(items, futures, strict=True):
+            results.append(future.result())
+            after(item)
+        return results

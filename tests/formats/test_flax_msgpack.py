@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import resource
 import struct
@@ -17,6 +16,7 @@ from converter.errors import FormatError
 from converter.formats.file_handle import FileHandle, LocalFile
 from converter.formats.flax_msgpack import FORMAT, writer
 from converter.formats.registry import open_file
+from converter.system import write_at
 from converter.tensors import TensorSpec, numpy_dtype
 from tests.formats.work import work_at_most
 from tests.formats.writing import same, values, write
@@ -171,7 +171,7 @@ def test_large_arrays_are_chunked_sparse_and_lazy(path, monkeypatch):
     last = output.segments["a/big"][2]
     with path.open("r+b") as file:
         end = last.file_offset + last.nbytes
-        os.pwrite(file.fileno(), np.arange(1024, dtype="<f4").tobytes(), end - 4096)
+        write_at(file.fileno(), np.arange(1024, dtype="<f4").tobytes(), end - 4096)
     read = 0
     fill = FileHandle.fill
 

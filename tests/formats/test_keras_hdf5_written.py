@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from converter.formats.file_handle import FileHandle, LocalFile
 from converter.formats.keras_hdf5 import FORMAT
+from converter.system import write_at
 from tests.formats.keras_files import spec
 from tests.formats.work import work_at_most
 from tests.formats.writing import same, values, write
@@ -136,7 +136,7 @@ def test_large_files_are_sparse_lazy_and_quick(tmp_path, monkeypatch):
     assert status.st_size > 8e9 and status.st_blocks * 512 < 16 << 20
     (segment,) = output.segments[specs[1234].name]
     with (tmp_path / "file").open("r+b") as file:
-        os.pwrite(file.fileno(), np.arange(8, dtype="<f4").tobytes(), segment.file_offset + 4096)
+        write_at(file.fileno(), np.arange(8, dtype="<f4").tobytes(), segment.file_offset + 4096)
     read = 0
     fill = FileHandle.fill
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
@@ -65,18 +64,17 @@ def write(
         return
     output = file_format.create(path, list(arrays), **options)
     crc32 = {}
-    fd = os.open(path, os.O_WRONLY)
-    try:
+    with path.open("r+b") as file:
         for spec, array in reversed(list(arrays.items())):
             data = array.tobytes()
             crc32[spec.name] = zlib.crc32(data)
             for segment in reversed(output.segments[spec.name]):
                 part = data[segment.tensor_offset : segment.tensor_offset + segment.nbytes]
                 middle = len(part) // 2
-                os.pwrite(fd, part[middle:], segment.file_offset + middle)
-                os.pwrite(fd, part[:middle], segment.file_offset)
-    finally:
-        os.close(fd)
+                file.seek(segment.file_offset + middle)
+                file.write(part[middle:])
+                file.seek(segment.file_offset)
+                file.write(part[:middle])
     output.finalize(crc32 if output.needs_crc32 else {})
 
 

@@ -250,7 +250,7 @@ def test_a_source_truncated_while_it_is_read(
         converter.convert(made.directory, tmp_path / "out" / "model", jobs=1)
     assert made.file.name in str(caught.value)
     assert "ends early" in str(caught.value)
-    assert names(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("resume", [False, True])

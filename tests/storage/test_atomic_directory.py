@@ -5,16 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from converter.errors import OutputError
+from converter import system
+from converter.errors import OutputError, UsageError
 from converter.storage import atomic_directory as module
 from converter.storage.atomic_directory import atomic_directory, require_space
+from converter.storage.base import temporary_output
 
 
 def fill(directory: Path, text: str) -> None:
@@ -219,7 +223,7 @@ def test_concurrent_runs_give_one_complete_output(tmp_path):
     assert names(tmp_path) == {"model"}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+@pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="nothing is forbidden")
 def test_a_directory_without_write_permission(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="Permission denied"):
@@ -236,3 +240,102 @@ def test_disk_space_is_checked(tmp_path):
     require_space(tmp_path / "not" / "there", 1)
     with pytest.raises(OutputError, match=r"(?s)not enough disk.*1,000,000,000,000,000,000 bytes"):
         require_space(tmp_path / "not" / "there", 10**18)
+
+
+class Disk:
+    """Records what is written through to the disk, and the renames, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[tuple[str, int, int]] = []
+        """What happens to an inode, and the size or number of entries that it has then."""
+        sync, rename, exchange = os.fsync, system.rename, system.exchange
+
+        def synced(fd: int) -> None:
+            status = os.fstat(fd)
+            is_directory = stat.S_ISDIR(status.st_mode)
+            size = len(os.listdir(fd)) if is_directory else status.st_size
+            self.events.append(("sync", status.st_ino, size))
+            sync(fd)
+
+        def renamed(source: Path, target: Path) -> None:
+            self.events.append(("rename", source.stat().st_ino, 0))
+            rename(source, target)
+
+        def exchanged(first: Path, second: Path) -> bool:
+            self.events.append(("rename", first.stat().st_ino, 0))
+            return exchange(first, second)
+
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr("converter.system._fcntl", SimpleNamespace(**_without_fullfsync()))
+        monkeypatch.setattr(module, "rename", renamed)
+        monkeypatch.setattr(module, "exchange", exchanged)
+
+    def check(self, output: Path, parents: int) -> None:
+        """Check that all of `output` was synced before its rename, and `parents` after it."""
+        moment = self.events.index(("rename", output.stat().st_ino, 0))
+        inside = [*output.rglob("*"), output]
+        before = self.events[:moment]
+        assert len([each for each in before if each[0] == "sync"]) == len(inside)
+        for path in inside:
+            size = path.stat().st_size if path.is_file() else len([*path.iterdir()])
+            assert ("sync", path.stat().st_ino, size) in before, path
+        after = [inode for what, inode, _ in self.events[moment + 1 :] if what == "sync"]
+        assert after == [each.stat().st_ino for each in [*output.parents][:parents]]
+
+
+def _without_fullfsync() -> dict[str, object]:
+    import fcntl
+
+    return {k: v for k, v in vars(fcntl).items() if k != "F_FULLFSYNC"}
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_sync_writes_files_before_the_rename_and_names_after_it(tmp_path, monkeypatch, exchange):
+    output = tmp_path / "new" / "home" / "model"
+    disk = Disk(monkeypatch)
+    if not exchange:
+        monkeypatch.setattr(module, "exchange", lambda first, second: False)
+    with atomic_directory(output, sync=True) as partial:
+        fill(partial, "old")
+    disk.check(output, parents=3)
+    disk.events.clear()
+    with atomic_directory(output, overwrite=True, sync=True) as partial:
+        fill(partial, "new")
+    disk.check(output, parents=1)
+    assert content(output) == "new"
+    assert names(output.parent) == {"model"}
+
+
+def test_without_sync_nothing_is_written_through(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    make(tmp_path / "model", "new")
+    assert [each for each in disk.events if each[0] == "sync"] == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_a_disk_that_fails_to_sync_is_an_error(tmp_path, monkeypatch, number):
+    make(tmp_path / "model", "old")
+    calls = []
+
+    def fail(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == number:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with (
+        pytest.raises(OutputError, match="Input/output error"),
+        atomic_directory(tmp_path / "model", overwrite=True, sync=True) as partial,
+    ):
+        fill(partial, "new")
+    # The last is that of the parent, when the old output has been replaced.
+    assert content(tmp_path / "model") == ("new" if number == 5 else "old")
+    assert names(tmp_path) == {"model"}
+
+
+def test_only_a_local_output_can_be_synced():
+    with (
+        pytest.raises(UsageError, match="sync: only a local output"),
+        temporary_output("x", None, True),
+    ):
+        pass

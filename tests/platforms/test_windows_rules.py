@@ -1,0 +1,63 @@
+"""The complete engine by the rules of Windows: the same bytes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.reliability import digests
+from tests.platforms import engine
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the rules need /proc")
+
+RULES = "tests.platforms.windows_rules"
+ROOT = Path(__file__).parents[2]
+
+
+def python(*arguments: object) -> None:
+    """Run a Python process, which must succeed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+
+RUN = f"""
+import sys, {RULES}
+from pathlib import Path
+from tests.platforms import engine
+from converter import system
+assert system._fcntl is None and system._msvcrt is not None
+engine.run(Path(sys.argv[1]))
+"""
+
+
+def test_every_command_writes_the_same_bytes_without_posix(tmp_path: Path) -> None:
+    (tmp_path / "windows").mkdir()
+    python("-c", RUN, tmp_path / "windows")
+    (tmp_path / "posix").mkdir()
+    engine.run(tmp_path / "posix")
+    expected = digests(tmp_path / "posix")
+    assert expected
+    assert digests(tmp_path / "windows") == expected
+
+
+QUICK = ("tests/storage/test_atomic_directory.py", "tests/formats/test_contract.py")
+SLOW = ("tests/execution", "tests/commands/test_split.py", "tests/checkpoint/test_shards.py")
+
+
+@pytest.mark.parametrize("paths", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=" ".join)
+def test_publishing_locking_and_resuming_by_the_rules(
+    tmp_path: Path, paths: tuple[str, ...]
+) -> None:
+    options = "-q -n 0 -p no:cacheprovider -p tests.platforms.windows_rules".split()
+    quick = ["-m", "not peer and not slow", "--basetemp", tmp_path / "home"]
+    python("-m", "pytest", *options, *quick, *paths)

@@ -19,6 +19,8 @@ from converter.system import lock, open_for_update
 from tests import factories
 from tests.hostile.reliability import digests
 
+PLACES = ("atomic_directory", "storage/locks", "interrupts", "contextlib")
+"""Parts of the paths of the code that has to be correct at every step."""
 _POINTS = ("CALL", "RESUME", "JUMP_BACKWARD")
 """Prefixes of the instructions after which Python looks for signals (``ceval.c``)."""
 
@@ -88,7 +90,7 @@ def test_an_output_directory_at_every_step(
     for step in range(1, 2000):
         if overwrite:
             write("old")
-        going = interrupted(step, write, "atomic_directory", "interrupts", "contextlib")
+        going = interrupted(step, write, *PLACES)
         left = (output / "config.json").read_text() if output.exists() else None
         assert left in ("new", "old" if overwrite else None), step
         outcomes.add(left)
@@ -118,7 +120,7 @@ def test_an_interrupt_does_not_remove_the_lock_of_another_run(tmp_path: Path) ->
         with open(fd, "rb"):  # noqa: PTH123 - a descriptor
             assert lock(fd)
             try:
-                going = interrupted(step, write, "atomic_directory", "interrupts", "contextlib")
+                going = interrupted(step, write, *PLACES)
             except converter.OutputError:
                 going = False
             assert names(tmp_path) == [".model.lock"], step

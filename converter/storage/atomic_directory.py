@@ -12,21 +12,18 @@ import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from io import FileIO
 from pathlib import Path
 
 from converter.errors import OutputError, Problem
 from converter.file_names import CHECKPOINT_MARKERS, name_problem
 from converter.interrupts import complete
 from converter.storage.base import check_overwrite, is_inside, not_a_directory_error
+from converter.storage.locks import LockFile, remove
 from converter.system import (
     IS_WINDOWS,
     allocated_bytes,
     exchange,
     is_own,
-    lock,
-    open_for_update,
-    remove_lock,
     rename,
     sync_directory,
     sync_file,
@@ -50,7 +47,7 @@ def atomic_directory(
     given, output = output, Path(os.path.realpath(output))
     with _translate_os_errors(given):
         missing = [path for path in output.parents if not path.exists()]
-    lock_file = _LockFile(output, given)
+    lock_file = LockFile(output.with_name(f".{output.name}.lock"))
     token, keep = secrets.token_hex(4), False
     partial = output.with_name(f".{output.name}.partial-{token}")
     previous = output.with_name(f".{output.name}.previous-{token}")
@@ -58,16 +55,16 @@ def atomic_directory(
     def clean_up() -> None:
         _settle(output, [previous])
         if not (keep and journal_path(partial).exists()):
-            _remove(partial)
-            _remove(journal_path(partial))
+            remove(partial)
+            remove(journal_path(partial))
         lock_file.release()
         with suppress(OSError):  # as soon as one is not empty
             for path in missing:
                 path.rmdir()
 
     try:
-        locked = lock_file.acquire()
         with _translate_os_errors(given):
+            locked = lock_file.acquire()
             if locked:
                 if resume is not None:  # without a lock, two runs might work in one directory
                     keep, partial = True, output.with_name(f".{output.name}.partial-{resume[:16]}")
@@ -133,8 +130,16 @@ def _translate_os_errors(given: Path) -> Iterator[None]:
     """Turn an error of the system into an `OutputError`."""
     try:
         yield
+    except BlockingIOError as error:
+        raise OutputError(
+            f"{given}: another run is writing it",
+            remedy="Wait until it has finished, or choose another output location.",
+        ) from error
     except OSError as error:
-        raise OutputError(f"{given} cannot be written: {error.strerror or error}") from error
+        what = error.strerror or str(error)
+        where = error.filename if isinstance(error.filename, str) else None
+        problems = [Problem(what, where)] if where and where != str(given) else []
+        raise OutputError(f"{given} cannot be written: {what}", problems) from error
 
 
 def _check_replaceable(output: Path, given: Path, overwrite: bool) -> None:
@@ -154,64 +159,6 @@ def _check_replaceable(output: Path, given: Path, overwrite: bool) -> None:
         )
 
 
-class _LockFile:
-    """The lock of `output`: a hidden sibling file that is removed afterwards.
-
-    The system releases the lock when the process ends.
-    """
-
-    def __init__(self, output: Path, given: Path) -> None:
-        self._given = given
-        self._path = output.with_name(f".{output.name}.lock")
-        self._file: FileIO | None = None
-        self._held = False
-
-    def acquire(self) -> bool:
-        """Lock it, and return whether the file system has locks.
-
-        The parents are created. Raise `OutputError` if another run holds the lock.
-        """
-        while True:
-            with _translate_os_errors(self._given):
-                # Here, since another run that created them may just have removed them.
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = FileIO(open_for_update(self._path, create=True), "r+")
-            try:
-                locked = lock(self._file.fileno())
-            except BlockingIOError as error:
-                raise OutputError(
-                    f"{self._given}: another run is writing it",
-                    remedy="Wait until it has finished, or choose another output location.",
-                ) from error
-            if not locked or _is_same(self._file, self._path):
-                self._held = True
-                return locked
-            self._file.close()  # its last holder removed it before we got the lock: try again
-
-    def release(self) -> None:
-        """Remove the file unless another run holds the lock."""
-        file = self._file
-        with suppress(OSError):
-            if file is None:  # an interrupt may come between the opening and the assignment
-                file = FileIO(open_for_update(self._path), "r+") if is_own(self._path) else None
-            if file is None or file.closed:
-                return
-            if not self._held:
-                lock(file.fileno())
-            if _is_same(file, self._path):
-                remove_lock(file, self._path)
-        if file is not None:
-            file.close()
-
-
-def _is_same(file: FileIO, path: Path) -> bool:
-    """Return whether `path` is still the open `file`."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _clear_leftovers(output: Path, kept: set[Path]) -> None:
     """Remove what killed runs left, except `kept`; the lock proves that none is running.
 
@@ -222,7 +169,7 @@ def _clear_leftovers(output: Path, kept: set[Path]) -> None:
     if not all(path in partial and is_own(path) for path in kept):
         kept = set()
     for leftover in set(partial) - kept:
-        _remove(leftover)
+        remove(leftover)
 
 
 def _settle(output: Path, replaced: Sequence[Path]) -> None:
@@ -230,22 +177,13 @@ def _settle(output: Path, replaced: Sequence[Path]) -> None:
     for path in replaced:
         if path.is_dir() and not os.path.lexists(output):
             rename(path, output)
-        _remove(path)
+        remove(path)
 
 
 def _siblings(output: Path, kind: str) -> list[Path]:
     """Return the hidden files and directories of runs that write `output`."""
     pattern = re.compile(rf"\.{re.escape(output.name)}\.{kind}-[0-9a-f]+(\.journal)?")
     return [path for path in output.parent.iterdir() if pattern.fullmatch(path.name)]
-
-
-def _remove(path: Path) -> None:
-    """Remove a directory or a file, ignoring errors."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
 
 
 def _replace(partial: Path, output: Path, previous: Path) -> None:

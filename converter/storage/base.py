@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from converter.file_names import WEIGHT_FILES
 from converter.formats.directory import CheckpointDirectory
 from converter.recognition import Folder, recognize_folder
 from converter.safe_json import read_json_object
+from converter.storage.locks import TemporaryDirectory
 from converter.storage.references import Url
 
 WeightSelection: TypeAlias = Literal["preferred", "all", "none", "headers"]
@@ -40,7 +39,7 @@ class Source(AbstractContextManager["Source"]):
     """Its files; those that were not downloaded are read in ranges."""
     file: Path | None = None
     """The file in `folder` that the reference names, ``None`` if it names the directory."""
-    temporary: Path | None = None
+    temporary: TemporaryDirectory | None = None
     """The directory of downloaded files, which `close` removes."""
 
     @property
@@ -73,7 +72,7 @@ class Source(AbstractContextManager["Source"]):
     def close(self) -> None:
         """Remove temporary files."""
         if self.temporary is not None:
-            shutil.rmtree(self.temporary, ignore_errors=True)
+            self.temporary.close()
 
     def __exit__(self, *details: Any) -> None:
         self.close()
@@ -124,8 +123,8 @@ def temporary_output(name: str, resume: str | None, sync: bool) -> Iterator[Path
         raise UsageError("resume: only a local output can be resumed")
     if sync:
         raise UsageError("sync: only a local output can be written through to the disk")
-    with tempfile.TemporaryDirectory(prefix="converter-", ignore_cleanup_errors=True) as parent:
-        directory = Path(parent) / name
+    with TemporaryDirectory() as temporary:
+        directory = temporary.path / name
         directory.mkdir()
         yield directory
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from converter.file_names import (
 )
 from converter.formats.directory import CheckpointDirectory, RemoteDirectory
 from converter.storage.base import Source, WeightSelection, no_weights_error, shard_names
+from converter.storage.locks import TemporaryDirectory
 from converter.storage.references import Url
 from converter.storage.url import UrlListing, list_url, transfer, translate_url_errors
 from converter.system import IS_WINDOWS
@@ -82,12 +83,11 @@ def download_url(url: Url, weights: WeightSelection) -> UrlSource:
             f"{url}: not found",
             remedy="Expected a directory with config.json and weights, or one weight file.",
         )
-    temporary = Path(tempfile.mkdtemp(prefix="converter-"))
-    try:
-        return _Downloader(listing, temporary, weights).download(str(url))
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with ExitStack() as stack:
+        temporary = stack.enter_context(TemporaryDirectory())
+        source = _Downloader(listing, temporary, weights).download(str(url))
+        stack.pop_all()  # the source removes it
+    return source
 
 
 def _list_tf_checkpoint(url: Url) -> UrlListing | None:
@@ -102,13 +102,13 @@ def _list_tf_checkpoint(url: Url) -> UrlListing | None:
 @dataclass(frozen=True)
 class _Downloader:
     listing: UrlListing
-    temporary: Path
+    temporary: TemporaryDirectory
     weights: WeightSelection
 
     @property
     def directory(self) -> Path:
         """The directory for the files of the checkpoint."""
-        return self.temporary / self.listing.url.local_name
+        return self.temporary.path / self.listing.url.local_name
 
     def download(self, reference: str) -> UrlSource:
         """Download the selected files of the source that is called `reference`."""
@@ -144,11 +144,11 @@ class _Downloader:
     def fetch(self, names: list[str], directory: Path) -> None:
         """Download files, if the disk is large enough."""
         sizes = {name: self.listing.size(name) for name in names}
-        total, free = sum(sizes.values()), shutil.disk_usage(self.temporary).free
+        total, free = sum(sizes.values()), shutil.disk_usage(self.temporary.path).free
         if total > free:
             raise CheckpointError(
                 f"{self.listing.url}: the download takes {total:,} bytes, and "
-                f"{self.temporary.parent} has {free:,} free",
+                f"{self.temporary.path.parent} has {free:,} free",
                 remedy="Free disk space, or set TMPDIR to a directory on a larger disk.",
             )
         transfer(
@@ -223,7 +223,7 @@ class _Downloader:
             siblings = list_url(Url(parent), CheckpointError)
             if siblings and all(each in siblings.files for each in _SPLIT_FILES):
                 parent_files = _Downloader(siblings, self.temporary, "preferred")
-                parent_files.fetch(list(_SPLIT_FILES), self.temporary)
+                parent_files.fetch(list(_SPLIT_FILES), self.temporary.path)
 
     def _remote_directory(self) -> RemoteDirectory:
         names = [name for name in self.listing.files if "/" not in name]

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from converter.errors import Problem, UnsupportedError
 from converter.file_names import INDEX_SUFFIX
 from converter.models.model import Model
 from converter.name_ranges import collapse_ranges
+from converter.storage.locks import TemporaryDirectory
 from converter.verification.result import Findings
 from converter.verification.transformers_runner import MARK
 
@@ -97,7 +97,7 @@ def _problems(path: str, result: Mapping[str, Any]) -> list[Problem]:
 def _ask(python: str, request: Mapping[str, Any]) -> dict[str, Any]:
     """Run the script, and return the result from the line that it marks."""
     try:
-        with TemporaryDirectory(prefix="converter-") as empty:
+        with TemporaryDirectory() as empty:
             # The script is read from standard input and runs in an empty directory, so that no
             # module next to it or in the current directory shadows another.
             done = subprocess.run(
@@ -107,7 +107,7 @@ def _ask(python: str, request: Mapping[str, Any]) -> dict[str, Any]:
                 encoding="utf-8",
                 errors="replace",
                 env={**os.environ, **_ENVIRONMENT},
-                cwd=empty,
+                cwd=empty.path,
                 check=False,
             )
     except OSError as error:

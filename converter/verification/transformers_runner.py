@@ -65,7 +65,7 @@ def main(request: dict[str, Any]) -> dict[str, Any]:
             continue
         messages.texts.clear()
         report: dict[str, Any] = {"framework": framework, "class": name}
-        with tempfile.TemporaryDirectory(prefix="converter-") as directory:
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
             for file in (*_CONFIGS, *names):
                 path = Path(request["directory"], file).resolve()
                 if path.exists():

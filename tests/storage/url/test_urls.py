@@ -22,6 +22,7 @@ from converter.cli import commands
 from converter.errors import CheckpointError, OutputError, UnsupportedError
 from converter.recipes.parser import read_recipes
 from converter.storage import url_download
+from converter.storage.locks import TemporaryDirectory
 from converter.storage.references import Url, local_path, location_key, parse_url
 from converter.storage.url import list_url
 from converter.storage.url_upload import commit_order
@@ -128,11 +129,11 @@ def test_names_outside_the_directory_are_refused(memory: Any, tmp_path: Path) ->
     found = list_url(Url("memory://bert"), CheckpointError)
     assert found is not None
     files = {"../evil.json": {"size": 2, "name": "/evil.json", "type": "file"}}
-    downloader = url_download._Downloader(
-        type(found)(found.url, found.filesystem, found.path, files), tmp_path, "none"
-    )
-    with pytest.raises(CheckpointError, match="is not a file name in it"):
-        downloader.fetch(list(files), tmp_path / "below")
+    listing = type(found)(found.url, found.filesystem, found.path, files)
+    with TemporaryDirectory() as temporary:
+        downloader = url_download._Downloader(listing, temporary, "none")
+        with pytest.raises(CheckpointError, match="is not a file name in it"):
+            downloader.fetch(list(files), tmp_path / "below")
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a" * 300, "a\\b", "a\0b"])
@@ -143,12 +144,13 @@ def test_urls_whose_last_part_is_not_a_directory_name(
     put(memory, factories.make(Path("bert"), "bert").directory, "bert")
     found = list_url(Url("memory://bert"), CheckpointError)
     assert found
-    home = tmp_path / "home" / "own"
-    home.mkdir(parents=True)
+    own = TemporaryDirectory()
+    home = own.path
+    before = set(home.parent.iterdir())
     named = dataclasses.replace(found, url=Url(f"memory://models/{name}"))
-    staged = url_download._Downloader(named, home, "preferred").download("memory://models")
+    staged = url_download._Downloader(named, own, "preferred").download("memory://models")
     assert staged.directory == home / "checkpoint"
-    assert {path.name for path in home.parent.iterdir()} == {"own"}
+    assert set(home.parent.iterdir()) == before
     assert (home / "checkpoint" / "model.safetensors").is_file()
     assert Url("memory://models/bert/").local_name == "bert"
 

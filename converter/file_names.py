@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from unicodedata import normalize
 
@@ -38,6 +38,19 @@ SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 
 TF_INDEX_SUFFIX = ".index"
 """Suffix of the index file of a TensorFlow checkpoint."""
+
+TF_CHECKPOINT_STATE = "checkpoint"
+"""Text file that names the newest of the TensorFlow checkpoints in its directory."""
+
+SAVED_MODEL = "saved_model.pb"
+"""Graph of a TensorFlow SavedModel, which is next to the directory of its variables."""
+
+SAVED_MODEL_PATH = re.compile(r"variables|\d+|saved_model")
+"""Directories between a SavedModel's variables and the checkpoint that it is part of."""
+_SAVED_MODEL_DIRECTORIES = ("", "saved_model/", "saved_model/1/")
+"""Where a checkpoint may have a SavedModel: ``save_pretrained(saved_model=True)`` numbers them."""
+_SAVED_VARIABLES = "variables/variables"
+"""Prefix of the TensorFlow checkpoint in a SavedModel."""
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".hdf5", ".msgpack")
 _TRAINING_FILE = re.compile(
@@ -129,8 +142,9 @@ def other_weight_files(names: Iterable[str]) -> list[tuple[str, ...]]:
 def weight_files(names: Collection[str], *, all_formats: bool = False) -> list[str]:
     """Return unsharded weight files and shard indexes, the preferred format first.
 
-    Without any, return the files of the TensorFlow checkpoints in the top directory, or else the
-    weight files of any other name, if they are one checkpoint.
+    Without any, return the files of the TensorFlow checkpoints in the top directory, and what names
+    the newest of them; or else those of a SavedModel; or else the weight files of any other name,
+    if they are one checkpoint.
 
     Args:
         names: the files of a directory.
@@ -142,9 +156,23 @@ def weight_files(names: Collection[str], *, all_formats: bool = False) -> list[s
     ]
     if present:
         return present if all_formats else present[:1]
-    bundles = sorted(name for name in names if _TF_CHECKPOINT_FILE.fullmatch(name))
+    checkpoints = sorted(name for name in names if _TF_CHECKPOINT_FILE.fullmatch(name))
+    if checkpoints:
+        return [*checkpoints, *{TF_CHECKPOINT_STATE}.intersection(names)]
+    if index := saved_model_index(names.__contains__):
+        prefix = tf_checkpoint_prefix(index)
+        return sorted(name for name in names if tf_checkpoint_prefix(name) == prefix)
     others = other_weight_files(names)
-    return bundles or (list(others[0]) if len(others) == 1 else [])
+    return list(others[0]) if len(others) == 1 else []
+
+
+def saved_model_index(holds: Callable[[str], bool]) -> str | None:
+    """Return the index of the variables of a SavedModel, ``None`` if not found.
+
+    `holds` states whether a directory holds a file, by its relative path.
+    """
+    paths = [f"{d}{_SAVED_VARIABLES}{TF_INDEX_SUFFIX}" for d in _SAVED_MODEL_DIRECTORIES]
+    return next((path for path in paths if holds(path)), None)
 
 
 def tf_checkpoint_prefix(name: str) -> str:

@@ -16,16 +16,21 @@ from converter.errors import CheckpointError, ConverterError, FormatError, Probl
 from converter.file_names import (
     CONFIG,
     INDEX_SUFFIX,
+    SAVED_MODEL,
+    SAVED_MODEL_PATH,
     SHARD,
+    TF_CHECKPOINT_STATE,
     TF_INDEX_SUFFIX,
     WEIGHT_FILES,
     is_index,
     other_weight_files,
+    saved_model_index,
     weight_files,
 )
 from converter.formats.base import Reader, StoredTensor
 from converter.formats.directory import CheckpointDirectory
 from converter.formats.registry import detect_format
+from converter.formats.tensorflow_checkpoint.protobuf import MAX_STATE_BYTES, parse_checkpoint_state
 from converter.interrupts import thread_pool
 from converter.name_ranges import summarize_names
 from converter.recognition import list_files
@@ -227,8 +232,8 @@ def _config_path(folder: CheckpointDirectory, weights: Path, config: str | Path 
 def find_config(directory: Path) -> Path:
     """Return the configuration of `directory`: ``config.json``, or as original releases name it.
 
-    That of an Orbax checkpoint may be in a directory above. Raise CheckpointError, which says what
-    the directory holds instead, if there is none.
+    That of an Orbax checkpoint or a SavedModel may be in a directory above. Raise CheckpointError,
+    which says what the directory holds instead, if there is none.
     """
     if (directory / CONFIG).is_file():
         return directory / CONFIG
@@ -236,10 +241,7 @@ def find_config(directory: Path) -> Path:
 
     dialects = ArchitectureRegistry().conventions.dialects.values()
     names = [name for dialect in dialects for name in dialect.config_files]
-    directories = [directory]
-    if (directory / _ORBAX_METADATA[0]).is_file():  # Orbax replaces it: it holds no other files
-        directories += directory.absolute().parents[:_ORBAX_DEPTH]
-    paths = [path / name for path in directories for name in (CONFIG, *names)]
+    paths = [path / name for path in _config_directories(directory) for name in (CONFIG, *names)]
     paths = [path for path in paths if path.is_file()]
     if not paths:
         held = list_files(directory)
@@ -250,6 +252,19 @@ def find_config(directory: Path) -> Path:
             remedy=f"Give one with --config FILE (looked for {', '.join([CONFIG, *names])}).",
         )
     return paths[0]
+
+
+def _config_directories(directory: Path) -> list[Path]:
+    """Return `directory`, and those above it that may be the checkpoint that it is part of."""
+    path = directory.absolute()
+    if (path / _ORBAX_METADATA[0]).is_file():  # Orbax replaces it: it holds no other files
+        return [directory, *path.parents[:_ORBAX_DEPTH]]
+    directories = [directory]
+    if (path.parent if path.name == "variables" else path).joinpath(SAVED_MODEL).is_file():
+        while SAVED_MODEL_PATH.fullmatch(path.name) and len(directories) <= 3:
+            path = path.parent
+            directories.append(path)
+    return directories
 
 
 @dataclass(frozen=True)
@@ -274,6 +289,8 @@ def find_weights(folder: CheckpointDirectory) -> WeightFiles:
         return WeightFiles((folder.path / present[0],), tuple(present[1:]))
     if path := _find_tf_checkpoint(folder) or _find_orbax(folder.path):
         return WeightFiles((path,))
+    if name := saved_model_index(folder.holds):
+        return WeightFiles((folder.path / name,))
     others = other_weight_files(folder.names())
     if len(others) == 1:
         _check_shard_set(folder, others[0])
@@ -302,8 +319,15 @@ def _check_shard_set(folder: CheckpointDirectory, names: Sequence[str]) -> None:
 
 
 def _find_tf_checkpoint(folder: CheckpointDirectory) -> Path | None:
-    """Return the index of the TensorFlow checkpoint in `folder`, ``None`` if not found."""
+    """Return the index of the TensorFlow checkpoint in `folder`, ``None`` if not found.
+
+    If there are several, that is the one that a ``checkpoint`` file names.
+    """
     indexes = sorted(name for name in folder.names() if name.endswith(TF_INDEX_SUFFIX))
+    if len(indexes) > 1 and folder.holds(TF_CHECKPOINT_STATE):
+        with closing(folder.open(TF_CHECKPOINT_STATE)) as file:
+            newest = parse_checkpoint_state(file.read(0, min(file.size, MAX_STATE_BYTES)))
+        indexes = [name for name in indexes if name == newest + TF_INDEX_SUFFIX] or indexes
     if len(indexes) > 1:
         names = ", ".join(name.removesuffix(TF_INDEX_SUFFIX) for name in indexes[:10])
         raise CheckpointError(
@@ -331,7 +355,7 @@ def _find_orbax(directory: Path) -> Path | None:
 
 def _local_files(folder: CheckpointDirectory, files: Iterable[Path]) -> list[Path]:
     """Return the local files among `files`; remote ones are of one commit and cannot change."""
-    return [file for file in files if folder.is_local(file.name)]
+    return [file for file in files if folder.is_local(folder.name(file))]
 
 
 def _open_weights(
@@ -370,9 +394,7 @@ def _open_readers(
     folder: CheckpointDirectory, files: Sequence[Path], stack: ExitStack
 ) -> tuple[list[Reader], str]:
     """Open all shards; return their readers and the name of their format."""
-    # Orbax metadata may be in subdirectories.
-    names = [path.relative_to(folder.path).as_posix() for path in files]
-    opened = [stack.enter_context(closing(folder.open(name))) for name in names]
+    opened = [stack.enter_context(closing(folder.open(folder.name(path)))) for path in files]
     with thread_pool(min(len(opened), _THREADS)) as threads:
         formats = list(threads.map(detect_format, opened))
     format_names = {file_format.name for file_format in formats}

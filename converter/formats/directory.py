@@ -31,6 +31,10 @@ class CheckpointDirectory:
         """Return the bytes of a file in it, or below it."""
         return path.stat().st_size
 
+    def name(self, path: Path) -> str:
+        """Return the name of a file in it, or below it: the relative path."""
+        return path.relative_to(self.path).as_posix()
+
     def open(self, name: str) -> FileHandle:
         """Open a file for reading; raise CheckpointError if it cannot be opened."""
         return LocalFile(self.path / name)
@@ -51,7 +55,7 @@ class RemoteDirectory(CheckpointDirectory):
 
     def names(self) -> Collection[str]:
         """Return the names of the files in it."""
-        return self._sizes.keys()
+        return [name for name in self._sizes if "/" not in name]
 
     def holds(self, name: str) -> bool:
         """Return whether there is a file of that name."""
@@ -62,14 +66,17 @@ class RemoteDirectory(CheckpointDirectory):
         return super().holds(name)
 
     def size(self, path: Path) -> int:
-        """Return the bytes of a file in it."""
-        return self._sizes[path.name]
+        """Return the bytes of a file in it, or below it."""
+        return self._sizes[self.name(path)]
 
     def open(self, name: str) -> FileHandle:
         """Open a file for reading, the downloaded one if there is one."""
         if self.is_local(name):
             return super().open(name)
-        return RangedFile(self.path / name, self._ranges(name), self._open_sibling)
+        path = self.path / name
 
-    def _open_sibling(self, name: str) -> FileHandle | None:
-        return self.open(name) if self.holds(name) else None
+        def open_sibling(sibling: str) -> FileHandle | None:
+            other = self.name(path.with_name(sibling))
+            return self.open(other) if self.holds(other) else None
+
+        return RangedFile(path, self._ranges(name), open_sibling)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from converter.errors import CheckpointError, Problem
-from converter.file_names import auxiliary_files, is_index, weight_files
+from converter.file_names import auxiliary_files, is_index, saved_model_index, weight_files
 from converter.formats.directory import CheckpointDirectory, RemoteDirectory
 from converter.interrupts import thread_pool
 from converter.storage.base import Source, WeightSelection, no_weights_error, shard_names
@@ -68,7 +68,8 @@ def _open_cached(repository: HubRepo, reference: str, weights: WeightSelection) 
     )
     folder = CheckpointDirectory(Path(path))
     _log.info("%s: offline; commit %s in the cache", repository, folder.path.name)
-    if weights != "none" and not weight_files(folder.names()):
+    has_weights = weight_files(folder.names()) or saved_model_index(folder.holds)
+    if weights != "none" and not has_weights:
         raise CheckpointError(
             f"{repository}: its weights are not in the Hub cache, and HF_HUB_OFFLINE=1 is set",
             remedy=f"Download them once with a connection: hf download {repository.repo_id}",

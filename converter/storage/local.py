@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from converter.errors import CheckpointError, OutputError, Problem
-from converter.file_names import TF_INDEX_SUFFIX, tf_checkpoint_prefix
+from converter.file_names import (
+    SAVED_MODEL,
+    TF_CHECKPOINT_STATE,
+    TF_INDEX_SUFFIX,
+    tf_checkpoint_prefix,
+)
 from converter.formats.directory import CheckpointDirectory
+from converter.formats.file_handle import LocalFile
+from converter.formats.tensorflow_checkpoint.protobuf import MAX_STATE_BYTES, parse_checkpoint_state
 from converter.safe_json import file_to_copy, read_small_file
 from converter.storage.atomic_directory import atomic_directory
 from converter.storage.base import MAX_METADATA_BYTES, Source, is_inside, source_overlap_error
@@ -20,6 +27,8 @@ from converter.storage.references import local_path
 def local_source(reference: str | Path) -> Source:
     """Return the source at the path of a directory, a file or a TensorFlow checkpoint's prefix."""
     path = local_path(reference)
+    if path.name == SAVED_MODEL and path.is_file():
+        path = path.parent
     if path.is_dir():
         return Source(str(reference), CheckpointDirectory(path))
     file = tf_checkpoint_index(path) or (path if path.is_file() else None)
@@ -35,8 +44,13 @@ def local_source(reference: str | Path) -> Source:
 def tf_checkpoint_index(path: Path) -> Path | None:
     """Return the index file of the TensorFlow checkpoint that `path` names, ``None`` if not one.
 
-    The path is that of a data file, or the prefix of all its files: ``DIR/bert_model.ckpt``.
+    The path is that of a data file, of a ``checkpoint`` file that names the newest checkpoint, or
+    the prefix of all its files: ``DIR/bert_model.ckpt``.
     """
+    if path.name == TF_CHECKPOINT_STATE and path.is_file():
+        with closing(LocalFile(path)) as file:
+            newest = parse_checkpoint_state(file.read(0, min(file.size, MAX_STATE_BYTES)))
+        path = path.with_name(newest) if newest else path
     prefix = tf_checkpoint_prefix(path.name)
     index = path.parent / (prefix + TF_INDEX_SUFFIX)
     is_prefix_or_data = prefix != path.name or not path.is_file()

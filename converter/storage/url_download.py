@@ -226,8 +226,7 @@ class _Downloader:
                 parent_files.fetch(list(_SPLIT_FILES), self.temporary.path)
 
     def _remote_directory(self) -> RemoteDirectory:
-        names = [name for name in self.listing.files if "/" not in name]
-        sizes = {name: self.listing.size(name) for name in names}
+        sizes = {name: self.listing.size(name) for name in self.listing.files}
         return RemoteDirectory(self.directory, sizes, lambda n: _UrlRangeSource(self.listing, n))
 
 

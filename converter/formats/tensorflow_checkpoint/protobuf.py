@@ -6,6 +6,7 @@ Source: ``tensor_bundle.proto``, ``tensor_shape.proto``, ``tensor_slice.proto`` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -13,6 +14,10 @@ from converter.formats.file_handle import MAX_RANK
 
 MAX_SLICES = 10_000
 """Parts of one variable; TensorFlow's own partitioners make one for each parameter server."""
+_STATE = re.compile(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\\n]|\\.)*)"', re.MULTILINE)
+_ESCAPE = re.compile(rb"\\([0-7]{1,3}|.)", re.DOTALL)
+MAX_STATE_BYTES = 1 << 16
+"""Bytes of a ``checkpoint`` file that are read; the newest checkpoint is named first."""
 _MINUS_ONE = (1 << 64) - 1
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -120,6 +125,24 @@ def parse_slice(data: bytes) -> list[tuple[int, int]]:
         if len(extents) > MAX_RANK:
             raise WireError(f"a part of more than {MAX_RANK} axes")
     return extents
+
+
+def parse_checkpoint_state(data: bytes) -> str:
+    """Return the prefix of the checkpoint that a ``checkpoint`` file names, without directories.
+
+    The file is a ``CheckpointState`` in protobuf's text format; return ``""`` if it is not. Only
+    the name counts, since the path is often that of the machine that wrote the file.
+    """
+    match = _STATE.search(data)
+    if match is None:
+        return ""
+    path = _ESCAPE.sub(lambda each: _unescape(each[1]), match[1]).decode(errors="replace")
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
+def _unescape(code: bytes) -> bytes:
+    """Return the byte that an escape sequence of the text format stands for."""
+    return bytes([int(code, 8) & 0xFF]) if code.isdigit() else code
 
 
 def _last_values(data: bytes) -> dict[int, int | bytes]:

@@ -183,6 +183,18 @@ def test_a_tensorflow_checkpoint_by_its_prefix(memory: Any) -> None:
     run("diff", "out", "google/bert_model.ckpt")
 
 
+def test_a_saved_model(memory: Any) -> None:
+    release(Path("saved/variables"), "bert", "variables")
+    Path("saved/variables/bert_config.json").rename("saved/bert_config.json")
+    Path("saved/saved_model.pb").write_bytes(b"\x08\x01\x12")
+    put(memory, Path("saved"), "saved")
+    local = json.loads(run("inspect", "saved", "--json").stdout)
+    remote = json.loads(run("inspect", "memory://saved", "--json").stdout)
+    assert remote["tensors"] == local["tensors"] > 0 and remote["parameters"] == local["parameters"]
+    run("convert", "memory://saved", "out", "--to", "pytorch", "-q")
+    run("diff", "out", "saved")
+
+
 def test_a_randomly_initialized_submodel_needs_no_weights(memory: Any) -> None:
     bert = factories.make(Path("bert"), "bert").directory
     put(memory, bert, "bert")

@@ -20,7 +20,9 @@ it, and lists *all* problems, not only the first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from converter.safe_text import redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,10 @@ class Problem:
         text += f"; expected {self.expected}" if self.expected is not None else ""
         text += f"; found {self.found}" if self.found is not None else ""
         return f"{text} ({self.remedy})" if self.remedy is not None else text
+
+    def redacted(self) -> Problem:
+        """Return the problem without secrets."""
+        return replace(self, **{key: redact(part) for key, part in self.to_dict().items()})
 
     def to_dict(self) -> dict[str, str]:
         """Return the parts that are not ``None``, for ``--json``."""
@@ -71,10 +77,10 @@ class ConverterError(Exception):
     def __init__(
         self, message: str, problems: Sequence[Problem] = (), remedy: str | None = None
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.problems = tuple(problems)
-        self.remedy = remedy
+        self.message = redact(message)
+        super().__init__(self.message)
+        self.problems = tuple(problem.redacted() for problem in problems)
+        self.remedy = remedy and redact(remedy)
 
     def __str__(self) -> str:
         lines = [self.message, *(f"  - {problem}" for problem in self.problems)]

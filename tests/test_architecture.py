@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "converter"
 
 LAYERS = (
+    {"safe_text"},
     {"errors", "interrupts", "system", "_version"},
     {"file_names", "optional_imports", "name_ranges", "progress"},
     {"recognition"},

@@ -30,7 +30,8 @@ def command(json: bool, **values: Any) -> int:
     elif result.draft is not None:
         print_result(result.draft.rstrip())
     else:
-        from converter.report.rich_text import count, printable
+        from converter.report.rich_text import count
+        from converter.safe_text import printable
 
         for file, problems in result.problems.items():
             verdict = count(len(problems), "problem") if problems else "good"

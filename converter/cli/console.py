@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from converter.report.rich_text import printable
+from converter.safe_text import printable, redact_values
 
 if TYPE_CHECKING:
     from converter.progress import Progress
@@ -58,8 +60,51 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-def print_result(text: str) -> None:
-    """Print a result; raise OutputError if that fails, BrokenPipeError if the reader has gone."""
+_STYLE = re.compile("(\x1b\\[[0-9;]*m)")
+"""What rich writes for colors."""
+_UNPRINTABLE = re.compile("[\x7f-\U0010ffff]")
+
+
+@contextmanager
+def safe_messages() -> Iterator[None]:
+    """Make the warnings and log records of all libraries safe to show, within the block.
+
+    They quote what servers and files say.
+    """
+    make_record, show = logging.getLogRecordFactory(), warnings.showwarning
+
+    def safe_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        try:
+            record.msg, record.args = printable(record.getMessage()), ()
+        except Exception:  # wrong arguments; the handler reports that
+            record.msg = printable(str(record.msg))
+        return record
+
+    def show_safely(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        warn(str(message))
+
+    logging.setLogRecordFactory(safe_record)
+    warnings.showwarning = show_safely
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(make_record)
+        warnings.showwarning = show
+
+
+def print_result(text: str, *, styled: bool = False) -> None:
+    """Print lines of a result, unprintable characters escaped.
+
+    Those that color `styled` text are kept. Raise OutputError if standard output cannot be written,
+    BrokenPipeError if its reader has gone.
+    """
+    parts = _STYLE.split(text) if styled else [text]
+    text = "".join(part if number % 2 else _safe_lines(part) for number, part in enumerate(parts))
+    _print_result(text)
+
+
+def _print_result(text: str) -> None:
     try:
         click.echo(text, nl=not text.endswith("\n"), color=colors(sys.stdout))
     except BrokenPipeError:
@@ -71,8 +116,18 @@ def print_result(text: str) -> None:
 
 
 def emit_json(document: Any) -> None:
-    """Print the one JSON document of a run."""
-    print_result(json.dumps(document, indent=2, ensure_ascii=False))
+    """Print the one JSON document of a run, without secrets, unprintable characters escaped."""
+    text = json.dumps(redact_values(document), indent=2, ensure_ascii=False)
+    _print_result(text if text.isascii() else _UNPRINTABLE.sub(_json_escape, text))
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    char = match[0]
+    return char if char.isprintable() else json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f"
+
+
+def _safe_lines(text: str) -> str:
+    return "\n".join(printable(line, limit=sys.maxsize) for line in text.split("\n"))
 
 
 def print_message(text: str, style: str = "") -> None:

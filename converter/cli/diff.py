@@ -33,5 +33,5 @@ def command(json: bool, **values: Any) -> int:
     else:
         from converter.report.verification import describe_comparison
 
-        print_result(describe_comparison(comparison))
+        print_result(describe_comparison(comparison), styled=True)
     return int(not comparison.equal)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import codecs
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from converter.cli.console import emit_json, print_message
+from converter.cli.console import emit_json, print_message, safe_messages
 from converter.cli.signals import EndingSignals
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def _run(call: Callable[[EndingSignals], object], json: bool, signals: EndingSig
             plain = codecs.lookup(stream.encoding or "utf-8").name == "ascii"
             stream.reconfigure(encoding="utf-8" if plain else None, errors="backslashreplace")
     try:
-        code = call(signals)
+        with safe_messages():
+            code = call(signals)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -55,7 +56,8 @@ def _run(call: Callable[[EndingSignals], object], json: bool, signals: EndingSig
         if os.environ.get(_TRACEBACK):
             import traceback
 
-            traceback.print_exc()
+            for line in traceback.format_exc().splitlines():
+                print_message(line)
         try:
             return _report(error, json, signals)
         except BrokenPipeError:
@@ -86,14 +88,21 @@ def _report(error: BaseException, json: bool, signals: EndingSignals) -> int:
 
 def print_error(error: ConverterError) -> None:
     """Print the message of an error, its problems, and the remedy."""
-    print_message(f"Error: {error.message}", style="error")
-    for problem in error.problems[:MAX_PROBLEMS]:
-        print_message(f"  - {problem}")
+    message, *more = error_lines(error)
+    print_message(f"Error: {message}", style="error")
+    for line in more:
+        print_message(line)
+
+
+def error_lines(error: ConverterError) -> Iterator[str]:
+    """Yield the message of an error, its first problems, and the remedy."""
+    yield error.message
+    yield from (f"  - {problem}" for problem in error.problems[:MAX_PROBLEMS])
     more = len(error.problems) - MAX_PROBLEMS
     if more > 0:
-        print_message(f"  … and {more} more; --json lists all")
+        yield f"  … and {more} more; --json lists all"
     if error.remedy:
-        print_message(error.remedy)
+        yield from error.remedy.split("\n")
 
 
 def _usage(error: click.ClickException) -> ConverterError:

@@ -31,4 +31,4 @@ def command(json: bool, **values: Any) -> None:
     else:
         from converter.report.families import describe_families
 
-        print_result(describe_families(result))
+        print_result(describe_families(result), styled=True)

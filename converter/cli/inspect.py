@@ -35,4 +35,4 @@ def command(tensors: bool, json: bool, **values: Any) -> None:
         return
     from converter.report.inspection import describe_inspection
 
-    print_result(describe_inspection(inspection, tensors=tensors or values["stats"]))
+    print_result(describe_inspection(inspection, tensors=tensors or values["stats"]), styled=True)

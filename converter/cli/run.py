@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converter.cli.console import emit_json, is_terminal, print_message, print_result
+from converter.cli.error_handling import error_lines
 from converter.cli.options import NEW_FILE, GroupedOption
 from converter.cli.options import command as make_command
 from converter.cli.signals import EndingSignals
@@ -80,10 +81,11 @@ def _write(path: Path, summary: RunSummary | None) -> None:
     """Write the summary atomically; without one, only check that this is possible."""
     from converter.errors import OutputError
     from converter.safe_json import to_json
+    from converter.safe_text import redact_values
 
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        partial.write_bytes(to_json(summary.to_dict()) if summary else b"")
+        partial.write_bytes(to_json(redact_values(summary.to_dict())) if summary else b"")
         if summary:
             partial.replace(path)
     except OSError as error:
@@ -97,7 +99,7 @@ def _show(
     planning: bool,
 ) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[JobResult], None]]]:
     """Show a line for each job that ends (when `planning`, the result), and a progress bar."""
-    from converter.report.rich_text import printable
+    from converter.safe_text import printable
 
     ended = total = 0
     bar: Any = None
@@ -118,13 +120,15 @@ def _show(
         nonlocal ended, total
         ended, total = now, of
         if bar:
-            bar.update(task, completed=now, total=of, description=names)
+            bar.update(task, completed=now, total=of, description=printable(names))
             bar.start()
 
     def on_result(result: JobResult) -> None:
         write = print_result if planning else print_message
         prefix = f"[{ended:{len(str(total))}}/{total}] "
-        write(printable(prefix + "\n  ".join(_lines(result))))
+        first, *more = map(printable, _lines(result))
+        for line in (prefix + first, *(f"  {each}" for each in more)):
+            write(line)
 
     try:
         yield progress, on_result
@@ -139,7 +143,7 @@ def _lines(result: JobResult) -> Iterator[str]:
     if result.status != "planned":
         yield f"{job.name}: {result.status}"
         if result.error:
-            yield from str(result.error).splitlines()
+            yield from error_lines(result.error)
     elif result.after:
         yield f"{job.name}: would {job.command} to {job.output} after {', '.join(result.after)}"
     else:

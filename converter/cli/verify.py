@@ -50,5 +50,5 @@ def command(html: str | None, json: bool, **values: Any) -> int:
     else:
         from converter.report.verification import describe_verification
 
-        print_result(describe_verification(verification))
+        print_result(describe_verification(verification), styled=True)
     return int(not verification.verified)

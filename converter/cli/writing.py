@@ -61,7 +61,9 @@ def write(function: Callable[..., WriteResult], values: dict[str, Any]) -> None:
     elif not (result.written and quiet):
         from converter.report.write_result import describe_plan, describe_result
 
-        print_result(describe_result(result) if result.written else describe_plan(result))
+        print_result(
+            describe_result(result) if result.written else describe_plan(result), styled=True
+        )
     if pushed and not json:
         print_push_result(pushed)
 

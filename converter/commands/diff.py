@@ -13,6 +13,7 @@ from converter.models.model import Model, resolve_model
 from converter.option_declaration import takes
 from converter.options import DiffOptions
 from converter.progress import ProgressCounter
+from converter.storage.references import display_name
 from converter.verification.comparison import canonical_shape, compare, thread_map
 from converter.verification.result import Difference
 from converter.verification.source_comparison import matching_submodel, submodel_tensors
@@ -111,8 +112,8 @@ def diff(options: DiffOptions) -> Comparison:
             ProgressCounter(options.progress).start_step(nbytes),
         )
         return Comparison(
-            first=str(first),
-            second=str(second),
+            first=display_name(first),
+            second=display_name(second),
             tolerance=options.tolerance,
             differences=dict(zip(names, differences, strict=True)),
             only_first=[name for name in mine if name not in theirs],
@@ -120,7 +121,7 @@ def diff(options: DiffOptions) -> Comparison:
             shapes=unequal,
             submodel=submodel,
             unknown={
-                str(reference): _unknown(model)
+                display_name(reference): _unknown(model)
                 for reference, model in zip((first, second), models, strict=True)
             },
         )

@@ -14,6 +14,7 @@ from converter._version import __version__
 from converter.models.source_model import MatchedCheckpoint
 from converter.plan import Plan, ResizedTensor, SourceTensor, TargetTensor
 from converter.safe_json import to_json
+from converter.safe_text import redact_values
 
 
 def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def planned_manifest(plan: Plan, sources: Sequence[MatchedCheckpoint]) -> dict[s
     return {
         "converter_version": __version__,
         "command": plan.command,
-        **plan.settings,
+        **redact_values(plan.settings),
         "sources": {
             source.label: {
                 **source.checkpoint.source.describe(),
@@ -113,7 +114,7 @@ def manifest_bytes(
                 name: _file_entry(directory / name, checksums or name not in weights)
                 for name in names
             },
-            "warnings": list(warnings),
+            "warnings": redact_values(warnings),
         }
     )
 

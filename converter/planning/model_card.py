@@ -6,6 +6,8 @@ times: the same inputs give the same card.
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from converter.name_ranges import collapse_ranges
 from converter.options import CardOptions, OutputOptions
 from converter.plan import InitializedTensor, Plan
 from converter.safe_json import read_small_file
+from converter.safe_text import redact
 from converter.storage.hub_card import PLACEHOLDER, is_generated, stated_license, with_checksum
 
 _TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
@@ -73,10 +76,20 @@ def _card_source(source: InputModel, plan: Plan) -> _CardSource:
         source.label,
         repo_id,
         described.get("revision"),
-        repo_id or "".join(c for c in name if c.isprintable() and c != "`"),
+        repo_id or _plain(name),
         stated_license(checkpoint.directory),
         source.label in plan.settings.get("random", ()),
     )
+
+
+def _plain(text: str) -> str:
+    """Return `text` without what ends a code span or a line."""
+    return "".join(char for char in text if char.isprintable() and char != "`")
+
+
+def _markdown(text: str) -> str:
+    """Return `text`, escaped so that it is no link, no HTML and no cell of a table."""
+    return re.sub(r"([\\\[\]<>|&])", r"\\\1", _plain(text))
 
 
 def _front_matter(plan: Plan, origins: Sequence[_CardSource]) -> Iterator[str]:
@@ -91,7 +104,8 @@ def _front_matter(plan: Plan, origins: Sequence[_CardSource]) -> Iterator[str]:
     yield from _license(origins)
     yield "tags:"
     yield from (
-        f"- {name}" for name in dict.fromkeys(table.name for table in reversed(plan.tables))
+        f"- {name}" if re.fullmatch(r"[A-Za-z][\w.-]*", name) else f"- {json.dumps(name)}"
+        for name in dict.fromkeys(table.name for table in reversed(plan.tables))
     )
     yield "---"
     yield ""
@@ -110,9 +124,10 @@ def _license(origins: Sequence[_CardSource]) -> Iterator[str]:
 
 
 def _introduction(plan: Plan, origins: Sequence[_CardSource]) -> Iterator[str]:
-    yield f"# {' and '.join(dict.fromkeys(origin.display_name for origin in origins))}"
+    names = dict.fromkeys(_markdown(origin.display_name) for origin in origins)
+    yield f"# {' and '.join(names)}"
     yield ""
-    titles = [table.title for table in plan.tables if isinstance(table, Architecture)]
+    titles = [_markdown(each.title) for each in plan.tables if isinstance(each, Architecture)]
     if plan.command == "compose":
         yield (
             f"One encoder-decoder model of {titles[0]} as encoder and {titles[1]} as decoder. "
@@ -124,8 +139,9 @@ def _introduction(plan: Plan, origins: Sequence[_CardSource]) -> Iterator[str]:
     yield "| part | from | commit | license |"
     yield "|---|---|---|---|"
     for origin in origins:
+        shown = origin.display_name.replace("|", r"\|")
         link = f"[{origin.display_name}](https://huggingface.co/{origin.repo_id})"
-        reference = link if origin.repo_id else f"`{origin.display_name}`"
+        reference = link if origin.repo_id else f"`{shown}`"
         random = " (its configuration; the weights are newly initialized)" if origin.random else ""
         commit = f"`{origin.commit}`" if origin.commit else "–"
         license = origin.license or "not stated"
@@ -236,6 +252,6 @@ def _making(plan: Plan, origins: Sequence[_CardSource], options: OutputOptions) 
     )
     yield ""
     yield "```sh"
-    yield shlex.join(words)
+    yield _plain(redact(shlex.join(words)))
     yield "```"
     yield ""

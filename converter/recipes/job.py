@@ -14,6 +14,7 @@ from converter.file_names import MANIFEST
 from converter.recipes.parser import Job
 from converter.recipes.schema import COMMANDS
 from converter.safe_json import to_json
+from converter.storage.references import display_name, location_text
 from converter.storage.resolve import output_target
 from converter.verified_push import verify_for_push
 
@@ -47,7 +48,7 @@ class JobResult:
         """Return the entry of the summary."""
         entry: dict[str, Any] = {
             "command": self.job.command,
-            "output": self.job.output,
+            "output": display_name(self.job.output),
             "status": self.status,
             "seconds": round(self.seconds, 3),
         }
@@ -158,7 +159,7 @@ def _converted(job: Job, error: Exception) -> ConverterError:
 
 def is_done(planned: WriteResult) -> bool:
     """Return whether an output is up to date by its manifest, given the result of a dry run."""
-    output = output_target(str(planned.output))
+    output = output_target(location_text(planned.output))
     try:
         manifest = json.loads(output.read(MANIFEST) or b"")
         written = output.modified(MANIFEST)

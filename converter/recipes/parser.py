@@ -28,7 +28,7 @@ from converter.recipes.schema import (
     recipe_options,
 )
 from converter.safe_json import read_small_file
-from converter.storage.references import location_key, parse_url
+from converter.storage.references import display_name, location_key, parse_url
 
 _MAX_BYTES = 2 << 20
 _MAX_YAML_BYTES = 256 << 10
@@ -454,7 +454,7 @@ def _saved(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _escape(value: Any) -> Any:
-    """Return a value or tuple of values whose dollar signs start no variable."""
+    """Return a value or tuple of values whose dollar signs start no variable, without secrets."""
     if isinstance(value, tuple):
         return [_escape(each) for each in value]
-    return value.replace("$", "$$") if isinstance(value, str) else value
+    return display_name(value).replace("$", "$$") if isinstance(value, str) else value

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from converter._version import __version__
 from converter.name_ranges import collapse_ranges
-from converter.report.rich_text import count, group_layers, printable, shape
+from converter.report.rich_text import count, group_layers, shape
 from converter.report.verification import HEADER, difference_rows, merge_layers
+from converter.safe_text import printable
 from converter.verification.result import (
     NOTHING,
     ReportSection,
@@ -53,7 +54,7 @@ def bar(shares: Mapping[ValueOrigin, int], classes: Mapping[ValueOrigin, str]) -
     parts, labels, x = [], [], 0.0
     for origin, amount in shares.items():
         length = width * amount / total
-        label = f"{escape(origin.label)}: {amount:,} values ({amount / total:.1%})"
+        label = f"{_text(origin.label)}: {amount:,} values ({amount / total:.1%})"
         labels.append(label)
         parts.append(
             f'<rect class="{escape(classes[origin])}" x="{x:.1f}" y="0" width="{length:.1f}"'

@@ -14,6 +14,7 @@ from converter.report.rich_text import (
     heading,
     indented,
     line,
+    lines,
     rendered,
     shape,
     size,
@@ -37,11 +38,12 @@ def describe_inspection(
     yield line(f"{checkpoint.reference}: {model.name}", "bold")
     yield indented(table(_facts(inspection)))
     dtypes = Counter(spec.dtype for spec in specs)
-    yield line(
-        f"\n{count(len(specs), 'tensor')}, {count(sum(spec.size for spec in specs), 'parameter')}, "
+    totals = (
+        f"{count(len(specs), 'tensor')}, {count(sum(spec.size for spec in specs), 'parameter')}, "
         f"{size(sum(spec.nbytes for spec in specs))}: "
         + ", ".join(f"{number:,} {dtype}" for dtype, number in dtypes.items())
     )
+    yield lines(["", totals])
     yield from _problems(inspection)
     if provenance := inspection.provenance:
         yield heading("How it was made, by its manifest")

@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from converter.name_ranges import collapse_ranges, split_layer_index
+from converter.safe_text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -27,15 +28,6 @@ _GAP = 2
 
 _UNBOUNDED = 10_000
 """Columns if the output is not a terminal, so that lines in a pipe are not wrapped."""
-
-
-def printable(text: str) -> str:
-    """Escape control characters, so that names in a file cannot control the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text
-    )
 
 
 def size(nbytes: int) -> str:
@@ -98,21 +90,26 @@ def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def line(text: str, style: str = "") -> Text:
     """Return a line or a cell, never parsed as markup, wrapped anywhere if necessary."""
+    return lines([text], style)
+
+
+def lines(texts: Iterable[str], style: str = "") -> Text:
+    """Return several lines; a line break within one of them is escaped."""
     from rich.text import Text
 
-    return Text(printable(text), style=style, overflow="fold")
+    return Text("\n".join(map(printable, texts)), style=style, overflow="fold")
 
 
 def heading(text: str) -> Text:
     """Return the heading of a section."""
-    return line(f"\n{text}", "bold")
+    return lines(["", text], "bold")
 
 
 def unwrapped(text: str) -> Text:
     """Return a line that is never wrapped, so that it can be copied from any terminal."""
     from rich.text import Text
 
-    return Text(printable(text), no_wrap=True, overflow="ignore")
+    return Text(printable(text, limit=sys.maxsize), no_wrap=True, overflow="ignore")
 
 
 def table(

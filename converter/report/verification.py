@@ -15,6 +15,7 @@ from converter.report.rich_text import (
     heading,
     indented,
     line,
+    lines,
     render,
     rendered,
     shape,
@@ -62,7 +63,7 @@ def describe_comparison(result: Comparison) -> Iterator[RenderableType]:
 def _listed(title: str, names: Sequence[str]) -> Iterator[RenderableType]:
     if names:
         yield heading(title)
-        yield indented(line("\n".join(collapse_params(names))))
+        yield indented(lines(collapse_params(names)))
 
 
 def difference_rows(differences: Mapping[str, Difference]) -> Iterator[tuple[str, ...]]:

@@ -18,6 +18,7 @@ from converter.report.rich_text import (
     heading,
     indented,
     line,
+    lines,
     rendered,
     shape,
     size,
@@ -70,7 +71,7 @@ def describe_result(result: WriteResult) -> Iterator[RenderableType]:
     ]
     yield indented(table(files, right=[1]))
     yield indented(line(_documents(result)))
-    yield line(f"\n{count_origins(result.plan.tensors)}; {result.seconds:.1f} s")
+    yield lines(["", f"{count_origins(result.plan.tensors)}; {result.seconds:.1f} s"])
     yield from _initialized(result)
     yield from _prefixes(result)
     yield from _ignored(result)
@@ -115,7 +116,7 @@ def _initialized(result: WriteResult) -> Iterator[RenderableType]:
         yield heading("Newly initialized weights, which need training")
     for reason, names in reasons.items():
         yield indented(line(f"{reason}:"))
-        yield indented(indented(line("\n".join(collapse_params(names)))))
+        yield indented(indented(lines(collapse_params(names))))
 
 
 def _prefixes(result: WriteResult) -> Iterator[RenderableType]:

@@ -22,6 +22,8 @@ WeightSelection: TypeAlias = Literal["preferred", "all", "none", "headers"]
 TensorFlow and Flax), of all formats, none, or only the headers of the preferred format, which are
 read remotely."""
 
+_MAX_NAME = 1_000
+"""Characters of the path of a file in a checkpoint."""
 MAX_METADATA_BYTES = 64 << 20
 """Larger than any file of a checkpoint other than weights."""
 
@@ -191,6 +193,14 @@ def no_weights_error(
         remedy="Expected one of " + ", ".join(WEIGHT_FILES) + " (or its index), a TensorFlow or an "
         "Orbax checkpoint, or one other weight file.",
     )
+
+
+def check_file_name(name: str, location: object) -> None:
+    """Raise `CheckpointError` unless `name`, as a server lists it, is a path in its directory."""
+    parts = name.split("/")
+    plain = name.isprintable() and "\\" not in name and len(name) <= _MAX_NAME
+    if not plain or any(part in ("", ".", "..") or len(part) > 255 for part in parts):
+        raise CheckpointError(f"{location}: {name[:80]!r} is not a file name in it")
 
 
 def shard_names(index: Path) -> list[str]:

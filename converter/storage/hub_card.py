@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from converter.errors import OutputError, Problem
 from converter.file_names import MODEL_CARD
 from converter.safe_json import open_regular, read_small_file
+from converter.storage.hub_client import TIMEOUT
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -76,16 +77,24 @@ def validate_card(path: Path, api: HfApi) -> None:
         f"{api.endpoint}/api/validate-yaml",
         json={"content": read_small_file(path).decode("utf-8", "replace"), "repoType": "model"},
         headers=build_hf_headers(token=api.token),
+        timeout=TIMEOUT,
     )
     if response.status_code == 400:
-        errors = response.json().get("errors") or [{}]
+        answer = response.json()
+        errors = answer.get("errors") if isinstance(answer, dict) else None
+        errors = errors if isinstance(errors, list) else []
         raise OutputError(
             f"{path}: the Hub does not accept this model card; nothing was sent",
-            [Problem(str(each.get("message", "is not valid")), str(path)) for each in errors],
+            [Problem(_message(each), str(path)) for each in errors or [None]],
             remedy="Correct the front matter, the YAML at the top between two lines of ---; see "
             "https://huggingface.co/docs/hub/model-cards",
         )
     hf_raise_for_status(response)
+
+
+def _message(error: Any) -> str:
+    """Return the message of an entry of the Hub's answer."""
+    return str(error.get("message", "is not valid") if isinstance(error, dict) else "is not valid")
 
 
 def _digest(data: bytes) -> str:

@@ -6,15 +6,21 @@ requests in 0.36, httpx in 1.x, httpx2 in 2.x.
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from converter.errors import CheckpointError, ConverterError
+from converter.safe_text import redact
+from converter.storage.bounded_transfer import MAX_ANSWER_BYTES, TransferLimit, check_answer
+from converter.storage.references import HubRepo
 
 Response = TypeVar("Response")
 
@@ -22,8 +28,11 @@ RETRY_DELAYS = (1.0, 4.0)
 """Seconds before the first and the second retry of a request."""
 MAX_SECONDS_TO_RETRY = 10.0
 """A request that failed after this time is not retried: the client has retried it itself."""
-_TIMEOUT = 30
+TIMEOUT = 30
 """Seconds without a response before a request is given up."""
+_MAX_ERROR_BYTES = 64 << 10
+"""Read of the body of an error response."""
+_ODD_ANSWER = "the Hub answers with something unexpected"
 
 _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 """Errors of hf_xet have no response; this is how they state its status."""
@@ -73,6 +82,8 @@ def retry(request: Callable[[], Response]) -> Response:
 def is_transient(error: BaseException) -> bool:
     """Return whether a request may succeed later: no response, status 5xx, or 429."""
     status = _status(error)
+    if type(error).__name__ == "JSONDecodeError":  # of requests, which calls it a connection error
+        return False
     return _is_connection_error(error) if status is None else status >= 500 or status == 429
 
 
@@ -106,6 +117,10 @@ def _explain(error: Exception, repo_id: str, writing: bool) -> tuple[str, str | 
     status = _status(error)
     if status is not None:
         return _explain_status(status, error, repo_id, writing)
+    if _is_odd_answer(error):
+        return f"{_ODD_ANSWER} ({type(error).__name__})", (
+            f"Check that {constants.ENDPOINT} (HF_ENDPOINT) is the Hub or a mirror of it."
+        )
     retry_step = (
         "Try again; uploaded files are not sent again."
         if writing
@@ -139,6 +154,17 @@ def _explain_status(
     )
 
 
+def _is_odd_answer(error: Exception) -> bool:
+    """Return whether the client failed to understand an answer, rather than to get one."""
+    if type(error).__name__ == "JSONDecodeError":
+        return True
+    kinds = (TypeError, LookupError, AttributeError, RecursionError, AssertionError)
+    frames = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, kinds) and any(
+        frame.f_globals.get("__name__", "").startswith("huggingface_hub") for frame, _ in frames
+    )
+
+
 def _status(error: BaseException) -> int | None:
     """Return the HTTP status behind `error` or one of its causes."""
     for each in _chain(error):
@@ -167,8 +193,45 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _summary(error: BaseException) -> str:
     """Return the message of the innermost cause in one line, without request details."""
     innermost = list(_chain(error))[-1]
-    text = _REQUEST_DETAILS.split(" ".join(str(innermost).split()))[0]
+    text = _REQUEST_DETAILS.split(" ".join(redact(str(innermost)).split()))[0]
     return text[:300] or type(error).__name__
+
+
+def list_repo(repository: HubRepo, *, sizes: bool) -> tuple[str, dict[str, int | None]]:
+    """Return the commit of a repository, and its files → bytes, ``None`` if not listed.
+
+    Not `HfApi.model_info`, which reads an answer of any size and checks none. Raise
+    `CheckpointError` if the answer is not such a list, and the errors of the client.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+
+    revision = repository.revision
+    url = f"{constants.ENDPOINT}/api/models/{repository.repo_id}"
+    url += f"/revision/{quote(revision, safe='')}" if revision else ""
+    with _response(url + "?blobs=True" * sizes, build_hf_headers(library_name="converter")) as body:
+        hf_raise_for_status(body)
+        data = _read_up_to(body, MAX_ANSWER_BYTES + 1)
+    if len(data) > MAX_ANSWER_BYTES:
+        raise CheckpointError(f"{repository}: the Hub lists more than {MAX_ANSWER_BYTES:,} bytes")
+    try:
+        info = json.loads(data)
+        files = {each["rfilename"]: each.get("size") for each in info["siblings"]}
+        commit = info["sha"]
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        files, commit = {None: None}, None
+    if not isinstance(commit, str) or not all(map(_is_file, files.items())):
+        raise CheckpointError(
+            f"{repository}: {_ODD_ANSWER}, not with a list of files",
+            remedy=f"Check that {constants.ENDPOINT} (HF_ENDPOINT) is the Hub or a mirror of it.",
+        )
+    return commit, files
+
+
+def _is_file(entry: tuple[Any, Any]) -> bool:
+    name, size = entry
+    good_size = size is None or (isinstance(size, int) and size >= 0)
+    return isinstance(name, str) and not {"", ".", ".."} & {*name.split("/")} and good_size
 
 
 class HubRangeSource:
@@ -227,6 +290,7 @@ class HubRangeSource:
 
     def _check_range(self, response: Any, offset: int, nbytes: int) -> None:
         """Refuse a response with the complete file, which may have any size."""
+        check_answer(response.status_code, response.headers, None)
         status = response.status_code
         content_range = response.headers.get("Content-Range", "").partition("/")[0].strip()
         complete = status == 200 and offset == 0 and nbytes == self.size
@@ -245,26 +309,45 @@ def _response(url: str, headers: dict[str, str]) -> Iterator[Any]:
 
     session: Any = get_session()
     if callable(getattr(session, "stream", None)):  # httpx, since version 1 of the client
-        with session.stream("GET", url, headers=headers, timeout=_TIMEOUT) as response:
-            if response.status_code >= 400:
-                response.read()
+        with session.stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
+            _read_error_body(response)
             yield response
     else:
-        with session.get(url, headers=headers, timeout=_TIMEOUT, stream=True) as response:
+        with session.get(url, headers=headers, timeout=TIMEOUT, stream=True) as response:
+            _read_error_body(response)
             yield response
+
+
+def _read_error_body(response: Any) -> None:
+    """Read the start of the body of an error, which the client would read completely."""
+    if response.status_code < 400:
+        return
+    data = _read_up_to(response, _MAX_ERROR_BYTES)
+    response._content = data[:_MAX_ERROR_BYTES]  # where both HTTP libraries keep it
+    response._content_consumed = True
+
+
+def _read_up_to(response: Any, nbytes: int) -> bytes:
+    """Return the body of a streamed response, at least its first `nbytes` bytes."""
+    if hasattr(response, "iter_bytes"):  # httpx
+        chunks = response.iter_bytes()
+    else:  # `iter_content` would wait for as many bytes as it was asked for
+        chunks = iter(lambda: response.raw.read1(1 << 16, decode_content=True), b"")
+    data, limit = bytearray(), TransferLimit(sys.maxsize)
+    for chunk in chunks:
+        data += chunk
+        limit.add(len(chunk))
+        if len(data) >= nbytes:
+            break
+    return bytes(data)
 
 
 def _read_body(response: Any, nbytes: int) -> bytes:
     """Return the first `nbytes` of a body; raise `ConnectionError` if it is shorter."""
-    is_httpx = hasattr(response, "iter_bytes")
-    data = bytearray()
-    for chunk in response.iter_bytes() if is_httpx else response.iter_content(1 << 16):
-        data += chunk
-        if len(data) >= nbytes:
-            break
+    data = _read_up_to(response, nbytes)
     if len(data) < nbytes:
         raise ConnectionError(f"the response ended after {len(data)} of {nbytes} bytes")
-    return bytes(data[:nbytes])
+    return data[:nbytes]
 
 
 def _origin(url: str) -> tuple[str, str]:

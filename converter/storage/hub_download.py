@@ -12,8 +12,14 @@ from converter.errors import CheckpointError, Problem
 from converter.file_names import auxiliary_files, is_index, saved_model_index, weight_files
 from converter.formats.directory import CheckpointDirectory, RemoteDirectory
 from converter.interrupts import thread_pool
-from converter.storage.base import Source, WeightSelection, no_weights_error, shard_names
-from converter.storage.hub_client import HubRangeSource, retry, translate_hub_errors
+from converter.storage.base import (
+    Source,
+    WeightSelection,
+    check_file_name,
+    no_weights_error,
+    shard_names,
+)
+from converter.storage.hub_client import HubRangeSource, list_repo, retry, translate_hub_errors
 from converter.storage.references import HubRepo
 
 _log = logging.getLogger(__name__)
@@ -79,16 +85,13 @@ def _open_cached(repository: HubRepo, reference: str, weights: WeightSelection) 
 
 
 def _download(repository: HubRepo, reference: str, weights: WeightSelection) -> HubSource:
-    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub import hf_hub_url
 
     headers = weights == "headers"
-    request = partial(HfApi().model_info, repository.repo_id, files_metadata=headers)
-    info = retry(lambda: request(revision=repository.revision))
-    siblings = info.siblings or ()
-    sizes = {sibling.rfilename: sibling.size or 0 for sibling in siblings}
-    if headers and None in [each.size for each in siblings]:  # some mirrors do not list sizes
+    commit, listed = retry(lambda: list_repo(repository, sizes=headers))
+    if headers and None in listed.values():  # some mirrors do not list sizes
         return _download(repository, reference, "preferred")
-    commit = str(info.sha)
+    sizes = {name: size or 0 for name, size in listed.items()}
     files = _select_files(repository, sizes, weights)
     _log.info("%s: commit %s; fetching %s", repository, commit, ", ".join(files))
     if not repository.is_pinned:  # makes the cache map the revision to its commit, for offline use
@@ -122,6 +125,8 @@ def _select_files(repository: HubRepo, names: Iterable[str], weights: WeightSele
         files += [name for name in selected if is_index(name) or weights != "headers"]
     if not files:
         raise CheckpointError(f"{repository}: holds no configuration")
+    for name in files:
+        check_file_name(name, repository)
     return files
 
 
@@ -141,4 +146,6 @@ def _shards(repository: HubRepo, index: Path, names: Iterable[str]) -> list[str]
             [Problem(f"is named by {index.name}, but missing", name) for name in missing[:10]],
             remedy="Choose a complete revision, as org/name@REVISION.",
         )
+    for name in shards:
+        check_file_name(name, repository)
     return shards

@@ -72,7 +72,8 @@ def upload(options: PushOptions) -> PushResult:
     with translate_hub_errors(
         OutputError, f"{repo_id}: cannot be pushed to", repo_id, writing=True
     ):
-        user = str(retry(api.whoami)["name"])
+        account = retry(api.whoami)
+        user = str(account.get("name") if isinstance(account, dict) else "")
         contents: dict[str, Path | bytes] = dict(files)
         if MODEL_CARD in files:
             retry(lambda: validate_card(files[MODEL_CARD], api))

@@ -9,6 +9,7 @@ from typing import Self
 from urllib.parse import unquote, urlsplit
 
 from converter.file_names import name_key, name_problem
+from converter.safe_text import redact_url, remember_secrets
 from converter.system import IGNORES_CASE, IS_WINDOWS
 
 _ID_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -20,14 +21,11 @@ _FILE_SUFFIXES = frozenset(
 )
 """Suffixes of weight files, which hardly any repository name has."""
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
-"""At least two letters before the colon: one would be a Windows drive."""
+_URL = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+"""At least two letters before the colon: one would be a Windows drive. ``simplecache::https://…``
+is a chain of fsspec."""
 
-_CREDENTIALS = re.compile(r"^[^/@]*@")
-"""User name before a host, often with a password."""
 _DRIVE = re.compile(r"/[A-Za-z]:")
-_QUERY = re.compile(r"[?#].*$", re.DOTALL)
-"""May hold a signature over HTTP; with other protocols it may be part of a file name."""
 
 _MAX_DIRECTORY_NAME = 60
 """Characters, each of which takes up to 4 of the 255 bytes of a file name."""
@@ -51,27 +49,31 @@ class HubRepo:
         return f"{self.repo_id}@{self.revision}" if self.revision else self.repo_id
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Url:
     """The URL of a directory or a file."""
 
     text: str
     """As the user gave it, with any secrets; passed to the library of the protocol."""
 
+    def __post_init__(self) -> None:
+        remember_secrets(self.text)
+
     @property
     def protocol(self) -> str:
-        """The part before ``://``."""
-        return self.text.partition("://")[0]
+        """The part before ``://``, in a chain that of its last link."""
+        return self.text.partition("://")[0].rpartition("::")[2]
+
+    @property
+    def protocols(self) -> set[str]:
+        """Those of all links of a chain."""
+        return set(re.findall(r"(?:^|::)([a-z0-9+.-]+)(?=://|::)", self.text))
 
     @property
     def redacted(self) -> str:
         """Without secrets and trailing slashes, for messages, manifests and model cards."""
-        rest = self.text.partition("://")[2]
-        if self.protocol != "hf":
-            rest = _CREDENTIALS.sub("", rest)
-        if self.protocol in ("http", "https"):
-            rest = _QUERY.sub("", rest)
-        return f"{self.protocol}://{rest.rstrip('/')}"
+        protocol, separator, rest = redact_url(self.text).partition("://")
+        return f"{protocol}{separator}{rest.rstrip('/')}"
 
     @property
     def name(self) -> str:
@@ -85,10 +87,21 @@ class Url:
         return self.name if safe else "checkpoint"
 
     def __truediv__(self, name: str) -> Self:
-        return type(self)(f"{self.text.rstrip('/')}/{name}")
+        return type(self)(append_name(self.text, name))
 
     def __str__(self) -> str:
         return self.redacted
+
+    def __repr__(self) -> str:
+        return f"Url({self.redacted!r})"
+
+
+def append_name(url: str, name: str) -> str:
+    """Return the URL of a file in the directory `url`, whose query over HTTP is kept."""
+    is_http = url.rpartition("::")[2].lower().startswith(("http://", "https://"))
+    match = re.fullmatch(r"([^?#]*)([?#].*)?" if is_http else "(.*)()", url, re.DOTALL)
+    directory, query = match.groups("") if match else (url, "")
+    return f"{directory.rstrip('/')}/{name}{query}"
 
 
 def parse_repo_id(reference: str | Path) -> HubRepo | None:
@@ -118,6 +131,12 @@ def parse_url(reference: str | Path) -> Url | None:
     return None if protocol == "file" else Url(f"{protocol}://{match[2]}")
 
 
+def display_name(reference: str | Path) -> str:
+    """Return what to call `reference` in messages and reports: without the secrets of a URL."""
+    url = parse_url(reference)
+    return url.redacted if url else str(reference)
+
+
 def is_remote(reference: str | Path) -> bool:
     """Return whether `reference` is a URL or a Hub id, and not a local path."""
     return bool(parse_repo_id(reference) or parse_url(reference))
@@ -134,12 +153,19 @@ def local_path(reference: str | Path) -> Path:
     return Path(path[1:] if IS_WINDOWS and _DRIVE.match(path) else path)
 
 
+def location_text(location: Path | Url) -> str:
+    """Return a location as the user gave it, with any secrets, to open it again."""
+    return location.text if isinstance(location, Url) else str(location)
+
+
 def location_key(reference: str | Path) -> str:
-    """Return a key that is equal for references to the same location."""
+    """Return a key that is equal for references to the same location; not to be shown."""
     if str(reference).startswith("hf://") and (repository := parse_repo_id(reference)):
         return f"hf://{repository}"
     url = parse_url(reference)
-    if url:
-        return url.redacted
-    path = local_path(reference).resolve().as_posix()
-    return name_key(path) if IGNORES_CASE else path
+    if url is None:
+        path = local_path(reference).resolve().as_posix()
+        return name_key(path) if IGNORES_CASE else path
+    # A query may be part of an object's name, while over HTTP it is a signature, which changes.
+    query = "" if url.protocol in ("http", "https") else "".join(re.findall(r"[?#].*$", url.text))
+    return url.redacted + query.rstrip("/")

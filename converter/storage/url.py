@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from converter.errors import ConverterError, UnsupportedError
+from converter.errors import CheckpointError, ConverterError, UnsupportedError
 from converter.interrupts import thread_pool
 from converter.optional_imports import install_hint
-from converter.storage.references import Url
+from converter.safe_text import redact
+from converter.storage.bounded_transfer import MAX_ANSWER_BYTES, TransferError, http_options
+from converter.storage.references import Url, append_name
 
 _LIBRARIES = frozenset(
     "adlfs aiobotocore aiohttp azure botocore gcsfs google huggingface_hub paramiko requests "
@@ -35,6 +39,9 @@ _LOGIN = {
 
 _THREADS = 4
 """Concurrent transfers."""
+
+_CACHE = re.compile(r"\b(?:simplecache|filecache|blockcache)(?:://)?::")
+"""Links of a chain that keep what they download; here, every file is downloaded once."""
 
 _MAX_DEPTH = 2
 """A checkpoint has files in its directory and in those of its submodels or tokenizers."""
@@ -68,7 +75,7 @@ def translate_url_errors(kind: type[ConverterError], url: Url, action: str) -> I
 def _explain(error: Exception, url: Url) -> tuple[str, str | None] | None:
     """Return the reason and the remedy of `error`, ``None`` if it is not of a protocol."""
     name = type(error).__name__
-    text = " ".join(str(error).split())[:300] or name
+    text = " ".join(redact(str(error)).split())[:300] or name
     login = _LOGIN.get(_EXTRAS.get(url.protocol, url.protocol))
     if isinstance(error, ImportError):
         extra = _EXTRAS.get(url.protocol)
@@ -76,6 +83,10 @@ def _explain(error: Exception, url: Url) -> tuple[str, str | None] | None:
         return f"the library for {url.protocol}:// is not installed ({text})", hint
     if isinstance(error, ValueError) and "Protocol not known" in text:
         return "unknown protocol", "Use s3://, gs://, hf:// or another protocol of fsspec."
+    if "Redirect" in name:
+        return "the server redirects in a loop, or to something other than HTTP", "Check the URL."
+    if isinstance(error, TransferError):
+        return text, "Download its files by other means, and give the local directory."
     if isinstance(error, FileNotFoundError):
         if "bucket" in text.lower():
             bucket = url.redacted.partition("://")[2].partition("/")[0]
@@ -91,7 +102,13 @@ def _explain(error: Exception, url: Url) -> tuple[str, str | None] | None:
         return f"no connection: {text}", "Check that the server is running, and try again."
     if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES:
         return text, None
-    return None
+    return (text, None) if _is_of_library(error) else None
+
+
+def _is_of_library(error: Exception) -> bool:
+    """Return whether a library raised `error`, of a malformed URL or answer, in its own code."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return not frames[-1].f_globals.get("__name__", "").startswith("converter")
 
 
 @dataclass(frozen=True)
@@ -107,10 +124,21 @@ class UrlListing:
     """Relative name → what the file system reports of the file."""
     file: str | None = None
     """The name of the file, if the URL is that of a file in the directory."""
+    sizes: dict[str, int] = field(default_factory=dict, compare=False)
+    """Those asked for so far, in bytes."""
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
-        return int(self.files[name]["size"])
+        if name not in self.sizes:
+            path, url = self.remote_path(name), self.url / name
+            size = self.files[name].get("size")
+            if size is None:  # HTTP servers list names only
+                with translate_url_errors(CheckpointError, url, "cannot be read"):
+                    size = self.filesystem.info(path).get("size")
+            if not isinstance(size, int) or size < 0:
+                raise CheckpointError(f"{url}: cannot be read: the server does not state its size")
+            self.sizes[name] = size
+        return self.sizes[name]
 
     def modified(self, name: str) -> float | None:
         """Return when a file was last written, in seconds since 1970, ``None`` if unknown."""
@@ -127,12 +155,22 @@ class UrlListing:
 
     def remote_path(self, name: str) -> str:
         """Return the path of a file, as the file system spells it."""
-        return f"{self.path}/{name}"
+        return append_name(self.path, name)
 
     def read(self, name: str) -> bytes:
         """Return the content of a small file."""
-        with translate_url_errors(ConverterError, self.url / name, "cannot be read"):
-            return bytes(self.filesystem.cat_file(self.remote_path(name)))
+        return self.read_range(name, 0, min(self.size(name), MAX_ANSWER_BYTES))
+
+    def read_range(self, name: str, offset: int, nbytes: int) -> bytes:
+        """Return exactly `nbytes` bytes of a file from `offset`, or raise `CheckpointError`."""
+        path, url = self.remote_path(name), self.url / name
+        if not nbytes:
+            return b""
+        with translate_url_errors(CheckpointError, url, "cannot be read"):
+            data = bytes(self.filesystem.cat_file(path, start=offset, end=offset + nbytes))
+            if len(data) != nbytes:
+                raise TransferError(f"{len(data):,} of {nbytes:,} bytes were received")
+            return data
 
 
 def filesystem(url: Url, kind: type[ConverterError], *, cached: bool = True) -> tuple[Any, str]:
@@ -144,7 +182,10 @@ def filesystem(url: Url, kind: type[ConverterError], *, cached: bool = True) -> 
     import fsspec
 
     with translate_url_errors(kind, url, "cannot be reached"):
-        system, path = fsspec.core.url_to_fs(url.text, skip_instance_cache=not cached)
+        options = {each: {**http_options()} for each in url.protocols & {"http", "https"}}
+        system, path = fsspec.core.url_to_fs(
+            _CACHE.sub("", url.text), skip_instance_cache=not cached, **options
+        )
     return system, str(path).rstrip("/")
 
 

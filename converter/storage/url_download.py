@@ -22,7 +22,14 @@ from converter.file_names import (
     weight_files,
 )
 from converter.formats.directory import CheckpointDirectory, RemoteDirectory
-from converter.storage.base import Source, WeightSelection, no_weights_error, shard_names
+from converter.storage.base import (
+    Source,
+    WeightSelection,
+    check_file_name,
+    no_weights_error,
+    shard_names,
+)
+from converter.storage.bounded_transfer import TransferLimit
 from converter.storage.locks import TemporaryDirectory
 from converter.storage.references import Url
 from converter.storage.url import UrlListing, list_url, transfer, translate_url_errors
@@ -30,6 +37,9 @@ from converter.system import IS_WINDOWS
 
 _MAX_AUXILIARY_BYTES = 256 << 20
 """Larger than any configuration or tokenizer; larger files in a bucket are not downloaded."""
+
+_MAX_GROWTH = 1 << 20
+"""Bytes beyond the listed size that are received, to report how many there are."""
 
 _SPLIT_FILES = (JOINT_WEIGHTS, MANIFEST)
 """The files that `split` writes next to the submodels."""
@@ -143,6 +153,8 @@ class _Downloader:
 
     def fetch(self, names: list[str], directory: Path) -> None:
         """Download files, if the disk is large enough."""
+        for name in names:
+            check_file_name(name, self.listing.url)
         sizes = {name: self.listing.size(name) for name in names}
         total, free = sum(sizes.values()), shutil.disk_usage(self.temporary.path).free
         if total > free:
@@ -160,12 +172,14 @@ class _Downloader:
     def _fetch_file(self, name: str, path: Path, advance: Callable[[int], None]) -> None:
         from fsspec.callbacks import Callback
 
+        limit = TransferLimit(self.listing.size(name) + _MAX_GROWTH)
+
         class Progress(Callback):  # type: ignore[misc]  # fsspec has no types
             def relative_update(self, inc: int = 1) -> None:
+                limit.add(inc)
                 advance(inc)
 
-        is_outside = ".." in Path(name).parts or Path(name).is_absolute()
-        if is_outside or (IS_WINDOWS and any(map(name_problem, name.split("/")))):
+        if IS_WINDOWS and any(map(name_problem, name.split("/"))):
             raise CheckpointError(f"{self.listing.url}: {name!r} is not a file name in it")
         url = self.listing.url / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -239,7 +253,4 @@ class _UrlRangeSource:
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return `nbytes` bytes from `offset`."""
-        url, path = self._listing.url / self._name, self._listing.remote_path(self._name)
-        with translate_url_errors(CheckpointError, url, "cannot be read"):
-            data: Any = self._listing.filesystem.cat_file(path, start=offset, end=offset + nbytes)
-            return bytes(data)
+        return self._listing.read_range(self._name, offset, nbytes)

@@ -18,6 +18,7 @@ from converter.models.source_model import SourceModel, move_tied_values
 from converter.name_ranges import summarize_names
 from converter.plan import ResizedTensor, SourceTensor, TargetTensor
 from converter.progress import ProgressCounter
+from converter.storage.references import display_name
 from converter.verification.comparison import canonical_shape, compare, thread_map
 from converter.verification.difference_classifier import (
     UNRELATED,
@@ -120,7 +121,7 @@ def _open_sources(
     taken: set[str] = set()
     for reference in references:
         checkpoint = stack.enter_context(open_files(reference))
-        source = resolve_model(checkpoint, registry, label=str(reference))
+        source = resolve_model(checkpoint, registry, label=display_name(reference))
         submodel = _assign_submodel(model, source, taken)
         if submodel and model.submodels:
             tensors = _tensors_as_submodel(model, source, submodel, registry)
@@ -135,7 +136,7 @@ def _open_sources(
                 f"{source.label}: is {kinds[0]}, but {model.checkpoint.directory} is {kinds[1]}",
                 remedy="Give the checkpoints it was made from: these have no tensor in common.",
             )
-        sources |= {name: (str(reference), stored) for name, stored in tensors.items()}
+        sources |= {name: (display_name(reference), stored) for name, stored in tensors.items()}
     return sources
 
 

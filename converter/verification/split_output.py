@@ -16,6 +16,7 @@ from converter.models.model import resolve_model
 from converter.options import SUBMODELS
 from converter.plan import SourceTensor
 from converter.safe_json import read_json_object
+from converter.storage.references import display_name
 from converter.tensors import Axes, Rearrangement
 from converter.verification.difference_classifier import tensor_sha256
 from converter.verification.manifest import check_manifest_files
@@ -87,7 +88,7 @@ def _assign_sources(
     }
     for reference in against:
         with open_files(reference) as checkpoint:
-            model = resolve_model(checkpoint, registry, label=str(reference))
+            model = resolve_model(checkpoint, registry, label=display_name(reference))
         if model.submodels:
             for references in assigned.values():
                 references.append(reference)

@@ -64,7 +64,16 @@ def run(*args: object, code: int = 0) -> Result:
         ("S3://bucket/name", "s3://bucket/name"),
         ("ftp://me:secret@host/name", "ftp://host/name"),
         ("https://host/name?X-Amz-Signature=abc", "https://host/name"),
-        ("s3://bucket/a name#1?", "s3://bucket/a name#1?"),
+        ("s3://bucket/a name#1?", "s3://bucket/a name"),
+        ("s3://key:secret@bucket/name?versionId=1", "s3://bucket/name"),
+        ("https://me:se@cret@host/name#part", "https://host/name"),
+        ("https://me:sec/ret@host/name", "https://***"),
+        ("https://me:se@c/ret@host/name", "https://***"),
+        ("https://me:sec?ret@host/name", "https://***"),
+        ("https://host:80/name@v1/x", "https://host:80/name@v1/x"),
+        ("https://[::1]:80/name@v1", "https://[::1]:80/name@v1"),
+        ("simplecache::https://me:secret@host/x?sig=1", "simplecache::https://host/x"),
+        ("zip://in/side::s3://me:secret@bucket/x.zip?y", "zip://in/side::s3://bucket/x.zip"),
         ("hf://org/name/below", "hf://org/name/below"),
         ("memory://name", "memory://name"),
         ("hf://org/name@v1", None),
@@ -86,6 +95,8 @@ def test_parts_of_urls_and_paths(memory: Any, tmp_path: Path) -> None:
     assert local_path("file:///some/wh%20ere") == Path("/some/wh ere")
     assert location_key("made/x/../y") == str(tmp_path / "made" / "y")
     assert location_key("s3://b/x/") == location_key("s3://b/x")
+    assert location_key("s3://b/x#1") != location_key("s3://b/x#2")
+    assert location_key("https://me:secret@b/x?sig=1") == location_key("https://b/x?sig=2")
     assert location_key("hf://org/name/") == location_key("hf://org/name")
 
 

@@ -1,0 +1,161 @@
+"""Text that is safe to show: without secrets, and unable to control a terminal.
+
+Whatever is printed, logged or written into a document passes `redact`; whatever goes to a terminal
+or a page also passes `printable`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, unquote
+
+MAX_SHOWN = 4_000
+"""Characters of a line or of a cell of a table; ``--json`` has complete names."""
+
+_URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]+://?\S*")
+"""Also with one slash, which is what `pathlib` leaves."""
+_SEPARATOR = re.compile("://?")
+_LINK = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*:(?:/|:))")
+"""Between the URLs of a chain of fsspec: ``zip://inner::s3://bucket/file.zip``."""
+_AUTHORITY = re.compile(r"[^/?#]*")
+_HOST_AND_PORT = re.compile(r"(?:[^:]*|\[[^\]]*\])(?::\d*)?")
+_QUERY = re.compile(r"[?#].*", re.DOTALL)
+_CLOSING = re.compile(r"[\"'`)\]}>.,;:]*$")
+"""What follows a URL in a sentence, or in the ``repr`` of a value."""
+
+_TOKENS = re.compile(r"\b(?:hf_(?:jwt_[\w.-]{8,}|(?:[a-z]+_)?[A-Za-z0-9]{16,})|api_org_\w{16,})")
+_HEADERS = re.compile(
+    r"(authorization['\"]?\s*[:=]\s*['\"]?)(?:(?:bearer|basic|token)\s+)?[^\s'\",}]+"
+    r"|(\bbearer\s+)[\w.~+/=-]{16,}",
+    re.IGNORECASE,
+)
+_PARAMETERS = re.compile(
+    r"\b((?:x-amz-|x-goog-)[a-z-]+|sig|signature|password|secret|access_token|api_key)"
+    r"=[^\s&'\")]+",
+    re.IGNORECASE,
+)
+_RELATIVE_QUERY = re.compile(r"(?<!\w)(/[^\s?#'\"]*)\?[^\s'\")]*=[^\s'\")]*")
+"""As in ``Max retries exceeded with url: /name?signature=…``."""
+_SUSPECT = re.compile(":/|hf_|api_org_|=|authorization|bearer", re.IGNORECASE)
+
+_SECRET_VARIABLES = (
+    "TOKEN SECRET PASSWORD ACCESS_KEY ACCESS_KEY_ID ACCOUNT_KEY API_KEY CONNECTION_STRING".split()
+)
+"""Ends of the names of environment variables that hold secrets."""
+_MIN_SECRET = 8
+"""Characters; shorter values would also be found in harmless words."""
+_WORD = re.compile("[a-z_.-]*")
+
+_url_secrets: dict[str, str] = {}
+"""Secret part of a URL that this process has opened → what is shown instead. Libraries quote such
+parts in texts that do not look like URLs."""
+_MAX_URL_SECRETS = 1_000
+
+
+def redact_url(url: str) -> str:
+    """Return a URL or a chain of them without user, password, query and fragment."""
+    return "::".join(map(_redact_link, _LINK.split(url)))
+
+
+def redact(text: str) -> str:
+    """Return a text without the secrets of URLs, without tokens and signatures.
+
+    The values of environment variables such as HF_TOKEN are removed as well.
+    """
+    for secret in _environment_secrets():
+        text = text.replace(secret, "***")
+    for secret, shown in tuple(_url_secrets.items()):
+        text = text.replace(secret, shown)
+    if not _SUSPECT.search(text):
+        return text
+    text = _URL.sub(lambda match: _redact_in_sentence(match[0]), text)
+    text = _RELATIVE_QUERY.sub(r"\1", text)
+    text = _HEADERS.sub(lambda match: f"{match[1] or match[2]}***", text)
+    text = _PARAMETERS.sub(r"\1=***", text)
+    return _TOKENS.sub("***", text)
+
+
+def remember_secrets(url: str) -> None:
+    """Leave the secrets of a URL out of all texts from now on, wherever they are quoted."""
+    parts: dict[str, str] = {}
+    for link in _LINK.split(url):
+        rest = link.partition("://")[2]
+        authority = rest[: len(rest) - len(re.sub(r"^[^/?#]*", "", rest))]
+        ambiguous = _redact_link(link).endswith("://***")
+        user, at, _ = (rest if ambiguous else authority).rpartition("@")
+        if at and not (link.lower().startswith("hf://") and ":" not in user):
+            password = user.partition(":")[2]
+            parts |= {f"{user}@": "", user: "***"} if password else {f"{user}@": ""}
+            parts |= {password: "***"} if len(password) >= _MIN_SECRET else {}
+        query = re.search(r"[?#].*", rest, re.DOTALL)
+        for value in re.split("[?#&]", query[0]) if query and not ambiguous else ():
+            inner = value.partition("=")[2]
+            for each in (value, inner):
+                if len(each) >= _MIN_SECRET - 2 and not _WORD.fullmatch(each):
+                    parts[each] = "***"
+    for part, shown in parts.items():
+        for written in (part, unquote(part), quote(part), quote(part, safe="")):
+            _url_secrets.setdefault(written, shown)
+    while len(_url_secrets) > _MAX_URL_SECRETS:
+        del _url_secrets[next(iter(_url_secrets))]
+
+
+def redact_values(value: Any) -> Any:
+    """Return a JSON document with every key and value redacted."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact_values(key): redact_values(each) for key, each in value.items()}
+    return [*map(redact_values, value)] if isinstance(value, list | tuple) else value
+
+
+def printable(text: str, limit: int = MAX_SHOWN) -> str:
+    """Return a line without secrets, control characters and line breaks, at most `limit` long.
+
+    What is not printable, directions of writing and unpaired surrogates included, is escaped as in
+    Python.
+    """
+    text = redact(text)
+    if len(text) > limit:
+        text = f"{text[:limit]}… ({len(text) - limit:,} more characters)"
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def _redact_link(url: str) -> str:
+    match = _SEPARATOR.search(url)
+    if match is None or url[: match.start()].lower() == "file":
+        return url
+    protocol, separator, rest = url[: match.start()], match[0], url[match.end() :]
+    match = _AUTHORITY.match(rest)
+    authority = match[0] if match else ""
+    user, at, host = authority.rpartition("@")
+    rest_of_path = rest[len(authority) :]
+    is_revision = protocol.lower() == "hf" and ":" not in user
+    if at and not is_revision:
+        # A password with an unescaped slash: which "@" ends it cannot be known.
+        if ":" in user and "@" in rest_of_path:
+            return f"{protocol}{separator}***"
+        rest = host + rest_of_path
+    elif not _HOST_AND_PORT.fullmatch(authority) and "@" in rest:
+        return f"{protocol}{separator}***"
+    return f"{protocol}{separator}{_QUERY.sub('', rest)}"
+
+
+def _redact_in_sentence(url: str) -> str:
+    """Redact a URL; keep the punctuation after it."""
+    closing = _CLOSING.search(url)
+    end = closing.start() if closing else len(url)
+    return redact_url(url[:end]) + url[end:]
+
+
+def _environment_secrets() -> list[str]:
+    return [
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _MIN_SECRET and name.upper().endswith(tuple(_SECRET_VARIABLES))
+    ]

@@ -19,6 +19,7 @@ it, and lists *all* problems, not only the first.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -136,3 +137,36 @@ class OutputError(ConverterError):
 
 class VerificationError(ConverterError):
     """A finished checkpoint is wrong."""
+
+
+_NO_THREAD = "can't start new thread"
+_NO_MEMORY = ("cannot allocate memory", "failed to map segment")
+"""Parts of what the dynamic linker says of a library that does not fit."""
+
+
+def resource_error(error: BaseException) -> ConverterError | None:
+    """Return the error for a process that has too little memory or may start no thread.
+
+    Return ``None`` if `error` has another reason.
+    """
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    for each in causes:
+        text = str(each).lower()
+        if isinstance(each, RuntimeError) and _NO_THREAD in text:
+            failed = ConverterError(
+                "cannot start a thread: too many processes, or not enough memory",
+                remedy="Raise the limit (ulimit -u, or that of the container), or try --jobs 1.",
+            )
+            failed.kind = "threads"
+            return failed
+        no_library = isinstance(each, ImportError) and any(part in text for part in _NO_MEMORY)
+        no_pages = isinstance(each, OSError) and each.errno == errno.ENOMEM
+        if isinstance(each, MemoryError) or no_library or no_pages:
+            failed = ConverterError(
+                "not enough memory", remedy="Try a smaller --memory or fewer --jobs."
+            )
+            failed.kind = "memory"
+            return failed
+    return None

@@ -116,13 +116,12 @@ def _usage(error: click.ClickException) -> ConverterError:
 
 def _unexpected(error: BaseException) -> ConverterError:
     """Convert an error that was not raised on purpose."""
-    from converter.errors import ConverterError
+    from converter.errors import ConverterError, resource_error
 
     name = type(error).__name__
-    if isinstance(error, MemoryError):
-        kind, message = "memory", "not enough memory"
-        remedy = "Try a smaller --memory or fewer --jobs."
-    elif isinstance(error, OSError) and error.strerror:
+    if lacking := resource_error(error):
+        return lacking
+    if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename is not None else ""
         kind, message = "system", f"{place}{error.strerror}"
         remedy = f"{_TRACEBACK}=1 shows where ({name})."

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from converter.errors import ConverterError
+from converter.errors import ConverterError, resource_error
 from converter.execution.write_checkpoint import WriteResult
 from converter.file_names import MANIFEST
 from converter.recipes.parser import Job
@@ -147,8 +147,8 @@ def _converted(job: Job, error: Exception) -> ConverterError:
     if isinstance(error, ConverterError):
         return error
     text, remedy = " ".join(str(error).split())[:300], None
-    if isinstance(error, MemoryError):
-        text, remedy = "not enough memory", "Try fewer --jobs, or a smaller `memory` in the recipe."
+    if lacking := resource_error(error):
+        text, remedy = lacking.message, "Try fewer --jobs, or a smaller `memory` in the recipe."
     elif isinstance(error, OSError):
         text = text or type(error).__name__
     else:

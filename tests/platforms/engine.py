@@ -1,13 +1,14 @@
 """Every command that writes or reads checkpoints, once, in an empty directory.
 
-``python -m tests.platforms.engine DIRECTORY``: its files are the same on every system.
+Its files are the same on every system. Intended changes of weight files are recorded by
+``python -m tests.platforms.engine``.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -16,18 +17,29 @@ import converter
 from converter.cli import commands
 from converter.execution.tensor_copy import TensorCopier
 from converter.storage.atomic_directory import atomic_directory
-from tests import factories
+from tests.hostile.reliability import digests
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+RECORDED = Path(__file__).with_name("weights.json")
+"""The SHA-256 of each weight file that was written on Linux."""
+
+
+def weights(home: Path) -> dict[str, str]:
+    """Return the SHA-256 of each weight file below `home`, by its path with slashes."""
+    return {
+        Path(name).as_posix(): digest
+        for name, digest in (digests(home) or {}).items()
+        if Path(name).suffix in (".bin", ".h5", ".msgpack", ".safetensors")
+    }
 
 
 def run(home: Path) -> None:
     """Compose, convert, split, verify, compare, resume, overwrite and lock below `home`."""
-    sources = home / "bert", home / "gpt2"
-    factories.make(sources[0], "bert")
-    factories.make(sources[1], "gpt2", "GPT2LMHeadModel")
+    sources = FIXTURES / "bert-tiny", FIXTURES / "gpt2-tiny"
     every: dict[str, Any] = {"to": ["pytorch", "tensorflow", "flax"], "pytorch_format": "both"}
     converter.compose(*sources, home / "all", jobs=4, **every)
     converter.compose(*sources, home / "one-thread", jobs=1, **every)
-    converter.convert(home / "all", home / "sharded", max_shard_size=6000, **every)
+    converter.convert(home / "all", home / "sharded", max_shard_size=30_000, **every)
     for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack"):
         source = home / "sharded" / f"{name}.index.json"
         converter.convert(source, home / f"from-{name}", to=["pytorch"], dtype="float16")
@@ -45,7 +57,9 @@ def run(home: Path) -> None:
         "diff": converter.diff(home / "all", home / "from-tf_model.h5"),
     }
     for name, report in reports.items():
-        text = json.dumps(report.to_dict(), indent=1).replace(str(home), "HOME")
+        text = json.dumps(report.to_dict(), indent=1)
+        for path in (home, FIXTURES):
+            text = text.replace(json.dumps(str(path))[1:-1], path.name)
         (home / f"{name}.json").write_text(text, "utf-8", newline="\n")
     run_recipe(home)
 
@@ -99,7 +113,7 @@ def run_recipe(home: Path) -> None:
     jobs = [
         {"convert": {"source": str(source), "output": str(home / output), "to": [framework]}}
         for source, output, framework in (
-            (home / "bert", "recipe/tf", "tensorflow"),
+            (FIXTURES / "bert-tiny", "recipe/tf", "tensorflow"),
             (home / "recipe/tf", "recipe/flax", "flax"),
         )
     ]
@@ -114,4 +128,7 @@ def run_recipe(home: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]))
+    with TemporaryDirectory() as directory:
+        run(Path(directory))
+        text = json.dumps(weights(Path(directory)), indent=1, sort_keys=True)
+    RECORDED.write_text(text + "\n", "utf-8", newline="\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -185,7 +184,7 @@ def test_a_killed_run_leaves_the_old_output_and_the_next_cleans_up(tmp_path):
         assert process.stdout.readline() == "ready\n"
         with pytest.raises(OutputError, match="another run"):
             make(output, "new", overwrite=True)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
     assert content(output) == "old"
     assert len(names(tmp_path)) == 3  # the output, the partial directory, the lock file
     make(output, "new", overwrite=True)

@@ -1,7 +1,8 @@
-"""The complete engine by the rules of Windows: the same bytes."""
+"""The complete engine on this system, and by the rules of Windows: the same bytes."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from tests.hostile.reliability import digests
 from tests.platforms import engine
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the rules need /proc")
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="the rules need /proc")
 
 RULES = "tests.platforms.windows_rules"
 ROOT = Path(__file__).parents[2]
@@ -40,24 +41,34 @@ engine.run(Path(sys.argv[1]))
 """
 
 
-def test_every_command_writes_the_same_bytes_without_posix(tmp_path: Path) -> None:
-    (tmp_path / "windows").mkdir()
-    python("-c", RUN, tmp_path / "windows")
-    (tmp_path / "posix").mkdir()
-    engine.run(tmp_path / "posix")
-    expected = digests(tmp_path / "posix")
-    assert expected
-    assert digests(tmp_path / "windows") == expected
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("home")
+    engine.run(directory)
+    return directory
+
+
+def test_weight_files_are_those_that_linux_writes(home: Path) -> None:
+    """They are recorded; see `tests.platforms.engine`."""
+    assert engine.weights(home) == json.loads(engine.RECORDED.read_text("utf-8"))
+
+
+@only_linux
+def test_every_command_writes_the_same_bytes_by_the_rules(home: Path, tmp_path: Path) -> None:
+    (tmp_path / home.name).mkdir()
+    python("-c", RUN, tmp_path / home.name)
+    assert digests(tmp_path / home.name) == digests(home)
 
 
 QUICK = ("tests/storage/test_atomic_directory.py", "tests/formats/test_contract.py")
 SLOW = ("tests/execution", "tests/commands/test_split.py", "tests/checkpoint/test_shards.py")
 
 
+@only_linux
 @pytest.mark.parametrize("paths", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=" ".join)
 def test_publishing_locking_and_resuming_by_the_rules(
     tmp_path: Path, paths: tuple[str, ...]
 ) -> None:
-    options = "-q -n 0 -p no:cacheprovider -p tests.platforms.windows_rules".split()
+    options = "-q -o addopts= -p no:cacheprovider -p tests.platforms.windows_rules".split()
     quick = ["-m", "not peer and not slow", "--basetemp", tmp_path / "home"]
     python("-m", "pytest", *options, *quick, *paths)

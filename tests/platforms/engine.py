@@ -75,7 +75,7 @@ def replace_output(home: Path, sources: tuple[Path, Path]) -> None:
     (home / ".replaced.lock").write_text("")
     with pytest.raises(converter.OutputError, match="--overwrite"):
         converter.compose(*sources, output, to=["pytorch"])
-    converter.compose(*sources, output, to=["pytorch"], overwrite=True, checksums=True)
+    converter.compose(*sources, output, to=["pytorch"], overwrite=True, sync=True)
 
 
 def resume(home: Path, sources: tuple[Path, Path]) -> None:

@@ -6,7 +6,9 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-_NUMBER = re.compile(r"(?<=[._/])\d+(?=[._/]|$)")
+_NUMBER = re.compile(r"(?<=[._/])[0-9]{1,9}(?=[._/]|$)")
+
+_MAX_RUNS = 40
 
 
 def collapse_ranges(names: Iterable[str]) -> list[str]:
@@ -41,6 +43,8 @@ def _format_numbers(numbers: list[int]) -> str:
         else:
             runs.append([number])
     parts = [f"{run[0]}…{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs]
+    if len(parts) > _MAX_RUNS:
+        parts[_MAX_RUNS - 1 : -1] = ["…"]
     return "{" + ",".join(parts) + "}"
 
 

@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from converter.errors import UsageError
+from converter.system import is_path
 
 GROUPS = OUTPUT, COMPOSITION, TOKENS, SOURCES, HUB, EXECUTION, OTHER = (
     "Output",
@@ -34,6 +35,8 @@ A ``checkpoint`` is a path, a Hub id or a URL; an ``output`` a path or a URL; a 
 ``size`` is a number of bytes such as ``5GB``; a ``list`` has commas on the command line; a
 ``table`` is the name of a mapping table; a ``callback`` is a function, given in Python only.
 """
+
+_PATHS = ("checkpoint", "directory", "output", "file")
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -58,6 +61,7 @@ class Declaration:
     absent: str = ""
     """What holds if the default is ``None``."""
     minimum: int | None = None
+    maximum: int | None = None
     envvar: str | None = None
     cli: bool = True
     recipe: bool = True
@@ -168,8 +172,15 @@ class Option:
             raise UsageError(f"{self.name}: {value!r} is not one of {', '.join(self.choices)}")
         if self.declared.kind == "size":
             parse_size(value)
-        if self.declared.minimum is not None and not value >= self.declared.minimum:
-            raise UsageError(f"{self.name}: must be at least {self.declared.minimum}, not {value}")
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+            raise UsageError(f"{self.name}: a number of more than 64 bits")
+        if self.declared.kind in _PATHS and not is_path(value):
+            raise UsageError(f"{self.name}: {str(value)!r} is not a name that a file can have")
+        least, most = self.declared.minimum, self.declared.maximum
+        if least is not None and not value >= least:
+            raise UsageError(f"{self.name}: must be at least {least}, not {value}")
+        if most is not None and not value <= most:
+            raise UsageError(f"{self.name}: must be at most {most}, not {value}")
 
 
 @functools.cache
@@ -268,7 +279,7 @@ def did_you_mean(name: str, names: Collection[str]) -> str | None:
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
 def parse_size(text: int | str) -> int:

@@ -28,6 +28,7 @@ from converter.option_declaration import (
     parse_size,
 )
 from converter.progress import Progress
+from converter.safe_json import parse_json
 
 Reference: TypeAlias = str | Path
 Framework = Literal["pytorch", "tensorflow", "flax"]
@@ -41,6 +42,9 @@ TokenizerChoice = Literal["encoder", "decoder", "both", "none"]
 FRAMEWORKS: tuple[str, ...] = get_args(Framework)
 INIT_RULES: tuple[InitRule, ...] = get_args(InitRule)
 SUBMODELS: tuple[str, ...] = get_args(Submodel)
+MAX_JOBS = 1024
+_MAX_SETTING = 10_000
+"""Values in the value of a field that is set."""
 
 
 def _jobs() -> int | None:
@@ -50,6 +54,7 @@ def _jobs() -> int | None:
         group=EXECUTION,
         metavar="N",
         minimum=1,
+        maximum=MAX_JOBS,
         envvar="CONVERTER_JOBS",
         absent="one per CPU, at most 4",
     )
@@ -417,6 +422,7 @@ class RunOptions(CheckedOptions):
         "Number of jobs that run at once.",
         metavar="N",
         minimum=1,
+        maximum=MAX_JOBS,
         absent="1; with dask, one per CPU",
     )
     keep_going: bool = option(False, "Run the other jobs if some fail.")
@@ -504,9 +510,11 @@ def parse_settings(settings: Iterable[str], targets: Sequence[str]) -> dict[str,
                 else None,
             )
         try:
-            value = json.loads(text)
-        except ValueError:
+            value = parse_json(text, _MAX_SETTING)
+        except json.JSONDecodeError:
             value = text
+        except ValueError as error:
+            raise UsageError(f"set: the value of {key[:80]!r} has {error}") from error
         by_target[target][name] = value
     return by_target
 

@@ -14,11 +14,14 @@ from converter.errors import CheckpointError, ConfigError, ConverterError
 from converter.recognition import HEAD_BYTES, recognize_file, recognize_pointer
 from converter.system import open_for_reading
 
-_MAX_BYTES = 64 << 20
-"""Larger than any real configuration, index or tokenizer file that is parsed here."""
+_MAX_BYTES = 32 << 20
+"""Larger than any real index, manifest or tokenizer file that is parsed here."""
+_MAX_VALUES = 600_000
+"""More than an index or manifest of 50,000 tensors holds. A value takes up to 240 bytes."""
 _MAX_CONFIG_BYTES = 4 << 20
 """Larger than any real configuration, those with names of 21,000 classes included."""
-_MAX_CONFIG_DEPTH = 50
+_MAX_DEPTH = 50
+"""The reports and `to_json` recurse into values."""
 
 
 def open_regular(path: str | Path, error: type[ConverterError] = CheckpointError) -> int:
@@ -82,16 +85,44 @@ def check_fetched(path: Path, error: type[ConverterError] = CheckpointError) -> 
             raise error(f"{path}: {pointer.what}", remedy=pointer.step)
 
 
-def read_json(path: Path, limit: int = _MAX_BYTES) -> Any:
+def parse_json(data: bytes | str, values: int = _MAX_VALUES) -> Any:
+    """Return the value of a JSON document.
+
+    Raise ValueError if it is not JSON, has more than that many `values` (which is checked before it
+    is parsed), a nesting that is too deep, a number of too many digits, or a key with two different
+    values; json.JSONDecodeError, a ValueError, is raised only if it is not JSON.
+    """
+    separators = (b",", b"[", b"{") if isinstance(data, bytes) else (",", "[", "{")
+    if sum(map(data.count, separators)) > values:  # type: ignore[arg-type]
+        raise ValueError(f"more than {values:,} values")
+    too_deep = f"values nested more than {_MAX_DEPTH} levels deep"
+    try:
+        value = json.loads(data, object_pairs_hook=_unique_keys)
+    except RecursionError as error:
+        raise ValueError(too_deep) from error
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(_MAX_DEPTH):
+        level = [
+            child
+            for each in level
+            for child in (each.values() if isinstance(each, dict) else each)
+            if isinstance(child, dict | list)
+        ]
+    if level:
+        raise ValueError(too_deep)
+    return value
+
+
+def read_json(path: Path, limit: int = _MAX_BYTES, values: int = _MAX_VALUES) -> Any:
     """Read the JSON file at `path`.
 
     Raise `CheckpointError` if the file cannot be read or is larger than `limit` bytes,
-    `ConfigError` if it is not JSON, or has a key with two different values.
+    `ConfigError` if `parse_json` refuses it.
     """
     data = read_small_file(path, limit)
     try:
-        return json.loads(data, object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as error:
+        return parse_json(data, values)
+    except ValueError as error:
         other = recognize_file(path, data[:HEAD_BYTES], len(data))
         if other and not data.lstrip().startswith((b"{", b"[")):
             raise ConfigError(f"{path}: {other.what}", remedy=other.step) from None
@@ -110,28 +141,19 @@ def json_reader(directory: Path) -> Callable[[str], Any]:
     return read
 
 
-def read_json_object(path: Path, limit: int = _MAX_BYTES) -> dict[str, Any]:
+def read_json_object(
+    path: Path, limit: int = _MAX_BYTES, values: int = _MAX_VALUES
+) -> dict[str, Any]:
     """Read the JSON object in the file at `path`; raise as `read_json`."""
-    value = read_json(path, limit)
+    value = read_json(path, limit, values)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: must hold a JSON object, not {type(value).__name__}")
     return value
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read the JSON object at `path`, and refuse one nested too deeply to be written again."""
-    value = read_json_object(path, _MAX_CONFIG_BYTES)
-    level: list[Any] = [value]
-    for _ in range(_MAX_CONFIG_DEPTH):
-        level = [
-            child
-            for each in level
-            for child in (each.values() if isinstance(each, dict) else each)
-            if isinstance(child, dict | list)
-        ]
-    if level:
-        raise ConfigError(f"{path}: nested more than {_MAX_CONFIG_DEPTH} levels deep")
-    return value
+    """Read the JSON object at `path`, a configuration."""
+    return read_json_object(path, _MAX_CONFIG_BYTES)
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -45,6 +45,14 @@ ENDING_SIGNALS = tuple(
 Ctrl-Break."""
 
 
+def is_path(value: str | Path) -> bool:
+    """Return whether the system can represent a path; no null character or unpaired surrogate."""
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
 def _flags(*names: str) -> int:
     """Return flags of ``os.open``, and those of all files; a flag that is not available is 0.
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from converter.architectures.expressions import Expression, ExpressionError, Value, is_number
-from converter.architectures.schema import Architecture
+from converter.architectures.schema import Architecture, Init
 from converter.errors import ConfigError, Problem
 from converter.file_names import CONFIG
 
@@ -110,6 +110,13 @@ class ModelConfig:
         if value != int(value) or not 1 <= value <= MAX_SIZE:
             raise self._error(str(expression), f"a whole number from 1 to {MAX_SIZE}", value)
         return int(value)
+
+    def scale(self, init: Init, places: Places = MappingProxyType({})) -> float:
+        """Return the scale of an initialization rule; raise ConfigError if it is not valid."""
+        value = float(self.number(init.scale, places))
+        if value < 0 and init.rule != "constant":
+            raise self._error(str(init.scale), "a number from 0", value)
+        return value
 
     def is_true(self, condition: Expression | None, places: Places = MappingProxyType({})) -> bool:
         """Return whether `condition` is true; ``None`` always is."""

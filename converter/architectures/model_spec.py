@@ -274,21 +274,18 @@ class ModelSpecBuilder:
             except ExpressionError as error:
                 raise ConfigError(f"{composite.name}: {error}") from error
 
+        def scale(init: Init) -> float:
+            value = number(init.scale)
+            if value < 0:
+                raise ConfigError(f"{composite.name}: {init.scale} is {value}, not a number from 0")
+            return value
+
         own: list[ParamSpec] = []
         namer = ParamNamer(self.conventions, None, "", in_base=False, with_head=False)
         for row in composite.modules:
             if row.when is None or row.when.evaluate(lookup):
                 sizes = [int(number(size)) for size in row.sizes]
-                own += self._params(
-                    row,
-                    {},
-                    sizes,
-                    composite.name,
-                    namer,
-                    [],
-                    lambda init: number(init.scale),
-                    row.init,
-                )
+                own += self._params(row, {}, sizes, composite.name, namer, [], scale, row.init)
         ignored: dict[str, tuple[tuple[str, NamePattern, str], ...]] = {}
         for model_spec in models.values():
             for dialect, entries in model_spec.ignore.items():
@@ -316,14 +313,11 @@ class ModelSpecBuilder:
             if config.is_true(tie.when)
         ]
 
-        def scale(init: Init) -> float:
-            return float(config.number(init.scale))
-
         for places in config.index_combinations(row.path.places, MAX_TENSORS):
             if config.is_true(row.when, places):
                 sizes = [config.size(size, places) for size in row.sizes]
                 init = row.init or config.architecture.init
-                yield from self._params(row, places, sizes, part, namer, live, scale, init)
+                yield from self._params(row, places, sizes, part, namer, live, config.scale, init)
 
     def _params(
         self,

@@ -20,10 +20,22 @@ from converter.option_declaration import EXECUTION, GROUPS, OTHER, Option, optio
 
 Completion = list[CompletionItem]
 
-FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=None)
-NEW_FILE = click.Path(dir_okay=False)
+
+class PathText(click.Path):
+    """A path that the system can represent."""
+
+    def convert(self, value: Any, param: Parameter | None, ctx: Context | None) -> Any:
+        """Return the path if it is valid."""
+        try:
+            return super().convert(value, param, ctx)
+        except ValueError:  # of `os.stat`, for a null character or an unpaired surrogate
+            return self.fail(f"{value!r} is not a name that a file can have.", param, ctx)
+
+
+FILE = PathText(exists=True, dir_okay=False, readable=True, path_type=None)
+NEW_FILE = PathText(dir_okay=False)
 # A path or a URL is kept as given: `Path` would take one of the slashes of ``s3://``.
-PATH_OR_URL = click.Path()
+PATH_OR_URL = PathText()
 
 
 class GroupedOption(click.Option):
@@ -154,8 +166,8 @@ def _type(option: Option) -> Any:
     if float in option.items:
         return click.FloatRange(min=option.declared.minimum)
     if int in option.items:
-        minimum = option.declared.minimum
-        return int if minimum is None else click.IntRange(min=minimum)
+        least, most = option.declared.minimum, option.declared.maximum
+        return int if least is None and most is None else click.IntRange(least, most)
     return Assignment()
 
 

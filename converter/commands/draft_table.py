@@ -19,7 +19,7 @@ from converter.name_ranges import split_layer_index
 from converter.tensors import TensorSpec
 from converter.tensors.spec import FLOATING
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+_NUMBER = re.compile(r"(?<=\.)[0-9]{1,9}(?=\.)")
 _OUTPUT = re.compile(r"head|proj|decoder|classifier|output|dense|predictions")
 _WIDTHS = ("hidden_size", "n_embd", "d_model", "dim")
 _EMBEDDING = re.compile(r"embed|wte|wpe|token")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.architectures.expressions import is_number
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS
 from converter.checkpoint.opening import Checkpoint, open_files
@@ -60,7 +61,7 @@ class Inspection:
         if not is_initialized(entry):
             return str(entry.get("source", ""))
         scale = entry.get("scale")
-        argument = f"({scale:g})" if isinstance(scale, int | float) else ""
+        argument = f"({scale:g})" if is_number(scale) else ""
         return f"initialized: {entry.get('rule')}{argument}"
 
     @property

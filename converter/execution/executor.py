@@ -141,7 +141,8 @@ def execute(
     OutputError if a file cannot be written.
     """
     began = time.perf_counter()
-    jobs = max(1, jobs or min(processors(), _MAX_JOBS))
+    jobs = jobs or min(processors(), _MAX_JOBS)
+    jobs = max(1, min(jobs, len(plan.tensors), memory // (_BUFFERS * _MIN_BLOCK)))
     block = min(max(min(memory, _WORKING) // (jobs * _BUFFERS), _MIN_BLOCK), _MAX_BLOCK)
     _log.info(
         "writing %d tensors, %s bytes in %d file(s), with %d thread(s) in blocks of %s bytes",

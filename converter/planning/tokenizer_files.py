@@ -19,6 +19,10 @@ from converter.safe_json import (
     to_json,
 )
 
+_MAX_BYTES = 64 << 20
+_MAX_VALUES = 2_500_000
+"""More than the 256,000 tokens and 580,000 merges of Gemma's ``tokenizer.json`` take."""
+
 
 @dataclass(frozen=True)
 class TokenizerFiles:
@@ -99,7 +103,7 @@ class TokenizerFiles:
         added = self._json(TOKENIZER_CONFIG).get("added_tokens_decoder")
         for number, entry in added.items() if isinstance(added, dict) else ():
             is_token = isinstance(entry, dict) and isinstance(entry.get("content"), str)
-            if is_token and number.isdigit() and len(number) < 10:
+            if is_token and number.isdecimal() and len(number) < 10:
                 yield entry["content"], int(number)
         listed = self._json(TOKENIZER).get("added_tokens")
         for entry in listed if isinstance(listed, list) else ():
@@ -132,7 +136,9 @@ class TokenizerFiles:
             if path.is_file():
                 check_fetched(path)
             try:
-                self._cache[name] = read_json_object(path) if path.is_file() else {}
+                self._cache[name] = (
+                    read_json_object(path, _MAX_BYTES, _MAX_VALUES) if path.is_file() else {}
+                )
             except (CheckpointError, ConfigError):
                 self._cache[name] = {}  # a damaged file is only copied
         content: Mapping[str, Any] = self._cache[name]

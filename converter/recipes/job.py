@@ -13,7 +13,7 @@ from converter.execution.write_checkpoint import WriteResult
 from converter.file_names import MANIFEST
 from converter.recipes.parser import Job
 from converter.recipes.schema import COMMANDS
-from converter.safe_json import to_json
+from converter.safe_json import parse_json, to_json
 from converter.storage.references import display_name, location_text
 from converter.storage.resolve import output_target
 from converter.verified_push import verify_for_push
@@ -161,7 +161,7 @@ def is_done(planned: WriteResult) -> bool:
     """Return whether an output is up to date by its manifest, given the result of a dry run."""
     output = output_target(location_text(planned.output))
     try:
-        manifest = json.loads(output.read(MANIFEST) or b"")
+        manifest = parse_json(output.read(MANIFEST) or b"")
         written = output.modified(MANIFEST)
         sizes = output.files()
         files = manifest.pop("files")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from converter.name_ranges import collapse_ranges
 from converter.report.rich_text import (
+    MAX_LISTED,
+    bounded,
     by_reason,
     count,
     group_layers,
@@ -15,6 +17,7 @@ from converter.report.rich_text import (
     indented,
     line,
     lines,
+    more_lines,
     rendered,
     shape,
     size,
@@ -67,10 +70,10 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
         yield submodel, model.configs[submodel].architecture.name
     if inspection.roles:
         yield "can be", " or ".join(inspection.roles)
-    for path, nbytes in checkpoint.sizes.items():
-        yield "file", f"{path.name}, {size(nbytes)}"
+    files = [f"{path.name}, {size(nbytes)}" for path, nbytes in checkpoint.sizes.items()]
+    yield from (("file", each) for each in bounded(files))
     if checkpoint.others:
-        yield "other files", ", ".join(checkpoint.others)
+        yield "other files", ", ".join(bounded(checkpoint.others))
     yield "format", f"{checkpoint.file_format}, {model.key_match.dialect} names"
     if prefix := model.key_match.prefix:
         yield "prefix", f"{prefix}, which is removed from the names"
@@ -102,10 +105,11 @@ def _problems(inspection: Inspection) -> Iterator[RenderableType]:
         return
     yield heading("It does not fit its configuration and mapping table")
     rows = []
-    for each in problems:
+    for each in problems[:MAX_LISTED]:
         details = f"expected {each.expected}, found {each.found}" if each.expected else ""
         rows.append((each.what, each.tensor or "", details))
     yield indented(table(rows))
+    yield from more_lines(len(problems))
 
 
 def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, ...]]:

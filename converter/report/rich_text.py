@@ -30,6 +30,10 @@ _UNBOUNDED = 10_000
 """Columns if the output is not a terminal, so that lines in a pipe are not wrapped."""
 
 
+MAX_LISTED = 60
+"""Names or rows of one list that are printed, layers collapsed; rich takes 0.2 ms for each."""
+
+
 def size(nbytes: int) -> str:
     """Format a number of bytes: ``512 B``, ``1.2 kB``, ``989.1 MB``."""
     amount, unit = float(nbytes), "B"
@@ -63,6 +67,12 @@ def collapse_params(names: Iterable[str]) -> list[str]:
     ]
 
 
+def bounded(names: Sequence[str]) -> list[str]:
+    """Return the first `MAX_LISTED` names, and how many more there are."""
+    more = len(names) - MAX_LISTED
+    return [*names[:MAX_LISTED], *([f"… and {more:,} more; --json lists all"] if more > 0 else [])]
+
+
 def grouped(pairs: Iterable[tuple[K, T]]) -> dict[K, list[T]]:
     """Return the values of each key, in order."""
     groups: dict[K, list[T]] = {}
@@ -85,7 +95,7 @@ def group_layers(items: Iterable[T], key: Callable[[T], tuple[Any, ...]]) -> lis
 def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Group pairs of name and reason: reason → collapsed names."""
     groups = grouped((reason, name) for name, reason in reasons)
-    return {reason: collapse_ranges(names) for reason, names in groups.items()}
+    return {reason: bounded(collapse_ranges(names)) for reason, names in groups.items()}
 
 
 def line(text: str, style: str = "") -> Text:
@@ -98,6 +108,12 @@ def lines(texts: Iterable[str], style: str = "") -> Text:
     from rich.text import Text
 
     return Text("\n".join(map(printable, texts)), style=style, overflow="fold")
+
+
+def more_lines(number: int) -> Iterator[Text]:
+    """Yield a line that says how many rows are left out of a list of that `number`, if any."""
+    if number > MAX_LISTED:
+        yield line(f"  … and {number - MAX_LISTED:,} more; --json lists all")
 
 
 def heading(text: str) -> Text:

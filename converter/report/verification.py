@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from converter.errors import Problem
 from converter.name_ranges import collapse_ranges
 from converter.report.rich_text import (
+    MAX_LISTED,
+    bounded,
     collapse_params,
     count,
     group_layers,
@@ -16,6 +18,7 @@ from converter.report.rich_text import (
     indented,
     line,
     lines,
+    more_lines,
     render,
     rendered,
     shape,
@@ -50,12 +53,16 @@ def describe_comparison(result: Comparison) -> Iterator[RenderableType]:
     for title, differences in (("Differing", differing), ("Within the tolerance", within)):
         if differences:
             yield heading(title)
-            yield indented(table(difference_rows(differences), header=HEADER, right=[1, 2, 3, 4]))
+            rows = list(difference_rows(differences))
+            yield indented(table(rows[:MAX_LISTED], header=HEADER, right=[1, 2, 3, 4]))
+            yield from more_lines(len(rows))
     yield from _listed(f"Only in {result.first}", result.only_first)
     yield from _listed(f"Only in {result.second}", result.only_second)
     if result.shapes:
         yield heading("Of different shapes")
-        yield indented(table((n, shape(a), shape(b)) for n, (a, b) in result.shapes.items()))
+        shapes = [(n, shape(a), shape(b)) for n, (a, b) in result.shapes.items()]
+        yield indented(table(shapes[:MAX_LISTED]))
+        yield from more_lines(len(shapes))
     for reference, names in result.unknown.items():
         yield from _listed(f"Not compared, not in the mapping table, in {reference}", names)
 
@@ -63,7 +70,7 @@ def describe_comparison(result: Comparison) -> Iterator[RenderableType]:
 def _listed(title: str, names: Sequence[str]) -> Iterator[RenderableType]:
     if names:
         yield heading(title)
-        yield indented(lines(collapse_params(names)))
+        yield indented(lines(bounded(collapse_params(names))))
 
 
 def difference_rows(differences: Mapping[str, Difference]) -> Iterator[tuple[str, ...]]:
@@ -83,10 +90,6 @@ def difference_rows(differences: Mapping[str, Difference]) -> Iterator[tuple[str
         )
 
 
-MAX_PROBLEMS = 60
-"""Problems that are printed, after collapsing; ``--json`` has all."""
-
-
 def describe_verification(verification: Verification, stream: Any = None) -> str:
     """Return the report of ``converter verify`` for `stream` (default: stdout)."""
     return render(_verification(verification), stream)
@@ -102,10 +105,9 @@ def _verification(result: Verification) -> Iterator[RenderableType]:
     problems = merge_layers(result.problems)
     if problems:
         yield heading("What is wrong")
-        for problem in problems[:MAX_PROBLEMS]:
+        for problem in problems[:MAX_LISTED]:
             yield indented(line(f"- {problem}"))
-        if len(problems) > MAX_PROBLEMS:
-            yield indented(line(f"… and {len(problems) - MAX_PROBLEMS} more; --json lists all"))
+        yield from more_lines(len(problems))
     if result.origins:
         yield heading("Where the values come from")
         yield indented(table(_origins(result)))
@@ -129,7 +131,7 @@ def _origins(result: Verification) -> Iterator[tuple[str, str]]:
         shown = collapse_params(names)
         if verdict.startswith("equal") and len(shown) > few:
             shown[few - 1 :] = [f"{shown[few - 1]} …"]
-        yield verdict, f"{count(len(names), 'tensor')}: {', '.join(shown)}"
+        yield verdict, f"{count(len(names), 'tensor')}: {', '.join(bounded(shown))}"
 
 
 def merge_layers(problems: Sequence[Problem]) -> list[Problem]:

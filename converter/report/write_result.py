@@ -11,6 +11,7 @@ from converter.file_names import MANIFEST
 from converter.name_ranges import collapse_ranges, split_layer_index
 from converter.plan import InitializedTensor, SourceTensor, TargetTensor
 from converter.report.rich_text import (
+    bounded,
     by_reason,
     collapse_params,
     count,
@@ -116,7 +117,7 @@ def _initialized(result: WriteResult) -> Iterator[RenderableType]:
         yield heading("Newly initialized weights, which need training")
     for reason, names in reasons.items():
         yield indented(line(f"{reason}:"))
-        yield indented(indented(lines(collapse_params(names))))
+        yield indented(indented(lines(bounded(collapse_params(names)))))
 
 
 def _prefixes(result: WriteResult) -> Iterator[RenderableType]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from converter.errors import UsageError
 from converter.file_names import name_key, name_problem
 from converter.safe_text import redact_url, remember_secrets
 from converter.system import IGNORES_CASE, IS_WINDOWS
@@ -149,7 +150,10 @@ def local_path(reference: str | Path) -> Path:
     """
     if not str(reference).lower().startswith("file://"):
         return Path(reference)
-    path = unquote(urlsplit(str(reference)).path) or "/"
+    try:
+        path = unquote(urlsplit(str(reference)).path) or "/"
+    except ValueError as error:  # such as ``file://[``
+        raise UsageError(f"{reference}: not a valid URL: {error}") from error
     return Path(path[1:] if IS_WINDOWS and _DRIVE.match(path) else path)
 
 

@@ -87,6 +87,8 @@ def _explain(error: Exception, url: Url) -> tuple[str, str | None] | None:
         return "the server redirects in a loop, or to something other than HTTP", "Check the URL."
     if isinstance(error, TransferError):
         return text, "Download its files by other means, and give the local directory."
+    if isinstance(error, ValueError | TypeError):  # such as ``s3://``, ``http://[``, ``github://``
+        return f"not a URL that can be used ({text})", "Check the URL."
     if isinstance(error, FileNotFoundError):
         if "bucket" in text.lower():
             bucket = url.redacted.partition("://")[2].partition("/")[0]

@@ -153,6 +153,6 @@ def _resized(name: str, stored: SourceTensor, entry: object) -> SourceTensor:
     if isinstance(rows, dict) and non_negative_int(rows.get("seed")) is not None:
         try:
             rule = Initializer(str(rows["rule"]), float(rows["scale"]), int(rows["seed"]), name)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return stored
     return ResizedTensor(stored.source, stored.tensor, stored.rearrangement, rule)

@@ -264,7 +264,7 @@ def test_an_output_that_cannot_be_made(shell: Shell) -> None:
         (["compose", "a", "b", "c", "--init", "magic"], "'magic' is not one of"),
         (["compose", "a", "b", "c", "--tokenizer", "x"], "'x' is not one of"),
         (["convert", "a", "c", "--pytorch-format", "zip"], "'zip' is not one of"),
-        (["convert", "a", "c", "--jobs", "0"], "0 is not in the range x>=1"),
+        (["convert", "a", "c", "--jobs", "0"], "0 is not in the range 1<=x<=1024"),
         (["convert", "a", "c", "--memory", "lots"], "'lots' is not a size"),
         (["convert", "a", "c", "--memory", "0"], "'0' is not a size above zero"),
         (["convert", "a", "c", "--max-shard-size", "5XB"], "'5XB' is not a size"),

@@ -266,11 +266,14 @@ def _check_detection(architecture: Architecture, add_problem: Complain) -> None:
     rules = architecture.detection
     if rules is None:
         return
-    if not rules.nested_in or rules.fields or rules.tensors:
-        for key, values in (("fields", rules.fields), ("tensors", rules.tensors)):
+    each = [(f"alternatives[{n}].", rule) for n, rule in enumerate(rules.alternatives)]
+    if not (rules.nested_in or each) or rules.fields or rules.tensors:
+        each.append(("", rules))
+    for place, rule in each:
+        for key, values in (("fields", rule.fields), ("tensors", rule.tensors)):
             if not values:
-                expected = "the fields and tensors that a first release has"
-                add_problem(f"detection.{key}", "is empty", expected, "List at least one.")
+                expected = "the fields and tensors that a release has"
+                add_problem(f"detection.{place}{key}", "is empty", expected, "List at least one.")
     for old, new in rules.rename_fields.items():
         place = f"detection.rename_fields.{old}"
         _check_name(add_problem, place, new, architecture.config, "a field under [config]")

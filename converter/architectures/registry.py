@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -101,6 +101,34 @@ class ArchitectureRegistry:
         return [
             self.architecture(name) for name in self.names if "detection" in self._read(name)[0]
         ]
+
+    def names_by_class(self, classes: Set[str]) -> list[str]:
+        """Return the names of the tables that have one of some classes of the frameworks.
+
+        Raise TableError if a table breaks a rule.
+        """
+        return [
+            name
+            for name in self.names
+            if not classes.isdisjoint(
+                self.composite(name).classes.values()
+                if self.is_composite(name)
+                else (
+                    each
+                    for model in self.architecture(name).models.values()
+                    for each in (model.name, *model.classes.values())
+                )
+            )
+        ]
+
+    def current_name(self, model_type: str) -> str:
+        """Return the table's name for a ``model_type`` with another separator.
+
+        Old releases wrote ``encoder_decoder``. A name that is unknown stays unchanged.
+        """
+        plain = model_type.replace("_", "-")
+        names = [name for name in self.names if name.replace("_", "-") == plain]
+        return names[0] if len(names) == 1 else model_type
 
     def architecture(self, name: str) -> Architecture:
         """Return the architecture of the ``model_type`` `name`.

@@ -285,15 +285,27 @@ class UnsupportedConfig(Entry, frozen=True):
     """Only models in this role are affected, not stand-alone ones."""
 
 
-class Detection(Entry, frozen=True):
-    """How checkpoints are recognized whose configuration has no usable ``model_type``."""
+class DetectionRule(Entry, frozen=True):
+    """What a checkpoint has whose configuration has no ``model_type``."""
 
     fields: frozenset[str] = frozenset()
-    """A first release's configuration has all of these fields,"""
+    """The configuration has all of these fields,"""
     absent_fields: frozenset[str] = frozenset()
     """has none of these,"""
+    when: Expression | None = None
+    """meets this condition,"""
     tensors: tuple[NamePattern, ...] = ()
-    """and its weights include a tensor of one of these names."""
+    """and the weights include a tensor of one of these names, which may have a prefix."""
+
+
+class Detection(DetectionRule, frozen=True):
+    """How checkpoints are recognized whose configuration has no usable ``model_type``.
+
+    The rule itself is that of the first release.
+    """
+
+    alternatives: tuple[DetectionRule, ...] = ()
+    """Rules for later releases, whose fields are those of the table."""
     rename_fields: Mapping[str, str] = {}
     """Field of the first releases → field in transformers' configuration."""
     model: str | None = None

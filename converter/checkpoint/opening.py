@@ -105,7 +105,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
         if not isinstance(model_type, str) or not model_type:
             raise CheckpointError(
                 f"{self.config_path}: states no model_type",
-                remedy='Add it, for example "model_type": "bert".',
+                remedy='Add it, for example "model_type": "bert", or --set model_type=bert.',
             )
         return model_type
 

@@ -10,7 +10,13 @@ from typing import Any, TypeAlias
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import CROSS_ATTENTION, Architecture, Composite, Conventions
+from converter.architectures.schema import (
+    CROSS_ATTENTION,
+    Architecture,
+    Composite,
+    Conventions,
+    Role,
+)
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConfigError
 from converter.models.framework_support import (
@@ -28,7 +34,7 @@ from converter.models.source_model import (
     move_tied_values,
     required_params,
 )
-from converter.options import apply_overrides, parse_settings
+from converter.options import SUBMODELS, apply_overrides, parse_settings
 from converter.plan import SourceTensor
 
 _log = logging.getLogger(__name__)
@@ -82,7 +88,8 @@ def resolve_model(
     `CheckpointError` if its architecture cannot be detected, `ConfigError` if its configuration is
     unusable, `UsageError` if `settings` are malformed.
     """
-    checkpoint = detect_model_type(checkpoint, registry)
+    stated = parse_settings(settings, SUBMODELS)[""].get("model_type")
+    checkpoint = detect_model_type(checkpoint, registry, stated)
     is_composite = registry.is_composite(checkpoint.architecture)
     resolve = _combined_model if is_composite else _stand_alone_model
     model = resolve(checkpoint, registry, settings, label)
@@ -133,19 +140,21 @@ def _combined_model(
     changes = parse_settings(settings, composite.submodels)
     raw = apply_overrides(checkpoint.config, changes[""])
     builder = ModelSpecBuilder(registry.conventions)
-    configs, specs = {}, {}
+    configs, specs, notes = {}, {}, [*checkpoint.notes]
     for submodel in composite.submodels:
         nested = raw.get(submodel)
         if not isinstance(nested, dict) or not isinstance(nested.get("model_type"), str):
             raise ConfigError(
                 f"{checkpoint.config_path}: no configuration with a model_type for the {submodel}"
             )
-        raw[submodel] = nested = apply_overrides(nested, changes[submodel])
-        configs[submodel] = config = ModelConfig(
-            registry.architecture(nested["model_type"]),
-            nested,
-            f"{checkpoint.config_path}: {submodel}",
-        )
+        nested = apply_overrides(nested, changes[submodel])
+        architecture = registry.architecture(registry.current_name(str(nested["model_type"])))
+        added = _fields_of_role(nested, architecture.roles.get(submodel))
+        if added:
+            notes.append(f"{submodel}: its configuration lacks {' and '.join(added)}, which is set")
+        raw[submodel] = nested = {**nested, "model_type": architecture.name, **added}
+        config = ModelConfig(architecture, nested, f"{checkpoint.config_path}: {submodel}")
+        configs[submodel] = config
         role_unsupported_reasons(config, submodel)  # raises if it does not have the role
         model, parts = submodel_class(config, submodel)
         specs[submodel] = builder.model(config, parts, model.heads, prefix=submodel)
@@ -160,10 +169,7 @@ def _combined_model(
     optional -= {CROSS_ATTENTION}
     present = {param.part for param in spec.params if param.name in match.matched}
     absent = sorted({param.part for param in spec.params} & optional - present)
-    notes = [
-        *checkpoint.notes,
-        *(f"has no {part}, which the model has; it is newly initialized" for part in absent),
-    ]
+    notes += [f"has no {part}, which the model has; it is newly initialized" for part in absent]
     if copied:
         notes.append(
             f"by {composite.tied_by}, {copied} tensors of one submodel are those of the other, "
@@ -185,6 +191,15 @@ def _combined_model(
         shared=shared,
         notes=notes,
     )
+
+
+def _fields_of_role(config: Mapping[str, Any], role: Role | None) -> dict[str, Any]:
+    """Return the fields that a submodel must have in its role, where its configuration lacks them.
+
+    Releases before 3.1 had no ``add_cross_attention``: later ones build no cross-attention then.
+    """
+    fields = role.config.items() if role else ()
+    return {key: True for key, value in fields if value is True and config.get(key) is not True}
 
 
 def _find_foreign_tensors(match: KeyMatch, spec: ModelSpec, conventions: Conventions) -> KeyMatch:

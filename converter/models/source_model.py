@@ -1,12 +1,13 @@
 """A stand-alone checkpoint as a model: detection of its architecture, its class, parts and heads.
 
 Configurations have a ``model_type`` since 2019. Older ones, and those of original releases, are
-recognized by their fields and by the names of their tensors, which are in the mapping tables under
-``[detection]``.
+recognized by the class that they state, or by their fields and the names of their tensors, which
+are in the mapping tables under ``[detection]``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -15,9 +16,15 @@ from typing import Any
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import BODY, ModelSpec, ModelSpecBuilder, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import Architecture, Conventions, Detection, ModelClass
+from converter.architectures.schema import (
+    Architecture,
+    Conventions,
+    Detection,
+    DetectionRule,
+    ModelClass,
+)
 from converter.checkpoint.opening import Checkpoint
-from converter.errors import CheckpointError, Problem
+from converter.errors import CheckpointError, ConfigError, Problem
 from converter.initializers import COMPUTED
 from converter.models.key_matching import MAX_PREFIX, KeyMatch, match_keys
 from converter.plan import SourceTensor
@@ -78,8 +85,10 @@ class SourceModel(MatchedCheckpoint):
     @property
     def parts(self) -> set[str]:
         """The parts and heads with at least one tensor in the checkpoint, without the body."""
-        matched = self.key_match.matched
-        return {param.part for param in self.spec.params if param.name in matched} - {BODY}
+        names = {*self.key_match.matched}
+        for entries in self.key_match.duplicates.values():
+            names.update(name for name, _ in entries)  # a head whose only tensor is tied
+        return {param.part for param in self.spec.params if param.name in names} - {BODY}
 
     @property
     def model(self) -> ModelClass:
@@ -88,8 +97,7 @@ class SourceModel(MatchedCheckpoint):
         The class that the configuration states, if it has every head in the checkpoint; or else the
         class that has them, with the fewest other heads and the most of the other parts.
         """
-        stated = self.checkpoint.config.get("architectures")
-        names = {str(name) for name in stated} if isinstance(stated, list) else set()
+        names = _class_names(self.checkpoint.config)
         heads = self.parts & set(self.architecture.heads)
         parts = self.parts - heads
 
@@ -235,30 +243,80 @@ def required_params(
     return [param for param in own if param.part not in missing]
 
 
-def detect_model_type(checkpoint: Checkpoint, registry: ArchitectureRegistry) -> Checkpoint:
+def detect_model_type(
+    checkpoint: Checkpoint, registry: ArchitectureRegistry, stated: object = None
+) -> Checkpoint:
     """Return `checkpoint` with a ``model_type`` and the field names of its mapping table.
 
-    A config that has a ``model_type``, or that no table describes, stays unchanged. Raise
+    The ``model_type`` is `stated` by the user, or by the config; otherwise it is that of the class
+    that the config states under ``architectures``, or that of the one table whose rules fit. An
+    old spelling is replaced. A checkpoint that no table describes stays unchanged. Raise
     `CheckpointError` if several tables fit.
     """
-    if "model_type" in checkpoint.config:
-        return checkpoint
-    separators = {dialect.separator for dialect in registry.conventions.dialects.values()}
-    names = {n for stored in checkpoint.tensors for n in _without_prefixes(stored, separators)}
-    fitting = [
-        (architecture, architecture.detection)
-        for architecture in registry.with_detection()
-        if architecture.detection and _fits(architecture.detection, checkpoint.config, names)
-    ]
+    config = checkpoint.config
+    name = config.get("model_type") if stated is None else stated
+    if name is None and (classes := _class_names(config)):
+        named = registry.names_by_class(classes)
+        name = named[0] if len(named) == 1 else None
+    if name is not None:
+        if isinstance(name, str):
+            name = registry.current_name(name)
+        return checkpoint.with_config({**config, "model_type": name})
+    fitting = _fitting(checkpoint, registry)
     if len(fitting) > 1:
         raise CheckpointError(
             f"{checkpoint.config_path}: states no model_type, and fits several architectures",
             [Problem(f"may be {each.name}: {each.title}") for each, _ in fitting],
-            remedy=f'Add it, for example "model_type": "{fitting[0][0].name}".',
+            remedy=f'Add it, for example "model_type": "{fitting[0][0].name}", or give it: '
+            f"--set model_type={fitting[0][0].name}.",
         )
-    for architecture, rules in fitting:
-        return checkpoint.with_config(_modern_config(checkpoint.config, architecture, rules))
+    for architecture, rule in fitting:
+        return checkpoint.with_config(_modern_config(config, architecture, rule))
     return checkpoint
+
+
+def _class_names(config: Mapping[str, Any]) -> set[str]:
+    """Return the classes that a configuration states."""
+    stated = config.get("architectures")
+    return {name for name in stated if isinstance(name, str)} if isinstance(stated, list) else set()
+
+
+def _fitting(
+    checkpoint: Checkpoint, registry: ArchitectureRegistry
+) -> list[tuple[Architecture, DetectionRule]]:
+    """Return the architectures with a rule that fits, by the most specific name of a tensor.
+
+    ``roberta.encoder.layer.0…`` is more specific than ``encoder.layer.0…``.
+    """
+    separators = {dialect.separator for dialect in registry.conventions.dialects.values()}
+    names = {n for stored in checkpoint.tensors for n in _without_prefixes(stored, separators)}
+    fitting: list[tuple[int, Architecture, DetectionRule]] = []
+    for architecture in registry.with_detection():
+        rules = architecture.detection
+        config = ModelConfig(architecture, checkpoint.config, str(checkpoint.config_path))
+        for rule in (rules, *rules.alternatives) if rules else ():
+            patterns = [
+                pattern
+                for pattern in rule.tensors
+                if _fits(rule, config) and any(pattern.match(name) is not None for name in names)
+            ]
+            fitting += [(len(re.split("[./]", each.text)), architecture, rule) for each in patterns]
+    most = max((specific for specific, _, _ in fitting), default=0)
+    found = {each.name: (each, rule) for specific, each, rule in fitting if specific == most}
+    return list(found.values())
+
+
+def _fits(rule: DetectionRule, config: ModelConfig) -> bool:
+    """Return whether a configuration fits a rule; one with unusable fields does not."""
+    try:
+        return (
+            bool(rule.fields)
+            and rule.fields <= config.raw.keys()
+            and rule.absent_fields.isdisjoint(config.raw)
+            and config.is_true(rule.when)
+        )
+    except ConfigError:
+        return False
 
 
 def select_submodel(
@@ -273,8 +331,9 @@ def select_submodel(
         return checkpoint
     for architecture in registry.with_detection():
         nested_in = architecture.detection.nested_in if architecture.detection else {}
-        nested = checkpoint.config.get(nested_in.get(model_type, ""))
-        if role in architecture.roles and isinstance(nested, dict):
+        field = nested_in.get(model_type)
+        nested = checkpoint.config.get(field) if field else checkpoint.config
+        if field is not None and role in architecture.roles and isinstance(nested, dict):
             return checkpoint.with_config({**nested, "model_type": architecture.name})
     return checkpoint
 
@@ -291,21 +350,13 @@ def _without_prefixes(name: str, separators: Iterable[str]) -> Iterator[str]:
             yield name[start:]
 
 
-def _fits(rules: Detection, config: Mapping[str, Any], names: Iterable[str]) -> bool:
-    return (
-        bool(rules.fields)
-        and rules.fields <= config.keys()
-        and rules.absent_fields.isdisjoint(config)
-        and any(pattern.match(name) is not None for name in names for pattern in rules.tensors)
-    )
-
-
 def _modern_config(
-    config: Mapping[str, Any], architecture: Architecture, rules: Detection
+    config: Mapping[str, Any], architecture: Architecture, rule: DetectionRule
 ) -> dict[str, Any]:
     """Return the configuration as transformers writes it."""
-    names = rules.rename_fields
+    release = rule if isinstance(rule, Detection) else Detection()
+    names = release.rename_fields
     renamed = {names[key]: value for key, value in config.items() if key in names}
     kept = {key: value for key, value in config.items() if key not in names}
-    model = {"architectures": [rules.model]} if rules.model else {}
+    model = {"architectures": [release.model]} if release.model else {}
     return {"model_type": architecture.name, **model, **renamed, **kept}

@@ -28,7 +28,12 @@ from converter.planning.configs import (
     is_setting,
     submodel_config,
 )
-from converter.planning.encoder_decoder import EncoderDecoderPair, Submodel, split_manifest
+from converter.planning.encoder_decoder import (
+    EncoderDecoderPair,
+    Submodel,
+    ignored_bias_warnings,
+    split_manifest,
+)
 from converter.planning.layers_and_embeddings import (
     LAYER_LIST,
     LAYER_RULE,
@@ -181,6 +186,8 @@ def open_configs(
             if submodel in settings.random or is_remote(reference):
                 raise
             continue  # opening the weights gives a better message
+        stated = settings.changes[submodel].get("model_type")
+        checkpoint = detect_model_type(checkpoint, registry, stated)
         if "model_type" in checkpoint.config:
             opened[submodel] = _select_submodel(checkpoint, submodel, registry)
         elif submodel in settings.random:
@@ -307,6 +314,7 @@ def plan_composition(
             *skipped,
             *_preset_warnings(pair, settings.preset),
             *pair.notes,
+            *ignored_bias_warnings(pair),
             *_share_warnings(pair, settings),
             *cross_attention.notes,
             *tokens.notes,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from converter.architectures.schema import CROSS_ATTENTION, Composite, ModelClas
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConverterError, FormatError, Problem, UnsupportedError
 from converter.file_names import JOINT_WEIGHTS, MANIFEST
+from converter.formats.base import StoredTensor
 from converter.formats.registry import open_file
 from converter.models.framework_support import role_unsupported_reasons, submodel_class
 from converter.models.key_matching import dominant_dtype
@@ -28,6 +30,9 @@ from converter.models.source_model import (
 from converter.plan import SourceTensor
 from converter.safe_json import read_json_object
 from converter.tensors import Rearrangement
+
+_BLOCK = 1 << 20
+"""Values of a tensor that are read at a time."""
 
 JOINT = "joint"
 """Label of the source that holds what belongs to neither submodel."""
@@ -212,6 +217,46 @@ def _check_widths(encoder: SourceModel, decoder: SourceModel) -> None:
             "frameworks from joining the two widths",
             remedy="Clear it: --set decoder.cross_attention_hidden_size=null.",
         )
+
+
+def ignored_bias_warnings(pair: EncoderDecoderPair) -> Iterator[str]:
+    """Yield each part that the composite lacks, that zeros would replace, and that is not zero.
+
+    Such a part, a bias of the output, changes what the source computes. Reads its values.
+    """
+    for submodel in pair.submodels:
+        source, match = submodel.source, submodel.source.key_match
+        parts = {
+            part: [param for param in source.spec.params if param.part == part]
+            for part in source.architecture.parts
+            if part not in submodel.parts
+        }
+        zero = {
+            part
+            for part, params in parts.items()
+            if all((param.rule, param.scale) == ("constant", 0) for param in params)
+        }
+        index = source.spec.index(match.dialect) if zero and not submodel.random else {}
+        for stored in match.ignored if index else ():
+            param = index.get(match.normalizer.normalize(stored) or "")
+            tensor = source.checkpoint.tensors.get(stored)
+            if param and tensor and param.part in zero and _has_values(tensor):
+                yield (
+                    f"{submodel.name}: {stored} is not zero, and {submodel.model.name} has no "
+                    f"{param.part}: without it the model computes other values"
+                )
+
+
+def _has_values(tensor: StoredTensor) -> bool:
+    """Return whether a tensor has a value other than zero."""
+    axis, shape = len(tensor.spec.shape) - 1, tensor.spec.shape
+    if axis < 0:
+        return bool(tensor.read())
+    step = max(1, _BLOCK // max(1, prod(shape[:-1])))
+    return any(
+        tensor.read(axis, start, min(start + step, shape[axis])).any()
+        for start in range(0, shape[axis], step)
+    )
 
 
 def add_split_projection(pair: EncoderDecoderPair, stack: ExitStack) -> EncoderDecoderPair:

@@ -65,6 +65,21 @@ def check_configs(home: Path, model: Model) -> Findings:
             what = "configuration and generation configuration disagree"
             expected = f"{ours} as in {CONFIG}"
             problems.append(Problem(what, generation_path, field, expected, str(theirs)))
+    stored = model.checkpoint.config
+    for submodel in model.submodels:
+        fields = stored.get(submodel)
+        problems += [
+            Problem(
+                "is not what transformers needs to build the model",
+                config_path,
+                f"{submodel}.{field}",
+                str(value),
+                str(fields.get(field)),
+                "write it again with `converter convert`",
+            )
+            for field, value in model.configs[submodel].raw.items()
+            if isinstance(fields, dict) and fields.get(field) != value
+        ]
     if model.submodels:
         what = "is not set, without which generate() fails"
         remedy = "set it with `converter convert --set FIELD=ID`"

@@ -254,7 +254,11 @@ def test_mistakes_in_tables_are_named(old, new, finding, tmp_path):
 def test_no_table_inherits_the_detection_of_another():
     registry = bundled_registry()
     assert {architecture.name for architecture in registry.with_detection()} >= set(CONFIGS)
-    assert registry.architecture("roberta").detection is None
+    for name, parent in (("camembert", "roberta"), ("electra", "bert"), ("ernie", "bert")):
+        own = registry.architecture(name).detection
+        assert own is None or own != registry.architecture(parent).detection
+    assert registry.architecture("camembert").detection is None
+    assert registry.architecture("ernie").detection is None
 
 
 def test_templates_that_are_open_in_front():

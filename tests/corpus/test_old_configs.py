@@ -57,8 +57,8 @@ def test_a_configuration_without_model_type(case: str, how: str, tmp_path: Path)
     architecture = case.partition(" ")[0]
     drop = ["model_type", *([] if how == "architectures" else ["architectures"])]
     expected = save(tmp_path / "source", case, *drop)
-    options = {"set": [f"model_type={architecture}"]} if how == "set" else {}
-    converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch"], **options)
+    settings = [f"model_type={architecture}"] if how == "set" else []
+    converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch"], set=settings)
     same(tmp_path / "out", expected)
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert (config["model_type"], config["architectures"]) == (architecture, [OLD[case][0]])

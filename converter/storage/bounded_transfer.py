@@ -7,8 +7,8 @@ can fill the memory, and a byte a second keeps a command busy forever.
 from __future__ import annotations
 
 import re
-import time
 from functools import cache
+from time import monotonic
 from typing import Any
 
 MIN_BYTES_PER_SECOND = 1_000
@@ -23,8 +23,11 @@ _SILENCE_SECONDS = 30
 _BYTE_RANGE = re.compile(r"bytes[= ](\d+)-(\d+)(?:/.*)?")
 
 
-class TransferError(OSError):
-    """A server sends too much, too slowly, or something else than was asked for."""
+class TransferError(RuntimeError):
+    """A server sends too much, too slowly, or something else than was asked for.
+
+    Not an OSError, which fsspec takes for an empty directory.
+    """
 
 
 class TransferLimit:
@@ -37,14 +40,14 @@ class TransferLimit:
 
     def __init__(self, nbytes: int) -> None:
         self._limit, self._received = nbytes, 0
-        self._start = time.monotonic()
+        self._start = monotonic()
 
     def add(self, nbytes: int) -> None:
         """Count bytes that have arrived; raise `TransferError` if too many or too slow."""
         self._received += nbytes
         if self._received > self._limit:
             raise TransferError(f"the server sends more than {self._limit:,} bytes")
-        seconds = time.monotonic() - self._start
+        seconds = monotonic() - self._start
         if seconds > GRACE_SECONDS and self._received < MIN_BYTES_PER_SECOND * seconds:
             raise TransferError(
                 f"the server is too slow: {self._received:,} bytes in {seconds:.0f} seconds"

@@ -85,6 +85,8 @@ class Hub:
         """Part of a request → how many times it is still to be answered with status 503."""
         self.dropping: dict[str, int] = {}
         """Part of a request → how many times the connection is still to be cut in the middle."""
+        self.odd: dict[str, Callable[[Handler], None]] = {}
+        """Part of a request → how it is answered instead."""
         self.expired = 0
         """How many times the storage is still to say that an address is no longer valid."""
         self.knows_ranges = True
@@ -194,6 +196,9 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if not planning and self.due(self.hub.failing):
                 raise RefusalError(503, None, "out of order")
+            for part, odd_answer in self.hub.odd.items():
+                if part in f"{self.command} {self.path}":
+                    return odd_answer(self)
             for methods, pattern, function in ROUTES:
                 found = re.fullmatch(pattern, address.path)
                 if found and self.command in methods.split("|"):

@@ -62,7 +62,9 @@ def refused(*args: str) -> str:
     return message
 
 
-def with_body(body: Any, status: int = 200, **headers: str) -> Callable[[Handler], None]:
+def with_body(
+    body: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> Callable[[Handler], None]:
     return lambda handler: handler.answer(body, status, headers)
 
 
@@ -168,10 +170,10 @@ def test_a_slow_listing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         with_body([]),
         with_body(None),
-        with_body(b"x", **{"ETag": '"../../../../evil"', "X-Repo-Commit": "../../../evil"}),
-        with_body(b"", 302, Location="file:///etc/hosts"),
+        with_body(b"x", 200, {"ETag": '"../../../../evil"', "X-Repo-Commit": "../../../evil"}),
+        with_body(b"", 302, {"Location": "file:///etc/hosts"}),
         with_body(b"", 416),
-        with_body(b"", 500, **{"X-Error-Message": "\x1b[31mred"}),
+        with_body(b"", 500, {"X-Error-Message": "\x1b[31mred"}),
     ],
 )
 @pytest.mark.parametrize("at", ["/resolve/", "GET /acme/bert/resolve/"])

@@ -61,6 +61,8 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     config_path: Path
     file_states: Mapping[Path, FileState]
     """The state of every local file when it was opened."""
+    has_config: bool = True
+    """If false, there is no configuration; `config` is empty."""
     files: tuple[Path, ...] = ()
     """The weight files in use."""
     sizes: Mapping[Path, int] = field(default_factory=dict)
@@ -151,6 +153,7 @@ def open_files(
     config: str | Path | None = None,
     *,
     headers: bool = False,
+    needs_config: bool = True,
     ignore: Sequence[str] = (),
 ) -> Checkpoint:
     """Open a checkpoint, reading the headers of its weight files only.
@@ -158,16 +161,19 @@ def open_files(
     `reference` is a directory with ``config.json`` and weight files, one weight file, a Hub id
     ``org/name[@revision]``, or a URL; `config` is the configuration, if it is in another directory.
     With `headers` the caller reads no values, so that remote weight files need not be downloaded.
-    Tensors whose names match a pattern of `ignore` are left out.
+    Tensors whose names match a pattern of `ignore` are left out. Without a configuration, raise
+    CheckpointError, unless `needs_config` is false: then the result has an empty one.
     """
     with ExitStack() as stack:
         source = stack.enter_context(open_source(reference, "headers" if headers else "preferred"))
         folder = source.folder
         chosen = WeightFiles((source.file,)) if source.file else find_weights(folder)
-        config_path = _config_path(folder, chosen.paths[0], config)
+        config_path = _config_path(folder, chosen.paths[0], config, needs_config)
         # Recorded before reading, so that a change during the reading is noticed.
-        states = file_states({config_path, *_local_files(folder, chosen.paths)})
-        raw, quantization = without_quantization(read_config(config_path))
+        configs = {config_path} if config_path else set()
+        states = file_states({*configs, *_local_files(folder, chosen.paths)})
+        stated = read_config(config_path) if config_path else {}
+        raw, quantization = without_quantization(stated)
         try:
             readers, file_format = _open_weights(folder, chosen.paths, states, stack)
         except CheckpointError as error:
@@ -192,7 +198,8 @@ def open_files(
             source=source,
             config=raw,
             quantization=quantization,
-            config_path=config_path,
+            config_path=config_path or folder.path / CONFIG,
+            has_config=config_path is not None,
             file_states=file_states(_local_files(folder, files)) | states,
             files=files,
             sizes={file: folder.size(file) for file in files},
@@ -210,10 +217,13 @@ def open_files(
         )
 
 
-def _config_path(folder: CheckpointDirectory, weights: Path, config: str | Path | None) -> Path:
+def _config_path(
+    folder: CheckpointDirectory, weights: Path, config: str | Path | None, required: bool
+) -> Path | None:
     """Return the configuration that the user gave, or that is next to the weights.
 
-    Raise CheckpointError if it is not found, or FormatError if `weights` is not a checkpoint file.
+    If it is not found, raise FormatError if `weights` is not a checkpoint file, or CheckpointError,
+    unless it is not `required`.
     """
     if config is not None:
         if not Path(config).is_file():
@@ -226,6 +236,8 @@ def _config_path(folder: CheckpointDirectory, weights: Path, config: str | Path 
             name = weights.relative_to(folder.path).as_posix()
             with closing(folder.open(name)) as file:
                 detect_format(file)
+        if not required:
+            return None
         raise
 
 

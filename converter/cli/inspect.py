@@ -20,11 +20,12 @@ _TENSORS = GroupedOption(["--tensors"], is_flag=True, help="List the tensors, la
 
 
 @make_command("inspect", InspectOptions, _EPILOG, (_TENSORS,))
-def command(tensors: bool, json: bool, **values: Any) -> None:
+def command(tensors: bool, json: bool, **values: Any) -> int:
     """Describe a checkpoint, from its headers only.
 
     Shows the architecture, the file format, and how the tensors match the architecture's mapping
-    table: matched, missing, unknown, of the wrong shape, or ignored for a reason.
+    table: matched, missing, unknown, of the wrong shape, or ignored for a reason. The exit code is
+    1 if they do not fit. Without a configuration it names the likely architecture.
     """
     from converter.commands.inspect import inspect
 
@@ -32,7 +33,9 @@ def command(tensors: bool, json: bool, **values: Any) -> None:
         inspection = inspect(**values, progress=progress)
     if json:
         emit_json(inspection.to_dict())
-        return
-    from converter.report.inspection import describe_inspection
+    else:
+        from converter.report.inspection import describe_inspection
 
-    print_result(describe_inspection(inspection, tensors=tensors or values["stats"]), styled=True)
+        text = describe_inspection(inspection, tensors=tensors or values["stats"])
+        print_result(text, styled=True)
+    return int(inspection.fits is False)

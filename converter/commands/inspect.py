@@ -12,11 +12,14 @@ from converter.architectures.expressions import is_number
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS
 from converter.checkpoint.opening import Checkpoint, open_files
+from converter.checkpoint.weight_states import recognize_weights
 from converter.errors import ConverterError
+from converter.models.likely_types import LikelyTypes, likely_types
 from converter.models.model import Model, resolve_model
 from converter.option_declaration import takes
 from converter.options import InspectOptions
 from converter.progress import Progress, ProgressCounter
+from converter.recognition import Recognition
 from converter.verification.manifest import find_manifest, is_initialized
 
 if TYPE_CHECKING:
@@ -29,28 +32,37 @@ class Inspection:
 
     checkpoint: Checkpoint
     """The files, closed."""
-    model: Model
-    """Its class, matched tensors and supported frameworks."""
+    model: Model | None
+    """Its class, matched tensors and supported frameworks; ``None`` without a configuration."""
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     """On request: canonical name → minimum, maximum, mean and standard deviation."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     """The manifest next to the weights; empty if there is none."""
+    likely: LikelyTypes = field(default_factory=LikelyTypes)
+    """Without a configuration: the architectures whose names the tensors have."""
+    state: Recognition | None = None
+    """Why the weights cannot be read as parameters, if they are quantized, partitioned or so."""
 
     @property
     def roles(self) -> tuple[str, ...]:
         """Return the roles that a stand-alone model can take in an encoder-decoder model."""
-        config = self.model.configs.get("")
+        config = self.model.configs.get("") if self.model else None
         return tuple(config.architecture.roles) if config else ()
 
     @property
     def frameworks(self) -> tuple[str, ...]:
-        """Return the frameworks that the model can be converted to."""
+        """Return the frameworks that the model can be converted to; none if it does not fit."""
+        if self.model is None or not self.fits:
+            return ()
         return tuple(name for name in FRAMEWORKS if name not in self.model.unsupported_reasons)
 
     @property
-    def fits(self) -> bool:
-        """Return whether every tensor is accounted for."""
-        return not self.model.key_match.problems(self.model.required)
+    def fits(self) -> bool | None:
+        """Return whether every tensor is accounted for; ``None`` without a configuration."""
+        if self.state:
+            return False
+        model = self.model
+        return None if model is None else not model.key_match.problems(model.required)
 
     def origin(self, name: str) -> str:
         """Return where a tensor's values come from by the manifest, in few words."""
@@ -83,22 +95,13 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON representation."""
-        checkpoint, model, report = self.checkpoint, self.model, self.model.key_match
+        checkpoint = self.checkpoint
         specs = [tensor.spec for tensor in checkpoint.tensors.values()]
-        missing = [param.name for param in model.required if param.name not in report.matched]
         return {
             "source": checkpoint.reference,
-            "model_type": checkpoint.architecture,
-            "class": model.name,
-            "submodels": {
-                submodel: model.configs[submodel].architecture.name for submodel in model.submodels
-            },
-            "roles": list(self.roles),
             "files": {path.name: size for path, size in checkpoint.sizes.items()},
             "other_files": list(checkpoint.others),
             "format": checkpoint.file_format,
-            "dialect": report.dialect,
-            "prefix": report.prefix,
             "tensors": len(specs),
             "parameters": sum(
                 spec.size
@@ -106,7 +109,37 @@ class Inspection:
             ),
             "bytes": sum(spec.nbytes for spec in specs),
             "dtypes": dict(Counter(spec.dtype for spec in specs)),
+            "roles": list(self.roles),
             "frameworks": list(self.frameworks),
+            "manifest": self.provenance,
+            "state": self.state.what if self.state else None,
+            **(self._describe_model(self.model) if self.model else self._describe_tensors()),
+            "fits": self.fits,
+        }
+
+    def _describe_tensors(self) -> dict[str, Any]:
+        """Return what is known of weights without a configuration."""
+        return {
+            "model_type": None,
+            "likely_model_types": {key: [*names] for key, names in self.likely.model_types.items()},
+            "dialect": self.likely.dialect or None,
+            "stored": {
+                name: {"dtype": tensor.spec.dtype, "shape": list(tensor.spec.shape)}
+                for name, tensor in self.checkpoint.tensors.items()
+            },
+            "notes": [] if self.state else self.checkpoint.notes,
+        }
+
+    def _describe_model(self, model: Model) -> dict[str, Any]:
+        report = model.key_match
+        return {
+            "model_type": self.checkpoint.architecture,
+            "class": model.name,
+            "submodels": {
+                submodel: model.configs[submodel].architecture.name for submodel in model.submodels
+            },
+            "dialect": report.dialect,
+            "prefix": report.prefix,
             "unsupported": dict(model.unsupported_reasons),
             "matched": {
                 name: {
@@ -119,16 +152,14 @@ class Inspection:
                 }
                 for name, stored in report.matched.items()
             },
-            "missing": missing,
+            "missing": [param.name for param in model.required if param.name not in report.matched],
             "unmatched": [spec.name for spec in report.unmatched],
             "ignored": dict(report.ignored),
             "mismatched": {
                 spec.name: {"expected": list(shape), "found": list(spec.shape)}
                 for spec, _, shape in report.mismatched
             },
-            "manifest": self.provenance,
             "notes": list(model.notes),
-            "fits": self.fits,
         }
 
 
@@ -136,7 +167,8 @@ class Inspection:
 def inspect(options: InspectOptions) -> Inspection:
     """Describe a checkpoint, and how its tensors match the mapping table of its architecture.
 
-    Only headers are read, unless statistics are asked for.
+    Only headers are read, unless statistics are asked for. Without a configuration, the result has
+    no model, but the architectures whose names the tensors have.
 
     Raises:
         CheckpointError: if it cannot be opened.
@@ -145,10 +177,19 @@ def inspect(options: InspectOptions) -> Inspection:
 
     """
     registry = ArchitectureRegistry(options.mapping)
-    with open_files(options.source, options.config, headers=not options.stats) as checkpoint:
+    with open_files(
+        options.source, options.config, headers=not options.stats, needs_config=False
+    ) as checkpoint:
+        if not checkpoint.has_config:
+            specs = [tensor.spec for tensor in checkpoint.tensors.values()]
+            state = recognize_weights(specs, len(specs), {}, {}, checkpoint.directory)
+            likely = likely_types(checkpoint.tensors, registry)
+            return Inspection(checkpoint, None, likely=likely, state=state)
         model = resolve_model(checkpoint, registry)
         statistics = _statistics(model, options.progress) if options.stats else {}
-        return Inspection(model.checkpoint, model, statistics, _manifest(checkpoint.directory))
+        manifest = _manifest(checkpoint.directory)
+        state = model.key_match.state
+        return Inspection(model.checkpoint, model, statistics, manifest, state=state)
 
 
 def _manifest(home: Path) -> Mapping[str, Any]:

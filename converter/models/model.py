@@ -126,7 +126,7 @@ def _stand_alone_model(
         unsupported_reasons=unsupported_reasons(source.config, model),
         tables=(architecture,),
         notes=[
-            *checkpoint.notes,
+            *(() if match.state else checkpoint.notes),
             *(f"has no {part}, which {model.name} has; it is newly initialized" for part in absent),
             *(f"its head {head} is ignored: no known class has it" for head in ignored_heads),
         ],
@@ -140,7 +140,7 @@ def _combined_model(
     changes = parse_settings(settings, composite.submodels)
     raw = apply_overrides(checkpoint.config, changes[""])
     builder = ModelSpecBuilder(registry.conventions)
-    configs, specs, notes = {}, {}, [*checkpoint.notes]
+    configs, specs, notes = {}, {}, list[str]()
     for submodel in composite.submodels:
         nested = raw.get(submodel)
         if not isinstance(nested, dict) or not isinstance(nested.get("model_type"), str):
@@ -170,6 +170,7 @@ def _combined_model(
     present = {param.part for param in spec.params if param.name in match.matched}
     absent = sorted({param.part for param in spec.params} & optional - present)
     notes += [f"has no {part}, which the model has; it is newly initialized" for part in absent]
+    notes += [] if match.state else checkpoint.notes
     if copied:
         notes.append(
             f"by {composite.tied_by}, {copied} tensors of one submodel are those of the other, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from converter.name_ranges import collapse_ranges
@@ -22,6 +22,7 @@ from converter.report.rich_text import (
     shape,
     size,
     table,
+    unwrapped,
 )
 from converter.verification.result import NOTHING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from converter.commands.inspect import Inspection
+    from converter.models.model import Model
+    from converter.tensors import TensorSpec
 
 
 @rendered
@@ -38,7 +41,8 @@ def describe_inspection(
     """Return the report; with `tensors`, including every tensor, layers collapsed."""
     checkpoint, model = inspection.checkpoint, inspection.model
     specs = [tensor.spec for tensor in checkpoint.tensors.values()]
-    yield line(f"{checkpoint.reference}: {model.name}", "bold")
+    name = model.name if model else "weights without a configuration"
+    yield line(f"{checkpoint.reference}: {name}", "bold")
     yield indented(table(_facts(inspection)))
     dtypes = Counter(spec.dtype for spec in specs)
     totals = (
@@ -47,7 +51,18 @@ def describe_inspection(
         + ", ".join(f"{number:,} {dtype}" for dtype, number in dtypes.items())
     )
     yield lines(["", totals])
-    yield from _problems(inspection)
+    if inspection.state:
+        yield heading(f"Error: {inspection.state.what}")
+        yield unwrapped(inspection.state.step)
+    elif model is None:
+        yield line("To convert them, give their configuration with --config FILE.")
+    if model is None:
+        if tensors:
+            yield heading("Tensors")
+            yield indented(table(_stored_rows(specs), header=("tensor", "shape", "dtype", "size")))
+        return
+    if not inspection.state:
+        yield from _problems(model)
     if provenance := inspection.provenance:
         yield heading("How it was made, by its manifest")
         yield indented(table(_provenance(provenance)))
@@ -60,27 +75,32 @@ def describe_inspection(
         origin = ("origin",) if inspection.manifest else ()
         header = ("tensor", "shape", "dtype", "size", "stored as", *origin, *statistics)
         right = [3, *(header.index(title) for title in statistics)]
-        yield indented(table(_tensor_rows(inspection), header=header, right=right))
+        yield indented(table(_tensor_rows(inspection, model), header=header, right=right))
 
 
 def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
     checkpoint, model = inspection.checkpoint, inspection.model
-    yield "architecture", checkpoint.architecture
-    for submodel in model.submodels:
-        yield submodel, model.configs[submodel].architecture.name
+    if model:
+        yield "architecture", checkpoint.architecture
+        for submodel in model.submodels:
+            yield submodel, model.configs[submodel].architecture.name
+    for submodel, names in inspection.likely.model_types.items():
+        yield f"likely {submodel or 'architecture'}", ", ".join(names)
     if inspection.roles:
         yield "can be", " or ".join(inspection.roles)
     files = [f"{path.name}, {size(nbytes)}" for path, nbytes in checkpoint.sizes.items()]
     yield from (("file", each) for each in bounded(files))
     if checkpoint.others:
         yield "other files", ", ".join(bounded(checkpoint.others))
-    yield "format", f"{checkpoint.file_format}, {model.key_match.dialect} names"
-    if prefix := model.key_match.prefix:
+    dialect = model.key_match.dialect if model else inspection.likely.dialect
+    yield "format", checkpoint.file_format + (f", {dialect} names" if dialect else "")
+    if model and (prefix := model.key_match.prefix):
         yield "prefix", f"{prefix}, which is removed from the names"
-    yield "converts to", ", ".join(inspection.frameworks)
-    for framework, reason in model.unsupported_reasons.items():
+    if inspection.frameworks:
+        yield "converts to", ", ".join(inspection.frameworks)
+    for framework, reason in model.unsupported_reasons.items() if model else ():
         yield f"not {framework}", reason
-    for note in model.notes:
+    for note in model.notes if model else () if inspection.state else checkpoint.notes:
         yield "note", note
 
 
@@ -98,8 +118,8 @@ def _provenance(stated: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "warning", str(warning)
 
 
-def _problems(inspection: Inspection) -> Iterator[RenderableType]:
-    problems = inspection.model.key_match.problems(inspection.model.required)
+def _problems(model: Model) -> Iterator[RenderableType]:
+    problems = model.key_match.problems(model.required)
     if not problems:
         yield line("Every tensor is accounted for.", "green")
         return
@@ -112,10 +132,20 @@ def _problems(inspection: Inspection) -> Iterator[RenderableType]:
     yield from more_lines(len(problems))
 
 
-def _tensor_rows(inspection: Inspection) -> Iterator[tuple[str, ...]]:
+def _stored_rows(specs: Iterable[TensorSpec]) -> Iterator[tuple[str, ...]]:
+    """Yield tensors by their stored names, equal layers in one row."""
+    by_name = {spec.name: spec for spec in specs}
+    for names in group_layers(
+        by_name, lambda name: (name, by_name[name].shape, by_name[name].dtype)
+    ):
+        first, nbytes = by_name[names[0]], sum(by_name[name].nbytes for name in names)
+        yield ", ".join(collapse_ranges(names)), shape(first.shape), first.dtype, size(nbytes)
+
+
+def _tensor_rows(inspection: Inspection, model: Model) -> Iterator[tuple[str, ...]]:
     """Yield the matched tensors in the order of the model, equal layers in one row."""
-    matched = inspection.model.key_match.matched
-    ordered = dict.fromkeys((*inspection.model.spec.by_name, *matched))
+    matched = model.key_match.matched
+    ordered = dict.fromkeys((*model.spec.by_name, *matched))
 
     def key(name: str) -> tuple[object, ...]:
         spec = matched[name].tensor.spec

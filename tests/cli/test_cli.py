@@ -18,6 +18,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.numpy import load_file, save_file
 
 import converter
 from converter.cli import COMMANDS, commands
@@ -225,9 +226,38 @@ def test_inspect_describes_a_checkpoint(bert: Path) -> None:
 def test_inspect_reports_mismatches(bert: Path) -> None:
     config = json.loads((bert / "config.json").read_text())
     (bert / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 5}))
-    text = run("inspect", bert).stdout
+    text = run("inspect", bert, code=1).stdout
     assert re.search(r"missing tensor +encoder\.layer\.\{3,4\}\.output\.dense\.weight", text)
-    assert json.loads(run("inspect", bert, "--json").stdout)["fits"] is False
+    assert "converts to" not in text
+    report = json.loads(run("inspect", bert, "--json", code=1).stdout)
+    assert report["fits"] is False and report["frameworks"] == []
+
+
+def test_inspect_describes_weights_without_a_configuration(bert: Path) -> None:
+    (bert / "config.json").unlink()
+    text = run("inspect", bert, "--tensors").stdout
+    assert "weights without a configuration" in text
+    assert re.search(r"likely architecture +bert,", text)
+    assert re.search(r"format +safetensors, pytorch names", text)
+    assert re.search(r"encoder\.layer\.\{0…2\}\.output\.dense\.weight +24 × 41 +float32", text)
+    assert "--config FILE" in text and "converts to" not in text
+    report = json.loads(run("inspect", bert, "--json").stdout)
+    assert report["fits"] is None and report["frameworks"] == []
+    assert report["likely_model_types"][""][0] == "bert"
+    assert report["stored"]["embeddings.LayerNorm.bias"] == {"dtype": "float32", "shape": [24]}
+
+
+def test_inspect_names_the_state_of_weights_that_cannot_be_read(bert: Path) -> None:
+    arrays = load_file(bert / "model.safetensors")
+    added = {f"{name}.absmax": array for name, array in arrays.items()}
+    save_file({**arrays, **added}, bert / "model.safetensors", metadata={"format": "pt"})
+    for _ in range(2):
+        text = run("inspect", bert, code=1).stdout
+        assert "Error: the weights are quantized (bitsandbytes)" in text
+        assert "dequantize()" in text and "converts to" not in text
+        report = json.loads(run("inspect", bert, "--json", code=1).stdout)
+        assert "quantized" in report["state"] and report["fits"] is False
+        (bert / "config.json").unlink(missing_ok=True)  # then without it
 
 
 def test_families_lists_every_table() -> None:

@@ -115,8 +115,8 @@ def test_submodels_are_complete_checkpoints_with_the_right_values(tmp_path: Path
     encoder, decoder = (
         inspect(tmp_path / "split" / submodel) for submodel in ("encoder", "decoder")
     )
-    assert encoder.fits and encoder.model.name == "BertModel"
-    assert decoder.fits and decoder.model.name == "GPT2LMHeadModel"
+    assert encoder.fits and encoder.model and encoder.model.name == "BertModel"
+    assert decoder.fits and decoder.model and decoder.model.name == "GPT2LMHeadModel"
     complete = load_file(combined / "model.safetensors")
     parts = {
         **{

@@ -199,7 +199,8 @@ def test_a_configuration_that_fits_no_architecture(tmp_path):
         inspect(tmp_path)
     (tmp_path / "bert_config.json").unlink()
     with pytest.raises(CheckpointError, match=r"configuration not found\n.*--config.*hparams.json"):
-        inspect(tmp_path)
+        convert(tmp_path, tmp_path / "out")
+    assert inspect(tmp_path).likely.model_types[""] == ("bert",)
 
 
 def test_a_configuration_that_fits_several_architectures(tmp_path):

@@ -77,8 +77,8 @@ def safe_messages() -> Iterator[None]:
         record = make_record(*args, **kwargs)
         try:
             record.msg, record.args = printable(record.getMessage()), ()
-        except Exception:  # wrong arguments; the handler reports that
-            record.msg = printable(str(record.msg))
+        except Exception:  # wrong arguments, of which the handler would print a traceback
+            record.msg, record.args = printable(str(record.msg)), ()
         return record
 
     def show_safely(message: Warning | str, *args: Any, **kwargs: Any) -> None:

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from converter.cli import commands
 from converter.cli.console import emit_json, safe_messages
 from tests import factories
-from tests.storage.url.http_server import serving_web
+from tests.storage.url.http_server import Handler, serving_web
 
 EVIL = "\x1b]0;evil\x07\x9b31m\u202eevil\nError: all is well\r\x08\x7f[red]x[/red]\u2028&<script>"
 """Sets a title, colors, turns the direction of writing, fakes a message, is markup and HTML."""
@@ -154,15 +154,17 @@ def test_mapping_tables(work: Path) -> None:
         run("convert", "bert", "out", "--mapping", path, "--overwrite", shows=False)
 
 
+def say_evil(handler: Handler, path: str, data: bytes) -> None:
+    handler.send_response(500, "\x1b[31m\x9b[red]")
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
 def test_what_a_server_says(work: Path) -> None:
     from urllib.parse import quote
 
     with serving_web() as server:
-        server.misbehave["GET /"] = lambda handler, path, data: (
-            handler.send_response(500, "\x1b[31m\x9b[red]"),
-            handler.send_header("Content-Length", "0"),
-            handler.end_headers(),
-        )
+        server.misbehave["GET /"] = say_evil
         assert "500" in run("inspect", f"{server.address}/x")
         run("inspect", f"{server.address}/{quote(EVIL)}", shows=False)
 

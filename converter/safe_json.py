@@ -22,6 +22,8 @@ _MAX_CONFIG_BYTES = 4 << 20
 """Larger than any real configuration, those with names of 21,000 classes included."""
 _MAX_DEPTH = 50
 """The reports and `to_json` recurse into values."""
+_MAX_COPIED = 256 << 20
+"""Larger than any real tokenizer; a sparse file may state any size, and would fill the disk."""
 
 
 def open_regular(path: str | Path, error: type[ConverterError] = CheckpointError) -> int:
@@ -31,6 +33,15 @@ def open_regular(path: str | Path, error: type[ConverterError] = CheckpointError
     except (OSError, ValueError) as caught:  # ValueError: a null byte or a surrogate in the name
         reason = caught.strerror if isinstance(caught, OSError) else caught
         raise error(f"{path}: cannot be read: {reason}") from caught
+
+
+def read_start(path: Path, nbytes: int, error: type[ConverterError] = CheckpointError) -> bytes:
+    """Return up to `nbytes` of a regular file; raise `error` if it cannot be read."""
+    with os.fdopen(open_regular(path, error), "rb") as file:
+        try:
+            return file.read(nbytes) or b""
+        except OSError as caught:  # some files of /proc
+            raise error(f"{path}: cannot be read: {caught.strerror}") from caught
 
 
 def read_small_file(
@@ -59,8 +70,8 @@ def file_to_copy(
     """Return the path of a file that may be copied out of a checkpoint, ``None`` if not found.
 
     Raise `error` if it is a link to a file that is neither in `directory` nor in the ``blobs`` of
-    the Hub's cache (next to ``snapshots/REVISION``), is not a regular file, or a pointer of Git LFS
-    or the like is in its place.
+    the Hub's cache (next to ``snapshots/REVISION``), is not a regular file, is larger than any
+    tokenizer's, or a pointer of Git LFS or the like is in its place.
     """
     path = directory / name
     if not os.path.lexists(path) or path.is_dir():
@@ -75,14 +86,15 @@ def file_to_copy(
             f"cp -rL {shlex.quote(str(directory))} COPY",
         )
     check_fetched(path, error)
+    if path.stat().st_size > _MAX_COPIED:
+        raise error(f"{path}: is not copied: larger than {_MAX_COPIED} bytes")
     return path
 
 
 def check_fetched(path: Path, error: type[ConverterError] = CheckpointError) -> None:
     """Raise `error` if a pointer or a web page is in place of the file at `path`."""
-    with os.fdopen(open_regular(path, error), "rb") as file:
-        if pointer := recognize_pointer(path, file.read(HEAD_BYTES) or b""):
-            raise error(f"{path}: {pointer.what}", remedy=pointer.step)
+    if pointer := recognize_pointer(path, read_start(path, HEAD_BYTES, error)):
+        raise error(f"{path}: {pointer.what}", remedy=pointer.step)
 
 
 def parse_json(data: bytes | str, values: int = _MAX_VALUES) -> Any:

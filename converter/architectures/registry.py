@@ -130,12 +130,13 @@ class ArchitectureRegistry:
         names = [name for name in self.names if name.replace("_", "-") == plain]
         return names[0] if len(names) == 1 else model_type
 
-    def architecture(self, name: str) -> Architecture:
-        """Return the architecture of the ``model_type`` `name`.
+    def architecture(self, name: str, stated_in: str | Path | None = None) -> Architecture:
+        """Return the architecture of the ``model_type`` `name`, which a configuration states.
 
         Raise UnsupportedError if there is no such table, TableError if it breaks a rule.
         """
         if name not in self._architectures:
+            self._check_name(name, f"{stated_in}: " if stated_in else "")
             data, file, sha256 = self._read(name, chain=())
             self._architectures[name] = load_architecture(data, file, self.conventions, sha256)
         return self._architectures[name]
@@ -147,19 +148,24 @@ class ArchitectureRegistry:
             self._composites[name] = load_composite(data, file, self.conventions, sha256)
         return self._composites[name]
 
+    def _check_name(self, name: str, prefix: str = "") -> None:
+        """Raise UnsupportedError, with `prefix`, if there is no such table."""
+        if name in self._sources:
+            return
+        close = get_close_matches(name, self._sources, 3)
+        near = f"Did you mean {' or '.join(close)}? " if close else ""
+        raise UnsupportedError(
+            f"{prefix}there is no mapping table for model_type {name!r}",
+            remedy=f"{near}Known: {', '.join(sorted(self.names))}. A table of your own: "
+            "--mapping FILE.",
+        )
+
     def _read(self, name: str, chain: tuple[str, ...] | None = None) -> tuple[Any, str, str]:
         """Return content, file and SHA-256 of a table; with a chain, ``extends`` is resolved.
 
         The SHA-256 covers the tables it extends as well, since they affect the result as much.
         """
-        if name not in self._sources:
-            close = get_close_matches(name, self._sources, 3)
-            near = f"Did you mean {' or '.join(close)}? " if close else ""
-            raise UnsupportedError(
-                f"there is no mapping table for model_type {name!r}",
-                remedy=f"{near}Known: {', '.join(sorted(self.names))}. A table of your own: "
-                "--mapping FILE.",
-            )
+        self._check_name(name)
         file, text = self._sources[name]
         if text is None:
             text = (tables_directory() / f"{name}.toml").read_bytes()

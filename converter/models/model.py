@@ -148,7 +148,9 @@ def _combined_model(
                 f"{checkpoint.config_path}: no configuration with a model_type for the {submodel}"
             )
         nested = apply_overrides(nested, changes[submodel])
-        architecture = registry.architecture(registry.current_name(str(nested["model_type"])))
+        architecture = registry.architecture(
+            registry.current_name(str(nested["model_type"])), checkpoint.config_path
+        )
         added = _fields_of_role(nested, architecture.roles.get(submodel))
         if added:
             notes.append(f"{submodel}: its configuration lacks {' and '.join(added)}, which is set")

@@ -65,7 +65,7 @@ class SourceModel(MatchedCheckpoint):
 
         Raise `UnsupportedError` if no table describes its architecture.
         """
-        architecture = registry.architecture(checkpoint.architecture)
+        architecture = registry.architecture(checkpoint.architecture, checkpoint.config_path)
         config = ModelConfig(architecture, raw, str(checkpoint.config_path))
         spec = ModelSpecBuilder(registry.conventions).model(config)
         key_match = match_keys(checkpoint, spec, registry.conventions, label)

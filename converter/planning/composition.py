@@ -201,7 +201,7 @@ def model_configs(
     """Return the configuration of each opened submodel, with the fields that are set."""
     return {
         submodel: ModelConfig(
-            registry.architecture(checkpoint.architecture),
+            registry.architecture(checkpoint.architecture, checkpoint.config_path),
             apply_overrides(checkpoint.config, settings.changes[submodel]),
             str(checkpoint.config_path),
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.errors import OutputError, Problem
 from converter.file_names import MODEL_CARD
-from converter.safe_json import open_regular, read_small_file
+from converter.safe_json import read_small_file, read_start
 from converter.storage.hub_client import TIMEOUT
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def stated_license(directory: Path) -> str | None:
     path = directory / MODEL_CARD
     if not os.path.lexists(path):
         return None
-    with os.fdopen(open_regular(path), "rb") as file:
-        card = file.read(_MAX_BYTES)
+    card = read_start(path, _MAX_BYTES)
     front_matter = _FRONT_MATTER.match(card.decode(errors="replace").replace("\r\n", "\n"))
     match = _LICENSE.search(front_matter[1]) if front_matter else None
     return match[1].lower() if match else None

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,13 @@ from tests.hostile.crafted_files import (
     unknown_attacks,
 )
 from tests.hostile.crafted_hdf5 import hdf5_chunks_attacks, hdf5_names_attacks, hdf5_objects_attacks
+from tests.hostile.crafted_small_files import (
+    RECIPE,
+    config_attacks,
+    link_attacks,
+    recipe_attacks,
+    special_attacks,
+)
 from tests.hostile.crafted_torch import (
     Attacks,
     torch_bombs_attacks,
@@ -49,19 +59,61 @@ MEMORY = 128 << 20
 UNITS = 150
 """Work of one command, see `tests.formats.work`."""
 
-KINDS: Mapping[str, Callable[[], Attacks]] = {
-    "torch-bombs": torch_bombs_attacks,
-    "torch-recursion": torch_recursion_attacks,
-    "torch-zip": torch_zip_attacks,
-    "torch-legacy": torch_legacy_attacks,
-    "hdf5-chunks": hdf5_chunks_attacks,
-    "hdf5-objects": hdf5_objects_attacks,
-    "hdf5-names": hdf5_names_attacks,
-    "msgpack": msgpack_attacks,
-    "safetensors": safetensors_attacks,
-    "tensorflow": tensorflow_attacks,
-    "orbax": orbax_attacks,
-    "unknown": unknown_attacks,
+Commands = Callable[[Path, Path, Path], list[list[object]]]
+"""Returns commands, given the hostile directory, a good checkpoint and an output."""
+
+
+def _commands(place: Path, good: Path, output: Path) -> list[list[object]]:
+    return [
+        ["inspect", place],
+        ["convert", place, output],
+        ["verify", place],
+        ["compose", place, good, output],
+        ["diff", place, good],
+    ]
+
+
+def _copying(place: Path, good: Path, output: Path) -> list[list[object]]:
+    return [
+        ["convert", place, output, "--to", "pytorch"],
+        ["compose", place, place, output, "--to", "pytorch"],
+    ]
+
+
+def _running(place: Path, good: Path, output: Path) -> list[list[object]]:
+    return [["run", place / RECIPE, "--dry-run"], ["run", place / RECIPE]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Attacks of one kind, and how commands must end."""
+
+    attacks: Callable[[], Attacks]
+    commands: Commands = _commands
+    """The first is run on every attack, and one of the others in turn."""
+    codes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"inspect": (0, 1)})
+    """Command → exit codes, if not 1."""
+
+
+_ERROR = re.compile("^Error: ", re.MULTILINE)
+ANY = dict.fromkeys(("inspect", "convert", "verify", "compose", "diff"), (0, 1))
+KINDS: Mapping[str, Kind] = {
+    "torch-bombs": Kind(torch_bombs_attacks),
+    "torch-recursion": Kind(torch_recursion_attacks),
+    "torch-zip": Kind(torch_zip_attacks),
+    "torch-legacy": Kind(torch_legacy_attacks),
+    "hdf5-chunks": Kind(hdf5_chunks_attacks),
+    "hdf5-objects": Kind(hdf5_objects_attacks),
+    "hdf5-names": Kind(hdf5_names_attacks),
+    "msgpack": Kind(msgpack_attacks),
+    "safetensors": Kind(safetensors_attacks),
+    "tensorflow": Kind(tensorflow_attacks),
+    "orbax": Kind(orbax_attacks),
+    "unknown": Kind(unknown_attacks),
+    "links": Kind(link_attacks, _copying),
+    "special-files": Kind(special_attacks, codes=ANY),
+    "configurations": Kind(config_attacks, codes=ANY),
+    "recipes": Kind(recipe_attacks, _running, {"run": (0, 1, 2)}),
 }
 """Name → attacks; every file is hostile, or at least without the tensors of its configuration."""
 
@@ -74,6 +126,7 @@ def main() -> None:
     parser.add_argument("--part", default="0/1", help="2/5: every fifth attack, from the second on")
     options = parser.parse_args()
     part, parts = map(int, options.part.split("/"))
+    os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory(prefix="converter-") as directory:
         report = run(options.kind, Path(directory), part, parts, options.only)
     print(json.dumps(report))
@@ -84,24 +137,20 @@ def run(kind: str, directory: Path, part: int, parts: int, only: str | None) -> 
     good = factories.make(directory / "good", "bert").directory
     place, output = directory / "attack", directory / "out"
     config = (good / "config.json").read_bytes()
+    here = Path.cwd()
     bound_memory()
     most, slowest, count, failures = 0, 0.0, 0, 0
-    for index, (name, make) in enumerate(KINDS[kind]()):
+    for index, (name, make) in enumerate(KINDS[kind].attacks()):
         if (name != only) if only else (index % parts != part):
             continue
         place.mkdir()
         (place / "config.json").write_bytes(config)
         make(place)
+        os.chdir(place)
         count += 1
-        asked = [
-            ["inspect", place],
-            ["convert", place, output],
-            ["verify", place],
-            ["compose", place, good, output],
-            ["diff", place, good],
-        ]
+        first, *others = KINDS[kind].commands(place, good, output)
         before = set(place.iterdir())
-        for arguments in (asked[0], asked[1 + index % 4]):
+        for arguments in (first, others[index % len(others)]):
             print(f"{name}: {arguments[0]}", end="\r", file=sys.stderr, flush=True)
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
             start, began = _resident("VmRSS"), time.process_time()
@@ -111,12 +160,12 @@ def run(kind: str, directory: Path, part: int, parts: int, only: str | None) -> 
             seconds = time.process_time() - began
             grown = _resident("VmHWM") - start
             slowest, most = max(slowest, seconds), max(most, grown)
-            problem = _problem(result, str(arguments[0]), place)
+            problem = _problem(result, str(arguments[0]), KINDS[kind].codes, place)
             if grown > MEMORY:
                 problem = f"{grown:,} bytes"
-            if set(place.iterdir()) != before or output.exists():
+            if result.exit_code and (set(place.iterdir()) != before or output.exists()):
                 problem = "left something"
-                shutil.rmtree(output, ignore_errors=True)
+            shutil.rmtree(output, ignore_errors=True)
             try:
                 check_work(seconds, UNITS)
             except AssertionError as error:
@@ -125,8 +174,9 @@ def run(kind: str, directory: Path, part: int, parts: int, only: str | None) -> 
                 failures += 1
                 said = (result.stderr or result.stdout)[-600:]
                 print(f"FAILED {name}: {arguments[0]}: {problem}\n{said}", file=sys.stderr)
+        os.chdir(directory)
         if only:
-            shutil.copytree(place, "attack", dirs_exist_ok=True)
+            shutil.copytree(place, here / "attack", dirs_exist_ok=True)
         shutil.rmtree(place)
     return {
         "kind": kind,
@@ -137,15 +187,19 @@ def run(kind: str, directory: Path, part: int, parts: int, only: str | None) -> 
     }
 
 
-def _problem(result: Any, command: str, place: Path) -> str | None:
+def _problem(
+    result: Any, command: str, codes: Mapping[str, tuple[int, ...]], place: Path
+) -> str | None:
     """Return what is wrong with the end of a command, if anything."""
     text = result.stdout + result.stderr
-    if result.exit_code != 1 and not (command == "inspect" and result.exit_code == 0):
+    if result.exit_code not in codes.get(command, (1,)):
         return f"exit code {result.exit_code}"
     if "bug in converter" in text or "Traceback" in text:
         return "a bug"
-    reported = "NOT verified" in text or (command == "diff" and not result.stderr)
-    if result.exit_code and result.stderr.count("Error: ") != (0 if reported else 1):
+    reported = "NOT verified" in text or (
+        command in ("diff", "run") and "Error: " not in result.stderr
+    )
+    if result.exit_code and len(_ERROR.findall(result.stderr)) != (not reported):
         return "not one message"
     if (
         result.exit_code

@@ -14,12 +14,8 @@ from tests.hostile.attacks import KINDS
 
 ROOT = Path(__file__).parents[2]
 PARTS = {
-    "hdf5-chunks": 4,
-    "torch-bombs": 8,
-    "torch-zip": 2,
-    "torch-recursion": 2,
-    "orbax": 2,
-    "unknown": 4,
+    **{"hdf5-chunks": 4, "torch-bombs": 8, "torch-zip": 2, "torch-recursion": 2, "orbax": 2},
+    **{"unknown": 8, "recipes": 8, "configurations": 4, "links": 3, "special-files": 2},
 }
 """Kinds of which plain `pytest` runs a part; ``ATTACKS=all`` runs all."""
 

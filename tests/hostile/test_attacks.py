@@ -14,8 +14,9 @@ from tests.hostile.attacks import KINDS
 
 ROOT = Path(__file__).parents[2]
 PARTS = {
-    **{"hdf5-chunks": 4, "torch-bombs": 8, "torch-zip": 2, "torch-recursion": 2, "orbax": 2},
-    **{"unknown": 8, "recipes": 8, "configurations": 4, "links": 3, "special-files": 2},
+    **{"hdf5-chunks": 4, "torch-bombs": 16, "torch-zip": 4, "torch-recursion": 4, "orbax": 4},
+    **{"unknown": 8, "recipes": 8, "configurations": 8, "links": 4, "special-files": 4},
+    **{"tensorflow": 3, "safetensors": 2, "msgpack": 2, "torch-legacy": 2},
 }
 """Kinds of which plain `pytest` runs a part; ``ATTACKS=all`` runs all."""
 

@@ -197,7 +197,7 @@ def _problem(
     if "bug in converter" in text or "Traceback" in text:
         return "a bug"
     reported = "NOT verified" in text or (
-        command in ("diff", "run") and "Error: " not in result.stderr
+        command in ("diff", "run", "inspect") and "Error: " not in result.stderr
     )
     if result.exit_code and len(_ERROR.findall(result.stderr)) != (not reported):
         return "not one message"

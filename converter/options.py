@@ -43,8 +43,8 @@ FRAMEWORKS: tuple[str, ...] = get_args(Framework)
 INIT_RULES: tuple[InitRule, ...] = get_args(InitRule)
 SUBMODELS: tuple[str, ...] = get_args(Submodel)
 MAX_JOBS = 1024
-_MAX_SETTING = 10_000
-"""Values in the value of a field that is set."""
+_MAX_SETTING = 256 << 10
+"""Bytes of memory that the value of a field that is set may take."""
 
 
 def _jobs() -> int | None:

@@ -16,8 +16,11 @@ from converter.system import open_for_reading
 
 _MAX_BYTES = 32 << 20
 """Larger than any real index, manifest or tokenizer file that is parsed here."""
-_MAX_VALUES = 600_000
-"""More than an index or manifest of 50,000 tensors holds. A value takes up to 240 bytes."""
+_MAX_MEMORY = 64 << 20
+"""What the values of a file may take; those of a manifest of 30,000 tensors take less."""
+_BYTES = {"{": 200, "[": 64, ":": 100, ",": 36, '"': 30}
+"""What a dictionary, a list, an item of a dictionary, another value and a string take, at most but
+for the characters of a string. Each has one such character, a string two."""
 _MAX_CONFIG_BYTES = 4 << 20
 """Larger than any real configuration, those with names of 21,000 classes included."""
 _MAX_DEPTH = 50
@@ -97,16 +100,17 @@ def check_fetched(path: Path, error: type[ConverterError] = CheckpointError) -> 
         raise error(f"{path}: {pointer.what}", remedy=pointer.step)
 
 
-def parse_json(data: bytes | str, values: int = _MAX_VALUES) -> Any:
+def parse_json(data: bytes | str, memory: int = _MAX_MEMORY) -> Any:
     """Return the value of a JSON document.
 
-    Raise ValueError if it is not JSON, has more than that many `values` (which is checked before it
-    is parsed), a nesting that is too deep, a number of too many digits, or a key with two different
-    values; json.JSONDecodeError, a ValueError, is raised only if it is not JSON.
+    Raise ValueError if it is not JSON, has values that may take more than that many bytes of
+    `memory` (which is checked before it is parsed), a nesting that is too deep, a number of too
+    many digits, or a key with two different values; json.JSONDecodeError, a ValueError, is raised
+    only if it is not JSON.
     """
-    separators = (b",", b"[", b"{") if isinstance(data, bytes) else (",", "[", "{")
-    if sum(map(data.count, separators)) > values:  # type: ignore[arg-type]
-        raise ValueError(f"more than {values:,} values")
+    encoded = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+    if sum(each * encoded.count(char.encode()) for char, each in _BYTES.items()) > memory:
+        raise ValueError(f"values that may take more than {memory:,} bytes of memory")
     too_deep = f"values nested more than {_MAX_DEPTH} levels deep"
     try:
         value = json.loads(data, object_pairs_hook=_unique_keys)
@@ -125,7 +129,7 @@ def parse_json(data: bytes | str, values: int = _MAX_VALUES) -> Any:
     return value
 
 
-def read_json(path: Path, limit: int = _MAX_BYTES, values: int = _MAX_VALUES) -> Any:
+def read_json(path: Path, limit: int = _MAX_BYTES, memory: int = _MAX_MEMORY) -> Any:
     """Read the JSON file at `path`.
 
     Raise `CheckpointError` if the file cannot be read or is larger than `limit` bytes,
@@ -133,7 +137,7 @@ def read_json(path: Path, limit: int = _MAX_BYTES, values: int = _MAX_VALUES) ->
     """
     data = read_small_file(path, limit)
     try:
-        return parse_json(data, values)
+        return parse_json(data, memory)
     except ValueError as error:
         other = recognize_file(path, data[:HEAD_BYTES], len(data))
         if other and not data.lstrip().startswith((b"{", b"[")):
@@ -154,10 +158,10 @@ def json_reader(directory: Path) -> Callable[[str], Any]:
 
 
 def read_json_object(
-    path: Path, limit: int = _MAX_BYTES, values: int = _MAX_VALUES
+    path: Path, limit: int = _MAX_BYTES, memory: int = _MAX_MEMORY
 ) -> dict[str, Any]:
     """Read the JSON object in the file at `path`; raise as `read_json`."""
-    value = read_json(path, limit, values)
+    value = read_json(path, limit, memory)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: must hold a JSON object, not {type(value).__name__}")
     return value

@@ -20,7 +20,7 @@ from converter.safe_json import (
 )
 
 _MAX_BYTES = 64 << 20
-_MAX_VALUES = 2_500_000
+_MAX_MEMORY = 256 << 20
 """More than the 256,000 tokens and 580,000 merges of Gemma's ``tokenizer.json`` take."""
 
 
@@ -137,7 +137,7 @@ class TokenizerFiles:
                 check_fetched(path)
             try:
                 self._cache[name] = (
-                    read_json_object(path, _MAX_BYTES, _MAX_VALUES) if path.is_file() else {}
+                    read_json_object(path, _MAX_BYTES, _MAX_MEMORY) if path.is_file() else {}
                 )
             except (CheckpointError, ConfigError):
                 self._cache[name] = {}  # a damaged file is only copied

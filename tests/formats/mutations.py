@@ -277,6 +277,7 @@ def _changed(value: Any, rng: random.Random) -> Any:
 _ODD_VALUES: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, -0.5, float("nan"), float("inf")),
     *("", "x", "../../etc/passwd", "/dev/zero", "\0", "\ud800", "9" * 5000, "bert", "[PAD]"),
+    *(10**400, -(10**4000), "²", [[[[[[[["x"]]]]]]]], [{"a": 10**400}], "a\n" * 100),
     *([], {}, [[]], [0] * 1000, {"a": {"b": {}}}, {"content": 5}, [None], ["model.safetensors"]),
 )
 

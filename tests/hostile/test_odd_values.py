@@ -206,7 +206,7 @@ def test_the_memory_of_json_is_bounded(tmp_path: Path, text: str) -> None:
 
 def test_json_of_ordinary_size_and_nesting_is_read() -> None:
     weights = {
-        f"layer.{number}.weight": f"model-{number % 9}.safetensors" for number in range(9999)
+        f"layer.{number}.weight": f"model-{number % 9}.safetensors" for number in range(50_000)
     }
     document = {"weight_map": weights, "nested": _nested(40)}
     assert parse_json(json.dumps(document).encode()) == document

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,19 +144,26 @@ class Hdf5Builder:
         self._file.attrs.create(attribute, np.bytes_(value))
 
 
+_ERRNO = re.compile(r"\berrno = (\d+)")
+"""In the HDF5 library's messages, the error of the system."""
+
+
 @contextmanager
 def new_file(path: Path, tensors: int) -> Iterator[Hdf5Builder]:
     """Create the file at `path`, to be filled in the ``with`` block with about `tensors` tensors.
 
-    Raise OSError if it exists or cannot be created; then nothing is left.
+    Raise OSError if it exists or cannot be written; then nothing is left.
     """
     path.open("xb").close()
     try:
         block = min(_METADATA_PER_TENSOR * (tensors + 1), _MAX_METADATA_BLOCK)
         with h5py.File(str(path), "w", libver=("earliest", "v108"), meta_block_size=block) as file:
             yield Hdf5Builder(file)
-    except BaseException:
+    except BaseException as error:
         path.unlink()
+        if number := _ERRNO.search(str(error)):  # h5py raises RuntimeError for a full disk
+            code = int(number[1])
+            raise OSError(code, os.strerror(code)) from error
         raise
 
 

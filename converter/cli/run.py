@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,20 +77,12 @@ def command(
 
 
 def _write(path: Path, summary: RunSummary | None) -> None:
-    """Write the summary atomically; without one, only check that this is possible."""
-    from converter.errors import OutputError
+    """Write the summary; without one, only check that this is possible."""
     from converter.safe_json import to_json
     from converter.safe_text import redact_values
+    from converter.storage.atomic_directory import write_file
 
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.write_bytes(to_json(redact_values(summary.to_dict())) if summary else b"")
-        if summary:
-            partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    write_file(path, to_json(redact_values(summary.to_dict())) if summary else None)
 
 
 @contextmanager

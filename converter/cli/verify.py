@@ -42,8 +42,9 @@ def command(html: str | None, json: bool, **values: Any) -> int:
         verification = verify(**values, value_report=html is not None, progress=progress)
     if html is not None:
         from converter.report.html import page
+        from converter.storage.atomic_directory import write_file
 
-        Path(html).write_text(page(verification), encoding="utf-8", newline="\n")
+        write_file(Path(html), page(verification).encode(errors="backslashreplace"))
         print_message(f"{html}: written")
     if json:
         emit_json(verification.to_dict())

@@ -28,6 +28,7 @@ from converter.recipes.schema import (
     recipe_options,
 )
 from converter.safe_json import read_small_file
+from converter.storage.atomic_directory import write_file
 from converter.storage.references import display_name, location_key, parse_url
 
 _MAX_BYTES = 2 << 20
@@ -441,10 +442,10 @@ def save_recipe(
 
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     try:
-        path.write_bytes(text.encode())
-    except (OSError, ValueError) as error:  # ValueError: a surrogate in a name
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise OutputError(f"{path}: cannot be written: {reason}") from error
+        data = text.encode()
+    except ValueError as error:  # a surrogate in a name
+        raise OutputError(f"{path}: cannot be written: {error}") from error
+    write_file(path, data)
 
 
 def _saved(command: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Writing a directory atomically: it appears complete, by rename, or not at all.
+"""Writing a directory or file atomically: it appears complete, by rename, or not at all.
 
 A run works in a hidden sibling of its output and holds a lock on it. However the run ends, the
 output is the complete old or the complete new directory, and the next run removes leftovers.
@@ -6,10 +6,12 @@ output is the complete old or the complete new directory, and the next run remov
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,6 +92,33 @@ def _sync_contents(directory: Path) -> None:
     for path in sorted(directory.rglob("*"), reverse=True):  # names before those of their parents
         (sync_directory if path.is_dir() else sync_file)(path)
     sync_directory(directory)
+
+
+def write_file(path: Path, data: bytes | None) -> None:
+    """Write a small file, which appears complete or not at all; with ``None``, check only.
+
+    A link stays, and its target is replaced; into a device or FIFO it is written directly. Raise
+    `OutputError` if it cannot be written.
+    """
+    partial: Path | None = None
+    try:
+        is_stream = path.parts[:2] in (("/", "dev"), ("/", "proc"))
+        if is_stream or (path.exists() and not path.is_file()):
+            if data is not None:
+                path.write_bytes(data)
+            return
+        target = Path(os.path.realpath(path))
+        partial = target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+        partial.write_bytes(data or b"")
+        if target.exists():
+            partial.chmod(stat.S_IMODE(target.stat().st_mode))
+        if data is not None:
+            partial.replace(target)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        if partial:
+            complete(functools.partial(remove, partial))
 
 
 def journal_path(partial: Path) -> Path:

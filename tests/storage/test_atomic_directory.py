@@ -16,7 +16,7 @@ import pytest
 from converter import system
 from converter.errors import OutputError, UsageError
 from converter.storage import atomic_directory as module
-from converter.storage.atomic_directory import atomic_directory, require_space
+from converter.storage.atomic_directory import atomic_directory, require_space, write_file
 from converter.storage.base import temporary_output
 
 
@@ -346,3 +346,42 @@ def test_only_a_local_output_can_be_synced():
         temporary_output("x", None, True),
     ):
         pass
+
+
+def test_a_file_appears_complete_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    write_file(path, None)
+    assert names(tmp_path) == set()
+    write_file(path, b"old")
+    path.chmod(0o600)
+    (tmp_path / "link").symlink_to(path)
+    write_file(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+    def full(self: Path, data: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(data[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"summary.json: cannot be written: No space left"):
+        write_file(path, b"newer")
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == {"summary.json", "link"}
+
+
+def test_a_fifo_or_standard_output_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    write_file(tmp_path / "fifo", b"summary")
+    assert os.read(reader, 100) == b"summary"
+    os.close(reader)
+    assert names(tmp_path) == {"fifo"}
+    code = "from pathlib import Path; from converter.storage.atomic_directory import write_file\n"
+    code += "write_file(Path('/dev/stdout'), b'summary')"
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_bytes() == b"summary"
+    assert names(tmp_path) == {"fifo", "out"}

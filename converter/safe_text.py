@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -41,7 +42,7 @@ _RELATIVE_QUERY = re.compile(r"(?<!\w)(/[^\s?#'\"]*)\?[^\s'\")]*=[^\s'\")]*")
 """As in ``Max retries exceeded with url: /name?signature=…``."""
 _SUSPECT = re.compile(":/|hf_|api_org_|=|authorization|bearer", re.IGNORECASE)
 
-_SECRET_VARIABLES = (
+_SECRET_VARIABLES = tuple(
     "TOKEN SECRET PASSWORD ACCESS_KEY ACCESS_KEY_ID ACCOUNT_KEY API_KEY CONNECTION_STRING".split()
 )
 """Ends of the names of environment variables that hold secrets."""
@@ -154,8 +155,15 @@ def _redact_in_sentence(url: str) -> str:
 
 
 def _environment_secrets() -> list[str]:
-    return [
-        value
-        for name, value in os.environ.items()
-        if len(value) >= _MIN_SECRET and name.upper().endswith(tuple(_SECRET_VARIABLES))
-    ]
+    values = (os.environ.get(name, "") for name in _secret_names(len(os.environ)))
+    return [value for value in values if len(value) >= _MIN_SECRET]
+
+
+@lru_cache(maxsize=1)
+def _secret_names(variables: int) -> list[str]:
+    """Return the names of environment variables that hold secrets, given how many there are.
+
+    Looking through all of them for every text would take most of the time of a long report.
+    """
+    del variables
+    return [name for name in os.environ if name.upper().endswith(_SECRET_VARIABLES)]

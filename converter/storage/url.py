@@ -15,7 +15,7 @@ from typing import Any
 from converter.errors import CheckpointError, ConverterError, UnsupportedError
 from converter.interrupts import thread_pool
 from converter.optional_imports import install_hint
-from converter.safe_text import redact
+from converter.safe_text import printable, redact
 from converter.storage.bounded_transfer import MAX_ANSWER_BYTES, TransferError, http_options
 from converter.storage.references import Url, append_name
 
@@ -227,7 +227,12 @@ def transfer(
     tqdm: Any = utils.tqdm  # type: ignore[attr-defined]
     lock, cancelled = threading.Lock(), threading.Event()
     bar = tqdm(  # disabled unless standard error is a terminal
-        desc=title, total=sum(sizes.values()), unit="B", unit_scale=True, leave=False, disable=None
+        desc=printable(title),
+        total=sum(sizes.values()),
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        disable=None,
     )
     with bar, thread_pool(_THREADS, cancelled.set) as threads:
 

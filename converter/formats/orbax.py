@@ -89,12 +89,15 @@ def _open_arrays(path: Path, listing: Mapping[str, Any]) -> dict[str, Any]:
     driver = "zarr3" if listing.get("use_zarr3", False) is True else "zarr"
     if not isinstance(tree, dict) or len(tree) > MAX_TENSORS:
         raise format_error(path, "no tree of arrays", expected="'tree_metadata'")
+    stored_all = listing.get("store_array_data_equal_to_fill_value") is True
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": _CACHE_BYTES}})
     opening = {}
     for name, stored in _arrays(path, tree):
         if name in opening:
             raise format_error(path, "duplicate name", name)
-        spec = {"driver": driver, "kvstore": _kvstore(path, ocdbt, name, stored)}
+        spec: dict[str, Any] = {"driver": driver, "kvstore": _kvstore(path, ocdbt, name, stored)}
+        # Otherwise a chunk that is missing reads as zeros. Orbax asks for the same.
+        spec["fill_missing_data_reads"] = not stored_all
         opening[name] = tensorstore.open(spec, context=context, open=True, read=True)
     stores = {}
     for name, future in opening.items():

@@ -65,3 +65,19 @@ def test_dtypes_that_no_tensor_has(place: Path, dtype: str) -> None:
     layout.write_text(layout.read_text().replace("<f4", dtype).replace("0.0", "null"))
     with pytest.raises(FormatError, match="unsupported dtype"):
         read(place)
+
+
+def test_a_missing_chunk_is_not_taken_for_zeros(place: Path) -> None:
+    """Orbax states in the listing that it has stored every chunk, those of zeros too."""
+    write_orbax(place, False)
+    (place / "params.a" / "1.0").unlink()
+    with pytest.raises(FormatError, match="params/a: cannot be decoded"):
+        read(place)
+
+
+def test_old_checkpoints_may_omit_chunks_of_zeros(place: Path) -> None:
+    write_orbax(place, False)
+    (place / "params.a" / "1.0").unlink()
+    listing = place / "_METADATA"
+    listing.write_text(listing.read_text().replace("store_array", "x"))
+    assert not read(place)["params/a"][3:].any()

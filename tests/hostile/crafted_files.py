@@ -396,6 +396,7 @@ def write_listing(at: Path, ocdbt: bool, *names: object) -> None:
         value = {"value_type": "jax.Array", "skip_deserialize": False}
         tree[str(number_)] = {"key_metadata": keys, "value_metadata": value}
     listing = {"tree_metadata": tree, "use_ocdbt": ocdbt, "use_zarr3": False}
+    listing["store_array_data_equal_to_fill_value"] = True
     (at / "_METADATA").write_text(json.dumps(listing))
 
 
@@ -433,22 +434,22 @@ def _with_layout(at: Path, field: str, value: object) -> None:
 def move_data(at: Path, prefix: bytes) -> None:
     """Write an OCDBT store whose manifest, uncompressed, has `prefix` in place of ``d/``.
 
-    Only the first data file keeps a prefix of three characters. The files are where it says.
+    The files are where it says, so that it would read if that were allowed.
     """
     import google_crc32c
 
     write_orbax(at, True, config={"compression": None, "max_inline_value_bytes": 0})
     manifest = at / "manifest.ocdbt"
-    data = manifest.read_bytes()
+    data = manifest.read_bytes()[:-4]
     files = sorted((at / "d").iterdir())
-    first = f"d/{files[0].name}".encode()
-    assert data.count(first) == 1
-    changed = prefix + first[len(prefix) :]
-    data = data[:-4].replace(first, changed)
-    manifest.write_bytes(data + struct.pack("<I", google_crc32c.value(data)))
-    names = [changed, *(prefix[:2] + file.name.encode() for file in files[1:])]
-    for file, name in zip(files, names, strict=True):
-        if b"\0" not in name and not name.startswith(b"/"):
-            path = at / os.fsdecode(name)
+    assert data.count(b"d/") == 1  # the paths after the first lack what they share with it
+    data = data.replace(b"d/", prefix[:2])
+    for file in files:
+        old = file.name.encode()
+        new = prefix[2:] + old[len(prefix) - 2 :]
+        data = data.replace(old, new)
+        if b"\0" not in prefix and not prefix.startswith(b"/"):
+            path = at / os.fsdecode(prefix[:2] + new)
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(file.read_bytes())
+    manifest.write_bytes(data + struct.pack("<I", google_crc32c.value(data)))

@@ -27,6 +27,8 @@ _MAX_DEPTH = 4
 """``models--org--name/snapshots/REVISION/encoder/model.safetensors``."""
 _LISTED = 8
 """Names in a message."""
+_MAX_TEXT = 200
+"""Characters in a message of a text that a file states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,19 +467,20 @@ def recognize_adapter(folder: Folder) -> Recognition:
     config = folder.read("adapter_config.json")
     config = config if isinstance(config, dict) else {}
     method, base, task = (
-        str(config.get(key) or default)
+        str(config.get(key) or default)[:_MAX_TEXT]
         for key, default in (
             ("peft_type", "PEFT"),
             ("base_model_name_or_path", "BASE_MODEL"),
             ("task_type", ""),
         )
     )
-    what = f"holds a {method} adapter of {base}, not a complete model"
+    what = f"holds a PEFT adapter ({method}) of {base}, not a complete model"
     if _NOT_MERGED.search(method):
         return Recognition(what, "It adds inputs, and cannot be merged into weights.")
     automatic = config.get("auto_mapping")
-    automatic = automatic.get("base_model_class") if isinstance(automatic, dict) else None
-    name = _TASKS.get(task) or str(automatic or "AutoModel")
+    stated = automatic.get("base_model_class") if isinstance(automatic, dict) else None
+    name = _TASKS.get(task, stated)
+    name = name if isinstance(name, str) and name[:_MAX_TEXT].isidentifier() else "AutoModel"
     where = folder.location.removeprefix("hf://").partition("@")[0]
     return Recognition(what, f"Merge it first: {_merge_line(name, base, where)}")
 

@@ -55,8 +55,8 @@ _METHODS = (
 """In order of precedence. Sources: ``transformers/quantizers``, ``mlx_lm/utils.py``."""
 
 _ADAPTER = re.compile(
-    r"(?:.*\.)?(?:base_layer|lora_(?:A|B|embedding_A|embedding_B|magnitude_vector)|ia3_l|"
-    r"hada_w\d_\w|lokr_w\d\w*|b?oft_\w|vera_lambda_\w)(?:\..*)?"
+    r"(?:.*\.)?(?:base_layer|lora_\w+|ia3_l|hada_\w+|lokr_\w+|b?oft_\w+|vera_\w+|hra_u|ranknum|"
+    r"fourierft_\w+|ln_tuning_layers|prompt_embeddings)(?:\..*)?"
 )
 """Names that PEFT adds. Source: ``peft/tuners/*/layer.py``."""
 _FLAT = re.compile(r"(?:.*\.)?_?flat_param(?:_\d+)?")
@@ -158,7 +158,7 @@ def _recognize_quantized(
         f"the weights are quantized ({_describe({'quant_method': method.name, **quantization})}): "
         "dequantize them first",
         method.step.format(
-            base=f" ({base})" if isinstance(base, str) and base else "",
+            base=f" ({base[:200]})" if isinstance(base, str) and base else "",
             code=shlex.quote(code),
             directory=shlex.quote(str(directory)),
             output=shlex.quote(output),

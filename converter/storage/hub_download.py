@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from converter.errors import CheckpointError, Problem
 from converter.file_names import auxiliary_files, is_index, saved_model_index, weight_files
 from converter.formats.directory import CheckpointDirectory, RemoteDirectory
 from converter.interrupts import thread_pool
+from converter.safe_json import json_reader
 from converter.storage.base import (
     Source,
     WeightSelection,
@@ -92,7 +94,12 @@ def _download(repository: HubRepo, reference: str, weights: WeightSelection) -> 
     if headers and None in listed.values():  # some mirrors do not list sizes
         return _download(repository, reference, "preferred")
     sizes = {name: size or 0 for name, size in listed.items()}
-    files = _select_files(repository, sizes, weights)
+
+    def read(name: str) -> Any:
+        path = _download_file(repository.repo_id, name, commit)
+        return json_reader(path.parent)(path.name)
+
+    files = _select_files(repository, sizes, weights, read)
     _log.info("%s: commit %s; fetching %s", repository, commit, ", ".join(files))
     if not repository.is_pinned:  # makes the cache map the revision to its commit, for offline use
         _download_file(repository.repo_id, files[0], repository.revision)
@@ -114,14 +121,19 @@ def _download(repository: HubRepo, reference: str, weights: WeightSelection) -> 
     return HubSource(reference=reference, folder=folder, repository=repository, commit=commit)
 
 
-def _select_files(repository: HubRepo, names: Iterable[str], weights: WeightSelection) -> list[str]:
-    """Return the files to download; shards follow from the indexes among them."""
+def _select_files(
+    repository: HubRepo, names: Iterable[str], weights: WeightSelection, read: Callable[[str], Any]
+) -> list[str]:
+    """Return the files to download; shards follow from the indexes among them.
+
+    `read` returns the content of a JSON file.
+    """
     names = list(names)
     files = auxiliary_files(names)
     if weights != "none":
         selected = weight_files(names, all_formats=weights == "all")
         if not selected:
-            raise no_weights_error(f"hf://{repository}", names)
+            raise no_weights_error(f"hf://{repository}", names, read)
         files += [name for name in selected if is_index(name) or weights != "headers"]
     if not files:
         raise CheckpointError(f"{repository}: holds no configuration")

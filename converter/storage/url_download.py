@@ -22,7 +22,9 @@ from converter.file_names import (
     weight_files,
 )
 from converter.formats.directory import CheckpointDirectory, RemoteDirectory
+from converter.safe_json import json_reader
 from converter.storage.base import (
+    MAX_METADATA_BYTES,
     Source,
     WeightSelection,
     check_file_name,
@@ -202,8 +204,15 @@ class _Downloader:
         names = self._select(lambda names: weight_files(names, all_formats=every))
         names += [JOINT_WEIGHTS] if every and JOINT_WEIGHTS in self.listing.files else []
         if not names:
-            raise no_weights_error(self.listing.url, self.listing.files)
+            raise no_weights_error(self.listing.url, self.listing.files, self._read_json)
         return names
+
+    def _read_json(self, name: str) -> Any:
+        """Return the content of a small JSON file, ``None`` if it cannot be read."""
+        if self.listing.size(name) > MAX_METADATA_BYTES:
+            return None
+        self.fetch([name], self.directory)
+        return json_reader(self.directory)(name)
 
     def _select(self, choose: Callable[[list[str]], list[str]]) -> list[str]:
         """Return the files that `choose` selects, with ``all`` weights also in submodels."""

@@ -268,7 +268,7 @@ def test_adapter_is_named_with_the_line_that_merges_it(bert, with_config):
     if not with_config:
         (bert.directory / "config.json").unlink()
     text = message(bert.directory)
-    assert "holds a LORA adapter of google-bert/bert-base-uncased" in text
+    assert "holds a PEFT adapter (LORA) of google-bert/bert-base-uncased" in text
     (code,) = shlex.split(text.rpartition("python -c ")[2])
     compile(code, "step", "exec")
     assert "AutoModelForSequenceClassification" in code

@@ -232,5 +232,5 @@ def test_adapter_next_to_complete_weights_is_a_warning_with_its_step(bert, gpt2,
         converter.convert(bert.directory, tmp_path / "converted"),
         converter.compose(bert.directory, gpt2, tmp_path / "composed"),
     ):
-        (warning,) = [w for w in result.warnings if "LORA adapter of org/base" in w]
+        (warning,) = [w for w in result.warnings if "PEFT adapter (LORA) of org/base" in w]
         assert "merge_and_unload" in warning

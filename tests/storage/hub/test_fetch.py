@@ -176,6 +176,32 @@ def test_errors_have_a_remedy(session: HubSession, bert: dict[str, bytes]) -> No
     inspected(session, "acme/gated")
 
 
+def test_repository_without_weights_is_named_with_a_step(
+    session: HubSession, bert: dict[str, bytes]
+) -> None:
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "org/base"}
+    gguf, config = {"model.q4.gguf": b"GGUF"}, {"config.json": bert["config.json"]}
+    session.hub.publish("acme/adapter", {"adapter_config.json": json.dumps(adapter).encode()})
+    session.hub.publish("acme/gguf", {**gguf, **config})
+    session.hub.publish("acme/runs", {f"checkpoint-{n}/model.safetensors": b"" for n in (5, 10)})
+    for name, what, step in (
+        ("adapter", "PEFT adapter (LORA) of org/base", '"acme/adapter").merge_and_unload()'),
+        ("gguf", "holds model.q4.gguf, which is a GGUF file", "made from"),
+        ("runs", "holds the checkpoints of a training run", "hf://acme/runs/checkpoint-10"),
+    ):
+        stderr = session.converter("inspect", f"acme/{name}", code=1).stderr
+        assert what in stderr and step in stderr
+
+
+def test_variant_is_read_if_there_is_no_other(session: HubSession, bert: dict[str, bytes]) -> None:
+    files = {
+        "config.json": bert["config.json"],
+        "model.fp16.safetensors": bert["model.safetensors"],
+    }
+    session.hub.publish("acme/fp16", files)
+    assert list(inspected(session, "acme/fp16")["files"]) == ["model.fp16.safetensors"]
+
+
 def test_an_unreachable_hub_is_reported(session: HubSession) -> None:
     done = session.converter("inspect", "acme/bert", code=1, HF_ENDPOINT="http://127.0.0.1:9")
     assert "no connection" in done.stderr and "HF_HUB_OFFLINE=1" in done.stderr

@@ -198,6 +198,26 @@ def recognize_pointer(path: Path | str, head: bytes) -> Recognition | None:
     return None
 
 
+_LINK_STEPS = (
+    ("annex/objects/", "Fetch it: cd {directory} && git annex get {name}"),
+    (".dvc/", "Fetch it: dvc pull {path}"),
+    ("blobs/", "It was removed from the Hub's cache: download it again with hf download."),
+    ("", "Copy the checkpoint again from where it is complete, with cp -rL."),
+)
+"""Part of where a link leads → the step that brings the file back."""
+
+
+def recognize_link(path: Path) -> Recognition | None:
+    """Return what a link to a missing file is; ``None`` for anything else."""
+    if not path.is_symlink() or path.exists():
+        return None
+    target = str(path.readlink())
+    step = next(step for part, step in _LINK_STEPS if part in target)
+    parts = {"path": path, "directory": path.parent, "name": path.name}
+    quoted = {key: shlex.quote(str(part)) for key, part in parts.items()}
+    return Recognition(f"is a link to {target}, which does not exist", step.format(**quoted))
+
+
 def recognize_file(path: Path | str, head: bytes, size: int) -> Recognition | None:
     """Return what a file of `size` bytes is that starts with `head`, up to `HEAD_BYTES`.
 

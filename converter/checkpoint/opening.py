@@ -23,6 +23,7 @@ from converter.file_names import (
     TF_INDEX_SUFFIX,
     WEIGHT_FILES,
     is_index,
+    is_weight_file,
     other_weight_files,
     saved_model_index,
     weight_files,
@@ -33,7 +34,7 @@ from converter.formats.registry import detect_format
 from converter.formats.tensorflow_checkpoint.protobuf import MAX_STATE_BYTES, parse_checkpoint_state
 from converter.interrupts import thread_pool
 from converter.name_ranges import summarize_names
-from converter.recognition import list_files
+from converter.recognition import list_files, recognize_link
 from converter.safe_json import json_reader, read_config
 from converter.storage.base import Source, no_weights_error
 from converter.storage.local import FileState, file_states
@@ -303,6 +304,9 @@ def find_weights(folder: CheckpointDirectory) -> WeightFiles:
         return WeightFiles((path,))
     if name := saved_model_index(folder.holds):
         return WeightFiles((folder.path / name,))
+    for path in sorted(folder.path.iterdir()):
+        if is_weight_file(path.name) and (link := recognize_link(path)):
+            raise CheckpointError(f"{path}: {link.what}", remedy=link.step)
     others = other_weight_files(folder.names())
     if len(others) == 1:
         _check_shard_set(folder, others[0])

@@ -209,6 +209,22 @@ def test_several_weight_files_of_other_names_are_a_choice(bert):
     assert str(bert.directory / "best.safetensors") in text
 
 
+LINKS = {
+    "../.git/annex/objects/Xk/4Q/SHA256E-s97--4d7a.bin/SHA256E-s97--4d7a.bin": "git annex get",
+    "../.dvc/cache/files/md5/a3/04afb96060aad90176268345e10355": "dvc pull",
+    "../../blobs/4d7a214614ab2935c943f9e0ff69d22eadbb8f32": "hf download",
+    "../store/model.safetensors": "cp -rL",
+}
+
+
+@pytest.mark.parametrize("target", LINKS)
+@pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-00002.safetensors"])
+def test_link_to_a_missing_file_is_named(bert, target, name):
+    bert.file.unlink()
+    (bert.directory / name).symlink_to(target)
+    assert re.search(f"{name}: is a link to {target}.*\n.*{LINKS[target]}", message(bert.directory))
+
+
 def split_in_two(bert: Made, names: tuple[str, str]) -> dict[str, str]:
     """Split the weight file, and return the map of an index."""
     arrays = sorted(load_file(bert.file).items())

@@ -83,7 +83,7 @@ def name_problem(name: str) -> str | None:
     if not name.isprintable() or not _FORBIDDEN.isdisjoint(name):
         return "has characters that are not allowed in names of files"
     if len(name.encode()) > _MAX_NAME_BYTES:
-        return f"is longer than {_MAX_NAME_BYTES} bytes"
+        return f"is too long: it has more than {_MAX_NAME_BYTES} bytes"
     if name.endswith((".", " ")):
         return "ends with a dot or a space, which Windows drops"
     if _DEVICE.fullmatch(name.partition(".")[0].rstrip()):

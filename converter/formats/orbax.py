@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import ConfigError
+from converter.file_names import name_problem
 from converter.formats.base import Array, FileFormat, Reader, StoredTensor
 from converter.formats.file_handle import MAX_TENSORS, FileHandle, checked_spec, format_error
 from converter.optional_imports import import_optional
@@ -156,8 +157,10 @@ def _arrays(path: Path, tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _kvstore(metadata: Path, ocdbt: bool, name: str, stored: str) -> dict[str, Any]:
     """Return TensorStore's specification of an array's storage."""
     directory = metadata.parent.resolve()
-    if ocdbt:
-        return {"driver": "ocdbt", "base": f"file://{directory}/", "path": f"{stored}/"}
+    if ocdbt:  # a URL, below which TensorStore follows no ".."
+        return {"driver": "ocdbt", "base": f"{directory.as_uri()}/", "path": f"{stored}/"}
+    if what := name_problem(stored):
+        raise format_error(metadata, f"an array is in a directory whose name {what}", name)
     path = directory / stored
     try:
         linked = path.is_symlink()
@@ -167,7 +170,7 @@ def _kvstore(metadata: Path, ocdbt: bool, name: str, stored: str) -> dict[str, A
         ) from error
     if linked:
         raise format_error(metadata, "an array is a link", name)
-    return {"driver": "file", "path": f"{path}/"}
+    return {"driver": "file", "path": f"{path.as_posix()}/"}
 
 
 def _files(directory: Path) -> list[Path]:

@@ -58,6 +58,26 @@ def test_keys_are_names(place: Path, key: str) -> None:
         read(place)
 
 
+@pytest.mark.parametrize("ocdbt", [True, False])
+@pytest.mark.parametrize("name", ["a%41b", "..%2Fsecret", "a?b#c", "a b ü"])
+def test_directories_of_any_name_are_read_and_no_other(place: Path, name: str, ocdbt: bool) -> None:
+    write_orbax(place, ocdbt)
+    expected = read(place)
+    assert expected
+    renamed = place.rename(place.with_name(name))
+    actual = read(renamed)
+    assert actual.keys() == expected.keys()
+    assert all(np.array_equal(array, actual[key]) for key, array in expected.items())
+
+
+@pytest.mark.parametrize("key", ["a\\b", "C:", "a|b", "a."])
+def test_arrays_are_in_directories_that_every_system_can_name(place: Path, key: str) -> None:
+    write_orbax(place, False)
+    write_listing(place, False, key)
+    with pytest.raises(FormatError, match="a directory whose name"):
+        read(place)
+
+
 @pytest.mark.parametrize("dtype", ["|S9", "|V9"])
 def test_dtypes_that_no_tensor_has(place: Path, dtype: str) -> None:
     write_orbax(place, False)

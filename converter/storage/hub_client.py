@@ -71,12 +71,55 @@ def retry(request: Callable[[], Response]) -> Response:
     for delay in RETRY_DELAYS:
         start = time.monotonic()
         try:
-            return request()
+            with _limited_client():
+                return request()
         except Exception as error:
             if not is_transient(error) or time.monotonic() - start > MAX_SECONDS_TO_RETRY:
                 raise
         time.sleep(delay)
-    return request()
+    with _limited_client():
+        return request()
+
+
+_limits = threading.local()
+"""``active`` in a thread whose requests of the client are limited."""
+
+
+@contextmanager
+def _limited_client() -> Iterator[None]:
+    """Limit size and speed of what the client receives in this thread, within the block.
+
+    That of versions before 1, which uses requests; later ones use httpx.
+    """
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    hooks = getattr(get_session(), "hooks", {"response": [_limit_response]})
+    if _limit_response not in hooks["response"]:
+        hooks["response"].append(_limit_response)
+    _limits.active = True
+    try:
+        yield
+    finally:
+        _limits.active = False
+
+
+def _limit_response(response: Any, *args: Any, **kwargs: Any) -> None:
+    """Make the body of a response of requests fail where it is endless or slow."""
+    del args, kwargs
+    raw = response.raw
+    if not getattr(_limits, "active", False) or not hasattr(raw, "read1"):
+        return
+    headers = response.headers
+    is_bounded = "Content-Length" in headers and "Content-Encoding" not in headers
+    limit = TransferLimit(sys.maxsize if is_bounded else MAX_ANSWER_BYTES)
+
+    def stream(*args: Any, **kwargs: Any) -> Iterator[bytes]:
+        del args, kwargs
+        for chunk in iter(lambda: raw.read1(1 << 16, decode_content=True), b""):
+            limit.add(len(chunk))
+            yield chunk
+
+    raw.stream = stream
 
 
 def is_transient(error: BaseException) -> bool:

@@ -197,3 +197,22 @@ def test_odd_answers_to_a_push(hub: Hub, at: str, body: Any) -> None:
     assert result.exit_code in (0, 1), result.output
     assert "bug in converter" not in result.output
     assert result.exit_code == 0 or re.search(r"^Error: (acme/bert|made/)", result.stderr, re.M)
+
+
+@pytest.mark.parametrize("at", ["whoami", "/tree/", "GET /acme/bert/resolve/"])
+def test_endless_answers_to_the_client(hub: Hub, at: str) -> None:
+    hub.odd[at] = endless
+    if "resolve" in at:
+        message = refused("convert", "acme/bert", "out")
+    else:
+        message = refused("push", "bert", "acme/bert")
+    assert "the transfer failed: the server sends more than 67,108,864 bytes" in message
+
+
+@pytest.mark.parametrize("at", ["whoami", "GET /acme/bert/resolve/"])
+def test_slow_answers_to_the_client(hub: Hub, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(step=20.0)
+    monkeypatch.setattr(bounded_transfer, "monotonic", lambda: next(clock))
+    hub.odd[at] = slow
+    args = ("convert", "acme/bert", "out") if "resolve" in at else ("push", "bert", "acme/bert")
+    assert "the transfer failed: the server is too slow: " in refused(*args)

@@ -21,8 +21,9 @@ _URL = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]+://?\S*")
 _SEPARATOR = re.compile("://?")
 _LINK = re.compile(r"::(?=[A-Za-z][A-Za-z0-9+.-]*:(?:/|:))")
 """Between the URLs of a chain of fsspec: ``zip://inner::s3://bucket/file.zip``."""
-_AUTHORITY = re.compile(r"[^/?#]*")
 _HOST_AND_PORT = re.compile(r"(?:[^:]*|\[[^\]]*\])(?::\d*)?")
+_NAMES_BEFORE_AT = ("hf", "abfs", "abfss", "wasb", "wasbs")
+"""Protocols with a repository or a container, and not a user, before the ``@``."""
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _CLOSING = re.compile(r"[\"'`)\]}>.,;:]*$")
 """What follows a URL in a sentence, or in the ``repr`` of a value."""
@@ -83,14 +84,14 @@ def remember_secrets(url: str) -> None:
     """Leave the secrets of a URL out of all texts from now on, wherever they are quoted."""
     parts: dict[str, str] = {}
     for link in _LINK.split(url):
-        rest = link.partition("://")[2]
-        authority = rest[: len(rest) - len(re.sub(r"^[^/?#]*", "", rest))]
+        protocol, _, rest = link.partition("://")
+        authority = re.split("[/?#]", rest, maxsplit=1)[0]
         ambiguous = _redact_link(link).endswith("://***")
         user, at, _ = (rest if ambiguous else authority).rpartition("@")
-        if at and not (link.lower().startswith("hf://") and ":" not in user):
-            password = user.partition(":")[2]
-            parts |= {f"{user}@": "", user: "***"} if password else {f"{user}@": ""}
-            parts |= {password: "***"} if len(password) >= _MIN_SECRET else {}
+        password = user.partition(":")[2]
+        if at and (password or protocol.lower() not in _NAMES_BEFORE_AT):
+            secrets = (user, password) if password else ()
+            parts |= {f"{user}@": "", **{s: "***" for s in secrets if len(s) >= _MIN_SECRET}}
         query = re.search(r"[?#].*", rest, re.DOTALL)
         for value in re.split("[?#&]", query[0]) if query and not ambiguous else ():
             inner = value.partition("=")[2]
@@ -132,12 +133,10 @@ def _redact_link(url: str) -> str:
     if match is None or url[: match.start()].lower() == "file":
         return url
     protocol, separator, rest = url[: match.start()], match[0], url[match.end() :]
-    match = _AUTHORITY.match(rest)
-    authority = match[0] if match else ""
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
     user, at, host = authority.rpartition("@")
     rest_of_path = rest[len(authority) :]
-    is_revision = protocol.lower() == "hf" and ":" not in user
-    if at and not is_revision:
+    if at and (":" in user or protocol.lower() not in _NAMES_BEFORE_AT):
         # A password with an unescaped slash: which "@" ends it cannot be known.
         if ":" in user and "@" in rest_of_path:
             return f"{protocol}{separator}***"

@@ -87,10 +87,7 @@ _limits = threading.local()
 
 @contextmanager
 def _limited_client() -> Iterator[None]:
-    """Limit size and speed of what the client receives in this thread, within the block.
-
-    That of versions before 1, which uses requests; later ones use httpx.
-    """
+    """Limit size and speed of what a client before version 1 receives in this thread."""
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
     hooks = getattr(get_session(), "hooks", {"response": [_limit_response]})
@@ -105,7 +102,6 @@ def _limited_client() -> Iterator[None]:
 
 def _limit_response(response: Any, *args: Any, **kwargs: Any) -> None:
     """Make the body of a response of requests fail where it is endless or slow."""
-    del args, kwargs
     raw = response.raw
     if not getattr(_limits, "active", False) or not hasattr(raw, "read1"):
         return
@@ -114,7 +110,6 @@ def _limit_response(response: Any, *args: Any, **kwargs: Any) -> None:
     limit = TransferLimit(sys.maxsize if is_bounded else MAX_ANSWER_BYTES)
 
     def stream(*args: Any, **kwargs: Any) -> Iterator[bytes]:
-        del args, kwargs
         for chunk in iter(lambda: raw.read1(1 << 16, decode_content=True), b""):
             limit.add(len(chunk))
             yield chunk

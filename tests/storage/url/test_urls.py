@@ -65,6 +65,8 @@ def run(*args: object, code: int = 0) -> Result:
         ("ftp://me:secret@host/name", "ftp://host/name"),
         ("https://host/name?X-Amz-Signature=abc", "https://host/name"),
         ("s3://bucket/a name#1?", "s3://bucket/a name"),
+        ("abfs://models@account.net/x", "abfs://models@account.net/x"),
+        ("abfs://me:secret@account/x", "abfs://account/x"),
         ("s3://key:secret@bucket/name?versionId=1", "s3://bucket/name"),
         ("https://me:se@cret@host/name#part", "https://host/name"),
         ("https://me:sec/ret@host/name", "https://***"),

@@ -528,7 +528,7 @@ def _recognize_exports(folder: Folder) -> Recognition | None:
 def _recognize_choice(folder: Folder) -> Recognition | None:
     """Return the weight files to choose from, in the directory or below it."""
     files = sorted(filter(is_weight_file, folder.names))
-    if top := [name for name in files if "/" not in name]:
+    if len(top := [name for name in files if "/" not in name]) > 1:
         return Recognition(
             f"holds several weight files: {_listing(top)}", f"Give one: {folder.path(top[0])}"
         )

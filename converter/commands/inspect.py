@@ -59,10 +59,9 @@ class Inspection:
     @property
     def fits(self) -> bool | None:
         """Return whether every tensor is accounted for; ``None`` without a configuration."""
-        if self.state:
-            return False
-        model = self.model
-        return None if model is None else not model.key_match.problems(model.required)
+        if self.model is None:
+            return False if self.state else None
+        return not self.model.key_match.problems(self.model.required)
 
     def origin(self, name: str) -> str:
         """Return where a tensor's values come from by the manifest, in few words."""

@@ -252,7 +252,12 @@ class KeyMatch:
         )
 
     def problems(self, required: Iterable[ParamSpec]) -> list[Problem]:
-        """Return everything that does not fit, given the required parameters."""
+        """Return everything that does not fit, given the required parameters.
+
+        If the weights are in a state that explains all of it, that is the only problem.
+        """
+        if self.state:
+            return [Problem(self.state.what, self.files, remedy=self.state.step)]
         problems = [
             Problem(
                 "wrong shape",

@@ -223,6 +223,9 @@ def test_state_of_the_weights_is_named(bert, tmp_path, name):
         converter.convert(bert.directory, tmp_path / "out")
     assert what in caught.value.message
     assert step in (caught.value.remedy or "")
+    problems = converter.verify(bert.directory).problems
+    assert [step in (each.remedy or "") for each in problems if what in each.what] == [True]
+    assert not [each for each in problems if "mapping table" in each.what]
 
 
 def test_adapter_next_to_complete_weights_is_a_warning_with_its_step(bert, gpt2, tmp_path):

@@ -15,6 +15,7 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from io import FileIO
@@ -276,6 +277,12 @@ def _sync(fd: int) -> None:
             _fcntl.fcntl(fd, _fcntl.F_FULLFSYNC)
             return
     os.fsync(fd)
+
+
+def call_after_fork(function: Callable[[], object]) -> None:
+    """Let every process that is forked from this one call `function` first."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=function)
 
 
 def processors() -> int:

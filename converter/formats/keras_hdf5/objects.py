@@ -30,6 +30,7 @@ from converter.formats.keras_hdf5.structures import (
     check_superblock,
 )
 from converter.formats.stored_tensors import ContiguousTensor, check_target
+from converter.system import call_after_fork
 from converter.tensors import TensorSpec, numpy_dtype
 
 MAX_PATH = 4096
@@ -265,6 +266,8 @@ H5_ERRORS = (
 )
 """What h5py raises on damaged files."""
 _LOCK = threading.Lock()
+# Another thread may hold it at the moment of a fork.
+call_after_fork(lambda: globals().update(_LOCK=threading.Lock()))
 
 
 @contextmanager

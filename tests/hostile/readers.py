@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile
 
+import numpy as np
+
 from converter.architectures.lint import lint
 from converter.architectures.registry import ArchitectureRegistry
 from converter.errors import ConverterError
@@ -21,6 +23,7 @@ from converter.formats.registry import get_format
 from converter.recipes.parser import read_recipes
 from tests.formats import tensorflow_checkpoints
 from tests.formats.mutations import read_all
+from tests.formats.tensorflow_checkpoints import VARIABLE_VALUE, graph, node, write_objects
 from tests.formats.torch_files import TENSOR, archive, state
 from tests.formats.valid_files import valid_checkpoints
 from tests.formats.work import work_at_most
@@ -113,6 +116,19 @@ def _tensorflow_entries(directory: Path) -> FuzzedReader:
     return FuzzedReader(seeds, read)
 
 
+def _tensorflow_graph(directory: Path) -> FuzzedReader:
+    """Return the reader of the object graph of a checkpoint, which has a valid checksum."""
+    nodes = [node({"w": 1, "optimizer": 2}), node(variable=("m/w", "w" + VARIABLE_VALUE.decode()))]
+    nodes += [node({"iter": 1, "decay": 1}), node({"": 3}, slots=[1])]
+    arrays = dict.fromkeys("vw", np.ones((2, 3), np.float32))
+
+    def read(data: bytes) -> None:
+        path = write_objects(directory / "model.index", arrays, [], data)
+        read_all(get_format("tensorflow-checkpoint"), path, len(data) + 400)
+
+    return FuzzedReader((graph(nodes), graph(nodes[::-1])), read)
+
+
 def _table(directory: Path) -> FuzzedReader:
     """Return the loader of mapping tables; the slower checks see every 64th architecture."""
     registry = ArchitectureRegistry()
@@ -169,6 +185,7 @@ READERS: Mapping[str, Callable[[Path], FuzzedReader]] = {
     "safetensors-header": _safetensors_header,
     "tensorflow-checkpoint": _complete("tensorflow-checkpoint"),
     "tensorflow-entries": _tensorflow_entries,
+    "tensorflow-graph": _tensorflow_graph,
     "table": _table,
     "recipe": _recipe,
 }

@@ -45,6 +45,7 @@ from tests.hostile.crafted_small_files import (
     link_attacks,
     recipe_attacks,
     special_attacks,
+    state_attacks,
 )
 from tests.hostile.crafted_torch import (
     Attacks,
@@ -71,6 +72,11 @@ def _commands(place: Path, good: Path, output: Path) -> list[list[object]]:
         ["compose", place, good, output],
         ["diff", place, good],
     ]
+
+
+def _naming(place: Path, good: Path, output: Path) -> list[list[object]]:
+    state = place / "checkpoint"
+    return [["inspect", state], ["convert", place, output], ["convert", state, output]]
 
 
 def _copying(place: Path, good: Path, output: Path) -> list[list[object]]:
@@ -113,6 +119,7 @@ KINDS: Mapping[str, Kind] = {
     "links": Kind(link_attacks, _copying),
     "special-files": Kind(special_attacks, codes=ANY),
     "configurations": Kind(config_attacks, codes=ANY),
+    "checkpoint-states": Kind(state_attacks, _naming),
     "recipes": Kind(recipe_attacks, _running, {"run": (0, 1, 2)}),
 }
 """Name → attacks; every file is hostile, or at least without the tensors of its configuration."""

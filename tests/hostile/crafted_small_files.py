@@ -181,3 +181,56 @@ def _with_field(at: Path, field: str, value: object) -> None:
     _checkpoint(at)
     config: Mapping[str, Any] = json.loads((at / CONFIG).read_text())
     (at / CONFIG).write_text(json.dumps({**config, field: value}))
+
+
+def state_attacks() -> Attacks:
+    """Yield ``checkpoint`` files of TensorFlow, next to two checkpoints, that name odd paths."""
+    names = (
+        *(
+            "\\8",
+            "\\9",
+            "\\777",
+            "\\0",
+            "\\",
+            "\\x41",
+            ".",
+            "..",
+            "/",
+            "./",
+            "../x",
+            "/etc/passwd",
+            "",
+        ),
+        *(
+            "x" * 5000,
+            "\\303",
+            "a\\nb",
+            "\\033[31m",
+            "m",
+            "m.index",
+            "m.data-00000-of-00001",
+            "/dev/zero",
+        ),
+        *(
+            "s3://x/m",
+            "\ud800",
+            "\u202e",
+            "C:\\\\m",
+            "m/",
+            "~",
+            "$HOME",
+            "CON",
+            "a b",
+            "*",
+            "checkpoint",
+        ),
+    )
+    for name, form in itertools.product(names, ('{}: "{}"', '{}: "{}" x', '{0}: "m"\n{0}: "{1}"')):
+        text = form.format("model_checkpoint_path", name)
+        yield f"{name[:20]!r}, {form}", later(_with_state, text)
+
+
+def _with_state(at: Path, text: str) -> None:
+    for name in ("m", "n"):
+        (at / f"{name}.index").write_bytes(b"x" * 60)
+    (at / "checkpoint").write_bytes(text.encode(errors="surrogatepass"))

@@ -137,12 +137,13 @@ def parse_checkpoint_state(data: bytes) -> str:
     if match is None:
         return ""
     path = _ESCAPE.sub(lambda each: _unescape(each[1]), match[1]).decode(errors="replace")
-    return path.replace("\\", "/").rpartition("/")[2]
+    name = path.replace("\\", "/").rpartition("/")[2]
+    return name if name.strip(".") else ""  # neither this directory nor the one above
 
 
 def _unescape(code: bytes) -> bytes:
     """Return the byte that an escape sequence of the text format stands for."""
-    return bytes([int(code, 8) & 0xFF]) if code.isdigit() else code
+    return bytes([int(code, 8) & 0xFF]) if b"0" <= code < b"8" else code
 
 
 def _last_values(data: bytes) -> dict[int, int | bytes]:

@@ -18,7 +18,6 @@ from converter.formats.tensorflow_checkpoint.partitioned import slice_key
 from converter.tensors import TensorSpec
 from tests.formats import tensorflow_checkpoints
 from tests.formats.mutations import ValidCheckpoint
-from tests.formats.tensorflow_checkpoints import VARIABLE_VALUE, node, write_objects
 from tests.formats.writing import DIRECTORIES, model, values, write
 
 
@@ -180,15 +179,6 @@ def _grid_checkpoint(directory: Path) -> Files:
     path = directory / "model.index"
     tensorflow_checkpoints.write_parts(path, [header, *sorted(entries)], [data])
     yield (path, *directory.glob("model.data*"))
-
-
-def _object_checkpoint(directory: Path) -> Files:
-    """Write variables with their names in an object graph, as TensorFlow 2 does."""
-    array = values(TensorSpec("a", "float32", (5, 4)))
-    nodes = [node({"a": 1, "optimizer": 2}), node(variable=("m/a", "a" + VARIABLE_VALUE.decode()))]
-    nodes.append(node({"iter": 1, "decay": 1}))
-    write_objects(directory / "model.index", {"a": array, "b": array}, nodes)
-    yield (directory / "model.index", *sorted(directory.glob("model.data*")))
 
 
 def _orbax(directory: Path) -> Files:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 _ALL_PEER = re.compile(r"^pytestmark = \[?pytest\.mark\.peer\b", re.MULTILINE)
 _NOT_QUICK = ("slow", "network")
+_POSIX = frozenset(
+    "O_CLOEXEC O_DIRECTORY O_NOCTTY O_NOFOLLOW O_NONBLOCK SIGHUP SIGKILL fork geteuid getuid "
+    "mkfifo openpty pread preadv pwrite pwritev sched_getaffinity".split()
+)
+"""What tests use of `os` and `signal` that Windows lacks."""
 
 
 def _expression(config: pytest.Config) -> str:
@@ -44,3 +50,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if others:
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Skip a test that itself, not the code that it tests, uses what this system lacks."""
+    try:
+        return (yield)
+    except AttributeError as error:
+        last = error.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        is_own = last and "tests" in Path(last.tb_frame.f_code.co_filename).parts
+        if is_own and error.name in _POSIX:
+            pytest.skip(f"the system has no {error.name}")
+        raise

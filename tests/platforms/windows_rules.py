@@ -40,8 +40,8 @@ IMPORTED = (
 
 MISSING = {
     os: (
-        *("copy_file_range", "geteuid", "getuid", "posix_fadvise", "posix_fallocate", "pread"),
-        *("preadv", "pwrite", "pwritev", "sched_getaffinity", "sendfile", "O_CLOEXEC"),
+        *("copy_file_range", "geteuid", "getuid", "mkfifo", "posix_fadvise", "posix_fallocate"),
+        *("pread", "preadv", "pwrite", "pwritev", "sched_getaffinity", "sendfile", "O_CLOEXEC"),
         *("O_DIRECTORY", "O_NOCTTY", "O_NOFOLLOW", "O_NONBLOCK"),
     ),
     signal: ("SIGHUP", "SIGUSR1", "SIGUSR2"),

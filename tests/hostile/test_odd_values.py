@@ -70,7 +70,16 @@ class Bench:
         self.output = directory / "out"
         self.bert = factories.make(directory / "bert", "bert").directory
         self.gpt2 = factories.make(directory / "gpt2", "gpt2", "GPT2LMHeadModel").directory
-        self.t5 = factories.make(directory / "t5", "t5", "T5ForConditionalGeneration").directory
+        tiny: dict[str, Any] = {
+            "d_model": 24,
+            "d_kv": 6,
+            "d_ff": 40,
+            "num_layers": 2,
+            "num_heads": 4,
+        }
+        self.t5 = factories.make(
+            directory / "t5", "t5", "T5ForConditionalGeneration", **tiny
+        ).directory
         self.combined = directory / "combined"
         converter.compose(self.bert, self.gpt2, self.combined, to=["pytorch"])
         recipe = {"jobs": [{"convert": {"source": str(self.bert), "output": str(self.output)}}]}
@@ -126,9 +135,10 @@ def test_odd_values_of_configuration_fields(bench: Bench, name: str) -> None:
         ["verify", source],
         ["convert", source, output],
         ["convert", source, output, "--dry-run", "--json"],
-        ["compose", source, gpt2, output, "--random", "encoder"],
-        ["compose", bert, source, output, "--random", "both"],
     ]
+    if directory != bench.t5:  # which cannot be in a composite
+        asked.append(["compose", source, gpt2, output, "--random", "encoder"])
+        asked.append(["compose", bert, source, output, "--random", "both"])
     try:
         for number in range(CASES):
             rng = random.Random(f"{SEED} {name} {number}")

@@ -207,6 +207,11 @@ def is_own(path: Path) -> bool:
     return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
 
 
+def has_hard_links(status: os.stat_result) -> bool:
+    """Return whether a file has another name, which other users could create."""
+    return getattr(status, "st_nlink", 1) > 1
+
+
 _AT_FDCWD = -100
 _SWAP = 2
 """RENAME_EXCHANGE of ``renameat2`` and RENAME_SWAP of ``renamex_np``."""

@@ -107,7 +107,7 @@ def _parsed(line: Any) -> dict[str, TensorResult]:
     """Return the tensor of a line, if it is valid."""
     match line:
         case {"tensor": str(name), "sha256": str(sha256), "non_finite": n, "overflowed": o}:
-            if type(n) is int and type(o) is int:
+            if type(n) is int and type(o) is int and min(n, o) >= 0:
                 return {name: TensorResult(sha256, n, o)}
     return {}
 

@@ -25,6 +25,7 @@ from converter.system import (
     IS_WINDOWS,
     allocated_bytes,
     exchange,
+    has_hard_links,
     is_own,
     rename,
     sync_directory,
@@ -195,10 +196,18 @@ def _clear_leftovers(output: Path, kept: set[Path]) -> None:
     """
     _settle(output, [path for path in _siblings(output, "previous") if is_own(path)])
     partial = _siblings(output, "partial")
-    if not all(path in partial and is_own(path) for path in kept):
+    if not all(path in partial and _is_kept(path) for path in kept):
         kept = set()
     for leftover in set(partial) - kept:
         remove(leftover)
+
+
+def _is_kept(path: Path) -> bool:
+    """Return whether `path` is our own directory or journal, and no name of another file."""
+    status = path.lstat()
+    is_journal = stat.S_ISREG(status.st_mode) and not has_hard_links(status)
+    right = is_journal if path.suffix == ".journal" else stat.S_ISDIR(status.st_mode)
+    return right and is_own(path)
 
 
 def _settle(output: Path, replaced: Sequence[Path]) -> None:

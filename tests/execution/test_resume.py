@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,37 @@ def test_links_in_their_place_are_not_followed(run: Run, tmp_path: Path) -> None
     weights.symlink_to(tmp_path / "precious")
     assert run.ends_well() == run.tensors
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize("what", ["hard link", "FIFO", "directory", "link to a directory"])
+def test_what_is_not_a_journal_is_not_used(run: Run, tmp_path: Path, what: str) -> None:
+    """Whoever may write to the directory can put it there; nothing is waited for or overwritten."""
+    partial, journal = run.interrupted(20)
+    (tmp_path / "precious").write_text("precious")
+    journal.unlink()
+    if what == "hard link":
+        journal.hardlink_to(tmp_path / "precious")
+    elif what == "FIFO":
+        os.mkfifo(journal)
+    elif what == "directory":
+        journal.mkdir()
+    else:
+        partial.rename(tmp_path / "elsewhere")
+        partial.symlink_to(tmp_path / "elsewhere")
+        journal.write_text("")
+        before = content(tmp_path / "elsewhere")
+    assert run.ends_well() == run.tensors
+    assert (tmp_path / "precious").read_text() == "precious"
+    if what == "link to a directory":
+        assert content(tmp_path / "elsewhere") == before
+
+
+@pytest.mark.parametrize("counts", ["-1", "true", "1.5", '"1"', "null", "1" * 5000])
+def test_counts_in_a_journal_that_are_none(run: Run, counts: str) -> None:
+    _, journal = run.interrupted(20)
+    text = journal.read_text().replace('"non_finite": 0', f'"non_finite": {counts}')
+    journal.write_text(text)
+    assert run.ends_well() == run.tensors
 
 
 def test_the_old_output_stays_until_then(run: Run) -> None:

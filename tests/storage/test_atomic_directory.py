@@ -385,3 +385,40 @@ def test_a_fifo_or_standard_output_is_written_to_and_not_replaced(tmp_path):
         subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
     assert (tmp_path / "out").read_bytes() == b"summary"
     assert names(tmp_path) == {"fifo", "out"}
+
+
+@pytest.mark.parametrize("what", ["link", "dangling link", "directory", "fifo", "hard link"])
+def test_what_is_in_the_place_of_the_lock_is_not_followed(tmp_path, what):
+    lock_path, precious = tmp_path / ".model.lock", tmp_path / "precious"
+    precious.write_text("precious")
+    if what == "link":
+        lock_path.symlink_to(precious)
+    elif what == "dangling link":
+        lock_path.symlink_to(tmp_path / "elsewhere")
+    elif what == "directory":
+        lock_path.mkdir()
+    elif what == "fifo":
+        os.mkfifo(lock_path)
+    else:
+        lock_path.hardlink_to(precious)
+    if what in ("fifo", "hard link"):  # can be locked, and is removed afterwards
+        make(tmp_path / "model", "new")
+        assert names(tmp_path) == {"model", "precious"}
+    else:
+        with pytest.raises(OutputError, match=r"cannot be written") as caught:
+            make(tmp_path / "model", "new")
+        assert [each.file for each in caught.value.problems] == [str(lock_path)]
+        assert names(tmp_path) == {".model.lock", "precious"}
+    assert precious.read_text() == "precious"
+
+
+def test_links_in_the_place_of_leftovers_are_removed_and_not_followed(tmp_path):
+    other = tmp_path / "other"
+    make(other, "old")
+    for name in (".model.partial-0123", ".model.previous-0123", ".model.partial-0123.journal"):
+        (tmp_path / name).symlink_to(other)
+    make(tmp_path / "model", "new")
+    assert content(other) == "old"
+    assert content(tmp_path / "model") == "new"
+    assert not (tmp_path / "model").is_symlink()
+    assert {"model", "other"} <= names(tmp_path) <= {"model", "other", ".model.previous-0123"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 import time
 from pathlib import Path, PureWindowsPath
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from converter import system
+from converter import compose, system
 from converter.errors import OutputError
 from converter.file_names import auxiliary_files, name_key, name_problem
 from converter.storage import atomic_directory, references
@@ -202,3 +203,16 @@ def test_what_is_inside_is_found_by_identity(
     assert is_inside(tmp_path / "model" / "sub" / "absent", tmp_path / "MODEL")
     assert is_inside(tmp_path / "MODEL", tmp_path / "model")
     assert not is_inside(tmp_path / "other" / "model", tmp_path / "MODEL")
+
+
+def test_text_files_of_windows_mean_the_same(tmp_path: Path) -> None:
+    fixtures = Path(__file__).parents[1] / "fixtures"
+    shutil.copytree(fixtures / "bert-tiny", tmp_path / "windows")
+    for path in (*(tmp_path / "windows").glob("*.json"), tmp_path / "windows" / "vocab.txt"):
+        mark = b"\xef\xbb\xbf" if path.suffix == ".json" else b""  # Notepad's
+        path.write_bytes(mark + path.read_bytes().replace(b"\n", b"\r\n"))
+    outputs = tmp_path / "one", tmp_path / "other"
+    for source, output in zip((tmp_path / "windows", fixtures / "bert-tiny"), outputs, strict=True):
+        compose(source, fixtures / "gpt2-tiny", output, to=["pytorch"])
+    for name in ("model.safetensors", "config.json", "generation_config.json"):
+        assert (outputs[0] / name).read_bytes() == (outputs[1] / name).read_bytes()

@@ -31,7 +31,12 @@ class ShardIndex:
         problems = list(_name_problems(path, names))
         index = cls(path, weight_map)
         if problems:
-            raise FormatError(f"{path}: unsafe index", problems)
+            raise FormatError(
+                f"{path}: unsafe index",
+                problems,
+                remedy="Shards are next to their index: give names without directories in it, such "
+                "as model-00001-of-00002.safetensors, and rename the files accordingly.",
+            )
         problems = [
             Problem("the shard is missing", str(shard), remedy="download the complete checkpoint")
             for shard in index.shards

@@ -331,13 +331,20 @@ def list_files(directory: Path) -> list[str]:
 
 def _walk(directory: Path, prefix: str, depth: int) -> Iterator[str]:
     try:
-        entries = sorted(directory.iterdir())
-    except OSError:
+        listed = sorted(islice(directory.iterdir(), _MAX_NAMES))
+    except OSError:  # not permitted, or removed
         return
-    yield from (prefix + path.name for path in entries if not path.is_dir())
-    for path in entries if depth else ():
-        if path.is_dir() and not path.is_symlink():
+    yield from (prefix + path.name for path in listed if not _is_directory(path))
+    for path in listed if depth else ():
+        if not path.is_symlink() and _is_directory(path):
             yield from _walk(path, f"{prefix}{path.name}/", depth - 1)
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # below a directory that may not be searched
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -304,14 +304,15 @@ def find_weights(folder: CheckpointDirectory) -> WeightFiles:
         return WeightFiles((path,))
     if name := saved_model_index(folder.holds):
         return WeightFiles((folder.path / name,))
-    for path in sorted(folder.path.iterdir()):
-        if is_weight_file(path.name) and (link := recognize_link(path)):
+    local = list_files(folder.path)
+    for path in (folder.path / name for name in local if "/" not in name and is_weight_file(name)):
+        if link := recognize_link(path):
             raise CheckpointError(f"{path}: {link.what}", remedy=link.step)
     others = other_weight_files(folder.names())
     if len(others) == 1:
         _check_shard_set(folder, others[0])
         return WeightFiles(tuple(folder.path / name for name in others[0]))
-    raise no_weights_error(folder.path, list_files(folder.path), json_reader(folder.path))
+    raise no_weights_error(folder.path, local, json_reader(folder.path))
 
 
 def _check_shard_set(folder: CheckpointDirectory, names: Sequence[str]) -> None:

@@ -19,6 +19,8 @@ _LIKELY = 0.6
 _ALMOST = 0.02
 """Agreement within which architectures are not told apart: many share nearly all names."""
 _MAX_NAMED = 6
+_MAX_FOLDED = 10_000
+"""Names, layers counted once; the largest model of the tables has some hundred."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ def likely_types(names: Collection[str], registry: ArchitectureRegistry) -> Like
     Layers are not counted: one layer is enough to recognize an architecture.
     """
     folded = {_fold(name) for name in names}
+    if len(folded) > _MAX_FOLDED:
+        return LikelyTypes()
     signatures = list(_signatures(registry))
     dialect, types, agreement = _best(folded, signatures)
     if agreement < 1 - _ALMOST:

@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 import converter
 from converter.errors import CheckpointError, ConfigError, ConverterError
+from converter.recognition import list_files, recognize_file
 from tests.factories import Made, make
 
 POINTER = (
@@ -115,6 +116,28 @@ def test_file_is_named_with_a_step(bert, name, file):
     assert re.search(f"{file}: .*{what}.*\n.*{step}", message(bert.directory))
     (bert.directory / "config.json").unlink()  # what the file is matters more
     assert re.search(what, message(bert.directory / file))
+
+
+@pytest.mark.parametrize("content", [GGUF, ONNX, SAVED_MODEL, PAGE.encode(), FILES["tar.gz"][0]])
+def test_any_first_bytes_are_recognized_or_not_without_a_fault(content):
+    rng = np.random.default_rng(5)
+    for size in range(200):
+        head = bytearray(content[:size])
+        recognize_file("model.bin", bytes(head), len(head))
+        for place in rng.integers(0, max(1, len(head)), 4) if head else ():
+            head[place] = rng.integers(256)
+        recognize_file("model.bin", bytes(head), len(head))
+
+
+def test_directory_that_cannot_be_listed_is_left_out(tmp_path):
+    (tmp_path / "model" / "closed").mkdir(parents=True)
+    (tmp_path / "model" / "circle").symlink_to("circle")
+    (tmp_path / "model" / "link").symlink_to(tmp_path)
+    (tmp_path / "model" / "notes.md").write_text("")
+    (tmp_path / "model" / "closed").chmod(0)
+    assert "notes.md" in message(tmp_path / "model")
+    (tmp_path / "model" / "closed").chmod(0o700)
+    assert list_files(tmp_path / "nothing") == []
 
 
 def test_step_quotes_names_for_the_shell(tmp_path):

@@ -72,7 +72,7 @@ def main() -> None:
         longest = max(MAX_BYTES, *map(len, reader.seeds))
         began, cases, crashes = time.monotonic(), 0, 0
         while (left := int(options.seconds - (time.monotonic() - began))) > 0:
-            flags = [f"max_total_time={left}", f"max_len={longest}", "timeout=30"]
+            flags = [f"max_total_time={left}", f"max_len={longest}", "timeout=600"]
             run = _child(options, flags, inputs)
             done = re.findall(r"^#(\d+)", run.stderr, re.M)
             cases += max(map(int, done), default=0)

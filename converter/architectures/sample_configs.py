@@ -232,7 +232,11 @@ def _divisors(texts: Sequence[Expression]) -> tuple[set[str], set[int]]:
     fields, numbers = set(), set()
     for text in texts:
         for node in ast.walk(ast.parse(text.text.strip(), mode="eval")):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div | ast.Mod):
+            if (
+                isinstance(node, ast.BinOp)
+                and isinstance(node.op, ast.Div | ast.Mod)
+                and not isinstance(node.right, ast.Call)  # a root, which leaves no remainder
+            ):
                 for part in ast.walk(node.right):
                     if isinstance(part, ast.Name):
                         fields.add(part.id)

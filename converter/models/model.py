@@ -111,7 +111,8 @@ def _stand_alone_model(
     source = ignore_other_params(source, spec.by_name, model.name)
     match = source.key_match
     usually_absent = model.missing_parts.get(match.dialect, ())
-    absent = [p for p in model.parts if p not in source.parts and p not in usually_absent]
+    asked = {param.part for param in spec.params}
+    absent = [p for p in model.parts if p in asked - source.parts and p not in usually_absent]
     return Model(
         label=label,
         checkpoint=checkpoint,

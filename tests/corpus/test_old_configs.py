@@ -200,3 +200,39 @@ def test_the_bert_in_a_dpr_encoder(tmp_path: Path) -> None:
         np.testing.assert_array_equal(actual[f"encoder.{name}"], tensor.numpy())
     ignored = result.to_dict()["ignored"]["encoder"]
     assert set(ignored) == {f"question_encoder.encode_proj.{each}" for each in ("weight", "bias")}
+
+
+# --- parts that a configuration asks for and a checkpoint lacks -----------------------------------
+
+
+def test_an_adapter_on_request_is_newly_initialized(tmp_path: Path) -> None:
+    """As the official recipe for wav2vec2 and BART does, with the same distributions."""
+    sizes = {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "vocab_size": 37}
+    config = transformers.Wav2Vec2Config(
+        **{**tiny_config("wav2vec2"), **sizes, "add_adapter": False, "hidden_size": 48},
+        num_feat_extract_layers=2,
+    )
+    torch.manual_seed(0)
+    transformers.Wav2Vec2ForCTC(config).save_pretrained(tmp_path / "encoder")
+    decoder = transformers.BartForCausalLM(transformers.BartConfig(**tiny_config("bart")))
+    decoder.save_pretrained(tmp_path / "decoder")
+    result = converter.compose(
+        tmp_path / "encoder",
+        tmp_path / "decoder",
+        tmp_path / "out",
+        to=["pytorch"],
+        set=["encoder.add_adapter=true"],
+    )
+    assert any("has no adapter, which is newly initialized" in text for text in result.warnings)
+    model, loading = transformers.SpeechEncoderDecoderModel.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    theirs = transformers.Wav2Vec2Model(
+        transformers.Wav2Vec2Config(**model.config.encoder.to_dict())
+    )
+    for layer, reference in zip(model.encoder.adapter.layers, theirs.adapter.layers, strict=True):
+        ours, other = layer.conv.weight.std().item(), reference.conv.weight.std().item()
+        assert abs(ours / other - 1) < 0.1
+        bound = 1 / (config.hidden_size * 3) ** 0.5
+        assert bound * 0.9 < layer.conv.bias.abs().max() <= bound

@@ -64,7 +64,8 @@ SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffi
 """The name of a shard."""
 
 _AUXILIARY = re.compile(
-    r"(?:decoder_tokenizer/)?[^/]+\.(?:json|txt|model|jinja|spm|codes|bpe|tokenizer)|README\.md"
+    r"(?:decoder_tokenizer/)?[^/]+\.(?:json|txt|model|jinja|spm|codes|bpe|tokenizer)"
+    r"|[0-9]{1,2}_[A-Za-z0-9_-]+/config\.json|README\.md"  # the former: of SentenceTransformers
 )
 _FORBIDDEN = frozenset('<>:"|?*')
 _DEVICE = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³]", re.IGNORECASE)

@@ -26,6 +26,7 @@ from converter.planning.tokenizer_files import (
     DECODER_TOKENIZER,
     all_tokenizer_files,
     processor_files,
+    sentence_transformer_files,
     tokenizer_files,
 )
 from converter.safe_json import file_to_copy
@@ -60,6 +61,10 @@ def plan_conversion(
     copied = {**processor_files(directory), **all_tokenizer_files(directory)}
     if settings_file := file_to_copy(directory, GENERATION_CONFIG):
         copied[GENERATION_CONFIG] = settings_file
+    if not model.submodels and "pytorch" in frameworks:
+        modules, notes = sentence_transformer_files(directory)
+        copied |= modules
+        warnings += notes
     return build_plan(
         "convert",
         [model],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from filecmp import cmp
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import CheckpointError, ConfigError, ConverterError
-from converter.file_names import SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG
+from converter.file_names import CONFIG, SPECIAL_TOKENS_MAP, TOKENIZER, TOKENIZER_CONFIG
+from converter.formats.file_handle import sanitize
 from converter.models.source_model import SourceModel
 from converter.safe_json import (
     check_fetched,
     file_to_copy,
+    json_reader,
     read_json_object,
     read_small_file,
     to_json,
@@ -236,6 +239,50 @@ def processor_files(directory: Path) -> dict[str, Path]:
     """Return the files of image processors and feature extractors in `directory`: name → path."""
     paths = {name: file_to_copy(directory, name) for name in PROCESSOR_FILES}
     return {name: path for name, path in paths.items() if path}
+
+
+_MODULES = "modules.json"
+_SENTENCE_FILES = (
+    _MODULES,
+    "config_sentence_transformers.json",
+    *(
+        f"sentence_{name}_config.json"
+        for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+    ),
+)
+"""What a SentenceTransformer has next to its encoder: modules, prompts, the longest sequence."""
+_MODULE = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_WITHOUT_WEIGHTS = ("Pooling", "Normalize")
+"""The modules of SentenceTransformers that consist of at most a ``config.json``."""
+
+
+def sentence_transformer_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the files of the SentenceTransformer in `directory`, by name, and warnings.
+
+    Those are the files besides its encoder, which is in `directory` itself. There are none if a
+    module has weights of its own, such as ``2_Dense``: a warning names it.
+    """
+    modules = json_reader(directory)(_MODULES)
+    if not isinstance(modules, list):
+        return {}, []
+    copied, others = dict[str, Path](), list[str]()
+    for module in modules:
+        entry = module if isinstance(module, dict) else {}
+        path, kind = str(entry.get("path")), str(entry.get("type")).rpartition(".")[2]
+        config = None
+        if kind in _WITHOUT_WEIGHTS and _MODULE.fullmatch(path):
+            config = file_to_copy(directory, f"{path}/{CONFIG}")
+        if config:
+            copied[f"{path}/{CONFIG}"] = config
+        elif (kind, path) != ("Transformer", "") and kind != "Normalize":
+            others.append(sanitize(path or kind))
+    if others:
+        return {}, [
+            f"the modules of the SentenceTransformer are not copied, since {', '.join(others[:5])} "
+            f"cannot be: the output is its encoder alone; copy {_MODULES} and them yourself"
+        ]
+    paths = {name: file_to_copy(directory, name) for name in _SENTENCE_FILES}
+    return {**copied, **{name: path for name, path in paths.items() if path}}, []
 
 
 @dataclass(frozen=True)

@@ -242,15 +242,8 @@ def processor_files(directory: Path) -> dict[str, Path]:
 
 
 _MODULES = "modules.json"
-_SENTENCE_FILES = (
-    _MODULES,
-    "config_sentence_transformers.json",
-    *(
-        f"sentence_{name}_config.json"
-        for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-    ),
-)
-"""What a SentenceTransformer has next to its encoder: modules, prompts, the longest sequence."""
+_PROMPTS = "config_sentence_transformers.json"
+_SEQUENCE_LENGTHS = "sentence_*_config.json"
 _MODULE = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _WITHOUT_WEIGHTS = ("Pooling", "Normalize")
 """The modules of SentenceTransformers that consist of at most a ``config.json``."""
@@ -281,7 +274,8 @@ def sentence_transformer_files(directory: Path) -> tuple[dict[str, Path], list[s
             f"the modules of the SentenceTransformer are not copied, since {', '.join(others[:5])} "
             f"cannot be: the output is its encoder alone; copy {_MODULES} and them yourself"
         ]
-    paths = {name: file_to_copy(directory, name) for name in _SENTENCE_FILES}
+    lengths = (path.name for path in sorted(directory.glob(_SEQUENCE_LENGTHS)))
+    paths = {name: file_to_copy(directory, name) for name in (_MODULES, _PROMPTS, *lengths)}
     return {**copied, **{name: path for name, path in paths.items() if path}}, []
 
 

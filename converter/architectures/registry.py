@@ -107,19 +107,12 @@ class ArchitectureRegistry:
 
         Raise TableError if a table breaks a rule.
         """
-        return [
-            name
-            for name in self.names
-            if not classes.isdisjoint(
-                self.composite(name).classes.values()
-                if self.is_composite(name)
-                else (
-                    each
-                    for model in self.architecture(name).models.values()
-                    for each in (model.name, *model.classes.values())
-                )
-            )
-        ]
+        composites = {name for name in self.names if self.is_composite(name)}
+        own = {name: set(self.composite(name).classes.values()) for name in composites}
+        for name in {*self.names} - composites:
+            models = self.architecture(name).models
+            own[name] = {*models}.union(*(model.classes.values() for model in models.values()))
+        return [name for name, each in own.items() if not classes.isdisjoint(each)]
 
     def current_name(self, model_type: str) -> str:
         """Return the table's name for a ``model_type`` with another separator.

@@ -128,7 +128,7 @@ def detect_prefixes(
             )
             paths = [(normalizer.normalize_path(name), shape) for name, shape in shapes.items()]
             recognized = _recognize(paths, dialect, index)
-            prefixes = _rank(recognized, dialect, spec, index)
+            prefixes = _rank(recognized, dialect, spec)
             if prefixes and recognized[prefixes[0]].count > best.recognized:
                 count, rivals = recognized[prefixes[0]].count, prefixes[1:]
                 best = replace(normalizer, prefix=prefixes[0], recognized=count)
@@ -159,17 +159,13 @@ def _recognize(
     return recognized
 
 
-def _rank(
-    recognized: Mapping[str, _Recognized],
-    dialect: Dialect,
-    spec: ModelSpec,
-    index: Mapping[str, ParamSpec],
-) -> list[str]:
+def _rank(recognized: Mapping[str, _Recognized], dialect: Dialect, spec: ModelSpec) -> list[str]:
     """Return the best prefix, followed by those of other complete base models in the file."""
     body = {
         param.name
-        for param in index.values()
+        for param in spec.params
         if param.part == BODY and not param.tied_to and param.rule not in COMPUTED
+        if dialect.name in param.stored_as
     }
 
     def is_ignored(prefix: str) -> bool:  # such as an optimizer's moments, of the same shapes

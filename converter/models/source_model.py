@@ -295,12 +295,9 @@ def _fitting(
         rules = architecture.detection
         config = ModelConfig(architecture, checkpoint.config, str(checkpoint.config_path))
         for rule in (rules, *rules.alternatives) if rules else ():
-            patterns = [
-                pattern
-                for pattern in rule.tensors
-                if _fits(rule, config) and any(pattern.match(name) is not None for name in names)
-            ]
-            fitting += [(len(re.split("[./]", each.text)), architecture, rule) for each in patterns]
+            for pattern in rule.tensors if _fits(rule, config) else ():
+                if any(pattern.match(name) is not None for name in names):
+                    fitting.append((len(re.split("[./]", pattern.text)), architecture, rule))
     most = max((specific for specific, _, _ in fitting), default=0)
     found = {each.name: (each, rule) for specific, each, rule in fitting if specific == most}
     return list(found.values())

@@ -31,9 +31,6 @@ from converter.plan import SourceTensor
 from converter.safe_json import read_json_object
 from converter.tensors import Rearrangement
 
-_BLOCK = 1 << 20
-"""Values of a tensor that are read at a time."""
-
 JOINT = "joint"
 """Label of the source that holds what belongs to neither submodel."""
 
@@ -226,21 +223,14 @@ def ignored_bias_warnings(pair: EncoderDecoderPair) -> Iterator[str]:
     """
     for submodel in pair.submodels:
         source, match = submodel.source, submodel.source.key_match
-        parts = {
-            part: [param for param in source.spec.params if param.part == part]
-            for part in source.architecture.parts
-            if part not in submodel.parts
-        }
-        zero = {
-            part
-            for part, params in parts.items()
-            if all((param.rule, param.scale) == ("constant", 0) for param in params)
-        }
-        index = source.spec.index(match.dialect) if zero and not submodel.random else {}
+        own = [p for p in source.spec.params if p.part in source.architecture.parts]
+        needed = {p.part for p in own if (p.rule, p.scale) != ("constant", 0)} | {*submodel.parts}
+        biases = {p.name for p in own if p.part not in needed}
+        index = source.spec.index(match.dialect) if biases and not submodel.random else {}
         for stored in match.ignored if index else ():
             param = index.get(match.normalizer.normalize(stored) or "")
             tensor = source.checkpoint.tensors.get(stored)
-            if param and tensor and param.part in zero and _has_values(tensor):
+            if param and tensor and param.name in biases and _has_values(tensor):
                 yield (
                     f"{submodel.name}: {stored} is not zero, and {submodel.model.name} has no "
                     f"{param.part}: without it the model computes other values"
@@ -248,15 +238,11 @@ def ignored_bias_warnings(pair: EncoderDecoderPair) -> Iterator[str]:
 
 
 def _has_values(tensor: StoredTensor) -> bool:
-    """Return whether a tensor has a value other than zero."""
-    axis, shape = len(tensor.spec.shape) - 1, tensor.spec.shape
-    if axis < 0:
-        return bool(tensor.read())
-    step = max(1, _BLOCK // max(1, prod(shape[:-1])))
-    return any(
-        tensor.read(axis, start, min(start + step, shape[axis])).any()
-        for start in range(0, shape[axis], step)
-    )
+    """Return whether a tensor has a value other than zero; reads a part at a time."""
+    *outer, length = tensor.spec.shape or (1,)
+    step = max(1, (1 << 20) // max(1, prod(outer)))
+    parts = ((start, min(start + step, length)) for start in range(0, length, step))
+    return any(tensor.read(len(outer), *part).any() for part in parts)
 
 
 def add_split_projection(pair: EncoderDecoderPair, stack: ExitStack) -> EncoderDecoderPair:

@@ -68,15 +68,10 @@ def check_configs(home: Path, model: Model) -> Findings:
     stored = model.checkpoint.config
     for submodel in model.submodels:
         fields = stored.get(submodel)
+        what = "is not what transformers needs to build the model"
+        remedy = "write it again with `converter convert`"
         problems += [
-            Problem(
-                "is not what transformers needs to build the model",
-                config_path,
-                f"{submodel}.{field}",
-                str(value),
-                str(fields.get(field)),
-                "write it again with `converter convert`",
-            )
+            Problem(what, config_path, f"{submodel}.{field}", str(value), None, remedy)
             for field, value in model.configs[submodel].raw.items()
             if isinstance(fields, dict) and fields.get(field) != value
         ]

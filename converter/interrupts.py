@@ -23,6 +23,10 @@ def complete(cleanup: Callable[[], object]) -> None:
         raise
 
 
+POOL = "converter"
+"""Prefix of the names of threads."""
+
+
 class _Pool(ThreadPoolExecutor):
     """A pool that knows what was submitted.
 
@@ -30,8 +34,8 @@ class _Pool(ThreadPoolExecutor):
     90882); waiting for the calls is safe.
     """
 
-    def __init__(self, jobs: int, name: str) -> None:
-        super().__init__(jobs, thread_name_prefix=name)
+    def __init__(self, jobs: int) -> None:
+        super().__init__(jobs, thread_name_prefix=POOL)
         self.futures: list[Future[Any]] = []
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -43,14 +47,14 @@ class _Pool(ThreadPoolExecutor):
 
 @contextmanager
 def thread_pool(
-    jobs: int, stop: Callable[[], object] | None = lambda: None, name: str = "converter"
+    jobs: int, stop: Callable[[], object] | None = lambda: None
 ) -> Iterator[ThreadPoolExecutor]:
     """Yield a pool of `jobs` threads, none of which works when the block has been left.
 
     If the block fails, calls that have not begun are cancelled, and `stop` is called, which asks
     running calls to end. If it is ``None``, they cannot be stopped and are not waited for then.
     """
-    pool = _Pool(jobs, name)
+    pool = _Pool(jobs)
 
     def end() -> None:
         wait([each for each in pool.futures if not each.cancelled()])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import converter
-from converter.interrupts import complete, thread_pool
+from converter.interrupts import POOL, complete, thread_pool
 from converter.storage.atomic_directory import atomic_directory
 from converter.system import lock, open_for_update
 from tests import factories
@@ -154,9 +154,7 @@ def test_a_command_at_many_steps(tmp_path: Path, where: int) -> None:
 
 def working_threads() -> list[str]:
     """Return the names of the threads of this package."""
-    return [
-        each.name for each in threading.enumerate() if each.name.startswith(("converter", "job"))
-    ]
+    return [each.name for each in threading.enumerate() if each.name.startswith(POOL)]
 
 
 def test_no_thread_of_a_pool_works_after_an_interrupt() -> None:

@@ -31,9 +31,11 @@ def run_with_error_handling(call: Callable[[EndingSignals], object], json: bool)
     signals = EndingSignals()
     try:
         with signals:
-            return _run(call, json, signals)
+            code = _run(call, json, signals)
     except KeyboardInterrupt:  # between two steps of the error handling
-        return signals.exit_code
+        code = signals.exit_code
+    signals.leave_running_threads(code)
+    return code
 
 
 def _run(call: Callable[[EndingSignals], object], json: bool, signals: EndingSignals) -> int:

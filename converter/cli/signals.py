@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, Self
 
+from converter.interrupts import POOL
 from converter.system import ENDING_SIGNALS
 
 _REPEAT_SECONDS = 1.0
@@ -56,6 +59,18 @@ class EndingSignals:
     def __exit__(self, *exc: object) -> None:
         for each, handler in self._previous.items():
             signal.signal(each, handler)
+
+    def leave_running_threads(self, code: int) -> None:
+        """End the process if an interrupted download from the Hub still runs.
+
+        It cannot be stopped, and Python would wait for it; it left nothing but a file in the Hub's
+        cache, with which the next download continues.
+        """
+        if self.received and any(each.name.startswith(POOL) for each in threading.enumerate()):
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError, AttributeError):
+                    stream.flush()
+            os._exit(code)
 
     def _handle(self, number: int, frame: object) -> None:
         now = time.monotonic()

@@ -52,7 +52,7 @@ class ThreadExecutor:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._pool = self._stack.enter_context(thread_pool(self._jobs, self._stopped.set, "job"))
+        self._pool = self._stack.enter_context(thread_pool(self._jobs, self._stopped.set))
         return self
 
     def __exit__(self, *exc: Any) -> None:

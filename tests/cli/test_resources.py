@@ -83,7 +83,7 @@ def test_threads_that_cannot_be_started(
 
 LIMITED = """
 import resource, sys
-import h5py, numpy
+import numpy
 import converter.commands.convert, converter.commands.verify, converter.commands.diff
 from converter.cli import main
 pages = int(open("/proc/self/statm").read().split()[0])
@@ -97,7 +97,9 @@ main()
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux only")
 @pytest.mark.parametrize("megabytes", [0, 1, 3, 10, 30, 100])
 def test_memory_that_is_not_there(place: Path, megabytes: int) -> None:
-    command = [sys.executable, "-c", LIMITED, str(megabytes << 20), "convert", "bert", "out"]
+    command = [sys.executable, "-c", LIMITED, str(megabytes << 20)]
+    # Without HDF5, whose library can crash where memory ends.
+    command += ["convert", "gpt2", "out", "--to", "pytorch"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
     if done.returncode == 0:

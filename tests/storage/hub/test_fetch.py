@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +233,40 @@ def test_a_directory_in_a_repository(session: HubSession, bert: dict[str, bytes]
     session.converter("diff", "out", "bert")
     report = session.converter("inspect", "hf://acme/many/models/none", code=1).stderr
     assert "hf://acme/many/models/none: not found" in report
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_does_not_wait_for_a_download(
+    session: HubSession, bert: dict[str, bytes], number: signal.Signals
+) -> None:
+    """The download would take longer than the test may."""
+    stalled, done = threading.Event(), threading.Event()
+
+    def trickle(handler: Any) -> None:
+        stalled.set()
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        while not done.wait(0.2):
+            handler.wfile.write(b"x")
+            handler.wfile.flush()
+
+    session.hub.odd["GET /_blob/"] = trickle
+    with subprocess.Popen(
+        [sys.executable, "-m", "converter", "convert", "acme/bert", "out"],
+        cwd=session.home,
+        env=session.environment("hf_test"),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        try:
+            assert stalled.wait(30)
+            run.send_signal(number)
+            errors = run.communicate(timeout=30)[1]
+        finally:
+            run.kill()
+            done.set()
+    assert run.returncode == 128 + number, errors
+    assert errors.endswith("partial output was removed.\n")
+    assert "Traceback" not in errors
+    assert not (session.home / "out").exists()

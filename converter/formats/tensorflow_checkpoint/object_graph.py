@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from os.path import commonprefix
 
 import google_crc32c
 
@@ -78,6 +79,23 @@ def parse_object_graph(data: bytes) -> ObjectGraph:
     and memory are linear in `data`; a graph may have cycles.
     """
     return _Parser(data).graph()
+
+
+def group_keys(keys: Iterable[str]) -> tuple[str, ...]:
+    """Return patterns for keys of what training keeps: slots by optimizer, others by object."""
+    slots: dict[str, None] = {}
+    objects: dict[str, list[list[str]]] = {}
+    for key in keys:
+        _, slot, names = key.partition(OPTIMIZER_SLOT)
+        path = key.split("/")
+        if slot:
+            slots[f"*{slot}{names.partition('/')[0]}/*"] = None
+        else:
+            objects.setdefault(path[0], []).append(path)
+    groups = [
+        [*commonprefix(paths), "*"] if len(paths) > 1 else paths[0] for paths in objects.values()
+    ]
+    return (*slots, *map("/".join, groups))
 
 
 class _Parser:

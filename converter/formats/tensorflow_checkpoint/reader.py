@@ -20,6 +20,7 @@ from converter.formats.tensorflow_checkpoint.object_graph import (
     VARIABLE_VALUE,
     ObjectGraph,
     decode_string,
+    group_keys,
     parse_object_graph,
 )
 from converter.formats.tensorflow_checkpoint.partitioned import (
@@ -142,7 +143,11 @@ class TensorflowCheckpointFormat(FileFormat):
             others = tuple(shard.path for shard in index.shards)
             close = stack.pop_all().close
             return Reader(
-                path=file.path, tensors=tensors, close=close, ignored=ignored, other_files=others
+                path=file.path,
+                tensors=tensors,
+                close=close,
+                ignored=group_keys(ignored),
+                other_files=others,
             )
 
 
@@ -163,8 +168,8 @@ class _Index:
         """Shard, begin, end and name of everything that takes bytes."""
         self._parse(handle)
 
-    def tensors(self) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-        """Return the tensors by name, in the order of the data files, and the ignored names."""
+    def tensors(self) -> tuple[dict[str, StoredTensor], list[str]]:
+        """Return the tensors by name, in the order of the data files, and the ignored keys."""
         self._open_data_files()
         graph = self._object_graph()
         tensors: dict[str, StoredTensor] = {}
@@ -181,7 +186,7 @@ class _Index:
                 tensors[name] = tensor
         self._check_no_overlap()
         in_order = sorted(tensors.items(), key=lambda item: item[1].location[:2])
-        return dict(in_order), tuple(ignored)
+        return dict(in_order), ignored
 
     def _object_graph(self) -> ObjectGraph:
         """Return the object graph, an empty one if the checkpoint has none."""

@@ -46,6 +46,8 @@ class Dialect(Entry, frozen=True):
     base_model_prefix: Literal["always", "with head"]
     """When the base model's name is part of the parameter names."""
     suffix: str = ""
+    unscoped: str = ""
+    """Start of names that files have without the scope of the model, as those of one component."""
     inner_prefixes: tuple[str, ...] = ()
     """Components that wrappers of single modules add anywhere in a name."""
     leaves: tuple[str, ...] = ()

@@ -57,6 +57,8 @@ class KeyNormalizer:
     """The file's name of a submodel → its canonical name."""
     suffix: str = ""
     """The end of the dialect's names, if those in the file lack it."""
+    unscoped: frozenset[str] = frozenset()
+    """Names of the dialect that do not have the prefix, but may have their own first component."""
 
     def stored_prefix(self, prefix: str) -> str:
         """Return a prefix as it is stored."""
@@ -66,7 +68,10 @@ class KeyNormalizer:
     def normalize(self, name: str) -> str | None:
         """Return a stored name as the dialect's own, ``None`` if it does not have the prefix."""
         path = self.normalize_path(name)
-        return path[len(self.prefix) :] if path.startswith(self.prefix) else None
+        if path.startswith(self.prefix):
+            return path[len(self.prefix) :]
+        scopes = (each for each in self.unscoped if path.endswith(each))
+        return next((each for each in scopes if path in (each, _self_scoped(each))), None)
 
     def normalize_path(self, name: str) -> str:
         """Return a stored name as the dialect's own, with `prefix` kept."""
@@ -80,6 +85,11 @@ class KeyNormalizer:
             if name.startswith(stored):
                 return submodel + name[len(stored) :] + self.suffix
         return name + self.suffix
+
+
+def _self_scoped(name: str) -> str:
+    """Return a TensorFlow variable's name with its first component as its scope."""
+    return f"{name.partition('/')[0]}/{name}"
 
 
 @dataclass
@@ -116,6 +126,11 @@ def detect_prefixes(
         separators = (dialect.flat_separator, dialect.separator)
     suffix = "" if any(name.endswith(dialect.suffix) for name in shapes) else dialect.suffix
     leaves = [leaf for leaf in dialect.leaves if any(name.endswith(leaf) for name in shapes)]
+    unscoped = frozenset(
+        name
+        for name in index
+        if dialect.unscoped and (name.startswith(dialect.unscoped) or dialect.separator not in name)
+    )
     best, rivals = KeyNormalizer(), list[str]()
     for renamed in _submodel_names(shapes, dialect.separator, index, submodels):
         for leaf in ("", *leaves):
@@ -125,6 +140,7 @@ def detect_prefixes(
                 leaf=leaf,
                 submodels=renamed,
                 suffix=suffix,
+                unscoped=unscoped,
             )
             paths = [(normalizer.normalize_path(name), shape) for name, shape in shapes.items()]
             recognized = _recognize(paths, dialect, index)

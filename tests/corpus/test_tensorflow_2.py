@@ -5,6 +5,7 @@ TensorFlow and Keras write every file, and the values are those of the model in 
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import converter
 from converter.errors import CheckpointError, MatchError
@@ -22,6 +24,8 @@ tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("tf_keras")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.peer
+
+TINY = Path(__file__).parents[1] / "transformers/tiny"
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +255,22 @@ def test_inspect_names_what_training_keeps(bert: Any, tmp_path: Path) -> None:
     tf.train.Checkpoint(model=bert, optimizer=optimizer).save(str(directory / "ck"))
     ignored = converter.inspect(directory).to_dict()["ignored"]
     assert ignored.keys() == {"*/.OPTIMIZER_SLOT/optimizer/*", "optimizer/*", "save_counter"}
+
+
+@pytest.mark.parametrize("architecture", ["bart", "esm"])
+def test_variables_that_are_outside_the_model_or_twice(architecture: str, tmp_path: Path) -> None:
+    """BART's embeddings have a scope of their own; ESM's output layer repeats the embeddings."""
+    sizes = json.loads((TINY / f"{architecture}.json").read_text())["config"]
+    config = transformers.AutoConfig.for_model(architecture, **sizes)
+    kind = {"bart": "TFBartForConditionalGeneration", "esm": "TFEsmForMaskedLM"}[architecture]
+    model = getattr(transformers, kind)(config)
+    model(model.dummy_inputs)
+    model.save_pretrained(tmp_path / "h5", safe_serialization=False)
+    shutil.copytree(tmp_path / "h5", tmp_path / "in", ignore=shutil.ignore_patterns("*.h5"))
+    model.save_weights(str(tmp_path / "in/ck"))
+    for source in ("h5", "in"):
+        converter.convert(tmp_path / source, tmp_path / f"{source} out", to=["pytorch"])
+    read, expected = (load_file(tmp_path / f"{s} out/model.safetensors") for s in ("in", "h5"))
+    assert read.keys() == expected.keys()
+    for name, array in read.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)

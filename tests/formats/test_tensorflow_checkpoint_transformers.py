@@ -25,7 +25,10 @@ def names_in_graph(reader: Any) -> dict[str, str]:
     pairs = [(each.checkpoint_key, each.full_name) for n in graph.nodes for each in n.attributes]
     counts = Counter(name for _, name in pairs)
     suffix = "/.ATTRIBUTES/VARIABLE_VALUE"
-    return {k: name if counts[name] == 1 else k.removesuffix(suffix) for k, name in pairs}
+    return {
+        key: name if counts[name] == 1 or "/" in name else key.removesuffix(suffix)
+        for key, name in pairs
+    }
 
 
 def same_as_tensorflow(prefix: Path) -> dict[str, np.ndarray]:

@@ -50,6 +50,24 @@ def test_variables_have_the_names_of_the_graph(tmp_path: Path) -> None:
         assert reader.ignored == ()
 
 
+@pytest.mark.parametrize("name", ["scope/name", "Variable"])
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3)])
+def test_variables_of_one_name_and_shape_are_copies(
+    name: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """As of an output layer that shares the embeddings."""
+    nodes = [variable(name, "a"), variable("other", "b"), variable(name, "c")]
+    arrays = {"a": W, "b": W + 1, "c": W.reshape(shape)}
+    with open_file(write_objects(tmp_path / "m.index", arrays, nodes)) as reader:
+        if name == "Variable" or shape != W.shape:
+            assert list(reader.tensors) == ["a", "other", "c"] and not reader.duplicates
+            return
+        assert list(reader.tensors) == [name, "other"]
+        (copy,) = reader.duplicates[name]
+        assert np.array_equal(copy.read(), W)
+        assert copy.location != reader.tensors[name].location
+
+
 LEGACY = {"iter": 2, "decay": 3}
 NEW = {"_variables": 2, "_iterations": 3}
 

@@ -10,10 +10,8 @@ a serialized ``TrackableObjectGraph`` in a tensor of strings. Source:
 from __future__ import annotations
 
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from os.path import commonprefix
 
 import google_crc32c
 
@@ -49,9 +47,13 @@ class ObjectGraph:
     """What the graph says about the variables, by their keys without `VARIABLE_VALUE`."""
 
     names: Mapping[str, str] = field(default_factory=dict)
-    """Key → the variable's own name. Names that are not unique are left out."""
+    """Key → the variable's own name, which other variables may share."""
     training: frozenset[str] = frozenset()
     """Keys of what training keeps: the optimizer's variables, counters, metrics."""
+
+    def is_training(self, key: str) -> bool:
+        """Return whether a key is not the model's, by the graph or by itself."""
+        return key in self.training or OPTIMIZER_SLOT in key
 
 
 def decode_string(data: bytes, checksum: int) -> bytes:
@@ -93,9 +95,18 @@ def group_keys(keys: Iterable[str]) -> tuple[str, ...]:
         else:
             objects.setdefault(path[0], []).append(path)
     groups = [
-        [*commonprefix(paths), "*"] if len(paths) > 1 else paths[0] for paths in objects.values()
+        paths[0] if len(paths) == 1 else [*_common_components(paths), "*"]
+        for paths in objects.values()
     ]
     return (*slots, *map("/".join, groups))
+
+
+def _common_components(paths: Iterable[Iterable[str]]) -> Iterator[str]:
+    """Yield the first components of several paths as long as all have the same."""
+    for first, *others in zip(*paths, strict=False):
+        if any(name != first for name in others):
+            return
+        yield first
 
 
 class _Parser:
@@ -128,9 +139,7 @@ class _Parser:
                 raise WireError(f"two names for {key[:80]!r}")
             if owner in of_optimizers or key.startswith(_TRAINING):
                 training.add(key)
-        counts = Counter(name for key, name in names.items() if key not in training)
-        unique = {key: name for key, name in names.items() if name and counts[name] == 1}
-        return ObjectGraph(unique, frozenset(training))
+        return ObjectGraph(names, frozenset(training))
 
     def _add_object(self, data: bytes) -> None:
         """Decode one object: its children (1), attributes (2) and slot variables (3)."""

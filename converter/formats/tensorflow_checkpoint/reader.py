@@ -16,7 +16,6 @@ from converter.formats.stored_tensors import ContiguousTensor
 from converter.formats.tensorflow_checkpoint.object_graph import (
     GRAPH_KEY,
     MAX_GRAPH_BYTES,
-    OPTIMIZER_SLOT,
     VARIABLE_VALUE,
     ObjectGraph,
     decode_string,
@@ -139,13 +138,14 @@ class TensorflowCheckpointFormat(FileFormat):
         with ExitStack() as stack:
             stack.callback(file.close)
             index = _Index(file, stack)
-            tensors, ignored = index.tensors()
+            tensors, duplicates, ignored = index.tensors()
             others = tuple(shard.path for shard in index.shards)
             close = stack.pop_all().close
             return Reader(
                 path=file.path,
                 tensors=tensors,
                 close=close,
+                duplicates=duplicates,
                 ignored=group_keys(ignored),
                 other_files=others,
             )
@@ -168,25 +168,48 @@ class _Index:
         """Shard, begin, end and name of everything that takes bytes."""
         self._parse(handle)
 
-    def tensors(self) -> tuple[dict[str, StoredTensor], list[str]]:
-        """Return the tensors by name, in the order of the data files, and the ignored keys."""
+    def tensors(self) -> tuple[dict[str, StoredTensor], dict[str, list[StoredTensor]], list[str]]:
+        """Return the tensors by name, in the order of the data files; copies; ignored keys."""
         self._open_data_files()
         graph = self._object_graph()
-        tensors: dict[str, StoredTensor] = {}
+        names = self._names(graph)
+        stored: dict[str, list[StoredTensor]] = {}
         ignored = []
         for raw, entry in self._entries.items():
             key = raw.removesuffix(VARIABLE_VALUE)
-            name = graph.names.get(key, key)
+            name = names.get(key, key)
             tensor = self._tensor(raw, name, entry)
-            if key in graph.training or OPTIMIZER_SLOT in key:
+            if graph.is_training(key):
                 ignored.append(key)
-            elif name in tensors:
+            elif name in stored and key not in names:
                 raise self._error("duplicate name", name)
             else:
-                tensors[name] = tensor
+                stored.setdefault(name, []).append(tensor)
         self._check_no_overlap()
-        in_order = sorted(tensors.items(), key=lambda item: item[1].location[:2])
-        return dict(in_order), ignored
+        in_order = sorted(stored.items(), key=lambda item: item[1][0].location[:2])
+        duplicates = {name: tensors[1:] for name, tensors in stored.items() if tensors[1:]}
+        return {name: tensors[0] for name, tensors in in_order}, duplicates, ignored
+
+    def _names(self, graph: ObjectGraph) -> dict[str, str]:
+        """Return the name of each variable by its key, if the graph has a name that identifies it.
+
+        Several variables with one name are copies if it has a scope and they have one dtype and
+        shape: layers that share a weight, of which Keras keeps a second variable.
+        """
+        specs: dict[str, dict[str, tuple[object, ...]]] = {}
+        keys = set()
+        for raw, entry in self._entries.items():
+            key = raw.removesuffix(VARIABLE_VALUE)
+            keys.add(key)
+            if (name := graph.names.get(key)) and not graph.is_training(key):
+                specs.setdefault(name, {})[key] = (entry.dtype, *entry.shape)
+        names: dict[str, str] = {}
+        for name, variables in specs.items():
+            if len(variables) == 1 or ("/" in name and len({*variables.values()}) == 1):
+                names |= dict.fromkeys(variables, name)
+        for name in keys.intersection(names.values()) - names.keys():
+            raise self._error("duplicate name", name)
+        return names
 
     def _object_graph(self) -> ObjectGraph:
         """Return the object graph, an empty one if the checkpoint has none."""

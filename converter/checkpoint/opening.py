@@ -31,7 +31,7 @@ from converter.file_names import (
 from converter.formats.base import Reader, StoredTensor
 from converter.formats.directory import CheckpointDirectory
 from converter.formats.registry import detect_format
-from converter.formats.tensorflow_checkpoint.protobuf import MAX_STATE_BYTES, parse_checkpoint_state
+from converter.formats.tensorflow_checkpoint.protobuf import read_checkpoint_state
 from converter.interrupts import thread_pool
 from converter.name_ranges import summarize_names
 from converter.recognition import list_files, recognize_link
@@ -342,8 +342,7 @@ def _find_tf_checkpoint(folder: CheckpointDirectory) -> Path | None:
     """
     indexes = sorted(name for name in folder.names() if name.endswith(TF_INDEX_SUFFIX))
     if len(indexes) > 1 and folder.holds(TF_CHECKPOINT_STATE):
-        with closing(folder.open(TF_CHECKPOINT_STATE)) as file:
-            newest = parse_checkpoint_state(file.read(0, min(file.size, MAX_STATE_BYTES)))
+        newest = read_checkpoint_state(folder.open(TF_CHECKPOINT_STATE))
         indexes = [name for name in indexes if name == newest + TF_INDEX_SUFFIX] or indexes
     if len(indexes) > 1:
         names = ", ".join(name.removesuffix(TF_INDEX_SUFFIX) for name in indexes[:10])

@@ -71,7 +71,7 @@ class KeyNormalizer:
         if path.startswith(self.prefix):
             return path[len(self.prefix) :]
         scopes = (each for each in self.unscoped if path.endswith(each))
-        return next((each for each in scopes if path in (each, _self_scoped(each))), None)
+        return next((n for n in scopes if path in (n, f"{n.partition('/')[0]}/{n}")), None)
 
     def normalize_path(self, name: str) -> str:
         """Return a stored name as the dialect's own, with `prefix` kept."""
@@ -85,11 +85,6 @@ class KeyNormalizer:
             if name.startswith(stored):
                 return submodel + name[len(stored) :] + self.suffix
         return name + self.suffix
-
-
-def _self_scoped(name: str) -> str:
-    """Return a TensorFlow variable's name with its first component as its scope."""
-    return f"{name.partition('/')[0]}/{name}"
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from converter.file_names import (
 )
 from converter.formats.directory import CheckpointDirectory
 from converter.formats.file_handle import LocalFile
-from converter.formats.tensorflow_checkpoint.protobuf import MAX_STATE_BYTES, parse_checkpoint_state
+from converter.formats.tensorflow_checkpoint.protobuf import read_checkpoint_state
 from converter.safe_json import file_to_copy, read_small_file
 from converter.storage.atomic_directory import atomic_directory
 from converter.storage.base import MAX_METADATA_BYTES, Source, is_inside, source_overlap_error
@@ -48,8 +48,7 @@ def tf_checkpoint_index(path: Path) -> Path | None:
     the prefix of all its files: ``DIR/bert_model.ckpt``.
     """
     if path.name == TF_CHECKPOINT_STATE and path.is_file():
-        with closing(LocalFile(path)) as file:
-            newest = parse_checkpoint_state(file.read(0, min(file.size, MAX_STATE_BYTES)))
+        newest = read_checkpoint_state(LocalFile(path))
         path = path.with_name(newest) if newest else path
     prefix = tf_checkpoint_prefix(path.name)
     index = path.parent / (prefix + TF_INDEX_SUFFIX)

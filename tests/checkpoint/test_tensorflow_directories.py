@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 
 from converter import convert
 from converter.errors import CheckpointError
-from converter.formats.tensorflow_checkpoint.protobuf import parse_checkpoint_state
+from converter.formats.file_handle import LocalFile
+from converter.formats.tensorflow_checkpoint.protobuf import read_checkpoint_state
 from tests.models.test_legacy_detection import release
 
 
@@ -96,5 +97,6 @@ def test_the_checkpoint_that_a_file_names_is_read(tmp_path: Path) -> None:
         (b"\x80\x02}q\x00", ""),
     ],
 )
-def test_the_state_file_is_parsed_as_text(text: bytes, name: str) -> None:
-    assert parse_checkpoint_state(text) == name
+def test_the_state_file_is_parsed_as_text(text: bytes, name: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").write_bytes(text)
+    assert read_checkpoint_state(LocalFile(tmp_path / "checkpoint")) == name

@@ -10,8 +10,9 @@ a serialized ``TrackableObjectGraph`` in a tensor of strings. Source:
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import google_crc32c
 
@@ -50,10 +51,6 @@ class ObjectGraph:
     """Key → the variable's own name, which other variables may share."""
     training: frozenset[str] = frozenset()
     """Keys of what training keeps: the optimizer's variables, counters, metrics."""
-
-    def is_training(self, key: str) -> bool:
-        """Return whether a key is not the model's, by the graph or by itself."""
-        return key in self.training or OPTIMIZER_SLOT in key
 
 
 def decode_string(data: bytes, checksum: int) -> bytes:
@@ -94,19 +91,11 @@ def group_keys(keys: Iterable[str]) -> tuple[str, ...]:
             slots[f"*{slot}{names.partition('/')[0]}/*"] = None
         else:
             objects.setdefault(path[0], []).append(path)
-    groups = [
-        paths[0] if len(paths) == 1 else [*_common_components(paths), "*"]
-        for paths in objects.values()
-    ]
+    groups = []
+    for paths in objects.values():
+        same = takewhile(lambda names: len({*names}) == 1, zip(*paths, strict=False))
+        groups.append([*(name for name, *_ in same), "*"] if len(paths) > 1 else paths[0])
     return (*slots, *map("/".join, groups))
-
-
-def _common_components(paths: Iterable[Iterable[str]]) -> Iterator[str]:
-    """Yield the first components of several paths as long as all have the same."""
-    for first, *others in zip(*paths, strict=False):
-        if any(name != first for name in others):
-            return
-        yield first
 
 
 class _Parser:
@@ -137,7 +126,7 @@ class _Parser:
         for owner, key, name in self._variables:
             if names.setdefault(key, name) != name:
                 raise WireError(f"two names for {key[:80]!r}")
-            if owner in of_optimizers or key.startswith(_TRAINING):
+            if owner in of_optimizers or key.startswith(_TRAINING) or OPTIMIZER_SLOT in key:
                 training.add(key)
         return ObjectGraph(names, frozenset(training))
 

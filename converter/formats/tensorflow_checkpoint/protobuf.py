@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
-from converter.formats.file_handle import MAX_RANK
+from converter.formats.file_handle import MAX_RANK, FileHandle
 
 MAX_SLICES = 10_000
 """Parts of one variable; TensorFlow's own partitioners make one for each parameter server."""
 _STATE = re.compile(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\\n]|\\.)*)"', re.MULTILINE)
 _ESCAPE = re.compile(rb"\\([0-7]{1,3}|.)", re.DOTALL)
-MAX_STATE_BYTES = 1 << 16
+_MAX_STATE_BYTES = 1 << 16
 """Bytes of a ``checkpoint`` file that are read; the newest checkpoint is named first."""
 _MINUS_ONE = (1 << 64) - 1
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -127,12 +128,15 @@ def parse_slice(data: bytes) -> list[tuple[int, int]]:
     return extents
 
 
-def parse_checkpoint_state(data: bytes) -> str:
+def read_checkpoint_state(file: FileHandle) -> str:
     """Return the prefix of the checkpoint that a ``checkpoint`` file names, without directories.
 
     The file is a ``CheckpointState`` in protobuf's text format; return ``""`` if it is not. Only
-    the name counts, since the path is often that of the machine that wrote the file.
+    the name counts, since the path is often that of the machine that wrote the file. The file is
+    closed.
     """
+    with closing(file):
+        data = file.read(0, min(file.size, _MAX_STATE_BYTES))
     match = _STATE.search(data)
     if match is None:
         return ""

@@ -137,18 +137,7 @@ class TensorflowCheckpointFormat(FileFormat):
         """List the tensors; reads the index, and the object graph if there is one."""
         with ExitStack() as stack:
             stack.callback(file.close)
-            index = _Index(file, stack)
-            tensors, duplicates, ignored = index.tensors()
-            others = tuple(shard.path for shard in index.shards)
-            close = stack.pop_all().close
-            return Reader(
-                path=file.path,
-                tensors=tensors,
-                close=close,
-                duplicates=duplicates,
-                ignored=group_keys(ignored),
-                other_files=others,
-            )
+            return _Index(file, stack).reader()
 
 
 class _Index:
@@ -168,8 +157,8 @@ class _Index:
         """Shard, begin, end and name of everything that takes bytes."""
         self._parse(handle)
 
-    def tensors(self) -> tuple[dict[str, StoredTensor], dict[str, list[StoredTensor]], list[str]]:
-        """Return the tensors by name, in the order of the data files; copies; ignored keys."""
+    def reader(self) -> Reader:
+        """Return the tensors by name, in the order of the data files, and what is ignored."""
         self._open_data_files()
         graph = self._object_graph()
         names = self._names(graph)
@@ -179,7 +168,7 @@ class _Index:
             key = raw.removesuffix(VARIABLE_VALUE)
             name = names.get(key, key)
             tensor = self._tensor(raw, name, entry)
-            if graph.is_training(key):
+            if key in graph.training:
                 ignored.append(key)
             elif name in stored and key not in names:
                 raise self._error("duplicate name", name)
@@ -187,8 +176,14 @@ class _Index:
                 stored.setdefault(name, []).append(tensor)
         self._check_no_overlap()
         in_order = sorted(stored.items(), key=lambda item: item[1][0].location[:2])
-        duplicates = {name: tensors[1:] for name, tensors in stored.items() if tensors[1:]}
-        return {name: tensors[0] for name, tensors in in_order}, duplicates, ignored
+        return Reader(
+            path=self.path,
+            tensors={name: tensors[0] for name, tensors in in_order},
+            close=self._stack.pop_all().close,
+            duplicates={name: tensors[1:] for name, tensors in in_order if tensors[1:]},
+            ignored=group_keys(ignored),
+            other_files=tuple(shard.path for shard in self.shards),
+        )
 
     def _names(self, graph: ObjectGraph) -> dict[str, str]:
         """Return the name of each variable by its key, if the graph has a name that identifies it.
@@ -197,17 +192,15 @@ class _Index:
         shape: layers that share a weight, of which Keras keeps a second variable.
         """
         specs: dict[str, dict[str, tuple[object, ...]]] = {}
-        keys = set()
-        for raw, entry in self._entries.items():
-            key = raw.removesuffix(VARIABLE_VALUE)
-            keys.add(key)
-            if (name := graph.names.get(key)) and not graph.is_training(key):
+        keys = {raw.removesuffix(VARIABLE_VALUE): entry for raw, entry in self._entries.items()}
+        for key, entry in keys.items():
+            if (name := graph.names.get(key)) and key not in graph.training:
                 specs.setdefault(name, {})[key] = (entry.dtype, *entry.shape)
         names: dict[str, str] = {}
         for name, variables in specs.items():
             if len(variables) == 1 or ("/" in name and len({*variables.values()}) == 1):
                 names |= dict.fromkeys(variables, name)
-        for name in keys.intersection(names.values()) - names.keys():
+        for name in {*names.values()} & keys.keys() - names.keys():
             raise self._error("duplicate name", name)
         return names
 

@@ -287,7 +287,7 @@ class KeyMatch:
         unknown = [spec.name for spec in self.unmatched if spec.name not in self.foreign]
         for what, names in (
             ("the mapping table does not know this tensor", unknown),
-            ("is not part of the model, which the mapping table describes", self.foreign),
+            ("is outside the model that the mapping table describes", self.foreign),
         ):
             problems += [Problem(what, self.files, name) for name in collapse_ranges(names)]
         return problems

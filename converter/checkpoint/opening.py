@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
@@ -237,9 +238,9 @@ def _config_path(
             name = weights.relative_to(folder.path).as_posix()
             with closing(folder.open(name)) as file:
                 detect_format(file)
-        if not required:
-            return None
-        raise
+        if required or os.path.lexists(folder.path / CONFIG):  # a link, or not a regular file
+            raise
+        return None
 
 
 def find_config(directory: Path) -> Path:

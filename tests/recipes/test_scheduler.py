@@ -323,6 +323,7 @@ def test_a_command_is_saved_as_a_recipe(place: Path, name: str) -> None:
 
 
 SAMPLES: dict[str, list[str]] = {
+    "ignore": ["extra.*"],
     "to": ["pytorch"],
     "pytorch_format": ["both"],
     "dtype": ["float16"],

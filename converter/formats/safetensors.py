@@ -2,8 +2,9 @@
 
 The file starts with the header's length (8 bytes, little-endian). Offsets count from the end of
 the header, whose trailing spaces align them to 8 bytes. The specification requires that the header
-starts with ``{``, takes at most 100 MB, repeats no key, and that the tensors fill the rest of the
-file without overlap or hole; all of that is checked here. Source: the README and ``tensor.rs`` of
+takes at most 100 MB, repeats no key, and that the tensors fill the rest of the file without overlap
+or hole; all of that is checked here. It also requires a ``{`` first, which the library does not:
+white space before it and metadata of ``null`` are read, too. Source: the README and ``tensor.rs`` of
 huggingface/safetensors, version 0.8.
 """
 
@@ -47,6 +48,7 @@ _DTYPES = {
     "I16": "int16",
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
     "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
     "I8": "int8",
@@ -65,6 +67,9 @@ _MAX_STRING = 8 << 20
 _WINDOW = 4 << 20
 """Bytes of the header that are read at once."""
 _METADATA = "__metadata__"
+_MAX_SPACE = 64 << 10
+"""Bytes of a file in which the header must start."""
+_WHITE = b" \t\n\r"
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
@@ -76,8 +81,13 @@ class SafetensorsFormat(FileFormat):
     dtypes = frozenset(_CODES)
 
     def matches(self, file: FileHandle, head: bytes) -> bool:
-        """Return whether the file starts with a plausible header length and a ``{``."""
-        return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER
+        """Return whether a plausible header length and a ``{`` are at its start, or white space."""
+        length = int.from_bytes(head[:8], "little")
+        if length > _MAX_HEADER:
+            return False
+        if not head[8 : 8 + length].strip(_WHITE):  # the library skips any amount
+            head = file.read(0, min(file.size, 8 + length, _MAX_SPACE))
+        return head[8:].lstrip(_WHITE).startswith(b"{")
 
     def open(self, file: FileHandle) -> Reader:
         """List the tensors; reads the header alone, whose metadata become the reader's."""
@@ -167,15 +177,14 @@ class _Header:
 
     def parse(self) -> None:
         """Fill `entries` and `metadata`."""
-        self._need(1)
-        if not self._text.startswith(b"{"):
-            raise self._wrong("'{'")
         seen: set[str] = set()
         for name in self._members():
             if name in seen:
                 raise self._handle.error("duplicate name in the header", name)
             seen.add(name)
-            if name == _METADATA:
+            if name == _METADATA and self._peek() == "n" and self._text[self._at :].startswith(b"null"):
+                self._at += 4
+            elif name == _METADATA:
                 for key in self._members():
                     if key in self.metadata:
                         raise self._handle.error("duplicate key in the metadata", found=key)

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-_ML_DTYPES = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+_ML_DTYPES = (
+    "bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu"
+).split()
 _NUMPY = (
     "float64 float32 float16 int64 int32 int16 int8 uint64 uint32 uint16 uint8 bool "
     "complex64 complex128"

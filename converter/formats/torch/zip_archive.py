@@ -37,7 +37,8 @@ class Record:
 
     name: str
     method: int
-    crc32: int
+    crc32: int | None
+    """``None`` where torch was set to compute none."""
     packed: int
     """Bytes in the archive."""
     size: int
@@ -52,6 +53,8 @@ def read_directory(handle: FileHandle) -> dict[str, Record]:
     """Return all records by name, in archive order, after checking that torch could write them."""
     start, size, count = _find_directory(handle)
     listed = _parse_directory(handle, handle.read(start, size), count)
+    # ``torch.serialization.set_crc32_options(False)`` writes zeros into every record.
+    checked = any(record.crc32 for record in listed)
     handle.prefetch(
         (record.header, LOCAL_HEADER.size + len(record.name.encode())) for record in listed
     )
@@ -69,7 +72,7 @@ def read_directory(handle: FileHandle) -> dict[str, Record]:
         if position > start:
             expected, found = f"end at {start} or before", position
             raise handle.error("record reaches into the directory", record.name, expected, found)
-        records[record.name] = located
+        records[record.name] = located if checked else replace(located, crc32=None)
     return records
 
 
@@ -90,7 +93,7 @@ def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
         raise handle.error(
             "record of another length than the directory says", record.name, expected, found
         )
-    if zlib.crc32(data) != record.crc32:
+    if record.crc32 is not None and zlib.crc32(data) != record.crc32:
         raise handle.error("record does not match its CRC-32", record.name)
     return data
 

@@ -81,6 +81,12 @@ _POINTERS = (
         (b"/annex/objects/", b"../.git/annex/objects/"),
     ),
     Kind(
+        "is text: the path that a symbolic link had, which was not restored",
+        "Copy the file that it names here, or restore the links: git -C {directory} config "
+        "core.symlinks true && git -C {directory} checkout -f HEAD",
+        (b"../",),
+    ),
+    Kind(
         "is a pointer of DVC: the file itself{size} was not fetched",
         "Fetch it: dvc pull {path}",
         (b"outs:\n- md5:", b"outs:\n- hash:"),

@@ -90,6 +90,8 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     """What a pickle would import that no state dict needs."""
     others: tuple[str, ...] = ()
     """Further weight files in the directory that are not used."""
+    index_notes: tuple[str, ...] = ()
+    """How the index differs from the shards."""
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @property
@@ -116,7 +118,7 @@ class Checkpoint(AbstractContextManager["Checkpoint"]):
     @property
     def notes(self) -> list[str]:
         """What is next to the weights or in the configuration, and is not kept."""
-        return list(leftovers(self.quantization, self.directory))
+        return [*self.index_notes, *leftovers(self.quantization, self.directory)]
 
     def modified_since(self, timestamp: float) -> bool:
         """Return whether a file may have changed since `timestamp`, in seconds since 1970."""
@@ -177,7 +179,7 @@ def open_files(
         stated = read_config(config_path) if config_path else {}
         raw, quantization = without_quantization(stated)
         try:
-            readers, file_format = _open_weights(folder, chosen.paths, states, stack)
+            readers, file_format, index_notes = _open_weights(folder, chosen.paths, states, stack)
         except CheckpointError as error:
             raise _with_alternative(error, folder, chosen.others) from error.__cause__
         others = chosen.others
@@ -215,6 +217,7 @@ def open_files(
             excluded=excluded,
             imports=readers[0].imports,
             others=others,
+            index_notes=index_notes,
             _stack=stack.pop_all(),
         )
 
@@ -380,8 +383,8 @@ def _open_weights(
     paths: Sequence[Path],
     states: dict[Path, FileState],
     stack: ExitStack,
-) -> tuple[list[Reader], str]:
-    """Open an index or weight files; return the readers of all shards and their format's name.
+) -> tuple[list[Reader], str, tuple[str, ...]]:
+    """Open an index or weight files; return the readers of all shards, their format's name, notes.
 
     The states of local shards are added to `states`.
     """
@@ -389,9 +392,10 @@ def _open_weights(
     weights = index.shards if index else paths
     states |= file_states(_local_files(folder, weights))
     readers, file_format = _open_readers(folder, weights, stack)
-    if index:
-        index.check(readers)
-    return readers, file_format
+    if not index:
+        return readers, file_format, ()
+    readers, notes = index.select(readers)
+    return readers, file_format, notes
 
 
 def _with_alternative(

@@ -4,8 +4,8 @@ The file starts with the header's length (8 bytes, little-endian). Offsets count
 the header, whose trailing spaces align them to 8 bytes. The specification requires that the header
 takes at most 100 MB, repeats no key, and that the tensors fill the rest of the file without overlap
 or hole; all of that is checked here. It also requires a ``{`` first, which the library does not:
-white space before it and metadata of ``null`` are read, too. Source: the README and ``tensor.rs`` of
-huggingface/safetensors, version 0.8.
+white space before it and metadata of ``null`` are read, too. Source: the README and ``tensor.rs``
+of huggingface/safetensors, version 0.8.
 """
 
 from __future__ import annotations
@@ -182,7 +182,11 @@ class _Header:
             if name in seen:
                 raise self._handle.error("duplicate name in the header", name)
             seen.add(name)
-            if name == _METADATA and self._peek() == "n" and self._text[self._at :].startswith(b"null"):
+            if (
+                name == _METADATA
+                and self._peek() == "n"
+                and self._text[self._at :].startswith(b"null")
+            ):
                 self._at += 4
             elif name == _METADATA:
                 for key in self._members():

@@ -95,9 +95,30 @@ def test_a_stale_index_is_refused(sharded: Path) -> None:
 
 
 UNSAFE = (
-    *("../x.safetensors", "/etc/passwd", "..", "", "a/b.safetensors", "a\0", "\ud800", "a" * 256),
+    *(
+        "../x.safetensors",
+        "/etc/passwd",
+        "..",
+        "",
+        "a/../b",
+        "a//b",
+        "./b",
+        "a\0",
+        "\ud800",
+        "a" * 256,
+    ),
     *("..\\x.safetensors", "C:\\x.safetensors", "a\\b.safetensors", "C:x", "a:b", "a?", "x.", "x "),
-    *("NUL", "con.safetensors", "com1 .x", "MODEL-00001-of-00003.safetensors"),
+    *(
+        "a/",
+        "/",
+        "a\\/b",
+        "NUL/b",
+        "MODEL-00001-of-00003.safetensors/",
+        "NUL",
+        "con.safetensors",
+        "com1 .x",
+        "MODEL-00001-of-00003.safetensors",
+    ),
 )
 
 

@@ -231,7 +231,7 @@ def _config_path(
     unless it is not `required`.
     """
     if config is not None:
-        if not Path(config).is_file():
+        if not _is_there(Path(config)):
             raise CheckpointError(f"{config}: configuration not found")
         return Path(config)
     try:
@@ -246,20 +246,25 @@ def _config_path(
         return None
 
 
+def _is_there(path: Path) -> bool:
+    """Return whether there is a file, or what is in its place; reading it says what that is."""
+    return os.path.lexists(path) and not path.is_dir()
+
+
 def find_config(directory: Path) -> Path:
     """Return the configuration of `directory`: ``config.json``, or as original releases name it.
 
     That of an Orbax checkpoint or a SavedModel may be in a directory above. Raise CheckpointError,
     which says what the directory holds instead, if there is none.
     """
-    if (directory / CONFIG).is_file():
+    if _is_there(directory / CONFIG):
         return directory / CONFIG
     from converter.architectures.registry import ArchitectureRegistry
 
     dialects = ArchitectureRegistry().conventions.dialects.values()
     names = [name for dialect in dialects for name in dialect.config_files]
     paths = [path / name for path in _config_directories(directory) for name in (CONFIG, *names)]
-    paths = [path for path in paths if path.is_file()]
+    paths = [path for path in paths if _is_there(path)]
     if not paths:
         held = list_files(directory)
         if not weight_files(held) and any("/" not in name for name in held):

@@ -426,8 +426,8 @@ _LAYOUTS = (
     ),
     Layout(
         r"(snapshots/[^/]+/)" + _WEIGHTS_BELOW,
-        "is a repository in the cache of the Hub, whose files are in snapshots",
-        "Give the snapshot: {last}",
+        "is a repository in the cache of the Hub, whose files are in {names}",
+        "Give the snapshot of the revision to read: {last}",
     ),
     Layout(
         r"(checkpoint-\d+/)" + _WEIGHTS_BELOW,

@@ -57,8 +57,8 @@ class KeyNormalizer:
     """The file's name of a submodel → its canonical name."""
     suffix: str = ""
     """The end of the dialect's names, if those in the file lack it."""
-    unscoped: frozenset[str] = frozenset()
-    """Names of the dialect that do not have the prefix, but may have their own first component."""
+    unscoped: Mapping[str, str] = field(default_factory=dict)
+    """Stored names without the prefix, such as ``shared/shared/…`` → the dialect's own."""
 
     def stored_prefix(self, prefix: str) -> str:
         """Return a prefix as it is stored."""
@@ -68,10 +68,9 @@ class KeyNormalizer:
     def normalize(self, name: str) -> str | None:
         """Return a stored name as the dialect's own, ``None`` if it does not have the prefix."""
         path = self.normalize_path(name)
-        if path.startswith(self.prefix):
-            return path[len(self.prefix) :]
-        scopes = (each for each in self.unscoped if path.endswith(each))
-        return next((n for n in scopes if path in (n, f"{n.partition('/')[0]}/{n}")), None)
+        if path in self.unscoped:
+            return self.unscoped[path]
+        return path[len(self.prefix) :] if path.startswith(self.prefix) else None
 
     def normalize_path(self, name: str) -> str:
         """Return a stored name as the dialect's own, with `prefix` kept."""
@@ -121,11 +120,12 @@ def detect_prefixes(
         separators = (dialect.flat_separator, dialect.separator)
     suffix = "" if any(name.endswith(dialect.suffix) for name in shapes) else dialect.suffix
     leaves = [leaf for leaf in dialect.leaves if any(name.endswith(leaf) for name in shapes)]
-    unscoped = frozenset(
-        name
-        for name in index
-        if dialect.unscoped and (name.startswith(dialect.unscoped) or dialect.separator not in name)
-    )
+    unscoped = dict[str, str]()
+    if dialect.unscoped:  # a layer that is built before its model has its own name as its scope
+        scoped = {dialect.join(n.partition(dialect.separator)[0], n): n for n in index}
+        unscoped = {path: name for path, name in scoped.items() if path not in index}
+        free = (n for n in index if n.startswith(dialect.unscoped) or dialect.separator not in n)
+        unscoped |= {name: name for name in free}
     best, rivals = KeyNormalizer(), list[str]()
     for renamed in _submodel_names(shapes, dialect.separator, index, submodels):
         for leaf in ("", *leaves):

@@ -257,12 +257,16 @@ def test_inspect_names_what_training_keeps(bert: Any, tmp_path: Path) -> None:
     assert ignored.keys() == {"*/.OPTIMIZER_SLOT/optimizer/*", "optimizer/*", "save_counter"}
 
 
-@pytest.mark.parametrize("architecture", ["bart", "esm"])
+@pytest.mark.parametrize("architecture", ["bart", "esm", "t5"])
 def test_variables_that_are_outside_the_model_or_twice(architecture: str, tmp_path: Path) -> None:
-    """BART's embeddings have a scope of their own; ESM's output layer repeats the embeddings."""
+    """Shared embeddings have a scope of their own; ESM's output layer repeats the embeddings."""
     sizes = json.loads((TINY / f"{architecture}.json").read_text())["config"]
     config = transformers.AutoConfig.for_model(architecture, **sizes)
-    kind = {"bart": "TFBartForConditionalGeneration", "esm": "TFEsmForMaskedLM"}[architecture]
+    kind = {
+        "bart": "TFBartForConditionalGeneration",
+        "esm": "TFEsmForMaskedLM",
+        "t5": "TFT5ForConditionalGeneration",
+    }[architecture]
     model = getattr(transformers, kind)(config)
     model(model.dummy_inputs)
     model.save_pretrained(tmp_path / "h5", safe_serialization=False)

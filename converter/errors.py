@@ -23,7 +23,7 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from converter.safe_text import redact
+from converter.text import redact
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,7 @@ from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import CROSS_ATTENTION, Architecture
 from converter.formats.registry import get_format
-from converter.tensors import Rearrangement, TensorSpec, numpy_dtype
-from converter.tensors.rearrangement import rearrange
+from converter.tensors import Rearrangement, TensorSpec, numpy_dtype, rearrange
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

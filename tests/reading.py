@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from converter.checkpoint.opening import open_files
-from converter.execution.row_readers import BufferPool, StoredTensorReader
+from converter.execution.rows import BufferPool, StoredTensorReader
 from converter.models.model import resolve_model
 from tests.factories import bundled_registry
 

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "converter"
 
 LAYERS = (
-    {"safe_text"},
-    {"errors", "interrupts", "system", "_version"},
-    {"file_names", "optional_imports", "name_ranges", "progress"},
+    {"system", "text"},
+    {"errors", "cleanup", "_version"},
+    {"file_names", "optional_imports", "progress"},
     {"recognition"},
     {"safe_json"},
     {"option_declaration"},

@@ -23,8 +23,7 @@ from converter.architectures.schema import (
     ModuleEntry,
 )
 from converter.errors import ConverterError, Problem
-from converter.tensors import Rearrangement
-from converter.tensors.rearrangement import rearrange
+from converter.tensors import Rearrangement, rearrange
 
 _NUMBERS = (0, 1, 10, 23)
 """Numbers of one and two digits, which run into each other where placeholders touch."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from converter.checkpoint.shards import ShardIndex
 from converter.checkpoint.weight_states import leftovers, without_quantization
+from converter.cleanup import thread_pool
 from converter.errors import CheckpointError, ConverterError, FormatError, Problem
 from converter.file_names import (
     CONFIG,
@@ -30,16 +31,14 @@ from converter.file_names import (
     weight_files,
 )
 from converter.formats.base import Reader, StoredTensor
-from converter.formats.directory import CheckpointDirectory
 from converter.formats.registry import detect_format
 from converter.formats.tensorflow_checkpoint.protobuf import read_checkpoint_state
-from converter.interrupts import thread_pool
-from converter.name_ranges import summarize_names
 from converter.recognition import list_files, recognize_link
 from converter.safe_json import json_reader, read_config
-from converter.storage.base import Source, no_weights_error
+from converter.storage.base import CheckpointDirectory, Source, no_weights_error
 from converter.storage.local import FileState, file_states
 from converter.storage.resolve import open_source
+from converter.text import summarize_names
 
 _log = logging.getLogger(__name__)
 
@@ -241,9 +240,9 @@ def _config_path(
             name = weights.relative_to(folder.path).as_posix()
             with closing(folder.open(name)) as file:
                 detect_format(file)
-        if required or os.path.lexists(folder.path / CONFIG):  # a link, or not a regular file
-            raise
-        return None
+        if not required:
+            return None
+        raise
 
 
 def _is_there(path: Path) -> bool:

@@ -9,9 +9,9 @@ from pathlib import Path
 from converter.errors import CheckpointError, FormatError, Problem
 from converter.file_names import name_key, name_problem
 from converter.formats.base import Reader
-from converter.formats.directory import CheckpointDirectory
-from converter.name_ranges import collapse_ranges, summarize_names
 from converter.safe_json import read_json_object
+from converter.storage.base import CheckpointDirectory
+from converter.text import collapse_ranges, summarize_names
 
 
 @dataclass(frozen=True)

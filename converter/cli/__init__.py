@@ -97,7 +97,7 @@ class Commands(click.Group):
         # Looked for before anything is parsed, since a wrong option is reported as JSON as well.
         json = "--json" in takewhile(lambda argument: argument != "--", arguments)
         from converter.cli.error_handling import run_with_error_handling
-        from converter.safe_text import remember_secrets
+        from converter.text import remember_secrets
 
         for url in (argument for argument in arguments if "://" in argument):
             remember_secrets(url.rpartition("=")[2] if url.startswith("--") else url)

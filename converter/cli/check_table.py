@@ -31,7 +31,7 @@ def command(json: bool, **values: Any) -> int:
         print_result(result.draft.rstrip())
     else:
         from converter.report.rich_text import count
-        from converter.safe_text import printable
+        from converter.text import printable
 
         for file, problems in result.problems.items():
             verdict = count(len(problems), "problem") if problems else "good"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converter.safe_text import printable, redact_values
+from converter.text import printable, redact_values
 
 if TYPE_CHECKING:
     from converter.progress import Progress

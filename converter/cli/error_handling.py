@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from converter.cleanup import EndingSignals
 from converter.cli.console import emit_json, print_message, safe_messages
-from converter.cli.signals import EndingSignals
 
 if TYPE_CHECKING:
     from converter.errors import ConverterError

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from converter.cleanup import EndingSignals
 from converter.cli.console import emit_json, is_terminal, print_message, print_result
 from converter.cli.error_handling import error_lines
 from converter.cli.options import NEW_FILE, GroupedOption
 from converter.cli.options import command as make_command
-from converter.cli.signals import EndingSignals
 from converter.options import RunOptions
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def command(
 def _write(path: Path, summary: RunSummary | None) -> None:
     """Write the summary; without one, only check that this is possible."""
     from converter.safe_json import to_json
-    from converter.safe_text import redact_values
     from converter.storage.atomic_directory import write_file
+    from converter.text import redact_values
 
     write_file(path, to_json(redact_values(summary.to_dict())) if summary else None)
 
@@ -90,7 +90,7 @@ def _show(
     planning: bool,
 ) -> Iterator[tuple[Callable[[int, int, str], None], Callable[[JobResult], None]]]:
     """Show a line for each job that ends (when `planning`, the result), and a progress bar."""
-    from converter.safe_text import printable
+    from converter.text import printable
 
     ended = total = 0
     bar: Any = None

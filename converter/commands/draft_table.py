@@ -15,9 +15,8 @@ from typing import Any
 
 from converter.checkpoint.opening import Checkpoint, open_files
 from converter.errors import UnsupportedError
-from converter.name_ranges import split_layer_index
-from converter.tensors import TensorSpec
-from converter.tensors.spec import FLOATING
+from converter.tensors import FLOATING, TensorSpec
+from converter.text import split_layer_index
 
 _NUMBER = re.compile(r"(?<=\.)[0-9]{1,9}(?=\.)")
 _OUTPUT = re.compile(r"head|proj|decoder|classifier|output|dense|predictions")

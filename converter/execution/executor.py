@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from converter.cleanup import thread_pool
 from converter.errors import MatchError
 from converter.execution.file_writer import FileWriter, reporting_write_errors
 from converter.execution.resume import (
@@ -25,7 +26,6 @@ from converter.execution.resume import (
 from converter.execution.tensor_copy import TensorCopier, TensorResult
 from converter.formats.base import PreallocatedFile
 from converter.formats.registry import get_format
-from converter.interrupts import thread_pool
 from converter.plan import FileEntry, OutputFile, Plan, SourceTensor, TargetTensor
 from converter.progress import Progress
 from converter.safe_json import open_regular

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from converter.errors import OutputError, Problem
-from converter.execution.row_blocks import Check, RowLayout
+from converter.execution.rows import Check, RowLayout
 from converter.formats.base import PreallocatedFile, Segment, read_exactly
 from converter.system import open_for_update, reserve_space, write_at
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from converter.errors import MatchError
-from converter.execution.row_blocks import Check, RowLayout
+from converter.execution.rows import Check, RowLayout
 from converter.execution.tensor_copy import TensorCopier
 from converter.formats.base import Array
 from converter.formats.stored_tensors import byte_view, swap_bytes

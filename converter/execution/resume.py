@@ -20,8 +20,15 @@ import numpy as np
 
 from converter._version import __version__
 from converter.execution.file_writer import FileWriter, reporting_write_errors
-from converter.execution.row_blocks import Check, blocks, cast, little_endian, squeeze_shape
-from converter.execution.row_readers import BufferPool, StoredTensorReader
+from converter.execution.rows import (
+    BufferPool,
+    Check,
+    StoredTensorReader,
+    blocks,
+    cast,
+    little_endian,
+    squeeze_shape,
+)
 from converter.execution.tensor_copy import TensorResult
 from converter.formats.base import Array, PreallocatedFile, read_exactly
 from converter.formats.file_handle import LocalFile

@@ -9,22 +9,23 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from converter.errors import Problem
-from converter.execution.row_blocks import (
+from converter.execution.rows import (
+    BufferPool,
     Check,
     Permutation,
     RowLayout,
     blocks,
     cast,
+    copy_checks,
     count_non_finite,
     little_endian,
+    reader_for,
     squeeze_shape,
     squeezed_permutation,
 )
-from converter.execution.row_readers import BufferPool, copy_checks, reader_for
 from converter.formats.base import Array
 from converter.plan import FileEntry, SourceTensor, TargetTensor
-from converter.tensors import itemsize, numpy_dtype
-from converter.tensors.rearrangement import permute
+from converter.tensors import itemsize, numpy_dtype, permute
 
 _log = logging.getLogger(__name__)
 

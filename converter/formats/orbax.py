@@ -21,8 +21,7 @@ from converter.formats.base import Array, FileFormat, Reader, StoredTensor
 from converter.formats.file_handle import MAX_TENSORS, FileHandle, checked_spec, format_error
 from converter.optional_imports import import_optional
 from converter.safe_json import read_json_object
-from converter.tensors import TensorSpec
-from converter.tensors.spec import NAMES
+from converter.tensors import NAMES, TensorSpec
 
 MAX_RATIO = 1000
 """Decoded bytes per byte of the directory; trained weights hardly compress at all."""

@@ -15,8 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
+from converter.cleanup import thread_pool
 from converter.formats.file_handle import FileHandle
-from converter.interrupts import thread_pool
 
 BLOCK = 4 << 10
 """Bytes of a cache block. A tensor's header is short and may be anywhere in the file; the bytes

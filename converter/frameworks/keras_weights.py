@@ -10,9 +10,9 @@ import numpy as np
 from converter.errors import MatchError, Problem, UsageError
 from converter.execution.in_memory import InMemoryOutput
 from converter.formats.base import Array
-from converter.name_ranges import collapse_ranges
 from converter.progress import Progress, ProgressCounter
 from converter.tensors import numpy_dtype
+from converter.text import collapse_ranges
 
 
 class KerasWeights(Mapping[str, Array]):

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.execution.row_blocks import blocks
-from converter.execution.row_readers import BufferPool, StoredTensorReader
+from converter.execution.rows import BufferPool, StoredTensorReader, blocks
 from converter.formats.base import Array
 from converter.plan import SourceTensor
 from converter.tensors import numpy_dtype

@@ -16,10 +16,10 @@ from converter.checkpoint.opening import Checkpoint
 from converter.checkpoint.weight_states import is_packed, recognize_weights
 from converter.errors import MatchError, Problem
 from converter.initializers import COMPUTED
-from converter.name_ranges import collapse_ranges, summarize_names
 from converter.plan import SourceTensor
 from converter.recognition import Recognition
 from converter.tensors import Rearrangement, TensorSpec
+from converter.text import collapse_ranges, summarize_names
 
 _log = logging.getLogger(__name__)
 

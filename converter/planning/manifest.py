@@ -14,7 +14,7 @@ from converter._version import __version__
 from converter.models.source_model import MatchedCheckpoint
 from converter.plan import Plan, ResizedTensor, SourceTensor, TargetTensor
 from converter.safe_json import to_json
-from converter.safe_text import redact_values
+from converter.text import redact_values
 
 
 def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:

@@ -16,12 +16,11 @@ from converter._version import __version__
 from converter.architectures.schema import Architecture
 from converter.errors import UsageError
 from converter.models.model import InputModel
-from converter.name_ranges import collapse_ranges
 from converter.options import CardOptions, OutputOptions
 from converter.plan import InitializedTensor, Plan
 from converter.safe_json import read_small_file
-from converter.safe_text import redact
 from converter.storage.hub_card import PLACEHOLDER, is_generated, stated_license, with_checksum
+from converter.text import collapse_ranges, redact
 
 _TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
 _OTHER = "other"

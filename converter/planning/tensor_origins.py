@@ -13,8 +13,7 @@ from converter.errors import UnsupportedError
 from converter.initializers import COMPUTED, RULES, Initializer
 from converter.options import InitRule
 from converter.plan import InitializedTensor, ResizedTensor, SourceTensor, TargetTensor
-from converter.tensors import TensorSpec
-from converter.tensors.spec import FLOATING
+from converter.tensors import FLOATING, TensorSpec
 
 RANDOM_RULES = tuple(rule for rule in RULES if rule not in ("constant", *COMPUTED))
 

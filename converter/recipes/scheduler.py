@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
+from converter.cleanup import thread_pool
 from converter.errors import ConverterError, UsageError
-from converter.interrupts import thread_pool
 from converter.option_declaration import takes
 from converter.options import RunOptions
 from converter.recipes.job import (

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from converter.name_ranges import collapse_ranges
 from converter.report.rich_text import (
     MAX_LISTED,
     bounded,
@@ -24,6 +23,7 @@ from converter.report.rich_text import (
     table,
     unwrapped,
 )
+from converter.text import collapse_ranges
 from converter.verification.result import NOTHING
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from io import StringIO
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from converter.name_ranges import collapse_ranges, split_layer_index
-from converter.safe_text import printable
+from converter.text import collapse_ranges, printable, split_layer_index
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import Problem
-from converter.name_ranges import collapse_ranges
 from converter.report.rich_text import (
     MAX_LISTED,
     bounded,
@@ -24,6 +23,7 @@ from converter.report.rich_text import (
     shape,
     table,
 )
+from converter.text import collapse_ranges
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.file_names import MANIFEST
-from converter.name_ranges import collapse_ranges, split_layer_index
 from converter.plan import InitializedTensor, SourceTensor, TargetTensor
 from converter.report.rich_text import (
     bounded,
@@ -26,6 +25,7 @@ from converter.report.rich_text import (
     table,
     unwrapped,
 )
+from converter.text import collapse_ranges, split_layer_index
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

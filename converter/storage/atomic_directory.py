@@ -16,11 +16,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from converter.cleanup import LockFile, complete, remove
 from converter.errors import OutputError, Problem
 from converter.file_names import CHECKPOINT_MARKERS, name_problem
-from converter.interrupts import complete
 from converter.storage.base import check_overwrite, is_inside, not_a_directory_error
-from converter.storage.locks import LockFile, remove
 from converter.system import (
     IS_WINDOWS,
     allocated_bytes,

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from converter.errors import CheckpointError, ConverterError
-from converter.safe_text import redact
 from converter.storage.bounded_transfer import MAX_ANSWER_BYTES, TransferLimit, check_answer
 from converter.storage.references import HubRepo
+from converter.text import redact
 
 Response = TypeVar("Response")
 

@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from converter.cleanup import thread_pool
 from converter.errors import CheckpointError, Problem
 from converter.file_names import auxiliary_files, is_index, saved_model_index, weight_files
-from converter.formats.directory import CheckpointDirectory, RemoteDirectory
-from converter.interrupts import thread_pool
 from converter.safe_json import json_reader
 from converter.storage.base import (
+    CheckpointDirectory,
+    RemoteDirectory,
     Source,
     WeightSelection,
     check_file_name,

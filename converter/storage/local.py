@@ -15,12 +15,17 @@ from converter.file_names import (
     TF_INDEX_SUFFIX,
     tf_checkpoint_prefix,
 )
-from converter.formats.directory import CheckpointDirectory
 from converter.formats.file_handle import LocalFile
 from converter.formats.tensorflow_checkpoint.protobuf import read_checkpoint_state
 from converter.safe_json import file_to_copy, read_small_file
 from converter.storage.atomic_directory import atomic_directory
-from converter.storage.base import MAX_METADATA_BYTES, Source, is_inside, source_overlap_error
+from converter.storage.base import (
+    MAX_METADATA_BYTES,
+    CheckpointDirectory,
+    Source,
+    is_inside,
+    source_overlap_error,
+)
 from converter.storage.references import local_path
 
 

@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from converter.errors import UsageError
 from converter.file_names import name_key, name_problem
-from converter.safe_text import redact_url, remember_secrets
 from converter.system import IGNORES_CASE, IS_WINDOWS
+from converter.text import redact_url, remember_secrets
 
 _ID_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"({_ID_PART}/{_ID_PART})(?:@([^\s@]{{1,200}}))?")

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from converter.cleanup import thread_pool
 from converter.errors import CheckpointError, ConverterError, UnsupportedError
-from converter.interrupts import thread_pool
 from converter.optional_imports import install_hint
-from converter.safe_text import printable, redact
 from converter.storage.bounded_transfer import MAX_ANSWER_BYTES, TransferError, http_options
 from converter.storage.references import Url, append_name
+from converter.text import printable, redact
 
 _LIBRARIES = frozenset(
     "adlfs aiobotocore aiohttp azure botocore gcsfs google huggingface_hub paramiko requests "

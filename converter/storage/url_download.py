@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from converter.cleanup import TemporaryDirectory
 from converter.errors import CheckpointError, ConverterError, Problem
 from converter.file_names import (
     JOINT_WEIGHTS,
@@ -21,10 +22,11 @@ from converter.file_names import (
     tf_checkpoint_prefix,
     weight_files,
 )
-from converter.formats.directory import CheckpointDirectory, RemoteDirectory
 from converter.safe_json import json_reader
 from converter.storage.base import (
     MAX_METADATA_BYTES,
+    CheckpointDirectory,
+    RemoteDirectory,
     Source,
     WeightSelection,
     check_file_name,
@@ -32,7 +34,6 @@ from converter.storage.base import (
     shard_names,
 )
 from converter.storage.bounded_transfer import TransferLimit
-from converter.storage.locks import TemporaryDirectory
 from converter.storage.references import Url
 from converter.storage.url import UrlListing, list_url, transfer, translate_url_errors
 from converter.system import IS_WINDOWS

@@ -9,10 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from converter.execution.row_blocks import cast
-from converter.execution.row_readers import BufferPool, ResizedTensorReader, StoredTensorReader
+from converter.cleanup import thread_pool
+from converter.execution.rows import BufferPool, ResizedTensorReader, StoredTensorReader, cast
 from converter.formats.base import Array
-from converter.interrupts import thread_pool
 from converter.plan import SourceTensor
 from converter.system import processors
 from converter.verification.result import Difference

@@ -9,8 +9,7 @@ from threading import Lock
 
 import numpy as np
 
-from converter.execution.row_blocks import cast, count_non_finite
-from converter.execution.row_readers import BufferPool
+from converter.execution.rows import BufferPool, cast, count_non_finite
 from converter.formats.base import Array
 from converter.plan import SourceTensor
 from converter.tensors import numpy_dtype

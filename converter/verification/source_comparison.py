@@ -12,13 +12,13 @@ from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import CROSS_ATTENTION
 from converter.checkpoint.opening import open_files
 from converter.errors import Problem, UnsupportedError
-from converter.execution.row_readers import ResizedTensorReader
+from converter.execution.rows import ResizedTensorReader
 from converter.models.model import Model, resolve_model
 from converter.models.source_model import SourceModel, move_tied_values
-from converter.name_ranges import summarize_names
 from converter.plan import ResizedTensor, SourceTensor, TargetTensor
 from converter.progress import ProgressCounter
 from converter.storage.references import display_name
+from converter.text import summarize_names
 from converter.verification.comparison import canonical_shape, compare, thread_map
 from converter.verification.difference_classifier import (
     UNRELATED,

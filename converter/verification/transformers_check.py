@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from converter.cleanup import TemporaryDirectory
 from converter.errors import Problem, UnsupportedError
 from converter.file_names import INDEX_SUFFIX
 from converter.models.model import Model
-from converter.name_ranges import collapse_ranges
-from converter.storage.locks import TemporaryDirectory
+from converter.text import collapse_ranges
 from converter.verification.result import Findings
 from converter.verification.transformers_runner import MARK
 

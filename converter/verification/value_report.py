@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from converter.execution.row_blocks import cast
-from converter.execution.row_readers import BufferPool, StoredTensorReader
+from converter.execution.rows import BufferPool, StoredTensorReader, cast
 from converter.formats.base import Array
 from converter.models.model import Model
-from converter.name_ranges import split_layer_index
 from converter.plan import SourceTensor
 from converter.progress import ProgressCounter
+from converter.text import split_layer_index
 from converter.verification.comparison import as_float64, blocks, ranges, thread_buffers, thread_map
 from converter.verification.manifest import is_initialized, tensor_entries
 from converter.verification.result import (

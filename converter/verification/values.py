@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from converter.errors import ConverterError, Problem
-from converter.execution.row_blocks import cast, count_non_finite
-from converter.execution.row_readers import StoredTensorReader
+from converter.execution.rows import StoredTensorReader, cast, count_non_finite
 from converter.formats.base import Array
 from converter.models.model import Model
 from converter.plan import SourceTensor

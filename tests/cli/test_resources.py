@@ -18,7 +18,7 @@ import converter
 from converter.cli import commands
 from converter.errors import resource_error
 from tests import factories
-from tests.test_interrupts import working_threads
+from tests.test_cleanup import working_threads
 
 COMMANDS = {
     "compose": ["bert", "gpt2", "out"],

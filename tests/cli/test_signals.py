@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import converter
-from converter.cli.signals import EndingSignals
+from converter.cleanup import EndingSignals
 from tests import factories
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]

@@ -18,7 +18,7 @@ import pytest
 from converter.errors import CheckpointError, FormatError, MatchError, OutputError
 from converter.execution import executor, file_writer
 from converter.execution.executor import execute
-from converter.execution.row_blocks import blocks, cast, count_non_finite
+from converter.execution.rows import blocks, cast, count_non_finite
 from converter.formats.base import PreallocatedFile, Segment, StoredTensor
 from converter.formats.registry import get_format, open_file
 from converter.initializers import Initializer

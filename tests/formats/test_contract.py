@@ -13,12 +13,11 @@ import pytest
 
 from converter.errors import CheckpointError, FormatError
 from converter.formats.base import FileFormat, Reader
-from converter.formats.directory import RemoteDirectory
 from converter.formats.file_handle import FileHandle
 from converter.formats.registry import FORMATS, detect_format, get_format, open_file
+from converter.storage.base import RemoteDirectory
 from converter.storage.hub_client import HubRangeSource
-from converter.tensors import TensorSpec
-from converter.tensors.spec import NAMES
+from converter.tensors import NAMES, TensorSpec
 from tests.formats.mutations import examine
 from tests.formats.writing import (
     DIRECTORIES,

@@ -15,8 +15,7 @@ from converter.errors import FormatError
 from converter.formats.file_handle import LocalFile
 from converter.formats.registry import detect_format
 from converter.formats.torch import FORMAT
-from converter.tensors import TensorSpec
-from converter.tensors.spec import NAMES
+from converter.tensors import NAMES, TensorSpec
 from tests.formats.mutations import examine
 from tests.formats.writing import values, write
 

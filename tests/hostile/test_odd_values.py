@@ -20,11 +20,11 @@ from safetensors.numpy import save_file
 import converter
 from converter.cli import commands
 from converter.errors import ConfigError, UsageError
-from converter.name_ranges import collapse_ranges
 from converter.option_declaration import parse_size
 from converter.options import MAX_JOBS, parse_settings
 from converter.report.rich_text import MAX_LISTED
 from converter.safe_json import parse_json, read_json_object
+from converter.text import collapse_ranges
 from tests import factories
 from tests.formats.work import work_at_most
 

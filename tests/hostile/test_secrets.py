@@ -17,8 +17,8 @@ from click.testing import CliRunner
 import converter
 from converter.cli import commands
 from converter.errors import ConverterError, Problem
-from converter.safe_text import printable, redact, redact_url, redact_values
 from converter.storage.references import Url
+from converter.text import printable, redact, redact_url, redact_values
 from tests import factories
 from tests.storage.hub.conftest import HubSession, contents
 from tests.storage.hub.hub_server import serving

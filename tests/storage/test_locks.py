@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from converter.storage.locks import TemporaryDirectory
-from tests.test_interrupts import interrupted
+from converter.cleanup import TemporaryDirectory
+from tests.test_cleanup import interrupted
 
 HOLD = """
 import time
-from converter.storage.locks import TemporaryDirectory
+from converter.cleanup import TemporaryDirectory
 temporary = TemporaryDirectory()
 (temporary.path / "file").write_text("x")
 print(temporary.path, flush=True)
@@ -112,7 +112,7 @@ def test_an_interrupt_at_any_step_leaves_nothing(place: Path) -> None:
             (temporary.path / "file").write_text("x")
 
     for step in range(1, 1000):
-        going = interrupted(step, use, "storage/locks", "interrupts", __file__)
+        going = interrupted(step, use, "converter/cleanup", __file__)
         gc.collect()
         assert names(place) == [], step
         if not going:

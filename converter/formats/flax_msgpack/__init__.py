@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from converter.formats.base import FileFormat, FileSpec, PreallocatedFile, Reader
 from converter.formats.file_handle import FileHandle
-from converter.tensors.spec import NAMES
+from converter.tensors import NAMES
 
 
 class FlaxMsgpackFormat(FileFormat):

@@ -22,8 +22,7 @@ from converter.formats.file_handle import (
 )
 from converter.formats.flax_msgpack.writer import CHUNKED
 from converter.formats.stored_tensors import ContiguousTensor
-from converter.tensors import TensorSpec
-from converter.tensors.spec import NAMES
+from converter.tensors import NAMES, TensorSpec
 
 MAX_STRING = 4096
 """Bytes of a key or of a string that is kept."""

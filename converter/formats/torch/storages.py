@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from converter.formats.file_handle import MAX_RANK
 from converter.formats.torch.unpickler import MAX_OPERATIONS, Global, Opaque, Pairs
-from converter.tensors.spec import NAMES
+from converter.tensors import NAMES
 
 _STORAGES = {
     "DoubleStorage": "float64",

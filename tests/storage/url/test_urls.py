@@ -18,11 +18,11 @@ from fsspec.implementations.memory import MemoryFile
 from fsspec.spec import AbstractBufferedFile
 
 import converter
+from converter.cleanup import TemporaryDirectory
 from converter.cli import commands
 from converter.errors import CheckpointError, OutputError, UnsupportedError
 from converter.recipes.parser import read_recipes
 from converter.storage import url_download
-from converter.storage.locks import TemporaryDirectory
 from converter.storage.references import Url, local_path, location_key, parse_url
 from converter.storage.url import list_url
 from converter.storage.url_upload import commit_order

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 import converter
-from converter.interrupts import POOL, complete, thread_pool
+from converter.cleanup import POOL, complete, thread_pool
 from converter.storage.atomic_directory import atomic_directory
 from converter.system import lock, open_for_update
 from tests import factories
 from tests.hostile.reliability import digests
 
-PLACES = ("atomic_directory", "storage/locks", "interrupts", "contextlib")
+PLACES = ("atomic_directory", "converter/cleanup", "contextlib")
 """Parts of the paths of the code that has to be correct at every step."""
 _POINTS = ("CALL", "RESUME", "JUMP_BACKWARD")
 """Prefixes of the instructions after which Python looks for signals (``ceval.c``)."""
@@ -174,7 +174,7 @@ def test_no_thread_of_a_pool_works_after_an_interrupt() -> None:
                 running.acquire()
                 stop.set()
 
-        going = interrupted(step, run, "interrupts.py", "contextlib.py", __file__)
+        going = interrupted(step, run, "converter/cleanup.py", "contextlib.py", __file__)
         assert stop.is_set() or not going or not working_threads()
         states.append(working_threads())
         if not going:

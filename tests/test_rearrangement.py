@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter.tensors import Axes, Rearrangement, numpy_dtype
-from converter.tensors.rearrangement import permute, rearrange, simplify
+from converter.tensors import Axes, Rearrangement, numpy_dtype, permute, rearrange, simplify
 
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "uint8", "bool", "complex128")
 

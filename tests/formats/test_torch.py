@@ -242,8 +242,25 @@ REFUSED = {
     "module": (lambda: torch.nn.Linear(2, 2), "state_dict"),
     "tensor": (lambda: torch.ones(2), "mapping"),
     "inner module": (lambda: {"model": torch.nn.Linear(2, 2)}, "torch.nn.modules.linear.Linear"),
-    "sparse": (lambda: {"a": torch.eye(3).to_sparse()}, "_rebuild_sparse_tensor"),
-    "meta": (lambda: {"a": torch.ones(3, device="meta")}, "_rebuild_meta_tensor"),
+    "sparse": (lambda: {"a": torch.eye(3).to_sparse()}, r"a: a sparse tensor .*to_dense"),
+    "meta": (lambda: {"a": torch.ones(3, device="meta")}, "a: a tensor of the meta device"),
+    "nested": (
+        lambda: {"a": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])},
+        r"a: a nested tensor .*unbind",
+    ),
+    "quantized": (
+        lambda: {"a": torch.quantize_per_tensor(torch.randn(2, 3), 0.1, 0, torch.qint8)},
+        r"a: a quantized tensor .*dequantize",
+    ),
+    "quantized by channel": (
+        lambda: {
+            "b": torch.ones(2),
+            "a": torch.quantize_per_channel(
+                torch.randn(2, 3), torch.ones(2), torch.zeros(2), 0, torch.quint8
+            ),
+        },
+        r"a: a quantized tensor .*dequantize",
+    ),
     "storage": (lambda: {"a": torch.ones(3).untyped_storage()}, "storage without a tensor"),
     "key": (lambda: {(1, 2): torch.ones(3)}, "not a string"),
     "twice": (lambda: {"a.b": torch.ones(1), "a": {"b": torch.ones(1)}}, "duplicate"),

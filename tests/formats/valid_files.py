@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import safetensors.numpy
+from ml_dtypes import bfloat16
 
 from converter.formats.file_handle import LocalFile
 from converter.formats.registry import FORMATS, get_format
@@ -60,7 +61,11 @@ def _torch_saved(directory: Path) -> Files:
         tensor.note = state["a"].shape  # makes torch write _rebuild_from_type_v2 and torch.Size
     torch.save(signed, directory / "signed")
     torch.save(signed, directory / "signed-legacy", _use_new_zipfile_serialization=False)
-    for name in ("archive", "legacy", "signed", "signed-legacy"):
+    array = base.numpy()
+    arrays = {"a": array, "b": array.T, "c": array.astype(">f8"), "d": np.ones(3, bfloat16)}
+    torch.save(arrays, directory / "arrays")
+    torch.save(arrays, directory / "arrays-5", pickle_protocol=5)
+    for name in ("archive", "legacy", "signed", "signed-legacy", "arrays", "arrays-5"):
         yield (directory / name,)
 
 

@@ -29,6 +29,7 @@ from converter.formats.stored_tensors import (
     byte_view,
     is_contiguous,
 )
+from converter.formats.torch.numpy_arrays import NumpyArray, NumpyTensor
 from converter.formats.torch.state_dict import NamedTensors, name_tensors
 from converter.formats.torch.storages import DTYPES, Storage, Tensor, TorchUnpicklerHooks
 from converter.formats.torch.unpickler import MAX_BYTES, ByteSource, unpickle
@@ -111,6 +112,13 @@ def _open_zip(handle: FileHandle) -> Reader:
     byteorder = _byteorder(handle, records.get(f"{prefix}/byteorder"))
     # Compressed listings, which torch does not write, take about a tenth of their bytes.
     limit = min(MAX_BYTES, _ALWAYS_ALLOWED + _MAX_RATIO * handle.size)
+    if MAX_BYTES < pickle_record.size <= handle.size:
+        raise handle.error(
+            "the pickle is too long: it has values in it, as those of numpy arrays are",
+            expected=f"at most {MAX_BYTES} bytes",
+            found=pickle_record.size,
+            remedy="save tensors, as torch.from_numpy(array) makes them",
+        )
     data = read_record(handle, pickle_record, limit)
     hooks = TorchUnpicklerHooks(min(len(data), handle.size))
     root = unpickle(ByteSource(path, lambda at, n: data[at : at + n], 0, len(data)), hooks)
@@ -148,13 +156,14 @@ def _open_legacy(handle: FileHandle) -> Reader:
         raise handle.error("not a torch file of a known version")
     unpickle(source, hooks)  # sizes of C types on the machine that wrote the file
     root = unpickle(source, hooks)
+    named = name_tensors(handle.path, root)
     listed = unpickle(source, hooks)
     items = listed if isinstance(listed, list) else [None]
     keys = [str(key) for key in items if isinstance(key, str | int)]
     if len(keys) != len(items) or len(set(keys)) != len(keys):
         raise handle.error("the list of storages is malformed")
     extents = _locate_storages(handle, keys, hooks.storages, source.position)
-    return _reader(handle, name_tensors(handle.path, root), hooks, extents, "little", "legacy")
+    return _reader(handle, named, hooks, extents, "little", "legacy")
 
 
 def _locate_storages(
@@ -194,10 +203,15 @@ def _reader(
                 f"{nbytes} bytes for {storage.total} of {storage.dtype}",
                 f"{actual} bytes" if actual is not None else None,
             )
-    tensors = {
-        name: _signed_tensor(handle, name, tensor, extents[tensor.storage.key][0], byteorder)
-        for name, tensor in named.tensors.items()
-    }
+    tensors: dict[str, StoredTensor] = {}
+    numbers: dict[int, int] = {}
+    for name, tensor in named.tensors.items():
+        if isinstance(tensor, NumpyArray):
+            number = numbers.setdefault(id(tensor.data), len(numbers))
+            tensors[name] = NumpyTensor(handle.path, name, tensor, number)
+        else:
+            offset = extents[tensor.storage.key][0]
+            tensors[name] = _signed_tensor(handle, name, tensor, offset, byteorder)
     return Reader(
         path=handle.path,
         tensors=tensors,

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converter.formats.file_handle import MAX_TENSORS, format_error, sanitize
-from converter.formats.torch.storages import Storage, Tensor
-from converter.formats.torch.unpickler import Opaque, Pairs
+from converter.formats.torch.numpy_arrays import NumpyArray, parse_array
+from converter.formats.torch.storages import DEVICE_TENSORS, REBUILD_FROM_TYPE, Storage, Tensor
+from converter.formats.torch.unpickler import Global, Opaque, Pairs
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "params")
 """Keys under which training checkpoints keep the state dict, the most specific first."""
@@ -21,7 +22,7 @@ _MAX_DEPTH = 64
 MAX_NAME_CHARACTERS = 32 << 20
 """Characters of all names together, which shared objects could multiply."""
 _MAX_SHOWN = 20
-_WALKED = (Pairs, list, tuple, Opaque, Tensor, Storage)
+_WALKED = (Pairs, list, tuple, Opaque, Tensor, Storage, NumpyArray)
 """Types of objects that may hold a tensor."""
 
 
@@ -29,7 +30,7 @@ _WALKED = (Pairs, list, tuple, Opaque, Tensor, Storage)
 class NamedTensors:
     """The tensors of a torch file by dotted path."""
 
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Tensor | NumpyArray]
     wrapper: str | None
     """The top-level key of the state dict."""
     ignored: tuple[str, ...]
@@ -84,17 +85,27 @@ def _children(value: object) -> Sequence[object]:
 
 
 def _holders_of_tensors(root: object) -> set[int]:
-    """Return the ids of all objects from which a tensor can be reached, visiting each once."""
+    """Return the ids of all objects from which a tensor can be reached, visiting each once.
+
+    Arrays of numpy are tensors if nothing but mappings holds them: not in the state of other
+    objects, such as random generators.
+    """
     first = {id(root): id(root)}
     """Object → an object that holds it, which is all that most have."""
     others: dict[int, list[int]] = {}
     tensors: list[int] = []
+    arrays: list[int] = []
+    mappings: set[int] = set()
     pending = [root]
     while pending:
         value = pending.pop()
         holder = id(value)
-        if isinstance(value, Tensor | Storage) or _rebuilds(value):
+        if isinstance(value, Pairs):
+            mappings.add(holder)
+        elif isinstance(value, Tensor | Storage) or _rebuilds(value):
             tensors.append(holder)
+        elif parse_array(value):
+            arrays.append(holder)
         for child in _children(value):
             if isinstance(child, _WALKED):
                 if id(child) in first:
@@ -102,26 +113,31 @@ def _holders_of_tensors(root: object) -> set[int]:
                 else:
                     first[id(child)] = holder
                     pending.append(child)
-    carrying = set(tensors)
-    while tensors:
-        item = tensors.pop()
-        for holder in (first[item], *others.pop(item, ())):
-            if holder not in carrying:
-                carrying.add(holder)
-                tensors.append(holder)
+    carrying = {*tensors, *arrays}
+    for reached, only in ((tensors, None), (arrays, mappings)):
+        while reached:
+            item = reached.pop()
+            for holder in (first[item], *others.get(item, ())):
+                if holder not in carrying and (only is None or holder in only):
+                    carrying.add(holder)
+                    reached.append(holder)
     return carrying
 
 
 def _rebuilds(value: object) -> bool:
-    """Return whether `value` is a tensor of an unsupported kind."""
-    return isinstance(value, Opaque) and value.kind.startswith("torch._utils._rebuild")
+    """Return whether `value` is a tensor, or of an unsupported kind."""
+    if isinstance(value, NumpyArray):
+        return True
+    return isinstance(value, Opaque) and value.kind.startswith(
+        ("torch._utils._rebuild", REBUILD_FROM_TYPE)
+    )
 
 
 def _flatten(
     path: Path, root: Pairs, carrying: set[int]
-) -> tuple[dict[str, Tensor], dict[str, None]]:
+) -> tuple[dict[str, Tensor | NumpyArray], dict[str, None]]:
     """Return all tensors below `root` by dotted path, in stored order, and the paths between."""
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor | NumpyArray] = {}
     mappings: dict[str, None] = {}
     characters = 0
     levels: list[tuple[str, Iterator[tuple[object, object]]]] = [("", iter(root.items))]
@@ -134,10 +150,11 @@ def _flatten(
             characters += len(name)
             if characters > MAX_NAME_CHARACTERS:
                 raise format_error(path, "the names are too long", name)
-            if isinstance(value, Tensor):
+            tensor = value if isinstance(value, Tensor | NumpyArray) else parse_array(value)
+            if tensor:
                 if name in tensors:
                     raise format_error(path, "duplicate name", name)
-                tensors[name] = value
+                tensors[name] = tensor
                 if len(tensors) > MAX_TENSORS:
                     raise format_error(path, "too many tensors", expected=f"at most {MAX_TENSORS}")
                 continue
@@ -158,6 +175,8 @@ def _items(path: Path, name: str, value: object) -> Iterator[tuple[object, objec
     if isinstance(value, list | tuple):
         return iter(enumerate(value))
     what = value.kind if isinstance(value, Opaque) else "a storage without a tensor"
+    if unsupported := _unsupported(value):
+        raise format_error(path, unsupported[0], name, remedy=unsupported[1])
     raise format_error(
         path,
         "tensors inside an object of an unknown class, which is not rebuilt",
@@ -165,6 +184,46 @@ def _items(path: Path, name: str, value: object) -> Iterator[tuple[object, objec
         "a dictionary of plain tensors",
         what,
         remedy="load it where it was made and save model.state_dict()",
+    )
+
+
+_UNSUPPORTED = {
+    "torch._utils._rebuild_qtensor": (
+        "a quantized tensor",
+        "save the model that was quantized, or tensor.dequantize()",
+    ),
+    "torch._utils._rebuild_sparse_tensor": ("a sparse tensor", "save tensor.to_dense()"),
+    "torch._utils._rebuild_nested_tensor": ("a nested tensor", "save its parts: tensor.unbind()"),
+    "torch._utils._rebuild_meta_tensor_no_storage": (
+        "a tensor of the meta device, which has no values",
+        "load the weights before the model is saved",
+    ),
+    **dict.fromkeys(
+        DEVICE_TENSORS,
+        ("a tensor that is cast when it is loaded to its device", "save tensor.cpu()"),
+    ),
+}
+"""Function that rebuilds a tensor → what it is, and what makes it a plain one."""
+
+
+def _unsupported(value: object) -> tuple[str, str] | None:
+    """Return what a tensor is that is not rebuilt, and the step; ``None`` for other objects."""
+    if not isinstance(value, Opaque):
+        return None
+    if value.kind != REBUILD_FROM_TYPE:
+        return _UNSUPPORTED.get(value.kind)
+    names = [part.name for part in value.parts if isinstance(part, Global)]
+    kind = next((name for name in names if not name.startswith("torch._utils.")), "unknown")
+    if kind.rpartition(".")[2] == "DTensor":
+        return (
+            "a part of a DTensor",
+            "save tensor.full_tensor(), or get_model_state_dict(model, options="
+            "StateDictOptions(full_state_dict=True)) of torch.distributed.checkpoint.state_dict",
+        )
+    return (
+        f"a tensor of the class {sanitize(kind)}, whose values are not known without it",
+        "save plain tensors: tensor.dequantize() of a quantized class, tensor.as_subclass("
+        "torch.Tensor) of others",
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from converter.formats.file_handle import MAX_RANK
+from converter.formats.torch.numpy_arrays import NumpyArray, parse_array
 from converter.formats.torch.unpickler import MAX_OPERATIONS, Global, Opaque, Pairs
 from converter.tensors import NAMES
 
@@ -88,12 +89,19 @@ class TorchUnpicklerHooks:
 
     def call(self, function: Global, arguments: tuple[object, ...]) -> object:
         """Return a tensor, a dictionary, a shape, or an `Opaque`."""
-        depth = 0
-        while function.name == _REBUILD_FROM_TYPE and len(arguments) == 4:
-            inner, kind, values, _ = arguments
-            plain = isinstance(kind, Global) and kind.name in _TENSOR_CLASSES
-            if not plain or not isinstance(inner, Global) or not isinstance(values, tuple):
+        depth, subclass = 0, False
+        while function.name == REBUILD_FROM_TYPE and len(arguments) == 4:
+            inner, kind, values, state = arguments
+            if not (isinstance(kind, Global) and isinstance(inner, Global)):
                 break
+            if not isinstance(values, tuple):
+                break
+            if inner.name == _WRAPPER_SUBCLASS and (local := _complete_local(kind, values, state)):
+                return local
+            if kind.name not in _TENSOR_CLASSES:
+                subclass = True
+                if inner.name not in _VIEWS or not self._is_plain(state):
+                    break
             function, arguments = inner, values
             depth += 1
             if depth > _MAX_DEPTH:
@@ -103,9 +111,15 @@ class TorchUnpicklerHooks:
         if name in _VIEWS:
             view = _view(name, arguments)
             self.charge(2 * len(view.shape))
-            return view
-        if name in _WRAPPERS and isinstance(first, Tensor):
+            return (
+                Opaque(REBUILD_FROM_TYPE, kind, view)
+                if subclass and view.dtype not in _PLAIN
+                else view
+            )
+        if name in _WRAPPERS and isinstance(first, Tensor | NumpyArray):
             return first
+        if name in DEVICE_TENSORS and (copied := _device_tensor(arguments)):
+            return copied
         if name == "collections.OrderedDict":
             return self._ordered(first)
         if name == "torch.Size" and len(arguments) == 1 and isinstance(first, tuple | list):
@@ -113,6 +127,24 @@ class TorchUnpicklerHooks:
             return tuple(first)
         self.charge(len(arguments))
         return Opaque(name, *arguments)
+
+    def _is_plain(self, state: object) -> bool:
+        """Return whether the state of a tensor's subclass is small and holds no tensor."""
+        pending = [state]
+        for _ in range(_MAX_STATE):
+            if not pending:
+                return True
+            self.charge(1)
+            match pending.pop():
+                case Pairs(items=items) if len(items) <= _MAX_STATE:
+                    pending += [part for pair in items for part in pair]
+                case tuple() | list() as items if len(items) <= _MAX_STATE:
+                    pending += items
+                case Global() | str() | int() | float() | bytes() | None:
+                    pass
+                case _:
+                    return False
+        return False
 
     def _ordered(self, items: object) -> Pairs:
         """Return ``OrderedDict()``, or ``OrderedDict([[key, value], …])`` of Python 2."""
@@ -132,6 +164,8 @@ class TorchUnpicklerHooks:
         match identity:
             case ("module", Global() as kind, *_):
                 return kind
+            case ("storage", Global() as kind, *_) if kind.name in _QUANTIZED:
+                return Opaque(kind.name)
             case ("storage", kind, str() | int() as key, _, int(numel)):
                 storage = _storage(kind, key, numel, None)
             case ("storage", kind, str() | int() as key, _, int(numel), view):
@@ -150,7 +184,22 @@ _VIEWS = {
     "torch._utils._rebuild_tensor_v3": 7,
 }
 """Functions that return a tensor of a storage → the number of arguments, without metadata."""
-_REBUILD_FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
+REBUILD_FROM_TYPE = "torch._tensor._rebuild_from_type_v2"
+_WRAPPER_SUBCLASS = "torch._utils._rebuild_wrapper_subclass"
+DEVICE_TENSORS = frozenset(
+    f"torch._utils._rebuild_{name}"
+    for name in ("device_tensor_from_numpy", "device_tensor_from_cpu_tensor", "xla_tensor")
+)
+"""What makes a tensor of another device of an array or a tensor, and a dtype."""
+_QUANTIZED = frozenset(
+    f"{module}.{name}Storage"
+    for module in _STORAGE_MODULES
+    for name in ("QInt8", "QUInt8", "QInt32", "QUInt4x2", "QUInt2x4")
+)
+_PLAIN = frozenset({"float64", "float32", "float16", "bfloat16"})
+"""dtypes whose values mean the same in every subclass of a tensor; smaller ones may be scaled."""
+_MAX_STATE = 64
+"""Objects in the state of a tensor's subclass."""
 _MAX_DEPTH = 16
 """Calls of it within one another; torch writes one."""
 _FREE_UNITS = 1 << 16
@@ -175,12 +224,61 @@ _USUAL = frozenset(
         *(f"{module}.{name}" for module in _STORAGE_MODULES for name in _STORAGES),
         "collections.OrderedDict",
         "torch.Size",
-        _REBUILD_FROM_TYPE,
+        REBUILD_FROM_TYPE,
         "torch.device",
         "torch.serialization._get_layout",
     }
 )
 """Imports that ``torch.load(weights_only=True)`` allows, too."""
+
+
+def _complete_local(kind: Global, values: tuple[object, ...], state: object) -> Tensor | None:
+    """Return the local tensor of a DTensor if it has all values; ``None`` if not.
+
+    A process has all values if its part has the shape of the complete tensor, unless they remain to
+    be added up (``Partial``).
+    """
+    members = state[-1] if isinstance(state, tuple) and state else state
+    named = _members(members)
+    local, spec = named.get("_local_tensor"), named.get("_spec")
+    if kind.name.rpartition(".")[2] != "DTensor" or not isinstance(spec, Opaque):
+        return None
+    placements = _members(spec.parts[-1] if spec.parts else None).get("placements")
+    if not isinstance(local, Tensor) or values[2:3] != (local.shape,):
+        return None
+    if not isinstance(placements, tuple) or not 0 < len(placements) <= MAX_RANK:
+        return None
+    known = [isinstance(each, Opaque) and each.kind in _PLACEMENTS for each in placements]
+    return local if all(known) else None
+
+
+def _members(state: object) -> dict[str, object]:
+    """Return the attributes in the state of an object; none if there are too many."""
+    if not isinstance(state, Pairs) or len(state.items) > _MAX_STATE:
+        return {}
+    return {key: value for key, value in state.items if isinstance(key, str)}
+
+
+_PLACEMENTS = frozenset(
+    f"torch.distributed.{package}.placement_types.{name}"
+    for package in ("tensor", "_tensor")
+    for name in ("Replicate", "Shard")
+)
+
+
+def _device_tensor(arguments: tuple[object, ...]) -> Tensor | NumpyArray | None:
+    """Return the tensor or array that was copied from a device; ``None`` if it is cast."""
+    if len(arguments) < 2 or not isinstance(arguments[1], Global):
+        return None
+    data, dtype = arguments[0], _DTYPE_NAMES.get(arguments[1].name)
+    if isinstance(data, Tensor):
+        return data if data.dtype == dtype else None
+    array = parse_array(data)
+    if (
+        array and dtype == "bfloat16" and array.dtype == "float32"
+    ):  # numpy has none: no value changes
+        return replace(array, dtype=dtype)
+    return array if array and array.dtype == dtype else None
 
 
 def _view(name: str, arguments: tuple[object, ...]) -> Tensor:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from converter.formats.file_handle import FETCH_AGAIN, format_error
 
 MAX_BYTES = 64 << 20
@@ -24,6 +26,8 @@ _MAX_LINE = 4096
 """Bytes of the longest line in the operations that take text."""
 _CHUNK = 64 << 10
 """Bytes read at once."""
+_WIDE = 4096
+"""Bytes of the longest string whose characters are not looked at."""
 
 
 class ByteSource:
@@ -219,8 +223,15 @@ class _Machine:
     def _sized(self, size: int) -> bytes:
         """Read a number of `size` bytes, and as many bytes as it says."""
         length = self._unsigned(size)
-        self._hooks.charge(length // 4)  # up to 4 bytes for a character
-        return self._take(length)
+        if length <= _WIDE:
+            self._hooks.charge(length // 4)
+            return self._take(length)
+        self._hooks.charge(length // 8)
+        data = self._take(length)
+        # As text, each character takes as many bytes as the widest; those of arrays take one.
+        widest = int(np.frombuffer(data, np.uint8).max())
+        self._hooks.charge(length // 8 * (0 if widest < 0xC4 else 1 if widest < 0xF0 else 3))
+        return data
 
     # Numbers and strings
 

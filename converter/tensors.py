@@ -26,11 +26,17 @@ _NUMPY = (
 NAMES: tuple[str, ...] = (*_NUMPY, *_ML_DTYPES)
 FLOATING: frozenset[str] = frozenset({"float64", "float32", "float16", *_ML_DTYPES})
 
+PACKED_BITS = {"float6_e3m2fn": 6, "float6_e2m3fn": 6, "float4_e2m1fn": 4}
+"""Further dtypes → bits of one element in files; in memory it takes a byte."""
+
 
 @cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """Return the native-endian numpy dtype called `name`; raise KeyError if not in `NAMES`."""
-    if name in _ML_DTYPES:
+    """Return the native-endian numpy dtype called `name`.
+
+    Raise KeyError if it is in neither `NAMES` nor `PACKED_BITS`.
+    """
+    if name in _ML_DTYPES or name in PACKED_BITS:
         import ml_dtypes  # takes 10 ms, which float32 files do not need
 
         extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
@@ -61,7 +67,9 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values in C order."""
+        """Bytes of the values in C order, in a file."""
+        if self.dtype in PACKED_BITS:
+            return -(-self.size * PACKED_BITS[self.dtype] // 8)
         return self.size * itemsize(self.dtype)
 
     def describe(self) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from converter.errors import OutputError, Problem
 from converter.execution.rows import Check, RowLayout
 from converter.formats.base import PreallocatedFile, Segment, read_exactly
+from converter.formats.stored_tensors import pack
 from converter.system import open_for_update, reserve_space, write_at
 
 _READ_BACK = 1 << 20
@@ -48,6 +49,11 @@ class FileWriter:
         OutputError if the file cannot be written.
         """
         segments = self._output.segments[name]
+        if name in self._output.packed:
+            values = pack(values, self._output.packed[name])
+            with self._reporting():
+                self._write(segments, len(values) * start // max(1, stop - start), values)
+            return
         row_bytes = len(values) // ((stop - start) * rows.outer) if len(values) else 0
         length = row_bytes * (stop - start)
         with self._reporting():

@@ -66,12 +66,17 @@ class RowLayout:
         return self.outer == 1 or stop - start == self.rows
 
 
-def blocks(shape: tuple[int, ...], width: int, limit: int) -> Iterator[tuple[int, int]]:
-    """Yield even ranges of rows of at most `limit` bytes (or one row) of `width`-byte elements."""
+def blocks(
+    shape: tuple[int, ...], width: int, limit: int, least: int = 1
+) -> Iterator[tuple[int, int]]:
+    """Yield even ranges of rows of at most `limit` bytes (or one row) of `width`-byte elements.
+
+    Each but the last is a multiple of `least` rows.
+    """
     rows = shape[0] if shape else 1
     most = max(1, limit // max(1, math.prod(shape[1:]) * width))
     count = max(1, -(-rows // most))
-    step = -(-rows // count)
+    step = -(-rows // count // least) * least
     for start in range(0, max(rows, 1), max(step, 1)):
         yield start, min(start + step, rows)
 

@@ -25,7 +25,7 @@ from converter.execution.rows import (
 )
 from converter.formats.base import Array
 from converter.plan import FileEntry, SourceTensor, TargetTensor
-from converter.tensors import itemsize, numpy_dtype, permute
+from converter.tensors import PACKED_BITS, itemsize, numpy_dtype, permute
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +92,8 @@ class TensorCopier:
         checks = copy_checks(tensor)
         digest = hashlib.sha256()
         widest = max([source.dtype.itemsize, *(itemsize(group.dtype) for group in groups)])
-        for start, stop in blocks(shape, widest, self.scratch.block):
+        least = 8 if tensor.spec.dtype in PACKED_BITS else 1  # rows that end with a byte
+        for start, stop in blocks(shape, widest, self.scratch.block, least):
             self._check()
             raw, stored = source.read(start, stop, self.scratch, "raw")
             for check in checks:

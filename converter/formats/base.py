@@ -116,6 +116,8 @@ class PreallocatedFile:
     """For each tensor the runs of its bytes, by ascending `tensor_offset`, without gaps."""
     needs_crc32: bool = field(default=False)
     """Whether `finalize` takes the CRC-32 of each tensor's bytes."""
+    packed: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    """Tensors of which several elements are in a byte → bits of an element."""
 
     def finalize(self, crc32: Mapping[str, int]) -> None:
         """Write what depends on the tensors' bytes, once all are in place; usually nothing."""
@@ -144,6 +146,8 @@ class FileFormat(ABC):
     """``safetensors``, ``torch``, ``keras-hdf5``, ``flax-msgpack`` …"""
     dtypes: frozenset[str]
     """The dtype names that the format can hold."""
+    packed_dtypes: frozenset[str] = frozenset()
+    """Those of `PACKED_BITS` that it can hold, in tensors of complete bytes."""
     supports_aliases: bool = False
     """Whether the format can express that two names share their bytes."""
 
@@ -183,7 +187,8 @@ class FileFormat(ABC):
         if aliases and not self.supports_aliases:
             raise ValueError(f"{self.name} cannot express that tensors share their bytes")
         names = {tensor.name for tensor in tensors}
-        problems = [f"{t.name}: dtype {t.dtype}" for t in tensors if t.dtype not in self.dtypes]
+        held = self.dtypes | self.packed_dtypes
+        problems = [f"{t.name}: dtype {t.dtype}" for t in tensors if t.dtype not in held]
         problems += [
             f"{alias}: alias of {name}"
             for alias, name in spec.aliases.items()

@@ -31,8 +31,8 @@ from converter.formats.file_handle import (
     closed_on_error,
     create_file,
 )
-from converter.formats.stored_tensors import ContiguousTensor
-from converter.tensors import TensorSpec
+from converter.formats.stored_tensors import ContiguousTensor, PackedTensor
+from converter.tensors import PACKED_BITS, TensorSpec
 
 _DTYPES = {
     "U64": "uint64",
@@ -53,6 +53,9 @@ _DTYPES = {
     "F8_E5M2": "float8_e5m2",
     "I8": "int8",
     "U8": "uint8",
+    "F6_E3M2": "float6_e3m2fn",
+    "F6_E2M3": "float6_e2m3fn",
+    "F4": "float4_e2m1fn",
     "BOOL": "bool",
 }
 """safetensors' dtype names → numpy's, in the order in which the library stores tensors."""
@@ -78,7 +81,8 @@ class SafetensorsFormat(FileFormat):
     """``.safetensors`` files; see `FileFormat`."""
 
     name = "safetensors"
-    dtypes = frozenset(_CODES)
+    dtypes = frozenset(_CODES) - PACKED_BITS.keys()
+    packed_dtypes = frozenset(PACKED_BITS)
 
     def matches(self, file: FileHandle, head: bytes) -> bool:
         """Return whether a plausible header length and a ``{`` are at its start, or white space."""
@@ -122,7 +126,8 @@ class SafetensorsFormat(FileFormat):
         data = 8 + len(text)
         create_file(spec.path, data + end, [(0, len(text).to_bytes(8, "little") + text)])
         segments = {t.name: (Segment(0, data + offsets[t.name], t.nbytes),) for t in ordered}
-        return PreallocatedFile(spec.path, segments)
+        packed = {t.name: PACKED_BITS[t.dtype] for t in ordered if t.dtype in PACKED_BITS}
+        return PreallocatedFile(spec.path, segments, packed=packed)
 
 
 def _read_header(handle: FileHandle) -> Reader:
@@ -150,8 +155,14 @@ def _read_header(handle: FileHandle) -> Reader:
             what = "overlaps another tensor" if begin < position else "a hole before the tensor"
             raise handle.error(what, spec.name, f"offset {position}", begin)
         position = end
+        if spec.size * PACKED_BITS.get(spec.dtype, 8) % 8:
+            raise handle.error("does not end with a byte", spec.name, found=spec.describe())
         segment = Segment(0, data + begin, spec.nbytes)
-        tensors[spec.name] = ContiguousTensor(spec, handle, (segment,))
+        tensors[spec.name] = (
+            PackedTensor(spec, handle, segment.file_offset)
+            if spec.dtype in PACKED_BITS
+            else ContiguousTensor(spec, handle, (segment,))
+        )
     expected, found = f"{data + position} bytes", f"{handle.size} bytes"
     if data + position > handle.size:
         raise handle.ends_early(expected, found, next(reversed(tensors), None))

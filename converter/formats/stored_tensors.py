@@ -11,7 +11,7 @@ import numpy as np
 
 from converter.formats.base import Array, Segment, StoredTensor
 from converter.formats.file_handle import FileHandle
-from converter.tensors import TensorSpec, itemsize, numpy_dtype
+from converter.tensors import PACKED_BITS, TensorSpec, itemsize, numpy_dtype
 
 _GAP = 16 << 10
 """Bytes that take about as long to read as one read call; smaller gaps are read, too."""
@@ -19,6 +19,9 @@ _SCRATCH = 1 << 20
 """Bytes read at once from a contiguous tensor if there are gaps between the rows."""
 _STRIDED_SCRATCH = 256 << 10
 """Bytes read at once from a strided tensor and gathered from, while they are in the cache."""
+
+_PACKED_CHUNK = 64 << 10
+"""Elements that are packed or unpacked at once; a multiple of 8."""
 
 
 class ContiguousTensor(StoredTensor):
@@ -95,6 +98,57 @@ class ContiguousTensor(StoredTensor):
             part = view[: segment.nbytes - skipped]
             self._handle.fill(part, segment.file_offset + skipped, self.spec.name)
             view, offset, index = view[len(part) :], offset + len(part), index + 1
+
+
+class PackedTensor(StoredTensor):
+    """A contiguous tensor of elements of less than a byte, the first in the lowest bits."""
+
+    def __init__(self, spec: TensorSpec, handle: FileHandle, offset: int) -> None:
+        self.spec = spec
+        self.path = handle.path
+        self.offset = offset
+        self._handle = handle
+
+    @property
+    def location(self) -> tuple[object, ...]:
+        """File and offset, then the interpretation of the bytes."""
+        return (str(self.path), self.offset, self.spec.dtype, self.spec.shape)
+
+    def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
+        """Read values along `axis`; see `StoredTensor.read_into`."""
+        check_target(self.spec, out, axis, start)
+        if out.size == 0:
+            return
+        shape = self.spec.shape
+        below = math.prod(shape[axis + 1 :])
+        stride = below * (shape[axis] if shape else 1)
+        runs = byte_view(out).reshape(math.prod(shape[:axis]), -1)
+        for index, run in enumerate(runs):
+            for first in range(0, run.size, _PACKED_CHUNK):
+                self._unpack(
+                    run[first : first + _PACKED_CHUNK], index * stride + start * below + first
+                )
+
+    def _unpack(self, target: Array, first: int) -> None:
+        """Fill bytes with the elements from number `first`."""
+        width = PACKED_BITS[self.spec.dtype]
+        begin, end = first * width, (first + target.size) * width
+        data = np.empty(-(-end // 8) - begin // 8, np.uint8)
+        self._handle.fill(data.data, self.offset + begin // 8, self.spec.name)
+        bits = np.unpackbits(data, bitorder="little")[begin % 8 :][: end - begin]
+        target[:] = np.packbits(bits.reshape(-1, width), 1, bitorder="little")[:, 0]
+
+
+def pack(values: memoryview, width: int) -> memoryview:
+    """Return elements of a byte each, of which `width` bits count, without the other bits."""
+    elements = np.frombuffer(values, np.uint8)
+    packed = np.empty(-(-elements.size * width // 8), np.uint8)
+    for first in range(0, elements.size, _PACKED_CHUNK):
+        part = elements[first : first + _PACKED_CHUNK]
+        bits = np.unpackbits(part.reshape(-1, 1), 1, width, bitorder="little")
+        data = np.packbits(bits, bitorder="little")
+        packed[first * width // 8 :][: data.size] = data
+    return packed.data
 
 
 def check_target(spec: TensorSpec, out: Array, axis: int, start: int) -> None:

@@ -45,6 +45,8 @@ def _tensor(torch: Any, array: Array) -> torch.Tensor:
         tensor: torch.Tensor = torch.from_numpy(array)
         return tensor
     bits = torch.from_numpy(array.view(_BITS[array.itemsize]))
+    if not hasattr(torch, array.dtype.name):
+        raise UnsupportedError(f"PyTorch has no {array.dtype.name}")
     return bits.view(getattr(torch, array.dtype.name))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from converter.architectures.model_spec import ModelSpec
 from converter.architectures.schema import Architecture, Composite
+from converter.errors import Problem, UnsupportedError
 from converter.file_names import (
     CONFIG,
     FLAX_WEIGHTS,
@@ -24,7 +25,7 @@ from converter.models.source_model import MatchedCheckpoint
 from converter.options import OutputOptions
 from converter.plan import FileEntry, OutputFile, Plan, SourceTensor, TargetTensor
 from converter.safe_json import to_json
-from converter.tensors import Rearrangement, TensorSpec
+from converter.tensors import NAMES, Rearrangement, TensorSpec
 
 NOT_WRITTEN = "no class of the output has it"
 
@@ -114,7 +115,7 @@ def build_plan(
     )
 
 
-_WIDER = {"bfloat16": "float32", "float8_e4m3fn": "float32", "float8_e5m2": "float32"}
+_WIDER = {name: "float32" for name in NAMES if name == "bfloat16" or name.startswith("float8_")}
 """The narrowest common dtype that holds every value of one that a file format lacks."""
 
 
@@ -234,7 +235,7 @@ def _entries(
     spec: ModelSpec, dtypes: Mapping[str, str], dialect: str, file_format: str
 ) -> tuple[list[FileEntry], set[str]]:
     """Return the entries of one file, and the dtypes that its format does not support."""
-    supported = get_format(file_format).dtypes
+    supported = get_format(file_format).dtypes | get_format(file_format).packed_dtypes
     entries, widened = [], set()
     for param in spec.params:
         if (param.tied_to and dialect not in param.stored_in) or dialect not in param.stored_as:
@@ -244,6 +245,13 @@ def _entries(
         origin = spec.resolve(param)
         dtype = dtypes[origin.name]
         if dtype not in supported:
+            if dtype not in _WIDER:
+                raise UnsupportedError(
+                    f"{file_format} files cannot hold {dtype}",
+                    [Problem(f"is {dtype} in the source", tensor=origin.name)],
+                    remedy="Convert to a format that can: safetensors holds every dtype but "
+                    "complex128.",
+                )
             widened.add(dtype)
             dtype = _WIDER[dtype]
         layout = param.stored_as[dialect]

@@ -240,9 +240,7 @@ def recognize_file(path: Path | str, head: bytes, size: int) -> Recognition | No
     if head.startswith(b"PK\x03\x04"):
         return _recognize_zip(path, head)
     if (head[:1] == b"\x80" and b"\2" <= head[1:2] <= b"\5") or head.startswith(_PICKLE_STARTS):
-        target = quote_python(_sibling(path, "pytorch_model.bin"))
-        code = f'torch.save(pickle.load(open({quote_python(path)}, "rb")), {target})'
-        return _PLAIN_PICKLE.recognition(path, code=shlex.quote(f"import pickle, torch; {code}"))
+        return _PLAIN_PICKLE.recognition(path, code=_resave(_PLAIN_PICKLE, path))
     for kind in _KINDS:
         if kind.starts and head[kind.offset :].startswith(kind.starts):
             return kind.recognition(path)
@@ -296,12 +294,7 @@ def _recognize_zip(path: Path | str, head: bytes) -> Recognition:
     """Return what a zip archive is by its first member."""
     member = head[30 : 30 + int.from_bytes(head[26:28], "little")]
     if member.endswith(b".npy"):
-        code = (
-            "import numpy; from safetensors.numpy import save_file; "
-            f"save_file(dict(numpy.load({quote_python(path)})), "
-            f"{quote_python(_sibling(path, 'model.safetensors'))})"
-        )
-        return _NUMPY_ARCHIVE.recognition(path, code=shlex.quote(code))
+        return _NUMPY_ARCHIVE.recognition(path, code=_resave(_NUMPY_ARCHIVE, path))
     if member in (b"metadata.json", b"model.weights.h5"):
         return _KERAS_3.recognition(path)
     return _ZIP.recognition(path)
@@ -323,8 +316,20 @@ def _recognize_name(path: Path | str) -> Recognition | None:
     """Return what a file is by its name alone."""
     for kind in _BY_NAME:
         if kind.suffixes and str(path).lower().endswith(kind.suffixes):
-            return kind.recognition(path, code="'…'")
+            return kind.recognition(path, code=_resave(kind, path))
     return None
+
+
+def _resave(kind: Kind, path: Path | str) -> str:
+    """Return Python code, quoted for the shell, that saves a pickle or a numpy archive again."""
+    source = quote_python(path)
+    if kind is _NUMPY_ARCHIVE:
+        target = quote_python(_sibling(path, "model.safetensors"))
+        code = "import numpy; from safetensors.numpy import save_file; "
+        return shlex.quote(f"{code}save_file(dict(numpy.load({source})), {target})")
+    target = quote_python(_sibling(path, "pytorch_model.bin"))
+    code = f'import pickle, torch; torch.save(pickle.load(open({source}, "rb")), {target})'
+    return shlex.quote(code)
 
 
 def list_files(directory: Path) -> list[str]:

@@ -149,11 +149,12 @@ def test_step_quotes_names_for_the_shell(tmp_path):
     assert str(bert.file) in code
 
 
-def test_numpy_archive_is_read_after_its_step(bert, tmp_path):
+@pytest.mark.parametrize("given", ["weights.npz", "."])
+def test_numpy_archive_is_read_after_its_step(bert, tmp_path, given):
     arrays = load_file(bert.file)
     bert.file.unlink()
     np.savez(bert.directory / "weights.npz", allow_pickle=False, **arrays)
-    _, _, command = message(bert.directory / "weights.npz").rpartition("python -c ")
+    _, _, command = message(bert.directory / given).rpartition("python -c ")
     subprocess.run([sys.executable, "-c", *shlex.split(command)], check=True)
     converter.convert(bert.directory, tmp_path / "out", to=["pytorch"])
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == arrays.keys()

@@ -207,7 +207,34 @@ def emptied(arrays: Arrays) -> Arrays:
     return {name: np.zeros(0, np.float32) for name in arrays}
 
 
+def computed(*parts: str) -> Callable[[Arrays], Arrays]:
+    """Return a function that replaces a weight by the tensors that it is computed from."""
+
+    def change(arrays: Arrays) -> Arrays:
+        changed = dict(arrays)
+        weight = changed.pop("encoder.layer.0.output.dense.weight")
+        module = "encoder.layer.0.output.dense."
+        return changed | {f"{module}{part}": weight for part in parts}
+
+    return change
+
+
 STATES = {
+    "pruning": (computed("weight_orig", "weight_mask"), "pruning", "prune.remove"),
+    "old spectral norm": (
+        computed("weight_orig", "weight_u", "weight_v"),
+        "spectral_norm",
+        "remove_spectral_norm",
+    ),
+    "spectral norm": (
+        computed(
+            "parametrizations.weight.original",
+            "parametrizations.weight.0._u",
+            "parametrizations.weight.0._v",
+        ),
+        "torch.nn.utils.parametrize",
+        "remove_parametrizations",
+    ),
     "LoRA": (lora, "have an adapter", "merge_and_unload"),
     "an adapter alone": (adapter_tensors, "those of an adapter alone", "merge_and_unload"),
     "FSDP": (flat, "flat parameters of FSDP", "FULL_STATE_DICT"),

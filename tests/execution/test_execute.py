@@ -40,7 +40,7 @@ class RawOutput(PreallocatedFile):
     """Tensors in pieces of `SEGMENT` bytes, each behind an eight-byte marker; wants CRC-32."""
 
     def __init__(self, path: Path, tensors) -> None:
-        self.path, self.needs_crc32, self.segments = path, True, {}
+        self.path, self.needs_crc32, self.segments, self.packed = path, True, {}, {}
         at = HEAD
         for spec in tensors:
             segments = []

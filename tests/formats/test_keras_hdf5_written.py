@@ -45,6 +45,17 @@ def test_writes_the_structure_of_keras(tmp_path):
         assert reader.metadata["scope"] == "tf_x"
 
 
+def test_a_name_with_a_dot_belongs_to_the_layer_before_it(tmp_path):
+    specs = [spec("led/encoder/a:0"), spec("led.shared/embeddings:0")]
+    write(FORMAT, tmp_path / "file", {s: values(s) for s in specs}, metadata={"scope": "tf_led"})
+    with h5py.File(tmp_path / "file") as file:
+        assert [*file.attrs["layer_names"]] == [b"led"]
+        assert [*file["led"].attrs["weight_names"]] == [
+            b"tf_led/led/encoder/a:0",
+            b"tf_led/led.shared/embeddings:0",
+        ]
+
+
 def test_a_layer_may_list_what_another_holds(tmp_path):
     weight, bias = spec("bert/embeddings:0"), spec("cls/bias:0")
     arrays = {weight: values(weight), bias: values(bias)}

@@ -148,8 +148,8 @@ def _param(
     options = decoder.struct(ParamOptions, own, place)
     layouts = {}
     for dialect in decoder.dialects:
-        if dialect not in data and dialect not in FRAMEWORKS:
-            continue
+        if data.get(dialect, dialect in FRAMEWORKS) is False:
+            continue  # it has no such parameter
         inner = f"{place}.{dialect}"
         layout = decoder.struct(LayoutOptions, data.get(dialect, {}), inner)
         axes = options.axes if layout.axes is None else layout.axes
@@ -160,7 +160,10 @@ def _param(
                 f"{inner}.axes", "names axes that are not among the sizes", ", ".join(sizes), axes
             )
         layouts[dialect] = ParamLayout(
-            name if layout.name is None else layout.name, axes or Axes(()), layout.aliases
+            name if layout.name is None else layout.name,
+            axes or Axes(()),
+            layout.aliases,
+            layout.collection,
         )
     if len({frozenset(layout.axes.names) for layout in layouts.values()}) > 1:
         decoder.add_problem(place, "its dialects name different axes")

@@ -161,6 +161,9 @@ def _ignored_params(model_spec: ModelSpec, architecture: Architecture) -> Iterat
     """
     hit: set[tuple[str, NamePattern]] = set()
     for dialect, entries in model_spec.ignore.items():
+        own = architecture.ignore.get(dialect, {})
+        if dialect in architecture.collection:  # others may ignore its running statistics
+            entries = tuple(entry for entry in entries if entry[1] in own)
         for name, param in model_spec.index(dialect).items():
             for prefix, pattern, _ in entries:
                 if (

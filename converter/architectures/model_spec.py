@@ -71,6 +71,8 @@ class ParamNamer:
         override = row.paths.get(dialect.name)
         index = self.architecture.index_separator.get(dialect.name) if self.architecture else None
         path = override.format(places) if override else dialect.path(row.path.format(places), index)
+        own = self.architecture.collection.get(dialect.name) if self.architecture else None
+        collection = own and (layout.collection or own)
         last = layout.name
         if dialect.name in row.param_names and param is row.layer_type.params[0]:
             last = row.param_names[dialect.name]
@@ -81,7 +83,8 @@ class ParamNamer:
             prefixes = [base, ""] if prefixed else ["", base]
         paths = [path, *(other.format(places) for other in row.aliases.get(dialect.name, ()))]
         names = [
-            dialect.join(self.prefix, prefix, path.removeprefix(OUTSIDE), name) + dialect.suffix
+            dialect.join(collection or "", self.prefix, prefix, path.removeprefix(OUTSIDE), name)
+            + dialect.suffix
             for path in paths
             for name in (last, *layout.aliases)
             for prefix in ([""] if path.startswith(OUTSIDE) else prefixes)
@@ -408,6 +411,8 @@ def _init_rule(
 
     A row's own rule applies to its first parameter, the architecture's to those of rule ``normal``.
     """
+    if param.init == "count":
+        return param.init, 0.0  # from zero
     if init is None or (
         param.init != "normal" and not (row.init and param is row.layer_type.params[0])
     ):

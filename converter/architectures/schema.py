@@ -80,6 +80,8 @@ class ParamLayout:
     axes: Axes
     aliases: tuple[str, ...] = ()
     """Older names, read but never written."""
+    collection: str = ""
+    """The one that holds it in files with several."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Param:
 
     name: str
     init: str
-    """``normal`` (the architecture's own rule), ``zeros`` or ``ones``."""
+    """``normal`` (the architecture's own rule), ``zeros``, ``ones``, or ``count``: zero,
+    which a file may lack."""
     layouts: Mapping[str, ParamLayout]
     dtype: str = ""
     """The dtype when newly initialized, if not that of the model."""
@@ -326,6 +329,7 @@ class ArchitectureTable(Entry, frozen=True):
     """One name for all dialects, or a table of one for each."""
     class_prefix: str = ""
     index_separator: Mapping[DialectName, str] = {}
+    collection: Mapping[DialectName, str] = {}
     frameworks: tuple[Framework, ...] = FRAMEWORKS
     layers: Mapping[str, Expression] = {}
     init: Init = Init("normal", Expression("0.02"))
@@ -363,7 +367,7 @@ class CompositeTable(Entry, frozen=True):
 class ParamOptions(Entry, frozen=True):
     """A parameter of a layer type in ``_dialects.toml``; other keys are dialects."""
 
-    init: Literal["normal", "zeros", "ones"]
+    init: Literal["normal", "zeros", "ones", "count"]
     axes: Axes | None = None
     dtype: Literal["", "int64"] = ""
 
@@ -374,6 +378,7 @@ class LayoutOptions(Entry, frozen=True):
     name: str | None = None
     axes: Axes | None = None
     aliases: tuple[str, ...] = ()
+    collection: str = ""
 
 
 @dataclass(frozen=True)
@@ -412,6 +417,8 @@ class Architecture:
     cross_attention_init: CrossAttentionInitRules | None = None
     index_separator: Mapping[str, str] = field(default_factory=dict)
     """Dialect → index separator, where it is not the dialect's."""
+    collection: Mapping[str, str] = field(default_factory=dict)
+    """Dialect → the collection of its parameters, in files with several."""
     detection: Detection | None = None
     sha256: str = ""
 

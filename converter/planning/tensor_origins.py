@@ -17,7 +17,7 @@ from converter.tensors import FLOATING, TensorSpec
 
 RANDOM_RULES = tuple(rule for rule in RULES if rule not in ("constant", *COMPUTED))
 
-COMPUTED_REASON = "a fixed table, which is computed"
+COMPUTED_REASON = "a constant, which is computed"
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,12 @@ def _pop_push_options(values: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError(f"{unused[0]} requires --push.")
     if not repo_id:
         return {}
+    from converter.storage.hub_upload import check_push
     from converter.storage.references import parse_url
 
     if parse_url(values["output"]):
         raise click.UsageError("--push sends a directory: OUTPUT must be a path, not a URL.")
+    check_push(repo_id, options["revision"], options["create_pr"])
     return {"repo_id": repo_id, **options}
 
 

@@ -29,6 +29,7 @@ from converter.recipes.schema import (
 )
 from converter.safe_json import read_small_file
 from converter.storage.atomic_directory import write_file
+from converter.storage.hub_upload import check_push
 from converter.storage.references import display_name, location_key, parse_url
 
 _MAX_BYTES = 2 << 20
@@ -240,6 +241,7 @@ class _Parser:
             push = self.block("push", raw["push"], name or label, (*at, "push"), {})
             if parse_url(str(options.get("output"))):
                 self.add("requires an output that is a path", f"{name}.push", (*at, "push"))
+            self.check_push(push, f"{name}.push", (*at, "push"))
         if len(self.problems) > before:
             return None
         return Job(name or Path(str(options["output"])).name, command, options, push)
@@ -303,6 +305,15 @@ class _Parser:
             raise UsageError(
                 f"{self.path}: its variables make more than {_MAX_FILLED:,} characters"
             )
+
+    def check_push(self, push: Mapping[str, Any], label: str, at: tuple[Any, ...]) -> None:
+        """Report what would let the push of a finished output fail at once."""
+        repo_id, revision = push.get("repo_id"), push.get("revision")
+        if isinstance(repo_id, str):
+            try:
+                check_push(repo_id, revision, bool(push.get("create_pr")))
+            except UsageError as error:
+                self.add(error.message, label, at, remedy=error.remedy)
 
     def add(self, what: str, label: str, at: tuple[Any, ...], **more: str | None) -> None:
         """Add a problem of the value at a path of keys and list positions."""

@@ -64,7 +64,7 @@ class PushResult:
 def upload(options: PushOptions) -> PushResult:
     """Upload a checkpoint directory in one commit; see `converter.push`."""
     repo_id, revision, create_pr = options.repo_id, options.revision, options.create_pr
-    _check_call(repo_id, revision, create_pr)
+    check_push(repo_id, revision, create_pr)
     files = _select_files(Path(options.directory), options.only)
     from huggingface_hub import HfApi
 
@@ -107,7 +107,8 @@ def upload(options: PushOptions) -> PushResult:
         )
 
 
-def _check_call(repo_id: str, revision: str | None, create_pr: bool) -> None:
+def check_push(repo_id: str, revision: str | None, create_pr: bool) -> None:
+    """Raise `UsageError` if this is not a repository id, or the options contradict each other."""
     repository = parse_repo_id(f"hf://{repo_id}")
     if repository is None or repository.repo_id != repo_id:
         raise UsageError(f"{repo_id!r} is not a repository id", remedy="Write it as org/name.")

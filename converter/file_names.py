@@ -49,7 +49,7 @@ SAVED_MODEL_PATH = re.compile(r"variables|\d+|saved_model")
 """Directories between a SavedModel's variables and the checkpoint that it is part of."""
 _SAVED_MODEL_DIRECTORIES = ("", "saved_model/", "saved_model/1/")
 """Where a checkpoint may have a SavedModel: ``save_pretrained(saved_model=True)`` numbers them."""
-_SAVED_VARIABLES = "variables/variables"
+SAVED_VARIABLES = "variables/variables"
 """Prefix of the TensorFlow checkpoint in a SavedModel."""
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".hdf5", ".msgpack")
@@ -172,7 +172,7 @@ def saved_model_index(holds: Callable[[str], bool]) -> str | None:
 
     `holds` states whether a directory holds a file, by its relative path.
     """
-    paths = [f"{d}{_SAVED_VARIABLES}{TF_INDEX_SUFFIX}" for d in _SAVED_MODEL_DIRECTORIES]
+    paths = [f"{d}{SAVED_VARIABLES}{TF_INDEX_SUFFIX}" for d in _SAVED_MODEL_DIRECTORIES]
     return next((path for path in paths if holds(path)), None)
 
 

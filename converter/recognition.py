@@ -16,7 +16,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from converter.file_names import TF_INDEX_SUFFIX, is_weight_file, tf_checkpoint_prefix
+from converter.file_names import (
+    CONFIG,
+    SAVED_VARIABLES,
+    TF_INDEX_SUFFIX,
+    is_weight_file,
+    tf_checkpoint_prefix,
+)
 
 HEAD_BYTES = 1024
 """Bytes of a file that are looked at."""
@@ -41,7 +47,7 @@ class Recognition:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of file. `step` may contain ``{path}``, ``{directory}`` and ``{output}``, quoted."""
+    """A kind of file. `step` may contain ``{path}`` and ``{directory}``, quoted; ``{python}``."""
 
     what: str
     step: str
@@ -54,11 +60,11 @@ class Kind:
     def recognition(self, path: Path | str, **parts: object) -> Recognition:
         """Return what the file at `path` is."""
         path = str(path)
-        directory, _, name = path.rpartition("/")
+        directory = path.rpartition("/")[0]
         quoted = {
             "path": shlex.quote(path),
             "directory": shlex.quote(directory or "."),
-            "output": shlex.quote(f"{directory}/pytorch_model.bin" if directory else name + ".bin"),
+            "python": quote_python(path),
         }
         return Recognition(self.what.format(**parts), self.step.format(**quoted, **parts))
 
@@ -159,7 +165,7 @@ _PLAIN_PICKLE = Kind(
 )
 _KERAS_3 = Kind(
     "is a Keras 3 model, which numbers the weights of each layer and names none",
-    "Load it where its class is defined, keras.models.load_model({path}), and use "
+    "Load it where its class is defined, keras.models.load_model({python}), and use "
     "save_pretrained() of the transformers model in it.",
     suffixes=(".keras",),
 )
@@ -550,11 +556,14 @@ def _recognize_choice(folder: Folder) -> Recognition | None:
         return Recognition(
             f"holds several weight files: {_listing(top)}", f"Give one: {folder.path(top[0])}"
         )
-    if directories := list(dict.fromkeys(f"{name.rpartition('/')[0]}/" for name in files)):
-        return Recognition(
-            f"holds no weight file itself, but in {_listing(directories)}",
-            f"Give a directory that does: {folder.path(directories[0])}",
-        )
+    checkpoints = {tf_checkpoint_prefix(name) for name in folder.names if _TF_DATA.fullmatch(name)}
+    files += sorted(p for p in checkpoints if p + TF_INDEX_SUFFIX in folder.names)
+    parents = (n.removesuffix(SAVED_VARIABLES).rpartition("/")[0] + "/" for n in files)
+    if directories := [name for name in dict.fromkeys(parents) if name != "/"]:
+        step = f"Give a directory that does: {folder.path(directories[0])}"
+        if CONFIG in folder.names and directories[0] + CONFIG not in folder.names:
+            step += "" if "://" in folder.location else f" --config {folder.path(CONFIG)}"
+        return Recognition(f"holds no weight file itself, but in {_listing(directories)}", step)
     return None
 
 

@@ -409,3 +409,16 @@ def test_distributed_checkpoint_is_read_after_its_step(bert, tmp_path):
     converter.convert(bert.directory, tmp_path / "out", to=["pytorch"])
     for name, values in load_file(tmp_path / "out" / "model.safetensors").items():
         np.testing.assert_array_equal(values, arrays[name])
+
+
+def test_step_of_a_keras_3_file_can_be_pasted_into_python(bert):
+    bert.file.rename(bert.directory / "it's.keras")
+    (call,) = re.findall(r"load_model\((.*?)\), and", message(bert.directory))
+    assert json.loads(call) == str(bert.directory / "it's.keras")
+
+
+def test_file_next_to_a_faiss_index_is_not_taken_for_a_checkpoint_below(bert):
+    bert.file.unlink()
+    (bert.directory / "index").mkdir()
+    (bert.directory / "index/docs.index").write_bytes(b"IxFI")
+    assert "holds no weight file (it holds" in message(bert.directory)

@@ -6,6 +6,7 @@ TensorFlow and Keras write every file, and the values are those of the model in 
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -218,6 +219,23 @@ def test_a_saved_model_without_a_configuration(
         converter.convert(tmp_path / "a/b/hub", tmp_path / "out")
     config = saved_model / "config.json"
     assert converted(tmp_path / "a/b/hub", tmp_path / "out", bert, config=config) == {}
+
+
+@pytest.mark.parametrize("given", ["export", "runs/1"])
+def test_checkpoints_below_the_directory_are_read_after_the_step(
+    given: str, saved_model: Path, tmp_path: Path, bert: Any
+) -> None:
+    """The configuration is in the directory that is given, which the step names."""
+    directory = with_config(tmp_path / "in")
+    if given == "export":
+        shutil.copytree(saved_model / "saved_model/1", directory / given)
+    else:
+        tf.train.Checkpoint(model=bert).write(str(directory / given / "weights"))
+    with pytest.raises(CheckpointError, match=f"no weight file itself, but in {given}/") as caught:
+        converter.convert(directory, tmp_path / "none")
+    source, option, config = shlex.split(str(caught.value.remedy).rpartition("does: ")[2])
+    assert option == "--config"
+    converted(Path(source), tmp_path / "out", bert, config=config)
 
 
 def test_a_module_as_tensorflow_hub_has_them(bert: Any, tmp_path: Path) -> None:

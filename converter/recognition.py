@@ -445,6 +445,11 @@ _LAYOUTS = (
         "holds the checkpoints of a training run: {names}",
         "Give one of them; the last is {last}",
     ),
+    Layout(
+        r"((?:[^/]+/)+)_METADATA",
+        "holds no weight file itself, but Orbax checkpoints in {names}",
+        "Give one of them, and its configuration with --config FILE; the last is {last}",
+    ),
 )
 """Layouts that one file shows, in order of precedence."""
 

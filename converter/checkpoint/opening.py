@@ -266,7 +266,8 @@ def find_config(directory: Path) -> Path:
     paths = [path for path in paths if _is_there(path)]
     if not paths:
         held = list_files(directory)
-        if not weight_files(held) and any("/" not in name for name in held):
+        readable = weight_files(held) or _ORBAX_METADATA[0] in held
+        if not readable and any("/" not in name for name in held):
             raise no_weights_error(directory, held, json_reader(directory))
         raise CheckpointError(
             f"{directory / CONFIG}: configuration not found",

@@ -184,6 +184,22 @@ def test_one_of_several_steps_must_be_chosen(
     converted(tmp_path / "run", config, arrays, tmp_path / "out")
 
 
+def test_the_last_of_steps_deep_below_is_named_and_asks_for_its_configuration(
+    params: Tree, config: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copy(config, tmp_path / "in/config.json")
+    for step in ("9", "10"):
+        save_orbax(tmp_path / "in/run" / step / "default", {"params": params})
+    with pytest.raises(CheckpointError, match="Orbax checkpoints in run/9/default/, run/10") as e:
+        converter.convert(tmp_path / "in", tmp_path / "none")
+    last = Path(str(e.value.remedy).rpartition("the last is ")[2])
+    assert last == tmp_path / "in/run/10/default"
+    with pytest.raises(CheckpointError, match=r"configuration not found"):
+        converter.convert(last, tmp_path / "none")
+    converter.convert(last, tmp_path / "out", to=["pytorch"], config=tmp_path / "in/config.json")
+
+
 def test_without_tensorstore_the_extra_is_named(
     params: Tree, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,7 +182,9 @@ PORTABLE = {
         *("PathLike", "_exit", "close", "environ", "fdopen", "fspath", "fstat", "ftruncate"),
         *("getpid", "path", "strerror", "write"),
     },
-    "signal": set("SIGINT SIGTERM SIG_IGN Signals default_int_handler getsignal signal".split()),
+    "signal": set(
+        "SIGINT SIGTERM SIG_DFL SIG_IGN Signals default_int_handler getsignal signal".split()
+    ),
 }
 """What is the same on every system, of modules where much is not."""
 PARTS_OF_STATUS = set("st_blksize st_blocks st_birthtime st_flags st_gid st_nlink st_uid".split())

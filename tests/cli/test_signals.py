@@ -154,9 +154,9 @@ def test_later_signals_do_not_interrupt_the_cleanup_but_ctrl_c_does_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 10.0
-    monkeypatch.setattr("converter.cli.signals.time.monotonic", lambda: now)
+    monkeypatch.setattr("converter.cleanup.time.monotonic", lambda: now)
     codes: list[int] = []
-    monkeypatch.setattr("converter.cli.signals.os._exit", codes.append)
+    monkeypatch.setattr("converter.cleanup.os._exit", codes.append)
     with EndingSignals() as signals:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
@@ -176,3 +176,21 @@ def test_later_signals_do_not_interrupt_the_cleanup_but_ctrl_c_does_in_the_end(
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signals.exit_code == 130
+
+
+@pytest.mark.parametrize("module", ["click", "converter.cli.options"])
+def test_an_interrupt_of_the_start_shows_no_traceback(place: Path, module: str) -> None:
+    """Sent when `module` is imported, which is before there is any error handling."""
+    script = (
+        "import os, runpy, signal, sys\n"
+        "module = sys.argv.pop(1)\n"
+        "def hook(name, arguments):\n"
+        "    if name == 'import' and arguments[0] == module:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.addaudithook(hook)\n"
+        "runpy.run_module('converter', run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", script, module, "inspect", "bert"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""

@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
 
@@ -152,6 +153,13 @@ def test_imports_have_no_cycles():
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_files_stay_short(path):
     assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+def test_every_package_is_installed():
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    stated = {*setup["options"]["packages"].split()} - {"converter.mappings"}
+    assert stated == {name_of(path) for path in MODULES if path.name == "__init__.py"}
 
 
 def test_the_package_stays_small():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if hasattr(signal, "SIGHUP"):  # ignored under nohup, also in the commands that tests start
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _ALL_PEER = re.compile(r"^pytestmark = \[?pytest\.mark\.peer\b", re.MULTILINE)
 _NOT_QUICK = ("slow", "network")

@@ -180,6 +180,7 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "normalizer.json",
     "spiece.model",
     "sentencepiece.bpe.model",
     "sentencepiece.model",

@@ -45,11 +45,11 @@ def test_writes_the_structure_of_keras(tmp_path):
         assert reader.metadata["scope"] == "tf_x"
 
 
-def test_a_name_with_a_dot_belongs_to_the_layer_before_it(tmp_path):
-    specs = [spec("led/encoder/a:0"), spec("led.shared/embeddings:0")]
+def test_shared_embeddings_belong_to_the_layer_before_the_dot(tmp_path):
+    specs = [spec("led/encoder/a:0"), spec("led.shared/embeddings:0"), spec("classifier.1/b:0")]
     write(FORMAT, tmp_path / "file", {s: values(s) for s in specs}, metadata={"scope": "tf_led"})
     with h5py.File(tmp_path / "file") as file:
-        assert [*file.attrs["layer_names"]] == [b"led"]
+        assert [*file.attrs["layer_names"]] == [b"led", b"classifier.1"]
         assert [*file["led"].attrs["weight_names"]] == [
             b"tf_led/led/encoder/a:0",
             b"tf_led/led.shared/embeddings:0",

@@ -161,7 +161,7 @@ def test_the_tables_name_the_class_that_transformers_takes() -> None:
 
     stating = {name: LIBRARY.architecture(name).tokenizer for name in MODEL_TYPES}
     decoders = {name for name in MODEL_TYPES if "decoder" in LIBRARY.architecture(name).roles}
-    assert {name for name, stated in stating.items() if stated} == decoders - {"trocr"}
+    assert {name for name, stated in stating.items() if stated} >= decoders - {"trocr"}
     for name, stated in stating.items():
         if stated:
             assert TOKENIZER_MAPPING_NAMES[name][0] == stated

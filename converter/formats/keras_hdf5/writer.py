@@ -77,14 +77,14 @@ def create_hdf5(spec: FileSpec) -> PreallocatedFile:
 def _split_by_layer(name: str, scope: str) -> tuple[str, str]:
     """Return the layer's group and the variable's name.
 
-    A layer has the name of its variables' first component up to a dot: BART's ``model.shared/…``
-    belongs to the layer ``model``, LED's ``led.shared/…`` to ``led``. A variable without a layer,
-    such as ``final_logits_bias:0``, has no scope and is a layer of its own.
+    A layer has the name of its variables' first component, but for shared embeddings: BART's
+    ``model.shared/…`` belongs to the layer ``model``, LED's ``led.shared/…`` to ``led``. A variable
+    without a layer, such as ``final_logits_bias:0``, has no scope and is a layer of its own.
     """
     first, slash, _ = name.partition("/")
     if not slash:
         return name.removesuffix(":0"), name
-    return first.partition(".")[0], f"{scope}/{name}"
+    return first.removesuffix(".shared"), f"{scope}/{name}"
 
 
 def _split_flat(name: str, scope: str) -> tuple[str, str]:

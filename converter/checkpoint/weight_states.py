@@ -59,12 +59,35 @@ _ADAPTER = re.compile(
     r"fourierft_\w+|ln_tuning_layers|prompt_embeddings)(?:\..*)?"
 )
 """Names that PEFT adds. Source: ``peft/tuners/*/layer.py``."""
-_FLAT = re.compile(r"(?:.*\.)?_?flat_param(?:_\d+)?")
-"""A parameter of FSDP with the values of a module's parameters, one after the other."""
-_PRUNED = re.compile(r"(?:.*\.)?(?:weight|bias)_(?:orig|mask)")
-_PARAMETRIZED = re.compile(r"(?:.*\.)?parametrizations\.\w+\.original")
-"""Names of ``torch.nn.utils``: ``prune.py``, ``spectral_norm.py``, ``parametrize.py``. The two
-tensors of a weight norm, ``original0`` and ``original1``, are parameters of speech models."""
+
+_TRAINING_STATES = (
+    (  # FSDP: the values of a module's parameters, one after the other
+        re.compile(r"(?:.*\.)?_?flat_param(?:_\d+)?"),
+        Recognition(
+            "the weights are flat parameters of FSDP, without the names and shapes of the model",
+            "Save again after FSDP.set_state_dict_type(model, StateDictType.FULL_STATE_DICT), "
+            "or with fsdp_state_dict_type: FULL_STATE_DICT in Accelerate.",
+        ),
+    ),
+    (  # prune.py, spectral_norm.py
+        re.compile(r"(?:.*\.)?(?:weight|bias)_(?:orig|mask)"),
+        Recognition(
+            "weights are kept as what torch.nn.utils computes them from (pruning, spectral_norm)",
+            "Compute them where the model was trained, and save again: for each such module, "
+            'torch.nn.utils.prune.remove(module, "weight") or '
+            "torch.nn.utils.remove_spectral_norm(module).",
+        ),
+    ),
+    (  # parametrize.py; a weight norm's original0 and original1 are parameters of speech models
+        re.compile(r"(?:.*\.)?parametrizations\.\w+\.original"),
+        Recognition(
+            "weights are kept as what torch.nn.utils.parametrize computes them from",
+            "Compute them where the model was trained, and save again: for each such module, "
+            'torch.nn.utils.parametrize.remove_parametrizations(module, "weight").',
+        ),
+    ),
+)
+"""Pattern of the names that PyTorch itself gives to weights in training → what they are."""
 
 
 def without_quantization(config: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
@@ -102,25 +125,9 @@ def recognize_weights(
             "the weights are empty: DeepSpeed (ZeRO-3) has them in a checkpoint of its own",
             "Merge that: python -m deepspeed.utils.zero_to_fp32 CHECKPOINT_DIRECTORY OUTPUT",
         )
-    if any(_FLAT.fullmatch(spec.name) for spec in unfit):
-        return Recognition(
-            "the weights are flat parameters of FSDP, without the names and shapes of the model",
-            "Save again after FSDP.set_state_dict_type(model, StateDictType.FULL_STATE_DICT), "
-            "or with fsdp_state_dict_type: FULL_STATE_DICT in Accelerate.",
-        )
-    if any(_PRUNED.fullmatch(spec.name) for spec in unfit):
-        return Recognition(
-            "weights are kept as what torch.nn.utils computes them from (pruning, spectral_norm)",
-            "Compute them where the model was trained, and save again: for each such module, "
-            'torch.nn.utils.prune.remove(module, "weight") or '
-            "torch.nn.utils.remove_spectral_norm(module).",
-        )
-    if any(_PARAMETRIZED.fullmatch(spec.name) for spec in unfit):
-        return Recognition(
-            "weights are kept as what torch.nn.utils.parametrize computes them from",
-            "Compute them where the model was trained, and save again: for each such module, "
-            'torch.nn.utils.parametrize.remove_parametrizations(module, "weight").',
-        )
+    for pattern, state in _TRAINING_STATES:
+        if any(pattern.fullmatch(spec.name) for spec in unfit):
+            return state
     adapted = [spec for spec in unfit if _ADAPTER.fullmatch(spec.name)]
     if adapted and (directory / "adapter_config.json").is_file():
         return recognize_adapter(Folder(str(directory), (), json_reader(directory)))

@@ -15,6 +15,7 @@ import pytest
 import converter
 from converter.errors import OutputError
 from tests import factories
+from tests.hostile.disks import mounted
 from tests.hostile.reliability import digests
 
 STRIDE = int(os.environ.get("FULL_DISK_STRIDE", "23"))
@@ -113,19 +114,8 @@ def test_every_call_that_writes_fails_in_turn(
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """Mount a file system whose size can be changed."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(place)]
-    try:
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("may not mount a file system")
-    try:
+    with mounted(tmp_path / "disk", "4k") as place:
         yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.mark.parametrize("framework", ["pytorch", "tensorflow", "flax"])

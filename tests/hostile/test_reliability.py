@@ -17,6 +17,7 @@ import converter
 from converter.errors import CheckpointError, OutputError
 from converter.execution.tensor_copy import TensorCopier
 from tests import factories
+from tests.hostile.disks import mounted
 from tests.hostile.reliability import MODES, Laboratory, digests
 
 KILLS = int(os.environ.get("KILLS", "12"))
@@ -93,19 +94,8 @@ def at_the_middle(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a file system of 1 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    try:
-        mounted = subprocess.run(command, capture_output=True).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
-        pytest.skip("may not mount a file system")
-    try:
+    with mounted(tmp_path / "disk", "1m") as place:
         yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.mark.parametrize("resume", [False, True])

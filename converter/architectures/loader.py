@@ -183,11 +183,33 @@ class _RowLoader:
         for path, value in section.items():
             for data in value if isinstance(value, tuple | list) else [value]:
                 if isinstance(data, dict):
-                    row = self._row(path, data, place)
-                    rows += [row] if row else []
+                    alternatives = self._alternatives(data, f"{place}.{path}")
+                    loaded = [self._row(path, each, place) for each in alternatives]
+                    rows += [row for row in loaded if row]
                 else:
                     self.decoder.table(data, f"{place}.{path}")
         return tuple(rows)
+
+    def _alternatives(self, data: dict[str, Any], place: str) -> list[dict[str, Any]]:
+        """Return a row with each parameter that has a condition, and without it."""
+        types = [self.layer_types[key] for key in data if key in self.layer_types]
+        names = [param.name for layer_type in types for param in layer_type.params]
+        for name in names:
+            if isinstance(condition := data.get(name), str):
+                rest = {key: value for key, value in data.items() if key != name}
+                parsed = self.decoder.parse(Expression, condition, f"{place}.{name}")
+                if not isinstance(parsed, Expression):
+                    return [rest]
+                when = f" and ({rest['when']})" if "when" in rest else ""
+                present = {**rest, "when": f"({condition}){when}"}
+                absent = {**rest, "when": f"not ({condition}){when}", name: False}
+                return [
+                    row
+                    for alternative in (present, absent)
+                    for row in self._alternatives(alternative, place)
+                    if any(row.get(name) is not False for name in names)
+                ]
+        return [data]
 
     def _row(self, path: str, data: dict[str, Any], section: str) -> ModuleEntry | None:
         place = f"{section}.{path}"
@@ -203,7 +225,9 @@ class _RowLoader:
         omitted = {key for key in data if key in params}
         for key in omitted:
             if data[key] is not False:
-                self.decoder.add_problem(f"{place}.{key}", "is not valid", "false", data[key])
+                self.decoder.add_problem(
+                    f"{place}.{key}", "is not valid", "false or a condition", data[key]
+                )
         rest = {k: v for k, v in data.items() if k != layer_type.name and k not in omitted}
         options = self.decoder.struct(RowOptions, rest, place)
         pattern = self.decoder.parse(NamePattern, path, place)

@@ -216,6 +216,30 @@ def test_conditions_choose_among_the_alternatives_of_a_row():
         assert {name for name in names if name.startswith("ln_f")} == found
 
 
+@pytest.mark.parametrize("layers", [1, 3, 5, 9])
+def test_a_parameter_may_have_a_condition(layers):
+    data = table("gpt2")
+    data["modules"]["ln_f"] = {
+        "layer_norm": "n_embd",
+        "when": "n_layer > 1 or n_head == 0",
+        "weight": "n_layer < 9",
+        "bias": "n_layer == 1 or n_layer > 3",
+    }
+    architecture = load_architecture(data, "gpt2.toml", VOCABULARY)
+    names = (
+        ModelSpecBuilder(VOCABULARY).model(ModelConfig(architecture, {"n_layer": layers})).by_name
+    )
+    expected = {1: set(), 3: {"weight"}, 5: {"weight", "bias"}, 9: {"bias"}}[layers]
+    assert {name[5:] for name in names if name.startswith("ln_f.")} == expected
+
+
+def test_the_condition_of_a_parameter_is_checked_in_its_place():
+    data = table("gpt2")
+    data["modules"]["ln_f"] = {"layer_norm": "n_embd", "bias": "n_layer >"}
+    (problem,) = load("gpt2", data)
+    assert "modules.ln_f.bias" in problem and "n_layer >" in problem
+
+
 def test_an_alternative_that_is_no_table_is_refused():
     data = table("gpt2")
     data["modules"]["ln_f"] = [{"layer_norm": "n_embd"}, "layer_norm"]

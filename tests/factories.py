@@ -105,7 +105,7 @@ def model_spec(
     chosen = architecture.models[model or _leading(architecture)]
     parts = [*chosen.parts, *([CROSS_ATTENTION] if cross_attention else [])]
     return ModelSpecBuilder(registry.conventions).model(
-        ModelConfig(architecture, config), parts, chosen.heads
+        ModelConfig(architecture, config), parts, chosen.heads, base=chosen.base_model_prefix
     )
 
 

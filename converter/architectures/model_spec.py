@@ -46,6 +46,8 @@ class ParamNamer:
     prefix: str
     in_base: bool
     with_head: bool
+    base: str = ""
+    """Path of the base model in files of the class, if it is not the architecture's."""
 
     def canonical(self, name: str) -> str:
         """Return a canonical name, with the prefix of the submodel that the model is."""
@@ -76,11 +78,12 @@ class ParamNamer:
         last = layout.name
         if dialect.name in row.param_names and param is row.layer_type.params[0]:
             last = row.param_names[dialect.name]
-        prefixes = [""]
-        base = self.architecture.base_model_prefix.get(dialect.name) if self.architecture else None
-        if self.in_base and base:
-            prefixed = dialect.base_model_prefix == "always" or self.with_head
-            prefixes = [base, ""] if prefixed else ["", base]
+        prefixes = {"": None}
+        if self.in_base and self.architecture:
+            first = dialect.path(self.base)
+            if not first and (dialect.base_model_prefix == "always" or self.with_head):
+                first = self.architecture.base_model_prefix.get(dialect.name, "")
+            prefixes = {first: None, **self.architecture.base_model_prefixes(dialect), "": None}
         paths = [path, *(other.format(places) for other in row.aliases.get(dialect.name, ()))]
         names = [
             dialect.join(collection or "", self.prefix, prefix, path.removeprefix(OUTSIDE), name)
@@ -218,11 +221,13 @@ class ModelSpecBuilder:
         parts: Iterable[str] | None = None,
         heads: Iterable[str] | None = None,
         prefix: str = "",
+        base: str = "",
     ) -> ModelSpec:
         """Return the specification of a model with some parts and heads of its table, or all.
 
-        In a composite, `prefix` is the submodel. Raise ConfigError if a size is not valid or there
-        are too many tensors, TableError if a tie is invalid.
+        In a composite, `prefix` is the submodel; `base` is the base model prefix of its class.
+        Raise ConfigError if a size is not valid or there are too many tensors, TableError if a tie
+        is invalid.
         """
         architecture = config.architecture
         parts = tuple(dict.fromkeys(architecture.parts if parts is None else parts))
@@ -246,7 +251,7 @@ class ModelSpecBuilder:
             raise ConfigError(f"{config.file}: asks for up to {asked} tensors")
         params: list[ParamSpec] = []
         for part, rows, in_base in groups:
-            namer = ParamNamer(self.conventions, architecture, prefix, in_base, bool(heads))
+            namer = ParamNamer(self.conventions, architecture, prefix, in_base, bool(heads), base)
             for row in rows:
                 params += self._module(row, config, part, namer, ties)
         repeated = {} if prefix else _repeated(architecture, params)
@@ -366,7 +371,7 @@ class ModelSpecBuilder:
             patterns = architecture.ignore.get(name, {})
             prefixes = {
                 dialect.join(prefix, base)
-                for base in ("", architecture.base_model_prefix.get(name, ""))
+                for base in ("", *architecture.base_model_prefixes(dialect))
             }
             ignored[name] = (
                 *(("", pattern, reason) for pattern, reason in dialect.ignore.items()),

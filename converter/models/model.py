@@ -104,7 +104,9 @@ def _stand_alone_model(
     source = SourceModel.from_checkpoint(label, checkpoint, registry, raw)
     model, architecture, stored = source.model, source.architecture, source.parts
     parts = dict.fromkeys((*model.parts, *({CROSS_ATTENTION} & stored)))
-    spec = ModelSpecBuilder(registry.conventions).model(source.config, parts, model.heads)
+    spec = ModelSpecBuilder(registry.conventions).model(
+        source.config, parts, model.heads, base=model.base_model_prefix
+    )
     spec = replace(spec, missing_parts=model.missing_parts)
     source = move_tied_values(source, spec.by_name)
     ignored_heads = sorted(source.parts & set(architecture.heads) - set(model.heads))
@@ -160,7 +162,9 @@ def _combined_model(
         configs[submodel] = config
         role_unsupported_reasons(config, submodel)  # raises if it does not have the role
         model, parts = submodel_class(config, submodel)
-        specs[submodel] = builder.model(config, parts, model.heads, prefix=submodel)
+        specs[submodel] = builder.model(
+            config, parts, model.heads, submodel, model.base_model_prefix
+        )
     spec = builder.composite(composite, configs, specs)
     match = match_keys(checkpoint, spec, registry.conventions, label, composite.submodels)
     match = _find_foreign_tensors(match, spec, registry.conventions)

@@ -21,6 +21,7 @@ from converter.architectures.schema import (
     Conventions,
     Detection,
     DetectionRule,
+    Dialect,
     ModelClass,
 )
 from converter.checkpoint.opening import Checkpoint
@@ -95,14 +96,19 @@ class SourceModel(MatchedCheckpoint):
         """The class of the checkpoint.
 
         The class that the configuration states, if it has every head in the checkpoint; or else the
-        class that has them, with the fewest other heads and the most of the other parts.
+        class that has them, with the name of its base model in the checkpoint, the fewest other
+        heads and the most of the other parts.
         """
         names = _class_names(self.checkpoint.config)
         heads = self.parts & set(self.architecture.heads)
         parts = self.parts - heads
+        stored = [each.tensor.spec.name for each in self.key_match.matched.values()]
+        modules = {name.replace("/", ".").rpartition(".")[0] for name in stored}
 
-        def surplus(model: ModelClass) -> tuple[int, int, int]:
-            return len({*model.heads} - heads), len(parts - {*model.parts}), len(model.parts)
+        def surplus(model: ModelClass) -> tuple[bool, int, int, int]:
+            base = model.base_model_prefix
+            other = bool(base) and not any(f"{base}." in module for module in modules)
+            return other, len({*model.heads} - heads), len(parts - {*model.parts}), len(model.parts)
 
         models = sorted(self.architecture.models.values(), key=surplus)
         named = [model for model in models if names & {model.name, *model.classes.values()}]
@@ -172,8 +178,9 @@ def find_foreign_tensors(source: SourceModel, conventions: Conventions) -> Sourc
     name does not end like that of a tensor of the base model, which would be a second model.
     """
     match = source.key_match
-    separator = conventions.dialects[match.dialect].separator if match.dialect else "."
-    prefix = _base_model_prefix(source, separator)
+    dialect = conventions.dialects[match.dialect or "pytorch"]
+    separator = dialect.separator
+    prefix = _base_model_prefix(source, dialect)
     if not prefix:
         return source
     index = source.spec.index(match.dialect)
@@ -216,7 +223,7 @@ def ignore_foreign_tensors(source: SourceModel) -> SourceModel:
     return replace(source, key_match=match)
 
 
-def _base_model_prefix(source: SourceModel, separator: str) -> str:
+def _base_model_prefix(source: SourceModel, dialect: Dialect) -> str:
     """Return the prefix of the base model's names in the file, ``""`` if they have none."""
     match, params = source.key_match, source.spec.by_name
     names = [
@@ -224,10 +231,10 @@ def _base_model_prefix(source: SourceModel, separator: str) -> str:
         for name, stored in match.matched.items()
         if name in params and params[name].part == BODY
     ]
-    base = source.architecture.base_model_prefix.get(match.dialect)
-    longer = f"{match.normalizer.prefix}{base}{separator}"
-    if base and 2 * sum(name.startswith(longer) for name in names) > len(names):
-        return longer
+    for base in source.architecture.base_model_prefixes(dialect):
+        longer = f"{match.normalizer.prefix}{base}{dialect.separator}"
+        if 2 * sum(name.startswith(longer) for name in names) > len(names):
+            return longer
     return match.normalizer.prefix
 
 
@@ -321,10 +328,13 @@ def select_submodel(
 ) -> Checkpoint:
     """Return `checkpoint` with the config of the nested model for `role`, such as CLIP's vision.
 
-    A checkpoint that is itself of a supported architecture, or has no such part, stays unchanged.
+    A checkpoint whose own architecture has the role, or without such a part, stays unchanged.
     """
     model_type = checkpoint.config.get("model_type")
-    if not isinstance(model_type, str) or model_type in registry.names:
+    if not isinstance(model_type, str):
+        return checkpoint
+    own = model_type in registry.names and not registry.is_composite(model_type)
+    if own and role in registry.architecture(model_type).roles:
         return checkpoint
     for architecture in registry.with_detection():
         nested_in = architecture.detection.nested_in if architecture.detection else {}

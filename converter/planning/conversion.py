@@ -132,7 +132,9 @@ def _submodel_output(
     """Return the stand-alone model of a submodel, and warnings about skipped frameworks."""
     config = model.configs[submodel]
     model_class, parts = submodel_class(config, submodel)
-    spec = ModelSpecBuilder(registry.conventions).model(config, parts, model_class.heads)
+    spec = ModelSpecBuilder(registry.conventions).model(
+        config, parts, model_class.heads, base=model_class.base_model_prefix
+    )
     frameworks, warnings = select_frameworks(options.to, unsupported_reasons(config, model_class))
     raw = {**config.raw, "architectures": [model_class.name]}
     if submodel == "decoder":

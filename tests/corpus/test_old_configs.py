@@ -202,6 +202,23 @@ def test_the_bert_in_a_dpr_encoder(tmp_path: Path) -> None:
     assert set(ignored) == {f"question_encoder.encode_proj.{each}" for each in ("weight", "bias")}
 
 
+@pytest.mark.parametrize("name", ["DPRContextEncoder", "DPRQuestionEncoder", "DPRReader"])
+@pytest.mark.parametrize("projection", [0, 3])
+def test_the_names_of_the_base_model_show_which_dpr_it_is(
+    tmp_path: Path, name: str, projection: int
+) -> None:
+    config = transformers.DPRConfig(**tiny_config("bert"), projection_dim=projection)
+    model = getattr(transformers, name)(config)
+    model.save_pretrained(tmp_path / "source")
+    fields = json.loads((tmp_path / "source/config.json").read_text())
+    del fields["architectures"]
+    (tmp_path / "source/config.json").write_text(json.dumps(fields))
+    converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch"])
+    actual = load_file(tmp_path / "out/model.safetensors")
+    assert actual.keys() == model.state_dict().keys()
+    assert json.loads((tmp_path / "out/config.json").read_text())["architectures"] == [name]
+
+
 # --- parts that a configuration asks for and a checkpoint lacks -----------------------------------
 
 

@@ -232,7 +232,9 @@ def _nature(architecture: str, name: str, variant: str, seen: frozenset[str] | N
     parts = (*model.parts, *({CROSS_ATTENTION} & set(spec.table.parts)))
     config = ModelConfig(spec.table, spec.fields(variant), architecture)
     try:
-        initialized = ModelSpecBuilder(LIBRARY.conventions).model(config, parts, model.heads)
+        initialized = ModelSpecBuilder(LIBRARY.conventions).model(
+            config, parts, model.heads, base=model.base_model_prefix
+        )
     except ConverterError as error:
         return str(error)  # reported by the test of this variant
     others = set() if seen is None else {*model.parts, *model.heads} - seen
@@ -250,7 +252,7 @@ def stored_ties(architecture: str, model: ModelClass, variant: str, submodel: st
     config = ModelConfig(spec.table, spec.fields(variant), architecture)
     cross = {CROSS_ATTENTION} & {*spec.table.parts} if submodel == "decoder" else set()
     initialized = ModelSpecBuilder(LIBRARY.conventions).model(
-        config, (*model.parts, *cross), model.heads, submodel
+        config, (*model.parts, *cross), model.heads, submodel, model.base_model_prefix
     )
     names = [
         param.stored_as[FRAMEWORKS[0]].name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from converter.architectures.schema import FRAMEWORKS, Architecture
 
 PAGE = Path(__file__).with_name("families.md")
 _TINY = Path(__file__).parents[1] / "tests" / "transformers" / "tiny"
+_CLASSES = _TINY.with_name("rescue.json")
 _MARKS = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
 _INTRODUCTION = """# Families
 
@@ -33,6 +34,11 @@ decoders of other families, a sample is composed and loaded in each framework
 (`tests/transformers/test_pairs.py`): each family in each role meets two partners, one as wide as
 itself and one of another width. Every pair is planned (`tests/planning/test_every_pair.py`).
 """
+_RESCUED = """By folder of transformers 4.57.6, the classes whose own files become a PyTorch
+checkpoint: a tiny model with noise on every weight is saved by the class and converted; PyTorch's
+classes of 4.57.6 and 5.23 load it with no missing or unexpected tensor, and its outputs are equal,
+up to 1e-5 of their scale (`python -m tests.transformers.rescue`).
+"""
 
 
 def text() -> str:
@@ -51,6 +57,7 @@ def text() -> str:
         lines += [*rows, ""]
     lines += ["## Stand-alone classes\n", "| family | classes | frameworks |", "|---|---|---|"]
     lines += [row for architecture in families for row in _classes(architecture)]
+    lines += ["", *_rescued(registry, families)]
     lines += ["", "## What transformers cannot do\n"]
     lines += ["Found by the tests, or read from transformers' sources; stated in the tables.\n"]
     shared: dict[str, list[str]] = {}
@@ -98,6 +105,33 @@ def _classes(architecture: Architecture) -> Iterator[str]:
         grouped.setdefault(frameworks, []).append(model.name)
     for frameworks, names in grouped.items():
         yield f"| {architecture.name} | {', '.join(names)} | {frameworks} |"
+
+
+def _rescued(registry: ArchitectureRegistry, families: Sequence[Architecture]) -> Iterator[str]:
+    """Yield how many classes of each folder of transformers save what becomes PyTorch."""
+    named = [model.classes for table in families for model in table.models.values()]
+    named += [registry.composite(n).classes for n in registry.names if registry.is_composite(n)]
+    described = {name for classes in named for name in classes.values()}
+    rows, totals = [], {"TF": [0, 0], "Flax": [0, 0]}
+    for folder, classes in json.loads(_CLASSES.read_text("utf-8")).items():
+        faults: dict[str, list[str]] = {}
+        counts = {}
+        for prefix, total in totals.items():
+            own = {name: why for name, why in classes.items() if name.startswith(prefix)}
+            for name, why in own.items():
+                if why or name not in described:
+                    faults.setdefault(why or "no mapping table names it", []).append(name)
+            passed = sum(name in described and not why for name, why in own.items())
+            counts[prefix] = f"{passed} of {len(own)}" if own else "–"
+            totals[prefix] = [total[0] + passed, total[1] + len(own)]
+        rest = "; ".join(f"{', '.join(names)}: {why}" for why, names in faults.items())
+        rows.append(f"| {folder} | {counts['TF']} | {counts['Flax']} | {rest or '–'} |")
+    sums = {prefix: "{} of {}".format(*total) for prefix, total in totals.items()}
+    yield f"## From TensorFlow and Flax to PyTorch: {sums['TF']} and {sums['Flax']} classes\n"
+    yield _RESCUED
+    yield "| folder | TensorFlow | Flax | not converted |"
+    yield "|---|---|---|---|"
+    yield from rows
 
 
 def _faults(architecture: Architecture) -> Iterator[str]:

@@ -94,7 +94,6 @@ def _tensorflow(
     Transformers reports those (dropouts, numbered differently in each process) as missing even
     from a file that it saved itself.
     """
-    import tensorflow as tf
     import transformers
 
     model, info = getattr(transformers, name).from_pretrained(
@@ -108,18 +107,24 @@ def _tensorflow(
     oracle._compare(loaded, {w.name.split("/", 1)[-1]: w.numpy() for w in model.weights})
     loaded.model = model
     if batch is not None:
-        tensors = {
-            key: tf.constant(value, tf.float32 if value.dtype.kind == "f" else tf.int32)
-            for key, value in batch.items()
-        }
-        oracle._keep_outputs(loaded, model(**tensors, training=False))
+        oracle._keep_outputs(loaded, run_tensorflow(model, batch))
     return weightless
+
+
+def run_tensorflow(model: Any, batch: Batch) -> Any:
+    """Return the outputs of a TensorFlow model."""
+    import tensorflow as tf
+
+    tensors = {
+        key: tf.constant(value, tf.float32 if value.dtype.kind == "f" else tf.int32)
+        for key, value in batch.items()
+    }
+    return model(**tensors, training=False)
 
 
 def _flax(
     loaded: Loaded, directory: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
 ) -> None:
-    import jax.numpy as jnp
     import transformers
     from flax.traverse_util import flatten_dict
 
@@ -131,12 +136,19 @@ def _flax(
     oracle._compare(loaded, {key: value for key, value in native.items() if key in required})
     loaded.model = model
     if batch is not None:
-        speech = "inputs" in signature(type(model).__call__).parameters
-        other = "inputs" if speech else "input_values"  # the name in FlaxSpeechEncoderDecoderModel
-        tensors = {
-            other if key == "input_values" else key: jnp.asarray(
-                value, jnp.float32 if value.dtype.kind == "f" else jnp.int32
-            )
-            for key, value in batch.items()
-        }
-        oracle._keep_outputs(loaded, model(**tensors))
+        oracle._keep_outputs(loaded, run_flax(model, batch))
+
+
+def run_flax(model: Any, batch: Batch) -> Any:
+    """Return the outputs of a Flax model."""
+    import jax.numpy as jnp
+
+    speech = "inputs" in signature(type(model).__call__).parameters
+    other = "inputs" if speech else "input_values"  # the name in FlaxSpeechEncoderDecoderModel
+    tensors = {
+        other if key == "input_values" else key: jnp.asarray(
+            value, jnp.float32 if value.dtype.kind == "f" else jnp.int32
+        )
+        for key, value in batch.items()
+    }
+    return model(**tensors)

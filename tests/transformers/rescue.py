@@ -1,0 +1,354 @@
+"""Every class of TensorFlow and Flax, saved by itself, as a PyTorch checkpoint.
+
+``python -m tests.transformers.rescue [NAME…]`` runs the proof for every class, or for those of the
+given model types, folders of transformers, or class names. Of each class a tiny model
+(``tiny/*.json``) with noise on every weight is saved by the class, converted to PyTorch, loaded by
+transformers 4.57 and 5, and run on the same inputs; outputs may differ by 1e-5 of their scale.
+
+``rescue.json`` lists every class by the folder of transformers that has it, with the reason where
+its file cannot become a PyTorch checkpoint, or ``""``. The command prints a line for each class and
+a table, and fails if a class that has no reason fails or one with a reason does not. ``--list``
+updates the file's list of classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+import converter
+from converter.architectures.schema import ModelClass
+from tests.transformers import oracle, oracle_checks
+from tests.transformers.oracle import Loaded
+from tests.transformers.tiny import DIRECTORY, LIBRARY, NOISE, Tiny, source_fields, tiny
+from tests.transformers.transformers_5 import Transformers5, differences, start_transformers_5
+
+LIST = Path(__file__).with_name("rescue.json")
+PREFIXES = {"tensorflow": "TF", "flax": "Flax"}
+_SUBMODELS = {
+    "encoder-decoder": ("bert", "gpt2"),
+    "vision-encoder-decoder": ("vit", "bert"),
+    "speech-encoder-decoder": ("wav2vec2", "bert"),
+}
+"""Composite → the architectures of its encoder and decoder here."""
+
+
+_HEAD = re.compile("(?:For[A-Z].*|Head.*|Encoder|EncoderModel|Model)$")
+
+
+@dataclass(frozen=True)
+class SavedClass:
+    """A class of TensorFlow or Flax, and the mapping table that names it."""
+
+    folder: str
+    """The folder of transformers that has it."""
+    name: str
+    reason: str = ""
+    """Why its file cannot become a PyTorch checkpoint."""
+
+    @property
+    def framework(self) -> str:
+        """Return its framework."""
+        return "tensorflow" if self.name.startswith(PREFIXES["tensorflow"]) else "flax"
+
+    @property
+    def table(self) -> str:
+        """Return the name of the table or composite that names it; ``""`` if none does."""
+        return _named_classes().get(self.name, ("", None))[0]
+
+    @property
+    def is_described(self) -> bool:
+        """Return whether there are a mapping table and a tiny model for it."""
+        return self.table in _SUBMODELS or (DIRECTORY / f"{self.table}.json").is_file()
+
+    @property
+    def model(self) -> ModelClass:
+        """Return its entry in the mapping table; raise KeyError if no table names it."""
+        model = _named_classes()[self.name][1]
+        assert model
+        return model
+
+    @property
+    def kind(self) -> type:
+        """Return the class itself."""
+        import transformers
+
+        kind: type = getattr(transformers, self.name)
+        return kind
+
+
+@dataclass
+class Result:
+    """How one class did."""
+
+    problems: list[str]
+    difference: float = 0.0
+    compared: bool = False
+    """If true, outputs were compared, and not values alone."""
+
+
+@cache
+def _named_classes() -> dict[str, tuple[str, ModelClass | None]]:
+    """Return class → the table that names it, and the entry of a stand-alone model."""
+    actual: dict[str, tuple[str, ModelClass | None]] = {}
+    for name in LIBRARY.names:
+        if LIBRARY.is_composite(name):
+            classes = LIBRARY.composite(name).classes.values()
+            actual |= dict.fromkeys(classes, (name, None))
+            continue
+        for model in LIBRARY.architecture(name).models.values():
+            for each in model.classes.values():
+                actual.setdefault(each, (name, model))
+    return actual
+
+
+@cache
+def listed_classes() -> tuple[SavedClass, ...]:
+    """Return the classes in ``rescue.json``."""
+    folders: dict[str, dict[str, str]] = json.loads(LIST.read_text())
+    return tuple(
+        SavedClass(folder, name, why)
+        for folder, classes in folders.items()
+        for name, why in classes.items()
+    )
+
+
+def existing_classes() -> dict[str, list[str]]:
+    """Return folder → every public TensorFlow and Flax class of transformers that can be saved."""
+    import transformers.models
+    from transformers.modeling_flax_utils import FlaxPreTrainedModel
+    from transformers.modeling_tf_utils import TFPreTrainedModel
+
+    actual: dict[str, list[str]] = {}
+    for stem, base in (("modeling_flax", FlaxPreTrainedModel), ("modeling_tf", TFPreTrainedModel)):
+        for path in sorted(Path(transformers.models.__path__[0]).glob(f"*/{stem}_*.py")):
+            module = import_module(f"transformers.models.{path.parent.name}.{path.stem}")
+            actual.setdefault(path.parent.name, []).extend(
+                name
+                for name, kind in vars(module).items()
+                if inspect.isclass(kind) and issubclass(kind, base)
+                if kind.__module__ == module.__name__ and hasattr(transformers, name)
+                if "pretrained" not in name.lower()
+            )
+    return {folder: sorted(names) for folder, names in sorted(actual.items())}
+
+
+def sample() -> list[SavedClass]:
+    """Return classes of every folder and framework, and of every kind of head in each framework.
+
+    The name of a class ends in its kind of head.
+    """
+    chosen = dict[SavedClass, None]()
+    seen = set[tuple[str, ...]]()
+    groups: dict[tuple[str, str], list[SavedClass]] = {}
+    for saved in listed_classes():
+        if saved.is_described and not saved.reason:
+            groups.setdefault((saved.framework, saved.folder), []).append(saved)
+    for (framework, _), group in sorted(groups.items(), key=lambda item: len(item[1])):
+        kinds = {saved: (framework, *_HEAD.findall(saved.name)) for saved in group}
+        added = [saved for saved, kind in kinds.items() if kind not in seen] or group[:1]
+        chosen |= dict.fromkeys(added)
+        seen |= {*kinds.values()}
+    return sorted(chosen, key=lambda saved: (saved.folder, saved.name))
+
+
+def flat_noise(name: str, shape: Iterable[int]) -> np.ndarray:
+    """Return the noise of a weight, which depends on its name only; variances stay positive."""
+    stream = np.random.default_rng(zlib.crc32(name.encode()))
+    values = (stream.standard_normal(tuple(shape)) * NOISE).astype(np.float32)
+    return abs(values) if name.endswith(("moving_variance:0", "/var")) else values
+
+
+def build(
+    saved: SavedClass, config: Any, batch: Mapping[str, np.ndarray], keep: tuple[str, ...]
+) -> Any:
+    """Build a model of a class in its own framework, with noise on every weight."""
+    if saved.framework == "tensorflow":
+        import tensorflow as tf
+
+        tf.keras.backend.clear_session()
+        model = saved.kind(config)
+        oracle_checks.run_tensorflow(model, batch)
+        for weight in model.weights:
+            if weight.dtype.is_floating and not any(text in weight.name for text in keep):
+                weight.assign_add(flat_noise(weight.name, weight.shape))
+        return model
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
+    model = saved.kind(config)
+    flat = flatten_dict(model.params, sep="/")
+    noisy = {
+        key: np.asarray(value)
+        + (0 if any(text in key for text in keep) else flat_noise(key, value.shape))
+        for key, value in flat.items()
+    }
+    model.params = unflatten_dict(noisy, sep="/")
+    return model
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """The configuration of a class, and its inputs by framework."""
+
+    name: str
+    """The PyTorch class."""
+    spec: Tiny
+    config: Any
+    batch: Mapping[str, Mapping[str, np.ndarray]]
+
+
+def _set_up(saved: SavedClass, variant: str) -> _Setup:
+    import transformers
+
+    frameworks = (saved.framework, "pytorch")
+    if saved.table in _SUBMODELS:
+        encoder, decoder = map(tiny, _SUBMODELS[saved.table])
+        config = saved.kind.config_class.from_encoder_decoder_configs(  # type: ignore[attr-defined]
+            transformers.AutoConfig.for_model(encoder.architecture, **encoder.fields()),
+            transformers.AutoConfig.for_model(decoder.architecture, **decoder.fields()),
+            decoder_start_token_id=5,
+            pad_token_id=0,
+        )
+        batch = {
+            framework: {**encoder.batch(framework), **decoder.batch(framework, "decoder_", seed=1)}
+            for framework in frameworks
+        }
+        name = LIBRARY.composite(saved.table).classes["pytorch"]
+        return _Setup(name, encoder, config, batch)
+    spec, model = tiny(saved.table), saved.model
+    fields = source_fields(saved.table, model, variant)
+    config = transformers.AutoConfig.for_model(saved.table, **fields)
+    batch = {each: spec.batch(each, model=model.name, variant=variant) for each in frameworks}
+    return _Setup(model.classes["pytorch"], spec, config, batch)
+
+
+def rescue(
+    saved: SavedClass, room: Path, transformers_5: Transformers5 | None, variant: str = ""
+) -> Result:
+    """Save a model of a class, convert it to PyTorch, load and run it; return what is wrong."""
+    if not saved.is_described:
+        return Result(["no mapping table and tiny model for it"])
+    own = Loaded(saved.framework)
+    try:
+        setup = _set_up(saved, variant)
+        name, spec = setup.name, setup.spec
+        model = build(saved, setup.config, setup.batch[saved.framework], spec.keep)
+        if spec.can_run(saved.name, variant) and spec.can_run(name, variant):
+            run = getattr(oracle_checks, f"run_{saved.framework}")
+            oracle._keep_outputs(own, run(model, setup.batch[saved.framework]))
+        model.save_pretrained(room / "saved")
+        converter.convert(room / "saved", room / "out", to=["pytorch"])
+    except Exception as error:  # any exception is a finding
+        return Result([f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"])
+    batch = setup.batch["pytorch"] if own.outputs else None
+    loaded = oracle_checks.load(room / "out", "safetensors", name, batch, spec.keep)
+    result = Result(list(loaded.problems), compared=bool(own.outputs))
+    common = sorted(own.outputs.keys() & loaded.outputs.keys())
+    if own.outputs and not common and not result.problems:
+        result.problems = ["no output in common"]
+    for output in common:
+        gap = scaled_difference(own.outputs[output], loaded.outputs[output])
+        result.difference = max(result.difference, gap)
+        if not gap <= spec.tolerance:
+            result.problems.append(f"{output} differs by {gap:.1e} of its scale")
+    if transformers_5 and not spec.unsupported_by_transformers_5(variant):
+        later = transformers_5.load(room / "out", name, batch, spec.keep)
+        missing = [f"transformers 5 has no {name}"]
+        result.problems += differences(loaded, later, spec.tolerance) if later else missing
+    return result
+
+
+def scaled_difference(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the largest difference of two outputs, by the largest value of the first."""
+    if first.shape != second.shape:
+        return float("inf")
+    return float(abs(first - second).max() / max(float(abs(first).max()), 1e-9))
+
+
+def verdict(saved: SavedClass, result: Result) -> tuple[bool, str]:
+    """Return whether a class did as ``rescue.json`` says, and a line about it."""
+    problems = "; ".join(result.problems)
+    if saved.reason:
+        if problems:
+            return True, f"listed: {saved.reason} ({problems})"
+        return False, f"WORKS, although it is listed: {saved.reason}"
+    if problems:
+        return False, f"FAILS: {problems}"
+    return True, f"equal, {result.difference:.0e}" if result.compared else "values only"
+
+
+def update_list() -> None:
+    """Write the classes of the installed transformers to ``rescue.json``; keep the reasons."""
+    old = {saved.name: saved.reason for saved in listed_classes()} if LIST.exists() else {}
+    new = {
+        folder: {name: old.get(name, "") for name in names}
+        for folder, names in existing_classes().items()
+    }
+    LIST.write_text(json.dumps(new, indent=2, ensure_ascii=False) + "\n")
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="model types, folders or classes; all by default")
+    parser.add_argument("--list", action="store_true", help="update the list in rescue.json")
+    parser.add_argument("--variants", action="store_true", help="run every variant as well")
+    parser.add_argument("--only-4", action="store_true", help="leave out transformers 5")
+    options = parser.parse_args()
+    import jax
+    import transformers
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")
+    if options.list:
+        update_list()
+        return 0
+    if options.only_4:
+        return _run(options.names, options.variants, None)
+    with start_transformers_5() as transformers_5:
+        return _run(options.names, options.variants, transformers_5)
+
+
+def _run(names: Collection[str], variants: bool, transformers_5: Transformers5 | None) -> int:
+    counts: dict[str, list[bool]] = {}
+    failed = 0
+    for saved in listed_classes():
+        if names and not {*names} & {saved.folder, saved.name, saved.table, saved.framework}:
+            continue
+        plain = not variants or not saved.is_described or saved.table in _SUBMODELS
+        for variant in ("", *(() if plain else tiny(saved.table).variants)):
+            start = time.process_time()
+            with TemporaryDirectory(prefix="rescue-") as room:
+                result = rescue(saved, Path(room), transformers_5, variant)
+            good, text = verdict(saved, result)
+            failed += not good
+            label = "-".join(filter(None, (saved.name, variant)))
+            print(f"{label:44} {time.process_time() - start:5.1f} s  {text}", flush=True)
+            if not variant:
+                counts.setdefault(saved.folder, []).append(not result.problems)
+    counts["all"] = [passed for folder in counts.values() for passed in folder]
+    for folder, passed in counts.items():
+        print(f"{folder:28} {sum(passed)} of {len(passed)}")
+    print(f"{failed} not as rescue.json says")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -74,7 +74,7 @@ def parse_init(text: str) -> Init:
 
 def split_sizes(text: str) -> list[str]:
     """Return the sizes in ``"in -> out"``."""
-    return [part.strip() for part in text.replace("->", ",").split(",")]
+    return [part.strip() for part in text.replace("->", ",").split(",")] if text else []
 
 
 _PARSERS: Mapping[Any, Callable[[str], Any]] = {

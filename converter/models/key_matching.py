@@ -126,6 +126,8 @@ def detect_prefixes(
         unscoped = {path: name for path, name in scoped.items() if path not in index}
         free = (n for n in index if n.startswith(dialect.unscoped) or dialect.separator not in n)
         unscoped |= {name: name for name in free}
+        nameless = dialect.separator * 2
+        unscoped |= {n.partition(nameless)[2]: n for n in index if nameless in n}
     best, rivals = KeyNormalizer(), list[str]()
     for renamed in _submodel_names(shapes, dialect.separator, index, submodels):
         for leaf in ("", *leaves):

@@ -298,7 +298,7 @@ def add_noise(model: Any, seed: int, keep: Iterable[str] = ()) -> None:
         for key, value in tensors.items():
             if value.is_floating_point() and not any(text in key for text in keep):
                 stream = np.random.default_rng([seed, zlib.crc32(key.encode())])
-                initialized = torch.from_numpy(stream.standard_normal(tuple(value.shape)) * NOISE)
+                initialized = torch.tensor(stream.standard_normal(tuple(value.shape)) * NOISE)
                 value += (initialized.abs() if ".running_" in key else initialized).to(value.dtype)
 
 

@@ -79,8 +79,12 @@ def _split_by_layer(name: str, scope: str) -> tuple[str, str]:
 
     A layer has the name of its variables' first component, but for shared embeddings: BART's
     ``model.shared/…`` belongs to the layer ``model``, LED's ``led.shared/…`` to ``led``. A variable
-    without a layer, such as ``final_logits_bias:0``, has no scope and is a layer of its own.
+    without a layer, such as ``final_logits_bias:0``, has no scope and is a layer of its own. In
+    ``layer//variable`` the name of the variable does not begin with that of the layer.
     """
+    layer, nameless, variable = name.partition("//")
+    if nameless:
+        return layer, f"{scope}/{variable}"
     first, slash, _ = name.partition("/")
     if not slash:
         return name.removesuffix(":0"), name
@@ -89,6 +93,7 @@ def _split_by_layer(name: str, scope: str) -> tuple[str, str]:
 
 def _split_flat(name: str, scope: str) -> tuple[str, str]:
     """As `_split_by_layer` for a shard: no group, and a scope only where the loader keeps it."""
+    name = name.rpartition("//")[2]
     if "model." in name and "/" in name:
         return "", f"{name.partition('/')[0]}/{name}"
     return "", name

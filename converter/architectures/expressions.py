@@ -124,10 +124,8 @@ def _fields(node: ast.expr, text: str) -> set[str]:
             return _fields(left, text) | _fields(right, text)
         case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in _FUNCTIONS:
             return _fields(argument, text)
-        case ast.Subscript(value=ast.Name(id=name), slice=index) if (
-            name not in _CONSTANTS and not name.startswith("_")
-        ):
-            return {name} | _fields(index, text)
+        case ast.Subscript(value=ast.Name() | ast.Attribute() as owner, slice=index):
+            return _fields(owner, text) | _fields(index, text)
         case _:
             raise ExpressionError(
                 f"{text!r}: {ast.unparse(node)!r} is not allowed in an expression"

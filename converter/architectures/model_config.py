@@ -21,6 +21,15 @@ MAX_SIZE = 2**40
 """No axis of a tensor is longer."""
 
 
+def nest_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields such as ``vision_config.hidden_size`` as a configuration has them."""
+    nested: dict[str, Any] = {}
+    for field, value in fields.items():
+        outer, _, inner = field.rpartition(".")
+        (nested.setdefault(outer, {}) if outer else nested)[inner] = value
+    return nested
+
+
 class ModelConfig:
     """The content of ``config.json``, checked with the table of its architecture on use."""
 
@@ -34,14 +43,19 @@ class ModelConfig:
     def __getitem__(self, field: str) -> Value:
         """Return the value of `field`, or its default; where the default is a list, a table's keys.
 
-        Raise ConfigError if the table does not list the field, or its value has a wrong type.
+        ``vision_config.hidden_size`` is a field of a nested configuration. Raise ConfigError if the
+        table does not list the field, or its value has a wrong type.
         """
         known = self.architecture.config
         if field not in known:
             raise ConfigError(
                 f"mappings/{self.architecture.name}.toml does not list field {field!r}"
             )
-        value = self.raw.get(field, known[field])
+        outer, _, inner = field.rpartition(".")
+        raw = (self.raw.get(outer) or {}) if outer else self.raw
+        if not isinstance(raw, Mapping):
+            raise self._error(outer, "a nested configuration", raw)
+        value = raw.get(inner, known[field])
         if value is None and known[field] is not None:
             value = known[field]
         if isinstance(value, list) and len(value) <= MAX_LAYERS:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.architectures.decoding import parse_toml, read_table
+from converter.architectures.includes import expand_includes, flat_fields
 from converter.architectures.loader import load_architecture, load_composite, load_conventions
 from converter.architectures.schema import Architecture, Composite, Conventions
 from converter.errors import Problem, TableError, UnsupportedError
@@ -154,41 +155,51 @@ class ArchitectureRegistry:
         )
 
     def _read(self, name: str, chain: tuple[str, ...] | None = None) -> tuple[Any, str, str]:
-        """Return content, file and SHA-256 of a table; with a chain, ``extends`` is resolved.
+        """Return content, file and SHA-256 of a table.
 
-        The SHA-256 covers the tables it extends as well, since they affect the result as much.
+        With a chain, ``extends`` and ``include`` are resolved. The SHA-256 covers the other tables
+        as well, since they affect the result as much.
         """
         self._check_name(name)
         file, text = self._sources[name]
         if text is None:
             text = (tables_directory() / f"{name}.toml").read_bytes()
-        digest = hashlib.sha256(text).hexdigest()
+        digest = _sha256(text)
         data = parse_toml(text, file)
-        if chain is None or "extends" not in data:
+        if "config" in data:
+            data["config"] = flat_fields(data["config"])
+        if chain is None:
             return data, file, digest
-        parent = str(data.pop("extends"))
-        if parent not in self._sources:
-            raise TableError(
-                f"{file}: extends {parent!r}, which is not a table",
-                [
-                    Problem(
-                        "is not a table",
-                        file,
-                        "extends",
-                        ", ".join(self.names),
-                        parent,
-                        "Correct the name.",
-                    )
-                ],
-            )
-        if parent in (*chain, name):
-            raise TableError(f"{file}: extends itself by way of {' → '.join((*chain, name))}")
-        inherited, _, parent_digest = self._read(parent, (*chain, name))
-        problems: list[Problem] = []
-        merged = _extend(inherited, data, file, problems)
-        if problems:
-            raise TableError(f"{file}: cannot extend {parent!r}", problems)
-        return merged, file, hashlib.sha256((digest + parent_digest).encode()).hexdigest()
+        digests = [digest]
+
+        def read(key: str, other: str) -> Any:
+            if other not in self._sources:
+                remedy = "Correct the name."
+                problem = Problem("is not a table", file, key, ", ".join(self.names), other, remedy)
+                raise TableError(f"{file}: {key} {other!r}, which is not a table", [problem])
+            if other in (*chain, name):
+                raise TableError(f"{file}: {key} itself by way of {' → '.join((*chain, name))}")
+            content, _, other_digest = self._read(other, (*chain, name))
+            digests.append(other_digest)
+            return content
+
+        def read_included(other: str) -> Any:
+            content = read("includes", other)
+            load_architecture(content, f"mappings/{other}.toml", self.conventions)  # is it valid?
+            return content
+
+        data = expand_includes(data, file, read_included, lambda: self.conventions.dialects)
+        if "extends" in data:
+            parent = str(data.pop("extends"))
+            problems: list[Problem] = []
+            data = _extend(read("extends", parent), data, file, problems)
+            if problems:
+                raise TableError(f"{file}: cannot extend {parent!r}", problems)
+        return data, file, digest if len(digests) == 1 else _sha256("".join(digests).encode())
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _read_own(path: Path) -> tuple[str, bytes]:

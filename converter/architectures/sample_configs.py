@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, count, islice, product
 
 from converter.architectures.cross_references import expressions, groups
 from converter.architectures.expressions import Expression, ExpressionError, Scalar, Value
-from converter.architectures.model_config import ModelConfig, Places
+from converter.architectures.model_config import ModelConfig, Places, nest_fields
 from converter.architectures.schema import Architecture
 from converter.errors import ConfigError, Problem
 
@@ -33,7 +33,7 @@ class Condition:
 def base_config(architecture: Architecture) -> ModelConfig | None:
     """Return the first of `sample_configs`, without the search for all others."""
     base = _Finder(architecture).base()
-    return None if base is None else ModelConfig(architecture, base, "a sample configuration")
+    return None if base is None else _config(architecture, base)
 
 
 def sample_configs(
@@ -83,9 +83,7 @@ def sample_configs(
         if solution is not None:
             configs.append(solution)
     distinct = {repr(sorted(fields.items())): fields for fields in configs}
-    return [
-        ModelConfig(architecture, fields, "a sample configuration") for fields in distinct.values()
-    ], problems
+    return [_config(architecture, fields) for fields in distinct.values()], problems
 
 
 def _conditions(architecture: Architecture) -> list[Condition]:
@@ -99,6 +97,10 @@ def _conditions(architecture: Architecture) -> list[Condition]:
             text = f"{name} == null"
             conditions.setdefault(text, Condition(f"config.{name}.when", Expression(text)))
     return list(conditions.values())
+
+
+def _config(architecture: Architecture, fields: Fields) -> ModelConfig:
+    return ModelConfig(architecture, nest_fields(fields), "a sample configuration")
 
 
 class _Finder:
@@ -156,7 +158,7 @@ class _Finder:
         choices = [self._choices(name, names, base) for name in names]
         for values in islice(product(*choices), _MAX_TRIALS):
             fields = {**base, **dict(zip(names, values, strict=True))}
-            config = ModelConfig(self._architecture, fields, "a sample configuration")
+            config = _config(self._architecture, fields)
             if all(self._is_true(condition, config, truth) for condition, truth in goals) and (
                 self._is_valid(fields)
             ):
@@ -202,9 +204,9 @@ class _Finder:
         except (ConfigError, ExpressionError):
             return False
 
-    def _is_valid(self, fields: Mapping[str, Value]) -> bool:
+    def _is_valid(self, fields: Fields) -> bool:
         """Return whether every size can be evaluated."""
-        config = ModelConfig(self._architecture, fields, "with the defaults")
+        config = _config(self._architecture, fields)
         try:
             for _, rows in groups(self._architecture):
                 for row in rows:
@@ -238,8 +240,8 @@ def _divisors(texts: Sequence[Expression]) -> tuple[set[str], set[int]]:
                 and not isinstance(node.right, ast.Call)  # a root, which leaves no remainder
             ):
                 for part in ast.walk(node.right):
-                    if isinstance(part, ast.Name):
-                        fields.add(part.id)
+                    if isinstance(part, ast.Name | ast.Attribute):
+                        fields.add(ast.unparse(part))
                     elif isinstance(part, ast.Constant) and isinstance(part.value, int):
                         numbers.add(part.value or 1)
     return fields, numbers
@@ -248,11 +250,11 @@ def _divisors(texts: Sequence[Expression]) -> tuple[set[str], set[int]]:
 def _containers(texts: Sequence[Expression]) -> set[str]:
     """Return the fields on the right of ``in``: lists and strings."""
     return {
-        node.comparators[0].id
+        ast.unparse(node.comparators[0])
         for text in texts
         for node in ast.walk(ast.parse(text.text.strip(), mode="eval"))
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn)
-        if isinstance(node.comparators[0], ast.Name)
+        if isinstance(node.comparators[0], ast.Name | ast.Attribute)
     }
 
 

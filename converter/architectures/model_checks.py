@@ -70,7 +70,7 @@ def check_models(
     names: set[str] = set()
     for config in configs:
         try:
-            spec = builder.model(config)
+            specs = [builder.model(config, heads=heads) for heads in architecture.head_sets()]
             for model in architecture.models.values():
                 builder.model(config, model.parts, model.heads)
                 if CROSS_ATTENTION in architecture.parts:
@@ -79,9 +79,10 @@ def check_models(
             for problem in error.problems or [Problem(error.message)]:
                 yield replace(problem, tensor=_folded(problem.tensor or "") or None)
             continue
-        yield from duplicate_names(spec, conventions)
-        yield from _ignored_params(spec, architecture)
-        names |= {param.name for param in spec.params}
+        for spec in specs:
+            yield from duplicate_names(spec, conventions)
+            yield from _ignored_params(spec, architecture)
+            names |= {param.name for param in spec.params}
     if names:
         yield from _dead(architecture, names)
 

@@ -225,13 +225,13 @@ class ModelSpecBuilder:
     ) -> ModelSpec:
         """Return the specification of a model with some parts and heads of its table, or all.
 
-        In a composite, `prefix` is the submodel; `base` is the base model prefix of its class.
-        Raise ConfigError if a size is not valid or there are too many tensors, TableError if a tie
-        is invalid.
+        All heads are the first set of `Architecture.head_sets`. In a composite, `prefix` is the
+        submodel; `base` is the base model prefix of its class. Raise ConfigError if a size is not
+        valid or there are too many tensors, TableError if a tie is invalid.
         """
         architecture = config.architecture
         parts = tuple(dict.fromkeys(architecture.parts if parts is None else parts))
-        heads = tuple(architecture.heads if heads is None else heads)
+        heads = architecture.head_sets()[0] if heads is None else tuple(heads)
         has = {*parts, *heads}
         ties = [
             (NamePattern(name), replace(tie, stored_in={}) if tie.stored_without in has else tie)

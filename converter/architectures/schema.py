@@ -8,7 +8,7 @@ makes the key optional, and an unknown key is an error. `Architecture`, `Composi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -430,6 +430,34 @@ class Architecture:
         paths = (model.base_model_prefix for model in self.models.values())
         names = (self.base_model_prefix.get(dialect.name, ""), *map(dialect.path, paths))
         return {name: None for name in names if name}
+
+    def named_models(self, names: Set[str]) -> list[ModelClass]:
+        """Return the models that have one of some class names in any framework."""
+        return [
+            model
+            for model in self.models.values()
+            if not names.isdisjoint({model.name, *model.classes.values()})
+        ]
+
+    def head_sets(self, models: Iterable[ModelClass] = ()) -> list[tuple[str, ...]]:
+        """Return each set of heads that a checkpoint of one of `models`, or any, can have together.
+
+        Two heads with a row of the same path exclude each other, since the classifier of multiple
+        choice has another size than that of sequences. A set has the heads of a model, and those
+        others that fit, the first of the table above all.
+        """
+        own = [model.heads for model in models or self.models.values()] or [()]
+        return [*dict.fromkeys(map(self._compatible, own))]
+
+    def _compatible(self, first: Iterable[str]) -> tuple[str, ...]:
+        paths: set[NamePattern] = set()
+        heads = set()
+        for head in dict.fromkeys((*first, *self.heads)):
+            own = {row.path for row in self.heads[head]}
+            if paths.isdisjoint(own):
+                heads.add(head)
+                paths |= own
+        return tuple(head for head in self.heads if head in heads)
 
 
 @dataclass(frozen=True)

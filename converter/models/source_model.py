@@ -68,9 +68,13 @@ class SourceModel(MatchedCheckpoint):
         """
         architecture = registry.architecture(checkpoint.architecture, checkpoint.config_path)
         config = ModelConfig(architecture, raw, str(checkpoint.config_path))
-        spec = ModelSpecBuilder(registry.conventions).model(config)
-        key_match = match_keys(checkpoint, spec, registry.conventions, label)
-        source = cls(label, checkpoint, key_match, config, spec)
+        models = architecture.named_models(_class_names(checkpoint.config))
+        sources = []
+        for heads in architecture.head_sets(models):
+            spec = ModelSpecBuilder(registry.conventions).model(config, heads=heads)
+            key_match = match_keys(checkpoint, spec, registry.conventions, label)
+            sources.append(cls(label, checkpoint, key_match, config, spec))
+        source = min(sources, key=lambda source: len(source.key_match.mismatched))
         return find_foreign_tensors(source, registry.conventions)
 
     @property
@@ -82,6 +86,12 @@ class SourceModel(MatchedCheckpoint):
     def architecture(self) -> Architecture:
         """The mapping table."""
         return self.config.architecture
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads in `spec`."""
+        parts = {param.part for param in self.spec.params}
+        return tuple(head for head in self.architecture.heads if head in parts)
 
     @property
     def parts(self) -> set[str]:
@@ -99,7 +109,6 @@ class SourceModel(MatchedCheckpoint):
         class that has them, with the name of its base model in the checkpoint, the fewest other
         heads and the most of the other parts.
         """
-        names = _class_names(self.checkpoint.config)
         heads = self.parts & set(self.architecture.heads)
         parts = self.parts - heads
         stored = [each.tensor.spec.name for each in self.key_match.matched.values()]
@@ -111,7 +120,8 @@ class SourceModel(MatchedCheckpoint):
             return other, len({*model.heads} - heads), len(parts - {*model.parts}), len(model.parts)
 
         models = sorted(self.architecture.models.values(), key=surplus)
-        named = [model for model in models if names & {model.name, *model.classes.values()}]
+        stated = _class_names(self.checkpoint.config)
+        named = sorted(self.architecture.named_models(stated), key=surplus)
         fitting = [model for model in (*named, *models) if heads <= set(model.heads)]
         return (*fitting, *named, *models)[0]
 

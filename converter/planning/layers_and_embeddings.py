@@ -66,7 +66,7 @@ def select_layers(source: SourceModel, selection: str, conventions: Conventions)
     config = ModelConfig(
         architecture, {**source.config.raw, field: len(numbers)}, source.config.file
     )
-    spec = ModelSpecBuilder(conventions).model(config)
+    spec = ModelSpecBuilder(conventions).model(config, heads=source.heads)
     patterns = _layer_patterns(architecture, placeholder)
 
     def renamed(name: str) -> str | None:
@@ -149,7 +149,7 @@ def resize_embeddings(source: SourceModel, conventions: Conventions) -> SourceMo
     if not isinstance(old, int) or field not in architecture.config or size > _MAX_GROWTH * old:
         raise UnsupportedError(f"{directory}: {old} embeddings cannot be resized to {size}")
     config = ModelConfig(architecture, {**source.config.raw, field: size}, source.config.file)
-    spec = ModelSpecBuilder(conventions).model(config)
+    spec = ModelSpecBuilder(conventions).model(config, heads=source.heads)
     for name in source.key_match.matched:
         before, after = (each.by_name[name].canonical.shape for each in (source.spec, spec))
         # Only the first axis longer than one can be truncated; it must be the vocabulary's.

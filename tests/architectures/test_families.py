@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from converter.architectures.lint import lint
@@ -37,7 +39,12 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
     configs, problems = sample_configs(architecture, name)
     assert not problems
     expanded = {
-        config: {*ModelSpecBuilder(LIBRARY.conventions).model(config).by_name} for config in configs
+        config: {
+            name
+            for heads in architecture.head_sets()
+            for name in ModelSpecBuilder(LIBRARY.conventions).model(config, heads=heads).by_name
+        }
+        for config in configs
     }
     rows = [*architecture.modules]
     for group in (*architecture.parts.values(), *architecture.heads.values()):
@@ -64,8 +71,8 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
 @pytest.mark.parametrize("name", MODEL_TYPES)
 def test_index_gives_every_slot_back_by_all_its_names(name):
     architecture = LIBRARY.architecture(name)
-    for config in sample_configs(architecture, name)[0]:
-        model_spec = ModelSpecBuilder(LIBRARY.conventions).model(config)
+    for config, heads in product(sample_configs(architecture, name)[0], architecture.head_sets()):
+        model_spec = ModelSpecBuilder(LIBRARY.conventions).model(config, heads=heads)
         for dialect in LIBRARY.conventions.dialects:
             index = model_spec.index(dialect)
             for param in model_spec.params:

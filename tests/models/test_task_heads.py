@@ -17,7 +17,7 @@ from converter.errors import MatchError
 from tests.factories import bundled_registry, make
 
 LIBRARY = bundled_registry()
-TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering")
+TASKS = ("SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
 CLASSES = [
     (name, model)
     for name in ("bert", "roberta", "camembert", "distilbert", "electra", "albert", "gpt2")
@@ -39,6 +39,27 @@ def test_the_tensors_decide_the_class(tmp_path: Path, architecture: str, name: s
     make(tmp_path / "in", architecture, name)
     converter.convert(tmp_path / "in", tmp_path / "out", to=["pytorch"])
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [name]
+
+
+@pytest.mark.parametrize(
+    ("stated", "fields", "converted"),
+    [
+        ("BertForMultipleChoice", {"num_labels": 4}, "BertForMultipleChoice"),
+        (None, {"num_labels": 4}, "BertForMultipleChoice"),
+        ("BertForSequenceClassification", {"num_labels": 1}, "BertForSequenceClassification"),
+        (None, {"num_labels": 1}, "BertForSequenceClassification"),
+    ],
+)
+def test_one_row_is_of_multiple_choice_or_of_one_label(
+    tmp_path: Path, stated: str | None, fields: dict[str, Any], converted: str
+) -> None:
+    """As the configuration states, or else by the number of labels that it gives."""
+    made = make(tmp_path / "in", "bert", "BertForMultipleChoice")
+    config = {**made.config, **fields, "architectures": [stated] if stated else None}
+    (made.directory / "config.json").write_text(json.dumps(config))
+    converter.convert(made.directory, tmp_path / "out", to=["pytorch"])
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["architectures"] == [converted]
 
 
 @pytest.mark.parametrize(("fields", "number"), LABELS)
@@ -70,7 +91,8 @@ def test_as_an_encoder_it_leaves_its_head_behind(
     heads = {
         param
         for param in made.values
-        if param.split(".")[0] in {"classifier", "pre_classifier", "qa_outputs", "score"}
+        if param.split(".")[0]
+        in {"classifier", "pre_classifier", "qa_outputs", "score", "sequence_summary"}
     }
     assert heads
     (dropped,) = [item.key_match.ignored for item in result.sources if item.label == "encoder"]

@@ -23,13 +23,15 @@ An architecture needs one file, ``tiny/<model_type>.json``:
         null                                      not given, overriding ``inputs``
 
     ``pixel_values``, ``input_values`` and ``input_features`` replace ``input_ids``.
-    For a decoder, every name gets the prefix ``decoder_``.
+    For a decoder, every name gets the prefix ``decoder_``; for multiple choice, every array gets an
+    axis of three choices after the first.
 ``tensorflow_inputs``, ``flax_inputs`` (optional)
     the same for one framework only, on top of ``inputs`` (such as Flax' ``position_ids``).
 ``class_inputs`` (optional)
     PyTorch class → its inputs, on top of ``inputs`` (such as ``decoder_input_ids``).
 ``class_config`` (optional)
-    PyTorch class → changes of ``config`` for its stand-alone model (such as ``num_labels``).
+    PyTorch class → changes of ``config`` for its stand-alone model (such as ``num_labels``,
+    which is 5 for classifiers of sequences and tokens).
 ``cannot_run`` (optional)
     role, or class name of a framework, or either of them with ``-`` and a variant → why the class
     loads but cannot be called; then only what it loads is compared.

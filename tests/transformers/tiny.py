@@ -28,6 +28,9 @@ LIBRARY = bundled_registry()
 MODEL_TYPES = tuple(name for name in LIBRARY.names if not LIBRARY.is_composite(name))
 NOISE = 0.1
 MAIN_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
+LABELED = ("ForSequenceClassification", "ForTokenClassification")
+"""Ends of the names of classes with any number of labels; it is 5 unless a file says otherwise."""
+
 _KEYS = {
     "cannot_build",
     "config",
@@ -95,6 +98,8 @@ class Tiny:
         if not any(name in expected for name in MAIN_INPUTS):
             below = self.config["vocab_size"]
             expected = {"input_ids": {"ids": [2, 9], "from": 5, "below": below}, **expected}
+        if model.endswith("ForMultipleChoice"):
+            expected = {name: spec and _with_choices(spec) for name, spec in expected.items()}
         return {
             prefix + name: _array(
                 spec, config, np.random.default_rng([seed, zlib.crc32(name.encode())])
@@ -102,6 +107,14 @@ class Tiny:
             for name, spec in expected.items()
             if spec is not None
         }
+
+
+def _with_choices(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an input of shape [batch, …] as one of shape [batch, 3 choices, …]."""
+    return {
+        key: [value[0], 3, *value[1:]] if isinstance(value, list) else value
+        for key, value in spec.items()
+    }
 
 
 def _array(spec: Mapping[str, Any], config: ModelConfig, stream: np.random.Generator) -> np.ndarray:
@@ -270,7 +283,8 @@ def source_fields(architecture: str, model: ModelClass, variant: str) -> dict[st
     if decoder and decoder.model == model.name:
         own = {key: value for key, value in decoder.config.items() if key != "add_cross_attention"}
         fields = {**own, **fields}
-    return {**fields, **spec.class_config.get(model.name, {})}
+    labels = {"num_labels": 5} if model.name.endswith(LABELED) else {}
+    return {**labels, **fields, **spec.class_config.get(model.name, {})}
 
 
 def build(spec: Tiny, name: str, fields: Mapping[str, Any], seed: int = 0) -> Any:

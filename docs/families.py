@@ -27,7 +27,8 @@ with no missing, unexpected or new tensor, and every value must be in place:
 - transformers 4.57.6 loads the files of all three frameworks. *Outputs* must agree across them;
   where transformers cannot run a model, *values* are compared with its own saved tensors.
 - transformers 5.23, which has PyTorch alone, loads every PyTorch file as well, must save the same
-  values again, and give the outputs of 4.57.6.
+  values again, and give the outputs of 4.57.6. What 4.57.6 does not have is built and judged by
+  5.23 alone.
 
 Each variant of a configuration that changes the tensors is checked as well. Of encoders and
 decoders of other families, a sample is composed and loaded in each framework
@@ -83,11 +84,12 @@ def _roles(architecture: Architecture, role: str, registry: ArchitectureRegistry
         possible &= set(registry.composite(entry.composite).classes)
     frameworks = [_MARKS[name] for name in FRAMEWORKS if name in possible]
     checked = "values" if role in tiny.get("cannot_run", {}) else "values and outputs"
+    earlier = "–" if "transformers_4" in tiny else checked
     composite = entry.composite if role == "encoder" else "any"
     variants = ", ".join(tiny.get("variants", {})) or "–"
     later = _later(tiny, checked)
     named = ", ".join(frameworks)
-    yield f"| {architecture.name} | {composite} | {named} | {checked} | {later} | {variants} |"
+    yield f"| {architecture.name} | {composite} | {named} | {earlier} | {later} | {variants} |"
 
 
 def _later(tiny: Mapping[str, Any], checked: str) -> str:
@@ -150,6 +152,8 @@ def _faults(architecture: Architecture) -> Iterator[str]:
         yield f"{what}, not checked: {told['why']}"
     for what, reason in tiny.get("own_files", {}).items():
         yield f"`{what}`, transformers 4.57.6: {reason}"
+    if reason := tiny.get("transformers_4"):
+        yield f"All, transformers 4.57.6: {reason}"
     for variant, reason in tiny.get("transformers_5", {}).items():
         yield f"{variant or 'All'}, transformers 5: {reason}"
 

@@ -52,7 +52,7 @@ def classes() -> dict[str, list[str]]:
     """Family → its PyTorch classes."""
     actual: dict[str, list[str]] = {}
     for architecture, name, variant in single_models():
-        if not variant:
+        if not variant and not tiny(architecture).transformers_4:
             actual.setdefault(architecture, []).append(name)
     return actual
 

@@ -25,11 +25,12 @@ from tests.factories import noise
 from tests.transformers import oracle_checks
 from tests.transformers.oracle import FILES, Loaded
 from tests.transformers.test_every_table import KINDS, TOKENS, faultless, names, written
-from tests.transformers.tiny import LIBRARY, MODEL_TYPES, Tiny, model_of, tiny
+from tests.transformers.tiny import LIBRARY, Tiny, model_of, model_types_of_transformers_4, tiny
 from tests.transformers.transformers_5 import Transformers5, differences
 
 pytestmark = pytest.mark.peer
 
+MODEL_TYPES = model_types_of_transformers_4()
 ENCODERS = [name for name in MODEL_TYPES if "encoder" in LIBRARY.architecture(name).roles]
 DECODERS = [name for name in MODEL_TYPES if "decoder" in LIBRARY.architecture(name).roles]
 WIDTHS = (24, 48, 72)

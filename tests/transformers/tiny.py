@@ -45,6 +45,7 @@ _KEYS = {
     "own_files",
     "refused",
     "tolerance",
+    "transformers_4",
     "transformers_5",
 }
 
@@ -66,6 +67,7 @@ class Tiny:
     own_files: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cannot_build: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    transformers_4: str = ""
     transformers_5: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -154,6 +156,7 @@ def tiny(architecture: str) -> Tiny:
         cannot_build=data.get("cannot_build", {}),
         refused=data.get("refused", {}),
         own_files=data.get("own_files", {}),
+        transformers_4=data.get("transformers_4", ""),
         transformers_5=data.get("transformers_5", {}),
     )
 
@@ -176,6 +179,12 @@ def _loads(architecture: str) -> bool:
     except TableError:
         return False
     return True
+
+
+@cache
+def model_types_of_transformers_4() -> tuple[str, ...]:
+    """Return the architectures that transformers 4.57 has classes for."""
+    return tuple(name for name in complete_model_types() if not tiny(name).transformers_4)
 
 
 def roles() -> list[tuple[str, str, str]]:

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from tests.environments import TRANSFORMERS_5, interpreter
 from tests.transformers import oracle
 from tests.transformers.oracle import Loaded
 from tests.transformers.oracle_checks import Batch, without
+from tests.transformers.tiny import add_noise, build, tiny
 from tests.transformers.weight_files import FILES
 
 KIND = "safetensors"
@@ -45,10 +46,7 @@ class Transformers5:
         """
         arrays: dict[str, Any] = {**(batch or {})}
         np.savez(self.room / "inputs.npz", **arrays)
-        assert self.process.stdin and self.process.stdout
-        request = (str(directory), name, batch is not None)
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        answer = json.loads(self.process.stdout.readline())
+        answer = self._ask("load", str(directory), name, batch is not None)
         if answer is None:
             return None
         loaded = Loaded(f"{KIND} in transformers 5", answer)
@@ -58,6 +56,21 @@ class Transformers5:
             saved = without(load_file(self.room / FILES[KIND]), computed)
             loaded.stored = {key: value.astype(np.float32) for key, value in saved.items()}
         return loaded
+
+    def build(
+        self, directory: Path, architecture: str, name: str, fields: Mapping[str, Any]
+    ) -> None:
+        """Build a tiny model with noise on every parameter, and save it."""
+        assert self._ask("build", str(directory), architecture, name, dict(fields)) is None
+
+    def add_noise(self, source: Path, target: Path, name: str, keep: tuple[str, ...]) -> None:
+        """Load a model, add noise to every parameter, and save it in another directory."""
+        assert self._ask("add_noise", str(source), str(target), name, keep) is None
+
+    def _ask(self, *request: Any) -> Any:
+        assert self.process.stdin and self.process.stdout
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
 
 
 def differences(first: Loaded, transformers_5: Loaded, tolerance: float) -> list[str]:
@@ -107,15 +120,47 @@ def _serve(room: Path, answers: IO[str]) -> None:
     torch.set_num_threads(2)
     transformers.logging.disable_progress_bar()
     for line in sys.stdin:
-        directory, name, runs = json.loads(line)
-        loaded = None
-        if hasattr(transformers, name):
-            with np.load(room / "inputs.npz") as actual:
-                batch = {key: torch.from_numpy(actual[key]) for key in actual} if runs else None
-            loaded = _load(Path(directory), getattr(transformers, name), batch, room)
-            outputs: dict[str, Any] = loaded.outputs
-            np.savez(room / "outputs.npz", **outputs)
-        print(json.dumps(loaded and loaded.problems), file=answers, flush=True)
+        request, *arguments = json.loads(line)
+        try:
+            answer = _REQUESTS[request](room, *arguments)
+        except Exception as error:  # the test fails with it, and the next one goes on
+            answer = [f"{type(error).__name__}: {error}"]
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _check(room: Path, directory: str, name: str, runs: bool) -> list[str] | None:
+    import torch
+    import transformers
+
+    if not hasattr(transformers, name):
+        return None
+    with np.load(room / "inputs.npz") as actual:
+        batch = {key: torch.from_numpy(actual[key]) for key in actual} if runs else None
+    loaded = _load(Path(directory), getattr(transformers, name), batch, room)
+    outputs: dict[str, Any] = loaded.outputs
+    np.savez(room / "outputs.npz", **outputs)
+    return loaded.problems
+
+
+def _build(
+    room: Path, directory: str, architecture: str, name: str, fields: dict[str, Any]
+) -> None:
+    build(tiny(architecture), name, fields).save_pretrained(directory)
+
+
+def _add_noise(room: Path, source: str, target: str, name: str, keep: list[str]) -> None:
+    import transformers
+
+    model = getattr(transformers, name).from_pretrained(source)
+    add_noise(model, seed=4, keep=keep)
+    model.save_pretrained(target)
+
+
+_REQUESTS: Mapping[str, Callable[..., Any]] = {
+    "load": _check,
+    "build": _build,
+    "add_noise": _add_noise,
+}
 
 
 def _load(directory: Path, kind: Any, batch: dict[str, Any] | None, room: Path) -> Loaded:

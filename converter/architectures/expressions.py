@@ -15,7 +15,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeAlias, TypeGuard
 
 Scalar: TypeAlias = int | float | bool | str | None
@@ -62,31 +62,22 @@ class Expression:
         self.fields  # noqa: B018 - parses and checks now, not at the first use
 
     @cached_property
-    def _tree(self) -> ast.expr:
+    def _parsed(self) -> tuple[ast.expr, frozenset[str]]:
         if len(self.text) > _MAX_LENGTH:
             raise ExpressionError(f"expression is longer than {_MAX_LENGTH} characters")
-        try:
-            tree = ast.parse(self.text.strip(), mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ExpressionError(f"{self.text!r} is not an expression") from error
-        level: list[ast.AST] = [tree]
-        for _ in range(_MAX_DEPTH):
-            level = [child for node in level for child in ast.iter_child_nodes(node)]
-        if level:
-            raise ExpressionError(f"{self.text!r} is nested more than {_MAX_DEPTH} deep")
-        return tree
+        return _parse(self.text)
 
-    @cached_property
+    @property
     def fields(self) -> frozenset[str]:
         """Names of the fields it refers to."""
-        return frozenset(_fields(self._tree, self.text))
+        return self._parsed[1]
 
     def evaluate(self, lookup: Callable[[str], Value]) -> Value:
         """Return the value, with fields looked up by `lookup`.
 
         Raise ExpressionError if values have the wrong type, or a division has a remainder.
         """
-        return _evaluate(self._tree, lookup, self.text)
+        return _evaluate(self._parsed[0], lookup, self.text)
 
     def number(self, lookup: Callable[[str], Value]) -> float:
         """Return the value as a number; raise ExpressionError if it is not a number."""
@@ -97,6 +88,21 @@ class Expression:
 
     def __str__(self) -> str:
         return self.text
+
+
+@lru_cache(1024)  # tables repeat most of their expressions
+def _parse(text: str) -> tuple[ast.expr, frozenset[str]]:
+    """Return the syntax tree of an expression and its fields; refuse what is not in the grammar."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ExpressionError(f"{text!r} is not an expression") from error
+    level: list[ast.AST] = [tree]
+    for _ in range(_MAX_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+    if level:
+        raise ExpressionError(f"{text!r} is nested more than {_MAX_DEPTH} deep")
+    return tree, frozenset(_fields(tree, text))
 
 
 def _fields(node: ast.expr, text: str) -> set[str]:
@@ -257,9 +263,13 @@ class NamePattern:
             raise ValueError(f"{self.text!r}: placeholders must not touch one another or a digit")
 
     @cached_property
+    def _parts(self) -> tuple[str, ...]:
+        return tuple(_PLACE.split(self.text))
+
+    @cached_property
     def places(self) -> tuple[str, ...]:
         """The names of the placeholders, from left to right."""
-        return tuple(_PLACE.findall(self.text))
+        return self._parts[1::2]
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -276,7 +286,9 @@ class NamePattern:
 
     def format(self, numbers: Mapping[str, int | str]) -> str:
         """Return the name with its placeholders filled."""
-        return _PLACE.sub(lambda place: str(numbers[place[1]]), self.text)
+        parts = list(self._parts)
+        parts[1::2] = [str(numbers[place]) for place in self.places]
+        return "".join(parts)
 
     def match(self, name: str) -> dict[str, int] | None:
         """Return the numbers in `name`, or ``None`` if it does not match."""

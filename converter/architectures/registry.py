@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Set
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,34 @@ MERGED_DEEPLY = ("parts", "ignore")
 OWN = ("detection", "languages", "tokenizer")
 """Sections that it does not inherit."""
 
+_MAX_PARSED = 1024
+"""Bundled files whose content is kept; there are fewer, unless they change meanwhile."""
+
+_LOADED: dict[str, tuple[str, Architecture]] = {}
+"""Bundled table → SHA-256 of all that it is made of, and its architecture."""
+
+
+@lru_cache(4)
+def _load_conventions(text: bytes, file: str) -> Conventions:
+    return load_conventions(parse_toml(text, file), file)
+
+
+def _parse(text: bytes, file: str) -> Mapping[str, Any]:
+    data = parse_toml(text, file)
+    return {**data, "config": flat_fields(data["config"])} if "config" in data else data
+
+
+@lru_cache(_MAX_PARSED)
+def _parse_bundled(text: bytes, file: str) -> Mapping[str, Any]:
+    """Parse a bundled table, once in a process as long as it does not change."""
+    return _parse(text, file)
+
 
 class ArchitectureRegistry:
     """All mapping tables, each loaded when it is first requested.
 
-    A user's own table files, `extra`, take precedence over bundled ones of the same name.
+    A user's own table files, `extra`, take precedence over bundled ones of the same name. What was
+    loaded from bundled tables is shared by all registries of a process.
     """
 
     def __init__(self, extra: Iterable[str | Path] = ()) -> None:
@@ -61,8 +84,7 @@ class ArchitectureRegistry:
     @cached_property
     def conventions(self) -> Conventions:
         """The dialects and layer types that all tables share."""
-        data, file, _ = self._read(DIALECTS)
-        return load_conventions(data, file)
+        return _load_conventions(*self._text(DIALECTS))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,7 +154,14 @@ class ArchitectureRegistry:
         if name not in self._architectures:
             self._check_name(name, f"{stated_in}: " if stated_in else "")
             data, file, sha256 = self._read(name, chain=())
-            self._architectures[name] = load_architecture(data, file, self.conventions, sha256)
+            bundled = self._sources[name][1] is None
+            everything = sha256 + _sha256(self._text(DIALECTS)[0])
+            digest, architecture = _LOADED.get(name, ("", None))
+            if architecture is None or digest != everything or not bundled:
+                architecture = load_architecture(data, file, self.conventions, sha256)
+            if bundled:
+                _LOADED[name] = (everything, architecture)
+            self._architectures[name] = architecture
         return self._architectures[name]
 
     def composite(self, name: str) -> Composite:
@@ -154,6 +183,11 @@ class ArchitectureRegistry:
             "--mapping FILE.",
         )
 
+    def _text(self, name: str) -> tuple[bytes, str]:
+        """Return the content of a table's file, and its name."""
+        file, own = self._sources[name]
+        return (tables_directory() / f"{name}.toml").read_bytes() if own is None else own, file
+
     def _read(self, name: str, chain: tuple[str, ...] | None = None) -> tuple[Any, str, str]:
         """Return content, file and SHA-256 of a table.
 
@@ -161,13 +195,10 @@ class ArchitectureRegistry:
         as well, since they affect the result as much.
         """
         self._check_name(name)
-        file, text = self._sources[name]
-        if text is None:
-            text = (tables_directory() / f"{name}.toml").read_bytes()
+        text, file = self._text(name)
         digest = _sha256(text)
-        data = parse_toml(text, file)
-        if "config" in data:
-            data["config"] = flat_fields(data["config"])
+        parse = _parse_bundled if self._sources[name][1] is None else _parse
+        data = dict(parse(text, file))
         if chain is None:
             return data, file, digest
         digests = [digest]
@@ -185,7 +216,7 @@ class ArchitectureRegistry:
 
         def read_included(other: str) -> Any:
             content = read("includes", other)
-            load_architecture(content, f"mappings/{other}.toml", self.conventions)  # is it valid?
+            self.architecture(other)  # is it valid?
             return content
 
         data = expand_includes(data, file, read_included, lambda: self.conventions.dialects)

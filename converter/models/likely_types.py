@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from converter.architectures.model_spec import BODY, ModelSpecBuilder
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.sample_configs import base_config
+from converter.architectures.schema import Architecture
 from converter.options import SUBMODELS
 
 _MAX_PREFIX = 4
@@ -85,24 +86,37 @@ class _Signature:
         return 2 * precision * recall / ((precision + recall) or 1), has_base
 
 
+_SIGNATURES: dict[str, tuple[Architecture, tuple[_Signature, ...]]] = {}
+"""Name of a table → its architecture, and the signatures of that."""
+
+
 def _signatures(registry: ArchitectureRegistry) -> Iterator[_Signature]:
-    """Yield the signature of every architecture in each dialect."""
-    builder = ModelSpecBuilder(registry.conventions)
+    """Yield the signature of every architecture in each dialect, made once in a process."""
     for name in registry.names:
-        if registry.is_composite(name):
-            continue
-        architecture = registry.architecture(name)
-        if (config := base_config(architecture)) is None:
-            continue
-        spec = builder.model(config)
-        for dialect in registry.conventions.dialects.values():
-            params = {_fold(key): _fold(p.name) for key, p in spec.index(dialect.name).items()}
-            body = {_fold(param.name) for param in spec.params if param.part == BODY}
-            base = architecture.base_model_prefix.get(dialect.name)
-            body &= {*params.values()}
-            if body:
-                prefix = f"{base}{dialect.separator}" if base else ""
-                yield _Signature(name, _depth(name, registry), dialect.name, params, body, prefix)
+        if not registry.is_composite(name):
+            architecture = registry.architecture(name)
+            previous, signatures = _SIGNATURES.get(name, (None, ()))
+            if previous is not architecture:
+                signatures = tuple(_signatures_of(architecture, registry))
+                _SIGNATURES[name] = architecture, signatures
+            yield from signatures
+
+
+def _signatures_of(
+    architecture: Architecture, registry: ArchitectureRegistry
+) -> Iterator[_Signature]:
+    if (config := base_config(architecture)) is None:
+        return
+    spec = ModelSpecBuilder(registry.conventions).model(config)
+    depth = _depth(architecture.name, registry)
+    for dialect in registry.conventions.dialects.values():
+        params = {_fold(key): _fold(p.name) for key, p in spec.index(dialect.name).items()}
+        body = {_fold(param.name) for param in spec.params if param.part == BODY}
+        base = architecture.base_model_prefix.get(dialect.name)
+        body &= {*params.values()}
+        if body:
+            prefix = f"{base}{dialect.separator}" if base else ""
+            yield _Signature(architecture.name, depth, dialect.name, params, body, prefix)
 
 
 def _depth(name: str, registry: ArchitectureRegistry) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import chain
 
 import pytest
 
 from converter.architectures.lint import lint
-from converter.architectures.model_spec import ModelSpecBuilder
+from converter.architectures.model_config import ModelConfig
+from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
 from converter.architectures.sample_configs import sample_configs
-from converter.architectures.schema import FRAMEWORKS
+from converter.architectures.schema import FRAMEWORKS, Architecture
 from converter.file_names import tables_directory
 from tests.factories import bundled_registry
 
@@ -20,6 +21,19 @@ TABLES = sorted(
     if path.stem != "_presets"  # not a table
 )
 MODEL_TYPES = [name for name in LIBRARY.names if not LIBRARY.is_composite(name)]
+
+
+@pytest.fixture(scope="module", params=MODEL_TYPES)
+def sampled(request) -> tuple[Architecture, dict[ModelConfig, list[ModelSpec]]]:
+    """Return an architecture, and its specifications for each of the sample configurations."""
+    architecture = LIBRARY.architecture(request.param)
+    configs, problems = sample_configs(architecture, request.param)
+    assert not problems
+    builder = ModelSpecBuilder(LIBRARY.conventions)
+    return architecture, {
+        config: [builder.model(config, heads=heads) for heads in architecture.head_sets()]
+        for config in configs
+    }
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
@@ -33,18 +47,10 @@ def test_file_is_named_after_what_is_in_it(name):
     assert table.name == name
 
 
-@pytest.mark.parametrize("name", MODEL_TYPES)
-def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
-    architecture = LIBRARY.architecture(name)
-    configs, problems = sample_configs(architecture, name)
-    assert not problems
+def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(sampled):
+    architecture, specs = sampled
     expanded = {
-        config: {
-            name
-            for heads in architecture.head_sets()
-            for name in ModelSpecBuilder(LIBRARY.conventions).model(config, heads=heads).by_name
-        }
-        for config in configs
+        config: {name for spec in each for name in spec.by_name} for config, each in specs.items()
     }
     rows = [*architecture.modules]
     for group in (*architecture.parts.values(), *architecture.heads.values()):
@@ -68,11 +74,8 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(name):
             assert not all(met), row.path
 
 
-@pytest.mark.parametrize("name", MODEL_TYPES)
-def test_index_gives_every_slot_back_by_all_its_names(name):
-    architecture = LIBRARY.architecture(name)
-    for config, heads in product(sample_configs(architecture, name)[0], architecture.head_sets()):
-        model_spec = ModelSpecBuilder(LIBRARY.conventions).model(config, heads=heads)
+def test_index_gives_every_slot_back_by_all_its_names(sampled):
+    for model_spec in chain.from_iterable(sampled[1].values()):
         for dialect in LIBRARY.conventions.dialects:
             index = model_spec.index(dialect)
             for param in model_spec.params:

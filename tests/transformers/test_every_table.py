@@ -61,7 +61,7 @@ To test one architecture: ``pytest tests/transformers/test_every_table.py -k "er
 from __future__ import annotations
 
 import json
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ PARTNER = {
 TOKENS: dict[str, Any] = {"decoder_start_token": 5, "eos_token": 6, "pad_token": 7}
 
 
-def names(table: list[tuple[str, str, str]]) -> list[str]:
+def names(table: Iterable[tuple[str, str, str]]) -> list[str]:
     return ["-".join(filter(None, item)) for item in table]
 
 

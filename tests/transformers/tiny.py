@@ -187,16 +187,17 @@ def model_types_of_transformers_4() -> tuple[str, ...]:
     return tuple(name for name in complete_model_types() if not tiny(name).transformers_4)
 
 
-def roles() -> list[tuple[str, str, str]]:
+@cache
+def roles() -> tuple[tuple[str, str, str], ...]:
     """Return architecture, role and variant of every composition that the variant changes."""
-    return [
+    return tuple(
         (architecture, role, variant)
         for architecture in complete_model_types()
         for role, played in tiny(architecture).table.roles.items()
         for variant in ("", *tiny(architecture).variants)
         if not variant or _changes(architecture, played.model, variant)
         if not _refused(architecture, role, variant)
-    ]
+    )
 
 
 def _refused(architecture: str, role: str, variant: str) -> bool:
@@ -206,7 +207,8 @@ def _refused(architecture: str, role: str, variant: str) -> bool:
     return role_unsupported_reasons(config, role).keys() >= {*FRAMEWORKS}
 
 
-def single_models() -> list[tuple[str, str, str]]:
+@cache
+def single_models() -> tuple[tuple[str, str, str], ...]:
     """Return architecture, model class and variant of every stand-alone conversion.
 
     Every class is tested with the configuration itself. With a variant, those with a role are
@@ -224,7 +226,7 @@ def single_models() -> list[tuple[str, str, str]]:
             for model in table.models
             if _changes(architecture, model, variant, _groups(table, leading))
         ]
-    return actual
+    return tuple(actual)
 
 
 def _groups(table: Architecture, models: Iterable[str]) -> frozenset[str]:

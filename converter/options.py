@@ -230,6 +230,9 @@ class ComposeOptions(CardOptions):
         "copies the decoder's self-attention where shapes allow.",
         group=COMPOSITION,
     )
+    force: bool = option(
+        False, "Write the model even if transformers can load it but not run it.", group=COMPOSITION
+    )
     tokenizer: TokenizerChoice = option(
         "both",
         "Whose tokenizer files to copy.",

@@ -9,15 +9,18 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from converter.architectures.decoding import parse_toml, read_table
+from converter.architectures.decoding import Decoder, parse_toml, read_table
 from converter.architectures.includes import expand_includes, flat_fields
 from converter.architectures.loader import load_architecture, load_composite, load_conventions
-from converter.architectures.schema import Architecture, Composite, Conventions
+from converter.architectures.schema import Architecture, Composite, Conventions, ModelTypes
 from converter.errors import Problem, TableError, UnsupportedError
 from converter.file_names import tables_directory
 
 DIALECTS = "_dialects"
 """The table of what all others share."""
+
+MODEL_TYPES = "_model_types"
+"""The table of what transformers can do with model types, with or without a table."""
 
 MERGED = (
     "config",
@@ -37,7 +40,7 @@ MERGED = (
 MERGED_DEEPLY = ("parts", "ignore")
 """Sections whose tables it changes entry by entry."""
 
-OWN = ("detection", "languages", "tokenizer")
+OWN = ("detection", "languages", "tokenizer", "note")
 """Sections that it does not inherit."""
 
 _MAX_PARSED = 1024
@@ -86,6 +89,15 @@ class ArchitectureRegistry:
         """The dialects and layer types that all tables share."""
         return _load_conventions(*self._text(DIALECTS))
 
+    @cached_property
+    def model_types(self) -> ModelTypes:
+        """What transformers can do with model types, with or without a table."""
+        data, file, _ = self._read(MODEL_TYPES)
+        decoder = Decoder(file)
+        model_types = decoder.struct(ModelTypes, data, "")
+        decoder.raise_if_problems()
+        return model_types
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all tables: architectures and composites."""
@@ -111,6 +123,10 @@ class ArchitectureRegistry:
             return data, None
         parent = self._read(str(data["extends"]), (name,))[0]
         return data, _inherited(parent, data)
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is a table of this name."""
+        return name in self._sources
 
     def is_composite(self, name: str) -> bool:
         """Return whether `name` is a composite's table."""
@@ -175,11 +191,17 @@ class ArchitectureRegistry:
         """Raise UnsupportedError, with `prefix`, if there is no such table."""
         if name in self._sources:
             return
-        close = get_close_matches(name, self._sources, 3)
-        near = f"Did you mean {' or '.join(close)}? " if close else ""
+        hint = ""
+        if successor := self.model_types.successors.get(name):
+            hint = (
+                f"It is of code outside of transformers; {successor} has replaced it: use a "
+                f"checkpoint or revision whose config.json states {successor}. "
+            )
+        elif close := get_close_matches(name, self.names, 1, 0.8):
+            hint = f"Did you mean {close[0]}? "
         raise UnsupportedError(
             f"{prefix}there is no mapping table for model_type {name!r}",
-            remedy=f"{near}Known: {', '.join(sorted(self.names))}. A table of your own: "
+            remedy=f"{hint}`converter families` lists what there is. A table of your own: "
             "--mapping FILE.",
         )
 

@@ -216,6 +216,8 @@ class Role(Entry, frozen=True):
     """Fields that the configuration must have in this role."""
     composite: str = "encoder-decoder"
     note: str | None = None
+    uncallable: Mapping[str, str] = {}
+    """Composite → why its PyTorch class loads the model in this role, but cannot call it."""
 
 
 class Token(Entry, frozen=True):
@@ -353,6 +355,22 @@ class ArchitectureTable(Entry, frozen=True):
     ignore: Mapping[DialectName, Mapping[NamePattern, str]] = {}
     repeated: Mapping[DialectName, Mapping[str, tuple[NamePattern, ...]]] = {}
     unsupported: Mapping[str, UnsupportedConfig] = {}
+    note: str | None = None
+
+
+class ModelTypes(Entry, frozen=True):
+    """The content of ``_model_types.toml``: model types, with or without a table."""
+
+    encoder: Mapping[str, frozenset[str]]
+    """Reason → the model types that cannot be the encoder of an encoder-decoder model."""
+    decoder: Mapping[str, frozenset[str]]
+    successors: Mapping[str, str]
+    """Model type of code outside of transformers → the one that transformers uses now."""
+
+    def role_obstacle(self, model_type: str, role: str) -> str | None:
+        """Return why a model type cannot be the ``encoder`` or ``decoder``, if that is known."""
+        reasons = self.encoder if role == "encoder" else self.decoder
+        return next((why for why, names in reasons.items() if model_type in names), None)
 
 
 class CompositeTable(Entry, frozen=True):
@@ -413,6 +431,8 @@ class Architecture:
     repeated: Mapping[str, Mapping[str, tuple[NamePattern, ...]]] = field(default_factory=dict)
     """Dialect → layer of a head → tensors of the body that a stand-alone file repeats there."""
     unsupported: Mapping[str, UnsupportedConfig] = field(default_factory=dict)
+    note: str | None = None
+    """A warning to all who write such a model."""
     tokens: Mapping[str, Token] = field(default_factory=dict)
     languages: LanguageCodes | None = None
     tokenizer: str | None = None

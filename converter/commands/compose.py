@@ -8,7 +8,7 @@ from converter.architectures.registry import ArchitectureRegistry
 from converter.execution.write_checkpoint import WriteResult, write_checkpoint
 from converter.option_declaration import takes
 from converter.options import ComposeOptions
-from converter.planning.compatibility import check_compatibility
+from converter.planning.compatibility import check_compatibility, check_roles
 from converter.planning.composition import (
     ComposeSettings,
     model_configs,
@@ -34,7 +34,10 @@ def compose(options: ComposeOptions) -> WriteResult:
     registry = ArchitectureRegistry(options.mapping)
     with ExitStack() as stack:
         opened = open_configs(settings, registry, stack)
-        check_compatibility(model_configs(opened, settings, registry), registry, options.to)
+        model_types = {name: checkpoint.architecture for name, checkpoint in opened.items()}
+        check_roles({k: v for k, v in model_types.items() if v}, registry, options.to)
+        configs = model_configs(opened, settings, registry)
+        check_compatibility(configs, registry, options.to, options.force)
         sources = open_sources(opened, settings, registry, stack, headers=options.dry_run)
         pair = pair_models(sources["encoder"], sources["decoder"], registry, settings.random)
         pair = add_split_projection(pair, stack)

@@ -27,6 +27,7 @@ def check_compatibility(
     configs: Mapping[str, ModelConfig],
     registry: ArchitectureRegistry,
     requested: Sequence[str] | None,
+    force: bool = False,
 ) -> None:
     """Raise UnsupportedError for a pair that cannot be one model in a requested framework.
 
@@ -37,17 +38,19 @@ def check_compatibility(
         configs: submodel → its configuration.
         registry: the mapping tables.
         requested: the requested frameworks, ``None`` for every supported one.
+        force: if true, a pair may be one that transformers cannot call.
 
     """
-    _check_roles(configs, registry, requested)
+    check_roles(_names(configs), registry, requested)
     if len(configs) == len(SUBMODELS):
-        supported_frameworks(configs, registry, requested)
+        supported_frameworks(configs, registry, requested, force)
 
 
 def supported_frameworks(
     configs: Mapping[str, ModelConfig],
     registry: ArchitectureRegistry,
     requested: Sequence[str] | None,
+    force: bool = False,
 ) -> tuple[tuple[str, ...], list[str]]:
     """Return the frameworks to write a pair for, and warnings about the others.
 
@@ -55,12 +58,13 @@ def supported_frameworks(
         configs: ``encoder`` and ``decoder`` → the configuration.
         registry: the mapping tables.
         requested: the requested frameworks, ``None`` for every supported one.
+        force: if true, a pair that transformers cannot call gives a warning instead of an error.
 
     Raises:
         UnsupportedError: if a submodel cannot play its role, or a framework is unsupported.
 
     """
-    _check_roles(configs, registry, requested)
+    check_roles(_names(configs), registry, requested)
     composite = registry.composite(configs["encoder"].architecture.roles["encoder"].composite)
 
     def alternative(framework: str) -> str | None:
@@ -77,37 +81,65 @@ def supported_frameworks(
         return "; ".join(hints) or None
 
     unsupported = pair_unsupported_reasons(composite, configs)
-    return select_frameworks(requested, unsupported, alternative)
-
-
-def _check_roles(
-    configs: Mapping[str, ModelConfig],
-    registry: ArchitectureRegistry,
-    requested: Sequence[str] | None,
-) -> None:
-    wrong = {
-        submodel: config.architecture
+    frameworks, warnings = select_frameworks(requested, unsupported, alternative)
+    uncallable = [
+        f"{config.architecture.name} as {submodel}: {reason}"
         for submodel, config in configs.items()
-        if submodel not in config.architecture.roles
+        if (reason := config.architecture.roles[submodel].uncallable.get(composite.name))
+    ]
+    if uncallable and not force:
+        raise UnsupportedError(
+            "this pair loads but does not run: " + "; ".join(uncallable),
+            remedy="Choose another submodel, or write it all the same: --force.",
+        )
+    return frameworks, [*warnings, *uncallable]
+
+
+def check_roles(
+    model_types: Mapping[str, str], registry: ArchitectureRegistry, requested: Sequence[str] | None
+) -> None:
+    """Raise UnsupportedError for a model type that cannot play its role, with or without a table.
+
+    Args:
+        model_types: submodel → the model type of its configuration.
+        registry: the mapping tables.
+        requested: the requested frameworks, ``None`` for every supported one.
+
+    """
+    wrong = {
+        submodel: (name, registry.model_types.role_obstacle(name, submodel) or _REASONS[submodel])
+        for submodel, name in model_types.items()
+        if not _can_be(name, submodel, registry)
     }
     if wrong:
         reasons = [
-            f"{architecture.name} cannot be the {submodel} of an encoder-decoder model: "
-            f"{_REASONS[submodel]}"
-            for submodel, architecture in wrong.items()
+            f"{name} cannot be the {submodel} of an encoder-decoder model: {reason}"
+            for submodel, (name, reason) in wrong.items()
         ]
-        remedy = " ".join(_remedies(wrong, registry, requested))
-        raise UnsupportedError("; ".join(reasons), remedy=remedy)
+        names = {submodel: name for submodel, (name, _) in wrong.items()}
+        raise UnsupportedError(
+            "; ".join(reasons), remedy=" ".join(_remedies(names, registry, requested))
+        )
+
+
+def _names(configs: Mapping[str, ModelConfig]) -> dict[str, str]:
+    return {submodel: config.architecture.name for submodel, config in configs.items()}
+
+
+def _can_be(name: str, submodel: str, registry: ArchitectureRegistry) -> bool:
+    """Return whether a model type can play a role; true too if there is only no table."""
+    if name in registry:
+        return submodel in registry.architecture(name).roles
+    return not registry.model_types.role_obstacle(name, submodel)
 
 
 def _remedies(
-    wrong: Mapping[str, Architecture],
-    registry: ArchitectureRegistry,
-    requested: Sequence[str] | None,
+    wrong: Mapping[str, str], registry: ArchitectureRegistry, requested: Sequence[str] | None
 ) -> Iterator[str]:
     other = dict(zip(SUBMODELS, reversed(SUBMODELS), strict=True))
     if len(wrong) == len(SUBMODELS) and all(
-        other[submodel] in architecture.roles for submodel, architecture in wrong.items()
+        name in registry and _can_be(name, other[submodel], registry)
+        for submodel, name in wrong.items()
     ):
         yield "They fit in the reverse order."
         return

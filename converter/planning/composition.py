@@ -273,7 +273,7 @@ def plan_composition(
     UnsupportedError if a requested framework has no class for the pair.
     """
     sources, configs = pair.sources, pair.configs
-    frameworks, skipped = supported_frameworks(configs, registry, options.to)
+    frameworks, skipped = supported_frameworks(configs, registry, options.to, options.force)
     cross_attention = init_cross_attention(
         options.init, pair.spec, configs["decoder"].architecture, pair.matched
     )

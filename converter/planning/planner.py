@@ -104,7 +104,7 @@ def build_plan(
         files=files,
         documents={**configs, **indexes, **documents},
         copied_files=copied_files,
-        warnings=(*warnings, *notes),
+        warnings=(*warnings, *notes, *_table_notes(tables)),
         ignored=ignored,
         prefixes={
             source.label: prefix for source in sources if (prefix := source.key_match.prefix)
@@ -113,6 +113,12 @@ def build_plan(
         tables=tables,
         settings=settings,
     )
+
+
+def _table_notes(tables: Sequence[Architecture | Composite]) -> list[str]:
+    """Return what the tables note about their models, each once."""
+    architectures = {table.name: table for table in tables if isinstance(table, Architecture)}
+    return [f"{name}: {table.note}" for name, table in architectures.items() if table.note]
 
 
 _WIDER = {name: "float32" for name in NAMES if name == "bfloat16" or name.startswith("float8_")}

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice, product
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -20,6 +21,7 @@ from converter.formats.file_handle import sanitize
 from converter.option_declaration import did_you_mean
 from converter.recipes.schema import (
     COMMANDS,
+    JOB_KEYS,
     SOURCES,
     TOP_LEVEL,
     VERSION,
@@ -181,8 +183,15 @@ class _Parser:
         for key in defaults.keys() - names.keys():
             remedy = did_you_mean(key, names)
             self.add("is not an option", f"defaults.{key}", ("defaults", key), remedy=remedy)
-        jobs = [self.job(job, number, defaults) for number, job in enumerate(recipe["jobs"])]
-        return [job for job in jobs if job]
+        repeated = (
+            job
+            for number, raw in enumerate(recipe["jobs"])
+            for job in self.repeat(raw, number, defaults)
+        )
+        jobs = list(islice(repeated, _MAX_JOBS + 1))
+        if len(jobs) > _MAX_JOBS:
+            self.add(f"makes more than {_MAX_JOBS:,} jobs", "jobs", ("jobs",))
+        return jobs
 
     def check(self, value: Any, at: tuple[Any, ...]) -> None:
         """Add a problem for what no recipe needs: control characters, numbers beyond 64 bits."""
@@ -215,6 +224,28 @@ class _Parser:
         self.add("must be a mapping", key, (key,))
         return {}
 
+    def repeat(self, raw: Any, number: int, defaults: Mapping[str, Any]) -> Iterator[Job]:
+        """Yield a job once for each combination of the values under ``for_each``, if any.
+
+        After the first one with problems none follows: they would have the same.
+        """
+        lists = raw.get("for_each", {}) if isinstance(raw, dict) else {}
+        at = ("jobs", number, "for_each")
+        if not isinstance(lists, dict) or not all(
+            isinstance(values, list) and all(isinstance(each, str | int | float) for each in values)
+            for values in lists.values()
+        ):
+            self.add("must map variables to lists of texts or numbers", f"job {number + 1}", at)
+            return
+        variables = self.variables
+        for values in product(*lists.values()):
+            self.variables = {**variables, **dict(zip(map(str, lists), values, strict=True))}
+            job = self.job(raw, number, defaults)
+            if not job:
+                break
+            yield job
+        self.variables = variables
+
     def job(self, raw: Any, number: int, defaults: Mapping[str, Any]) -> Job | None:
         """Return a job, ``None`` if it has problems."""
         before = len(self.problems)
@@ -225,8 +256,8 @@ class _Parser:
             self.add("must have exactly one command", label, at, expected=", ".join(COMMANDS))
             return None
         (command,) = commands
-        for key in raw.keys() - {"name", "push", command}:
-            remedy = did_you_mean(str(key), ("name", "push", *COMMANDS))
+        for key in raw.keys() - {*JOB_KEYS, command}:
+            remedy = did_you_mean(str(key), (*JOB_KEYS, *COMMANDS))
             self.add("is unknown", f"{label}.{key}", (*at, key), remedy=remedy)
         name, place = raw.get("name") or "", (f"{label}.name", (*at, "name"))
         if isinstance(name, dict | list | set):

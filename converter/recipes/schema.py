@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
 
 SOURCES = {"compose": ("encoder", "decoder"), "convert": ("source",), "split": ("source",)}
 VERSION = 1
+JOB_KEYS = ("name", "for_each", "push")
 TOP_LEVEL = ("$schema", "version", "variables", "defaults", "jobs")
 
 _DECLARED = {
@@ -94,6 +95,14 @@ def recipe_schema() -> dict[str, Any]:
             "name": {
                 "type": "string",
                 "description": "Name of the job. Default: the last part of its output.",
+            },
+            "for_each": {
+                "type": "object",
+                "description": "Variable → its values: one job for each combination of them.",
+                "additionalProperties": {
+                    "type": "array",
+                    "items": {"type": ["string", "number", "boolean"]},
+                },
             },
             **blocks,
         },

@@ -18,7 +18,7 @@ LIBRARY = bundled_registry()
 TABLES = sorted(
     path
     for path in tables_directory().glob("*.toml")
-    if path.stem != "_presets"  # not a table
+    if path.stem not in ("_presets", "_model_types")  # not tables
 )
 MODEL_TYPES = [name for name in LIBRARY.names if not LIBRARY.is_composite(name)]
 

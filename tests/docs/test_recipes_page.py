@@ -16,6 +16,7 @@ from converter.recipes.job import STATUSES
 from converter.recipes.parser import read_recipes
 from converter.recipes.schema import recipe_schema
 from tests.docs.reading_pages import ROOT, blocks
+from tests.recipes.test_scheduler import statuses
 
 PAGE = "recipes.md"
 
@@ -23,8 +24,17 @@ PAGE = "recipes.md"
 def test_every_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
     monkeypatch.chdir(tmp_path)
-    recipe, pushing = blocks(PAGE, "yaml")
+    recipe, each, pushing = blocks(PAGE, "yaml")
     Path("recipes.yaml").write_text(recipe)
+    Path("each.yaml").write_text(each)
+    assert statuses("each.yaml") == dict.fromkeys(
+        (
+            f"{name}-{dtype}"
+            for name in ("bert-tiny", "gpt2-tiny")
+            for dtype in ("float16", "bfloat16")
+        ),
+        "done",
+    )
     printed = []
     for line in "".join(blocks(PAGE, "sh")).splitlines():
         result = CliRunner().invoke(commands, shlex.split(line)[1:])
@@ -43,8 +53,9 @@ def test_the_schema_accepts_what_the_parser_accepts() -> None:
     schema = recipe_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     check = jsonschema.Draft202012Validator(schema)
-    recipe, pushing = (yaml.safe_load(text) for text in blocks(PAGE, "yaml"))
-    assert check.is_valid(recipe)
+    recipe, each, pushing = (yaml.safe_load(text) for text in blocks(PAGE, "yaml"))
+    assert check.is_valid(recipe) and check.is_valid(each)
+    assert not check.is_valid({"jobs": [{**each["jobs"][0], "for_each": {"a": "b"}}]})
     assert check.is_valid({"jobs": pushing})
     typed = {"source": "a", "output": "b", "seed": "${n}", "dtype": "$d", "to": ["flax"]}
     assert check.is_valid({"$schema": "x", "jobs": [{"convert": typed}]})

@@ -42,7 +42,10 @@ def test_what_has_no_cross_attention_cannot_decode(
 ) -> None:
     message = refused(places, "bert", architecture)
     assert f"{architecture} cannot be the decoder" in message
-    assert "with cross-attention" in message
+    why = {"t5": "transformers has no class of its decoder alone"}
+    no_cross_attention = "its class for text generation in transformers has no cross-attention"
+    why |= dict.fromkeys(("llama", "xlnet"), no_cross_attention)
+    assert why.get(architecture, "a decoder alone, with cross-attention") in message
     able = message.split("What can be the decoder: ")[1].split(".")[0].split(", ")
     assert {"bert", "gpt2", "bart", "trocr"} <= {*able}
     assert not {architecture, "vit", "albert"} & {*able}
@@ -123,6 +126,111 @@ def test_a_framework_that_cannot(
     assert all(text in message for text in instead)
     assert bool(re.search(r"\((flax|tensorflow) has ", message)) == bool(instead)
     assert possible in message
+
+
+def with_config(home: Path, **config: object) -> Path:
+    """Return a directory with a configuration alone."""
+    home.mkdir()
+    (home / "config.json").write_text(json.dumps(config))
+    return home
+
+
+@pytest.mark.parametrize(
+    ("model_type", "submodel", "why"),
+    [
+        (
+            "falcon",
+            "decoder",
+            "its class for text generation in transformers has no cross-attention",
+        ),
+        ("m2m_100", "decoder", "transformers has no class of its decoder alone"),
+        ("m2m_100", "encoder", "AutoModel loads it as a complete encoder-decoder model"),
+        ("levit", "encoder", "its configuration states no hidden_size"),
+    ],
+)
+def test_a_model_type_without_a_table(
+    places: dict[str, Path], tmp_path: Path, model_type: str, submodel: str, why: str
+) -> None:
+    pair = {"encoder": "bert", "decoder": "gpt2", submodel: model_type}
+    unknown = with_config(tmp_path / model_type, model_type=model_type)
+    message = refused({**places, model_type: unknown}, *pair.values())
+    assert f"{model_type} cannot be the {submodel} of an encoder-decoder model: {why}" in message
+    assert "mapping table" not in message
+    assert f"What can be the {submodel}: " in message
+
+
+@pytest.mark.parametrize(
+    ("model_type", "hint"),
+    [
+        ("new", "gte has replaced it"),
+        ("xlm-roberta-flash", "jina_embeddings_v3 has replaced it"),
+        ("bart2", "Did you mean bart? "),
+        ("timesformer", ""),
+    ],
+)
+def test_one_hint_for_an_unknown_model_type(
+    places: dict[str, Path], tmp_path: Path, model_type: str, hint: str
+) -> None:
+    unknown = with_config(tmp_path / "unknown", model_type=model_type)
+    message = refused({**places, "unknown": unknown}, "unknown", "bert")
+    assert f"there is no mapping table for model_type {model_type!r}" in message
+    assert hint in message and message.count("Did you mean") == hint.count("Did you mean")
+    assert "albert" not in message
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "why"),
+    [
+        (
+            "fnet",
+            "bert",
+            "fnet as encoder: EncoderDecoderModel of transformers 4 passes attention_mask",
+        ),
+        (
+            "mra",
+            "bert",
+            "mra as encoder: EncoderDecoderModel of transformers 4 passes output_attentions",
+        ),
+        ("vit", "prophetnet", "prophetnet as decoder: VisionEncoderDecoderModel of transformers 4"),
+        (
+            "vit",
+            "mega",
+            "mega as decoder: VisionEncoderDecoderModel of transformers 4 passes cache_",
+        ),
+    ],
+)
+def test_a_pair_that_loads_but_does_not_run(
+    places: dict[str, Path], tmp_path: Path, encoder: str, decoder: str, why: str
+) -> None:
+    configs = {
+        name: with_config(tmp_path / name, model_type=name, **tiny(name).config)
+        for name in (encoder, decoder)
+    }
+    message = refused(configs, encoder, decoder)
+    assert f"this pair loads but does not run: {why}" in message
+    assert "--force" in message
+    forced = compose(
+        configs[encoder],
+        configs[decoder],
+        tmp_path / "out",
+        random=["both"],
+        decoder_start_token=1,
+        eos_token=2,
+        pad_token=3,
+        force=True,
+        dry_run=True,
+    )
+    assert [warning for warning in forced.warnings if warning.startswith(why)]
+
+
+@pytest.mark.parametrize("name", ["ernie_m", "mega", "nezha"])
+def test_a_model_that_transformers_5_no_longer_has(tmp_path: Path, name: str) -> None:
+    encoder = with_config(tmp_path / name, model_type=name, **tiny(name).config)
+    decoder = with_config(tmp_path / "gpt2", model_type="gpt2", **tiny("gpt2").config)
+    planned = compose(
+        encoder, decoder, tmp_path / "out", random=["both"], pad_token=3, dry_run=True
+    )
+    assert f"{name}: transformers 5 no longer has this model" in planned.warnings
 
 
 def test_only_images_are_named_in_place_of_images(tmp_path: Path, places: dict[str, Path]) -> None:

@@ -49,6 +49,7 @@ def test_every_decoder_goes_with_it(encoder: str, places: dict[str, Path], tmp_p
             tmp_path / "out",
             random=["encoder", "decoder"],
             dry_run=True,
+            force=True,
             **TOKENS,
         )
         planned = {tensor.spec.name for tensor in result.plan.tensors}

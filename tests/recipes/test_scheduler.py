@@ -50,6 +50,36 @@ def statuses(*args: object, code: int = 0) -> dict[str, str]:
     return {name: outcome["status"] for name, outcome in jobs.items()}
 
 
+def test_a_job_is_repeated_for_each_combination(place: Path) -> None:
+    repeated = {
+        "name": "${model}-${seed}",
+        "for_each": {"model": ["bert", "gpt2"], "seed": [1, 2]},
+        "convert": {"source": "${model}", "output": "made/${model}-${seed}", "seed": "${seed}"},
+    }
+    jobs = read_recipes([Path(write({"jobs": [repeated, job("last")]}))])
+    assert [each.name for each in jobs] == ["bert-1", "bert-2", "gpt2-1", "gpt2-2", "last"]
+    assert [each.options.get("seed") for each in jobs] == [1, 2, 1, 2, None]
+
+
+@pytest.mark.parametrize(
+    ("for_each", "finding"),
+    [
+        ("bert", "job 1: must map variables to lists"),
+        ({"model": "bert"}, "job 1: must map variables to lists"),
+        ({"model": [["bert"]]}, "job 1: must map variables to lists"),
+        ({"a": [*range(101)], "b": [*range(100)]}, "jobs: makes more than 10,000 jobs"),
+        ({"other": ["bert", "gpt2"]}, "uses an unknown variable"),
+        ({"model": ["bert", "bert"]}, "another job has the same name"),
+    ],
+)
+def test_a_repetition_that_is_wrong(place: Path, for_each: Any, finding: str) -> None:
+    repeated = {**job("${model}" if "a" not in for_each else "${a}-${b}"), "for_each": for_each}
+    with pytest.raises(UsageError) as caught:
+        read_recipes([Path(write({"jobs": [repeated]}))])
+    found = [problem for problem in caught.value.problems if finding in str(problem)]
+    assert 1 <= len(found) <= 2  # not once for each combination
+
+
 def test_a_recipe_makes_what_the_command_makes(place: Path) -> None:
     recipe = {
         "version": 1,

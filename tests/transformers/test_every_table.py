@@ -230,7 +230,9 @@ def test_an_architecture_composes_in_its_role(
     other = "decoder" if role == "encoder" else "encoder"
     submodels = {role: (tmp_path / "own", own), other: partners[other]}
     out = tmp_path / "composed"
-    converter.compose(submodels["encoder"][0], submodels["decoder"][0], out, seed=3, **TOKENS)
+    converter.compose(
+        submodels["encoder"][0], submodels["decoder"][0], out, seed=3, force=True, **TOKENS
+    )
 
     config = json.loads((out / "config.json").read_text())
     composite = LIBRARY.composite(config["model_type"])

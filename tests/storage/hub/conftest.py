@@ -74,6 +74,18 @@ class HubSession:
         assert done.returncode == 0, done.stdout + done.stderr
         return [CommandResult(**each) for each in json.loads(done.stdout)]
 
+    def run_python(self, *args: str) -> str:
+        """Run a script of the user's own, and return what it prints."""
+        return subprocess.run(
+            [sys.executable, *args],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=self.home,
+            env=self.environment("hf_test"),
+            timeout=60,
+        ).stdout
+
     def environment(self, token: str | None, **more: str) -> dict[str, str]:
         """Return the environment of a user who is logged in with `token`."""
         return {

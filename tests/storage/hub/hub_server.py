@@ -290,25 +290,32 @@ class Handler(BaseHTTPRequestHandler):
         repo.refs["main"] = repo.add({}, None, {"title": "initial commit"})
         self.answer({"url": url, "name": repo_id, "id": "0"})
 
+    def listing(self) -> None:
+        (author,) = self.query["author"]
+        self.answer(
+            [self.described(name) for name in self.hub.repos if name.startswith(f"{author}/")]
+        )
+
     def info(self, repo_id: str, revision: str = "") -> None:
+        self.answer(self.described(repo_id, revision))
+
+    def described(self, repo_id: str, revision: str = "") -> dict[str, Any]:
         repo = self.repo(repo_id)
         commit = repo.commit_of(revision or "main")
-        self.answer(
-            {
-                "_id": "0",
-                "id": repo_id,
-                "modelId": repo_id,
-                "sha": commit,
-                "private": repo.private,
-                "gated": "auto" if repo.gated else False,
-                "disabled": False,
-                "author": repo_id.partition("/")[0],
-                "tags": [],
-                "downloads": 0,
-                "likes": 0,
-                "siblings": [self.sibling(*item) for item in repo.files(commit).items()],
-            }
-        )
+        return {
+            "_id": "0",
+            "id": repo_id,
+            "modelId": repo_id,
+            "sha": commit,
+            "private": repo.private,
+            "gated": "auto" if repo.gated else False,
+            "disabled": False,
+            "author": repo_id.partition("/")[0],
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+            "siblings": [self.sibling(*item) for item in repo.files(commit).items()],
+        }
 
     def sibling(self, name: str, digest: str) -> dict[str, Any]:
         if "blobs" not in self.query or not self.hub.tells_sizes:
@@ -551,6 +558,7 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", r"/api/whoami-v2", Handler.whoami),
     ("POST", r"/api/repos/create", Handler.create),
     ("POST", r"/api/validate-yaml", Handler.validate_card),
+    ("GET", r"/api/models", Handler.listing),
     ("GET", _A, Handler.info),
     ("GET", _A + r"/revision/(.+)", Handler.info),
     ("GET", _A + r"/tree/([^/]+)", Handler.tree),

@@ -16,7 +16,7 @@ from tests.storage.hub.conftest import CommandResult, HubSession, contents
 def run(session: HubSession, page: str) -> dict[str, CommandResult]:
     """Every command of ours on a page, in order → how it ended."""
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
-    ours = [line for line in lines if line.startswith("converter ")]
+    ours = [line for line in lines if line.startswith("converter ") and line.split()[1] != "run"]
     done = session.run_commands(*(shlex.split(line)[1:] for line in ours))
     assert not [each.stderr for each in done if each.code]
     return dict(zip(ours, done, strict=True))
@@ -45,6 +45,27 @@ def test_the_page_on_the_hub(org: HubSession) -> None:
     assert set(again.files()) == set(contents(org.home / "again"))
     assert "model.safetensors" in org.hub.repos["org/gpt2"].files("refs/pr/1")
     assert (org.home / "carded" / "README.md").read_text() == "# By hand\n"
+
+
+def test_a_whole_account(org: HubSession) -> None:
+    """The script lists what is stranded, and the recipe opens one pull request for each."""
+    files = {name: org.hub.read("org/name", name) for name in ("config.json", "tf_model.h5")}
+    org.hub.publish("org/second", files)
+    org.hub.publish("other/third", files)
+    (script,) = (text for text in blocks("rescue.md", "python") if "list_models" in text)
+    (org.home / "list_stranded.py").write_text(script)
+    listed = org.run_python("list_stranded.py", "org")
+    assert listed.split() == ["org/name", "org/second"]
+    command = ("run", "account.json", "--keep-going", "--summary", "rescued.json")
+    for status in ("done", "skipped"):
+        (done,) = org.run_commands(command)
+        assert not done.code, done.stderr
+        counts = json.loads((org.home / "rescued.json").read_text())["counts"]
+        assert {name: number for name, number in counts.items() if number} == {status: 2}
+    for name in ("org/name", "org/second"):
+        repo = org.hub.repos[name]
+        assert set(repo.files("refs/pr/1")) - set(repo.files()) == {"model.safetensors"}
+        assert len(repo.pulls) == 1
 
 
 def test_the_page_on_rescue(org: HubSession) -> None:

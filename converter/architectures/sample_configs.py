@@ -129,7 +129,7 @@ class _Finder:
             return self._small[name] if name in self._small else self._unit * next(primes)
 
         if isinstance(default, tuple):
-            if not all(isinstance(item, int) for item in default):
+            if not all(type(item) is int for item in default):
                 return default
             steps = range(1, 1 + len(default))
             return tuple(1 + n % 2 if name in self._counts else number() * n for n in steps)
@@ -178,7 +178,10 @@ class _Finder:
         elif isinstance(default, str):
             options += [*(item for item in literals if isinstance(item, str)), "another"]
         elif isinstance(default, tuple):
-            options += [default[:1], ()]
+            near = (n + 1 for n in literals if type(n) is int)
+            items = [*literals, *near, True, False, "another"]
+            fitting = [item for item in items if {type(item)} == {type(each) for each in default}]
+            options += [default[:1], (), *((item,) * len(default) for item in fitting)]
         elif numeric:
             for literal in literals:
                 if isinstance(literal, int | float) and not isinstance(literal, bool):

@@ -45,14 +45,16 @@ def test_writes_the_structure_of_keras(tmp_path):
         assert reader.metadata["scope"] == "tf_x"
 
 
-def test_shared_embeddings_belong_to_the_layer_before_the_dot(tmp_path):
-    specs = [spec("led/encoder/a:0"), spec("led.shared/embeddings:0"), spec("classifier.1/b:0")]
-    write(FORMAT, tmp_path / "file", {s: values(s) for s in specs}, metadata={"scope": "tf_led"})
+def test_shared_embeddings_and_names_without_a_scope_belong_to_the_layer_before_the_dot(tmp_path):
+    names = ["led/encoder/a:0", "led.shared/embeddings:0", "led.a.token:0", "classifier.1/b:0"]
+    arrays = {s: values(s) for s in map(spec, names)}
+    write(FORMAT, tmp_path / "file", arrays, metadata={"scope": "tf_led"})
     with h5py.File(tmp_path / "file") as file:
         assert [*file.attrs["layer_names"]] == [b"led", b"classifier.1"]
         assert [*file["led"].attrs["weight_names"]] == [
             b"tf_led/led/encoder/a:0",
             b"tf_led/led.shared/embeddings:0",
+            b"led.a.token:0",
         ]
 
 

@@ -178,8 +178,8 @@ class _Finder:
         elif isinstance(default, str):
             options += [*(item for item in literals if isinstance(item, str)), "another"]
         elif isinstance(default, tuple):
-            near = (n + 1 for n in literals if type(n) is int)
-            items = [*literals, *near, True, False, "another"]
+            next_ones = [item + 1 for item in literals if type(item) is int]
+            items = [*literals, *next_ones, True, False, "another"]
             fitting = [item for item in items if {type(item)} == {type(each) for each in default}]
             options += [default[:1], (), *((item,) * len(default) for item in fitting)]
         elif numeric:

@@ -53,8 +53,8 @@ def load_architecture(
         "name": table.model_type,
         "base_model_prefix": _base_model_prefix(decoder, table.base_model_prefix),
         "config": {
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in table.config.items()},
             **dict.fromkeys(table.nullable),
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in table.config.items()},
         },
         "modules": rows.load(table.modules, "modules"),
         "parts": {name: rows.load(part, f"parts.{name}") for name, part in table.parts.items()},

@@ -56,7 +56,7 @@ class ModelConfig:
         if not isinstance(raw, Mapping):
             raise self._error(outer, "a nested configuration", raw)
         value = raw.get(inner, known[field])
-        if value is None and known[field] is not None:
+        if value is None and field not in self.architecture.nullable:
             value = known[field]
         if isinstance(value, list) and len(value) <= MAX_LAYERS:
             value = tuple(value)

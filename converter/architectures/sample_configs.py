@@ -92,10 +92,9 @@ def _conditions(architecture: Architecture) -> list[Condition]:
     for place, expression, path in expressions(architecture):
         if place.endswith(".when"):
             conditions.setdefault(expression.text, Condition(place, expression, path))
-    for name, default in architecture.config.items():
-        if default is None:
-            text = f"{name} == null"
-            conditions.setdefault(text, Condition(f"config.{name}.when", Expression(text)))
+    for name in architecture.nullable:
+        text = f"{name} == null"
+        conditions.setdefault(text, Condition(f"config.{name}.when", Expression(text)))
     return list(conditions.values())
 
 
@@ -193,6 +192,7 @@ class _Finder:
         elif isinstance(default, tuple) and all(isinstance(item, int) for item in default):
             options += [(item,) * len(default) for item in others if isinstance(item, int)]
         options = [item for item in options if _fits(item, default)]
+        options[1:1] = [None] if name in self._architecture.nullable else []
         return list({repr(item): item for item in options}.values())[:_MAX_CHOICES]
 
     def _is_true(self, condition: Condition, config: ModelConfig, truth: bool) -> bool:

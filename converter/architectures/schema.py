@@ -442,6 +442,8 @@ class Architecture:
     """Dialect → index separator, where it is not the dialect's."""
     collection: Mapping[str, str] = field(default_factory=dict)
     """Dialect → the collection of its parameters, in files with several."""
+    nullable: tuple[str, ...] = ()
+    """Fields that may be null, whatever their default."""
     detection: Detection | None = None
     sha256: str = ""
 

@@ -42,6 +42,12 @@ def test_null_stays_null_where_the_table_says_so():
     assert draw(GPT2, {"n_embd": 8, "n_inner": 5}).by_name[inner].canonical.shape == (8, 5)
 
 
+def test_a_nullable_field_may_have_a_default_that_is_not_null():
+    mistral = LIBRARY.architecture("mistral")
+    assert ModelConfig(mistral, {})["num_key_value_heads"] == 8
+    assert ModelConfig(mistral, {"num_key_value_heads": None})["num_key_value_heads"] is None
+
+
 def test_a_whole_number_will_do_for_a_fraction():
     assert ModelConfig(BERT, {"initializer_range": 1})["initializer_range"] == 1
 

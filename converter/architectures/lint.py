@@ -131,7 +131,7 @@ def _submodels(architecture: Architecture, registry: ArchitectureRegistry) -> It
     composites = [
         registry.composite(name) for name in registry.names if registry.is_composite(name)
     ]
-    known = {submodel for composite in composites for submodel in composite.submodels}
+    known = {role for composite in composites for role in composite.roles.values()}
     for role in architecture.roles:
         if role not in known:
             yield Problem(
@@ -145,7 +145,8 @@ def _submodels(architecture: Architecture, registry: ArchitectureRegistry) -> It
         for place, name in _attributes(composite):
             submodel, _, attribute = name.partition(".")
             if (
-                _can_be(architecture, submodel, composite)
+                name not in composite.config
+                and _can_be(architecture, submodel, composite)
                 and attribute not in architecture.attributes
             ):
                 yield Problem(
@@ -162,11 +163,13 @@ def _can_be(architecture: Architecture, submodel: str, composite: Composite) -> 
 
     The role of the first submodel names the composite.
     """
-    if submodel not in architecture.roles:
+    role = composite.roles[submodel]
+    if role not in architecture.roles:
         return False
     return (
         submodel != composite.submodels[0]
-        or architecture.roles[submodel].composite == composite.name
+        or not composite.generates
+        or architecture.roles[role].composite == composite.name
     )
 
 
@@ -201,6 +204,8 @@ def _composite(composite: Composite, registry: ArchitectureRegistry) -> Iterator
     broken = False
     for place, name in _attributes(composite):
         submodel, _, attribute = name.partition(".")
+        if name in composite.config:
+            continue
         if submodel not in composite.submodels or attribute not in attributes:
             broken = True
             known = f"{' or '.join(composite.submodels)}, a dot, and one of {', '.join(attributes)}"
@@ -249,7 +254,7 @@ def _joined(
     encoders = [
         architecture for architecture in architectures if _can_be(architecture, first, composite)
     ]
-    decoders = [architecture for architecture in architectures if second in architecture.roles]
+    decoders = [each for each in architectures if composite.roles[second] in each.roles]
     names: set[str] = set()
     built = 0
     for one in encoders[:1]:
@@ -263,7 +268,7 @@ def _joined(
                 continue
             try:
                 models = {
-                    submodel: _submodel_spec(builder, submodel, config)
+                    submodel: _submodel_spec(builder, submodel, composite.roles[submodel], config)
                     for submodel, config in submodels.items()
                 }
             except TableError:  # a problem of the architecture's own table
@@ -283,10 +288,11 @@ def _joined(
             )
 
 
-def _submodel_spec(builder: ModelSpecBuilder, submodel: str, config: ModelConfig) -> ModelSpec:
-    role = config.architecture.roles[submodel]
-    model = config.architecture.models[role.model]
-    has = CROSS_ATTENTION in config.architecture.parts and submodel == "decoder"
+def _submodel_spec(
+    builder: ModelSpecBuilder, submodel: str, role: str, config: ModelConfig
+) -> ModelSpec:
+    model = config.architecture.models[config.architecture.roles[role].model]
+    has = CROSS_ATTENTION in config.architecture.parts and role == "decoder"
     parts = (*model.parts, CROSS_ATTENTION) if has else model.parts
     return builder.model(config, parts, model.heads, prefix=submodel)
 

@@ -87,12 +87,19 @@ def load_composite(
             "submodels", "must name two submodels", '["encoder", "decoder"]', submodels
         )
         submodels = ("encoder", "decoder")
+    for key, names in (("roles", table.roles), ("configs", table.configs)):
+        for name in names.keys() - {*submodels}:
+            decoder.unknown_key(key, name, submodels)
     composite = Composite(
         name=table.composite,
         title=table.title,
         submodels=(submodels[0], submodels[1]),
         classes=table.classes,
         modules=_RowLoader(decoder, conventions).load(table.modules, "modules"),
+        roles={name: table.roles.get(name, name) for name in submodels},
+        configs={name: table.configs.get(name, name) for name in submodels},
+        config=table.config,
+        notes=table.notes,
         tied_by=table.tied_by,
         unsupported=table.unsupported,
         sha256=sha256,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
+from typing import Any
 
 from converter.architectures.expressions import Expression, ExpressionError, NamePattern, Value
-from converter.architectures.model_config import ModelConfig, Places
+from converter.architectures.model_config import MAX_SIZE, ModelConfig, Places
 from converter.architectures.schema import (
     Architecture,
     Composite,
@@ -266,15 +268,19 @@ class ModelSpecBuilder:
         composite: Composite,
         submodels: Mapping[str, ModelConfig],
         models: Mapping[str, ModelSpec],
+        raw: Mapping[str, Any] = MappingProxyType({}),
     ) -> ModelSpec:
         """Return the specification of a composite from those of its submodels, which have prefixes.
 
-        Raise ConfigError if a size is not valid.
+        `raw` is its own configuration. Raise ConfigError if a size is not valid.
         """
 
         def lookup(name: str) -> Value:
             submodel, _, measure = name.partition(".")
-            return submodels[submodel].attribute(measure) if submodel in submodels else None
+            if submodel in submodels:
+                return submodels[submodel].attribute(measure)
+            value = raw.get(name)
+            return composite.config.get(name) if value is None else value
 
         def number(expression: Expression) -> float:
             try:
@@ -288,11 +294,17 @@ class ModelSpecBuilder:
                 raise ConfigError(f"{composite.name}: {init.scale} is {value}, not a number from 0")
             return value
 
+        def size(expression: Expression) -> int:
+            value = number(expression)
+            if value != int(value) or not 1 <= value <= MAX_SIZE:
+                raise ConfigError(f"{composite.name}: {expression} is {value}, not a length")
+            return int(value)
+
         own: list[ParamSpec] = []
         namer = ParamNamer(self.conventions, None, "", in_base=False, with_head=False)
         for row in composite.modules:
             if row.when is None or row.when.evaluate(lookup):
-                sizes = [int(number(size)) for size in row.sizes]
+                sizes = [size(each) for each in row.sizes]
                 own += self._params(row, {}, sizes, composite.name, namer, [], scale, row.init)
         ignored: dict[str, tuple[tuple[str, NamePattern, str], ...]] = {}
         for model_spec in models.values():

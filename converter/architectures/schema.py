@@ -379,6 +379,10 @@ class CompositeTable(Entry, frozen=True):
     composite: str
     title: str
     submodels: tuple[str, ...]
+    roles: Mapping[str, str] = {}
+    configs: Mapping[str, str] = {}
+    config: Mapping[str, Any] = {}
+    notes: Mapping[Framework, str] = {}
     classes: Mapping[Framework, str] = {}
     modules: Mapping[str, Any] = {}
     tied_by: str = ""
@@ -491,11 +495,24 @@ class Composite:
     submodels: tuple[str, str]
     classes: Mapping[str, str]
     modules: tuple[ModuleEntry, ...]
+    roles: Mapping[str, str]
+    """Submodel → its role, which decides its class."""
+    configs: Mapping[str, str]
+    """Submodel → the field of the configuration that contains its own."""
+    config: Mapping[str, Value] = field(default_factory=dict)
+    """The fields that its rows use, with their defaults."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Framework → what users of its class should know, a warning."""
     tied_by: str = ""
     """The config field that, if true, ties tensors of the same path in both submodels."""
     unsupported: Mapping[str, UnsupportedConfig] = field(default_factory=dict)
     """Pairs that some frameworks' classes do not support."""
     sha256: str = ""
+
+    @property
+    def generates(self) -> bool:
+        """If true, one of the submodels is a decoder."""
+        return "decoder" in self.roles.values()
 
 
 class Preset(Entry, frozen=True):

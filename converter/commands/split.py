@@ -1,4 +1,4 @@
-"""`split`: the encoder and the decoder of a combined checkpoint as checkpoints of their own."""
+"""`split`: the submodels of a combined checkpoint as checkpoints of their own."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from converter.planning.conversion import plan_split
 def split(options: SplitOptions) -> WriteResult:
     """Split an encoder-decoder checkpoint into an encoder and a decoder checkpoint.
 
-    They go to ``OUTPUT/encoder`` and ``OUTPUT/decoder``. A projection between their hidden sizes,
-    which is part of neither, goes to ``OUTPUT/joint.safetensors``; `compose` of the two directories
-    reads it from there and restores the source bit for bit.
+    They go to ``OUTPUT/encoder`` and ``OUTPUT/decoder``, or to directories with the names of the
+    submodels, such as ``OUTPUT/vision_model``. Projections, which are part of neither, go to
+    ``OUTPUT/joint.safetensors``; `compose` of an encoder and a decoder reads them from there and
+    restores the source bit for bit.
 
     Returns:
         What was written, or with ``dry_run`` what would be written.
 
     Raises:
-        UnsupportedError: if the source is not an encoder-decoder checkpoint.
+        UnsupportedError: if the source is not a combined checkpoint.
         ConverterError: see `converter.errors`; nothing is written then.
 
     """

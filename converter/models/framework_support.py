@@ -65,7 +65,11 @@ def pair_unsupported_reasons(
 
     reasons = {}
     for submodel, config in submodels.items():
-        for framework, reason in role_unsupported_reasons(config, submodel).items():
+        role = composite.roles[submodel]
+        of_role = role_unsupported_reasons(config, role)
+        if not composite.generates:  # the limits of a role are those of encoder-decoder classes
+            of_role = unsupported_reasons(config, submodel_class(config, role)[0])
+        for framework, reason in of_role.items():
             reasons[framework] = f"as {submodel}, {reason}"
     for framework in FRAMEWORKS:
         if framework not in composite.classes:

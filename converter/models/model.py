@@ -61,6 +61,8 @@ class Model(MatchedCheckpoint):
     unsupported_reasons: Mapping[str, str]
     """Framework → why it does not support the model."""
     tables: Sequence[Architecture | Composite]
+    composite: Composite | None = None
+    """The table of a combined model."""
     notes: Sequence[str] = ()
     shared: bool = False
     """Whether its submodels share their weights."""
@@ -145,27 +147,28 @@ def _combined_model(
     builder = ModelSpecBuilder(registry.conventions)
     configs, specs, notes = {}, {}, list[str]()
     for submodel in composite.submodels:
-        nested = raw.get(submodel)
+        field, role = composite.configs[submodel], composite.roles[submodel]
+        nested = raw.get(field)
         if not isinstance(nested, dict) or not isinstance(nested.get("model_type"), str):
             raise ConfigError(
-                f"{checkpoint.config_path}: no configuration with a model_type for the {submodel}"
+                f"{checkpoint.config_path}: no configuration with a model_type for the {field}"
             )
         nested = apply_overrides(nested, changes[submodel])
         architecture = registry.architecture(
             registry.current_name(str(nested["model_type"])), checkpoint.config_path
         )
-        added = _fields_of_role(nested, architecture.roles.get(submodel))
+        added = _fields_of_role(nested, architecture.roles.get(role))
         if added:
             notes.append(f"{submodel}: its configuration lacks {' and '.join(added)}, which is set")
-        raw[submodel] = nested = {**nested, "model_type": architecture.name, **added}
-        config = ModelConfig(architecture, nested, f"{checkpoint.config_path}: {submodel}")
+        raw[field] = nested = {**nested, "model_type": architecture.name, **added}
+        config = ModelConfig(architecture, nested, f"{checkpoint.config_path}: {field}")
         configs[submodel] = config
-        role_unsupported_reasons(config, submodel)  # raises if it does not have the role
-        model, parts = submodel_class(config, submodel)
+        role_unsupported_reasons(config, role)  # raises if it does not have the role
+        model, parts = submodel_class(config, role)
         specs[submodel] = builder.model(
             config, parts, model.heads, submodel, model.base_model_prefix
         )
-    spec = builder.composite(composite, configs, specs)
+    spec = builder.composite(composite, configs, specs, raw)
     match = match_keys(checkpoint, spec, registry.conventions, label, composite.submodels)
     match = _find_foreign_tensors(match, spec, registry.conventions)
     shared = raw.get(composite.tied_by) is True
@@ -196,6 +199,7 @@ def _combined_model(
         classes=composite.classes,
         unsupported_reasons=pair_unsupported_reasons(composite, configs),
         tables=(*(config.architecture for config in configs.values()), composite),
+        composite=composite,
         shared=shared,
         notes=notes,
     )

@@ -255,7 +255,7 @@ def _select_submodel(
     checkpoint = select_submodel(checkpoint, registry, submodel)
     if registry.is_composite(checkpoint.architecture):
         raise UnsupportedError(
-            f"{checkpoint.reference}: is an encoder-decoder model itself",
+            f"{checkpoint.reference}: is a combined model itself",
             remedy="Split it first: `converter split`.",
         )
     return checkpoint

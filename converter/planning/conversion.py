@@ -51,10 +51,13 @@ def plan_conversion(
     unknown, or have wrong shapes.
     """
     frameworks, warnings = select_frameworks(options.to, model.unsupported_reasons)
+    notes = model.composite.notes if model.composite else {}
+    warnings += [f"{name}: {notes[name]}" for name in frameworks if name in notes]
     raw = model.raw
     if options.dtype != "keep":
+        nested = model.composite.configs.values() if model.composite else ()
         raw = {
-            key: with_dtype(value, options.dtype) if key in model.submodels else value
+            key: with_dtype(value, options.dtype) if key in nested else value
             for key, value in with_dtype(raw, options.dtype).items()
         }
     directory = model.checkpoint.directory
@@ -62,9 +65,9 @@ def plan_conversion(
     if settings_file := file_to_copy(directory, GENERATION_CONFIG):
         copied[GENERATION_CONFIG] = settings_file
     if not model.submodels and "pytorch" in frameworks:
-        modules, notes = sentence_transformer_files(directory)
+        modules, omitted = sentence_transformer_files(directory)
         copied |= modules
-        warnings += notes
+        warnings += omitted
     return build_plan(
         "convert",
         [model],
@@ -87,14 +90,15 @@ def plan_split(
     UnsupportedError if the model is not a combined one, MatchError if tensors are missing or
     unknown, or have wrong shapes.
     """
-    if not model.submodels:
+    if model.composite is None:
         raise UnsupportedError(
-            f"{model.checkpoint.reference}: is not an encoder-decoder model; nothing to split"
+            f"{model.checkpoint.reference}: is not a combined model; nothing to split"
         )
     tensors = _model_tensors(model, options.dtype, seed=0)
     outputs, warnings = [], [*model.notes]
     for submodel in model.submodels:
-        output, skipped = _submodel_output(submodel, model, options, registry)
+        role = model.composite.roles[submodel]
+        output, skipped = _submodel_output(submodel, role, model, options, registry)
         outputs.append(output)
         warnings += [f"{submodel}: {warning}" for warning in skipped]
     return build_plan(
@@ -127,17 +131,17 @@ def _model_tensors(model: Model, dtype: str, seed: int) -> list[TargetTensor]:
 
 
 def _submodel_output(
-    submodel: str, model: Model, options: OutputOptions, registry: ArchitectureRegistry
+    submodel: str, role: str, model: Model, options: OutputOptions, registry: ArchitectureRegistry
 ) -> tuple[OutputModel, list[str]]:
     """Return the stand-alone model of a submodel, and warnings about skipped frameworks."""
     config = model.configs[submodel]
-    model_class, parts = submodel_class(config, submodel)
+    model_class, parts = submodel_class(config, role)
     spec = ModelSpecBuilder(registry.conventions).model(
         config, parts, model_class.heads, base=model_class.base_model_prefix
     )
     frameworks, warnings = select_frameworks(options.to, unsupported_reasons(config, model_class))
     raw = {**config.raw, "architectures": [model_class.name]}
-    if submodel == "decoder":
+    if role == "decoder":
         raw |= {key: model.raw[key] for key in _INHERITED if model.raw.get(key) is not None}
     if options.dtype != "keep":
         raw = with_dtype(raw, options.dtype)
@@ -162,14 +166,15 @@ def _projection_file(model: Model, tensors: Sequence[TargetTensor]) -> list[Outp
 def _submodel_files(model: Model) -> dict[str, Path]:
     """Return the tokenizer, processor and generation files of the submodels.
 
-    One tokenizer is that of both submodels, or of the decoder if the encoder's input is not text.
+    One tokenizer is that of both submodels, or of the second if the first one's input is not text.
     """
     directory = model.checkpoint.directory
-    copied = {f"encoder/{name}": path for name, path in processor_files(directory).items()}
-    if model.configs["encoder"].attribute("vocabulary") is not None:
-        copied |= tokenizer_files(directory, "encoder/")
+    first, second = model.submodels
+    copied = {f"{first}/{name}": path for name, path in processor_files(directory).items()}
+    if model.configs[first].attribute("vocabulary") is not None:
+        copied |= tokenizer_files(directory, f"{first}/")
     inner = f"{DECODER_TOKENIZER}/" if (directory / DECODER_TOKENIZER).is_dir() else ""
-    copied |= tokenizer_files(directory, "decoder/", inner)
+    copied |= tokenizer_files(directory, f"{second}/", inner)
     if settings_file := file_to_copy(directory, GENERATION_CONFIG):
-        copied[f"decoder/{GENERATION_CONFIG}"] = settings_file
+        copied[f"{second}/{GENERATION_CONFIG}"] = settings_file
     return copied

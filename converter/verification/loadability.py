@@ -67,7 +67,8 @@ def check_configs(home: Path, model: Model) -> Findings:
             problems.append(Problem(what, generation_path, field, expected, str(theirs)))
     stored = model.checkpoint.config
     for submodel in model.submodels:
-        fields = stored.get(submodel)
+        field = model.composite.configs[submodel] if model.composite else submodel
+        fields = stored.get(field)
         what = "is not what transformers needs to build the model"
         remedy = "write it again with `converter convert`"
         problems += [
@@ -75,7 +76,7 @@ def check_configs(home: Path, model: Model) -> Findings:
             for field, value in model.configs[submodel].raw.items()
             if isinstance(fields, dict) and fields.get(field) != value
         ]
-    if model.submodels:
+    if model.composite and model.composite.generates:
         what = "is not set, without which generate() fails"
         remedy = "set it with `converter convert --set FIELD=ID`"
         problems += [

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import ConverterError, Problem
-from converter.file_names import MANIFEST, MODEL_CARD
+from converter.file_names import CONFIG, MANIFEST, MODEL_CARD
 from converter.initializers import Initializer
-from converter.options import SUBMODELS
 from converter.plan import ResizedTensor, SourceTensor
 from converter.planning.tokenizer_files import non_negative_int
 from converter.safe_json import read_json_object
@@ -38,17 +37,25 @@ def find_manifest(home: Path) -> Manifest | None:
     if (home / MANIFEST).is_file():
         return read_json_object(home / MANIFEST)
     directory = home.resolve()
-    parent = directory.parent / MANIFEST
-    if directory.name not in SUBMODELS or not parent.is_file():
+    if directory.name not in split_submodels(directory.parent):
         return None
-    manifest = read_json_object(parent)
-    if manifest.get("command") != "split":
-        return None
+    manifest = read_json_object(directory.parent / MANIFEST)
     return {
         **manifest,
         "tensors": _without_prefix(manifest.get("tensors"), f"{directory.name}."),
         "files": _without_prefix(manifest.get("files"), f"{directory.name}/"),
     }
+
+
+def split_submodels(home: Path) -> tuple[str, ...]:
+    """Return the submodels that `split` wrote to `home`, by its manifest; empty if it did not.
+
+    Raise ConverterError if the manifest cannot be read.
+    """
+    manifest = read_json_object(home / MANIFEST) if (home / MANIFEST).is_file() else {}
+    paths = _dictionary(manifest.get("files")) if manifest.get("command") == "split" else ()
+    parents = [path.removesuffix(f"/{CONFIG}") for path in paths if path.endswith(f"/{CONFIG}")]
+    return tuple(name for name in parents if name not in ("", ".", "..") and "/" not in name)
 
 
 def _without_prefix(entries: Any, prefix: str) -> dict[str, Any]:

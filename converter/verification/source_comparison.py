@@ -52,7 +52,7 @@ def matching_submodel(composite: Model, model: Model) -> str | None:
         for submodel in composite.submodels
         if composite.configs[submodel].architecture.name == architecture.name
     ]
-    if len(candidates) < 2:
+    if len(candidates) < 2 or not (composite.composite and composite.composite.generates):
         return next(iter(candidates), None)
     encoder, decoder = (
         architecture.models[architecture.roles[submodel].model].name for submodel in candidates

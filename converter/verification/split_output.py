@@ -19,7 +19,7 @@ from converter.safe_json import read_json_object
 from converter.storage.references import display_name
 from converter.tensors import Axes, Rearrangement
 from converter.verification.difference_classifier import tensor_sha256
-from converter.verification.manifest import check_manifest_files
+from converter.verification.manifest import check_manifest_files, split_submodels
 from converter.verification.result import Findings, Provenance, ValueReport, Verification
 from converter.verification.source_comparison import first_of_architecture
 from converter.verification.value_report import MODEL
@@ -41,8 +41,17 @@ def is_split(home: Path) -> bool:
     """Return whether a directory holds only the two checkpoints that `split` writes."""
     return not weight_files(home) and all(
         (home / submodel / CONFIG).is_file() and weight_files(home / submodel)
-        for submodel in SUBMODELS
+        for submodel in submodels_in(home)
     )
+
+
+def submodels_in(home: Path) -> tuple[str, ...]:
+    """Return the submodels in a directory that `split` wrote, by its manifest if it has one."""
+    try:
+        names = split_submodels(home)
+    except ConverterError:
+        names = ()
+    return SUBMODELS if {*names} <= {*SUBMODELS} else names
 
 
 def verify_split(
@@ -57,10 +66,11 @@ def verify_split(
     The sources are encoder-decoder models, or those of each submodel. `verify` verifies one
     checkpoint, given its directory, label and sources.
     """
-    sources = _assign_sources(home, against, registry)
+    submodels = submodels_in(home)
+    sources = _assign_sources(home, submodels, against, registry)
     files, findings, value_report = [], Findings(), None
     origins: dict[str, Provenance] = {}
-    for submodel in SUBMODELS:
+    for submodel in submodels:
         result = verify(home / submodel, f"{label}/{submodel}", sources[submodel])
         files += [f"{submodel}/{name}" for name in result.files]
         findings += Findings(
@@ -71,20 +81,23 @@ def verify_split(
         origins |= {f"{submodel}.{name}": origin for name, origin in result.origins.items()}
         if result.value_report is not None:
             value_report = _join(value_report, submodel, result.value_report)
-    findings += _check_joint(home)
+    findings += _check_joint(home, submodels)
     return Verification(
         label, files, findings.checks, findings.problems, findings.notes, origins, value_report
     )
 
 
 def _assign_sources(
-    home: Path, against: Sequence[str | Path], registry: ArchitectureRegistry
+    home: Path,
+    submodels: Sequence[str],
+    against: Sequence[str | Path],
+    registry: ArchitectureRegistry,
 ) -> dict[str, list[str | Path]]:
     """Assign each source to a submodel of its architecture, or to both if it is a composite."""
-    assigned: dict[str, list[str | Path]] = {submodel: [] for submodel in SUBMODELS}
+    assigned: dict[str, list[str | Path]] = {submodel: [] for submodel in submodels}
     model_types = {
         submodel: read_json_object(home / submodel / CONFIG).get("model_type")
-        for submodel in SUBMODELS
+        for submodel in submodels
     }
     for reference in against:
         with open_files(reference) as checkpoint:
@@ -93,7 +106,7 @@ def _assign_sources(
             for references in assigned.values():
                 references.append(reference)
             continue
-        free = {s: model_types[s] for s in SUBMODELS if not assigned[s]}
+        free = {s: model_types[s] for s in submodels if not assigned[s]}
         assigned[first_of_architecture(model, free)].append(reference)
     return assigned
 
@@ -125,7 +138,7 @@ def _join(joined: ValueReport | None, submodel: str, report: ValueReport) -> Val
     )
 
 
-def _check_joint(home: Path) -> Findings:
+def _check_joint(home: Path, submodels: Sequence[str]) -> Findings:
     """Compare the files and tensors outside the submodels with the manifest."""
     if not (home / MANIFEST).is_file():
         return Findings()
@@ -133,10 +146,10 @@ def _check_joint(home: Path) -> Findings:
         manifest = read_json_object(home / MANIFEST)
     except ConverterError:
         return Findings()  # reported for each submodel
-    files = _outside(manifest.get("files"), "/")
+    files = _outside(manifest.get("files"), submodels, "/")
     title = f"{_JOINT}: files that the manifest lists"
     findings = check_manifest_files(home, {"files": files}, title)
-    entries, path = _outside(manifest.get("tensors"), "."), home / JOINT_WEIGHTS
+    entries, path = _outside(manifest.get("tensors"), submodels, "."), home / JOINT_WEIGHTS
     if not entries or not path.is_file():
         return findings
     problems: list[Problem] = []
@@ -163,8 +176,8 @@ def _check_joint(home: Path) -> Findings:
     return findings + Findings(problems, checks={title: f"{matching} of {len(stated)}"})
 
 
-def _outside(entries: Any, separator: str) -> dict[str, Any]:
+def _outside(entries: Any, submodels: Sequence[str], separator: str) -> dict[str, Any]:
     """Return the entries whose names start with neither submodel."""
-    prefixes = tuple(f"{submodel}{separator}" for submodel in SUBMODELS)
+    prefixes = tuple(f"{submodel}{separator}" for submodel in submodels)
     items = entries.items() if isinstance(entries, dict) else ()
     return {name: entry for name, entry in items if not name.startswith(prefixes)}

@@ -171,6 +171,9 @@ def _inputs(model: Any, framework: str) -> dict[str, Any]:
         return "input_ids", ids(config, 9)
 
     config = model.config
+    towers = [getattr(config, f"{kind}_config", None) for kind in ("vision", "text")]
+    if all(hasattr(tower, "model_type") for tower in towers):
+        return dict(map(sample, towers))
     encoder, decoder = (getattr(config, submodel, None) for submodel in ("encoder", "decoder"))
     if hasattr(encoder, "model_type") and hasattr(decoder, "model_type"):
         name, values = sample(encoder)

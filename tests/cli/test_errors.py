@@ -244,7 +244,7 @@ def test_an_encoder_decoder_model_is_not_a_submodel(shell: Shell) -> None:
     done = shell.run("compose", shell / "bert", shell / "gpt2", shell / "both", "--to", "pytorch")
     assert done.exit_code == 0, done.stderr
     stderr_text = shell.fail("compose", shell / "both", shell / "gpt2", shell / "out")
-    assert "encoder-decoder model itself" in stderr_text
+    assert "is a combined model itself" in stderr_text
 
 
 def test_an_output_that_cannot_be_made(shell: Shell) -> None:

@@ -146,7 +146,7 @@ def test_a_projection_of_other_submodels_is_not_used(tmp_path: Path) -> None:
 
 def test_what_is_not_combined_cannot_be_split(tmp_path: Path) -> None:
     make(tmp_path / "encoder", "bert")
-    with pytest.raises(UnsupportedError, match="not an encoder-decoder model"):
+    with pytest.raises(UnsupportedError, match="not a combined model"):
         split(tmp_path / "encoder", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

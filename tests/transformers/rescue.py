@@ -44,8 +44,9 @@ _SUBMODELS = {
     "encoder-decoder": ("bert", "gpt2"),
     "vision-encoder-decoder": ("vit", "bert"),
     "speech-encoder-decoder": ("wav2vec2", "bert"),
+    "vision-text-dual-encoder": ("vit", "bert"),
 }
-"""Composite → the architectures of its encoder and decoder here."""
+"""Composite → the architectures of its submodels here."""
 
 
 _HEAD = re.compile("(?:For[A-Z].*|Head.*|Encoder|EncoderModel|Model)$")
@@ -217,19 +218,24 @@ def _set_up(saved: SavedClass, variant: str) -> _Setup:
 
     frameworks = (saved.framework, "pytorch")
     if saved.table in _SUBMODELS:
-        encoder, decoder = map(tiny, _SUBMODELS[saved.table])
-        config = saved.kind.config_class.from_encoder_decoder_configs(  # type: ignore[attr-defined]
-            transformers.AutoConfig.for_model(encoder.architecture, **encoder.fields()),
-            transformers.AutoConfig.for_model(decoder.architecture, **decoder.fields()),
-            decoder_start_token_id=5,
-            pad_token_id=0,
-        )
+        first, second = map(tiny, _SUBMODELS[saved.table])
+        composite = LIBRARY.composite(saved.table)
+        kind: Any = saved.kind.config_class  # type: ignore[attr-defined]
+        configs = [
+            transformers.AutoConfig.for_model(each.architecture, **each.fields())
+            for each in (first, second)
+        ]
+        if composite.generates:
+            tokens = {"decoder_start_token_id": 5, "pad_token_id": 0}
+            config = kind.from_encoder_decoder_configs(*configs, **tokens)
+        else:
+            config = kind.from_vision_text_configs(*configs, projection_dim=28)
+        prefix = "decoder_" if composite.generates else ""
         batch = {
-            framework: {**encoder.batch(framework), **decoder.batch(framework, "decoder_", seed=1)}
+            framework: {**first.batch(framework), **second.batch(framework, prefix, seed=1)}
             for framework in frameworks
         }
-        name = LIBRARY.composite(saved.table).classes["pytorch"]
-        return _Setup(name, encoder, config, batch)
+        return _Setup(composite.classes["pytorch"], first, config, batch)
     spec, model = tiny(saved.table), saved.model
     fields = source_fields(saved.table, model, variant)
     config = transformers.AutoConfig.for_model(saved.table, **fields)

@@ -91,7 +91,8 @@ def read_h5(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     stored: dict[str, np.ndarray] = {}
     repeated = []
     with h5py.File(path, "r") as file:
-        for layer in names(file, "layer_names"):
+        of_model = [name for name in ("top_level_model_weights",) if name in file]
+        for layer in [*names(file, "layer_names"), *of_model]:
             for name in names(file[layer], "weight_names"):
                 key = name.split("/", 1)[-1]
                 if key in stored:

@@ -37,6 +37,8 @@ MAX_PATH = 4096
 """Characters of a path inside the file."""
 MAX_NAMES = 1 << 18
 """Items of one attribute that lists names."""
+MODEL_LEVEL = "top_level_model_weights"
+"""The group of variables that belong to the model itself, not to a layer."""
 
 
 class Hdf5Objects:

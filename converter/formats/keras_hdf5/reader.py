@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from converter.formats.base import Reader, StoredTensor
 from converter.formats.file_handle import MAX_TENSORS, FileHandle
-from converter.formats.keras_hdf5.objects import Hdf5Objects
+from converter.formats.keras_hdf5.objects import MODEL_LEVEL, Hdf5Objects
 
 MAX_NAME_BYTES = 64 << 20
 """Bytes of all names together: a few stored bytes can claim to be many names."""
@@ -106,6 +106,8 @@ def _variables(objects: Hdf5Objects) -> Iterator[_Variable]:
             remedy="a '.weights.h5' of Keras 3 stores no variable names: load it into its model "
             "with load_weights, then use save_pretrained",
         )
+    if objects.has(group, MODEL_LEVEL) and objects.names(group + MODEL_LEVEL, "weight_names"):
+        layers = [*layers, MODEL_LEVEL]
     for layer in _unique(file, layers):
         path = group + layer
         if objects.is_dataset(path):

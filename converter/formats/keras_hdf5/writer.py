@@ -14,6 +14,7 @@ import numpy as np
 from h5py import h5d, h5p, h5s, h5t
 
 from converter.formats.base import FileSpec, PreallocatedFile, Segment
+from converter.formats.keras_hdf5.objects import MODEL_LEVEL
 from converter.tensors import TensorSpec, numpy_dtype
 
 KERAS_VERSION = "2.20.1"
@@ -60,7 +61,7 @@ def create_hdf5(spec: FileSpec) -> PreallocatedFile:
         if layout == "flat":
             file.names("/", "layer_names", layers.get("", []))
         else:
-            file.names("/", "layer_names", list(layers))
+            file.names("/", "layer_names", [layer for layer in layers if layer != MODEL_LEVEL])
             file.text("backend", "tensorflow")
             file.text("keras_version", KERAS_VERSION)
         for tensor in tensors:
@@ -68,9 +69,8 @@ def create_hdf5(spec: FileSpec) -> PreallocatedFile:
         for link, target in links.items():
             file.link(link, target)
         if layout == "layers":
-            for layer, weights in layers.items():
+            for layer, weights in {**layers, MODEL_LEVEL: layers.get(MODEL_LEVEL, [])}.items():
                 file.names(layer, "weight_names", weights)
-            file.names("top_level_model_weights", "weight_names", [])
     return PreallocatedFile(spec.path, segments)
 
 

@@ -129,6 +129,7 @@ def test_an_interrupt_does_not_remove_the_lock_of_another_run(tmp_path: Path) ->
     assert 20 < step < 999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", range(12))
 def test_a_command_at_many_steps(tmp_path: Path, where: int) -> None:
     made = factories.make(tmp_path / "bert", "bert")

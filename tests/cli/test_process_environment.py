@@ -128,6 +128,7 @@ WRONG: dict[str, tuple[str, ...]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_json_is_one_document_whatever_fails(command: str, tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text("jobs: [1]")

@@ -94,6 +94,7 @@ main()
 """Runs the command line with a limit on what it may take beyond the libraries."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux only")
 @pytest.mark.parametrize("megabytes", [0, 1, 3, 10, 30, 100])
 def test_memory_that_is_not_there(place: Path, megabytes: int) -> None:

@@ -18,6 +18,8 @@ import converter
 from converter.cleanup import EndingSignals
 from tests import factories
 
+pytestmark = pytest.mark.slow
+
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 SCRIPT = """

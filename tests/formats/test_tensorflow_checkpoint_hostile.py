@@ -199,6 +199,7 @@ def test_refuses_more_tensors_pieces_and_slices_than_any_model_has(
     refused(tmp_path / "m.index", finding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["\0", "w"], ids=["pieces", "variables"])
 @pytest.mark.parametrize("count", [1 << 15, 1 << 16])
 def test_refuses_many_entries_in_bounded_memory(tmp_path, start, count, monkeypatch):

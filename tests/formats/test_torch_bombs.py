@@ -16,6 +16,8 @@ from converter.formats.torch import FORMAT
 from tests.formats.torch_files import KEY, TENSOR, archive, long, state
 from tests.formats.work import work_at_most
 
+pytestmark = pytest.mark.slow
+
 BOMBS = {
     "operations": b"\x80\2" + b"N" * 5_000_000 + b".",
     "lists": b"\x80\2" + b"]" * 5_000_000 + b".",

@@ -12,6 +12,8 @@ import pytest
 
 from tests.hostile.attacks import KINDS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PARTS = {
     **{"hdf5-chunks": 4, "torch-bombs": 16, "torch-zip": 4, "torch-recursion": 4, "orbax": 4},

@@ -22,6 +22,8 @@ from converter.formats.keras_hdf5 import objects
 from tests import factories
 from tests.hostile.reliability import digests
 
+pytestmark = pytest.mark.slow
+
 SOURCES = {
     "safetensors": ("safetensors", "pytorch"),
     "torch": ("torch", "pytorch"),

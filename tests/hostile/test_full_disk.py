@@ -18,6 +18,8 @@ from tests import factories
 from tests.hostile.disks import mounted
 from tests.hostile.reliability import digests
 
+pytestmark = pytest.mark.slow
+
 STRIDE = int(os.environ.get("FULL_DISK_STRIDE", "23"))
 """Each of so many calls fails; by hand, 1."""
 

@@ -21,6 +21,8 @@ import pytest
 from tests import factories
 from tests.formats.work import check_work
 
+pytestmark = pytest.mark.slow
+
 MEMORY = 160 << 20
 """Bytes resident at most; an idle `converter inspect` takes a third."""
 UNITS = 200

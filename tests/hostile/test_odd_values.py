@@ -28,6 +28,8 @@ from converter.text import collapse_ranges
 from tests import factories
 from tests.formats.work import work_at_most
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get("FUZZ_COMMANDS", "40")) * 3
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 UNITS = 100

@@ -20,6 +20,8 @@ from tests import factories
 from tests.hostile.disks import mounted
 from tests.hostile.reliability import MODES, Laboratory, digests
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("KILLS", "12"))
 """Kills at random moments; `python -m tests.hostile.reliability` does more."""
 

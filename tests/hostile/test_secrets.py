@@ -24,6 +24,8 @@ from tests.storage.hub.conftest import HubSession, contents
 from tests.storage.hub.hub_server import serving
 from tests.storage.url.http_server import Handler, WebServer, serving_web
 
+pytestmark = pytest.mark.slow
+
 USER, PASSWORD, SIGNATURE = "mArKeR1", "pw-mArKeR2", "mArKeR3"
 TOKEN = "hf_mArKeR4abcdefghijklmnop"
 MARKER = re.compile("mArKeR")

@@ -22,6 +22,8 @@ from converter.cli.console import emit_json, safe_messages
 from tests import factories
 from tests.storage.url.http_server import Handler, serving_web
 
+pytestmark = pytest.mark.slow
+
 EVIL = "\x1b]0;evil\x07\x9b31m\u202eevil\nError: all is well\r\x08\x7f[red]x[/red]\u2028&<script>"
 """Sets a title, colors, turns the direction of writing, fakes a message, is markup and HTML."""
 ROOT = Path(__file__).parents[2]

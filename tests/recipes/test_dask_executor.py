@@ -29,6 +29,8 @@ from tests import factories
 from tests.cli.test_startup import FRAMEWORKS
 from tests.recipes import fifty
 
+pytestmark = pytest.mark.slow
+
 
 def contents(directory: str) -> dict[str, bytes]:
     home = Path(directory)

@@ -138,6 +138,7 @@ def test_a_hostile_recipe_is_refused_at_once(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["large.yaml", "large.json"])
 def test_the_largest_recipe_takes_bounded_time_and_memory(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -106,6 +106,7 @@ def test_a_forked_process_does_not_remove_it(place: Path) -> None:
     assert names(place) == []
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_any_step_leaves_nothing(place: Path) -> None:
     def use() -> None:
         with TemporaryDirectory() as temporary:

@@ -7,10 +7,13 @@ import shutil
 import struct
 from pathlib import Path
 
+import pytest
+
 from tests.storage.hub.conftest import HubSession, contents
 from tests.verification.damage import FILES, alter, negated
 
 
+@pytest.mark.slow
 def test_a_repository_is_audited(session: HubSession, bert: dict[str, bytes]) -> None:
     """Its frameworks disagree, and its safetensors does not say that it is PyTorch's."""
     session.converter("convert", "bert", "sound", "--pytorch-format", "both", "-q")

@@ -63,6 +63,7 @@ def breaking(kind: str, part: str, times: int) -> tuple[str]:
 REPAIR = ("/_plan/nothing",)
 
 
+@pytest.mark.slow
 def test_push_and_download_with_each_client(session: HubSession, way: str, python: Path) -> None:
     json_flag = "--json"
     proposed = ("other/theirs", "--create-pr", "--only", "*.safetensors", json_flag)

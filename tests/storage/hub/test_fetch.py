@@ -136,6 +136,7 @@ def test_weights_to_initialize_are_not_downloaded(session: HubSession) -> None:
     assert not session.hub.requests("GET /_blob/")
 
 
+@pytest.mark.slow
 def test_offline_the_cache_is_used(session: HubSession) -> None:
     offline: dict[str, Any] = {"HF_HUB_OFFLINE": "1"}
     failed = session.converter("inspect", "acme/bert", code=1, **offline).stderr
@@ -158,6 +159,7 @@ def test_a_hub_without_sizes_is_read_by_downloads(session: HubSession) -> None:
     assert len(session.hub.requests("GET /_blob/")) == 1
 
 
+@pytest.mark.slow
 def test_errors_have_a_remedy(session: HubSession, bert: dict[str, bytes]) -> None:
     session.hub.publish("acme/secret", bert, private=True)
     session.hub.publish("acme/gated", bert, gated=True)

@@ -109,6 +109,7 @@ def served(session: HubSession, digest: str) -> int:
     return sum(nbytes for path, _, nbytes in session.hub.served if digest in path)
 
 
+@pytest.mark.slow
 def test_remote_headers_give_the_same_reports(
     session: HubSession, repositories: dict[str, Path]
 ) -> None:

@@ -80,6 +80,7 @@ def test_a_pull_request_is_opened_once_and_continued(session: HubSession) -> Non
     assert set(repo.files("refs/pr/1")) == {"config.json", "model.safetensors", "new.safetensors"}
 
 
+@pytest.mark.slow
 def test_refusals_say_what_to_do(session: HubSession) -> None:
     session.hub.publish("me/public", {"config.json": b"{}"})
     assert "hf auth login" in refused(session, "bert", "me/mine", token=None)
@@ -94,6 +95,7 @@ def test_refusals_say_what_to_do(session: HubSession) -> None:
     assert set(session.hub.repos["me/public"].files()) == {"config.json"}
 
 
+@pytest.mark.slow
 def test_server_errors_are_retried_then_reported(
     session: HubSession, bert: dict[str, bytes]
 ) -> None:

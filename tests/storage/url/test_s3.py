@@ -24,6 +24,8 @@ from tests import factories
 from tests.reading import values
 from tests.storage.url.conftest import S3
 
+pytestmark = pytest.mark.slow
+
 
 def run(*args: object, code: int = 0) -> Result:
     result = CliRunner().invoke(commands, [str(arg) for arg in args])

@@ -331,7 +331,15 @@ def _tie(decoder: Decoder, place: str, options: TieOptions) -> Tie:
             expression = decoder.value(Expression, condition, inner)
             if isinstance(expression, Expression):
                 stored_in[dialect] = expression
-    return Tie(options.to, options.when, stored_in, options.stored_without, options.requires)
+    return Tie(
+        options.to,
+        options.when,
+        stored_in,
+        options.stored_without,
+        options.requires,
+        options.overrides_in,
+        options.copied_in,
+    )
 
 
 def _check_languages(decoder: Decoder, languages: LanguageCodes) -> None:

@@ -161,6 +161,10 @@ class ParamSpec:
     """Canonical name of the parameter whose values it shares."""
     stored_in: frozenset[str] = frozenset()
     """Dialects whose files hold it although it is tied."""
+    overrides_in: frozenset[str] = frozenset()
+    """Dialects whose classes use it, and not what it is tied to."""
+    copied_in: frozenset[str] = frozenset()
+    """Dialects whose files may hold it as a further copy of what it is tied to."""
     dtype: str = ""
     """The dtype when newly initialized, if not that of the model."""
 
@@ -361,7 +365,7 @@ class ModelSpecBuilder:
                 if name in param.layouts and name not in row.not_in
             }
             own = f"{path}.{param.name}" if param.name else path
-            tied_to, stored = _tied(own, ties)
+            tied_to, tie = _tied(own, ties)
             rule, amount = _init_rule(row, param, init, scale)
             yield ParamSpec(
                 name=namer.canonical(own),
@@ -370,7 +374,9 @@ class ModelSpecBuilder:
                 rule=rule,
                 scale=amount,
                 tied_to=namer.canonical(tied_to) if tied_to else None,
-                stored_in=stored,
+                stored_in=frozenset(tie.stored_in) if tie else frozenset(),
+                overrides_in=tie.overrides_in if tie else frozenset(),
+                copied_in=tie.copied_in if tie else frozenset(),
                 dtype=param.dtype,
             )
 
@@ -396,12 +402,12 @@ class ModelSpecBuilder:
         return ignored
 
 
-def _tied(name: str, ties: list[tuple[NamePattern, Tie]]) -> tuple[str | None, frozenset[str]]:
+def _tied(name: str, ties: list[tuple[NamePattern, Tie]]) -> tuple[str | None, Tie | None]:
     for pattern, tie in ties:
         numbers = pattern.match(name)
         if numbers is not None:
-            return tie.to.format(numbers), frozenset(tie.stored_in)
-    return None, frozenset()
+            return tie.to.format(numbers), tie
+    return None, None
 
 
 def _repeated(

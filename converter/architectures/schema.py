@@ -165,6 +165,10 @@ class Tie:
     """They do so only in models without this part or head."""
     requires: str | None = None
     """The tie holds only in models with this part or head."""
+    overrides_in: frozenset[str] = frozenset()
+    """Dialects whose classes use the tied tensor, and not the one that it is tied to."""
+    copied_in: frozenset[str] = frozenset()
+    """Dialects whose files may hold it as a further copy, by the name of what it is tied to."""
 
 
 class TieOptions(Entry, frozen=True):
@@ -176,6 +180,8 @@ class TieOptions(Entry, frozen=True):
     """A list of dialects, or a table of dialect → condition or ``true``."""
     stored_without: str | None = None
     requires: str | None = None
+    overrides_in: frozenset[DialectName] = frozenset()
+    copied_in: frozenset[DialectName] = frozenset()
 
 
 @dataclass(frozen=True)

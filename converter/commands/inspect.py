@@ -15,7 +15,8 @@ from converter.checkpoint.opening import Checkpoint, open_files
 from converter.checkpoint.weight_states import recognize_weights
 from converter.errors import ConverterError
 from converter.models.likely_types import LikelyTypes, likely_types
-from converter.models.model import Model, resolve_model
+from converter.models.model import Model
+from converter.models.ties import resolve_as_used
 from converter.option_declaration import takes
 from converter.options import InspectOptions
 from converter.progress import Progress, ProgressCounter
@@ -184,7 +185,7 @@ def inspect(options: InspectOptions) -> Inspection:
             state = recognize_weights(specs, len(specs), {}, {}, checkpoint.directory)
             likely = likely_types(checkpoint.tensors, registry)
             return Inspection(checkpoint, None, likely=likely, state=state)
-        model = resolve_model(checkpoint, registry)
+        model = resolve_as_used(checkpoint, registry)
         statistics = _statistics(model, options.progress) if options.stats else {}
         manifest = _manifest(checkpoint.directory)
         state = model.key_match.state

@@ -5,7 +5,7 @@ from __future__ import annotations
 from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
 from converter.execution.write_checkpoint import WriteResult, write_checkpoint
-from converter.models.model import resolve_model
+from converter.models.ties import resolve_as_used
 from converter.option_declaration import takes
 from converter.options import SplitOptions
 from converter.planning.conversion import plan_split
@@ -32,6 +32,6 @@ def split(options: SplitOptions) -> WriteResult:
     with open_files(
         options.source, options.config, headers=options.dry_run, ignore=options.ignore
     ) as checkpoint:
-        model = resolve_model(checkpoint, registry, options.set)
+        model = resolve_as_used(checkpoint, registry, options.set)
         plan = plan_split(model, options, registry, options.ignore)
         return write_checkpoint(plan, options.output, options, [model])

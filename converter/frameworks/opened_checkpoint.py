@@ -15,7 +15,8 @@ from converter.execution.in_memory import InMemoryOutput
 from converter.formats.base import Array
 from converter.frameworks.keras_weights import KerasWeights
 from converter.frameworks.lazy_tensor import LazyTensor
-from converter.models.model import Model, resolve_model
+from converter.models.model import Model
+from converter.models.ties import resolve_as_used
 from converter.optional_imports import import_optional
 from converter.options import Dtype, Framework, OutputOptions
 from converter.planning.conversion import plan_conversion
@@ -298,7 +299,7 @@ def open_checkpoint(
     registry = ArchitectureRegistry(mapping)
     checkpoint = open_files(reference, config)
     try:
-        return OpenedCheckpoint(resolve_model(checkpoint, registry))
+        return OpenedCheckpoint(resolve_as_used(checkpoint, registry))
     except BaseException:
         checkpoint.close()
         raise

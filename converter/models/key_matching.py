@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 TRAINING_STATE = "not part of the model in a training checkpoint"
 
+OVERRIDDEN = "the class that saved it uses another copy of this tensor, which may differ"
+
 MAX_PREFIX = 8
 """Components of a prefix: a compiled model in a data-parallel one in a module of a trainer …"""
 
@@ -360,6 +362,7 @@ def match_keys(
     duplicates = defaultdict[str, list[tuple[str, SourceTensor]]](list)
     tied: list[tuple[ParamSpec, SourceTensor]] = []
     unmatched, ignored, mismatched = [], dict(checkpoint.excluded), []
+    copied = {p.tied_to: p.name for p in model_spec.params if p.tied_to and dialect in p.copied_in}
     named = {name: normalizer.normalize(name) for name in checkpoint.tensors}
     prefixed = {name for name in named.values() if name is not None}
     for name, tensor in checkpoint.tensors.items():
@@ -386,7 +389,8 @@ def match_keys(
             if param.tied_to:
                 tied.append((param, stored))
             elif number or param.name in matched:
-                duplicates[param.name].append((param.name, stored))
+                by = copied.get(param.name, param.name) if number else param.name
+                duplicates[param.name].append((by, stored))
             else:
                 matched[param.name] = stored
     files = str(checkpoint.directory / summarize_names(path.name for path in checkpoint.files))
@@ -394,8 +398,13 @@ def match_keys(
         files = str(checkpoint.files[0])
     for key in checkpoint.ignored:
         ignored.setdefault(key, TRAINING_STATE)
+    overridden = set[str]()
     for param, stored in tied:  # provides the values of what it is tied to, or duplicates them
         root = model_spec.resolve(param).name
+        if dialect in param.overrides_in and root in matched and root not in overridden:
+            overridden.add(root)
+            ignored[matched.pop(root).tensor.spec.name] = OVERRIDDEN
+            duplicates.pop(root, None)
         if matched.setdefault(root, stored) is not stored:
             duplicates[root].append((param.name, stored))
     _log.info(

@@ -13,8 +13,9 @@ from converter.architectures.schema import CROSS_ATTENTION
 from converter.checkpoint.opening import open_files
 from converter.errors import Problem, UnsupportedError
 from converter.execution.rows import ResizedTensorReader
-from converter.models.model import Model, resolve_model
+from converter.models.model import Model
 from converter.models.source_model import SourceModel, move_tied_values
+from converter.models.ties import resolve_as_used
 from converter.plan import ResizedTensor, SourceTensor, TargetTensor
 from converter.progress import ProgressCounter
 from converter.storage.references import display_name
@@ -121,7 +122,7 @@ def _open_sources(
     taken: set[str] = set()
     for reference in references:
         checkpoint = stack.enter_context(open_files(reference))
-        source = resolve_model(checkpoint, registry, label=display_name(reference))
+        source = resolve_as_used(checkpoint, registry, label=display_name(reference))
         submodel = _assign_submodel(model, source, taken)
         if submodel and model.submodels:
             tensors = _tensors_as_submodel(model, source, submodel, registry)

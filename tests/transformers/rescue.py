@@ -32,7 +32,9 @@ from typing import Any
 import numpy as np
 
 import converter
+from converter.architectures.model_config import ModelConfig
 from converter.architectures.schema import ModelClass
+from converter.models.framework_support import unsupported_reasons
 from tests.transformers import oracle, oracle_checks
 from tests.transformers.oracle import Loaded
 from tests.transformers.tiny import DIRECTORY, LIBRARY, NOISE, Tiny, source_fields, tiny
@@ -41,12 +43,12 @@ from tests.transformers.transformers_5 import Transformers5, differences, start_
 LIST = Path(__file__).with_name("rescue.json")
 PREFIXES = {"tensorflow": "TF", "flax": "Flax"}
 _SUBMODELS = {
-    "encoder-decoder": ("bert", "gpt2"),
-    "vision-encoder-decoder": ("vit", "bert"),
-    "speech-encoder-decoder": ("wav2vec2", "bert"),
-    "vision-text-dual-encoder": ("vit", "bert"),
+    "encoder-decoder": ("bert", "", "gpt2"),
+    "vision-encoder-decoder": ("vit", "", "bert"),
+    "speech-encoder-decoder": ("wav2vec2", "stable", "bert"),
+    "vision-text-dual-encoder": ("vit", "", "bert"),
 }
-"""Composite → the architectures of its submodels here."""
+"""Composite → the architecture of its first submodel here, its variant, and the second's."""
 
 
 _HEAD = re.compile("(?:For[A-Z].*|Head.*|Encoder|EncoderModel|Model)$")
@@ -185,9 +187,9 @@ def build(
         tf.keras.backend.clear_session()
         model = saved.kind(config)
         oracle_checks.run_tensorflow(model, batch)
-        for weight in model.weights:
+        for number, weight in enumerate(model.weights):  # two may have the same name
             if weight.dtype.is_floating and not any(text in weight.name for text in keep):
-                weight.assign_add(flat_noise(weight.name, weight.shape))
+                weight.assign_add(flat_noise(f"{number} {weight.name}", weight.shape))
         return model
     from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -218,12 +220,14 @@ def _set_up(saved: SavedClass, variant: str) -> _Setup:
 
     frameworks = (saved.framework, "pytorch")
     if saved.table in _SUBMODELS:
-        first, second = map(tiny, _SUBMODELS[saved.table])
+        name, inner, other = _SUBMODELS[saved.table]
+        first, second = tiny(name), tiny(other)
         composite = LIBRARY.composite(saved.table)
         kind: Any = saved.kind.config_class  # type: ignore[attr-defined]
+        longer = {**second.fields(), "max_position_embeddings": 70}  # than the encoder's output
         configs = [
-            transformers.AutoConfig.for_model(each.architecture, **each.fields())
-            for each in (first, second)
+            transformers.AutoConfig.for_model(first.architecture, **first.fields(inner)),
+            transformers.AutoConfig.for_model(second.architecture, **longer),
         ]
         if composite.generates:
             tokens = {"decoder_start_token_id": 5, "pad_token_id": 0}
@@ -232,8 +236,8 @@ def _set_up(saved: SavedClass, variant: str) -> _Setup:
             config = kind.from_vision_text_configs(*configs, projection_dim=28)
         prefix = "decoder_" if composite.generates else ""
         batch = {
-            framework: {**first.batch(framework), **second.batch(framework, prefix, seed=1)}
-            for framework in frameworks
+            each: {**first.batch(each, variant=inner), **second.batch(each, prefix, seed=1)}
+            for each in frameworks
         }
         return _Setup(composite.classes["pytorch"], first, config, batch)
     spec, model = tiny(saved.table), saved.model
@@ -249,6 +253,7 @@ def rescue(
     """Save a model of a class, convert it to PyTorch, load and run it; return what is wrong."""
     if not saved.is_described:
         return Result(["no mapping table and tiny model for it"])
+    variant = variant or _first_variant(saved)
     own = Loaded(saved.framework)
     try:
         setup = _set_up(saved, variant)
@@ -272,11 +277,23 @@ def rescue(
         result.difference = max(result.difference, gap)
         if not gap <= spec.tolerance:
             result.problems.append(f"{output} differs by {gap:.1e} of its scale")
+    if not own.outputs and not result.problems:
+        result.problems = _changed_values(saved.framework, room)
     if transformers_5 and not spec.unsupported_by_transformers_5(variant):
         later = transformers_5.load(room / "out", name, batch, spec.keep)
         missing = [f"transformers 5 has no {name}"]
         result.problems += differences(loaded, later, spec.tolerance) if later else missing
     return result
+
+
+def _changed_values(framework: str, room: Path) -> list[str]:
+    """Return what differs if the PyTorch checkpoint is converted back."""
+    converter.convert(room / "out", room / "back", to=[framework])  # type: ignore[list-item]
+    kind = {"tensorflow": "h5", "flax": "msgpack"}[framework]
+    read = {"h5": lambda path: oracle.read_h5(path)[0], "msgpack": oracle.read_msgpack}[kind]
+    first, second = (read(room / each / oracle.FILES[kind]) for each in ("saved", "back"))
+    equal = {n for n in first.keys() & second.keys() if np.array_equal(first[n], second[n])}
+    return [f"{n} is not the same again" for n in sorted(({*first} | {*second}) - equal)]
 
 
 def scaled_difference(first: np.ndarray, second: np.ndarray) -> float:
@@ -286,16 +303,33 @@ def scaled_difference(first: np.ndarray, second: np.ndarray) -> float:
     return float(abs(first - second).max() / max(float(abs(first).max()), 1e-9))
 
 
-def verdict(saved: SavedClass, result: Result) -> tuple[bool, str]:
+def verdict(saved: SavedClass, result: Result, variant: str = "") -> tuple[bool, str]:
     """Return whether a class did as ``rescue.json`` says, and a line about it."""
     problems = "; ".join(result.problems)
     if saved.reason:
         if problems:
             return True, f"listed: {saved.reason} ({problems})"
         return False, f"WORKS, although it is listed: {saved.reason}"
+    if problems and variant and (why := _unsupported(saved, variant)):
+        return True, f"not supported: {why}"
     if problems:
         return False, f"FAILS: {problems}"
     return True, f"equal, {result.difference:.0e}" if result.compared else "values only"
+
+
+def _first_variant(saved: SavedClass) -> str:
+    """Return the configuration that a class is run with: the first one that it supports."""
+    variants = () if saved.table in _SUBMODELS else tiny(saved.table).variants
+    return next((name for name in ("", *variants) if not _unsupported(saved, name)), "")
+
+
+def _unsupported(saved: SavedClass, variant: str) -> str:
+    """Return why the framework of a class does not support a variant; ``""`` if it does."""
+    if saved.table in _SUBMODELS:
+        return ""
+    spec = tiny(saved.table)
+    config = ModelConfig(spec.table, spec.fields(variant), saved.table)
+    return unsupported_reasons(config, saved.model).get(saved.framework, "")
 
 
 def update_list() -> None:
@@ -343,7 +377,7 @@ def _run(names: Collection[str], variants: bool, transformers_5: Transformers5 |
             start = time.process_time()
             with TemporaryDirectory(prefix="rescue-") as room:
                 result = rescue(saved, Path(room), transformers_5, variant)
-            good, text = verdict(saved, result)
+            good, text = verdict(saved, result, variant)
             failed += not good
             label = "-".join(filter(None, (saved.name, variant)))
             print(f"{label:44} {time.process_time() - start:5.1f} s  {text}", flush=True)

@@ -197,7 +197,8 @@ def _keep_outputs(loaded: Loaded, output: Any) -> None:
         if hasattr(value, "shape") and not isinstance(value, (tuple, list)):
             array = np.asarray(value)
             if array.dtype.kind == "f":
-                loaded.outputs[key] = array.astype(np.float32)
+                one = array.shape == (1,)  # a loss of TensorFlow
+                loaded.outputs[key] = (array[0] if one else array).astype(np.float32)
 
 
 def _pytorch(loaded: Loaded, directory: Path, name: str, config: dict[str, Any]) -> None:

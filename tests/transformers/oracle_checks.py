@@ -6,6 +6,7 @@ modality can be checked, also those that load but cannot run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -43,7 +44,7 @@ def load(
         f"warning: {text[:300]}"
         for text in messages
         if "newly initialized" in text or ("were not used when" in text and "All " not in text[:5])
-        if not any(f"['{layer}']" in text for layer in weightless)
+        if not weightless.issuperset(re.findall(r"'([^']+)'", text) or [""])
     ]
     loaded.stored = without(loaded.stored, computed)
     for group in (loaded.outputs, loaded.stored):

@@ -279,7 +279,7 @@ def rescue(
             result.problems.append(f"{output} differs by {gap:.1e} of its scale")
     if not own.outputs and not result.problems:
         result.problems = _changed_values(saved.framework, room)
-    if transformers_5 and not spec.unsupported_by_transformers_5(variant):
+    if transformers_5 and not spec.unsupported_by_transformers_5(variant, name):
         later = transformers_5.load(room / "out", name, batch, spec.keep)
         missing = [f"transformers 5 has no {name}"]
         result.problems += differences(loaded, later, spec.tolerance) if later else missing

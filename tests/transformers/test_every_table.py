@@ -52,8 +52,9 @@ An architecture needs one file, ``tiny/<model_type>.json``:
     why transformers 4.57 lacks the classes; transformers 5 builds the models then, and is the only
     judge.
 ``transformers_5`` (optional)
-    variant, or ``""`` for all → why transformers 5 cannot hold it; the test then requires that it
-    fails. ``other lengths``: why it cannot decode if the encoder's length differs.
+    variant, PyTorch class, or ``""`` for all → why transformers 5 cannot hold it, or computes
+    something else; the test then requires that it fails. ``other lengths``: why it cannot decode if
+    the encoder's length differs.
 
 To test one architecture: ``pytest tests/transformers/test_every_table.py -k "ernie-"``.
 """
@@ -293,7 +294,7 @@ def _same_in_transformers_5(
     """Assert that transformers 5 finds nothing wrong and computes the same, or fails as stated."""
     loaded = transformers_5.load(directory, name, batch, spec.keep)
     problems = differences(first, loaded, spec.tolerance) if loaded else [f"there is no {name}"]
-    if why := spec.unsupported_by_transformers_5(variant):
+    if why := spec.unsupported_by_transformers_5(variant, name):
         assert problems, f"transformers 5 can, although it is said: {why}"
     else:
         assert not problems, "\n".join(problems)

@@ -83,9 +83,10 @@ class Tiny:
         """Return whether a role or a class of a framework can be called."""
         return self.cannot_run.keys().isdisjoint({what, f"{what}-{variant}"})
 
-    def unsupported_by_transformers_5(self, variant: str) -> str | None:
-        """Return why transformers 5 cannot hold a variant, if it cannot."""
-        return self.transformers_5.get("", self.transformers_5.get(variant))
+    def unsupported_by_transformers_5(self, variant: str, name: str = "") -> str | None:
+        """Return why transformers 5 cannot hold a variant, or the class ``name``, if it cannot."""
+        keys = [key for key in ("", variant, name) if key in self.transformers_5]
+        return self.transformers_5[keys[0]] if keys else None
 
     def batch(
         self, framework: str, prefix: str = "", seed: int = 0, model: str = "", variant: str = ""
@@ -225,8 +226,16 @@ def single_models() -> tuple[tuple[str, str, str], ...]:
             for variant in tiny(architecture).variants
             for model in table.models
             if _changes(architecture, model, variant, _groups(table, leading))
+            if not _unsupported(architecture, model, variant)
         ]
     return tuple(actual)
+
+
+def _unsupported(architecture: str, model: str, variant: str) -> bool:
+    """Return whether the table states that no framework supports a class with a variant."""
+    table = tiny(architecture).table
+    config = ModelConfig(table, tiny(architecture).fields(variant), architecture)
+    return unsupported_reasons(config, table.models[model]).keys() >= {*FRAMEWORKS}
 
 
 def _groups(table: Architecture, models: Iterable[str]) -> frozenset[str]:

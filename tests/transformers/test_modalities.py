@@ -135,6 +135,40 @@ def test_the_vision_model_of_clip_is_an_encoder(tmp_path: Path, decoder: Path) -
     assert any(name.startswith("text_model.") for name in dropped)
 
 
+@pytest.mark.parametrize(
+    ("larger", "own", "composite"),
+    [
+        ("gemma3", "gemma3_text", "EncoderDecoderModel"),
+        ("parakeet_ctc", "parakeet_encoder", "SpeechEncoderDecoderModel"),
+    ],
+)
+def test_the_encoder_in_a_larger_model_is_an_encoder(
+    tmp_path: Path, decoder: Path, larger: str, own: str, composite: str
+) -> None:
+    import transformers
+
+    side = dict(tiny(own).config)
+    if larger == "gemma3":
+        image = {**tiny("siglip_vision_model").config, "image_size": 24, "patch_size": 8}
+        config = transformers.Gemma3Config(
+            text_config=side, vision_config=image, mm_tokens_per_image=9, image_token_index=140
+        )
+        model = transformers.Gemma3ForConditionalGeneration(config)
+        inner = model.language_model
+    else:
+        config = transformers.ParakeetCTCConfig(vocab_size=37, pad_token_id=36, encoder_config=side)
+        model = transformers.ParakeetForCTC(config)
+        inner = model.encoder
+    model.save_pretrained(tmp_path / "larger")
+    result = converter.compose(tmp_path / "larger", decoder, tmp_path / "out", **TOKENS)
+    loaded = judge.load(tmp_path / "out", "safetensors", composite, None)
+    assert not loaded.problems
+    expected, native = inner.state_dict(), loaded.model.encoder.state_dict()
+    assert expected.keys() == native.keys()
+    assert all(value.equal(native[name]) for name, value in expected.items())
+    assert result.to_dict()["ignored"]["encoder"]
+
+
 def test_an_image_classifier_leaves_its_head_behind(tmp_path: Path, decoder: Path) -> None:
     spec = tiny("vit")
     model = build(spec, "ViTForImageClassification", spec.config)

@@ -20,6 +20,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # tests run side by side
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 if hasattr(signal, "SIGHUP"):  # ignored under nohup, also in the commands that tests start
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

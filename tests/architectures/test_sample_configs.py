@@ -19,6 +19,7 @@ from tests.transformers.tiny import (
     MODEL_TYPES,
     complete_model_types,
     roles,
+    sample,
     single_models,
     tiny,
 )
@@ -89,6 +90,13 @@ def test_every_condition_is_met_and_is_not(architecture: str) -> None:
 def test_every_variant_makes_a_test(architecture: str) -> None:
     judged = {variant for name, _, variant in (*single_models(), *roles()) if name == architecture}
     assert judged == {"", *tiny(architecture).variants}
+
+
+def test_the_sample_that_plain_pytest_runs_has_every_class_role_and_variant() -> None:
+    every = {*single_models(), *roles()}
+    sampled = {*sample(single_models()), *sample(roles())}
+    for part in (slice(0, 2), slice(0, 3, 2)):  # class or role, and variant
+        assert {case[part] for case in sampled} == {case[part] for case in every}
 
 
 REFUSED = [

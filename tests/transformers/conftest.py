@@ -23,7 +23,7 @@ def _frameworks() -> None:
 
     jax.config.update("jax_disable_most_optimizations", True)  # most of the time goes to compiling
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # tests run side by side
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     warnings.filterwarnings("ignore")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.transformers.weight_files import (
     FRAMEWORKS,
     captured,
     configuration,
+    flax_zeros,
     isolated,
     kinds,
     read_h5,
@@ -44,9 +46,9 @@ class Loaded:
     dtypes: set[str] = field(default_factory=set)
     model: Any = None
 
-    @property
+    @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Return hash of the sorted values → name: exact, and independent of the layout."""
+        """Hash of the sorted values → name, once all are loaded; independent of the layout."""
         return {
             hashlib.sha256(np.sort(value, axis=None).tobytes()).hexdigest(): name
             for name, value in self.stored.items()
@@ -266,7 +268,8 @@ def _flax(loaded: Loaded, directory: Path, name: str, config: dict[str, Any]) ->
     import transformers
     from flax.traverse_util import flatten_dict
 
-    model = getattr(transformers, name).from_pretrained(directory)
+    with flax_zeros():
+        model = getattr(transformers, name).from_pretrained(directory)
     stored = read_msgpack(directory / FILES["msgpack"])
     loaded.dtypes = {str(value.dtype) for value in stored.values()}
     loaded.stored = {key: np.asarray(value, np.float32) for key, value in stored.items()}

@@ -16,6 +16,7 @@ import numpy as np
 
 from tests.transformers import oracle
 from tests.transformers.oracle import FILES, FRAMEWORKS, Loaded
+from tests.transformers.weight_files import flax_zeros
 
 Batch = Mapping[str, np.ndarray]
 
@@ -129,7 +130,8 @@ def _flax(
     import transformers
     from flax.traverse_util import flatten_dict
 
-    model = getattr(transformers, name).from_pretrained(directory)
+    with flax_zeros():
+        model = getattr(transformers, name).from_pretrained(directory)
     stored = oracle.read_msgpack(directory / FILES["msgpack"])
     loaded.stored = {key: np.asarray(value, np.float32) for key, value in stored.items()}
     native = {key: np.asarray(value) for key, value in flatten_dict(model.params, sep="/").items()}

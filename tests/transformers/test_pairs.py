@@ -1,5 +1,7 @@
 """A covering sample of pairs: each architecture in each role twice, of equal and other widths.
 
+Plain ``pytest`` runs each architecture once in each role and framework, ``FULL=1`` all pairs.
+
 In every framework that has a class for it, an architecture is composed with two partners that the
 framework supports too. Each pair is initialized from configurations and given noise, split, and
 composed again for every framework: the frameworks' own classes must load it completely, with the
@@ -10,7 +12,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import zlib
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +29,14 @@ from tests.factories import noise
 from tests.transformers import oracle_checks
 from tests.transformers.oracle import FILES, Loaded
 from tests.transformers.test_every_table import KINDS, TOKENS, faultless, names, written
-from tests.transformers.tiny import LIBRARY, Tiny, model_of, model_types_of_transformers_4, tiny
+from tests.transformers.tiny import (
+    FULL,
+    LIBRARY,
+    Tiny,
+    model_of,
+    model_types_of_transformers_4,
+    tiny,
+)
 from tests.transformers.transformers_5 import Transformers5, differences
 
 pytestmark = pytest.mark.peer
@@ -33,6 +44,7 @@ pytestmark = pytest.mark.peer
 MODEL_TYPES = model_types_of_transformers_4()
 ENCODERS = [name for name in MODEL_TYPES if "encoder" in LIBRARY.architecture(name).roles]
 DECODERS = [name for name in MODEL_TYPES if "decoder" in LIBRARY.architecture(name).roles]
+ROLES = ("encoder", "decoder")
 WIDTHS = (24, 48, 72)
 """Widths that are divisible by the number of heads of every tiny decoder."""
 
@@ -78,7 +90,24 @@ def sample() -> list[tuple[str, str, str]]:
     return pairs
 
 
+def covering(pairs: Iterable[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Return pairs that have each architecture in each role and framework."""
+    chosen, covered = list[tuple[str, str, str]](), set[tuple[str, str, str]]()
+    for pair in sorted(pairs, key=lambda pair: zlib.crc32("-".join(pair).encode())):
+        frameworks = possible(pair[0], "encoder") & possible(pair[1], "decoder")
+        added = {
+            (role, name, each)
+            for each in frameworks
+            for role, name in zip(ROLES, pair, strict=False)
+        }
+        if not added <= covered:
+            covered |= added
+            chosen.append(pair)
+    return sorted(chosen)
+
+
 SAMPLE = sample()
+RUN = SAMPLE if FULL else covering(SAMPLE)
 
 
 def test_the_sample_covers_every_architecture() -> None:
@@ -96,7 +125,17 @@ def test_the_sample_covers_every_architecture() -> None:
                 assert len(partners) >= 2, f"{framework}: {architecture} as {role} meets {partners}"
 
 
-@pytest.mark.parametrize(("encoder", "decoder", "width"), SAMPLE, ids=names(SAMPLE))
+def test_every_architecture_is_run_in_each_role_and_framework() -> None:
+    for role, index in (("encoder", 0), ("decoder", 1)):
+        for architecture in {"encoder": ENCODERS, "decoder": DECODERS}[role]:
+            run = [pair for pair in RUN if pair[index] == architecture]
+            frameworks = [
+                possible(pair[0], "encoder") & possible(pair[1], "decoder") for pair in run
+            ]
+            assert set().union(*frameworks) == possible(architecture, role)
+
+
+@pytest.mark.parametrize(("encoder", "decoder", "width"), RUN, ids=names(RUN))
 def test_a_pair_is_one_model_in_every_framework(
     tmp_path: Path, transformers_5: Transformers5, encoder: str, decoder: str, width: str
 ) -> None:

@@ -7,12 +7,13 @@ itself, so that tests without frameworks can use it.
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from tests.factories import bundled_registry
 DIRECTORY = Path(__file__).parent / "tiny"
 LIBRARY = bundled_registry()
 MODEL_TYPES = tuple(name for name in LIBRARY.names if not LIBRARY.is_composite(name))
+FULL = os.environ.get("FULL") == "1"
+"""Run what plain ``pytest`` runs a sample of."""
 NOISE = 0.1
 MAIN_INPUTS = ("input_ids", "pixel_values", "input_values", "input_features")
 LABELED = ("ForSequenceClassification", "ForTokenClassification")
@@ -48,6 +51,9 @@ _KEYS = {
     "transformers_4",
     "transformers_5",
 }
+
+Case: TypeAlias = tuple[str, str, str]
+"""Architecture, class or role, and variant."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,7 @@ def model_types_of_transformers_4() -> tuple[str, ...]:
 
 
 @cache
-def roles() -> tuple[tuple[str, str, str], ...]:
+def roles() -> tuple[Case, ...]:
     """Return architecture, role and variant of every composition that the variant changes."""
     return tuple(
         (architecture, role, variant)
@@ -209,7 +215,7 @@ def _refused(architecture: str, role: str, variant: str) -> bool:
 
 
 @cache
-def single_models() -> tuple[tuple[str, str, str], ...]:
+def single_models() -> tuple[Case, ...]:
     """Return architecture, model class and variant of every stand-alone conversion.
 
     Every class is tested with the configuration itself. With a variant, those with a role are
@@ -236,6 +242,25 @@ def _unsupported(architecture: str, model: str, variant: str) -> bool:
     table = tiny(architecture).table
     config = ModelConfig(table, tiny(architecture).fields(variant), architecture)
     return unsupported_reasons(config, table.models[model]).keys() >= {*FRAMEWORKS}
+
+
+def sample(cases: Iterable[Case]) -> list[Case]:
+    """Return those of `roles` or `single_models` that plain ``pytest`` runs; with `FULL`, all.
+
+    Each class and each role is in it, and each variant in the class or role that a hash chooses.
+    """
+    return [case for case in cases if FULL or not case[2] or case in _sampled_variants()]
+
+
+@cache
+def _sampled_variants() -> frozenset[Case]:
+    candidates: dict[tuple[str, str], list[Case]] = {}
+    for case in (*single_models(), *roles()):
+        candidates.setdefault((case[0], case[2]), []).append(case)
+    return frozenset(
+        min(cases, key=lambda case: zlib.crc32("-".join(case).encode()))
+        for cases in candidates.values()
+    )
 
 
 def _groups(table: Architecture, models: Iterable[str]) -> frozenset[str]:

@@ -117,7 +117,7 @@ def _serve(room: Path, answers: IO[str]) -> None:
     import transformers
 
     assert transformers.__version__.startswith("5.")
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # tests run side by side
     transformers.logging.disable_progress_bar()
     for line in sys.stdin:
         request, *arguments = json.loads(line)

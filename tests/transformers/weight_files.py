@@ -101,6 +101,28 @@ def read_h5(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     return stored, repeated
 
 
+@contextlib.contextmanager
+def flax_zeros() -> Iterator[None]:
+    """Let Flax modules give zeros as initial values, which takes no compilation.
+
+    Loading replaces the values, and reports those that it does not replace.
+    """
+    import jax
+    from flax import linen
+
+    initialize = linen.Module.init
+
+    def zeros(module: Any, *args: Any, **options: Any) -> Any:
+        shapes = jax.eval_shape(lambda: initialize(module, *args, **options))
+        return jax.tree_util.tree_map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+
+    linen.Module.init = zeros
+    try:
+        yield
+    finally:
+        linen.Module.init = initialize
+
+
 def read_msgpack(path: Path) -> dict[str, np.ndarray]:
     """Read parameters by path."""
     from flax.serialization import msgpack_restore

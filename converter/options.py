@@ -222,8 +222,8 @@ class ComposeOptions(CardOptions):
         metavar="SUBMODEL=LAYERS",
     )
     seed: int = option(0, "Seed of newly initialized weights.", group=COMPOSITION)
-    init: InitRule = option(
-        "normal",
+    init: InitRule | None = option(
+        None,
         "Initialization of new cross-attention; normal is the model's default.",
         "truncated-normal has the same scale, cut at two standard deviations; xavier is Glorot's "
         "uniform rule; zero-output makes cross-attention add nothing at first; copy-self-attention "

@@ -45,7 +45,11 @@ up to 1e-5 of their scale (`python -m tests.transformers.rescue`).
 def text() -> str:
     """Return the complete page."""
     registry = ArchitectureRegistry()
-    names = sorted(name for name in registry.names if not registry.is_composite(name))
+    names = sorted(
+        name
+        for name in registry.names
+        if not registry.is_composite(name) and not registry.is_part(name)
+    )
     families = [registry.architecture(name) for name in names]
     lines = [_INTRODUCTION]
     for role in ("encoder", "decoder"):

@@ -232,7 +232,7 @@ def _composite(composite: Composite, registry: ArchitectureRegistry) -> Iterator
                 "Write it.",
             )
     if not broken:
-        yield from _joined(composite, architectures, registry.conventions)
+        yield from _joined(composite, architectures, registry)
 
 
 def _architectures(registry: ArchitectureRegistry) -> list[Architecture]:
@@ -246,15 +246,21 @@ def _architectures(registry: ArchitectureRegistry) -> list[Architecture]:
 
 
 def _joined(
-    composite: Composite, architectures: Iterable[Architecture], conventions: Conventions
+    composite: Composite, architectures: Iterable[Architecture], registry: ArchitectureRegistry
 ) -> Iterator[Problem]:
     """Check the composite with submodels of equal and of unequal attributes."""
+    conventions = registry.conventions
     builder = ModelSpecBuilder(conventions)
     first, second = composite.submodels
     encoders = [
         architecture for architecture in architectures if _can_be(architecture, first, composite)
     ]
-    decoders = [each for each in architectures if composite.roles[second] in each.roles]
+    decoders = [
+        each
+        for each in architectures
+        if (role := each.roles.get(composite.roles[second]))
+        and (not composite.generates or registry.takes(composite, role))
+    ]
     names: set[str] = set()
     built = 0
     for one in encoders[:1]:
@@ -268,7 +274,7 @@ def _joined(
                 continue
             try:
                 models = {
-                    submodel: _submodel_spec(builder, submodel, composite.roles[submodel], config)
+                    submodel: _submodel_spec(builder, submodel, composite, config)
                     for submodel, config in submodels.items()
                 }
             except TableError:  # a problem of the architecture's own table
@@ -289,12 +295,15 @@ def _joined(
 
 
 def _submodel_spec(
-    builder: ModelSpecBuilder, submodel: str, role: str, config: ModelConfig
+    builder: ModelSpecBuilder, submodel: str, composite: Composite, config: ModelConfig
 ) -> ModelSpec:
+    role = composite.roles[submodel]
     model = config.architecture.models[config.architecture.roles[role].model]
     has = CROSS_ATTENTION in config.architecture.parts and role == "decoder"
     parts = (*model.parts, CROSS_ATTENTION) if has else model.parts
-    return builder.model(config, parts, model.heads, prefix=submodel)
+    return builder.model(
+        config, parts, model.heads, submodel, model.base_model_prefix, composite.prefixed
+    )
 
 
 def _conventions(conventions: Conventions) -> Iterator[Problem]:

@@ -50,6 +50,8 @@ class ParamNamer:
     with_head: bool
     base: str = ""
     """Path of the base model in files of the class, if it is not the architecture's."""
+    prefixed: bool = True
+    """If false, names in files lack the prefix."""
 
     def canonical(self, name: str) -> str:
         """Return a canonical name, with the prefix of the submodel that the model is."""
@@ -85,10 +87,18 @@ class ParamNamer:
             first = dialect.path(self.base)
             if not first and (dialect.base_model_prefix == "always" or self.with_head):
                 first = self.architecture.base_model_prefix.get(dialect.name, "")
-            prefixes = {first: None, **self.architecture.base_model_prefixes(dialect), "": None}
+            prefixes = {first: None}
+            if self.prefixed:
+                prefixes |= {**self.architecture.base_model_prefixes(dialect), "": None}
         paths = [path, *(other.format(places) for other in row.aliases.get(dialect.name, ()))]
         names = [
-            dialect.join(collection or "", self.prefix, prefix, path.removeprefix(OUTSIDE), name)
+            dialect.join(
+                collection or "",
+                self.prefix * self.prefixed,
+                prefix,
+                path.removeprefix(OUTSIDE),
+                name,
+            )
             + dialect.suffix
             for path in paths
             for name in (last, *layout.aliases)
@@ -228,11 +238,13 @@ class ModelSpecBuilder:
         heads: Iterable[str] | None = None,
         prefix: str = "",
         base: str = "",
+        prefixed: bool = True,
     ) -> ModelSpec:
         """Return the specification of a model with some parts and heads of its table, or all.
 
         All heads are the first set of `Architecture.head_sets`. In a composite, `prefix` is the
-        submodel; `base` is the base model prefix of its class. Raise ConfigError if a size is not
+        submodel, with which names in files start if `prefixed`; `base` is the base model prefix of
+        its class. Raise ConfigError if a size is not
         valid or there are too many tensors, TableError if a tie is invalid.
         """
         architecture = config.architecture
@@ -257,11 +269,14 @@ class ModelSpecBuilder:
             raise ConfigError(f"{config.file}: asks for up to {asked} tensors")
         params: list[ParamSpec] = []
         for part, rows, in_base in groups:
-            namer = ParamNamer(self.conventions, architecture, prefix, in_base, bool(heads), base)
+            namer = ParamNamer(
+                self.conventions, architecture, prefix, in_base, bool(heads), base, prefixed
+            )
             for row in rows:
                 params += self._module(row, config, part, namer, ties)
         repeated = {} if prefix else _repeated(architecture, params)
-        model_spec = ModelSpec(tuple(params), self._ignored(architecture, prefix), repeated)
+        ignored = self._ignored(architecture, prefix * prefixed)
+        model_spec = ModelSpec(tuple(params), ignored, repeated)
         problems = invalid_ties(model_spec.by_name, f"mappings/{architecture.name}.toml")
         if problems:
             raise TableError(f"{architecture.name}: {len(problems)} invalid tie(s)", problems)

@@ -12,7 +12,7 @@ from typing import Any
 from converter.architectures.decoding import Decoder, parse_toml, read_table
 from converter.architectures.includes import expand_includes, flat_fields
 from converter.architectures.loader import load_architecture, load_composite, load_conventions
-from converter.architectures.schema import Architecture, Composite, Conventions, ModelTypes
+from converter.architectures.schema import Architecture, Composite, Conventions, ModelTypes, Role
 from converter.errors import Problem, TableError, UnsupportedError
 from converter.file_names import tables_directory
 
@@ -40,7 +40,7 @@ MERGED = (
 MERGED_DEEPLY = ("parts", "ignore")
 """Sections whose tables it changes entry by entry."""
 
-OWN = ("detection", "languages", "tokenizer", "note")
+OWN = ("detection", "languages", "tokenizer", "note", "becomes")
 """Sections that it does not inherit."""
 
 _MAX_PARSED = 1024
@@ -131,6 +131,20 @@ class ArchitectureRegistry:
     def is_composite(self, name: str) -> bool:
         """Return whether `name` is a composite's table."""
         return name in self._sources and "composite" in self._read(name)[0]
+
+    def is_part(self, name: str) -> bool:
+        """Return whether an architecture has no checkpoints but as a submodel of one composite."""
+        roles = self.architecture(name).roles.values()
+        return bool(roles) and all(self.is_closed(role) for role in roles)
+
+    def is_closed(self, role: Role) -> bool:
+        """Return whether a role fits only the composite that it names."""
+        return self.is_composite(role.composite) and self.composite(role.composite).closed
+
+    def takes(self, composite: Composite, decoder: Role) -> bool:
+        """Return whether a composite takes a decoder of this role."""
+        same = decoder.composite == composite.name
+        return same or not (composite.closed or self.is_closed(decoder))
 
     def with_detection(self) -> list[Architecture]:
         """Return the architectures that have a ``[detection]`` section.

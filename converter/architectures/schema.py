@@ -289,6 +289,13 @@ class CrossAttentionInitRules(Entry, frozen=True):
         return any(module.endswith(f".{path}") for path in self.zero_output)
 
 
+class DefaultInit(Entry, frozen=True):
+    """How a composite's new cross-attention is initialized by default."""
+
+    rule: Literal["truncated-normal", "xavier", "zero-output", "copy-self-attention"]
+    when: Expression
+
+
 class UnsupportedConfig(Entry, frozen=True):
     """A configuration that some frameworks do not support."""
 
@@ -350,6 +357,7 @@ class ArchitectureTable(Entry, frozen=True):
     attributes: Mapping[str, Expression] = {}
     models: Mapping[str, ModelOptions] = {}
     roles: Mapping[str, Role] = {}
+    becomes: Mapping[str, str] = {}
     tokens: Mapping[str, Token] = {}
     languages: LanguageCodes | None = None
     cross_attention_init: CrossAttentionInitRules | None = None
@@ -388,6 +396,10 @@ class CompositeTable(Entry, frozen=True):
     roles: Mapping[str, str] = {}
     configs: Mapping[str, str] = {}
     config: Mapping[str, Any] = {}
+    derived: Mapping[str, Expression] = {}
+    prefixed: bool = True
+    closed: bool = False
+    cross_attention_init: DefaultInit | None = None
     notes: Mapping[Framework, str] = {}
     classes: Mapping[Framework, str] = {}
     modules: Mapping[str, Any] = {}
@@ -443,6 +455,8 @@ class Architecture:
     unsupported: Mapping[str, UnsupportedConfig] = field(default_factory=dict)
     note: str | None = None
     """A warning to all who write such a model."""
+    becomes: Mapping[str, str] = field(default_factory=dict)
+    """Composite → the architecture as which its checkpoints are read there."""
     tokens: Mapping[str, Token] = field(default_factory=dict)
     languages: LanguageCodes | None = None
     tokenizer: str | None = None
@@ -507,6 +521,14 @@ class Composite:
     """Submodel → the field of the configuration that contains its own."""
     config: Mapping[str, Value] = field(default_factory=dict)
     """The fields that its rows use, with their defaults."""
+    derived: Mapping[str, Expression] = field(default_factory=dict)
+    """Field, after ``encoder.`` or ``decoder.`` of that configuration → what it follows from."""
+    prefixed: bool = True
+    """If false, names of tensors in files do not start with the submodel."""
+    closed: bool = False
+    """If true, both submodels' roles name this composite, and they fit no other."""
+    cross_attention_init: DefaultInit | None = None
+    """The initialization of cross-attention if none is requested, instead of ``normal``."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Framework → what users of its class should know, a warning."""
     tied_by: str = ""

@@ -11,6 +11,7 @@ from converter.options import ComposeOptions
 from converter.planning.compatibility import check_compatibility, check_roles
 from converter.planning.composition import (
     ComposeSettings,
+    join_closed_composite,
     model_configs,
     open_configs,
     open_sources,
@@ -34,8 +35,9 @@ def compose(options: ComposeOptions) -> WriteResult:
     registry = ArchitectureRegistry(options.mapping)
     with ExitStack() as stack:
         opened = open_configs(settings, registry, stack)
+        opened = join_closed_composite(opened, settings, registry)
         model_types = {name: checkpoint.architecture for name, checkpoint in opened.items()}
-        check_roles({k: v for k, v in model_types.items() if v}, registry, options.to)
+        check_roles(model_types, registry, options.to)
         configs = model_configs(opened, settings, registry)
         check_compatibility(configs, registry, options.to, options.force)
         sources = open_sources(opened, settings, registry, stack, headers=options.dry_run)

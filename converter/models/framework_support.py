@@ -54,15 +54,34 @@ def submodel_class(config: ModelConfig, role: str) -> tuple[ModelClass, tuple[st
     return model, tuple(dict.fromkeys((*model.parts, *cross_attention)))
 
 
-def pair_unsupported_reasons(
-    composite: Composite, submodels: Mapping[str, ModelConfig]
-) -> dict[str, str]:
-    """Return each framework whose class of `composite` does not support a pair → the reason."""
+def attribute_lookup(submodels: Mapping[str, ModelConfig]) -> Callable[[str], Value]:
+    """Return the lookup of ``encoder.width`` and the like."""
 
     def lookup(name: str) -> Value:
         submodel, _, attribute = name.partition(".")
         return submodels[submodel].attribute(attribute)
 
+    return lookup
+
+
+def derived_fields(composite: Composite, submodels: Mapping[str, ModelConfig]) -> dict[str, Value]:
+    """Return the configuration fields of a composite that follow from its submodels.
+
+    The name of a submodel's field starts with ``encoder.`` or ``decoder.``. Raise ConfigError if
+    one cannot be computed.
+    """
+    lookup = attribute_lookup(submodels)
+    try:
+        return {field: value.evaluate(lookup) for field, value in composite.derived.items()}
+    except ExpressionError as error:
+        raise ConfigError(f"{composite.name}: {error}") from error
+
+
+def pair_unsupported_reasons(
+    composite: Composite, submodels: Mapping[str, ModelConfig]
+) -> dict[str, str]:
+    """Return each framework whose class of `composite` does not support a pair → the reason."""
+    lookup = attribute_lookup(submodels)
     reasons = {}
     for submodel, config in submodels.items():
         role = composite.roles[submodel]

@@ -166,7 +166,7 @@ def _combined_model(
         role_unsupported_reasons(config, role)  # raises if it does not have the role
         model, parts = submodel_class(config, role)
         specs[submodel] = builder.model(
-            config, parts, model.heads, submodel, model.base_model_prefix
+            config, parts, model.heads, submodel, model.base_model_prefix, composite.prefixed
         )
     spec = builder.composite(composite, configs, specs, raw)
     match = match_keys(checkpoint, spec, registry.conventions, label, composite.submodels)

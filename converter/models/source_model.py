@@ -260,6 +260,17 @@ def required_params(
     return [param for param in own if param.part not in missing]
 
 
+def as_part_of(
+    checkpoint: Checkpoint, composite: str, registry: ArchitectureRegistry
+) -> Checkpoint | None:
+    """Return the checkpoint as what its architecture becomes in a composite, if it becomes one."""
+    model_type = str(checkpoint.config.get("model_type"))
+    if model_type not in registry or registry.is_composite(model_type):
+        return None
+    part = registry.architecture(model_type).becomes.get(composite)
+    return checkpoint.with_config({**checkpoint.config, "model_type": part}) if part else None
+
+
 def detect_model_type(
     checkpoint: Checkpoint, registry: ArchitectureRegistry, stated: object = None
 ) -> Checkpoint:

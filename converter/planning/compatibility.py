@@ -7,7 +7,7 @@ from typing import Any
 
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import FRAMEWORKS, Architecture
+from converter.architectures.schema import FRAMEWORKS, Architecture, Composite
 from converter.errors import UnsupportedError
 from converter.models.framework_support import pair_unsupported_reasons, select_frameworks
 from converter.models.source_model import SourceModel
@@ -80,6 +80,7 @@ def supported_frameworks(
         ]
         return "; ".join(hints) or None
 
+    _check_closed(composite, configs, registry)
     unsupported = pair_unsupported_reasons(composite, configs)
     frameworks, warnings = select_frameworks(requested, unsupported, alternative)
     uncallable = [
@@ -93,6 +94,19 @@ def supported_frameworks(
             remedy="Choose another submodel, or write it all the same: --force.",
         )
     return frameworks, [*warnings, *uncallable]
+
+
+def _check_closed(
+    composite: Composite, configs: Mapping[str, ModelConfig], registry: ArchitectureRegistry
+) -> None:
+    """Raise UnsupportedError if a submodel fits only another one than this composite."""
+    encoder, decoder = (configs[submodel].architecture for submodel in SUBMODELS)
+    if not registry.takes(composite, decoder.roles["decoder"]):
+        raise UnsupportedError(
+            f"{encoder.name} and {decoder.name} do not fit together: one of them is a part of "
+            f"{composite.title if composite.closed else decoder.title}",
+            remedy="See `converter families`.",
+        )
 
 
 def check_roles(
@@ -147,6 +161,10 @@ def _remedies(
     for submodel in wrong:
         names = ", ".join(_architectures_for(submodel, registry, requested or ()))
         yield f"What can be the {submodel}{where}: {names}."
+        for target in (
+            registry.architecture(wrong[submodel]).becomes if wrong[submodel] in registry else ()
+        ):
+            yield f"Two {wrong[submodel]} become one {target}: give it for both."
     yield "See `converter families`."
 
 
@@ -161,8 +179,9 @@ def _architectures_for(
     return [
         architecture.name
         for architecture in map(registry.architecture, names)
-        if submodel in architecture.roles
-        and composite in (None, architecture.roles[submodel].composite)
+        if (role := architecture.roles.get(submodel))
+        and composite in (None, role.composite)
+        and not registry.is_closed(role)
         and {*frameworks} <= _role_frameworks(architecture, submodel, registry)
     ]
 

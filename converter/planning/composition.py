@@ -11,12 +11,25 @@ from typing import Any
 from converter.architectures.loader import get_preset
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import Preset
+from converter.architectures.schema import Composite, Preset
 from converter.checkpoint.opening import Checkpoint, open_config, open_files
 from converter.errors import CheckpointError, UnsupportedError, UsageError
 from converter.file_names import GENERATION_CONFIG
-from converter.models.source_model import SourceModel, detect_model_type, select_submodel
-from converter.options import SUBMODELS, ComposeOptions, Reference, apply_overrides, parse_settings
+from converter.models.framework_support import attribute_lookup, derived_fields
+from converter.models.source_model import (
+    SourceModel,
+    as_part_of,
+    detect_model_type,
+    select_submodel,
+)
+from converter.options import (
+    SUBMODELS,
+    ComposeOptions,
+    InitRule,
+    Reference,
+    apply_overrides,
+    parse_settings,
+)
 from converter.plan import Plan
 from converter.planning.compatibility import pair_warnings, supported_frameworks
 from converter.planning.configs import (
@@ -195,6 +208,47 @@ def open_configs(
     return opened
 
 
+def join_closed_composite(
+    opened: Mapping[str, Checkpoint], settings: ComposeSettings, registry: ArchitectureRegistry
+) -> dict[str, Checkpoint]:
+    """Return both checkpoints as the submodels that their architectures become in a composite.
+
+    So it is if the decoder's architecture has no decoder of its own, and both become parts of the
+    same composite; otherwise they are returned unchanged.
+    """
+    names = {name: str(checkpoint.config.get("model_type")) for name, checkpoint in opened.items()}
+    if {*names} != {*SUBMODELS} or not {*names.values()} <= {*registry.names}:
+        return {**opened}
+    decoder = registry.architecture(names["decoder"])
+    if "decoder" in decoder.roles:
+        return {**opened}
+    for composite in map(registry.composite, decoder.becomes):
+        parts = {
+            name: part
+            for name, checkpoint in opened.items()
+            if (part := as_part_of(checkpoint, composite.name, registry))
+        }
+        if len(parts) == len(opened):
+            return _with_derived_fields(parts, composite, settings, registry)
+    return {**opened}
+
+
+def _with_derived_fields(
+    parts: Mapping[str, Checkpoint],
+    composite: Composite,
+    settings: ComposeSettings,
+    registry: ArchitectureRegistry,
+) -> dict[str, Checkpoint]:
+    """Return the submodels with the fields of their configurations that follow from each other."""
+    configs = model_configs(parts, settings, registry)
+    raw = {name: dict(checkpoint.config) for name, checkpoint in parts.items()}
+    for field, value in derived_fields(composite, configs).items():
+        submodel, _, name = field.partition(".")
+        if name:
+            raw[submodel][name] = value
+    return {name: checkpoint.with_config(raw[name]) for name, checkpoint in parts.items()}
+
+
 def model_configs(
     opened: Mapping[str, Checkpoint], settings: ComposeSettings, registry: ArchitectureRegistry
 ) -> dict[str, ModelConfig]:
@@ -275,7 +329,7 @@ def plan_composition(
     sources, configs = pair.sources, pair.configs
     frameworks, skipped = supported_frameworks(configs, registry, options.to, options.force)
     cross_attention = init_cross_attention(
-        options.init, pair.spec, configs["decoder"].architecture, pair.matched
+        options.init or default_init(pair), pair.spec, configs["decoder"].architecture, pair.matched
     )
     tensors = plan_tensors(
         pair.spec,
@@ -302,7 +356,7 @@ def plan_composition(
         [OutputModel(pair.spec, pair.composite.classes, frameworks, config)],
         [*(config.architecture for config in configs.values()), pair.composite],
         options,
-        settings=_recorded_options(options, settings),
+        settings=_recorded_options(pair, options, settings),
         copied_files=auxiliary.copied,
         documents={
             GENERATION_CONFIG: generation_config(
@@ -338,22 +392,37 @@ def _config(
     encoder, decoder = map(config, pair.submodels)
     decoder = decoder_config(decoder, tokens.ids)
     tied = {pair.composite.tied_by: True} if settings.share else {}
+    derived = derived_fields(pair.composite, pair.configs)
     return composed_config(
         pair.composite,
         {"encoder": encoder, "decoder": decoder},
         tokens.ids,
-        {**tied, **settings.fields},
+        {
+            **{name: value for name, value in derived.items() if "." not in name},
+            **tied,
+            **settings.fields,
+        },
     )
 
 
-def _recorded_options(options: ComposeOptions, settings: ComposeSettings) -> dict[str, Any]:
+def default_init(pair: EncoderDecoderPair) -> InitRule:
+    """Return the rule for new cross-attention where none is requested."""
+    rule = pair.composite.cross_attention_init
+    if rule and rule.when.evaluate(attribute_lookup(pair.configs)):
+        return rule.rule
+    return "normal"
+
+
+def _recorded_options(
+    pair: EncoderDecoderPair, options: ComposeOptions, settings: ComposeSettings
+) -> dict[str, Any]:
     """Return the options that decide what is written, for the manifest and the model card."""
     tokens = {
         name: getattr(options, name) for name in ("decoder_start_token", "eos_token", "pad_token")
     }
     return {
         "ignore": list(options.ignore),
-        "init": options.init,
+        "init": options.init or default_init(pair),
         "layers": settings.layers,
         "preset": options.preset,
         "random": sorted(settings.random),

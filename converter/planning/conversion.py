@@ -94,6 +94,11 @@ def plan_split(
         raise UnsupportedError(
             f"{model.checkpoint.reference}: is not a combined model; nothing to split"
         )
+    if model.composite.closed:
+        raise UnsupportedError(
+            f"{model.checkpoint.reference}: transformers has no class for the "
+            f"{' or '.join(model.submodels)} of {model.composite.name} alone"
+        )
     tensors = _model_tensors(model, options.dtype, seed=0)
     outputs, warnings = [], [*model.notes]
     for submodel in model.submodels:

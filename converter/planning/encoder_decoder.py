@@ -146,7 +146,14 @@ def pair_models(
         composite,
         {name: source.config for name, source in sources.items()},
         {
-            each.name: builder.model(each.source.config, each.parts, each.model.heads, each.name)
+            each.name: builder.model(
+                each.source.config,
+                each.parts,
+                each.model.heads,
+                each.name,
+                each.model.base_model_prefix,
+                composite.prefixed,
+            )
             for each in (first, second)
         },
     )

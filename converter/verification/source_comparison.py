@@ -14,7 +14,7 @@ from converter.checkpoint.opening import open_files
 from converter.errors import Problem, UnsupportedError
 from converter.execution.rows import ResizedTensorReader
 from converter.models.model import Model
-from converter.models.source_model import SourceModel, move_tied_values
+from converter.models.source_model import SourceModel, as_part_of, move_tied_values
 from converter.models.ties import resolve_as_used
 from converter.plan import ResizedTensor, SourceTensor, TargetTensor
 from converter.progress import ProgressCounter
@@ -122,6 +122,8 @@ def _open_sources(
     taken: set[str] = set()
     for reference in references:
         checkpoint = stack.enter_context(open_files(reference))
+        if model.composite:
+            checkpoint = as_part_of(checkpoint, model.composite.name, registry) or checkpoint
         source = resolve_as_used(checkpoint, registry, label=display_name(reference))
         submodel = _assign_submodel(model, source, taken)
         if submodel and model.submodels:

@@ -15,7 +15,9 @@ from tests.transformers.tiny import tiny
 
 LIBRARY = bundled_registry()
 MODEL_TYPES = [
-    LIBRARY.architecture(name) for name in LIBRARY.names if not LIBRARY.is_composite(name)
+    LIBRARY.architecture(name)
+    for name in LIBRARY.names
+    if not LIBRARY.is_composite(name) and not LIBRARY.is_part(name)
 ]
 ENCODERS = [architecture.name for architecture in MODEL_TYPES if "encoder" in architecture.roles]
 DECODERS = [architecture.name for architecture in MODEL_TYPES if "decoder" in architecture.roles]

@@ -26,7 +26,9 @@ from tests.factories import bundled_registry
 
 DIRECTORY = Path(__file__).parent / "tiny"
 LIBRARY = bundled_registry()
-MODEL_TYPES = tuple(name for name in LIBRARY.names if not LIBRARY.is_composite(name))
+MODEL_TYPES = tuple(
+    name for name in LIBRARY.names if not LIBRARY.is_composite(name) and not LIBRARY.is_part(name)
+)
 FULL = os.environ.get("FULL") == "1"
 """Run what plain ``pytest`` runs a sample of."""
 NOISE = 0.1

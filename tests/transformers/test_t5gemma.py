@@ -1,0 +1,210 @@
+"""Two Gemma 2 become a T5Gemma as its authors made one, which trains and generates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import converter
+from converter import UnsupportedError
+from converter.verification.result import Verification
+from tests.docs.reading_pages import blocks
+from tests.transformers import oracle_checks
+from tests.transformers.tiny import add_noise
+from tests.transformers.transformers_5 import Transformers5, differences
+
+pytestmark = pytest.mark.peer
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 10,
+    "query_pre_attn_scalar": 10,
+    "max_position_embeddings": 44,
+    "sliding_window": 16,
+}
+OTHER = {"hidden_size": 36, "num_hidden_layers": 3, "intermediate_size": 52, "head_dim": 8}
+CLASS = "T5GemmaForConditionalGeneration"
+COPIES = ("cross_attn.q_proj", "cross_attn.k_proj", "cross_attn.v_proj", "cross_attn.o_proj")
+
+
+def gemma(directory: Path, seed: int, **changes: Any) -> Any:
+    """Save a tiny Gemma 2 with noise on every parameter."""
+    import torch
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(seed)
+    model = Gemma2ForCausalLM(Gemma2Config(**{**SIZES, **changes})).eval()
+    add_noise(model, seed)
+    model.save_pretrained(directory)
+    return model
+
+
+def by_hand(encoder: Any, decoder: Any, copy: bool) -> Any:
+    """Return a T5Gemma with the values of two Gemma 2, put together with transformers.
+
+    Of the paper (Zhang et al. 2025, Encoder-Decoder Gemma): both stacks take all parameters, and
+    cross-attention those of the decoder's self-attention where both are of one size.
+    """
+    from transformers import T5GemmaConfig, T5GemmaForConditionalGeneration
+
+    config = T5GemmaConfig(
+        encoder=encoder.config.to_dict(),
+        decoder=decoder.config.to_dict(),
+        vocab_size=SIZES["vocab_size"],
+    )
+    model = T5GemmaForConditionalGeneration(config).eval()
+    state = model.state_dict()
+    names = {
+        "input_layernorm": "pre_self_attn_layernorm",
+        "post_attention_layernorm": "post_self_attn_layernorm",
+    }
+    for stack, source in (("encoder", encoder), ("decoder", decoder)):
+        for name, value in source.model.state_dict().items():
+            for old, new in names.items():
+                name = name.replace(old, new)
+            state[f"model.{stack}.{name}"].copy_(value)
+    for name, value in state.items():
+        if copy and any(part in name for part in COPIES):
+            value.copy_(state[name.replace("cross_attn", "self_attn")])
+    return model
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any, Any]]:
+    """Return name → the place of ``encoder`` and ``decoder``, and both models."""
+    home = tmp_path_factory.mktemp("t5gemma")
+    return {
+        name: (
+            home / name,
+            gemma(home / name / "encoder", 1, **changes),
+            gemma(home / name / "decoder", 2),
+        )
+        for name, changes in (("balanced", {}), ("unbalanced", OTHER))
+    }
+
+
+def composed(place: Path, out: Path, **options: Any) -> Path:
+    converter.compose(place / "encoder", place / "decoder", out, **options)
+    return out
+
+
+@pytest.mark.parametrize("name", ["balanced", "unbalanced"])
+def test_it_is_the_model_that_the_authors_made(
+    pairs: dict[str, tuple[Path, Any, Any]],
+    transformers_5: Transformers5,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    import torch
+
+    place, encoder, decoder = pairs[name]
+    out = composed(place, tmp_path / "out")
+    batch = {
+        "input_ids": torch.arange(14).reshape(2, 7).numpy() + 5,
+        "decoder_input_ids": torch.arange(10).reshape(2, 5).numpy() + 20,
+    }
+    loaded = oracle_checks.load(out, "safetensors", CLASS, batch)
+    assert not loaded.problems
+    fifth = transformers_5.load(out, CLASS, batch)
+    assert fifth and not differences(loaded, fifth, 3e-5)
+    expected = by_hand(encoder, decoder, copy=name == "balanced")
+    new = []
+    for key, value in expected.state_dict().items():
+        if key not in loaded.stored:
+            assert key == "lm_head.out_proj.weight"  # tied
+        elif not torch.equal(value, torch.from_numpy(loaded.stored[key])):
+            new.append(key)
+    fresh = [] if name == "balanced" else COPIES
+    assert len(new) == len(fresh) * SIZES["num_hidden_layers"]
+    assert all(any(part in key for part in fresh) for key in new)
+    if name == "balanced":
+        with torch.no_grad():
+            logits = expected(**{key: torch.from_numpy(each) for key, each in batch.items()}).logits
+        assert torch.allclose(logits, torch.from_numpy(loaded.outputs["logits"]), atol=1e-6)
+
+
+def test_fresh_cross_attention_on_request(
+    pairs: dict[str, tuple[Path, Any, Any]], tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file
+
+    out = composed(pairs["balanced"][0], tmp_path / "out", init="normal")
+    values = load_file(out / "model.safetensors")
+    new = values["model.decoder.layers.1.cross_attn.q_proj.weight"]
+    assert 0.01 < new.std() < 0.03
+    assert (new != values["model.decoder.layers.1.self_attn.q_proj.weight"]).all()
+
+
+def test_it_trains_and_generates(pairs: dict[str, tuple[Path, Any, Any]], tmp_path: Path) -> None:
+    import torch
+    from transformers import T5GemmaForConditionalGeneration
+
+    out = composed(pairs["balanced"][0], tmp_path / "out")
+    model = T5GemmaForConditionalGeneration.from_pretrained(out)
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    ids = torch.randint(3, SIZES["vocab_size"], (8, 5))  # the task: repeat the input
+    losses = []
+    for _ in range(40):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    assert losses[-1] < 0.3 * losses[0], losses
+    generated = model.eval().generate(ids, max_new_tokens=5, min_new_tokens=5)
+    assert generated[0, 0] == 2  # <bos>
+    assert (generated[:, 1:] == ids).float().mean() > 0.5
+
+
+def test_the_page_s_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    (script,) = blocks("t5gemma.md", "python")
+    exec(compile(script, "t5gemma.md", "exec"), {})
+    loss, generated = capsys.readouterr().out.splitlines()[-2:]
+    assert float(loss) < 0.5
+    written, expected = generated[1:-1].split("] [")
+    assert written == expected
+
+
+def test_convert_and_verify(pairs: dict[str, tuple[Path, Any, Any]], tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    place, encoder, decoder = pairs["unbalanced"]
+    by_hand(encoder, decoder, copy=False).save_pretrained(tmp_path / "own")
+    converter.convert(tmp_path / "own", tmp_path / "converted", pytorch_format="both")
+    first, second = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("own", "converted")
+    )
+    assert first.keys() == second.keys()
+    assert all(first[name].equal(second[name]) for name in first)
+    out = composed(place, tmp_path / "out")
+    result = converter.verify(out, against=[place / "encoder", place / "decoder"])
+    assert isinstance(result, Verification) and result.verified, result.problems
+
+
+def test_what_does_not_become_one(pairs: dict[str, tuple[Path, Any, Any]], tmp_path: Path) -> None:
+    place = pairs["balanced"][0]
+    bert = Path(__file__).parents[2] / "fixtures" / "bert-tiny"
+    with pytest.raises(UnsupportedError, match="Two gemma2 become one t5gemma"):
+        converter.compose(bert, place / "decoder", tmp_path / "out")
+    gemma(tmp_path / "larger", 3, vocab_size=70)
+    with pytest.raises(UnsupportedError, match="one vocab_size for both"):
+        converter.compose(tmp_path / "larger", place / "decoder", tmp_path / "out")
+    with pytest.raises(UnsupportedError, match="there is no flax class"):
+        composed(place, tmp_path / "out", to=["flax"])
+    composed(place, tmp_path / "whole")
+    with pytest.raises(UnsupportedError, match="no class for the encoder or decoder of t5gemma"):
+        converter.split(tmp_path / "whole", tmp_path / "parts")

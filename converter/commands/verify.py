@@ -13,6 +13,7 @@ from converter.checkpoint.opening import open_files
 from converter.errors import CheckpointError, ConverterError, Problem
 from converter.file_names import CONFIG, WEIGHT_FILES
 from converter.models.model import Model, resolve_model
+from converter.models.ties import resolve_as_used
 from converter.option_declaration import takes
 from converter.options import VerifyOptions
 from converter.progress import ProgressCounter
@@ -73,7 +74,7 @@ def _verify(
     """Verify one checkpoint directory; its label is used in the report."""
     names = weight_files(home)
     with ExitStack() as stack:
-        models, findings = _open_models(home, names, registry, stack)
+        models, findings = _open_models(home, names, registry, stack, bool(against))
         _log.info("%s: comparing the values of %d file(s)", label, len(models))
         manifest, manifest_findings = load_manifest(home)
         findings += manifest_findings
@@ -107,16 +108,24 @@ def _verify(
 
 
 def _open_models(
-    home: Path, names: Sequence[str], registry: ArchitectureRegistry, stack: ExitStack
+    home: Path,
+    names: Sequence[str],
+    registry: ArchitectureRegistry,
+    stack: ExitStack,
+    compared: bool,
 ) -> tuple[dict[str, Model], Findings]:
-    """Open each weight file as a model; report those that cannot be opened."""
+    """Open each weight file as a model; report those that cannot be opened.
+
+    Of a file that is compared with nothing, ties are as the class that saved it has them.
+    """
+    resolve = resolve_model if compared or len(names) > 1 else resolve_as_used
     models: dict[str, Model] = {}
     problems: list[Problem] = []
     notes: list[str] = []
     for name in names:
         try:
             checkpoint = stack.enter_context(open_files(home / name, home / CONFIG))
-            model = resolve_model(checkpoint, registry, label=name)
+            model = resolve(checkpoint, registry, label=name)
         except ConverterError as error:
             problems += error.problems or [Problem(error.message)]
             continue

@@ -60,6 +60,7 @@ def test_an_output_layer_that_differs_from_the_embeddings_unties_the_model(
     plan = converter.convert(tmp_path / "saved", tmp_path / "unused", dry_run=True).plan
     assert [text for text in plan.warnings if "tie_word_embeddings is set to false" in text]
     assert converter.verify(tmp_path / "out", against=[tmp_path / "saved"]).verified
+    assert converter.verify(tmp_path / "saved").verified
     with pytest.raises(MatchError, match="contradictory copies"):
         tied = ["tie_word_embeddings=true"]
         converter.convert(tmp_path / "saved", tmp_path / "tied", to=["pytorch"], set=tied)
@@ -77,3 +78,4 @@ def test_an_untied_model_of_a_class_without_an_output_layer_is_tied(
     plan = converter.convert(tmp_path / "saved", tmp_path / "unused", dry_run=True).plan
     assert [text for text in plan.warnings if "tie_word_embeddings is set to true" in text]
     assert converter.verify(tmp_path / "out", against=[tmp_path / "saved"]).verified
+    assert converter.verify(tmp_path / "saved").verified

@@ -28,6 +28,7 @@ SIZES = {
     "query_pre_attn_scalar": 10,
     "max_position_embeddings": 44,
     "sliding_window": 16,
+    "attn_logit_softcapping": None,  # SDPA leaves it out, and the versions choose differently
 }
 OTHER = {"hidden_size": 36, "num_hidden_layers": 3, "intermediate_size": 52, "head_dim": 8}
 CLASS = "T5GemmaForConditionalGeneration"
@@ -113,7 +114,7 @@ def test_it_is_the_model_that_the_authors_made(
     loaded = oracle_checks.load(out, "safetensors", CLASS, batch)
     assert not loaded.problems
     fifth = transformers_5.load(out, CLASS, batch)
-    assert fifth and not differences(loaded, fifth, 3e-5)
+    assert fifth and not differences(loaded, fifth, 1e-5)
     expected = by_hand(encoder, decoder, copy=name == "balanced")
     new = []
     for key, value in expected.state_dict().items():

@@ -316,7 +316,7 @@ def _model(
         options.heads,
         {each: getattr(options, each) or _CLASS_PREFIX[each] + name for each in frameworks},
         {each: parts for each, parts in options.missing_parts.items() if parts},
-        options.base_model_prefix,
+        _base_model_prefix(decoder, options.base_model_prefix),
     )
 
 

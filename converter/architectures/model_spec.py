@@ -48,8 +48,8 @@ class ParamNamer:
     prefix: str
     in_base: bool
     with_head: bool
-    base: str = ""
-    """Path of the base model in files of the class, if it is not the architecture's."""
+    base: Mapping[str, str] = field(default_factory=dict)
+    """Dialect → path of the base model in files of the class, if it is not the architecture's."""
     prefixed: bool = True
     """If false, names in files lack the prefix."""
 
@@ -84,7 +84,7 @@ class ParamNamer:
             last = row.param_names[dialect.name]
         prefixes = {"": None}
         if self.in_base and self.architecture:
-            first = dialect.path(self.base)
+            first = dialect.path(self.base.get(dialect.name, ""))
             if not first and (dialect.base_model_prefix == "always" or self.with_head):
                 first = self.architecture.base_model_prefix.get(dialect.name, "")
             prefixes = {first: None}
@@ -237,7 +237,7 @@ class ModelSpecBuilder:
         parts: Iterable[str] | None = None,
         heads: Iterable[str] | None = None,
         prefix: str = "",
-        base: str = "",
+        base: Mapping[str, str] = MappingProxyType({}),
         prefixed: bool = True,
     ) -> ModelSpec:
         """Return the specification of a model with some parts and heads of its table, or all.

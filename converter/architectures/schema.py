@@ -194,8 +194,8 @@ class ModelClass:
     classes: Mapping[str, str]
     missing_parts: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Framework → parts that its class lacks although another framework's has them."""
-    base_model_prefix: str = ""
-    """Path of the base model in all its files, if it is not the architecture's."""
+    base_model_prefix: Mapping[str, str] = field(default_factory=dict)
+    """Dialect → path of the base model in all its files, if it is not the architecture's."""
 
 
 class ModelOptions(Entry, frozen=True):
@@ -205,7 +205,7 @@ class ModelOptions(Entry, frozen=True):
     heads: tuple[str, ...] = ()
     frameworks: tuple[Framework, ...] = ()
     missing_parts: Mapping[Framework, frozenset[str]] = {}
-    base_model_prefix: str = ""
+    base_model_prefix: Any = ""
     pytorch: str = ""
     tensorflow: str = ""
     flax: str = ""
@@ -473,7 +473,7 @@ class Architecture:
 
     def base_model_prefixes(self, dialect: Dialect) -> dict[str, None]:
         """Return the names that the base model may have in files of a dialect, without ``""``."""
-        paths = (model.base_model_prefix for model in self.models.values())
+        paths = (model.base_model_prefix.get(dialect.name, "") for model in self.models.values())
         names = (self.base_model_prefix.get(dialect.name, ""), *map(dialect.path, paths))
         return {name: None for name in names if name}
 

@@ -34,7 +34,7 @@ from converter.models.source_model import (
     move_tied_values,
     required_params,
 )
-from converter.options import SUBMODELS, apply_overrides, parse_settings
+from converter.options import apply_overrides, parse_settings
 from converter.plan import SourceTensor
 
 _log = logging.getLogger(__name__)
@@ -90,7 +90,8 @@ def resolve_model(
     `CheckpointError` if its architecture cannot be detected, `ConfigError` if its configuration is
     unusable, `UsageError` if `settings` are malformed.
     """
-    stated = parse_settings(settings, SUBMODELS)[""].get("model_type")
+    named = [setting for setting in settings if setting.startswith("model_type=")]
+    stated = parse_settings(named, ())[""].get("model_type")
     checkpoint = detect_model_type(checkpoint, registry, stated)
     is_composite = registry.is_composite(checkpoint.architecture)
     resolve = _combined_model if is_composite else _stand_alone_model
@@ -102,7 +103,14 @@ def resolve_model(
 def _stand_alone_model(
     checkpoint: Checkpoint, registry: ArchitectureRegistry, settings: Sequence[str], label: str
 ) -> Model:
-    raw = apply_overrides(checkpoint.config, parse_settings(settings, ())[""])
+    raw = dict(checkpoint.config)
+    nested = [key for key, value in raw.items() if isinstance(value, dict)]
+    for target, changes in parse_settings(settings, nested).items():
+        if not target:
+            raw = apply_overrides(raw, changes)
+        elif changes:
+            inner = raw.get(target)
+            raw[target] = apply_overrides(inner if isinstance(inner, dict) else {}, changes)
     source = SourceModel.from_checkpoint(label, checkpoint, registry, raw)
     model, architecture, stored = source.model, source.architecture, source.parts
     parts = dict.fromkeys((*model.parts, *({CROSS_ATTENTION} & stored)))

@@ -115,7 +115,7 @@ class SourceModel(MatchedCheckpoint):
         modules = {name.replace("/", ".").rpartition(".")[0] for name in stored}
 
         def surplus(model: ModelClass) -> tuple[bool, int, int, int]:
-            base = model.base_model_prefix
+            base = model.base_model_prefix.get(self.key_match.dialect)
             other = bool(base) and not any(f"{base}." in module for module in modules)
             return other, len({*model.heads} - heads), len(parts - {*model.parts}), len(model.parts)
 

@@ -11,7 +11,6 @@ import numpy as np
 from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import Checkpoint
 from converter.models.model import Model, resolve_model
-from converter.options import parse_settings
 from converter.plan import SourceTensor
 
 _FIELD = "tie_word_embeddings"
@@ -33,12 +32,13 @@ def resolve_as_used(
     field are kept. Otherwise as `resolve_model`.
     """
     model = resolve_model(checkpoint, registry, settings, label)
-    stated = parse_settings(settings, model.submodels)
+    stated = {setting.partition("=")[0] for setting in settings}
     dialect = model.key_match.dialect
-    for submodel in model.configs:
-        if dialect in ("", "pytorch") or _FIELD in stated[submodel]:
+    for submodel, config in model.configs.items():
+        fields = (name for name in config.architecture.config if name.endswith(f".{_FIELD}"))
+        setting = ".".join(filter(None, (submodel, next(fields, _FIELD))))
+        if dialect in ("", "pytorch") or setting in stated:
             continue
-        setting = f"{submodel}.{_FIELD}" if submodel else _FIELD
         copies = list(_separate_copies(model, submodel))
         missing = _missing(model)
         if copies:

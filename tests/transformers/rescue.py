@@ -37,7 +37,15 @@ from converter.architectures.schema import ModelClass
 from converter.models.framework_support import unsupported_reasons
 from tests.transformers import oracle, oracle_checks
 from tests.transformers.oracle import Loaded
-from tests.transformers.tiny import DIRECTORY, LIBRARY, NOISE, Tiny, source_fields, tiny
+from tests.transformers.tiny import (
+    DIRECTORY,
+    LIBRARY,
+    NOISE,
+    Tiny,
+    configuration,
+    source_fields,
+    tiny,
+)
 from tests.transformers.transformers_5 import Transformers5, differences, start_transformers_5
 
 LIST = Path(__file__).with_name("rescue.json")
@@ -242,7 +250,7 @@ def _set_up(saved: SavedClass, variant: str) -> _Setup:
         return _Setup(composite.classes["pytorch"], first, config, batch)
     spec, model = tiny(saved.table), saved.model
     fields = source_fields(saved.table, model, variant)
-    config = transformers.AutoConfig.for_model(saved.table, **fields)
+    config = configuration(saved.table, saved.name, fields)
     batch = {each: spec.batch(each, model=model.name, variant=variant) for each in frameworks}
     return _Setup(model.classes["pytorch"], spec, config, batch)
 

@@ -89,6 +89,28 @@ def test_verify_finds_damage_in_a_part_and_next_to_both(tmp_path: Path) -> None:
         path.write_bytes(content)
 
 
+def test_fields_of_an_encoder_can_be_set(tmp_path: Path) -> None:
+    import json
+
+    import transformers
+
+    saved(PAIRS[0], tmp_path / "own")
+    settings = ["text_model.layer_norm_eps=0.5", "vision_model.qkv_bias=null"]
+    converter.convert(tmp_path / "own", tmp_path / "out", to=["pytorch"], set=settings)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["text_config"]["layer_norm_eps"] == 0.5
+    assert "qkv_bias" not in config["vision_config"]
+
+    fields = tiny("clip").fields()
+    model = transformers.CLIPModel(transformers.CLIPConfig(**fields))
+    model.save_pretrained(tmp_path / "clip")
+    set_field = ["text_config.hidden_act=relu"]
+    converter.convert(tmp_path / "clip", tmp_path / "set", to=["pytorch"], set=set_field)
+    config = json.loads((tmp_path / "set" / "config.json").read_text())
+    assert config["text_config"]["hidden_act"] == "relu"
+    assert config["text_config"]["vocab_size"] == 97
+
+
 def test_an_encoder_without_a_configuration_is_named(tmp_path: Path) -> None:
     saved(PAIRS[0], tmp_path / "own")
     with pytest.raises(ConfigError, match="text_config"):

@@ -334,14 +334,23 @@ def source_fields(architecture: str, model: ModelClass, variant: str) -> dict[st
     return {**labels, **fields, **spec.class_config.get(model.name, {})}
 
 
+def configuration(architecture: str, name: str, fields: Mapping[str, Any]) -> Any:
+    """Build the configuration of a class, also of an architecture that AutoConfig does not know."""
+    import transformers
+
+    if architecture in transformers.CONFIG_MAPPING:
+        return transformers.AutoConfig.for_model(architecture, **fields)
+    return getattr(transformers, name).config_class(**fields)
+
+
 def build(spec: Tiny, name: str, fields: Mapping[str, Any], seed: int = 0) -> Any:
     """Build a PyTorch model of class ``name`` in eval mode with noise on every parameter."""
     import torch
     import transformers
 
     torch.manual_seed(seed)
-    config = transformers.AutoConfig.for_model(spec.architecture, **fields)
-    model = getattr(transformers, name)(config).eval()
+    model = getattr(transformers, name)(configuration(spec.architecture, name, fields)).eval()
+    model.tie_weights()  # which BLIP's text decoder by itself does on loading alone
     add_noise(model, seed, spec.keep)
     return model
 

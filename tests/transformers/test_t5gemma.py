@@ -17,7 +17,7 @@ from tests.transformers.transformers_5 import Transformers5, differences
 
 pytestmark = pytest.mark.peer
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 61,
     "hidden_size": 24,
     "intermediate_size": 40,

@@ -280,6 +280,12 @@ def reader_for(tensor: TargetTensor) -> RowReader:
     return InitializedTensorReader(tensor, tensor.origin)
 
 
+UNTIE = (
+    "to keep an output layer that is not the embeddings: --set tie_word_embeddings=false, "
+    "in compose --set decoder.tie_word_embeddings=false"
+)
+
+
 class DuplicateCheck:
     """Compares another stored copy of a tensor with the written one, bit for bit."""
 
@@ -325,6 +331,7 @@ class DuplicateCheck:
             expected=f"the values of {first.tensor.spec.name} in {first.tensor.path}"
             f" ({self._name})",
             found=f"{self._differing:,} different elements, by up to {self._largest:.3g}",
+            remedy=UNTIE if first.tensor.spec.name != other.tensor.spec.name else None,
         )
 
 

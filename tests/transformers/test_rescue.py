@@ -61,7 +61,7 @@ def test_an_output_layer_that_differs_from_the_embeddings_unties_the_model(
     assert [text for text in plan.warnings if "tie_word_embeddings is set to false" in text]
     assert converter.verify(tmp_path / "out", against=[tmp_path / "saved"]).verified
     assert converter.verify(tmp_path / "saved").verified
-    with pytest.raises(MatchError, match="contradictory copies"):
+    with pytest.raises(MatchError, match="tie_word_embeddings=false"):
         tied = ["tie_word_embeddings=true"]
         converter.convert(tmp_path / "saved", tmp_path / "tied", to=["pytorch"], set=tied)
 

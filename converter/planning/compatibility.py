@@ -161,10 +161,10 @@ def _remedies(
     for submodel in wrong:
         names = ", ".join(_architectures_for(submodel, registry, requested or ()))
         yield f"What can be the {submodel}{where}: {names}."
-        for target in (
-            registry.architecture(wrong[submodel]).becomes if wrong[submodel] in registry else ()
-        ):
-            yield f"Two {wrong[submodel]} become one {target}: give it for both."
+    if "decoder" in wrong:
+        for name in (each for each in registry.names if not registry.is_composite(each)):
+            for target in registry.architecture(name).becomes:
+                yield f"Two {name} become one {target}: give one as encoder and one as decoder."
     yield "See `converter families`."
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -252,9 +252,9 @@ class ModelSpecBuilder:
         heads = architecture.head_sets()[0] if heads is None else tuple(heads)
         has = {*parts, *heads}
         ties = [
-            (NamePattern(name), replace(tie, stored_in={}) if tie.stored_without in has else tie)
+            (NamePattern(name), self._live(tie, config, has))
             for name, tie in architecture.ties.items()
-            if tie.requires is None or tie.requires in has
+            if (tie.requires is None or tie.requires in has) and config.is_true(tie.when)
         ]
         groups = [(BODY, architecture.modules, True)]
         groups += [(part, architecture.parts[part], True) for part in parts]
@@ -341,22 +341,23 @@ class ModelSpecBuilder:
         ties: list[tuple[NamePattern, Tie]],
     ) -> Iterator[ParamSpec]:
         """Yield the parameters of one row, for every combination of the indices in its path."""
-        live = [
-            (
-                name,
-                replace(
-                    tie, stored_in={d: c for d, c in tie.stored_in.items() if config.is_true(c)}
-                ),
-            )
-            for name, tie in ties
-            if config.is_true(tie.when)
-        ]
-
+        varies = any(size.fields.intersection(row.path.places) for size in row.sizes)
+        scale = cache(config.scale)
+        init = row.init or config.architecture.init
+        sizes: list[int] = []
         for places in config.index_combinations(row.path.places, MAX_TENSORS):
             if config.is_true(row.when, places):
-                sizes = [config.size(size, places) for size in row.sizes]
-                init = row.init or config.architecture.init
-                yield from self._params(row, places, sizes, part, namer, live, config.scale, init)
+                if varies or not sizes:
+                    sizes = [config.size(size, places) for size in row.sizes]
+                yield from self._params(row, places, sizes, part, namer, ties, scale, init)
+
+    @staticmethod
+    def _live(tie: Tie, config: ModelConfig, has: Set[str]) -> Tie:
+        """Return a tie with the dialects in which files of this model hold it."""
+        if tie.stored_without in has:
+            return replace(tie, stored_in={})
+        stored = {name: when for name, when in tie.stored_in.items() if config.is_true(when)}
+        return replace(tie, stored_in=stored)
 
     def _params(
         self,

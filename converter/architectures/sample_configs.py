@@ -213,10 +213,14 @@ class _Finder:
         try:
             for _, rows in groups(self._architecture):
                 for row in rows:
+                    sizes = dict.fromkeys(row.sizes)
                     for places in config.index_combinations(row.path.places, _MAX_TRIALS):
-                        if config.is_true(row.when, places):
-                            for size in row.sizes:
+                        if config.is_true(row.when, places) and sizes:
+                            for size in sizes:
                                 config.size(size, places)
+                            sizes = dict.fromkeys(
+                                size for size in sizes if size.fields.intersection(places)
+                            )
         except ConfigError as error:
             self.obstacle = str(error)
             return False

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -29,6 +30,14 @@ DialectName = Annotated[str, "dialect"]
 """One of the dialects of ``_dialects.toml``."""
 
 _BEFORE_NUMBER = re.compile(r"\.(?=\{|\d+(?:\.|$))")
+_MAX_CACHED = 200
+"""Characters of the longest path whose names are kept."""
+
+
+@lru_cache(4096)  # all parameters of a module, and all configurations of a table, have its path
+def _path(canonical: str, separator: str, index_separator: str) -> str:
+    marked = _BEFORE_NUMBER.sub("\0", canonical)
+    return marked.replace(".", separator).replace("\0", index_separator)
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,12 +73,13 @@ class Dialect(Entry, frozen=True):
 
         An architecture may have an index separator of its own, `index`.
         """
-        marked = _BEFORE_NUMBER.sub("\0", canonical)
-        return marked.replace(".", self.separator).replace("\0", index or self.index_separator)
+        separators = self.separator, index or self.index_separator
+        path = _path if len(canonical) <= _MAX_CACHED else _path.__wrapped__
+        return path(canonical, *separators)
 
     def join(self, *parts: str) -> str:
         """Return one name from its parts, leaving out empty ones."""
-        return self.separator.join(part for part in parts if part)
+        return self.separator.join(filter(None, parts))
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize(
     "encoder",
-    [  # each with 31 decoders: a sample is among the quick tests
-        pytest.param(name, marks=[pytest.mark.slow] if number % 8 else [])
+    [  # each with every decoder: a sample is among the quick tests
+        pytest.param(name, marks=[pytest.mark.slow] if number % 16 else [])
         for number, name in enumerate(ENCODERS)
     ],
 )

@@ -116,6 +116,7 @@ def test_up_to_date_jobs_are_skipped(place: Path) -> None:
     assert statuses(write({"jobs": jobs})) == {"one": "skipped", "two": "done"}
 
 
+@pytest.mark.slow
 def test_fifty_recipes_with_three_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipes = fifty.write()
@@ -272,6 +273,7 @@ def test_a_job_that_is_stopped_leaves_nothing(place: Path) -> None:
     assert run_job(made, True, lambda: False).status == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run(place: Path, number: signal.Signals) -> None:
     recipe = write({"jobs": [job(f"j{n}", to="pytorch") for n in range(24)]})

@@ -198,6 +198,13 @@ def _composite(composite: Composite, registry: ArchitectureRegistry) -> Iterator
     if not composite.classes:
         yield problem("classes", "is empty", ", ".join(FRAMEWORKS), "none", "Name the classes.")
     architectures = _architectures(registry)
+    models = {each.name: each.models for each in architectures}
+    for submodel, supported in composite.models.items():
+        for name, entry in supported.items():
+            if entry.model not in models.get(name, {}):
+                place = f"models.{submodel}.{name}"
+                known = "an architecture, and one of its models"
+                yield problem(place, "is not a model", known, entry.model, "Correct the name.")
     attributes = {
         attribute for architecture in architectures for attribute in architecture.attributes
     }

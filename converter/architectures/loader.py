@@ -32,6 +32,7 @@ from converter.architectures.schema import (
     RowOptions,
     Tie,
     TieOptions,
+    Wrapper,
 )
 from converter.errors import UsageError
 from converter.file_names import tables_directory
@@ -87,7 +88,8 @@ def load_composite(
             "submodels", "must name two submodels", '["encoder", "decoder"]', submodels
         )
         submodels = ("encoder", "decoder")
-    for key, names in (("roles", table.roles), ("configs", table.configs)):
+    by_submodel = {"roles": table.roles, "models": table.models, "configs": table.configs}
+    for key, names in by_submodel.items():
         for name in names.keys() - {*submodels}:
             decoder.unknown_key(key, name, submodels)
     composite = Composite(
@@ -103,6 +105,11 @@ def load_composite(
         prefixed=table.prefixed,
         closed=table.closed,
         cross_attention_init=table.cross_attention_init,
+        models=table.models,
+        wrappers=tuple(
+            Wrapper(module, {each: _CLASS_PREFIX[each] + name for each in table.classes})
+            for name, module in table.wrappers.items()
+        ),
         notes=table.notes,
         tied_by=table.tied_by,
         unsupported=table.unsupported,

@@ -91,6 +91,10 @@ class ParamNamer:
             if self.prefixed:
                 prefixes |= {**self.architecture.base_model_prefixes(dialect), "": None}
         paths = [path, *(other.format(places) for other in row.aliases.get(dialect.name, ()))]
+        own_name = path.removeprefix(OUTSIDE)
+        in_base = self.in_base and own_name == path
+        if dialect.unscoped and self.prefix and not (in_base or last or "/" in own_name):
+            paths[0] = OUTSIDE + dialect.separator + own_name  # no scope is part of its name
         names = [
             dialect.join(
                 collection or "",
@@ -205,6 +209,19 @@ class ModelSpec:
         while param.tied_to:
             param = self.by_name[param.tied_to]
         return param
+
+    def below(self, module: str, conventions: Conventions) -> ModelSpec:
+        """Return the specification of a model that has this one as a module."""
+        dialects = conventions.dialects
+
+        def moved(param: ParamSpec) -> ParamSpec:
+            stored_as = {
+                name: replace(each, name=dialects[name].join(module, each.name))
+                for name, each in param.stored_as.items()
+            }
+            return replace(param, stored_as=stored_as)
+
+        return replace(self, params=tuple(map(moved, self.params)))
 
     def index(self, dialect: str) -> dict[str, ParamSpec]:
         """Return every name that a file in `dialect` may use → its parameter."""

@@ -161,7 +161,7 @@ class ArchitectureRegistry:
         Raise TableError if a table breaks a rule.
         """
         composites = {name for name in self.names if self.is_composite(name)}
-        own = {name: set(self.composite(name).classes.values()) for name in composites}
+        own = {name: self.composite(name).class_names for name in composites}
         for name in {*self.names} - composites:
             models = self.architecture(name).models
             own[name] = {*models}.union(*(model.classes.values() for model in models.values()))

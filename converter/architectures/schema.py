@@ -404,6 +404,8 @@ class CompositeTable(Entry, frozen=True):
     title: str
     submodels: tuple[str, ...]
     roles: Mapping[str, str] = {}
+    models: Mapping[str, Mapping[str, Role]] = {}
+    wrappers: Mapping[str, str] = {}
     configs: Mapping[str, str] = {}
     config: Mapping[str, Any] = {}
     derived: Mapping[str, Expression] = {}
@@ -517,6 +519,15 @@ class Architecture:
 
 
 @dataclass(frozen=True)
+class Wrapper:
+    """Classes that have a composite as one of their modules, and no parameters of their own."""
+
+    module: str
+    classes: Mapping[str, str]
+    """Framework → class."""
+
+
+@dataclass(frozen=True)
 class Composite:
     """The table of a composite: two architectures joined into one model."""
 
@@ -539,6 +550,10 @@ class Composite:
     """If true, both submodels' roles name this composite, and they fit no other."""
     cross_attention_init: DefaultInit | None = None
     """The initialization of cross-attention if none is requested, instead of ``normal``."""
+    models: Mapping[str, Mapping[str, Role]] = field(default_factory=dict)
+    """Submodel → the architectures that it may have → how they are used, where that is not as in
+    one of their own roles."""
+    wrappers: tuple[Wrapper, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     """Framework → what users of its class should know, a warning."""
     tied_by: str = ""
@@ -546,6 +561,11 @@ class Composite:
     unsupported: Mapping[str, UnsupportedConfig] = field(default_factory=dict)
     """Pairs that some frameworks' classes do not support."""
     sha256: str = ""
+
+    @property
+    def class_names(self) -> set[str]:
+        """All classes of the frameworks."""
+        return {*self.classes.values()}.union(*(each.classes.values() for each in self.wrappers))
 
     @property
     def generates(self) -> bool:

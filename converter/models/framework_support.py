@@ -54,6 +54,26 @@ def submodel_class(config: ModelConfig, role: str) -> tuple[ModelClass, tuple[st
     return model, tuple(dict.fromkeys((*model.parts, *cross_attention)))
 
 
+def composite_class(
+    composite: Composite, submodel: str, config: ModelConfig
+) -> tuple[ModelClass, tuple[str, ...]]:
+    """Return the class of a submodel of `composite`, and its parts.
+
+    Raise `UnsupportedError` if no framework supports a submodel of its architecture.
+    """
+    if submodel not in composite.models:
+        role_unsupported_reasons(config, composite.roles[submodel])
+        return submodel_class(config, composite.roles[submodel])
+    supported, architecture = composite.models[submodel], config.architecture
+    if architecture.name not in supported:
+        raise UnsupportedError(
+            f"{config.file}: {architecture.name!r} is not supported in {composite.name}",
+            remedy=f"Supported: {', '.join(supported)}.",
+        )
+    model = architecture.models[supported[architecture.name].model]
+    return model, model.parts
+
+
 def attribute_lookup(submodels: Mapping[str, ModelConfig]) -> Callable[[str], Value]:
     """Return the lookup of ``encoder.width`` and the like."""
 
@@ -84,10 +104,14 @@ def pair_unsupported_reasons(
     lookup = attribute_lookup(submodels)
     reasons = {}
     for submodel, config in submodels.items():
-        role = composite.roles[submodel]
-        of_role = role_unsupported_reasons(config, role)
-        if not composite.generates:  # the limits of a role are those of encoder-decoder classes
-            of_role = unsupported_reasons(config, submodel_class(config, role)[0])
+        if composite.generates:
+            of_role = role_unsupported_reasons(config, composite.roles[submodel])
+        else:  # the limits of a role are those of encoder-decoder classes
+            of_role = unsupported_reasons(config, composite_class(composite, submodel, config)[0])
+            own = composite.models.get(submodel, {}).get(config.architecture.name)
+            if own:
+                others = {*FRAMEWORKS} - {*own.frameworks}
+                of_role |= dict.fromkeys(others, own.reason or "not supported")
         for framework, reason in of_role.items():
             reasons[framework] = f"as {submodel}, {reason}"
     for framework in FRAMEWORKS:

@@ -129,7 +129,8 @@ def detect_prefixes(
         free = (n for n in index if n.startswith(dialect.unscoped) or dialect.separator not in n)
         unscoped |= {name: name for name in free}
         nameless = dialect.separator * 2
-        unscoped |= {n.partition(nameless)[2]: n for n in index if nameless in n}
+        own_scope = {n.partition(nameless)[2]: n for n in index if nameless in n}
+        unscoped |= {v.partition(dialect.separator)[2] or v: n for v, n in own_scope.items()}
     best, rivals = KeyNormalizer(), list[str]()
     for renamed in _submodel_names(shapes, dialect.separator, index, submodels):
         for leaf in ("", *leaves):

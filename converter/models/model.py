@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -20,15 +21,15 @@ from converter.architectures.schema import (
 from converter.checkpoint.opening import Checkpoint
 from converter.errors import ConfigError
 from converter.models.framework_support import (
+    composite_class,
     pair_unsupported_reasons,
-    role_unsupported_reasons,
-    submodel_class,
     unsupported_reasons,
 )
 from converter.models.key_matching import KeyMatch, match_keys
 from converter.models.source_model import (
     MatchedCheckpoint,
     SourceModel,
+    class_names,
     detect_model_type,
     ignore_other_params,
     move_tied_values,
@@ -171,13 +172,18 @@ def _combined_model(
         raw[field] = nested = {**nested, "model_type": architecture.name, **added}
         config = ModelConfig(architecture, nested, f"{checkpoint.config_path}: {field}")
         configs[submodel] = config
-        role_unsupported_reasons(config, role)  # raises if it does not have the role
-        model, parts = submodel_class(config, role)
+        model, parts = composite_class(composite, submodel, config)
         specs[submodel] = builder.model(
             config, parts, model.heads, submodel, model.base_model_prefix, composite.prefixed
         )
     spec = builder.composite(composite, configs, specs, raw)
-    match = match_keys(checkpoint, spec, registry.conventions, label, composite.submodels)
+    matching = (registry.conventions, label, composite.submodels)
+    match = match_keys(checkpoint, spec, *matching)
+    classes, module = _classes(composite, checkpoint, match)
+    if module:
+        spec = spec.below(module, registry.conventions)
+        if _last_module(match) == module:  # which is no foreign prefix then
+            match = match_keys(checkpoint, spec, *matching)
     match = _find_foreign_tensors(match, spec, registry.conventions)
     shared = raw.get(composite.tied_by) is True
     copied = 0
@@ -198,19 +204,41 @@ def _combined_model(
         label=label,
         checkpoint=checkpoint,
         key_match=match,
-        name=composite.classes["pytorch"],
-        raw={**raw, "architectures": [composite.classes["pytorch"]]},
+        name=classes["pytorch"],
+        raw={**raw, "architectures": [classes["pytorch"]]},
         configs=configs,
         spec=spec,
         required=required_params(spec.params, match.matched, optional),
         reasons={part: f"the checkpoint has no {part}" for part in optional},
-        classes=composite.classes,
+        classes=classes,
         unsupported_reasons=pair_unsupported_reasons(composite, configs),
         tables=(*(config.architecture for config in configs.values()), composite),
         composite=composite,
         shared=shared,
         notes=notes,
     )
+
+
+def _classes(
+    composite: Composite, checkpoint: Checkpoint, match: KeyMatch
+) -> tuple[Mapping[str, str], str]:
+    """Return framework → class, and the module in which it has the composite, ``""`` if none.
+
+    It is the class that the configuration states, or else one that fits the prefix of the names.
+    """
+    stated = class_names(checkpoint.config)
+    for wrapper in composite.wrappers:
+        is_stated = not stated.isdisjoint(wrapper.classes.values())
+        if is_stated or (
+            not stated & composite.class_names and _last_module(match) == wrapper.module
+        ):
+            return wrapper.classes, wrapper.module
+    return composite.classes, ""
+
+
+def _last_module(match: KeyMatch) -> str:
+    """Return the last component of the prefix of the stored names, ``""`` if they have none."""
+    return re.split(r"[./]", f".{match.prefix}")[-2]
 
 
 def _fields_of_role(config: Mapping[str, Any], role: Role | None) -> dict[str, Any]:

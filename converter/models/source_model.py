@@ -68,7 +68,7 @@ class SourceModel(MatchedCheckpoint):
         """
         architecture = registry.architecture(checkpoint.architecture, checkpoint.config_path)
         config = ModelConfig(architecture, raw, str(checkpoint.config_path))
-        models = architecture.named_models(_class_names(checkpoint.config))
+        models = architecture.named_models(class_names(checkpoint.config))
         sources = []
         for heads in architecture.head_sets(models):
             spec = ModelSpecBuilder(registry.conventions).model(config, heads=heads)
@@ -120,7 +120,7 @@ class SourceModel(MatchedCheckpoint):
             return other, len({*model.heads} - heads), len(parts - {*model.parts}), len(model.parts)
 
         models = sorted(self.architecture.models.values(), key=surplus)
-        stated = _class_names(self.checkpoint.config)
+        stated = class_names(self.checkpoint.config)
         named = sorted(self.architecture.named_models(stated), key=surplus)
         fitting = [model for model in (*named, *models) if heads <= set(model.heads)]
         return (*fitting, *named, *models)[0]
@@ -283,7 +283,7 @@ def detect_model_type(
     """
     config = checkpoint.config
     name = config.get("model_type") if stated is None else stated
-    if name is None and (classes := _class_names(config)):
+    if name is None and (classes := class_names(config)):
         named = registry.names_by_class(classes)
         name = named[0] if len(named) == 1 else None
     if name is not None:
@@ -303,7 +303,7 @@ def detect_model_type(
     return checkpoint
 
 
-def _class_names(config: Mapping[str, Any]) -> set[str]:
+def class_names(config: Mapping[str, Any]) -> set[str]:
     """Return the classes that a configuration states."""
     stated = config.get("architectures")
     return {name for name in stated if isinstance(name, str)} if isinstance(stated, list) else set()

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
 from converter.architectures.registry import ArchitectureRegistry
+from converter.architectures.schema import Composite
 from converter.errors import UnsupportedError
 from converter.file_names import GENERATION_CONFIG, JOINT_WEIGHTS
 from converter.models.framework_support import (
+    composite_class,
     select_frameworks,
-    submodel_class,
     unsupported_reasons,
 )
 from converter.models.key_matching import dominant_dtype
@@ -23,7 +24,6 @@ from converter.planning.configs import with_dtype
 from converter.planning.planner import OutputModel, build_plan, plan_files
 from converter.planning.tensor_origins import plan_tensors
 from converter.planning.tokenizer_files import (
-    DECODER_TOKENIZER,
     all_tokenizer_files,
     processor_files,
     sentence_transformer_files,
@@ -61,7 +61,7 @@ def plan_conversion(
             for key, value in with_dtype(raw, options.dtype).items()
         }
     directory = model.checkpoint.directory
-    copied = {**processor_files(directory), **all_tokenizer_files(directory)}
+    copied = {**processor_files(directory), **all_tokenizer_files(directory, model.submodels)}
     if settings_file := file_to_copy(directory, GENERATION_CONFIG):
         copied[GENERATION_CONFIG] = settings_file
     if not model.submodels and "pytorch" in frameworks:
@@ -102,8 +102,7 @@ def plan_split(
     tensors = _model_tensors(model, options.dtype, seed=0)
     outputs, warnings = [], [*model.notes]
     for submodel in model.submodels:
-        role = model.composite.roles[submodel]
-        output, skipped = _submodel_output(submodel, role, model, options, registry)
+        output, skipped = _submodel_output(submodel, model.composite, model, options, registry)
         outputs.append(output)
         warnings += [f"{submodel}: {warning}" for warning in skipped]
     return build_plan(
@@ -136,17 +135,21 @@ def _model_tensors(model: Model, dtype: str, seed: int) -> list[TargetTensor]:
 
 
 def _submodel_output(
-    submodel: str, role: str, model: Model, options: OutputOptions, registry: ArchitectureRegistry
+    submodel: str,
+    composite: Composite,
+    model: Model,
+    options: OutputOptions,
+    registry: ArchitectureRegistry,
 ) -> tuple[OutputModel, list[str]]:
     """Return the stand-alone model of a submodel, and warnings about skipped frameworks."""
     config = model.configs[submodel]
-    model_class, parts = submodel_class(config, role)
+    model_class, parts = composite_class(composite, submodel, config)
     spec = ModelSpecBuilder(registry.conventions).model(
         config, parts, model_class.heads, base=model_class.base_model_prefix
     )
     frameworks, warnings = select_frameworks(options.to, unsupported_reasons(config, model_class))
     raw = {**config.raw, "architectures": [model_class.name]}
-    if role == "decoder":
+    if composite.roles[submodel] == "decoder":
         raw |= {key: model.raw[key] for key in _INHERITED if model.raw.get(key) is not None}
     if options.dtype != "keep":
         raw = with_dtype(raw, options.dtype)
@@ -171,15 +174,17 @@ def _projection_file(model: Model, tensors: Sequence[TargetTensor]) -> list[Outp
 def _submodel_files(model: Model) -> dict[str, Path]:
     """Return the tokenizer, processor and generation files of the submodels.
 
-    One tokenizer is that of both submodels, or of the second if the first one's input is not text.
+    A directory such as ``decoder_tokenizer`` has that of one submodel; another tokenizer is that of
+    both, or of the second if the first one's input is not text.
     """
     directory = model.checkpoint.directory
     first, second = model.submodels
     copied = {f"{first}/{name}": path for name, path in processor_files(directory).items()}
-    if model.configs[first].attribute("vocabulary") is not None:
-        copied |= tokenizer_files(directory, f"{first}/")
-    inner = f"{DECODER_TOKENIZER}/" if (directory / DECODER_TOKENIZER).is_dir() else ""
-    copied |= tokenizer_files(directory, f"{second}/", inner)
+    for submodel in model.submodels:
+        if submodel == second or model.configs[first].attribute("vocabulary") is not None:
+            own = f"{submodel}_tokenizer"
+            inner = f"{own}/" if (directory / own).is_dir() else ""
+            copied |= tokenizer_files(directory, f"{submodel}/", inner)
     if settings_file := file_to_copy(directory, GENERATION_CONFIG):
         copied[f"{second}/{GENERATION_CONFIG}"] = settings_file
     return copied

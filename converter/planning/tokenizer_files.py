@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from filecmp import cmp
 from pathlib import Path
@@ -230,10 +230,13 @@ def tokenizer_files(directory: Path, below: str = "", inner: str = "") -> dict[s
     }
 
 
-def all_tokenizer_files(directory: Path) -> dict[str, Path]:
-    """Return the tokenizer files of a combined checkpoint, with the decoder's: name → path."""
-    prefix = f"{DECODER_TOKENIZER}/"
-    return {**tokenizer_files(directory), **tokenizer_files(directory, prefix, prefix)}
+def all_tokenizer_files(directory: Path, submodels: Iterable[str] = ()) -> dict[str, Path]:
+    """Return the tokenizer files of a checkpoint, with those of its submodels: name → path."""
+    prefixes = {DECODER_TOKENIZER: None, **{f"{each}_tokenizer": None for each in submodels}}
+    files = tokenizer_files(directory)
+    for name in prefixes:
+        files |= tokenizer_files(directory, f"{name}/", f"{name}/")
+    return files
 
 
 def processor_files(directory: Path) -> dict[str, Path]:

@@ -155,10 +155,10 @@ def _inputs(model: Any, framework: str) -> dict[str, Any]:
     """Return a batch of two fixed samples, without special tokens (at the ends of vocabularies)."""
     stream = np.random.default_rng(0)
 
-    def ids(config: Any, length: int) -> Any:
+    def ids(config: Any, length: int, count: int = 2) -> Any:
         size = int(getattr(config, "vocab_size", None) or _CHARACTERS)
         low = min(5, size // 3)
-        return stream.integers(low, max(low + 1, min(size, 30_000) - low), (2, length))
+        return stream.integers(low, max(low + 1, min(size, 30_000) - low), (count, length))
 
     def sample(config: Any) -> tuple[str, Any]:
         if hasattr(config, "patch_size") and hasattr(config, "image_size"):
@@ -178,6 +178,17 @@ def _inputs(model: Any, framework: str) -> dict[str, Any]:
     if hasattr(encoder, "model_type") and hasattr(decoder, "model_type"):
         name, values = sample(encoder)
         return {name: values, "decoder_input_ids": ids(decoder, 7)}
+    parts = [getattr(config, part, None) for part in ("question_encoder", "generator")]
+    if all(hasattr(part, "model_type") for part in parts):
+        question, generator = parts
+        documents = ids(generator, 9, 2 * config.n_docs)
+        return {
+            "input_ids": ids(question, 9),
+            "context_input_ids": documents,
+            "context_attention_mask": np.ones_like(documents),
+            "doc_scores": stream.standard_normal((2, config.n_docs)).astype(np.float32),
+            "decoder_input_ids": ids(generator, 7),
+        }
     name, values = sample(config)
     if name == "input_ids" and getattr(config, "is_encoder_decoder", False):
         return {name: values, "decoder_input_ids": ids(config, 7)}

@@ -55,6 +55,7 @@ _SUBMODELS = {
     "vision-encoder-decoder": ("vit", "", "bert"),
     "speech-encoder-decoder": ("wav2vec2", "stable", "bert"),
     "vision-text-dual-encoder": ("vit", "", "bert"),
+    "rag": ("dpr", "", "bart"),
 }
 """Composite → the architecture of its first submodel here, its variant, and the second's."""
 
@@ -119,8 +120,7 @@ def _named_classes() -> dict[str, tuple[str, ModelClass | None]]:
     actual: dict[str, tuple[str, ModelClass | None]] = {}
     for name in LIBRARY.names:
         if LIBRARY.is_composite(name):
-            classes = LIBRARY.composite(name).classes.values()
-            actual |= dict.fromkeys(classes, (name, None))
+            actual |= dict.fromkeys(LIBRARY.composite(name).class_names, (name, None))
             continue
         for model in LIBRARY.architecture(name).models.values():
             for each in model.classes.values():
@@ -186,15 +186,21 @@ def flat_noise(name: str, shape: Iterable[int]) -> np.ndarray:
 
 
 def build(
-    saved: SavedClass, config: Any, batch: Mapping[str, np.ndarray], keep: tuple[str, ...]
+    saved: SavedClass, config: Any, batch: Mapping[str, np.ndarray] | None, keep: tuple[str, ...]
 ) -> Any:
-    """Build a model of a class in its own framework, with noise on every weight."""
+    """Build a model of a class in its own framework, with noise on every weight.
+
+    It is run on a batch first, unless that is ``None``.
+    """
     if saved.framework == "tensorflow":
         import tensorflow as tf
 
         tf.keras.backend.clear_session()
         model = saved.kind(config)
-        oracle_checks.run_tensorflow(model, batch)
+        if batch is None:
+            model.build_in_name_scope()
+        else:
+            oracle_checks.run_tensorflow(model, batch)
         for number, weight in enumerate(model.weights):  # two may have the same name
             if weight.dtype.is_floating and not any(text in weight.name for text in keep):
                 weight.assign_add(flat_noise(f"{number} {weight.name}", weight.shape))
@@ -221,38 +227,81 @@ class _Setup:
     spec: Tiny
     config: Any
     batch: Mapping[str, Mapping[str, np.ndarray]]
+    """Framework → inputs."""
 
 
 def _set_up(saved: SavedClass, variant: str) -> _Setup:
-    import transformers
 
     frameworks = (saved.framework, "pytorch")
     if saved.table in _SUBMODELS:
-        name, inner, other = _SUBMODELS[saved.table]
-        first, second = tiny(name), tiny(other)
-        composite = LIBRARY.composite(saved.table)
-        kind: Any = saved.kind.config_class  # type: ignore[attr-defined]
-        longer = {**second.fields(), "max_position_embeddings": 70}  # than the encoder's output
-        configs = [
-            transformers.AutoConfig.for_model(first.architecture, **first.fields(inner)),
-            transformers.AutoConfig.for_model(second.architecture, **longer),
-        ]
-        if composite.generates:
-            tokens = {"decoder_start_token_id": 5, "pad_token_id": 0}
-            config = kind.from_encoder_decoder_configs(*configs, **tokens)
-        else:
-            config = kind.from_vision_text_configs(*configs, projection_dim=28)
-        prefix = "decoder_" if composite.generates else ""
-        batch = {
-            each: {**first.batch(each, variant=inner), **second.batch(each, prefix, seed=1)}
-            for each in frameworks
-        }
-        return _Setup(composite.classes["pytorch"], first, config, batch)
+        return _set_up_composite(saved, frameworks)
     spec, model = tiny(saved.table), saved.model
     fields = source_fields(saved.table, model, variant)
     config = configuration(saved.table, saved.name, fields)
     batch = {each: spec.batch(each, model=model.name, variant=variant) for each in frameworks}
     return _Setup(model.classes["pytorch"], spec, config, batch)
+
+
+def _set_up_composite(saved: SavedClass, frameworks: tuple[str, ...]) -> _Setup:
+    name, variant, other = _SUBMODELS[saved.table]
+    first, second = tiny(name), tiny(other)
+    composite = LIBRARY.composite(saved.table)
+    kind: Any = saved.kind.config_class  # type: ignore[attr-defined]
+    own = saved.name.removeprefix(PREFIXES[saved.framework])
+    if composite.wrappers:
+        batch = rag_batch(name, other)
+        return _Setup(own, first, rag_config(name, other), dict.fromkeys(frameworks, batch))
+    longer = second.transformers_config(max_position_embeddings=70)  # than the encoder's output
+    configs = [first.transformers_config(variant), longer]
+    if composite.generates:
+        tokens = {"decoder_start_token_id": 5, "pad_token_id": 0}
+        config = kind.from_encoder_decoder_configs(*configs, **tokens)
+    else:
+        config = kind.from_vision_text_configs(*configs, projection_dim=28)
+    prefix = "decoder_" if composite.generates else ""
+    batches = {
+        each: {**first.batch(each, variant=variant), **second.batch(each, prefix, seed=1)}
+        for each in frameworks
+    }
+    return _Setup(own, first, config, batches)
+
+
+DOCUMENTS = 2
+"""How many documents RAG retrieves for a question."""
+
+
+def rag_config(question_encoder: str, generator: str) -> Any:
+    """Return the configuration of a tiny RAG with submodels of these architectures."""
+    import transformers
+
+    configs = [tiny(each).transformers_config() for each in (question_encoder, generator)]
+    fields = (
+        "vocab_size",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "decoder_start_token_id",
+    )
+    own = {field: getattr(configs[1], field) for field in fields}
+    return transformers.RagConfig.from_question_encoder_generator_configs(
+        *configs, n_docs=DOCUMENTS, **own
+    )
+
+
+def rag_batch(question_encoder: str, generator: str) -> dict[str, np.ndarray]:
+    """Return questions, documents as if they were retrieved, and the start of answers."""
+    questions = tiny(question_encoder).batch("pytorch")["input_ids"]
+    texts = [tiny(generator).batch("pytorch", seed=seed)["input_ids"] for seed in range(DOCUMENTS)]
+    documents = np.concatenate(texts)
+    scores = np.random.default_rng(0).standard_normal((len(questions), DOCUMENTS))
+    return {
+        "input_ids": questions,
+        "attention_mask": np.ones_like(questions),
+        "context_input_ids": documents,
+        "context_attention_mask": np.ones_like(documents),
+        "doc_scores": scores.astype(np.float32),
+        "decoder_input_ids": tiny(generator).batch("pytorch", seed=9)["input_ids"],
+    }
 
 
 def rescue(
@@ -266,8 +315,10 @@ def rescue(
     try:
         setup = _set_up(saved, variant)
         name, spec = setup.name, setup.spec
-        model = build(saved, setup.config, setup.batch[saved.framework], spec.keep)
-        if spec.can_run(saved.name, variant) and spec.can_run(name, variant):
+        runs = spec.can_run(saved.name, variant) and spec.can_run(name, variant)
+        batch = setup.batch[saved.framework] if runs else None
+        model = build(saved, setup.config, batch, spec.keep)
+        if runs:
             run = getattr(oracle_checks, f"run_{saved.framework}")
             oracle._keep_outputs(own, run(model, setup.batch[saved.framework]))
         model.save_pretrained(room / "saved")

@@ -87,6 +87,13 @@ class Tiny:
         """Return all fields of a variant; ``""`` is the configuration itself."""
         return {**self.config, **(self.variants[variant] if variant else {})}
 
+    def transformers_config(self, variant: str = "", **changes: Any) -> Any:
+        """Return the configuration of a variant as transformers' own, with changes."""
+        import transformers
+
+        fields = {**self.fields(variant), **changes}
+        return transformers.AutoConfig.for_model(self.architecture, **fields)
+
     def can_run(self, what: str, variant: str) -> bool:
         """Return whether a role or a class of a framework can be called."""
         return self.cannot_run.keys().isdisjoint({what, f"{what}-{variant}"})

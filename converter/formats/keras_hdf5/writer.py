@@ -78,23 +78,24 @@ def _split_by_layer(name: str, scope: str) -> tuple[str, str]:
     """Return the layer's group and the variable's name.
 
     A layer has the name of its variables' first component, but for shared embeddings: BART's
-    ``model.shared/…`` belongs to the layer ``model``, LED's ``led.shared/…`` to ``led``. A name
-    of one component has no scope: ``final_logits_bias:0`` is a layer of its own, and CvT's
-    ``cvt.encoder.stages.2.cls_token:0`` belongs to ``cvt``. In ``layer//variable`` the name of the
-    variable does not begin with that of the layer.
+    ``model.shared/…`` belongs to the layer ``model``, LED's ``led.shared/…`` to ``led``. A variable
+    without a layer, such as ``final_logits_bias:0``, has no scope and is a layer of its own. After
+    ``//`` follows the complete name of a variable that does not have the scope of the model.
     """
-    layer, nameless, variable = name.partition("//")
-    if nameless:
-        return layer, f"{scope}/{variable}"
     first, slash, _ = name.partition("/")
+    _, other, variable = name.partition("//")
+    if other:
+        return first, variable
     if not slash:
-        return name.removesuffix(":0").partition(".")[0], name
+        return name.removesuffix(":0"), name
     return first.removesuffix(".shared"), f"{scope}/{name}"
 
 
 def _split_flat(name: str, scope: str) -> tuple[str, str]:
     """As `_split_by_layer` for a shard: no group, and a scope only where the loader keeps it."""
-    name = name.rpartition("//")[2]
+    _, other, variable = name.partition("//")
+    if other:
+        return "", variable.partition("/")[2] or variable
     if "model." in name and "/" in name:
         return "", f"{name.partition('/')[0]}/{name}"
     return "", name

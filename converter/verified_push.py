@@ -17,6 +17,7 @@ from converter.commands.verify import verify
 from converter.errors import OutputError, VerificationError
 from converter.execution.write_checkpoint import WriteResult
 from converter.file_names import CONFIG, INDEX_SUFFIX
+from converter.models.model import InputModel
 from converter.report.verification import describe_verification
 from converter.storage.hub_upload import PushResult
 from converter.storage.references import local_path
@@ -65,9 +66,9 @@ def verify_for_push(
     """Verify a result, and select the files to push.
 
     A pull request to the repository that the model was converted from adds weights, and a
-    configuration if it has none, and changes nothing else. The result may be that of a dry run if
-    the checkpoint exists already; `options` are those of `converter.push`. Raise
-    `VerificationError` if the result is not correct.
+    configuration if it has none or one of other fields, and changes nothing else. The result may
+    be that of a dry run if the checkpoint exists already; `options` are those of `converter.push`.
+    Raise `VerificationError` if the result is not correct.
     """
     sources = [source.checkpoint.source for source in result.sources]
     converted = result.plan.command == "convert"
@@ -97,14 +98,26 @@ def verify_for_push(
 
 
 def _new_files(result: WriteResult) -> list[str]:
-    """Return the weights, their indexes, and the config if the sources have no ``config.json``.
+    """Return the weights, their indexes, and the config if the sources have none that fits.
 
     The config of an original release has another name, or is missing.
     """
     present = {path.name for s in result.sources for path in s.checkpoint.directory.iterdir()}
+    fits = CONFIG in present and not any(map(_has_other_fields, result.sources))
     documents = [
         name
         for name in result.plan.documents
-        if name.endswith(INDEX_SUFFIX) or (name == CONFIG and name not in present)
+        if name.endswith(INDEX_SUFFIX) or (name == CONFIG and not fits)
     ]
     return [*(file.path for file in result.plan.files), *documents]
+
+
+def _has_other_fields(source: InputModel) -> bool:
+    """Return whether a field that decides about tensors is not as the source's config has it."""
+    stored = source.checkpoint.config
+    pairs = [(c, stored.get(name) if name else stored) for name, c in source.configs.items()]
+    return any(
+        isinstance(old, Mapping) and config.raw.get(field) != old.get(field)
+        for config, old in pairs
+        for field in config.architecture.config
+    )

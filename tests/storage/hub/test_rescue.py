@@ -78,6 +78,21 @@ def test_the_pull_request_adds_the_weights_and_nothing_else(stranded: HubSession
     assert found.equal
 
 
+def test_a_configuration_with_which_the_weights_do_not_fit_is_replaced(session: HubSession) -> None:
+    """TensorFlow's class ties the output layer to the embeddings, whatever the field says."""
+    source = factories.make(session.home / "gpt2", "gpt2", model="GPT2LMHeadModel").directory
+    files = left_behind(session.home / "left", source, "tensorflow")
+    config = json.loads(files["config.json"]) | {
+        "architectures": ["GPT2LMHeadModel"],
+        "tie_word_embeddings": False,
+    }
+    files["config.json"] = json.dumps(config).encode()
+    session.hub.publish("other/tf", files)
+    assert set(rescue(session)["sent"]) == {"model.safetensors", "config.json"}
+    sent = json.loads(session.hub.read("other/tf", "config.json", "refs/pr/1"))
+    assert sent == {**config, "tie_word_embeddings": True}
+
+
 def test_a_recipe_rescues_as_the_command_does(stranded: HubSession) -> None:
     job = {
         "convert": {"source": "other/tf", "output": "out", "to": ["pytorch"]},

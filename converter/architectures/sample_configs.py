@@ -145,8 +145,12 @@ class _Finder:
             name: self._tiny[name] if name in self._counts else default
             for name, default in defaults.items()
         }
-        for fields in (self._tiny, shallow, defaults):
-            if self._is_valid(fields):
+        deeper = {
+            name: value + 2 if name in self._counts and type(value) is int else value
+            for name, value in self._tiny.items()
+        }
+        for fields in (self._tiny, deeper, shallow, defaults):
+            if self._is_valid(fields) and (fields is defaults or self._fills_layers(fields)):
                 return fields
         return None
 
@@ -206,6 +210,12 @@ class _Finder:
             return any(config.is_true(condition.expression, places) == truth for places in choices)
         except (ConfigError, ExpressionError):
             return False
+
+    def _fills_layers(self, fields: Fields) -> bool:
+        """Return whether every path has a layer, as one with ``depth - 2`` layers may not."""
+        config = _config(self._architecture, fields)
+        paths = [row.path for _, rows in groups(self._architecture) for row in rows]
+        return all(config.index_combinations(path.places, _MAX_TRIALS) for path in paths)
 
     def _is_valid(self, fields: Fields) -> bool:
         """Return whether every size can be evaluated."""

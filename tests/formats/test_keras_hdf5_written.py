@@ -127,7 +127,7 @@ def test_same_bytes_at_another_time(tmp_path):
     "names",
     [
         ["a/b:0", "a/b:0/c:0"],
-        ["a//b:0"],
+        ["a///b:0"],
         ["a/\0:0"],
         ["a/./b:0"],
         [""],

@@ -33,6 +33,8 @@ class Inclusion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The module whose rows are included, if not all."""
     config: str = ""
     """The field that contains the configuration of the included model."""
+    fields: dict[str, str] = {}
+    """Field of the other table → its name in this configuration, if it is another one."""
     parts: tuple[str, ...] = ()
     """Parts and heads of the other table that are included as well."""
 
@@ -47,15 +49,15 @@ class Inclusion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             name = word[0]
             if not self.config or (name not in fields and name not in layers):
                 return name
+            name = self.fields.get(name, name)
             return f"{self.config}{'_' if name in layers else '.'}{name}"
 
         parts = _QUOTED.split(text)
         return "".join(part if n % 2 else _WORD.sub(renamed, part) for n, part in enumerate(parts))
 
-    def fields(self, other: Table) -> dict[str, Any]:
+    def defaults(self, other: Table) -> dict[str, Any]:
         """Return the fields of the other table, by their names in this one."""
-        scope = f"{self.config}." if self.config else ""
-        return {f"{scope}{name}": value for name, value in other.get("config", {}).items()}
+        return {self.rename(name, other): value for name, value in other.get("config", {}).items()}
 
     def layers(self, other: Table) -> dict[str, str]:
         """Return the placeholders of the other table, by their names in this one."""
@@ -151,7 +153,7 @@ def expand_includes(
                 problem = Problem(what, file, f"{place}.{path}")
                 raise TableError(f"{file}: an inclusion is not valid", [problem])
             rows |= included
-            added["config"] |= inclusion.fields(other)
+            added["config"] |= inclusion.defaults(other)
             added["layers"] |= inclusion.layers(other)
             added["nullable"] += [inclusion.rename(f, other) for f in other.get("nullable", ())]
         return rows

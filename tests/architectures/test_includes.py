@@ -45,7 +45,7 @@ width = 3
 [models]
 PairModel = { parts = ["inner"] }
 [modules]
-"one" = { include = "tower", from = "in", config = "one_config" }
+"one" = { include = "tower", from = "in", config = "one_config", fields = { kind = "sort" } }
 "join" = { linear = "width -> one_config.width" }
 [parts.inner]
 "two" = { include = "tower", config = "two_config", parts = ["pooler"] }
@@ -98,7 +98,10 @@ def test_rows_are_included_at_their_new_place(tmp_path: Path, pair: Architecture
 def test_conditions_and_null_follow_the_nested_configuration(
     tmp_path: Path, pair: Architecture
 ) -> None:
-    raw = {"one_config": {"window": 7, "kind": "x"}, "two_config": {"window": None}}
+    raw = {
+        "one_config": {"window": 7, "sort": "x", "kind": "width"},
+        "two_config": {"window": None},
+    }
     spec = ModelSpecBuilder(registry(tmp_path).conventions).model(ModelConfig(pair, raw))
     assert "one.h.0.0.norm.bias" not in spec.by_name
     assert "two.in.h.0.0.norm.bias" in spec.by_name

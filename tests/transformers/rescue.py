@@ -160,7 +160,7 @@ def existing_classes() -> dict[str, list[str]]:
 
 
 def sample() -> list[SavedClass]:
-    """Return classes of every folder and framework, and of every kind of head in each framework.
+    """Return classes of every folder, and of every kind of head in each framework.
 
     The name of a class ends in its kind of head.
     """
@@ -170,9 +170,12 @@ def sample() -> list[SavedClass]:
     for saved in listed_classes():
         if saved.is_described and not saved.reason:
             groups.setdefault((saved.framework, saved.folder), []).append(saved)
-    for (framework, _), group in sorted(groups.items(), key=lambda item: len(item[1])):
+    order = sorted(groups.items(), key=lambda item: (item[0][0] == "flax", len(item[1])))
+    for (framework, folder), group in order:
         kinds = {saved: (framework, *_HEAD.findall(saved.name)) for saved in group}
-        added = [saved for saved, kind in kinds.items() if kind not in seen] or group[:1]
+        added = [saved for saved, kind in kinds.items() if kind not in seen]
+        if not added and folder not in {saved.folder for saved in chosen}:
+            added = group[:1]
         chosen |= dict.fromkeys(added)
         seen |= {*kinds.values()}
     return sorted(chosen, key=lambda saved: (saved.folder, saved.name))

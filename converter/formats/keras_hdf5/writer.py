@@ -80,7 +80,8 @@ def _split_by_layer(name: str, scope: str) -> tuple[str, str]:
     A layer has the name of its variables' first component, but for shared embeddings: BART's
     ``model.shared/…`` belongs to the layer ``model``, LED's ``led.shared/…`` to ``led``. A name
     of one component has no scope: ``final_logits_bias:0`` is a layer of its own, and CvT's
-    ``cvt.encoder.stages.2.cls_token:0`` belongs to ``cvt``. After ``//`` follows the complete name of a variable that does not have the scope of the model.
+    ``cvt.encoder.stages.2.cls_token:0`` belongs to ``cvt``. After ``//`` follows the
+    complete name of a variable that does not have the scope of the model.
     """
     first, slash, _ = name.partition("/")
     _, other, variable = name.partition("//")

@@ -63,6 +63,17 @@ def parse_toml(text: bytes, file: str) -> dict[str, Any]:
     return data
 
 
+def flat_fields(config: Any) -> Any:
+    """Return ``[config]`` with the fields of nested ones as ``vision_config.hidden_size``."""
+    if not isinstance(config, dict):
+        return config
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        nested = isinstance(value, dict)
+        flat |= {f"{key}.{name}": item for name, item in value.items()} if nested else {key: value}
+    return flat
+
+
 def parse_init(text: str) -> Init:
     """Parse a rule such as ``normal(initializer_range)``; raise ValueError if it is not one."""
     rule, _, scale = text.partition("(")

@@ -21,6 +21,9 @@ _QUOTED = re.compile(r"('[^']*')")
 _WORD = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 _PLACE = re.compile(r"\{(\w+)\}")
 
+INCLUDE = b"include"
+"""What the text of a table contains that includes rows."""
+
 Table = Mapping[str, Any]
 
 
@@ -107,17 +110,6 @@ class Inclusion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             name = name.removeprefix(below).removeprefix(separator)
         name = _PLACE.sub(lambda place: f"{{{self.rename(place[1], other)}}}", name)
         return separator.join(part for part in (root, name) if part)
-
-
-def flat_fields(config: Any) -> Any:
-    """Return ``[config]`` with the fields of nested ones as ``vision_config.hidden_size``."""
-    if not isinstance(config, dict):
-        return config
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        nested = isinstance(value, dict)
-        flat |= {f"{key}.{name}": item for name, item in value.items()} if nested else {key: value}
-    return flat
 
 
 def expand_includes(

@@ -9,8 +9,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from converter.architectures.decoding import Decoder, parse_toml, read_table
-from converter.architectures.includes import expand_includes, flat_fields
+from converter.architectures.decoding import Decoder, flat_fields, parse_toml, read_table
+from converter.architectures.includes import INCLUDE, expand_includes
 from converter.architectures.loader import load_architecture, load_composite, load_conventions
 from converter.architectures.schema import Architecture, Composite, Conventions, ModelTypes, Role
 from converter.errors import Problem, TableError, UnsupportedError
@@ -255,7 +255,8 @@ class ArchitectureRegistry:
             self.architecture(other)  # is it valid?
             return content
 
-        data = expand_includes(data, file, read_included, lambda: self.conventions.dialects)
+        if INCLUDE in self._text(name)[0]:
+            data = expand_includes(data, file, read_included, lambda: self.conventions.dialects)
         if "extends" in data:
             parent = str(data.pop("extends"))
             problems: list[Problem] = []

@@ -74,6 +74,8 @@ class SourceModel(MatchedCheckpoint):
             spec = ModelSpecBuilder(registry.conventions).model(config, heads=heads)
             key_match = match_keys(checkpoint, spec, registry.conventions, label)
             sources.append(cls(label, checkpoint, key_match, config, spec))
+            if not key_match.mismatched:
+                break
         source = min(sources, key=lambda source: len(source.key_match.mismatched))
         return find_foreign_tensors(source, registry.conventions)
 

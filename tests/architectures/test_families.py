@@ -64,6 +64,8 @@ def test_probes_bring_out_every_row_and_leave_each_conditional_one_out(sampled):
             filled = [
                 row.path.format(places) for places in config.index_combinations(row.path.places, 99)
             ]
+            if not filled and row.when is None:
+                continue  # no layers
             met.append(
                 any((f"{path}.{leaf.name}" if leaf.name else path) in names for path in filled)
             )

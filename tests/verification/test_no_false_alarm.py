@@ -48,6 +48,7 @@ def test_a_composed_model_is_verified(
         random=["encoder", "decoder"],
         pytorch_format="both",
         seed=way,
+        force=True,
         **TOKENS,
         **WAYS[way],
     )

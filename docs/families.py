@@ -115,9 +115,10 @@ def _classes(architecture: Architecture) -> Iterator[str]:
 
 def _rescued(registry: ArchitectureRegistry, families: Sequence[Architecture]) -> Iterator[str]:
     """Yield how many classes of each folder of transformers save what becomes PyTorch."""
-    named = [model.classes for table in families for model in table.models.values()]
-    named += [registry.composite(n).classes for n in registry.names if registry.is_composite(n)]
-    described = {name for classes in named for name in classes.values()}
+    models = [model for table in families for model in table.models.values()]
+    described = {name for model in models for name in model.classes.values()}
+    for composite in filter(registry.is_composite, registry.names):
+        described |= registry.composite(composite).class_names
     rows, totals = [], {"TF": [0, 0], "Flax": [0, 0]}
     for folder, classes in json.loads(_CLASSES.read_text("utf-8")).items():
         faults: dict[str, list[str]] = {}

@@ -168,10 +168,14 @@ class ArchitectureRegistry:
         return [name for name, each in own.items() if not classes.isdisjoint(each)]
 
     def current_name(self, model_type: str) -> str:
-        """Return the table's name for a ``model_type`` with another separator.
+        """Return the table's name for a ``model_type`` with another separator, or another name.
 
-        Old releases wrote ``encoder_decoder``. A name that is unknown stays unchanged.
+        Old releases wrote ``encoder_decoder``; to transformers, ``gpt-sw3`` is GPT-2. A name that
+        is unknown stays unchanged.
         """
+        if model_type in self:
+            return model_type
+        model_type = self.model_types.aliases.get(model_type, model_type)
         plain = model_type.replace("_", "-")
         names = [name for name in self.names if name.replace("_", "-") == plain]
         return names[0] if len(names) == 1 else model_type

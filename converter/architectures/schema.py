@@ -388,6 +388,8 @@ class ModelTypes(Entry, frozen=True):
     encoder: Mapping[str, frozenset[str]]
     """Reason → the model types that cannot be the encoder of an encoder-decoder model."""
     decoder: Mapping[str, frozenset[str]]
+    aliases: Mapping[str, str]
+    """Model type → the one whose configuration and models transformers uses for it."""
     successors: Mapping[str, str]
     """Model type of code outside of transformers → the one that transformers uses now."""
 

@@ -124,6 +124,23 @@ def saved(combined: Any, path: Path) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.parametrize(("alias", "case", "architecture"), [("gpt-sw3", "gpt2", "gpt2")])
+def test_another_name_of_a_model_type(
+    alias: str, case: str, architecture: str, tmp_path: Path
+) -> None:
+    state = save(tmp_path / "source", case, "model_type")
+    config = json.loads((tmp_path / "source/config.json").read_text())
+    (tmp_path / "source/config.json").write_text(json.dumps({**config, "model_type": alias}))
+    assert (
+        type(transformers.AutoConfig.from_pretrained(tmp_path / "source")).model_type
+        == architecture
+    )
+    converter.convert(tmp_path / "source", tmp_path / "out", to=["pytorch"])
+    same(tmp_path / "out", state)
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["model_type"] == architecture
+
+
 def test_the_old_spelling_of_a_combined_model(combined: Any, tmp_path: Path) -> None:
     config = saved(combined, tmp_path / "source")
     config["model_type"] = "encoder_decoder"

@@ -24,6 +24,8 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # tests run side by side
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 if hasattr(signal, "SIGHUP"):  # ignored under nohup, also in the commands that tests start
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _ALL_PEER = re.compile(r"^pytestmark = \[?pytest\.mark\.peer\b", re.MULTILINE)
 _NOT_QUICK = ("slow", "network")

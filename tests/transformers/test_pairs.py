@@ -192,7 +192,8 @@ def _can_be_called(composite: str, decoder: str) -> bool:
 
     called = inspect.getsource(getattr(transformers, composite).forward)
     parameters = inspect.signature(getattr(transformers, decoder).forward).parameters
-    return "cache_position=" not in called or "cache_position" in parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return "cache_position=" not in called or takes_any or "cache_position" in parameters
 
 
 def _too_long(decoder: Tiny, loaded: Loaded) -> bool:
@@ -213,7 +214,8 @@ def configurations(encoder: str, decoder: str, width: str) -> dict[str, dict[str
     }
     table = tiny(encoder).table
     own = ModelConfig(table, configs[encoder]).attribute("width")
-    expected = own if width == "equal" else next(other for other in WIDTHS[1:] if other != own)
+    assert isinstance(own, int | float)
+    expected = int(own) if width == "equal" else next(other for other in WIDTHS[1:] if other != own)
     field = [name for name in ("hidden_size", "d_model", "n_embd") if name in configs[decoder]]
     return {"encoder": configs[encoder], "decoder": {**configs[decoder], field[0]: expected}}
 

@@ -61,7 +61,9 @@ def test_an_output_layer_that_differs_from_the_embeddings_unties_the_model(
     assert [text for text in plan.warnings if "tie_word_embeddings is set to false" in text]
     assert converter.verify(tmp_path / "out", against=[tmp_path / "saved"]).verified
     assert converter.verify(tmp_path / "saved").verified
-    with pytest.raises(MatchError, match="tie_word_embeddings=false"):
+    # ESM's two copies have one name, so that nothing says which is the output layer.
+    hint = "copies of one tensor differ" if "Esm" in name else "tie_word_embeddings=false"
+    with pytest.raises(MatchError, match=hint):
         tied = ["tie_word_embeddings=true"]
         converter.convert(tmp_path / "saved", tmp_path / "tied", to=["pytorch"], set=tied)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -314,9 +315,11 @@ def test_recipes(s3: S3, bert: Path) -> None:
     assert run("run", "r.yaml").stdout == "2 done\n"
     assert run("run", "r.yaml").stdout == "2 skipped\n"
     assert run("run", "r.yaml", "--dry-run").stdout.endswith("2 skipped\n")
+    time.sleep(1.1)  # S3 states times in whole seconds
     s3.client().delete_object(Bucket="models", Key="made/one/model.safetensors")
     assert run("run", "r.yaml").stdout == "2 done\n"
     factories.make(Path("bert"), "bert", seed=8, intermediate_size=43)
+    time.sleep(1.1)
     s3.put(Path("bert"), "bert")
     assert run("run", "r.yaml").stdout == "2 done\n"
     push = {**jobs[0], "push": {"repo_id": "acme/bert"}}

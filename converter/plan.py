@@ -58,6 +58,12 @@ class TargetTensor:
     duplicates: tuple[SourceTensor, ...] = ()
     """Further tensors of the sources whose equality is checked when the plan is executed."""
 
+    @property
+    def needs_training(self) -> bool:
+        """Whether it is a newly initialized weight; indices and counters are computed."""
+        is_weight = self.spec.dtype.startswith(("float", "bfloat"))
+        return is_weight and isinstance(self.origin, InitializedTensor)
+
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:

@@ -156,7 +156,7 @@ def _introduction(plan: Plan, origins: Sequence[_CardSource]) -> Iterator[str]:
 def _new_weights(plan: Plan) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
     for tensor in plan.tensors:
-        if isinstance(tensor.origin, InitializedTensor):
+        if tensor.needs_training and isinstance(tensor.origin, InitializedTensor):
             reasons.setdefault(tensor.origin.reason, []).append(tensor.spec.name)
     if not reasons:
         return

@@ -111,7 +111,7 @@ def _initialized(result: WriteResult) -> Iterator[RenderableType]:
     reasons = grouped(
         (tensor.origin.reason, tensor.spec.name)
         for tensor in result.plan.tensors
-        if isinstance(tensor.origin, InitializedTensor)
+        if tensor.needs_training and isinstance(tensor.origin, InitializedTensor)
     )
     if reasons:
         yield heading("Newly initialized weights, which need training")

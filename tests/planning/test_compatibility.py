@@ -243,3 +243,15 @@ def test_only_images_are_named_in_place_of_images(tmp_path: Path, places: dict[s
 def test_a_pair_that_can_be_goes_on_to_its_weights(places: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"model\.safetensors"):
         compose(places["bert"], places["gpt2"], tmp_path / "out")
+
+
+def test_what_is_counted_does_not_need_training(tmp_path: Path) -> None:
+    encoder = with_config(tmp_path / "mra", model_type="mra", **tiny("mra").config)
+    decoder = with_config(tmp_path / "gpt2", model_type="gpt2", **tiny("gpt2").config)
+    result = compose(encoder, decoder, tmp_path / "out", random=["both"], pad_token=3, force=True)
+    needs = {tensor.spec.name: tensor.needs_training for tensor in result.plan.tensors}
+    assert needs["encoder.embeddings.word_embeddings.weight"]
+    assert needs["encoder.embeddings.position_ids"] is False
+    card = (tmp_path / "out/README.md").read_text()
+    assert "encoder.embeddings.word_embeddings.weight" in card
+    assert "position_ids" not in card.partition("## Load it")[0]

@@ -196,9 +196,9 @@ def build(
     It is run on a batch first, unless that is ``None``.
     """
     if saved.framework == "tensorflow":
-        import tensorflow as tf
+        import tf_keras  # type: ignore[import-untyped]  # `tf.keras` may still be Keras 3
 
-        tf.keras.backend.clear_session()
+        tf_keras.backend.clear_session()
         model = saved.kind(config)
         if batch is None:
             model.build_in_name_scope()

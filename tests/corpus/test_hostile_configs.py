@@ -16,6 +16,7 @@ import pytest
 import converter
 from converter.errors import ConfigError, ConverterError, TableError
 from tests.factories import Made, make
+from tests.sampling import quick_sample
 
 SECONDS = 2.0
 BYTES = 200 << 20
@@ -90,7 +91,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("attack", REFUSED)
+@pytest.mark.parametrize("attack", quick_sample(REFUSED, 4))
 def test_a_hostile_configuration(attack: str, made: Made, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(REFUSED[attack](made))
@@ -161,7 +162,7 @@ TABLES = {
 }
 
 
-@pytest.mark.parametrize("attack", TABLES)
+@pytest.mark.parametrize("attack", quick_sample(TABLES, 4))
 def test_a_hostile_mapping_file(attack: str, made: Made, tmp_path: Path) -> None:
     path = tmp_path / "hostile.toml"
     path.write_text(TABLES[attack])

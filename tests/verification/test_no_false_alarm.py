@@ -12,6 +12,7 @@ import pytest
 import converter
 from converter.commands.verify import verify
 from tests import factories
+from tests.sampling import quick_sample
 from tests.transformers.tiny import LIBRARY, MODEL_TYPES, tiny
 
 TOKENS: dict[str, Any] = {"decoder_start_token": 3, "eos_token": 2, "pad_token": 1}
@@ -32,7 +33,9 @@ WAYS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize(
     ("architecture", "role", "way"),
-    [(*pair, way) for pair, way in zip(ROLES, cycle(range(len(WAYS))), strict=False)],
+    quick_sample(
+        [(*pair, way) for pair, way in zip(ROLES, cycle(range(len(WAYS))), strict=False)], 4
+    ),
 )
 def test_a_composed_model_is_verified(
     tmp_path: Path, architecture: str, role: str, way: int

@@ -103,8 +103,8 @@ def _check_closed(
     encoder, decoder = (configs[submodel].architecture for submodel in SUBMODELS)
     if not registry.takes(composite, decoder.roles["decoder"]):
         raise UnsupportedError(
-            f"{encoder.name} and {decoder.name} do not fit together: one of them is a part of "
-            f"{composite.title if composite.closed else decoder.title}",
+            f"{encoder.name} and {decoder.name} do not fit together: one of them is a submodel of "
+            f"{composite.name if composite.closed else decoder.roles['decoder'].composite} only",
             remedy="See `converter families`.",
         )
 

@@ -6,7 +6,6 @@ import io
 import json
 import random
 import re
-import time
 import zipfile
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -20,7 +19,7 @@ from converter.formats.base import FileFormat
 from converter.formats.file_handle import LocalFile
 from converter.formats.registry import detect_format
 from tests.formats import tensorflow_checkpoints
-from tests.formats.work import check_work
+from tests.formats.work import work_at_most
 
 UNITS = 80
 """Work that one file may take, see `tests.formats.work`."""
@@ -105,7 +104,11 @@ def read_all(file_format: FileFormat, path: Path, size: int) -> bool:
     Fails unless the outcome is an error of this project or values of the listed shapes, with work
     and memory bounded by the `size` of its files.
     """
-    began = time.process_time()
+    with work_at_most(UNITS):
+        return _read_all(file_format, path, size)
+
+
+def _read_all(file_format: FileFormat, path: Path, size: int) -> bool:
     try:
         assert detect_format(path)
         with file_format.open(LocalFile(path)) as reader:
@@ -119,8 +122,6 @@ def read_all(file_format: FileFormat, path: Path, size: int) -> bool:
     except CheckpointError as error:
         assert str(path.parent) in str(error), error
         return False
-    finally:
-        check_work(time.process_time() - began, UNITS)
 
 
 def _place(data: bytes, rng: random.Random) -> int:

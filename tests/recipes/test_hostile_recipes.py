@@ -25,7 +25,7 @@ from tests.hostile.test_hostile_files import MEMORY, RUN
 CASES = int(os.environ.get("FUZZ_COMMANDS", "40")) * 10
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 JOB = "jobs: [{name: a, convert: {source: bert, output: out}}]\n"
-UNITS = 150
+UNITS = 300
 """Of work (`tests.formats.work`), the start of the interpreter included."""
 
 

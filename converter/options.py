@@ -467,9 +467,17 @@ class FamiliesOptions(CheckedOptions):
 
     name: str | None = field(
         default=None,
-        metadata=argument("Architecture (model_type in config.json) or composite.", kind="table"),
+        metadata=argument(
+            "Architecture (model_type in config.json) or composite; the first letters of some, or "
+            "a pattern with * and ?, list those.",
+            kind="table",
+        ),
     )
     _: KW_ONLY
+    role: Submodel | None = option(None, "List what can take this role.")
+    framework: Framework | None = option(
+        None, "List what this framework has; with --role, in that role."
+    )
     mapping: Sequence[Reference] = _mapping()
     rows: bool = option(
         False, "Print the parameters of every row, inherited ones included, in each dialect."

@@ -216,3 +216,9 @@ def summarize_names(names: Iterable[str], limit: int = 12) -> str:
     collapsed = collapse_ranges(names)
     text = ", ".join(collapsed[:limit])
     return text if len(collapsed) <= limit else f"{text} and {len(collapsed) - limit} more"
+
+
+def natural_key(name: str) -> list[Any]:
+    """Return the key that sorts names as people do: ``bert``, ``bert-x``, ``gpt2``, ``gpt10``."""
+    parts = re.split("([0-9]+)", name.lower().replace("_", "-"))
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS, Architecture
+from converter.text import natural_key
 
 PAGE = Path(__file__).with_name("families.md")
 _TINY = Path(__file__).parents[1] / "tests" / "transformers" / "tiny"
@@ -45,11 +46,12 @@ up to 1e-5 of their scale (`python -m tests.transformers.rescue`).
 def text() -> str:
     """Return the complete page."""
     registry = ArchitectureRegistry()
-    names = sorted(
+    own = (
         name
         for name in registry.names
         if not registry.is_composite(name) and not registry.is_part(name)
     )
+    names = sorted(own, key=natural_key)
     families = [registry.architecture(name) for name in names]
     lines = [_INTRODUCTION]
     for role in ("encoder", "decoder"):

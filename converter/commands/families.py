@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from converter.architectures.cross_references import groups
@@ -14,6 +15,7 @@ from converter.architectures.schema import FRAMEWORKS, Architecture, Composite, 
 from converter.errors import UsageError
 from converter.option_declaration import takes
 from converter.options import FamiliesOptions
+from converter.text import natural_key
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,13 @@ class Families:
     """The result of `families`."""
 
     architectures: Mapping[str, Mapping[str, Any]]
-    """By ``model_type``: title and roles; if one was named, everything that its table states."""
+    """By ``model_type``: title, roles and frameworks; if one was named, all that its table has."""
     composites: Mapping[str, Mapping[str, Any]]
     """By name: title, submodels and classes."""
     presets: Mapping[str, Mapping[str, Any]]
-    """By name; empty if an architecture or composite was named."""
+    """By name; empty if only some architectures or composites were asked for."""
     name: str | None = None
-    """The architecture or composite that was named."""
+    """The architecture or composite that was named in full."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON representation."""
@@ -44,31 +46,54 @@ def families(options: FamiliesOptions) -> Families:
     """List the supported architectures, composites and presets, or describe one.
 
     Raises:
-        UsageError: if rows are asked for without a name.
+        UsageError: if rows are asked for without a full name.
         TableError: if a table in `mapping` is not valid.
-        UnsupportedError: if there is no table of this name.
+        UnsupportedError: if no table has this name, or a name that starts with or matches it.
 
     """
     registry = ArchitectureRegistry(options.mapping)
     name, rows = options.name, options.rows
-    if not name:
-        if rows:
-            raise UsageError("--rows requires NAME", remedy="Name an architecture or a composite.")
-        return _all(registry)
-    if registry.is_composite(name):
-        return Families({}, {name: _describe_composite(registry, name, rows)}, {}, name)
-    return Families({name: _describe_architecture(registry, name, rows)}, {}, {}, name)
+    if name and name in registry.names and not (options.role or options.framework):
+        if registry.is_composite(name):
+            return Families({}, {name: _describe_composite(registry, name, rows)}, {}, name)
+        return Families({name: _describe_architecture(registry, name, rows)}, {}, {}, name)
+    if rows:
+        raise UsageError("--rows requires NAME", remedy="Name an architecture or a composite.")
+    names = registry.names
+    if name:
+        pattern = name if {*"*?"} & {*name} else f"{name}*"
+        names = tuple(each for each in names if fnmatchcase(each, pattern))
+        if not names:
+            registry.architecture(name)  # which raises, with what may have been meant
+    return _listed(registry, sorted(names, key=natural_key), options)
 
 
-def _all(registry: ArchitectureRegistry) -> Families:
-    composites = {name for name in registry.names if registry.is_composite(name)}
+def _listed(
+    registry: ArchitectureRegistry, names: Sequence[str], options: FamiliesOptions
+) -> Families:
+    """Return the entries of `names` that the options do not leave out."""
+    role, framework = options.role, options.framework
+    composites = {name for name in names if registry.is_composite(name)}
+    architectures = {
+        name: _summary(registry, registry.architecture(name))
+        for name in names
+        if name not in composites
+    }
+    presets = {} if options.name or role or framework else load_presets()
     return Families(
         architectures={
-            name: _summary(registry.architecture(name))
-            for name in registry.names
-            if name not in composites
+            name: summary
+            for name, summary in architectures.items()
+            if (role is None or role in summary["roles"])
+            and (framework is None or framework in _frameworks(summary, role))
         },
-        composites={name: _composite(registry.composite(name)) for name in sorted(composites)},
+        composites={
+            name: entry
+            for name in names
+            if name in composites
+            for entry in [_composite(registry.composite(name))]
+            if role is None and (framework is None or framework in entry["classes"])
+        },
         presets={
             name: {
                 "paper": preset.paper,
@@ -78,9 +103,15 @@ def _all(registry: ArchitectureRegistry) -> Families:
                 "share": preset.share,
                 "set": list(preset.set),
             }
-            for name, preset in load_presets().items()
+            for name, preset in presets.items()
         },
     )
+
+
+def _frameworks(summary: Mapping[str, Any], role: str | None) -> Sequence[str]:
+    """Return the frameworks that have an architecture, or have it in a role."""
+    frameworks: Sequence[str] = (summary["roles"][role] if role else summary)["frameworks"]
+    return frameworks
 
 
 def _describe_composite(registry: ArchitectureRegistry, name: str, rows: bool) -> dict[str, Any]:
@@ -92,7 +123,7 @@ def _describe_composite(registry: ArchitectureRegistry, name: str, rows: bool) -
 def _describe_architecture(registry: ArchitectureRegistry, name: str, rows: bool) -> dict[str, Any]:
     architecture = registry.architecture(name)
     described = {
-        **_summary(architecture),
+        **_summary(registry, architecture),
         "models": {
             model.name: {
                 "parts": list(model.parts),
@@ -163,24 +194,37 @@ def _sizes(row: ModuleEntry) -> dict[str, str]:
     return dict(zip(row.layer_type.sizes, map(str, row.sizes), strict=True))
 
 
-def _summary(architecture: Architecture) -> dict[str, Any]:
+def _summary(registry: ArchitectureRegistry, architecture: Architecture) -> dict[str, Any]:
+    """Return title, roles and frameworks; of a submodel without own checkpoints, its composite."""
+    roles = architecture.roles
+    has = {name for model in architecture.models.values() for name in model.classes}
+    part_of = registry.is_part(architecture.name) and next(iter(roles.values())).composite
     return {
         "title": architecture.title,
-        "roles": {name: _role(architecture, role) for name, role in architecture.roles.items()},
+        "roles": {name: _role(registry, architecture, name, role) for name, role in roles.items()},
+        "frameworks": [name for name in FRAMEWORKS if name in has],
+        **({"part_of": part_of} if part_of else {}),
     }
 
 
-def _role(architecture: Architecture, role: Role) -> dict[str, Any]:
+def _role(
+    registry: ArchitectureRegistry, architecture: Architecture, name: str, role: Role
+) -> dict[str, Any]:
     classes = architecture.models[role.model].classes
+    # An encoder has one composite; a decoder may be in one that has classes in all frameworks.
+    composite = registry.composite(role.composite).classes if name == "encoder" else FRAMEWORKS
     left_out = {
-        framework: role.reason or "not supported"
-        if framework in classes
-        else f"there is no {framework} class for {role.model}"
+        framework: f"there is no {framework} class for {role.model}"
+        if framework not in classes
+        else f"there is no {framework} class for {role.composite}"
+        if framework not in composite
+        else role.reason or "not supported"
         for framework in FRAMEWORKS
-        if framework not in classes or framework not in role.frameworks
+        if not (framework in classes and framework in composite and framework in role.frameworks)
     }
     return {
         "model": role.model,
+        "composite": role.composite if name == "encoder" or registry.is_closed(role) else None,
         "frameworks": [name for name in FRAMEWORKS if name not in left_out],
         "left_out": left_out,
     }

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from converter.architectures.schema import FRAMEWORKS
-from converter.report.rich_text import grouped, heading, indented, line, rendered, table
+from converter.report.rich_text import (
+    count,
+    grouped,
+    heading,
+    indented,
+    line,
+    lines,
+    rendered,
+    table,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -15,14 +24,15 @@ if TYPE_CHECKING:
     from converter.commands.families import Families
 
 _NONE = "–"
+_SHORT = {"pytorch": "pt", "tensorflow": "tf"}
 
 
 @rendered
-def describe_families(families: Families) -> Iterator[RenderableType]:
-    """Return the text of ``converter families [NAME]``."""
+def describe_families(families: Families, *, long: bool = False) -> Iterator[RenderableType]:
+    """Return the text of ``converter families [NAME]``; a list is short unless `long`."""
     described = families.to_dict()
     if families.name is None:
-        yield from _catalog_parts(described)
+        yield from (_long_list if long else _short_list)(described)
         return
     yield line(f"{families.name}: {described['title']}", "bold")
     if "composite" in described:
@@ -33,12 +43,49 @@ def describe_families(families: Families) -> Iterator[RenderableType]:
     yield from _row_parts(described.get("rows", ()))
 
 
-def _catalog_parts(described: Mapping[str, Any]) -> Iterator[RenderableType]:
+def _short_list(described: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield a row per architecture, with short names of frameworks, and the names of all else.
+
+    Architectures that have no checkpoints of their own are left out.
+    """
+    shown = {n: each for n, each in described["architectures"].items() if "part_of" not in each}
+    short = {name: _SHORT.get(name, name) for name in FRAMEWORKS}
+    if shown:
+        yield _table_of(shown, lambda names: " ".join(short[name] for name in names))
+    for title in ("composites", "presets"):
+        if names := described[title]:
+            yield lines(["", f"{title.capitalize()}: {', '.join(names)}"])
+    legend = ", ".join(f"{_SHORT[name]}: {name}" for name in FRAMEWORKS if name in _SHORT)
+    yield lines(
+        [
+            *(["", f"{count(len(shown), 'architecture')}; {legend}."] if shown else []),
+            *([] if shown or described["composites"] else ["No table fits.", ""]),
+            "`converter families NAME` describes one. --role and --framework filter the list, "
+            "--long adds details.",
+        ]
+    )
+
+
+def _table_of(
+    architectures: Mapping[str, Any], text: Callable[[Sequence[str]], str]
+) -> RenderableType:
+    """Return architecture, role and frameworks as a table; `text` formats frameworks."""
     rows = [
-        (name, *(_frameworks(summary, role) for role in ("encoder", "decoder")))
-        for name, summary in described["architectures"].items()
+        (
+            name,
+            *(
+                text(summary["roles"].get(role, {}).get("frameworks", ())) or _NONE
+                for role in ("encoder", "decoder")
+            ),
+            text(summary["frameworks"]),
+        )
+        for name, summary in architectures.items()
     ]
-    yield table(rows, header=("architecture", "as encoder", "as decoder"))
+    return table(rows, header=("architecture", "as encoder", "as decoder", "converts to"))
+
+
+def _long_list(described: Mapping[str, Any]) -> Iterator[RenderableType]:
+    yield _table_of(described["architectures"], ", ".join)
     reasons = grouped(
         ((f"{name} as {role}", reason), framework)
         for name, summary in described["architectures"].items()
@@ -49,11 +96,13 @@ def _catalog_parts(described: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield heading("Left out")
         left_out = ((place, ", ".join(names), why) for (place, why), names in reasons.items())
         yield indented(table(left_out))
-    yield heading("Composites")
-    classes = {name: each["classes"].values() for name, each in described["composites"].items()}
-    yield indented(table((name, ", ".join(names)) for name, names in classes.items()))
-    yield heading("Presets: converter compose --preset NAME ENCODER DECODER OUTPUT")
-    yield indented(table(_preset_row(*item) for item in described["presets"].items()))
+    if composites := described["composites"]:
+        yield heading("Composites")
+        classes = {name: each["classes"].values() for name, each in composites.items()}
+        yield indented(table((name, ", ".join(names)) for name, names in classes.items()))
+    if presets := described["presets"]:
+        yield heading("Presets: converter compose --preset NAME ENCODER DECODER OUTPUT")
+        yield indented(table(_preset_row(*item) for item in presets.items()))
 
 
 def _preset_row(name: str, preset: Mapping[str, Any]) -> tuple[str, ...]:
@@ -63,11 +112,6 @@ def _preset_row(name: str, preset: Mapping[str, Any]) -> tuple[str, ...]:
         for each in ("encoder", "decoder")
     )
     return name, encoder, decoder, "shared" if preset["share"] else "", preset["paper"]
-
-
-def _frameworks(summary: Mapping[str, Any], role: str) -> str:
-    entry = summary["roles"].get(role)
-    return ", ".join(entry["frameworks"]) or _NONE if entry else _NONE
 
 
 def _architecture_parts(described: Mapping[str, Any]) -> Iterator[RenderableType]:

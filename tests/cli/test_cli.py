@@ -262,7 +262,14 @@ def test_inspect_names_the_state_of_weights_that_cannot_be_read(bert: Path) -> N
 
 def test_families_lists_every_table() -> None:
     text = run("families").stdout
-    assert re.search(r"^distilbert +pytorch, tensorflow +–$", text, re.MULTILINE)
+    assert re.search(r"^distilbert +pt tf +– +pt tf flax$", text, re.MULTILINE)
+    assert "t5_gemma_module" not in text  # which has no checkpoints of its own
+    assert max(map(len, text.splitlines()[:-5])) <= 60
+    text = run("families", "--long").stdout
+    assert re.search(
+        r"^distilbert +pytorch, tensorflow +– +pytorch, tensorflow$", text, re.MULTILINE
+    )
+    assert "t5_gemma_module" in text and "Left out\n" in text
     actual = json.loads(run("families", "--json").stdout)
     tables = {path.stem for path in (ROOT / "mappings").glob("[!_]*.toml")}
     assert tables == set(actual["architectures"]) | set(actual["composites"])

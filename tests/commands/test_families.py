@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from converter import UnsupportedError, UsageError, families
 from converter.architectures.registry import ArchitectureRegistry
+from converter.options import Framework, Submodel
+from converter.text import natural_key
 
 
 def test_without_a_name_everything_is_listed() -> None:
@@ -43,3 +47,45 @@ def test_unsupported_names_and_rows_without_a_name_are_refused() -> None:
         families("nope")
     with pytest.raises(UsageError, match="requires NAME"):
         families(rows=True)
+
+
+@pytest.mark.parametrize("role", get_args(Submodel))
+@pytest.mark.parametrize("framework", get_args(Framework))
+def test_a_filtered_list_is_the_part_that_fits(role: Submodel, framework: Framework) -> None:
+    everything, listed = families(), families(role=role, framework=framework)
+    assert dict(listed.architectures) == {
+        name: entry
+        for name, entry in everything.architectures.items()
+        if framework in entry["roles"].get(role, {}).get("frameworks", ())
+    }
+    assert "bert" in listed.architectures and not listed.composites and not listed.presets
+
+
+def test_a_framework_alone_is_that_of_any_class() -> None:
+    listed = families(framework="tensorflow")
+    assert "whisper" in listed.architectures and "gpt_neox" not in listed.architectures
+    assert {*listed.composites} < {*families().composites}
+
+
+def test_an_encoder_has_the_frameworks_of_its_composite() -> None:
+    hubert = families("hubert").architectures["hubert"]
+    assert hubert["frameworks"] == ["pytorch", "tensorflow"]
+    assert hubert["roles"]["encoder"]["frameworks"] == ["pytorch"]
+    assert "speech-encoder-decoder" in hubert["roles"]["encoder"]["left_out"]["tensorflow"]
+
+
+@pytest.mark.parametrize("pattern", ["gpt", "gpt*"])
+def test_the_start_of_names_lists_those(pattern: str) -> None:
+    names = [*families(pattern).architectures]
+    assert names == ["gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj"]
+    assert families(pattern).name is None
+    assert [*families("bert", role="decoder").architectures] == ["bert", "bert-generation"]
+
+
+def test_names_are_in_the_order_of_people() -> None:
+    names = [*families().architectures]
+    assert names.index("bert") < names.index("bert-generation") < names.index("big_bird")
+    assert names.index("deberta") < names.index("deberta-v2")
+    assert sorted(["gpt10", "gpt_neo", "gpt2", "gpt"], key=natural_key) == [
+        *("gpt", "gpt2", "gpt10", "gpt_neo")
+    ]

@@ -116,5 +116,7 @@ def test_an_unknown_preset_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_list_of_architectures_ends_with_the_presets() -> None:
-    text = run("families")
+    presets = next(line for line in run("families").splitlines() if line.startswith("Presets: "))
+    assert presets == "Presets: " + ", ".join(load_presets())
+    text = run("families", "--long")
     assert all(f"  {name} " in text for name in load_presets())

@@ -12,7 +12,17 @@ import converter
 from converter.cli import COMMANDS, Commands
 
 FUNCTIONS = {name: name.replace("-", "_") for name in COMMANDS}
-SHELL_ONLY = {"json", "quiet", "log_level", "save_recipe", "push", "tensors", "html", "summary"}
+SHELL_ONLY = {
+    "json",
+    "quiet",
+    "log_level",
+    "save_recipe",
+    "push",
+    "tensors",
+    "html",
+    "summary",
+    "long",
+}
 
 
 @pytest.mark.parametrize(("command", "function"), FUNCTIONS.items())

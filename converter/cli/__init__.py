@@ -17,8 +17,7 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import CompletionItem
 
-from converter._version import __version__
-from converter.cli.options import LOG_LEVEL
+from converter.cli.options import GENERAL
 
 COMMANDS = {
     "compose": "Join an encoder and a decoder into one checkpoint.",
@@ -34,6 +33,9 @@ COMMANDS = {
 }
 """Command → the first line of its help, which ``converter --help`` shows."""
 
+_HELP = {"help": "Show the help of a command."}
+"""Not a command of its own: ``converter help compose`` is ``converter compose --help``."""
+
 _EPILOG = """\b
 Examples:
   converter compose fixtures/bert-tiny fixtures/gpt2-tiny bert2gpt2
@@ -41,7 +43,7 @@ Examples:
 
 A checkpoint is a directory with config.json and weights, a weight file, a Hub id
 org/name[@revision], or a URL such as s3://bucket/name.
-See also `converter COMMAND --help`."""
+See also `converter help COMMAND`."""
 
 
 class Commands(click.Group):
@@ -64,9 +66,15 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, and suggest another one if it is misspelled."""
         name = args[0]
+        if name in _HELP and not ctx.resilient_parsing:
+            asked = [each for each in args[1:] if each not in ctx.help_option_names]
+            if asked:
+                return self.resolve_command(ctx, [asked[0], ctx.help_option_names[0]])
+            click.echo(ctx.get_help(), color=ctx.color)
+            ctx.exit()
         if name in COMMANDS or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
-        close = get_close_matches(name, COMMANDS, n=2)
+        close = get_close_matches(name, [*COMMANDS, *_HELP], n=2)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
         raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
 
@@ -74,7 +82,7 @@ class Commands(click.Group):
         """Offer the commands without importing them, and the group's own options."""
         commands = [
             CompletionItem(name, help=text)
-            for name, text in COMMANDS.items()
+            for name, text in (COMMANDS | _HELP).items()
             if name.startswith(incomplete)
         ]
         return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
@@ -82,7 +90,7 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(list((COMMANDS | _HELP).items()))
 
     def main(
         self,
@@ -115,12 +123,11 @@ class Commands(click.Group):
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, "-V", "--version", prog_name="converter")
 def commands() -> None:
     """Compose and convert checkpoints for PyTorch, TensorFlow and Flax."""
 
 
-commands.params.append(LOG_LEVEL)
+commands.params += GENERAL
 
 
 def main() -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from converter.cli.console import emit_json, print_result
+from converter.cli.console import emit_json, print_report, print_result
 from converter.cli.options import command as make_command
 from converter.options import CheckTableOptions
 
@@ -35,7 +35,7 @@ def command(json: bool, **values: Any) -> int:
 
         for file, problems in result.problems.items():
             verdict = count(len(problems), "problem") if problems else "good"
-            print_result(f"{printable(file)}: {verdict}")
+            print_report(f"{printable(file)}: {verdict}")
             for problem in problems:
-                print_result(f"  - {printable(str(problem))}")
+                print_report(f"  - {printable(str(problem))}")
     return int(not result.valid)

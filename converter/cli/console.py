@@ -34,11 +34,31 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
 
+_QUIET = f"{__name__}.quiet"
+"""In `click.Context.meta`, which group and command share."""
+
+
+def set_quiet(ctx: click.Context, param: click.Parameter, quiet: bool) -> None:
+    """Print no report and no progress until the command ends, if `quiet`."""
+    if quiet:
+        ctx.meta[_QUIET] = True
+
+
+def is_quiet() -> bool:
+    """Return whether the running command was called with ``--quiet``."""
+    context = click.get_current_context(silent=True)
+    return context is not None and _QUIET in context.meta
+
+
 def show_logs(ctx: click.Context, param: click.Parameter, level: str | None) -> None:
     """Print log records of at least `level` until the command ends."""
     if level is None or ctx.resilient_parsing:
         return
     logger = logging.getLogger("converter")
+    shown = any(isinstance(each, _Handler) for each in logger.handlers)
+    source = ctx.get_parameter_source(str(param.name))
+    if shown and source is click.core.ParameterSource.ENVIRONMENT:
+        return  # options take precedence
     handlers, level_before = list(logger.handlers), logger.level
     # The level of the command itself replaces that of the group before it.
     logger.handlers = [each for each in handlers if not isinstance(each, _Handler)] + [_Handler()]
@@ -91,6 +111,12 @@ def safe_messages() -> Iterator[None]:
     finally:
         logging.setLogRecordFactory(make_record)
         warnings.showwarning = show
+
+
+def print_report(text: str, *, styled: bool = False) -> None:
+    """Print a report of what was done, as `print_result` does, unless the command is quiet."""
+    if not is_quiet():
+        print_result(text, styled=styled)
 
 
 def print_result(text: str, *, styled: bool = False) -> None:
@@ -158,9 +184,12 @@ def is_terminal(stream: Any) -> bool:
 
 
 @contextmanager
-def progress_bar(quiet: bool = False) -> Iterator[Progress | None]:
-    """Show a progress bar on standard error; yield ``None`` if that is not a terminal."""
-    if quiet or not is_terminal(sys.stderr):
+def progress_bar(hidden: bool = False) -> Iterator[Progress | None]:
+    """Show a progress bar on standard error, unless the command is quiet.
+
+    Yield ``None`` if there is none: it is `hidden`, or standard error is not a terminal.
+    """
+    if hidden or is_quiet() or not is_terminal(sys.stderr):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of downloads, too
         yield None
         return

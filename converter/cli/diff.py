@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from converter.cli.console import emit_json, print_result, progress_bar
+from converter.cli.console import emit_json, print_report, progress_bar
 from converter.cli.options import command as make_command
 from converter.options import DiffOptions
 
@@ -33,5 +33,5 @@ def command(json: bool, **values: Any) -> int:
     else:
         from converter.report.verification import describe_comparison
 
-        print_result(describe_comparison(comparison), styled=True)
+        print_report(describe_comparison(comparison), styled=True)
     return int(not comparison.equal)

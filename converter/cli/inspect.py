@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from converter.cli.console import emit_json, print_result, progress_bar
+from converter.cli.console import emit_json, print_report, progress_bar
 from converter.cli.options import GroupedOption
 from converter.cli.options import command as make_command
 from converter.options import InspectOptions
@@ -37,5 +37,5 @@ def command(tensors: bool, json: bool, **values: Any) -> int:
         from converter.report.inspection import describe_inspection
 
         text = describe_inspection(inspection, tensors=tensors or values["stats"])
-        print_result(text, styled=True)
+        print_report(text, styled=True)
     return int(inspection.fits is False)

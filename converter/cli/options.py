@@ -13,7 +13,8 @@ import click
 from click import Context, Parameter
 from click.shell_completion import CompletionItem
 
-from converter.cli.console import LEVELS, show_logs
+from converter._version import __version__
+from converter.cli.console import LEVELS, set_quiet, show_logs
 from converter.errors import UsageError
 from converter.file_names import tables_directory
 from converter.option_declaration import EXECUTION, GROUPS, OTHER, Option, options_of, parse_size
@@ -214,10 +215,44 @@ def click_option(option: Option) -> GroupedOption:
 JSON = GroupedOption(
     ["--json"], is_flag=True, help="Print one JSON document instead of text.", group=EXECUTION
 )
-QUIET = GroupedOption(
-    ["--quiet", "-q"], is_flag=True, help="Show no progress and no summary.", group=EXECUTION
+
+
+def _show_more(ctx: Context, param: Parameter, times: int) -> None:
+    """Show log records: of level info, or debug if the option is given twice."""
+    show_logs(ctx, param, (None, "info", "debug")[min(times, 2)])
+
+
+def _show_version(ctx: Context, param: Parameter, given: bool) -> None:
+    if given and not ctx.resilient_parsing:
+        click.echo(f"converter, version {__version__}", color=ctx.color)
+        ctx.exit()
+
+
+_QUIET = GroupedOption(
+    ["--quiet", "-q"],
+    is_flag=True,
+    expose_value=False,
+    callback=set_quiet,
+    help="Print no progress and no report, only warnings and errors.",
+    group=EXECUTION,
 )
-LOG_LEVEL = click.Option(
+_VERBOSE = GroupedOption(
+    ["--verbose", "-v"],
+    count=True,
+    expose_value=False,
+    callback=_show_more,
+    help="Log downloads and choices to standard error; -vv also logs each tensor.",
+    group=EXECUTION,
+)
+_VERSION = click.Option(
+    ["--version", "-V"],
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+_LOG_LEVEL = click.Option(
     ["--log-level"],
     type=click.Choice(LEVELS),
     envvar="CONVERTER_LOG_LEVEL",
@@ -225,8 +260,10 @@ LOG_LEVEL = click.Option(
     is_eager=True,
     callback=show_logs,
     metavar="LEVEL",
-    help="Log to standard error: debug (each tensor), info (downloads, choices), warning or error.",
+    help="Log to standard error: error, warning, info (as with -v) or debug (as with -vv).",
 )
+GENERAL: tuple[click.Option, ...] = (_QUIET, _VERBOSE, _LOG_LEVEL, _VERSION)
+"""Options of every command and of the group."""
 
 
 def command(
@@ -243,7 +280,7 @@ def command(
     def decorate(function: Callable[..., Any]) -> click.Command:
         return GroupedCommand(
             name,
-            params=[*params, *extra, JSON, LOG_LEVEL],
+            params=[*params, *extra, JSON, *GENERAL],
             callback=function,
             help=cleandoc(function.__doc__ or ""),
             epilog=epilog,

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converter.cleanup import EndingSignals
-from converter.cli.console import emit_json, is_terminal, print_message, print_result
+from converter.cli.console import (
+    emit_json,
+    is_quiet,
+    is_terminal,
+    print_message,
+    print_report,
+    print_result,
+)
 from converter.cli.error_handling import error_lines
 from converter.cli.options import NEW_FILE, GroupedOption
 from converter.cli.options import command as make_command
@@ -72,7 +79,7 @@ def command(
         emit_json(result.to_dict())
     else:
         counts = result.to_dict()["counts"]
-        print_result(", ".join(f"{number} {status}" for status, number in counts.items() if number))
+        print_report(", ".join(f"{number} {status}" for status, number in counts.items() if number))
     return code
 
 
@@ -94,7 +101,7 @@ def _show(
 
     ended = total = 0
     bar: Any = None
-    if is_terminal(sys.stderr) and not planning:
+    if is_terminal(sys.stderr) and not planning and not is_quiet():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -115,6 +122,8 @@ def _show(
             bar.start()
 
     def on_result(result: JobResult) -> None:
+        if is_quiet() and not planning and not result.error:
+            return
         write = print_result if planning else print_message
         prefix = f"[{ended:{len(str(total))}}/{total}] "
         first, *more = map(printable, _lines(result))

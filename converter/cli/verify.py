@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from converter.cli.console import emit_json, print_message, print_result, progress_bar
+from converter.cli.console import emit_json, is_quiet, print_message, print_report, progress_bar
 from converter.cli.options import NEW_FILE, GroupedOption
 from converter.cli.options import command as make_command
 from converter.options import VerifyOptions
@@ -45,11 +45,12 @@ def command(html: str | None, json: bool, **values: Any) -> int:
         from converter.storage.atomic_directory import write_file
 
         write_file(Path(html), page(verification).encode(errors="backslashreplace"))
-        print_message(f"{html}: written")
+        if not is_quiet():
+            print_message(f"{html}: written")
     if json:
         emit_json(verification.to_dict())
     else:
         from converter.report.verification import describe_verification
 
-        print_result(describe_verification(verification), styled=True)
+        print_report(describe_verification(verification), styled=True)
     return int(not verification.verified)

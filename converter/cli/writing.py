@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converter.cli.console import emit_json, print_message, print_result, progress_bar, warn
-from converter.cli.options import NEW_FILE, QUIET, GroupedOption, click_option
+from converter.cli.console import (
+    emit_json,
+    is_quiet,
+    print_message,
+    print_report,
+    print_result,
+    progress_bar,
+    warn,
+)
+from converter.cli.options import NEW_FILE, GroupedOption, click_option
 from converter.option_declaration import EXECUTION, HUB, options_of
 from converter.options import PushOptions
 from converter.report.rich_text import count
@@ -31,7 +39,6 @@ PUSH: tuple[click.Parameter, ...] = (
     *map(click_option, _PUSH_OPTIONS),
 )
 WRITING: tuple[click.Parameter, ...] = (
-    QUIET,
     GroupedOption(
         ["--save-recipe"],
         type=NEW_FILE,
@@ -45,25 +52,27 @@ WRITING: tuple[click.Parameter, ...] = (
 def write(function: Callable[..., WriteResult], values: dict[str, Any]) -> None:
     """Run `compose`, `convert` or `split`, push the result if asked to, and print it.
 
-    Warnings are always printed, the summary unless `quiet`.
+    Warnings are always printed, and so is a plan.
     """
-    json, quiet, recipe = (values.pop(name) for name in ("json", "quiet", "save_recipe"))
+    json, recipe = (values.pop(name) for name in ("json", "save_recipe"))
     push = _pop_push_options(values)
     if recipe is not None:
         _save_recipe(Path(recipe), values, push)
-    with progress_bar(quiet) as progress:
+    with progress_bar() as progress:
         result = function(**values, progress=progress)
     pushed = verify_and_push(result, push, values["mapping"])
     for warning in result.warnings:
         warn(warning)
     if json:
         emit_json({**result.to_dict(), **({"pushed": pushed.to_dict()} if pushed else {})})
-    elif not (result.written and quiet):
-        from converter.report.write_result import describe_plan, describe_result
+    elif not result.written:
+        from converter.report.write_result import describe_plan
 
-        print_result(
-            describe_result(result) if result.written else describe_plan(result), styled=True
-        )
+        print_result(describe_plan(result), styled=True)
+    elif not is_quiet():
+        from converter.report.write_result import describe_result
+
+        print_report(describe_result(result), styled=True)
     if pushed and not json:
         print_push_result(pushed)
 
@@ -122,8 +131,8 @@ def print_push_result(pushed: PushResult, *, json: bool = False) -> None:
     if json:
         emit_json(pushed.to_dict())
     elif not pushed.sent:
-        print_result(f"{pushed.url}: up to date; nothing was sent")
+        print_report(f"{pushed.url}: up to date; nothing was sent")
     else:
         same = f", {len(pushed.unchanged)} unchanged" if pushed.unchanged else ""
         target = f"pull request {pushed.url}" if pushed.pull_request else pushed.url
-        print_result(f"{target}: {count(len(pushed.sent), 'file')} sent{same}")
+        print_report(f"{target}: {count(len(pushed.sent), 'file')} sent{same}")

@@ -346,7 +346,7 @@ def plan_composition(
     generation = GenerationSettings.of(configs["decoder"].raw, directory, settings.generation)
     tokens = resolve_tokens(configs["decoder"], directory, settings.tokens, generation)
     generation.check(configs["decoder"].attribute("vocabulary"))
-    _log.info("tokens of the decoder: %s", dict(tokens.ids))
+    _log.info("tokens of the decoder: %s", ", ".join(f"{k} {v}" for k, v in tokens.ids.items()))
     auxiliary = collect_auxiliary_files(sources, options.tokenizer)
     config = _config(pair, options, settings, tokens)
     return build_plan(

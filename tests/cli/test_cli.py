@@ -146,6 +146,48 @@ def test_quiet_leaves_only_warnings(bert: Path, gpt2: Path, tmp_path: Path) -> N
     assert result.stderr == ("Warning: tf_model.h5: bfloat16 is written as float32, without loss\n")
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_every_command_can_be_quiet(before: bool, bert: Path, gpt2: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("model_type = ")
+    (tmp_path / "run.json").write_text(
+        json.dumps({"jobs": [{"convert": {"source": str(bert), "output": str(tmp_path / "ran")}}]})
+    )
+    for code, *args in (
+        (0, "compose", bert, gpt2, tmp_path / "both"),
+        (0, "convert", bert, tmp_path / "out"),
+        (0, "split", tmp_path / "both", tmp_path / "parts"),
+        (0, "inspect", bert),
+        (0, "verify", tmp_path / "out", "--html", tmp_path / "page.html"),
+        (1, "diff", bert, gpt2),
+        (1, "check-table", tmp_path / "bad.toml"),
+        (0, "run", tmp_path / "run.json"),
+    ):
+        result = run(*(["-q", *args] if before else [*args, "-q"]), code=code)
+        assert result.stdout == ""
+        assert all(line.startswith("Warning: ") for line in result.stderr.splitlines())
+    assert (tmp_path / "page.html").stat().st_size and (tmp_path / "ran").is_dir()
+    # What was asked for is not a report of what was done.
+    planned = ("compose", bert, gpt2, tmp_path / "no", "--dry-run")
+    for asked in (planned, ("families",), ("check-table", "--draft", bert), (*planned, "--json")):
+        assert run(*asked, "-q").stdout
+    error = run("convert", bert, tmp_path / "out", "-q", code=1).stderr
+    assert error.startswith("Error: ") and "--overwrite" in error
+
+
+def test_the_version_is_printed_by_every_command() -> None:
+    expected = f"converter, version {converter.__version__}\n"
+    for args in ([], *([name] for name in COMMANDS)):
+        assert run(*args, "-V").stdout == run(*args, "--version").stdout == expected
+
+
+def test_help_is_a_command_too() -> None:
+    assert run("help").stdout == run("help", "--help").stdout == run("--help").stdout
+    for name in COMMANDS:
+        assert run("help", name).stdout == run(name, "--help").stdout
+    assert "Did you mean 'compose'" in run("help", "compse", code=2).stderr
+    assert "Did you mean 'help'" in run("hlep", code=2).stderr
+
+
 def test_ignored_tensors_are_listed_with_the_reason(bert: Path, gpt2: Path, tmp_path: Path) -> None:
     factories.make(tmp_path / "pretraining", "bert", "BertForPreTraining")
     text = run("compose", tmp_path / "pretraining", gpt2, tmp_path / "out", "--to", "flax").stdout

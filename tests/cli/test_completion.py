@@ -53,9 +53,9 @@ def offered(line: str) -> tuple[list[str], set[str], set[str]]:
 
 
 CASES: list[tuple[str, list[str]]] = [
-    ("converter ", [f"plain,{name}" for name in COMMANDS]),
+    ("converter ", [f"plain,{name}" for name in (*COMMANDS, "help")]),
     ("converter co", ["plain,compose", "plain,convert"]),
-    ("converter --v", ["plain,--version"]),
+    ("converter --v", ["plain,--verbose", "plain,--version"]),
     ("converter compose --preset bert2", ["plain,bert2bert", "plain,bert2gpt", "plain,bert2rnd"]),
     ("converter compose a b c --preset nothing", []),
     ("converter compose fixtures/b", ["file,fixtures/b"]),

@@ -45,7 +45,7 @@ def test_the_library_logs_its_choices(
     text = "\n".join(caplog.messages)
     assert f"{bert}: model.safetensors as safetensors, 55 tensors" in text
     assert re.search(rf"{gpt2}: \d+ of \d+ tensors recognized, in the names of pytorch", text)
-    assert "'start': 5" in text
+    assert "tokens of the decoder: start 5" in text
     assert "in 3 file(s), with 1 thread(s)" in text
     assert f"{tmp_path / 'out'}: complete after" in text
     assert "query.weight" not in text
@@ -99,6 +99,20 @@ def test_the_options_of_both_are_not_added_up(bert: Path, tmp_path: Path) -> Non
     lines = text.splitlines()
     assert len(lines) == len(set(lines))
     assert any(line.startswith("debug: ") for line in lines)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_verbose_is_a_shorter_name_of_a_level(before: bool, bert: Path, tmp_path: Path) -> None:
+    command = ["convert", bert, tmp_path / "out", "--overwrite", "--memory", "8MB"]
+    for short, level in (["-v"], "info"), (["-vv"], "debug"), (["-v", "--verbose"], "debug"):
+        text = stderr(*short, *command) if before else stderr(*command, *short)
+        kinds = {line.partition(":")[0] for line in text.splitlines()}
+        assert kinds == {"info", level}
+    environment = {"CONVERTER_LOG_LEVEL": "error"}  # options take precedence
+    text = (
+        stderr("-v", *command, **environment) if before else stderr(*command, "-v", **environment)
+    )
+    assert "info: " in text
 
 
 def test_the_next_command_is_quiet_again(bert: Path, tmp_path: Path) -> None:

@@ -10,19 +10,11 @@ import pytest
 
 import converter
 from converter.cli import COMMANDS, Commands
+from converter.cli.options import GENERAL
 
 FUNCTIONS = {name: name.replace("-", "_") for name in COMMANDS}
-SHELL_ONLY = {
-    "json",
-    "quiet",
-    "log_level",
-    "save_recipe",
-    "push",
-    "tensors",
-    "html",
-    "summary",
-    "long",
-}
+SHELL_ONLY = {"json", "save_recipe", "push", "tensors", "html", "summary", "long"}
+SHELL_ONLY |= {str(each.name) for each in GENERAL}
 
 
 @pytest.mark.parametrize(("command", "function"), FUNCTIONS.items())

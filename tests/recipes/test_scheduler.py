@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 import converter
 from converter.cli import commands
+from converter.cli.options import GENERAL
 from converter.errors import UsageError
 from converter.recipes.job import run_job
 from converter.recipes.parser import read_recipes
@@ -385,7 +386,15 @@ SAMPLES: dict[str, list[str]] = {
 OTHERS: dict[str, list[str]] = {"preset": ["bert2rnd"], "random": ["encoder"]}
 """The same for options that contradict the others."""
 
-NOT_SAVED = {"overwrite", "dry_run", "json", "quiet", "token", "save_recipe", "log_level"}
+NOT_SAVED = {
+    "overwrite",
+    "dry_run",
+    "json",
+    "quiet",
+    "token",
+    "save_recipe",
+    *(each.name for each in GENERAL),
+}
 """Options of one run only, and a secret."""
 
 

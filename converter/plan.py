@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from converter.architectures.schema import Architecture, Composite
+from converter.display import Displayed
 from converter.formats.base import StoredTensor
 from converter.initializers import Initializer
 from converter.tensors import Rearrangement, TensorSpec
@@ -48,8 +49,8 @@ class InitializedTensor:
 Origin: TypeAlias = SourceTensor | InitializedTensor
 
 
-@dataclass(frozen=True, slots=True)
-class TargetTensor:
+@dataclass(frozen=True, slots=True, repr=False)
+class TargetTensor(Displayed):
     """One tensor of the target model, in canonical name and layout (PyTorch's axes in C order)."""
 
     spec: TensorSpec
@@ -77,8 +78,8 @@ class FileEntry:
     """From the canonical layout to the file's."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutputFile:
+@dataclass(frozen=True, slots=True, repr=False)
+class OutputFile(Displayed):
     """One weight file of the output."""
 
     path: str
@@ -98,8 +99,8 @@ class OutputFile:
         return sum(entry.spec.nbytes for entry in self.entries)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+@dataclass(frozen=True, slots=True, repr=False)
+class Plan(Displayed):
     """Everything that will be written, before any values are read."""
 
     command: str

@@ -20,6 +20,7 @@ from converter.architectures.schema import (
     Param,
     Tie,
 )
+from converter.display import Displayed
 from converter.errors import ConfigError, Problem, TableError
 from converter.tensors import Axes
 
@@ -188,8 +189,8 @@ class ParamSpec:
         return self.stored_as["pytorch"]
 
 
-@dataclass(frozen=True)
-class ModelSpec:
+@dataclass(frozen=True, repr=False)
+class ModelSpec(Displayed):
     """All parameters of a model."""
 
     params: tuple[ParamSpec, ...]

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from converter.architectures.expressions import Expression, NamePattern, Value
+from converter.display import Displayed
 from converter.tensors import Axes
 
 FRAMEWORKS = ("pytorch", "tensorflow", "flax")
@@ -438,8 +439,8 @@ class LayoutOptions(Entry, frozen=True):
     collection: str = ""
 
 
-@dataclass(frozen=True)
-class Architecture:
+@dataclass(frozen=True, repr=False)
+class Architecture(Displayed):
     """The table of one architecture."""
 
     name: str
@@ -529,8 +530,8 @@ class Wrapper:
     """Framework → class."""
 
 
-@dataclass(frozen=True)
-class Composite:
+@dataclass(frozen=True, repr=False)
+class Composite(Displayed):
     """The table of a composite: two architectures joined into one model."""
 
     name: str

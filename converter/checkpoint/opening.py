@@ -14,6 +14,7 @@ from typing import Any
 from converter.checkpoint.shards import ShardIndex
 from converter.checkpoint.weight_states import leftovers, without_quantization
 from converter.cleanup import thread_pool
+from converter.display import Displayed
 from converter.errors import CheckpointError, ConverterError, FormatError, Problem
 from converter.file_names import (
     CONFIG,
@@ -52,8 +53,8 @@ _ORBAX_DEPTH = 2
 """How far above such a directory the directory of all steps is."""
 
 
-@dataclass(frozen=True)
-class Checkpoint(AbstractContextManager["Checkpoint"]):
+@dataclass(frozen=True, repr=False)
+class Checkpoint(Displayed, AbstractContextManager["Checkpoint"]):
     """An open checkpoint. Close it, or use it as a context manager."""
 
     source: Source

@@ -10,13 +10,14 @@ from typing import Any
 from converter.architectures.lint import lint
 from converter.architectures.registry import ArchitectureRegistry
 from converter.commands.draft_table import draft
+from converter.display import Displayed
 from converter.errors import ConverterError, Problem, UsageError
 from converter.option_declaration import takes
 from converter.options import CheckTableOptions
 
 
-@dataclass(frozen=True)
-class TableCheck:
+@dataclass(frozen=True, repr=False)
+class TableCheck(Displayed):
     """The result of `check_table`."""
 
     problems: Mapping[str, Sequence[Problem]]

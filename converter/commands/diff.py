@@ -8,6 +8,7 @@ from typing import Any
 
 from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
+from converter.display import Displayed
 from converter.errors import UnsupportedError
 from converter.models.model import Model, resolve_model
 from converter.option_declaration import takes
@@ -19,8 +20,8 @@ from converter.verification.result import Difference
 from converter.verification.source_comparison import matching_submodel, submodel_tensors
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Displayed):
     """The result of `diff`."""
 
     first: str

@@ -12,14 +12,15 @@ from converter.architectures.loader import load_presets
 from converter.architectures.model_spec import ParamNamer
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS, Architecture, Composite, ModuleEntry, Role
+from converter.display import Displayed
 from converter.errors import UsageError
 from converter.option_declaration import takes
 from converter.options import FamiliesOptions
 from converter.text import natural_key
 
 
-@dataclass(frozen=True)
-class Families:
+@dataclass(frozen=True, repr=False)
+class Families(Displayed):
     """The result of `families`."""
 
     architectures: Mapping[str, Mapping[str, Any]]

@@ -13,6 +13,7 @@ from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS
 from converter.checkpoint.opening import Checkpoint, open_files
 from converter.checkpoint.weight_states import recognize_weights
+from converter.display import Displayed
 from converter.errors import ConverterError
 from converter.models.likely_types import LikelyTypes, likely_types
 from converter.models.model import Model
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from converter.verification.result import Statistics
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Displayed):
     """The result of `inspect`."""
 
     checkpoint: Checkpoint

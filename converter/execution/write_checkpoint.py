@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from converter.display import Displayed
 from converter.execution.executor import execute
 from converter.execution.file_writer import reporting_write_errors
 from converter.execution.resume import Journal, plan_hash
@@ -29,8 +30,8 @@ _OVERHEAD = 16 << 20
 """Bytes beyond those of the tensors: headers, directories, documents."""
 
 
-@dataclass(frozen=True)
-class WriteResult:
+@dataclass(frozen=True, repr=False)
+class WriteResult(Displayed):
     """What a command wrote, or with ``dry_run`` would write."""
 
     output: Path | Url

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from converter.display import Displayed
 from converter.errors import MatchError, Problem, UsageError
 from converter.execution.in_memory import InMemoryOutput
 from converter.formats.base import Array
@@ -15,7 +16,7 @@ from converter.tensors import numpy_dtype
 from converter.text import collapse_ranges
 
 
-class KerasWeights(Mapping[str, Array]):
+class KerasWeights(Displayed, Mapping[str, Array]):
     """A mapping of Keras variables, without the model's name as prefix, to values.
 
     Each is read on access, while its checkpoint is open.

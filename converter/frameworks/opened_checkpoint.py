@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS
 from converter.checkpoint.opening import open_files
+from converter.display import Displayed
 from converter.errors import CheckpointError, Problem, UnsupportedError
 from converter.execution.in_memory import InMemoryOutput
 from converter.formats.base import Array
@@ -80,7 +81,7 @@ def _read(arrays: InMemoryOutput, progress: Progress | None) -> Iterator[tuple[s
         count(name)
 
 
-class OpenedCheckpoint(Mapping[str, LazyTensor]):
+class OpenedCheckpoint(Displayed, Mapping[str, LazyTensor]):
     """A checkpoint of any framework and file format, by the canonical names of its tensors.
 
     Canonical names are PyTorch's, shapes and values in PyTorch's layout, in the order of the model.
@@ -121,9 +122,6 @@ class OpenedCheckpoint(Mapping[str, LazyTensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
-
-    def __repr__(self) -> str:
-        return f"<OpenedCheckpoint {self.reference}: {self.class_name}, {len(self)} tensors>"
 
     @property
     def reference(self) -> str:

@@ -14,6 +14,7 @@ from converter.architectures.model_spec import BODY, ModelSpec, ParamSpec
 from converter.architectures.schema import Conventions, Dialect
 from converter.checkpoint.opening import Checkpoint
 from converter.checkpoint.weight_states import is_packed, recognize_weights
+from converter.display import Displayed
 from converter.errors import MatchError, Problem
 from converter.initializers import COMPUTED
 from converter.plan import SourceTensor
@@ -224,8 +225,8 @@ def _submodel_names(
             yield {name + separator: submodel + separator for name, submodel in pairs}
 
 
-@dataclass(frozen=True)
-class KeyMatch:
+@dataclass(frozen=True, repr=False)
+class KeyMatch(Displayed):
     """How the tensors of a source relate to the parameters of a model."""
 
     files: str

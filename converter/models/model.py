@@ -41,7 +41,7 @@ from converter.plan import SourceTensor
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model(MatchedCheckpoint):
     """A checkpoint as the model that it holds."""
 

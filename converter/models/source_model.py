@@ -25,6 +25,7 @@ from converter.architectures.schema import (
     ModelClass,
 )
 from converter.checkpoint.opening import Checkpoint
+from converter.display import Displayed
 from converter.errors import CheckpointError, ConfigError, Problem
 from converter.initializers import COMPUTED
 from converter.models.key_matching import MAX_PREFIX, KeyMatch, match_keys
@@ -36,8 +37,8 @@ UNKNOWN_HEAD = (
 )
 
 
-@dataclass(frozen=True)
-class MatchedCheckpoint:
+@dataclass(frozen=True, repr=False)
+class MatchedCheckpoint(Displayed):
     """A checkpoint, and how its tensors relate to the parameters of a model."""
 
     label: str
@@ -46,7 +47,7 @@ class MatchedCheckpoint:
     key_match: KeyMatch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SourceModel(MatchedCheckpoint):
     """A stand-alone checkpoint, matched to all parameters that its architecture may have."""
 

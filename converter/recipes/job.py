@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from converter.display import Displayed
 from converter.errors import ConverterError, resource_error
 from converter.execution.write_checkpoint import WriteResult
 from converter.file_names import MANIFEST
@@ -30,8 +31,8 @@ PLANNED = "planned"
 STATUSES = (DONE, SKIPPED, FAILED, NOT_STARTED, INTERRUPTED, PLANNED)
 
 
-@dataclass(frozen=True)
-class JobResult:
+@dataclass(frozen=True, repr=False)
+class JobResult(Displayed):
     """How a job ended."""
 
     job: Job
@@ -60,8 +61,8 @@ class JobResult:
         return {**entry, **(self.error.to_dict() if self.error else {})}
 
 
-@dataclass(frozen=True)
-class RunSummary:
+@dataclass(frozen=True, repr=False)
+class RunSummary(Displayed):
     """How all jobs ended."""
 
     results: Sequence[JobResult] = ()

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from converter.display import Displayed
 from converter.errors import OutputError, Problem, UsageError
 from converter.formats.file_handle import sanitize
 from converter.option_declaration import did_you_mean
@@ -53,8 +54,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _ONE_VARIABLE = re.compile(r"\$(?:\{[_a-zA-Z][_a-zA-Z0-9]*\}|[_a-zA-Z][_a-zA-Z0-9]*)")
 
 
-@dataclass(frozen=True)
-class Job:
+@dataclass(frozen=True, repr=False)
+class Job(Displayed):
     """One checkpoint to write."""
 
     name: str

@@ -51,7 +51,8 @@ def _short_list(described: Mapping[str, Any]) -> Iterator[RenderableType]:
     shown = {n: each for n, each in described["architectures"].items() if "part_of" not in each}
     short = {name: _SHORT.get(name, name) for name in FRAMEWORKS}
     if shown:
-        yield _table_of(shown, lambda names: " ".join(short[name] for name in names))
+        rows = catalog_rows(shown, lambda names: " ".join(short[name] for name in names))
+        yield table(rows, header=CATALOG_HEADER)
     for title in ("composites", "presets"):
         if names := described[title]:
             yield lines(["", f"{title.capitalize()}: {', '.join(names)}"])
@@ -66,26 +67,21 @@ def _short_list(described: Mapping[str, Any]) -> Iterator[RenderableType]:
     )
 
 
-def _table_of(
+CATALOG_HEADER = ("architecture", "as encoder", "as decoder", "converts to")
+
+
+def catalog_rows(
     architectures: Mapping[str, Any], text: Callable[[Sequence[str]], str]
-) -> RenderableType:
-    """Return architecture, role and frameworks as a table; `text` formats frameworks."""
-    rows = [
-        (
-            name,
-            *(
-                text(summary["roles"].get(role, {}).get("frameworks", ())) or _NONE
-                for role in ("encoder", "decoder")
-            ),
-            text(summary["frameworks"]),
-        )
-        for name, summary in architectures.items()
-    ]
-    return table(rows, header=("architecture", "as encoder", "as decoder", "converts to"))
+) -> Iterator[tuple[str, ...]]:
+    """Yield architecture, frameworks in each role, and all; `text` formats frameworks."""
+    for name, summary in architectures.items():
+        roles = (summary["roles"].get(role, {}) for role in ("encoder", "decoder"))
+        of_roles = (text(role.get("frameworks", ())) or _NONE for role in roles)
+        yield name, *of_roles, text(summary["frameworks"])
 
 
 def _long_list(described: Mapping[str, Any]) -> Iterator[RenderableType]:
-    yield _table_of(described["architectures"], ", ".join)
+    yield table(catalog_rows(described["architectures"], ", ".join), header=CATALOG_HEADER)
     reasons = grouped(
         ((f"{name} as {role}", reason), framework)
         for name, summary in described["architectures"].items()
@@ -116,7 +112,7 @@ def _preset_row(name: str, preset: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _architecture_parts(described: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield heading("Roles")
-    yield indented(table(_role_rows(described["roles"])))
+    yield indented(table(role_rows(described["roles"])))
     yield heading("Models")
     rows = [
         (
@@ -136,7 +132,8 @@ def _architecture_parts(described: Mapping[str, Any]) -> Iterator[RenderableType
     )
 
 
-def _role_rows(roles: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def role_rows(roles: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield each role, its class, its frameworks, and why others are left out."""
     for name, role in roles.items():
         yield name, role["model"], ", ".join(role["frameworks"])
         reasons = grouped((reason, framework) for framework, reason in role["left_out"].items())

@@ -43,7 +43,7 @@ def describe_inspection(
     specs = [tensor.spec for tensor in checkpoint.tensors.values()]
     name = model.name if model else "weights without a configuration"
     yield line(f"{checkpoint.reference}: {name}", "bold")
-    yield indented(table(_facts(inspection)))
+    yield indented(table(facts(inspection)))
     dtypes = Counter(spec.dtype for spec in specs)
     totals = (
         f"{count(len(specs), 'tensor')}, {count(sum(spec.size for spec in specs), 'parameter')}, "
@@ -59,26 +59,25 @@ def describe_inspection(
     if model is None:
         if tensors:
             yield heading("Tensors")
-            yield indented(table(_stored_rows(specs), header=("tensor", "shape", "dtype", "size")))
+            yield indented(table(stored_rows(specs), header=("tensor", "shape", "dtype", "size")))
         return
     if not inspection.state:
         yield from _problems(model)
     if provenance := inspection.provenance:
         yield heading("How it was made, by its manifest")
-        yield indented(table(_provenance(provenance)))
+        yield indented(table(provenance_rows(provenance)))
     if ignored := by_reason(model.key_match.ignored.items()):
         yield heading("Ignored")
         yield indented(table((", ".join(names), reason) for reason, names in ignored.items()))
     if tensors:
         yield heading("Tensors")
-        statistics = ("min", "max", "mean", "std") if inspection.statistics else ()
-        origin = ("origin",) if inspection.manifest else ()
-        header = ("tensor", "shape", "dtype", "size", "stored as", *origin, *statistics)
-        right = [3, *(header.index(title) for title in statistics)]
-        yield indented(table(_tensor_rows(inspection, model), header=header, right=right))
+        header = tensor_header(inspection)
+        right = [n for n, title in enumerate(header) if title in RIGHT_ALIGNED]
+        yield indented(table(tensor_rows(inspection, model), header=header, right=right))
 
 
-def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
+def facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
+    """Yield the facts about the model and its files."""
     checkpoint, model = inspection.checkpoint, inspection.model
     if model:
         yield "architecture", checkpoint.architecture
@@ -104,7 +103,8 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
         yield "note", note
 
 
-def _provenance(stated: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def provenance_rows(stated: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what the manifest states."""
     seed = "" if stated["seed"] is None else f", seed {stated['seed']}"
     yield "made by", f"converter {stated['converter_version']}, {stated['command']}{seed}"
     for label, source in stated["sources"].items():
@@ -132,7 +132,7 @@ def _problems(model: Model) -> Iterator[RenderableType]:
     yield from more_lines(len(problems))
 
 
-def _stored_rows(specs: Iterable[TensorSpec]) -> Iterator[tuple[str, ...]]:
+def stored_rows(specs: Iterable[TensorSpec]) -> Iterator[tuple[str, ...]]:
     """Yield tensors by their stored names, equal layers in one row."""
     by_name = {spec.name: spec for spec in specs}
     for names in group_layers(
@@ -142,7 +142,18 @@ def _stored_rows(specs: Iterable[TensorSpec]) -> Iterator[tuple[str, ...]]:
         yield ", ".join(collapse_ranges(names)), shape(first.shape), first.dtype, size(nbytes)
 
 
-def _tensor_rows(inspection: Inspection, model: Model) -> Iterator[tuple[str, ...]]:
+_STATISTICS = ("min", "max", "mean", "std")
+RIGHT_ALIGNED = ("size", *_STATISTICS)
+
+
+def tensor_header(inspection: Inspection) -> tuple[str, ...]:
+    """Return the titles of the columns of `tensor_rows`."""
+    statistics = _STATISTICS if inspection.statistics else ()
+    origin = ("origin",) if inspection.manifest else ()
+    return ("tensor", "shape", "dtype", "size", "stored as", *origin, *statistics)
+
+
+def tensor_rows(inspection: Inspection, model: Model) -> Iterator[tuple[str, ...]]:
     """Yield the matched tensors in the order of the model, equal layers in one row."""
     matched = model.key_match.matched
     ordered = dict.fromkeys((*model.spec.by_name, *matched))

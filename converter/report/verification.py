@@ -36,19 +36,25 @@ HEADER = ("tensor", "differing", "max", "mean", "cosine", "dtypes")
 """Titles of the columns of `difference_rows`."""
 
 
-@rendered
-def describe_comparison(result: Comparison) -> Iterator[RenderableType]:
-    """Return the report of ``converter diff``."""
+def summarize_comparison(result: Comparison) -> tuple[str, str]:
+    """Return the verdict, and the number of tensors that are equal and that differ."""
     equal = sum(difference.exact for difference in result.differences.values())
     verdict = "equal" if result.equal else "DIFFERENT"
     if result.equal and equal < len(result.differences):
         verdict = f"equal within {result.tolerance:g}"
     what = f", only the {result.submodel}" if result.submodel else ""
-    yield line(f"{result.first} and {result.second}{what}: {verdict}", "bold")
-    differing = result.differing
     compared = f"{count(len(result.differences), 'tensor')} compared"
-    counts = f"{equal:,} the same bit for bit, {len(differing):,} differing"
-    yield indented(line(f"{compared}, {counts}"))
+    counts = f"{equal:,} the same bit for bit, {len(result.differing):,} differing"
+    return f"{result.first} and {result.second}{what}: {verdict}", f"{compared}, {counts}"
+
+
+@rendered
+def describe_comparison(result: Comparison) -> Iterator[RenderableType]:
+    """Return the report of ``converter diff``."""
+    title, counts = summarize_comparison(result)
+    yield line(title, "bold")
+    yield indented(line(counts))
+    differing = result.differing
     within = {n: d for n, d in result.differences.items() if not d.exact and n not in differing}
     for title, differences in (("Differing", differing), ("Within the tolerance", within)):
         if differences:
@@ -110,14 +116,14 @@ def _verification(result: Verification) -> Iterator[RenderableType]:
         yield from more_lines(len(problems))
     if result.origins:
         yield heading("Where the values come from")
-        yield indented(table(_origins(result)))
+        yield indented(table(origin_rows(result)))
     if result.notes:
         yield heading("Notes")
         for note in result.notes:
             yield indented(line(f"- {note}"))
 
 
-def _origins(result: Verification) -> Iterator[tuple[str, str]]:
+def origin_rows(result: Verification) -> Iterator[tuple[str, str]]:
     """Yield each source and verdict, with the collapsed names."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name, origin in result.origins.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.file_names import MANIFEST
-from converter.plan import InitializedTensor, SourceTensor, TargetTensor
+from converter.plan import InitializedTensor, Plan, SourceTensor, TargetTensor
 from converter.report.rich_text import (
     bounded,
     by_reason,
@@ -39,12 +39,7 @@ def describe_plan(result: WriteResult) -> Iterator[RenderableType]:
     plan = result.plan
     yield line(f"{result.output}: planned, nothing was written", "bold")
     yield heading(count_origins(plan.tensors))
-    rows = []
-    for group in group_similar(plan.tensors):
-        spec, source, change = group[0].spec, describe_source(group), describe_change(group[0])
-        name = ", ".join(collapse_ranges(tensor.spec.name for tensor in group))
-        rows.append((name, shape(spec.shape), spec.dtype, f"← {source}", change))
-    yield indented(table(rows, header=("tensor", "shape", "dtype", "from", "how")))
+    yield indented(table(tensor_rows(plan), header=TENSOR_HEADER))
     yield from _prefixes(result)
     yield from _ignored(result)
     yield heading(f"Files, {size(plan.nbytes)} of tensors")
@@ -55,17 +50,24 @@ def describe_plan(result: WriteResult) -> Iterator[RenderableType]:
     yield indented(table(files, right=[1]))
 
 
+TENSOR_HEADER = ("tensor", "shape", "dtype", "from", "how")
+
+
+def tensor_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
+    """Yield the planned tensors, equal layers in one row."""
+    for group in group_similar(plan.tensors):
+        spec, source, change = group[0].spec, describe_source(group), describe_change(group[0])
+        name = ", ".join(collapse_ranges(tensor.spec.name for tensor in group))
+        yield name, shape(spec.shape), spec.dtype, f"← {source}", change
+
+
 _TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
 
 
 @rendered
 def describe_result(result: WriteResult) -> Iterator[RenderableType]:
     """Return the report of a finished run."""
-    models = " and ".join(
-        classes.get("pytorch") or next(iter(classes.values()), "checkpoint")
-        for classes in result.classes.values()
-    )
-    yield line(f"{result.output}: {models} for {_listed(result.frameworks)}", "bold")
+    yield line(f"{result.output}: {models_of(result)}", "bold")
     files = [
         (file.path, size(result.sizes[file.path]), _TITLES[file.framework])
         for file in result.plan.files
@@ -78,7 +80,17 @@ def describe_result(result: WriteResult) -> Iterator[RenderableType]:
     yield from _ignored(result)
     if isinstance(result.output, Path):
         yield heading("Load it")
-        yield from _loading(result, result.output)
+        for framework, call in loading_calls(result, result.output):
+            yield unwrapped(f"  {framework:<12}{call}")
+
+
+def models_of(result: WriteResult) -> str:
+    """Return the classes, and the frameworks that they are written for."""
+    models = " and ".join(
+        classes.get("pytorch") or next(iter(classes.values()), "checkpoint")
+        for classes in result.classes.values()
+    )
+    return f"{models} for {_listed(result.frameworks)}"
 
 
 def _documents(result: WriteResult) -> str:
@@ -108,16 +120,21 @@ def count_origins(tensors: Iterable[TargetTensor]) -> str:
 
 def _initialized(result: WriteResult) -> Iterator[RenderableType]:
     """List the initialized tensors by reason, collapsed."""
-    reasons = grouped(
-        (tensor.origin.reason, tensor.spec.name)
-        for tensor in result.plan.tensors
-        if tensor.needs_training and isinstance(tensor.origin, InitializedTensor)
-    )
+    reasons = initialized_by_reason(result.plan)
     if reasons:
         yield heading("Newly initialized weights, which need training")
     for reason, names in reasons.items():
         yield indented(line(f"{reason}:"))
         yield indented(indented(lines(bounded(collapse_params(names)))))
+
+
+def initialized_by_reason(plan: Plan) -> dict[str, list[str]]:
+    """Return the names of the newly initialized weights by reason."""
+    return grouped(
+        (tensor.origin.reason, tensor.spec.name)
+        for tensor in plan.tensors
+        if tensor.needs_training and isinstance(tensor.origin, InitializedTensor)
+    )
 
 
 def _prefixes(result: WriteResult) -> Iterator[RenderableType]:
@@ -139,8 +156,8 @@ def _ignored(result: WriteResult) -> Iterator[RenderableType]:
         yield indented(table(rows))
 
 
-def _loading(result: WriteResult, output: Path) -> Iterator[RenderableType]:
-    """Yield the call that loads the files of each framework."""
+def loading_calls(result: WriteResult, output: Path) -> Iterator[tuple[str, str]]:
+    """Yield each framework and the call that loads its files."""
     formats = {file.file_format for file in result.plan.files}
     for directory, classes in result.classes.items():
         for framework in (name for name in result.frameworks if name in classes):
@@ -148,8 +165,7 @@ def _loading(result: WriteResult, output: Path) -> Iterator[RenderableType]:
             if framework == "tensorflow" and "safetensors" in formats:
                 # transformers 4 prefers safetensors to h5 and cannot load them here
                 arguments += ", use_safetensors=False"
-            call = f"{classes[framework]}.from_pretrained({arguments})"
-            yield unwrapped(f"  {_TITLES[framework]:<12}{call}")
+            yield _TITLES[framework], f"{classes[framework]}.from_pretrained({arguments})"
 
 
 def _listed(frameworks: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.display import Displayed
 from converter.errors import OutputError, UsageError
 from converter.file_names import CHECKPOINT_MARKERS, MODEL_CARD
 from converter.options import PushOptions
@@ -32,8 +33,8 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".h5", ".msgpack")
 """Of the files that may be links to anywhere."""
 
 
-@dataclass(frozen=True)
-class PushResult:
+@dataclass(frozen=True, repr=False)
+class PushResult(Displayed):
     """The result of `push`."""
 
     repo_id: str

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from converter.display import Displayed
 from converter.errors import Problem
 from converter.plan import SourceTensor
 
@@ -151,16 +152,16 @@ class Layer:
     high: float
 
 
-@dataclass(frozen=True)
-class ReportSection:
+@dataclass(frozen=True, repr=False)
+class ReportSection(Displayed):
     """A submodel, or the initialized weights."""
 
     title: str
     layers: Sequence[Layer]
 
 
-@dataclass(frozen=True)
-class ValueReport:
+@dataclass(frozen=True, repr=False)
+class ValueReport(Displayed):
     """Origins and distributions of the values of a checkpoint."""
 
     model: str
@@ -192,8 +193,8 @@ class Findings:
         )
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Displayed):
     """The result of `verify`."""
 
     directory: str

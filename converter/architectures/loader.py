@@ -111,6 +111,7 @@ def load_composite(
             for name, module in table.wrappers.items()
         ),
         notes=table.notes,
+        split_note=table.split_note,
         tied_by=table.tied_by,
         unsupported=table.unsupported,
         sha256=sha256,

@@ -141,6 +141,11 @@ class ArchitectureRegistry:
         """Return whether a role fits only the composite that it names."""
         return self.is_composite(role.composite) and self.composite(role.composite).closed
 
+    def stand_alone_name(self, part: str, composite: Composite) -> str | None:
+        """Return the architecture that becomes `part` in a closed composite, if there is one."""
+        becomes = ((name, self._read(name)[0].get("becomes", {})) for name in self.names)
+        return next((name for name, parts in becomes if parts.get(composite.name) == part), None)
+
     def takes(self, composite: Composite, decoder: Role) -> bool:
         """Return whether a composite takes a decoder of this role."""
         same = decoder.composite == composite.name

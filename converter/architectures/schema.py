@@ -363,6 +363,7 @@ class ArchitectureTable(Entry, frozen=True):
     layers: Mapping[str, Expression] = {}
     init: Init = Init("normal", Expression("0.02"))
     nullable: tuple[str, ...] = ()
+    per_layer: tuple[str, ...] = ()
     tokenizer: str | None = None
     config: Mapping[str, Any] = {}
     attributes: Mapping[str, Expression] = {}
@@ -415,6 +416,7 @@ class CompositeTable(Entry, frozen=True):
     prefixed: bool = True
     closed: bool = False
     cross_attention_init: DefaultInit | None = None
+    split_note: str = ""
     notes: Mapping[Framework, str] = {}
     classes: Mapping[Framework, str] = {}
     modules: Mapping[str, Any] = {}
@@ -483,6 +485,8 @@ class Architecture(Displayed):
     """Dialect → the collection of its parameters, in files with several."""
     nullable: tuple[str, ...] = ()
     """Fields that may be null, whatever their default."""
+    per_layer: tuple[str, ...] = ()
+    """Fields with an entry for each layer, in lists, or in pairs of a list and its repetitions."""
     detection: Detection | None = None
     sha256: str = ""
 
@@ -559,6 +563,8 @@ class Composite(Displayed):
     wrappers: tuple[Wrapper, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
     """Framework → what users of its class should know, a warning."""
+    split_note: str = ""
+    """What users of its submodels alone should know, a warning."""
     tied_by: str = ""
     """The config field that, if true, ties tensors of the same path in both submodels."""
     unsupported: Mapping[str, UnsupportedConfig] = field(default_factory=dict)

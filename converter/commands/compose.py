@@ -17,7 +17,7 @@ from converter.planning.composition import (
     open_sources,
     plan_composition,
 )
-from converter.planning.encoder_decoder import add_split_projection, pair_models
+from converter.planning.encoder_decoder import add_joint_weights, pair_models
 
 
 @takes(ComposeOptions)
@@ -42,6 +42,6 @@ def compose(options: ComposeOptions) -> WriteResult:
         check_compatibility(configs, registry, options.to, options.force)
         sources = open_sources(opened, settings, registry, stack, headers=options.dry_run)
         pair = pair_models(sources["encoder"], sources["decoder"], registry, settings.random)
-        pair = add_split_projection(pair, stack)
+        pair = add_joint_weights(pair, stack)
         plan = plan_composition(pair, options, settings, registry)
         return write_checkpoint(plan, options.output, options, [*pair.sources.values()])

@@ -96,8 +96,10 @@ def diff(options: DiffOptions) -> Comparison:
             resolve_model(one, registry, label="first"),
             resolve_model(two, registry, label="second"),
         )
-        submodel = _submodel(*models)
-        mine, theirs = (submodel_tensors(m, submodel if m.submodels else None) for m in models)
+        submodel = _submodel(*models, registry)
+        mine, theirs = (
+            submodel_tensors(m, submodel if m.submodels else None, registry) for m in models
+        )
         shapes = {
             name: (canonical_shape(mine[name]), canonical_shape(theirs[name]))
             for name in mine
@@ -128,12 +130,12 @@ def diff(options: DiffOptions) -> Comparison:
         )
 
 
-def _submodel(first: Model, second: Model) -> str | None:
+def _submodel(first: Model, second: Model, registry: ArchitectureRegistry) -> str | None:
     """Return the submodel to compare if one model is an encoder-decoder and the other is not."""
     if bool(first.submodels) == bool(second.submodels):
         return None
     composite, model = (first, second) if first.submodels else (second, first)
-    submodel = matching_submodel(composite, model)
+    submodel = matching_submodel(composite, model, registry)
     if submodel is None:
         raise UnsupportedError(
             f"{model.checkpoint.reference}: is a {model.configs[''].architecture.name} model, which"

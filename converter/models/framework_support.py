@@ -102,6 +102,11 @@ def pair_unsupported_reasons(
 ) -> dict[str, str]:
     """Return each framework whose class of `composite` does not support a pair → the reason."""
     lookup = attribute_lookup(submodels)
+    lacking = {
+        name: f"there is no {name} class for {composite.name}"
+        for name in FRAMEWORKS
+        if name not in composite.classes
+    }
     reasons = {}
     for submodel, config in submodels.items():
         if composite.generates:
@@ -114,9 +119,8 @@ def pair_unsupported_reasons(
                 of_role |= dict.fromkeys(others, own.reason or "not supported")
         for framework, reason in of_role.items():
             reasons[framework] = f"as {submodel}, {reason}"
-    for framework in FRAMEWORKS:
-        if framework not in composite.classes:
-            reasons.setdefault(framework, f"there is no {framework} class for {composite.name}")
+    # what a closed composite lacks, its submodels lack for that reason
+    reasons = {**reasons, **lacking} if composite.closed else {**lacking, **reasons}
     for limit in composite.unsupported.values():
         try:
             applies = limit.when.evaluate(lookup)

@@ -54,6 +54,8 @@ class SourceModel(MatchedCheckpoint):
     config: ModelConfig
     spec: ModelSpec
     """Every parameter that the architecture may have with this configuration."""
+    layers: tuple[int, ...] | None = None
+    """The numbers that its layers have in the checkpoint, if some were selected."""
 
     @classmethod
     def from_checkpoint(

@@ -370,7 +370,7 @@ def plan_composition(
             *pair.notes,
             *ignored_bias_warnings(pair),
             *_share_warnings(pair, settings),
-            *cross_attention.notes,
+            *(cross_attention.notes if options.init or cross_attention.copied else ()),
             *tokens.notes,
             *pair_warnings(sources, tokens.ids, generation.settings),
         ),

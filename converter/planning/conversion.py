@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
+from converter.architectures.model_spec import ModelSpec
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import Composite
 from converter.errors import UnsupportedError
 from converter.file_names import GENERATION_CONFIG, JOINT_WEIGHTS
-from converter.models.framework_support import (
-    composite_class,
-    select_frameworks,
-    unsupported_reasons,
-)
+from converter.models.framework_support import select_frameworks, unsupported_reasons
 from converter.models.key_matching import dominant_dtype
 from converter.models.model import Model
+from converter.models.stand_alone import StandAloneModel, stand_alone_model
 from converter.options import OutputOptions
 from converter.plan import OutputFile, Plan, TargetTensor
 from converter.planning.configs import with_dtype
@@ -86,35 +83,44 @@ def plan_split(
 ) -> Plan:
     """Return the plan to write the submodels of a combined model as checkpoints of their own.
 
-    A projection between their widths, which belongs to neither, gets a file next to them. Raise
-    UnsupportedError if the model is not a combined one, MatchError if tensors are missing or
+    What belongs to neither, such as a projection between their widths, gets a file next to them.
+    Raise UnsupportedError if the model is not a combined one, MatchError if tensors are missing or
     unknown, or have wrong shapes.
     """
     if model.composite is None:
         raise UnsupportedError(
             f"{model.checkpoint.reference}: is not a combined model; nothing to split"
         )
-    if model.composite.closed:
-        raise UnsupportedError(
-            f"{model.checkpoint.reference}: transformers has no class for the "
-            f"{' or '.join(model.submodels)} of {model.composite.name} alone"
-        )
     tensors = _model_tensors(model, options.dtype, seed=0)
     outputs, warnings = [], [*model.notes]
-    for submodel in model.submodels:
-        output, skipped = _submodel_output(submodel, model.composite, model, options, registry)
+    placed: dict[str, str] = {}
+    for submodel, config in model.configs.items():
+        own = stand_alone_model(model.composite, submodel, config, registry)
+        output, skipped = _submodel_output(submodel, model.composite, own, model, options)
         outputs.append(output)
         warnings += [f"{submodel}: {warning}" for warning in skipped]
+        placed |= {f"{submodel}.{old}": f"{submodel}.{new}" for old, new in own.names.items()}
+    joint = {
+        param.name: param.canonical.name
+        for param in model.spec.params
+        if param.name not in placed and not param.tied_to
+    }
+    if model.composite.closed:
+        warnings += _closed_notes(model.composite, joint)
     return build_plan(
         "split",
         [model],
-        tensors,
+        [
+            replace(each, spec=replace(each.spec, name=placed.get(name) or joint[name]))
+            for each in tensors
+            for name in (each.spec.name,)
+        ],
         outputs,
         model.tables,
         options,
         settings={"share": model.shared, "ignore": list(ignore)},
         copied_files=_submodel_files(model),
-        other_files=_projection_file(model, tensors),
+        other_files=_joint_file(model, tensors, joint),
         warnings=warnings,
     )
 
@@ -135,40 +141,42 @@ def _model_tensors(model: Model, dtype: str, seed: int) -> list[TargetTensor]:
 
 
 def _submodel_output(
-    submodel: str,
-    composite: Composite,
-    model: Model,
-    options: OutputOptions,
-    registry: ArchitectureRegistry,
+    submodel: str, composite: Composite, own: StandAloneModel, model: Model, options: OutputOptions
 ) -> tuple[OutputModel, list[str]]:
     """Return the stand-alone model of a submodel, and warnings about skipped frameworks."""
-    config = model.configs[submodel]
-    model_class, parts = composite_class(composite, submodel, config)
-    spec = ModelSpecBuilder(registry.conventions).model(
-        config, parts, model_class.heads, base=model_class.base_model_prefix
-    )
-    frameworks, warnings = select_frameworks(options.to, unsupported_reasons(config, model_class))
-    raw = {**config.raw, "architectures": [model_class.name]}
+    reasons = unsupported_reasons(own.config, own.model)
+    frameworks, warnings = select_frameworks(options.to, reasons)
+    raw = {**own.config.raw, "architectures": [own.model.name]}
     if composite.roles[submodel] == "decoder":
         raw |= {key: model.raw[key] for key in _INHERITED if model.raw.get(key) is not None}
     if options.dtype != "keep":
         raw = with_dtype(raw, options.dtype)
-    return OutputModel(spec, model_class.classes, frameworks, raw, submodel), warnings
+    return OutputModel(own.spec, own.model.classes, frameworks, raw, submodel), warnings
 
 
-def _projection_file(model: Model, tensors: Sequence[TargetTensor]) -> list[OutputFile]:
-    """Return the file of what belongs to neither submodel, if there is anything."""
-    prefixes = tuple(f"{submodel}." for submodel in model.submodels)
-    dtypes = {
-        tensor.spec.name: tensor.spec.dtype
-        for tensor in tensors
-        if not tensor.spec.name.startswith(prefixes)
-    }
+def _joint_file(
+    model: Model, tensors: Sequence[TargetTensor], names: Mapping[str, str]
+) -> list[OutputFile]:
+    """Return the file of what belongs to neither submodel, if there is anything.
+
+    `names` are canonical name → name in the file.
+    """
+    dtypes = {each.spec.name: each.spec.dtype for each in tensors if each.spec.name in names}
     if not dtypes:
         return []
     spec = ModelSpec(tuple(param for param in model.spec.params if param.name in dtypes))
-    weights = plan_files(spec, dtypes, {}, ["pytorch"], "safetensors")
-    return [replace(file, path=JOINT_WEIGHTS) for file in weights.files]
+    (file,) = plan_files(spec, dtypes, {}, ["pytorch"], "safetensors").files
+    entries = [replace(entry, tensor=names[entry.tensor]) for entry in file.entries]
+    return [replace(file, path=JOINT_WEIGHTS, entries=entries)]
+
+
+def _closed_notes(composite: Composite, joint: Collection[str]) -> list[str]:
+    """Return what the submodels lack that only the composite has."""
+    return [
+        f"{JOINT_WEIGHTS}: {len(joint)} tensors of {composite.name} that no stand-alone class has; "
+        "compose of both submodels takes them from there",
+        *([composite.split_note] if composite.split_note else []),
+    ]
 
 
 def _submodel_files(model: Model) -> dict[str, Path]:

@@ -28,6 +28,7 @@ from converter.models.source_model import (
     required_params,
 )
 from converter.plan import SourceTensor
+from converter.planning.layers_and_embeddings import name_before_selection
 from converter.safe_json import read_json_object
 from converter.tensors import Rearrangement
 
@@ -252,20 +253,30 @@ def _has_values(tensor: StoredTensor) -> bool:
     return any(tensor.read(len(outer), *part).any() for part in parts)
 
 
-def add_split_projection(pair: EncoderDecoderPair, stack: ExitStack) -> EncoderDecoderPair:
-    """Return the pair with the projection that `split` wrote next to both, if there is one.
+def add_joint_weights(pair: EncoderDecoderPair, stack: ExitStack) -> EncoderDecoderPair:
+    """Return the pair with the tensors that `split` wrote next to both, if there are any.
 
+    That is a projection, or what only a closed composite has, of the layers that are selected.
     The `stack` keeps its file open. Raise FormatError if a tensor is missing in it or has another
     shape.
     """
-    prefixes = tuple(f"{submodel.name}." for submodel in pair.submodels)
-    params = [param for param in pair.spec.params if not param.name.startswith(prefixes)]
+    params = list[tuple[ParamSpec, str]]()
+    for param in pair.spec.params:
+        submodel = next((s for s in pair.submodels if param.name.startswith(f"{s.name}.")), None)
+        if submodel is None:
+            params.append((param, param.canonical.name))
+        elif pair.composite.closed and not (
+            param.tied_to or param.name in pair.matched or submodel.random
+        ):
+            own = param.name.removeprefix(f"{submodel.name}.")
+            before = name_before_selection(own, submodel.source)
+            params.append((param, param.canonical.name.removesuffix(own) + before))
     checkpoints = [submodel.source.checkpoint for submodel in pair.submodels]
     path = checkpoints[0].directory.resolve().parent / JOINT_WEIGHTS
     if not params or not path.is_file() or not split_manifest(*checkpoints):
         return pair
-    projection = _read_projection(path, params, stack)
-    return replace(pair, matched={**pair.matched, **projection})
+    joint = _read_joint(path, params, stack)
+    return replace(pair, matched={**pair.matched, **joint})
 
 
 def split_manifest(encoder: Checkpoint, decoder: Checkpoint) -> Mapping[str, Any]:
@@ -280,20 +291,21 @@ def split_manifest(encoder: Checkpoint, decoder: Checkpoint) -> Mapping[str, Any
     return manifest if manifest.get("command") == "split" else {}
 
 
-def _read_projection(
-    path: Path, params: Sequence[ParamSpec], stack: ExitStack
+def _read_joint(
+    path: Path, params: Sequence[tuple[ParamSpec, str]], stack: ExitStack
 ) -> dict[str, SourceTensor]:
+    """Return canonical name → the tensor in the file, given each parameter's name there."""
     reader = stack.enter_context(open_file(path))
     matched, problems = {}, []
-    for param in params:
+    for param, name in params:
         layout = param.canonical
-        tensor = reader.tensors.get(layout.name)
+        tensor = reader.tensors.get(name)
         if tensor is None or tensor.spec.shape != layout.shape:
             problems.append(
                 Problem(
                     "does not fit the two submodels",
                     str(path),
-                    layout.name,
+                    name,
                     expected=str(list(layout.shape)),
                     found=str(list(tensor.spec.shape)) if tensor else "nothing",
                 )
@@ -302,5 +314,6 @@ def _read_projection(
         rearrangement = Rearrangement(layout.axes, layout.axes)
         matched[param.name] = SourceTensor(JOINT, tensor, rearrangement)
     if problems:
-        raise FormatError(f"{path}: is not what split wrote there", problems)
+        remedy = f"Without {JOINT_WEIGHTS} there, they are newly initialized."
+        raise FormatError(f"{path}: does not fit what is composed", problems, remedy=remedy)
     return matched

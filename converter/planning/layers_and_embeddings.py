@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from converter.architectures.cross_references import groups
 from converter.architectures.expressions import NamePattern
@@ -61,11 +62,10 @@ def select_layers(source: SourceModel, selection: str, conventions: Conventions)
     architecture, match = source.architecture, source.key_match
     placeholder, field = _layer_placeholder(architecture)
     count = source.config[field]
-    numbers = selected_layers(selection, count if isinstance(count, int) else 0)
-    position = {number: new for new, number in enumerate(numbers)}
-    config = ModelConfig(
-        architecture, {**source.config.raw, field: len(numbers)}, source.config.file
-    )
+    layers = selected_layers(selection, count if isinstance(count, int) else 0)
+    position = {number: new for new, number in enumerate(layers)}
+    changes = {field: len(layers), **_per_layer(source.config, layers)}
+    config = ModelConfig(architecture, {**source.config.raw, **changes}, source.config.file)
     spec = ModelSpecBuilder(conventions).model(config, heads=source.heads)
     patterns = _layer_patterns(architecture, placeholder)
 
@@ -94,7 +94,37 @@ def select_layers(source: SourceModel, selection: str, conventions: Conventions)
         for name, entries in match.duplicates.items()
     }
     match = replace(match, matched=matched, duplicates=duplicates)
-    return replace(source, key_match=match, config=config, spec=spec)
+    return replace(source, key_match=match, config=config, spec=spec, layers=tuple(layers))
+
+
+def _per_layer(config: ModelConfig, layers: list[int]) -> dict[str, Any]:
+    """Return the fields that have an entry for each layer, with those of the selected layers.
+
+    ``[[["global", "local"], 6]]`` is a list of twelve.
+    """
+    fields = {}
+    for name in config.architecture.per_layer:
+        value = config.raw.get(name)
+        match value:
+            case [[[*entries], int(times)]]:
+                fields[name] = [[[(entries * times)[layer] for layer in layers], 1]]
+            case [*entries] if len(entries) > max(layers):
+                fields[name] = [entries[layer] for layer in layers]
+    return fields
+
+
+def name_before_selection(name: str, source: SourceModel) -> str:
+    """Return the name that a tensor had before `select_layers` renumbered the layers."""
+    if source.layers is None:
+        return name
+    placeholder, _ = _layer_placeholder(source.architecture)
+    for pattern in _layer_patterns(source.architecture, placeholder):
+        numbers = pattern.match(name)
+        if numbers is not None:
+            return pattern.format(
+                {**numbers, placeholder: source.layers[int(numbers[placeholder])]}
+            )
+    return name
 
 
 def _layer_placeholder(architecture: Architecture) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from converter.errors import Problem, UnsupportedError
 from converter.execution.rows import ResizedTensorReader
 from converter.models.model import Model
 from converter.models.source_model import SourceModel, as_part_of, move_tied_values
+from converter.models.stand_alone import stand_alone_model, stand_alone_names
 from converter.models.ties import resolve_as_used
 from converter.plan import ResizedTensor, SourceTensor, TargetTensor
 from converter.progress import ProgressCounter
@@ -41,35 +42,40 @@ _LARGEST, _LEAST = 1e4, 1e-20
 """Bounds of the largest absolute value of an initialized tensor that is not all zeros."""
 
 
-def matching_submodel(composite: Model, model: Model) -> str | None:
-    """Return the submodel of `composite` that `model` corresponds to, or ``None``.
+def matching_submodel(combined: Model, model: Model, registry: ArchitectureRegistry) -> str | None:
+    """Return the submodel of `combined` that `model` corresponds to, or ``None``.
 
     If both submodels have its architecture, a model with cross-attention or of a decoder's class
     is the decoder.
     """
-    architecture = model.configs[""].architecture
+    composite = combined.composite
+    if composite is None:
+        return None
+    alone = {
+        submodel: stand_alone_model(composite, submodel, config, registry)
+        for submodel, config in combined.configs.items()
+    }
+    architecture = model.configs[""].architecture.name
     candidates = [
-        submodel
-        for submodel in composite.submodels
-        if composite.configs[submodel].architecture.name == architecture.name
+        name for name, each in alone.items() if each.config.architecture.name == architecture
     ]
-    if len(candidates) < 2 or not (composite.composite and composite.composite.generates):
+    if len(candidates) < 2 or not composite.generates:
         return next(iter(candidates), None)
-    encoder, decoder = (
-        architecture.models[architecture.roles[submodel].model].name for submodel in candidates
-    )
+    encoder, decoder = (alone[submodel].model.name for submodel in candidates)
     params = model.spec.by_name
     attends = any(params[name].part == CROSS_ATTENTION for name in model.key_match.matched)
     return candidates[1 if attends or model.name == decoder != encoder else 0]
 
 
-def submodel_tensors(model: Model, submodel: str | None) -> Mapping[str, SourceTensor]:
-    """Return the tensors of a model, or those of one submodel by their names without prefix."""
+def submodel_tensors(
+    model: Model, submodel: str | None, registry: ArchitectureRegistry
+) -> Mapping[str, SourceTensor]:
+    """Return the tensors of a model, or of one submodel by the names that it has on its own."""
     matched = model.key_match.matched
     if submodel is None:
         return matched
-    prefix = f"{submodel}."
-    return {n.removeprefix(prefix): each for n, each in matched.items() if n.startswith(prefix)}
+    names = stand_alone_names(model, submodel, registry)
+    return {names[name]: each for name, each in matched.items() if name in names}
 
 
 def compare_with_sources(
@@ -125,11 +131,11 @@ def _open_sources(
         if model.composite:
             checkpoint = as_part_of(checkpoint, model.composite.name, registry) or checkpoint
         source = resolve_as_used(checkpoint, registry, label=display_name(reference))
-        submodel = _assign_submodel(model, source, taken)
+        submodel = _assign_submodel(model, source, taken, registry)
         if submodel and model.submodels:
             tensors = _tensors_as_submodel(model, source, submodel, registry)
         else:
-            tensors = submodel_tensors(source, submodel)
+            tensors = submodel_tensors(source, submodel, registry)
         if not any(name in model.spec.by_name for name in tensors):
             kinds = [
                 " and ".join(config.architecture.name for config in each.configs.values())
@@ -143,12 +149,14 @@ def _open_sources(
     return sources
 
 
-def _assign_submodel(model: Model, source: Model, taken: set[str]) -> str | None:
+def _assign_submodel(
+    model: Model, source: Model, taken: set[str], registry: ArchitectureRegistry
+) -> str | None:
     """Return the submodel that the source was used for, or that the checkpoint was split from."""
     if bool(source.submodels) == bool(model.submodels):
         return None
     if source.submodels:
-        return matching_submodel(source, model)
+        return matching_submodel(source, model, registry)
     free = {s: model.configs[s].architecture.name for s in model.submodels if s not in taken}
     submodel = first_of_architecture(source, free)
     taken.add(submodel)

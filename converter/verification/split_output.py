@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def verify_split(
         origins |= {f"{submodel}.{name}": origin for name, origin in result.origins.items()}
         if result.value_report is not None:
             value_report = _join(value_report, submodel, result.value_report)
-    findings += _check_joint(home, submodels)
+    findings += _check_joint(home, submodels, against, registry)
     return Verification(
         label, files, findings.checks, findings.problems, findings.notes, origins, value_report
     )
@@ -138,8 +138,13 @@ def _join(joined: ValueReport | None, submodel: str, report: ValueReport) -> Val
     )
 
 
-def _check_joint(home: Path, submodels: Sequence[str]) -> Findings:
-    """Compare the files and tensors outside the submodels with the manifest."""
+def _check_joint(
+    home: Path,
+    submodels: Sequence[str],
+    against: Sequence[str | Path],
+    registry: ArchitectureRegistry,
+) -> Findings:
+    """Compare the files and tensors outside the submodels with the manifest and the sources."""
     if not (home / MANIFEST).is_file():
         return Findings()
     try:
@@ -154,11 +159,13 @@ def _check_joint(home: Path, submodels: Sequence[str]) -> Findings:
         return findings
     problems: list[Problem] = []
     hashes: dict[str, str] = {}
+    dtypes: dict[str, str] = {}
     try:
         with open_file(path) as reader:
             for name, tensor in reader.tensors.items():
                 axes = Axes(tuple(f"axis{number}" for number in range(len(tensor.spec.shape))))
                 stored = SourceTensor("joint", tensor, Rearrangement(axes, axes))
+                dtypes[name] = tensor.spec.dtype
                 hashes[name] = tensor_sha256(stored, tensor.spec.dtype).hex()
     except ConverterError as error:
         problems += error.problems or [Problem(error.message)]
@@ -173,7 +180,37 @@ def _check_joint(home: Path, submodels: Sequence[str]) -> Findings:
             problems.append(Problem(what, str(path), name, found=f"SHA-256 {hashes[name]}"))
     matching = sum(hashes.get(name) == digest for name, digest in stated.items() if digest)
     title = f"{_JOINT}: tensors with the hash that the manifest states"
-    return findings + Findings(problems, checks={title: f"{matching} of {len(stated)}"})
+    findings += Findings(problems, checks={title: f"{matching} of {len(stated)}"})
+    for reference in against:
+        findings += _compare_joint(path, hashes, dtypes, reference, registry)
+    return findings
+
+
+def _compare_joint(
+    path: Path,
+    hashes: Mapping[str, str],
+    dtypes: Mapping[str, str],
+    reference: str | Path,
+    registry: ArchitectureRegistry,
+) -> Findings:
+    """Compare the tensors outside the submodels with a source, if it is a combined model."""
+    with open_files(reference) as checkpoint:
+        model = resolve_model(checkpoint, registry, label=display_name(reference))
+        if not model.submodels:
+            return Findings()
+        sources = {
+            param.canonical.name: stored
+            for param in model.spec.params
+            if (stored := model.key_match.matched.get(param.name))
+        }
+        problems = [
+            Problem(f"differs from {display_name(reference)}", str(path), name)
+            for name, digest in hashes.items()
+            if name in sources and tensor_sha256(sources[name], dtypes[name]).hex() != digest
+        ]
+    shared = len(hashes.keys() & sources.keys())
+    title = f"{_JOINT}: tensors equal to their source"
+    return Findings(problems, checks={title: f"{shared - len(problems)} of {shared}"})
 
 
 def _outside(entries: Any, submodels: Sequence[str], separator: str) -> dict[str, Any]:

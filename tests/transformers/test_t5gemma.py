@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import converter
-from converter import UnsupportedError
+from converter import FormatError, UnsupportedError
 from converter.verification.result import Verification
 from tests.docs.reading_pages import blocks
 from tests.transformers import oracle_checks
 from tests.transformers.tiny import add_noise
 from tests.transformers.transformers_5 import Transformers5, differences
+from tests.verification import damage
 
 pytestmark = pytest.mark.peer
 
@@ -32,6 +35,12 @@ SIZES: dict[str, Any] = {
 }
 OTHER = {"hidden_size": 36, "num_hidden_layers": 3, "intermediate_size": 52, "head_dim": 8}
 CLASS = "T5GemmaForConditionalGeneration"
+RENAMED = {
+    "input_layernorm": "pre_self_attn_layernorm",
+    "post_attention_layernorm": "post_self_attn_layernorm",
+}
+"""Module of a Gemma 2 → in T5Gemma."""
+CROSS = "model.decoder.layers.1.cross_attn.q_proj.weight"
 COPIES = ("cross_attn.q_proj", "cross_attn.k_proj", "cross_attn.v_proj", "cross_attn.o_proj")
 
 
@@ -62,13 +71,9 @@ def by_hand(encoder: Any, decoder: Any, copy: bool) -> Any:
     )
     model = T5GemmaForConditionalGeneration(config).eval()
     state = model.state_dict()
-    names = {
-        "input_layernorm": "pre_self_attn_layernorm",
-        "post_attention_layernorm": "post_self_attn_layernorm",
-    }
     for stack, source in (("encoder", encoder), ("decoder", decoder)):
         for name, value in source.model.state_dict().items():
-            for old, new in names.items():
+            for old, new in RENAMED.items():
                 name = name.replace(old, new)
             state[f"model.{stack}.{name}"].copy_(value)
     for name, value in state.items():
@@ -206,6 +211,121 @@ def test_what_does_not_become_one(pairs: dict[str, tuple[Path, Any, Any]], tmp_p
         converter.compose(tmp_path / "larger", place / "decoder", tmp_path / "out")
     with pytest.raises(UnsupportedError, match="there is no flax class"):
         composed(place, tmp_path / "out", to=["flax"])
-    composed(place, tmp_path / "whole")
-    with pytest.raises(UnsupportedError, match="no class for the encoder or decoder of t5gemma"):
-        converter.split(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.fixture(scope="module")
+def own(pairs: dict[str, tuple[Path, Any, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a T5Gemma that transformers saved, with noise on every parameter, and dropout."""
+    from transformers import T5GemmaConfig, T5GemmaForConditionalGeneration
+
+    _, encoder, decoder = pairs["unbalanced"]
+    configs = {"encoder": encoder.config.to_dict(), "decoder": decoder.config.to_dict()}
+    rates = {"dropout_rate": 0.1, "attention_dropout": 0.2}
+    config = T5GemmaConfig(**configs, vocab_size=SIZES["vocab_size"], **rates)
+    model = T5GemmaForConditionalGeneration(config)
+    add_noise(model, 5)
+    directory = tmp_path_factory.mktemp("own") / "t5gemma"
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def parts(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what `split` makes of it."""
+    directory = tmp_path_factory.mktemp("parts") / "parts"
+    warnings = converter.split(own, directory).warnings
+    assert any("compute other values than in T5Gemma" in warning for warning in warnings)
+    assert any("12 tensors of t5gemma" in warning for warning in warnings)
+    return directory
+
+
+def test_split_gives_two_gemma_2(own: Path, parts: Path, transformers_5: Transformers5) -> None:
+    from safetensors.torch import load_file
+
+    stored = load_file(own / "model.safetensors")
+    batch = {"input_ids": np.arange(14).reshape(2, 7) + 5}
+    for submodel, name in (("encoder", "Gemma2Model"), ("decoder", "Gemma2ForCausalLM")):
+        loaded = oracle_checks.load(parts / submodel, "safetensors", name, batch)
+        assert not loaded.problems
+        fifth = transformers_5.load(parts / submodel, name, batch)
+        assert fifth and not differences(loaded, fifth, 1e-5)
+        for key, value in loaded.stored.items():
+            key = f"model.{submodel}.{key.removeprefix('model.')}"
+            for old, new in RENAMED.items():
+                key = key.replace(f".{old}.", f".{new}.")
+            assert np.array_equal(stored.pop(key).numpy(), value)
+    joint = load_file(parts / "joint.safetensors")
+    assert {*joint} == {*stored} and len(joint) == 6 * SIZES["num_hidden_layers"]
+    assert all(joint[name].equal(value) for name, value in stored.items())
+
+
+def test_compose_of_both_restores_it(own: Path, parts: Path, tmp_path: Path) -> None:
+    from transformers import T5GemmaForConditionalGeneration
+
+    composed(parts, tmp_path / "out")
+    before, after = (
+        T5GemmaForConditionalGeneration.from_pretrained(each) for each in (own, tmp_path / "out")
+    )
+    old, new = before.state_dict(), after.state_dict()
+    assert old.keys() == new.keys() and all(old[name].equal(new[name]) for name in old)
+    others = {"_name_or_path", "decoder_start_token_id", "architectures"}
+    for first, second in (
+        (before.config, after.config),
+        (before.config.encoder, after.config.encoder),
+        (before.config.decoder, after.config.decoder),
+    ):
+        first, second = (
+            {key: value for key, value in each.to_dict().items() if not isinstance(value, dict)}
+            for each in (first, second)
+        )
+        assert {*first} == {*second}
+        assert {key for key in first if first[key] != second[key]} <= others
+    converter.split(tmp_path / "out", tmp_path / "again")
+    for file in ("encoder/model.safetensors", "decoder/model.safetensors", "joint.safetensors"):
+        assert (tmp_path / "again" / file).read_bytes() == (parts / file).read_bytes()
+
+
+def test_selected_layers_keep_their_cross_attention(own: Path, parts: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    composed(parts, tmp_path / "out", layers=["decoder=1", "encoder=2,0"])
+    loaded = oracle_checks.load(tmp_path / "out", "safetensors", CLASS, None)
+    assert not loaded.problems
+    old, new = (load_file(each / "model.safetensors") for each in (own, tmp_path / "out"))
+    for name, value in new.items():
+        for after, before in (
+            (".decoder.layers.0.", 1),
+            (".encoder.layers.1.", 0),
+            (".encoder.layers.0.", 2),
+        ):
+            if after in name:
+                name = name.replace(after, f"{after[:-2]}{before}.")
+                break
+        assert old[name].equal(value), name
+
+
+def test_what_split_wrote_is_verified(own: Path, parts: Path, tmp_path: Path) -> None:
+    result = converter.verify(parts, against=[own])
+    assert isinstance(result, Verification) and result.verified, result.problems
+    assert result.checks["outside the submodels: tensors equal to their source"] == "12 of 12"
+    assert {origin.verdict for origin in result.origins.values()} == {"equal"}
+    for submodel in ("encoder", "decoder"):
+        comparison = converter.diff(own, parts / submodel)
+        assert comparison.equal and comparison.submodel == submodel
+    copy = tmp_path / "copy"
+    shutil.copytree(parts, copy)
+    damage.alter(copy / "joint.safetensors", [CROSS], damage.flip_bit)
+    result = converter.verify(copy, against=[own])
+    assert {problem.tensor for problem in result.problems} == {CROSS}
+    assert len(result.problems) == 2  # neither the manifest's hash nor the source's values
+    (copy / "encoder" / "model.safetensors").unlink()
+    shutil.copytree(parts / "decoder", copy / "encoder", dirs_exist_ok=True)
+    with pytest.raises(FormatError, match="does not fit what is composed"):
+        composed(copy, tmp_path / "out")
+
+
+def test_a_random_decoder_has_no_cross_attention_of_the_other(parts: Path, tmp_path: Path) -> None:
+    result = converter.compose(
+        parts / "encoder", parts / "decoder", tmp_path / "out", random=["decoder"], dry_run=True
+    )
+    assert sum(".cross_attn." in name for name in result.to_dict()["initialized"]) == 8

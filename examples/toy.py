@@ -1,34 +1,105 @@
-"""A toy task that all three examples share: write the words of the input in reverse order."""
+"""A toy task that all three examples share: summarize a text by leaving out its small words."""
 
 from __future__ import annotations
 
+import argparse
 import random
 from pathlib import Path
+from typing import Any
 
-WORDS = ("a", "checkpoint", "holds", "the", "numbers", "that", "model", "has", "learned")
+import numpy as np
+
+SMALL = ("a", "has", "that", "the")
+WORDS = ("checkpoint", "holds", "learned", "model", "numbers", *SMALL)
+LENGTHS = {"input": 6, "output": 28}
+"""Tokens of the longest text and summary: equal shapes let TensorFlow and Flax compile once."""
 
 
-def pairs(count: int, seed: int = 0, words: int = 3) -> tuple[list[str], list[str]]:
-    """Return `count` inputs of `words` different words each, and the same words reversed."""
+def arguments(steps: int) -> argparse.Namespace:
+    """Parse the command line of an example: MODEL, OUTPUT and how many steps to train."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model", type=Path, help="directory that `converter compose` wrote")
+    parser.add_argument("output", type=Path, help="directory for the trained model")
+    parser.add_argument("--steps", type=int, default=steps)
+    return parser.parse_args()
+
+
+def texts(count: int, seed: int, words: int = 4) -> tuple[list[str], list[str]]:
+    """Return `count` texts of `words` different words each, and their summaries."""
     generator = random.Random(seed)
     inputs = [generator.sample(WORDS, words) for _ in range(count)]
-    return [" ".join(text) for text in inputs], [" ".join(reversed(text)) for text in inputs]
+    outputs = [[word for word in text if word not in SMALL] for text in inputs]
+    return [*map(" ".join, inputs)], [*map(" ".join, outputs)]
 
 
-def tokenizers(directory: Path):
-    """Return the tokenizers of inputs and outputs, which may be the same."""
-    from transformers import AutoTokenizer
+def tokenizers(directory: Path) -> tuple[Any, Any]:
+    """Return the tokenizers of encoder and decoder, which may be the same.
 
-    own = directory / "decoder_tokenizer"
+    SystemExit says which one is missing.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    if not (directory / "tokenizer_config.json").is_file():
+        raise SystemExit(f"{directory} has no tokenizer of the encoder: save it there")
     encoder = AutoTokenizer.from_pretrained(directory)
-    decoder = AutoTokenizer.from_pretrained(own if own.is_dir() else directory)
-    return encoder, decoder
+    if (directory / "decoder_tokenizer").is_dir():
+        return encoder, AutoTokenizer.from_pretrained(directory / "decoder_tokenizer")
+    config = AutoConfig.from_pretrained(directory)
+    if config.encoder.vocab_size != config.decoder.vocab_size:
+        raise SystemExit(
+            f"{directory} has no tokenizer of the decoder, and the encoder's has another "
+            f"vocabulary: save the decoder's in {directory / 'decoder_tokenizer'}"
+        )
+    return encoder, encoder
 
 
-def labels(tokenizer, texts: list[str], end: int, ignored: int = -100):
-    """Return the ids of the outputs without special tokens, ended by `end`, padded by `ignored`."""
-    import numpy as np
+def batch(encoder: Any, decoder: Any, config: Any, count: int, seed: int) -> dict[str, np.ndarray]:
+    """Return the arguments of a composed model for `count` pairs of texts.
 
-    ids = [[*tokenizer(text, add_special_tokens=False)["input_ids"], end] for text in texts]
-    length = max(map(len, ids))
-    return np.array([row + [ignored] * (length - len(row)) for row in ids])
+    Labels are the ids of the summaries without special tokens, ended by the model's end token, and
+    -100 behind it. The decoder reads its start token, then the labels but the last.
+    """
+    inputs, outputs = texts(count, seed)
+    encoded = encoder(
+        inputs, padding="max_length", max_length=LENGTHS["input"], return_tensors="np"
+    )
+    labels = np.full((count, LENGTHS["output"]), -100)
+    for row, text in zip(labels, outputs, strict=True):
+        ids = [*decoder(text, add_special_tokens=False)["input_ids"], config.eos_token_id]
+        row[: len(ids)] = ids
+    start = np.full((count, 1), config.decoder_start_token_id)
+    shifted = np.where(labels < 0, config.pad_token_id, labels)[:, :-1]
+    return {
+        "input_ids": encoded["input_ids"],
+        "attention_mask": encoded["attention_mask"],
+        "decoder_input_ids": np.concatenate([start, shifted], 1),
+        # Without it, transformers masks every pad token. GPT-2 has no pad token and is padded with
+        # its start token, which generate() does not mask: nothing would be learned.
+        "decoder_attention_mask": np.ones_like(labels),
+        "labels": labels,
+    }
+
+
+def accuracy(generated: list[str], inputs: list[str], outputs: list[str]) -> float:
+    """Return the share of generated texts that are the summaries; print the first three."""
+    generated = [text.strip() for text in generated]
+    for text, right, own in [*zip(inputs, outputs, generated, strict=True)][:3]:
+        print(f"{text!r} → {own!r}" + ("" if own == right else f", should be {right!r}"))
+    return sum(own == right for own, right in zip(generated, outputs, strict=True)) / len(outputs)
+
+
+def save(model: Any, encoder: Any, decoder: Any, directory: Path, output: Path) -> None:
+    """Save a model, its generation settings and both tokenizers as `converter compose` does.
+
+    License and base models are those of the card of `directory`, the model before training.
+    """
+    model.save_pretrained(output)
+    encoder.save_pretrained(output)
+    if decoder is not encoder:
+        decoder.save_pretrained(output / "decoder_tokenizer")
+    card = directory / "README.md"
+    if card.is_file() and (text := card.read_text("utf-8")).startswith("---"):
+        metadata = text.split("---")[1]
+        about = f"# {output.name}\n\nFine-tuned from {directory.name}.\n"
+        (output / "README.md").write_text(f"---{metadata}---\n\n{about}", "utf-8")
+    print(f"saved in {output}")

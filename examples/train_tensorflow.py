@@ -1,56 +1,57 @@
-"""One training step and a greedy decode in TensorFlow: ``python train_tensorflow.py DIR``.
+"""Fine-tune and save a composed model in TensorFlow: ``train_tensorflow.py MODEL OUTPUT``.
 
-DIR is the same directory as for PyTorch. Needs tensorflow, tf-keras and transformers 4.
+MODEL is the same directory as for PyTorch. Needs tensorflow, tf-keras and transformers 4.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
+import tf_keras
 import toy
 from transformers import TFEncoderDecoderModel
 
 
-def step_and_decode(directory: Path, learning_rate: float = 1e-2) -> tuple[float, float, list[str]]:
-    """Return the loss before and after one gradient step, and the texts generated then."""
+def train(
+    directory: Path, output: Path, steps: int = 400, rate: float = 6e-3
+) -> tuple[list[float], float]:
+    """Train and save; return the loss of every step and the accuracy on new texts."""
+    tf.random.set_seed(0)
     # transformers 4 prefers safetensors to h5 and cannot load them here
     model = TFEncoderDecoderModel.from_pretrained(directory, use_safetensors=False)
-    reader, writer = toy.tokenizers(directory)
-    inputs, outputs = toy.pairs(8)
-    encoded = reader(inputs, padding=True, return_tensors="np")
-    labels = toy.labels(writer, outputs, model.config.eos_token_id)
-    start = np.full((len(labels), 1), model.config.decoder_start_token_id)
-    shifted = np.where(labels < 0, model.config.pad_token_id, labels)[:, :-1]
-    targets = tf.constant(np.where(labels < 0, 0, labels))
-    counted = tf.constant(labels >= 0, tf.float32)
+    encoder, decoder = toy.tokenizers(directory)
+    schedule = tf_keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.05 * rate)
+    optimizer = tf_keras.optimizers.AdamW(schedule, 0.01, epsilon=1e-8, global_clipnorm=1.0)
 
-    def loss() -> tf.Tensor:
-        logits = model(
-            input_ids=encoded["input_ids"],
-            attention_mask=encoded["attention_mask"],
-            decoder_input_ids=np.concatenate([start, shifted], 1),
-            decoder_attention_mask=np.ones_like(labels),
-        ).logits
-        each = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-        return tf.reduce_sum(each * counted) / tf.reduce_sum(counted)
+    @tf.function
+    def step_with(batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = model(**batch, training=True).loss
+        slopes = tape.gradient(loss, model.trainable_variables)
+        pairs = zip(slopes, model.trainable_variables, strict=True)
+        # BERT's pooler takes no part in generation
+        optimizer.apply_gradients([(slope, weight) for slope, weight in pairs if slope is not None])
+        return loss
 
-    with tf.GradientTape() as tape:
-        before = loss()
-    variables = model.trainable_variables
-    for variable, slope in zip(variables, tape.gradient(before, variables), strict=True):
-        if slope is not None:
-            variable.assign_sub(learning_rate * tf.convert_to_tensor(slope))
-    after = loss()
+    losses = []
+    for step in range(steps):
+        batch = toy.batch(encoder, decoder, model.config, 16, step)
+        loss = step_with({name: tf.constant(value) for name, value in batch.items()})
+        losses.append(float(tf.squeeze(loss)))
+        if step % 100 == 0 or step == steps - 1:
+            print(f"step {step:3d}  loss {losses[-1]:.3f}", flush=True)
+    toy.save(model, encoder, decoder, directory, output)
+    inputs, outputs = toy.texts(64, seed=10**6)
+    encoded = encoder(inputs, padding=True, return_tensors="tf")
     ids = model.generate(
-        encoded["input_ids"], attention_mask=encoded["attention_mask"], max_new_tokens=8
+        encoded.input_ids, attention_mask=encoded.attention_mask, max_new_tokens=28
     )
-    return float(before), float(after), writer.batch_decode(ids, skip_special_tokens=True)
+    generated = decoder.batch_decode(ids, skip_special_tokens=True)
+    return losses, toy.accuracy(generated, inputs, outputs)
 
 
 if __name__ == "__main__":
-    before, after, generated = step_and_decode(Path(sys.argv[1]))
-    print(f"loss {before:.4f}, after one step {after:.4f}")
-    print("\n".join(map(repr, generated[:3])))
+    given = toy.arguments(steps=400)
+    _, share = train(given.model, given.output, given.steps)
+    print(f"{share:.0%} of 64 new texts are summarized correctly")

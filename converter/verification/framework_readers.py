@@ -133,7 +133,7 @@ def _of_torch(tensor: Any) -> Values:
 def _keras(path: Path) -> Iterator[tuple[str, Values]]:
     """Read a file as tf-keras does: layers by the list of layers, weights by each layer's list."""
     import h5py
-    from tf_keras.src.saving.legacy.hdf5_format import load_attributes_from_hdf5_group as attributes  # type: ignore[import-untyped]
+    from tf_keras.src.saving.legacy.hdf5_format import load_attributes_from_hdf5_group as attributes
 
     with h5py.File(path, "r") as file:
         for layer in attributes(file, "layer_names"):

@@ -132,7 +132,7 @@ def test_reads_and_writes_shards_as_transformers_does(peer, tmp_path, kind):
 
 @pytest.mark.peer
 def test_splits_lists_where_keras_does(peer, tmp_path):
-    from tf_keras.src.saving.legacy import hdf5_format  # type: ignore[import-untyped]
+    from tf_keras.src.saving.legacy import hdf5_format
 
     names = [f"layer/{'x' * 70}/{index}:0" for index in range(1000)]
     write(FORMAT, tmp_path / "ours", {s: values(s) for s in (spec(n, (1,)) for n in names)})

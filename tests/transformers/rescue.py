@@ -196,7 +196,7 @@ def build(
     It is run on a batch first, unless that is ``None``.
     """
     if saved.framework == "tensorflow":
-        import tf_keras  # type: ignore[import-untyped]  # `tf.keras` may still be Keras 3
+        import tf_keras  # `tf.keras` may still be Keras 3
 
         tf_keras.backend.clear_session()
         model = saved.kind(config)

@@ -113,6 +113,13 @@ class OutputOptions(CheckedOptions):
         "So the output is complete also after a power failure.",
         group=EXECUTION,
     )
+    unchanged_sources: bool = option(
+        False,
+        "Fail, rather than warn, if a source holds other values than its own manifest states.",
+        group=EXECUTION,
+        cli=False,
+        recipe=False,
+    )
     progress: Progress | None = option(
         None,
         "Called at most ten times a second with the bytes written so far, the total, and the "
@@ -429,6 +436,17 @@ class RunOptions(CheckedOptions):
         absent="1; with dask, one per CPU",
     )
     keep_going: bool = option(False, "Run the other jobs if some fail.")
+    only: Sequence[str] = option(
+        (),
+        "Run only the jobs whose names match this pattern, and those whose output they need.",
+        metavar="JOB",
+    )
+    force: Sequence[str] = option(
+        (),
+        "Run these jobs although their output is up to date; without JOB, all, or those of only.",
+        "A name may have * and ?, so that '*' forces all.",
+        metavar="[JOB]",
+    )
     engine: Literal["local", "dask"] = option(
         "local", "Run jobs in threads of this process, or in processes of a dask cluster."
     )

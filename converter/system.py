@@ -127,6 +127,12 @@ def write_at(fd: int, data: bytes | bytearray | memoryview, offset: int) -> int:
         return os.write(fd, data)
 
 
+def set_time(path: Path, nanoseconds: int) -> None:
+    """Set the time of the last change of a file, since 1970, where the file system allows that."""
+    with suppress(OSError):
+        os.utime(path, ns=(nanoseconds, nanoseconds))
+
+
 def _system_library() -> Any:
     """Return the C library, ``None`` if this process has none of POSIX."""
     try:

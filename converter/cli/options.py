@@ -267,18 +267,22 @@ GENERAL: tuple[click.Option, ...] = (_QUIET, _VERBOSE, _LOG_LEVEL, _VERSION)
 
 
 def command(
-    name: str, declared: type[Any], epilog: str, extra: Sequence[Parameter] = ()
+    name: str,
+    declared: type[Any],
+    epilog: str,
+    extra: Sequence[Parameter] = (),
+    kind: type[click.Command] = GroupedCommand,
 ) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a function a command with the arguments and options that a dataclass declares.
 
-    The help ends with `epilog`; only the command line has the options `extra`.
+    The help ends with `epilog`; only the command line has the options `extra`. `kind` is the class.
     """
     options = [each for each in options_of(declared).values() if each.in_cli]
     params: list[Parameter] = [click_argument(each) for each in options if each.is_argument]
     params += [click_option(each) for each in options if not each.is_argument]
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        return GroupedCommand(
+        return kind(
             name,
             params=[*params, *extra, JSON, *GENERAL],
             callback=function,

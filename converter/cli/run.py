@@ -20,7 +20,7 @@ from converter.cli.console import (
     print_result,
 )
 from converter.cli.error_handling import error_lines
-from converter.cli.options import NEW_FILE, GroupedOption
+from converter.cli.options import NEW_FILE, GroupedCommand, GroupedOption
 from converter.cli.options import command as make_command
 from converter.options import RunOptions
 
@@ -32,6 +32,7 @@ Examples:
   converter run recipes.yaml
   converter run bert.yaml gpt2.json --jobs 2 --keep-going --summary done.json
   converter run recipes.yaml --var results=made --dry-run
+  converter run recipes.yaml --only fp16 --force
   converter run recipes.yaml --engine dask --jobs 4
 
 Relative paths in a recipe start at the working directory."""
@@ -41,7 +42,24 @@ _SUMMARY = GroupedOption(
 )
 
 
-@make_command("run", RunOptions, _EPILOG, (_SUMMARY,))
+class _RunCommand(GroupedCommand):
+    """The command, whose option ``--force`` may be without a value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; ``--force`` in front of an option or a recipe means all jobs."""
+        following = [*args, "-"][1:]
+        return super().parse_args(
+            ctx,
+            [
+                "--force=*"
+                if each == "--force" and (after.startswith("-") or Path(after).is_file())
+                else each
+                for each, after in zip(args, following, strict=True)
+            ],
+        )
+
+
+@make_command("run", RunOptions, _EPILOG, (_SUMMARY,), _RunCommand)
 @click.pass_obj
 def command(
     signals: EndingSignals, /, summary: str | None, json: bool, dry_run: bool, **values: Any
@@ -99,7 +117,7 @@ def _show(
     """Show a line for each job that ends (when `planning`, the result), and a progress bar."""
     from converter.text import printable
 
-    ended = total = 0
+    total = 0
     bar: Any = None
     if is_terminal(sys.stderr) and not planning and not is_quiet():
         from rich.console import Console
@@ -115,8 +133,8 @@ def _show(
         task = bar.add_task("", total=None)
 
     def progress(now: int, of: int, names: str) -> None:
-        nonlocal ended, total
-        ended, total = now, of
+        nonlocal total
+        total = of
         if bar:
             bar.update(task, completed=now, total=of, description=printable(names))
             bar.start()
@@ -125,7 +143,7 @@ def _show(
         if is_quiet() and not planning and not result.error:
             return
         write = print_result if planning else print_message
-        prefix = f"[{ended:{len(str(total))}}/{total}] "
+        prefix = f"[{result.number:{len(str(total))}}/{total}] "
         first, *more = map(printable, _lines(result))
         for line in (prefix + first, *(f"  {each}" for each in more)):
             write(line)
@@ -140,13 +158,16 @@ def _show(
 def _lines(result: JobResult) -> Iterator[str]:
     """Yield the lines that describe how a job ended."""
     job = result.job
+    reason = f" ({result.reason})" if result.reason else ""
     if result.status != "planned":
-        yield f"{job.name}: {result.status}"
+        yield f"{job.name}: {result.status}{reason}"
         if result.error:
             yield from error_lines(result.error)
     elif result.after:
         yield f"{job.name}: would {job.command} to {job.output} after {', '.join(result.after)}"
     else:
-        yield f"{job.name}: would {job.command} to {job.output}"
+        yield f"{job.name}: would {job.command} to {job.output}{reason}"
         for name, nbytes in (result.files or {}).items():
             yield f"{name}, {nbytes:,} bytes of tensors"
+    if result.status != "skipped":
+        yield from (f"Warning: {warning}" for warning in result.warnings)

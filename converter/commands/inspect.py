@@ -20,9 +20,10 @@ from converter.models.model import Model
 from converter.models.ties import resolve_as_used
 from converter.option_declaration import takes
 from converter.options import InspectOptions
+from converter.planning.manifest import find_manifest
 from converter.progress import Progress, ProgressCounter
 from converter.recognition import Recognition
-from converter.verification.manifest import find_manifest, is_initialized
+from converter.verification.manifest import is_initialized
 
 if TYPE_CHECKING:
     from converter.verification.result import Statistics

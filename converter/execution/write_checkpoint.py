@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.display import Displayed
+from converter.errors import CheckpointError, Problem
 from converter.execution.executor import execute
 from converter.execution.file_writer import reporting_write_errors
 from converter.execution.resume import Journal, plan_hash
@@ -17,10 +18,15 @@ from converter.file_names import MANIFEST, MODEL_CARD
 from converter.models.model import InputModel
 from converter.options import OutputOptions
 from converter.plan import InitializedTensor, Plan
-from converter.planning.manifest import manifest_bytes, planned_manifest, provenance_entry
+from converter.planning.manifest import (
+    changed_source_tensors,
+    manifest_bytes,
+    planned_manifest,
+    provenance_entry,
+)
 from converter.planning.model_card import make_model_card
 from converter.storage.atomic_directory import journal_path, require_space
-from converter.storage.local import check_unchanged, file_states
+from converter.storage.local import check_unchanged, file_states, set_equal_times
 from converter.storage.references import Url
 from converter.storage.resolve import output_target
 
@@ -48,6 +54,8 @@ class WriteResult(Displayed):
     """Canonical name → number of values that are infinite or not a number, if any."""
     overflowed: Mapping[str, int] = field(default_factory=dict)
     """Canonical name → number of values that the dtype cannot hold, if any."""
+    changed: Sequence[Problem] = ()
+    """Source tensors with other values than the manifest of their checkpoint states."""
     sources: Sequence[InputModel] = ()
     """The sources, closed again."""
     planned_manifest: Mapping[str, Any] = field(default_factory=dict)
@@ -75,6 +83,11 @@ class WriteResult(Displayed):
             *(
                 f"{name}: {count} value(s) are too large for the dtype and became infinite"
                 for name, count in self.overflowed.items()
+            ),
+            *(
+                f"{file}: {len(names)} tensor(s) have other values than {MANIFEST} states, such as "
+                f"{names[0]}: the file is damaged, or was changed since it was written"
+                for file, names in _by_file(self.changed).items()
             ),
         )
 
@@ -168,8 +181,15 @@ def write_checkpoint(
             sizes={**result.sizes, **written},
             non_finite=executed.non_finite,
             overflowed=executed.overflowed,
+            changed=[*changed_source_tensors(plan, sources, executed.sha256)],
         )
         check_unchanged(files)
+        if result.changed and options.unchanged_sources:
+            raise CheckpointError(
+                "A source does not hold the values that were written to it; nothing is written.",
+                result.changed,
+                remedy="Write it again; in recipes by converter run --force JOB.",
+            )
         text = manifest_bytes(
             result.planned_manifest,
             written,
@@ -181,5 +201,15 @@ def write_checkpoint(
         )
         with reporting_write_errors(directory / MANIFEST, len(text)):
             (directory / MANIFEST).write_bytes(text)
+            set_equal_times(directory)
     _log.info("%s: complete after %.1f s", output, executed.seconds)
     return result
+
+
+def _by_file(problems: Sequence[Problem]) -> dict[str, list[str]]:
+    """Return file → the tensors in it that have a problem."""
+    names: dict[str, list[str]] = {}
+    for problem in problems:
+        file = "/".join(Path(str(problem.file)).parts[-2:])  # the manifest has no local paths
+        names.setdefault(file, []).append(str(problem.tensor))
+    return names

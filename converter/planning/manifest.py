@@ -6,15 +6,20 @@ The same inputs give the same manifest, byte for byte: no machine paths, no time
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from converter._version import __version__
+from converter.errors import ConverterError, Problem
+from converter.file_names import CONFIG, MANIFEST
 from converter.models.source_model import MatchedCheckpoint
 from converter.plan import Plan, ResizedTensor, SourceTensor, TargetTensor
-from converter.safe_json import to_json
+from converter.safe_json import read_json_object, to_json
 from converter.text import redact_values
+
+Manifest: TypeAlias = Mapping[str, Any]
 
 
 def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:
@@ -125,3 +130,88 @@ def _file_entry(path: Path, checksum: bool) -> dict[str, Any]:
         with path.open("rb") as file:
             entry["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return entry
+
+
+def find_manifest(home: Path) -> Manifest | None:
+    """Return the manifest of `home`: its own, or its part of the one that `split` wrote above."""
+    if (home / MANIFEST).is_file():
+        return read_json_object(home / MANIFEST)
+    directory = home.resolve()
+    if directory.name not in split_submodels(directory.parent):
+        return None
+    manifest = read_json_object(directory.parent / MANIFEST)
+    return {
+        **manifest,
+        "tensors": _without_prefix(manifest.get("tensors"), f"{directory.name}."),
+        "files": _without_prefix(manifest.get("files"), f"{directory.name}/"),
+    }
+
+
+def split_submodels(home: Path) -> tuple[str, ...]:
+    """Return the submodels that `split` wrote to `home`, by its manifest; empty if it did not.
+
+    Raise ConverterError if the manifest cannot be read.
+    """
+    manifest = read_json_object(home / MANIFEST) if (home / MANIFEST).is_file() else {}
+    paths = dictionary(manifest.get("files")) if manifest.get("command") == "split" else ()
+    parents = [path.removesuffix(f"/{CONFIG}") for path in paths if path.endswith(f"/{CONFIG}")]
+    return tuple(name for name in parents if name not in ("", ".", "..") and "/" not in name)
+
+
+def _without_prefix(entries: Any, prefix: str) -> dict[str, Any]:
+    """Return the entries whose names start with `prefix`, without it."""
+    items = dictionary(entries).items()
+    return {name.removeprefix(prefix): entry for name, entry in items if name.startswith(prefix)}
+
+
+def dictionary(value: Any) -> Mapping[str, Any]:
+    """Return a value of a manifest if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def changed_source_tensors(
+    plan: Plan, sources: Sequence[MatchedCheckpoint], sha256: Mapping[str, str]
+) -> Iterator[Problem]:
+    """Yield a problem for each source tensor with other values than its manifest states.
+
+    `sha256` has the hash of each planned tensor; those that are cast or resized are not compared.
+    """
+    stated = {source.label: _stated_hashes(source) for source in sources}
+    for tensor in plan.tensors:
+        origin = tensor.origin
+        if type(origin) is not SourceTensor or origin.tensor.spec.dtype != tensor.spec.dtype:
+            continue
+        shape = list(tensor.spec.shape)
+        entry = stated.get(origin.source, {}).get((*origin.tensor.location, tensor.spec.dtype))
+        if entry and entry.get("shape") == shape and entry["sha256"] != sha256[tensor.spec.name]:
+            yield Problem(
+                f"its values are not those that {MANIFEST} states",
+                str(origin.tensor.path),
+                origin.tensor.spec.name,
+            )
+
+
+def _stated_hashes(source: MatchedCheckpoint) -> dict[tuple[object, ...], Mapping[str, Any]]:
+    """Return location and dtype of the tensors of a source → their entries in its own manifest.
+
+    The result is empty if the checkpoint was saved again since, by training for instance, which
+    shows in its configuration.
+    """
+    home, match = source.checkpoint.directory, source.key_match
+    manifest: Manifest = {}
+    with suppress(ConverterError):
+        manifest = find_manifest(home) or {}
+    files, entries = dictionary(manifest.get("files")), dictionary(manifest.get("tensors"))
+    config = source.checkpoint.config_path
+    listed = all(path.name in files for path in (home / CONFIG, *source.checkpoint.files))
+    if not listed or config != home / CONFIG or not config.is_file():
+        return {}
+    if dictionary(files[CONFIG]).get("sha256") != _file_entry(config, checksum=True)["sha256"]:
+        return {}
+    hashes = {}
+    for name, stored in match.matched.items():
+        names = (stored.tensor.spec.name, match.prefix + name, name)
+        entry = next((dictionary(entries[each]) for each in names if each in entries), {})
+        if isinstance(entry.get("sha256"), str) and entry.get("dtype") == stored.tensor.spec.dtype:
+            hashes[(*stored.tensor.location, stored.tensor.spec.dtype)] = entry
+    return hashes

@@ -8,13 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from converter.commands.verify import verify
 from converter.display import Displayed
 from converter.errors import ConverterError, resource_error
 from converter.execution.write_checkpoint import WriteResult
 from converter.file_names import MANIFEST
+from converter.progress import Progress
 from converter.recipes.parser import Job
 from converter.recipes.schema import COMMANDS
 from converter.safe_json import parse_json, to_json
+from converter.storage.base import OutputTarget
 from converter.storage.references import display_name, location_text
 from converter.storage.resolve import output_target
 from converter.verified_push import verify_for_push
@@ -39,11 +42,17 @@ class JobResult(Displayed):
     status: str
     seconds: float = 0.0
     error: ConverterError | None = None
+    reason: str = ""
+    """Why its existing output is not up to date."""
+    warnings: Sequence[str] = ()
+    """What the user should know about the output, also about one that is up to date."""
     pushed: Mapping[str, Any] | None = None
     files: Mapping[str, int] | None = None
     """In a dry run: the weight files that it would write → bytes of their tensors."""
     after: Sequence[str] = ()
     """In a dry run: the jobs that must run before it can be planned."""
+    number: int = 0
+    """Its position in the run, from 1; 0 if it has not ended."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of the summary."""
@@ -56,8 +65,12 @@ class JobResult(Displayed):
         for key in ("pushed", "files"):
             if (value := getattr(self, key)) is not None:
                 entry[key] = dict(value)
+        if self.reason:
+            entry["reason"] = self.reason
         if self.after:
             entry["after"] = list(self.after)
+        if self.warnings:
+            entry["warnings"] = list(self.warnings)
         return {**entry, **(self.error.to_dict() if self.error else {})}
 
 
@@ -126,7 +139,8 @@ def run_job(job: Job, write: bool, stopped: Callable[[], bool]) -> JobResult:
         if write:
             # Existing output is replaced only if converter wrote it.
             ours = output_target(job.output).read(MANIFEST) is not None
-            result = _run_command(job, overwrite=ours, progress=watch)
+            options = {"overwrite": ours, "unchanged_sources": job.follows_another}
+            result = _run_command(job, progress=watch, **options)
         if job.push:
             result = result or _run_command(job, dry_run=True)
             mapping = job.options.get("mapping", ())
@@ -135,7 +149,8 @@ def run_job(job: Job, write: bool, stopped: Callable[[], bool]) -> JobResult:
         return JobResult(job, INTERRUPTED, time.monotonic() - start)
     except Exception as error:
         return JobResult(job, FAILED, time.monotonic() - start, _converted(job, error))
-    return JobResult(job, DONE, time.monotonic() - start, pushed=pushed)
+    warnings = result.warnings if result else ()
+    return JobResult(job, DONE, time.monotonic() - start, pushed=pushed, warnings=warnings)
 
 
 def _run_command(job: Job, **more: Any) -> WriteResult:
@@ -158,30 +173,82 @@ def _converted(job: Job, error: Exception) -> ConverterError:
     return ConverterError(f"{job.name}: {text}", remedy=remedy)
 
 
-def is_done(planned: WriteResult) -> bool:
-    """Return whether an output is up to date by its manifest, given the result of a dry run."""
+def check_output(job: Job, planned: WriteResult, progress: Progress) -> JobResult:
+    """Return that a job is up to date, or why it is to run, given the result of a dry run.
+
+    Weights whose times show that they may have been changed are compared with the manifest.
+    """
     output = output_target(location_text(planned.output))
+    warnings: Sequence[str] = ()
+    reason = ""
     try:
-        manifest = parse_json(output.read(MANIFEST) or b"")
-        written = output.modified(MANIFEST)
-        sizes = output.files()
-        files = manifest.pop("files")
-        complete = all(sizes[name] == each["bytes"] for name, each in files.items())
-        documents = planned.plan.documents
-        same = all(output.read(name) == data for name, data in documents.items())
+        if (text := output.read(MANIFEST)) is not None:
+            manifest = parse_json(text)
+            warnings = tuple(map(str, manifest.pop("warnings", ())))
+            reason = _outdated(planned, output, manifest) or _changed(
+                job, planned, output, progress
+            )
+            if not reason:
+                return JobResult(job, SKIPPED, warnings=warnings)
     except (ConverterError, OSError, LookupError, TypeError, AttributeError, ValueError):
-        return False
-    names = {*documents, *planned.plan.copied_files, *(file.path for file in planned.plan.files)}
-    manifest.pop("warnings", None)
-    return (
-        complete
-        and same
-        and names <= files.keys()
-        and written is not None
-        and not any(source.checkpoint.modified_since(written) for source in planned.sources)
-        and _without_hashes(manifest)
-        == _without_hashes(json.loads(to_json(dict(planned.planned_manifest))))
-    )
+        reason = f"its {MANIFEST} is damaged"
+    files = {file.path: file.nbytes for file in planned.plan.files}
+    return JobResult(job, PLANNED, reason=reason, files=files, warnings=planned.warnings)
+
+
+_REASONS = {
+    "converter_version": "another version of converter made its output",
+    "sources": "its sources have changed",
+    "mappings": "a mapping table has changed",
+    "tensors": "its options have changed",
+}
+"""Key of the manifest → why a difference there means that the output is not up to date."""
+
+
+def _outdated(planned: WriteResult, output: OutputTarget, manifest: dict[str, Any]) -> str:
+    """Return why an output is not what would be written, ``""`` if sizes and texts do not show it.
+
+    Raise an error of any kind if `manifest`, without its warnings, is not one.
+    """
+    files, sizes = manifest.pop("files"), output.files()
+    would_be = json.loads(to_json(dict(planned.planned_manifest)))
+    for key in dict.fromkeys((*would_be, *manifest)):
+        if _without_hashes(manifest.get(key)) != _without_hashes(would_be.get(key)):
+            return _REASONS.get(key, f"its option {key} has changed")
+    if {*planned.plan.documents, *_large_files(planned)} - files.keys():
+        return "its options or sources have changed"
+    for name, entry in files.items():
+        if name not in sizes:
+            return f"{name} is missing in its output"
+        if sizes[name] != entry["bytes"]:
+            return f"{name} was changed since it was written"
+    for name, data in planned.plan.documents.items():
+        if output.read(name) != data:
+            return f"{name} is not as it would be written"
+    written = output.modified(MANIFEST)
+    if written is None or any(each.checkpoint.modified_since(written) for each in planned.sources):
+        return "a source may have been modified since"
+    return ""
+
+
+def _changed(job: Job, planned: WriteResult, output: OutputTarget, progress: Progress) -> str:
+    """Return which files no longer hold what was written, ``""`` if all do.
+
+    Those that may have been changed by their times are compared with the manifest.
+    """
+    names = output.may_have_changed(_large_files(planned))
+    if not names:
+        return ""
+    mapping = job.options.get("mapping", ())
+    problems = verify(job.output, mapping=mapping, progress=progress).problems
+    wrong = [name for name in names if any(name in str(each) for each in problems)] or names
+    verb = "was" if len(wrong) == 1 else "were"
+    return f"{', '.join(wrong)} {verb} changed since it was written" if problems else ""
+
+
+def _large_files(planned: WriteResult) -> list[str]:
+    """Return the files of the output whose content no plan states."""
+    return [*planned.plan.copied_files, *(file.path for file in planned.plan.files)]
 
 
 def _without_hashes(value: Any) -> Any:

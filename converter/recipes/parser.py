@@ -62,6 +62,10 @@ class Job(Displayed):
     command: str
     options: Mapping[str, Any]
     push: Mapping[str, Any] | None
+    place: str = ""
+    """The recipe and the line."""
+    follows_another: bool = False
+    """If true, another job of the run writes a source of it, which must hold what that wrote."""
 
     @property
     def output(self) -> str:

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Self
 
 from converter.cleanup import thread_pool
 from converter.errors import ConverterError, UsageError
-from converter.option_declaration import takes
+from converter.option_declaration import did_you_mean, takes
 from converter.options import RunOptions
 from converter.recipes.job import (
+    DONE,
     FAILED,
     NOT_STARTED,
     PLANNED,
@@ -22,7 +24,7 @@ from converter.recipes.job import (
     Interrupted,
     JobResult,
     RunSummary,
-    is_done,
+    check_output,
     plan_job,
     run_job,
 )
@@ -95,8 +97,50 @@ def run(options: RunOptions) -> RunSummary:
     if options.scheduler and options.jobs:
         raise UsageError("jobs: the scheduler's own workers decide how many run at once")
     jobs = read_recipes(options.paths, options.variables)
-    scheduler = _Scheduler(jobs, options)
+    scheduler = _Scheduler(*_select(jobs, options), options)
     return scheduler.plan_all() if options.dry_run else scheduler.run()
+
+
+def _select(jobs: Sequence[Job], options: RunOptions) -> tuple[list[Job], set[str]]:
+    """Return the jobs of the run, those that others need included, and the names of forced ones."""
+    named = _matching(jobs, options.only or ["*"], "only")
+    needed = _needed(jobs)
+    selected = {number for number, job in enumerate(jobs) if job.name in named}
+    for number in reversed(range(len(jobs))):  # a job needs earlier ones
+        selected.update(needed[number] if number in selected else ())
+    chosen = [
+        replace(job, follows_another=bool(needed[number]))
+        for number, job in enumerate(jobs)
+        if number in selected
+    ]
+    forced = _matching(chosen, [each for each in options.force if each != "*"], "force")
+    return chosen, forced | (named if "*" in options.force else set())
+
+
+def _matching(jobs: Sequence[Job], patterns: Iterable[str], option: str) -> set[str]:
+    """Return the names of the jobs that match one of the patterns; raise UsageError if none does.
+
+    Each pattern must match one.
+    """
+    names = [job.name for job in jobs]
+    matching: set[str] = set()
+    for pattern in patterns:
+        match = {name for name in names if name == pattern or fnmatchcase(name, pattern)}
+        if not match and pattern != "*":
+            remedy = did_you_mean(pattern, names)
+            raise UsageError(f"{option}: no job is called {pattern!r}", remedy=remedy)
+        matching |= match
+    return matching
+
+
+def _needed(jobs: Sequence[Job]) -> list[list[int]]:
+    """Return for each job the earlier ones that write its sources."""
+    outputs: dict[str, int] = {}
+    needed = []
+    for number, job in enumerate(jobs):
+        needed.append(job.needed(outputs))
+        outputs[location_key(job.output)] = number
+    return needed
 
 
 def _executor(options: RunOptions) -> ThreadExecutor | DaskExecutor:
@@ -110,17 +154,13 @@ def _executor(options: RunOptions) -> ThreadExecutor | DaskExecutor:
 class _Scheduler:
     """One run: which jobs wait, are running and have ended."""
 
-    def __init__(self, jobs: Sequence[Job], options: RunOptions) -> None:
-        self.jobs, self.options = jobs, options
+    def __init__(self, jobs: Sequence[Job], forced: set[str], options: RunOptions) -> None:
+        self.jobs, self.forced, self.options = jobs, forced, options
+        self.needed = _needed(jobs)
         self.planned: dict[int, JobResult] = {}
         """Job → what planning found: that it is up to date, cannot run, or is to run."""
         self.results: dict[int, JobResult] = {}
         self.running: dict[int, JobResult] = {}
-        outputs: dict[str, int] = {}
-        self.needed: list[list[int]] = []
-        for number, job in enumerate(jobs):
-            self.needed.append(job.needed(outputs))
-            outputs[location_key(job.output)] = number
 
     @property
     def summary(self) -> RunSummary:
@@ -185,10 +225,11 @@ class _Scheduler:
         planned = plan_job(job)
         if isinstance(planned, ConverterError):
             return JobResult(job, FAILED, error=planned)
-        if is_done(planned):
-            return JobResult(job, SKIPPED)
-        files = {file.path: file.nbytes for file in planned.plan.files}
-        return JobResult(job, PLANNED, files=files)
+        result = check_output(job, planned, lambda *_: self.check_stop())
+        if result.status == SKIPPED and job.name in self.forced:
+            return replace(result, status=PLANNED, reason="forced")
+        made = ", ".join(each.job.name for each in before if each.status == DONE)
+        return replace(result, reason=f"{made} ran again") if made and result.reason else result
 
     def execute(self, executor: ThreadExecutor | DaskExecutor) -> None:
         """Give the executor every job that can start, until all have ended."""
@@ -233,11 +274,12 @@ class _Scheduler:
             planned = self.running.pop(number)
             pushed_only = result.status != FAILED and planned.status == SKIPPED
             status = SKIPPED if pushed_only else result.status
-            self.end(number, replace(result, job=self.jobs[number], status=status))
+            job = self.jobs[number]
+            self.end(number, replace(result, job=job, status=status, reason=planned.reason))
 
     def end(self, number: int, result: JobResult) -> None:
         """Record the result of a job."""
-        self.results[number] = result
+        self.results[number] = result = replace(result, number=number + 1)
         self.show()
         if self.options.on_result:
             self.options.on_result(result)

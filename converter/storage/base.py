@@ -175,6 +175,9 @@ class OutputTarget(Protocol):
     def modified(self, name: str) -> float | None:
         """Return when a file was written, in seconds since 1970, ``None`` if unknown."""
 
+    def may_have_changed(self, names: Iterable[str]) -> list[str]:
+        """Return the files that may have been written to since the manifest, by their times."""
+
     def open_for_writing(
         self, overwrite: bool, resume: str | None, sync: bool
     ) -> AbstractContextManager[Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from converter.errors import CheckpointError, OutputError, Problem
 from converter.file_names import (
+    MANIFEST,
     SAVED_MODEL,
     TF_CHECKPOINT_STATE,
     TF_INDEX_SUFFIX,
@@ -27,6 +28,7 @@ from converter.storage.base import (
     source_overlap_error,
 )
 from converter.storage.references import local_path
+from converter.system import set_time
 
 
 def local_source(reference: str | Path) -> Source:
@@ -87,6 +89,11 @@ class LocalTarget:
         except OSError:
             return None
 
+    def may_have_changed(self, names: Iterable[str]) -> list[str]:
+        """Return the files whose times differ from the manifest's; see `set_equal_times`."""
+        written = (self.location / MANIFEST).stat().st_mtime_ns
+        return [n for n in names if (self.location / n).stat().st_mtime_ns != written]
+
     def open_for_writing(
         self, overwrite: bool, resume: str | None, sync: bool
     ) -> AbstractContextManager[Path]:
@@ -102,6 +109,17 @@ class LocalTarget:
             link = Path(os.path.realpath(file.parent)) / file.name
             if any(is_inside(path, target) for path in (link, Path(os.path.realpath(file)))):
                 raise source_overlap_error(self.location, file)
+
+
+def set_equal_times(directory: Path) -> None:
+    """Give all files in a finished output the time of its manifest.
+
+    So every later change shows, also by a file with an older time, as ``cp -p`` leaves it.
+    """
+    time = (directory / MANIFEST).stat().st_mtime_ns
+    for path in directory.rglob("*"):
+        if path.is_file():
+            set_time(path, time)
 
 
 @dataclass(frozen=True, slots=True)

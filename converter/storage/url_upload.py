@@ -68,6 +68,12 @@ class UrlTarget:
         listing = self._listing
         return listing.modified(name) if listing and name in listing.files else None
 
+    def may_have_changed(self, names: Iterable[str]) -> list[str]:
+        """Return the files that are newer than the manifest, which is committed last."""
+        written = self.modified(MANIFEST)
+        times = {name: self.modified(name) for name in names}
+        return [n for n, at in times.items() if at is None or written is None or at > written]
+
     @contextmanager
     def open_for_writing(self, overwrite: bool, resume: str | None, sync: bool) -> Iterator[Path]:
         """Yield a temporary directory that is uploaded at the end."""

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: finding it, checking its files, and the sources it states."""
+"""The manifest of a checkpoint: checking its files, and the sources it states."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import ConverterError, Problem
-from converter.file_names import CONFIG, MANIFEST, MODEL_CARD
+from converter.file_names import MANIFEST, MODEL_CARD
 from converter.initializers import Initializer
 from converter.plan import ResizedTensor, SourceTensor
+from converter.planning.manifest import Manifest, dictionary, find_manifest
 from converter.planning.tokenizer_files import non_negative_int
-from converter.safe_json import read_json_object
 from converter.verification.result import Findings
 
-Manifest = Mapping[str, Any]
 Sources = Mapping[str, tuple[str, SourceTensor]]
 """Canonical name → reference of the source, and the stored tensor."""
 
@@ -32,46 +31,14 @@ def load_manifest(home: Path) -> tuple[Manifest | None, Findings]:
     return manifest, check_manifest_files(home, manifest, "files that the manifest lists")
 
 
-def find_manifest(home: Path) -> Manifest | None:
-    """Return the manifest of `home`: its own, or its part of the one that `split` wrote above."""
-    if (home / MANIFEST).is_file():
-        return read_json_object(home / MANIFEST)
-    directory = home.resolve()
-    if directory.name not in split_submodels(directory.parent):
-        return None
-    manifest = read_json_object(directory.parent / MANIFEST)
-    return {
-        **manifest,
-        "tensors": _without_prefix(manifest.get("tensors"), f"{directory.name}."),
-        "files": _without_prefix(manifest.get("files"), f"{directory.name}/"),
-    }
-
-
-def split_submodels(home: Path) -> tuple[str, ...]:
-    """Return the submodels that `split` wrote to `home`, by its manifest; empty if it did not.
-
-    Raise ConverterError if the manifest cannot be read.
-    """
-    manifest = read_json_object(home / MANIFEST) if (home / MANIFEST).is_file() else {}
-    paths = _dictionary(manifest.get("files")) if manifest.get("command") == "split" else ()
-    parents = [path.removesuffix(f"/{CONFIG}") for path in paths if path.endswith(f"/{CONFIG}")]
-    return tuple(name for name in parents if name not in ("", ".", "..") and "/" not in name)
-
-
-def _without_prefix(entries: Any, prefix: str) -> dict[str, Any]:
-    """Return the entries whose names start with `prefix`, without it."""
-    items = _dictionary(entries).items()
-    return {name.removeprefix(prefix): entry for name, entry in items if name.startswith(prefix)}
-
-
 def check_manifest_files(home: Path, manifest: Manifest, title: str) -> Findings:
     """Compare the files in `home` with their sizes and hashes in the manifest, as check `title`."""
-    entries = _dictionary(manifest.get("files"))
+    entries = dictionary(manifest.get("files"))
     problems = [
         problem
         for name, entry in entries.items()
         if name != MODEL_CARD  # which users are expected to edit
-        and (problem := _check_file(home, name, _dictionary(entry)))
+        and (problem := _check_file(home, name, dictionary(entry)))
     ]
     return Findings(problems, checks={title: f"{len(entries) - len(problems)} of {len(entries)}"})
 
@@ -135,12 +102,7 @@ def expected_sources(sources: Sources, manifest: Manifest | None) -> ExpectedSou
 
 def tensor_entries(manifest: Manifest | None) -> Mapping[str, Any]:
     """Return the manifest's entries by canonical name; empty if there are none."""
-    return _dictionary(manifest.get("tensors")) if manifest else {}
-
-
-def _dictionary(value: Any) -> Mapping[str, Any]:
-    """Return a value of a manifest if it is an object, else an empty one."""
-    return value if isinstance(value, dict) else {}
+    return dictionary(manifest.get("tensors")) if manifest else {}
 
 
 def is_initialized(entry: Mapping[str, Any]) -> bool:

@@ -15,11 +15,12 @@ from converter.formats.registry import open_file
 from converter.models.model import resolve_model
 from converter.options import SUBMODELS
 from converter.plan import SourceTensor
+from converter.planning.manifest import split_submodels
 from converter.safe_json import read_json_object
 from converter.storage.references import display_name
 from converter.tensors import Axes, Rearrangement
 from converter.verification.difference_classifier import tensor_sha256
-from converter.verification.manifest import check_manifest_files, split_submodels
+from converter.verification.manifest import check_manifest_files
 from converter.verification.result import Findings, Provenance, ValueReport, Verification
 from converter.verification.source_comparison import first_of_architecture
 from converter.verification.value_report import MODEL

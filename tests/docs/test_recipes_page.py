@@ -35,12 +35,13 @@ def test_every_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
         "done",
     )
+    forced = "1 done, 1 skipped\n"
     printed = []
     for line in "".join(blocks(PAGE, "sh")).splitlines():
         result = CliRunner().invoke(commands, shlex.split(line)[1:])
         assert result.exit_code == 0, (line, result.output)
         printed.append(result.stdout)
-    assert printed[1:] == ["1 skipped\n", printed[2], "3 done\n", "3 done\n", "4 skipped\n"]
+    assert printed[1:] == ["1 skipped\n", printed[2], "3 done\n", "3 done\n", "4 skipped\n", forced]
     assert printed[2].endswith("3 planned\n")
     assert json.loads(Path("done.json").read_text())["counts"]["skipped"] == 4
     assert Path("other/parts/encoder/config.json").is_file()

@@ -132,7 +132,7 @@ def check_roles(
         ]
         names = {submodel: name for submodel, (name, _) in wrong.items()}
         raise UnsupportedError(
-            "; ".join(reasons), remedy=" ".join(_remedies(names, registry, requested))
+            "; ".join(reasons), remedy=" ".join(_remedies(names, model_types, registry, requested))
         )
 
 
@@ -148,7 +148,10 @@ def _can_be(name: str, submodel: str, registry: ArchitectureRegistry) -> bool:
 
 
 def _remedies(
-    wrong: Mapping[str, str], registry: ArchitectureRegistry, requested: Sequence[str] | None
+    wrong: Mapping[str, str],
+    model_types: Mapping[str, str],
+    registry: ArchitectureRegistry,
+    requested: Sequence[str] | None,
 ) -> Iterator[str]:
     other = dict(zip(SUBMODELS, reversed(SUBMODELS), strict=True))
     if len(wrong) == len(SUBMODELS) and all(
@@ -158,14 +161,37 @@ def _remedies(
         yield "They fit in the reverse order."
         return
     where = f" in {' and '.join(requested)}" if requested else ""
+    if "decoder" in wrong:
+        for name in (each for each in registry.names if not registry.is_composite(each)):
+            others = [other for other in dict.fromkeys(model_types.values()) if other != name]
+            differences = [text for each in others if (text := _difference(each, name, registry))]
+            for target in registry.architecture(name).becomes:
+                yield f"Two {name} become one {target}: give one as encoder and one as decoder."
+                yield from differences
     for submodel in wrong:
         names = ", ".join(_architectures_for(submodel, registry, requested or ()))
         yield f"What can be the {submodel}{where}: {names}."
-    if "decoder" in wrong:
-        for name in (each for each in registry.names if not registry.is_composite(each)):
-            for target in registry.architecture(name).becomes:
-                yield f"Two {name} become one {target}: give one as encoder and one as decoder."
     yield "See `converter families`."
+
+
+def _difference(name: str, other: str, registry: ArchitectureRegistry) -> str | None:
+    """Return in which modules an architecture differs from another one that it resembles."""
+    if name not in registry or registry.is_composite(name):
+        return None
+    first, second = (
+        {row.path.text: row.layer_type.name for row in registry.architecture(each).modules}
+        for each in (name, other)
+    )
+    lacking = [path for path in second if first.get(path) != second[path]]
+    more = [path for path in first if path not in second]
+    if len(lacking) + len(more) > len(second) // 2:
+        return None
+    parts = [
+        f"{verb} {', '.join(path.rpartition('}.')[2] for path in paths)}"
+        for verb, paths in (("has no", lacking), ("has", more))
+        if paths
+    ]
+    return f"A {name} does not fit there: it {' and '.join(parts)}." if parts else None
 
 
 def _architectures_for(

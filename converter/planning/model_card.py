@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from converter._version import __version__
-from converter.architectures.schema import Architecture
+from converter.architectures.schema import Architecture, Composite
 from converter.errors import UsageError
 from converter.models.model import InputModel
 from converter.options import CardOptions, OutputOptions
-from converter.plan import InitializedTensor, Plan
+from converter.plan import InitializedTensor, Plan, SourceTensor
 from converter.safe_json import read_small_file
 from converter.storage.hub_card import PLACEHOLDER, is_generated, stated_license, with_checksum
 from converter.text import collapse_ranges, redact
@@ -102,9 +102,10 @@ def _front_matter(plan: Plan, origins: Sequence[_CardSource]) -> Iterator[str]:
     yield "library_name: transformers"
     yield from _license(origins)
     yield "tags:"
+    closed = [each for each in plan.tables if isinstance(each, Composite) and each.closed]
     yield from (
         f"- {name}" if re.fullmatch(r"[A-Za-z][\w.-]*", name) else f"- {json.dumps(name)}"
-        for name in dict.fromkeys(table.name for table in reversed(plan.tables))
+        for name in dict.fromkeys(table.name for table in closed or reversed(plan.tables))
     )
     yield "---"
     yield ""
@@ -127,13 +128,19 @@ def _introduction(plan: Plan, origins: Sequence[_CardSource]) -> Iterator[str]:
     yield f"# {' and '.join(names)}"
     yield ""
     titles = [_markdown(each.title) for each in plan.tables if isinstance(each, Architecture)]
+    composite = next((each for each in plan.tables if isinstance(each, Composite)), None)
+    composed = _markdown(composite.title) if composite and composite.closed else None
     if plan.command == "compose":
+        what = f"{composed}:" if composed else "One encoder-decoder model of"
         yield (
-            f"One encoder-decoder model of {titles[0]} as encoder and {titles[1]} as decoder. "
-            "**It was put together, not trained**: before it is fine-tuned it generates noise."
+            f"{what} {titles[0]} as encoder and {titles[1]} as decoder. **It was put together, not "
+            "trained**: before it is fine-tuned it generates noise."
         )
     else:
-        yield f"{' and '.join(titles)}: the same model for other frameworks or in other files."
+        what = composed or " and ".join(dict.fromkeys(titles))
+        yield f"{what}: the same model for other frameworks or in other files."
+    if composite and len(composite.classes) == 1:
+        yield f"transformers has its class for {_TITLES[next(iter(composite.classes))]} only."
     yield ""
     yield "| part | from | commit | license |"
     yield "|---|---|---|---|"
@@ -158,17 +165,33 @@ def _new_weights(plan: Plan) -> Iterator[str]:
     for tensor in plan.tensors:
         if tensor.needs_training and isinstance(tensor.origin, InitializedTensor):
             reasons.setdefault(tensor.origin.reason, []).append(tensor.spec.name)
-    if not reasons:
+    copies = _copies(plan)
+    if not reasons and not copies:
         return
     count = sum(map(len, reasons.values()))
     yield "## Newly initialized weights, which need training"
     yield ""
+    if copies:
+        yield f"{len(copies):,} tensors of cross-attention are copies of those of self-attention:"
+        yield from ("", *(f"- `{name}`" for name in collapse_ranges(copies)), "")
     yield f"{count:,} of {len(plan.tensors):,} tensors are in no source and are newly initialized."
     yield ""
     for reason, names in reasons.items():
         yield f"- {reason}:"
         yield from (f"  - `{name}`" for name in collapse_ranges(names))
     yield ""
+
+
+def _copies(plan: Plan) -> list[str]:
+    """Return the tensors that have the values of a tensor before them, of the same source."""
+    taken, copies = set[tuple[str, str]](), []
+    for tensor in plan.tensors if plan.command == "compose" else ():
+        if isinstance(tensor.origin, SourceTensor):
+            source = tensor.origin.source, tensor.origin.tensor.spec.name
+            if source in taken:
+                copies.append(tensor.spec.name)
+            taken.add(source)
+    return copies
 
 
 def _first_positions(sources: Sequence[InputModel]) -> dict[str, int]:

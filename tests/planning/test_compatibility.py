@@ -36,6 +36,39 @@ def refused(places: dict[str, Path], encoder: str, decoder: str, to: str = "") -
     return str(caught.value)
 
 
+FEED_FORWARD = "it has no pre_feedforward_layernorm, post_feedforward_layernorm"
+HEADS = "has self_attn.q_norm, self_attn.k_norm"
+
+
+@pytest.mark.parametrize(
+    ("name", "difference"),
+    [
+        ("gemma", f"{FEED_FORWARD}."),
+        ("gemma3_text", f"it {HEADS}."),
+        ("llama", f"{FEED_FORWARD}."),
+        ("mistral", f"{FEED_FORWARD}."),
+        ("qwen2", f"{FEED_FORWARD}."),
+        ("qwen3", f"{FEED_FORWARD} and {HEADS}."),
+        ("bert", ""),
+        ("xlnet", ""),
+    ],
+)
+def test_what_differs_from_a_submodel_of_t5gemma_is_named(
+    tmp_path: Path, name: str, difference: str
+) -> None:
+    for each in (name, "gemma2"):
+        (tmp_path / each).mkdir()
+        config = {**tiny(each).config, "model_type": each}
+        (tmp_path / each / "config.json").write_text(json.dumps(config))
+    pairs = [("gemma2", name), (name, "gemma2")] if name != "bert" else [(name, "gemma2")]
+    for encoder, decoder in pairs:
+        with pytest.raises(UnsupportedError, match="Two gemma2 become one t5gemma") as caught:
+            compose(tmp_path / encoder, tmp_path / decoder, tmp_path / "out")
+        text = str(caught.value)
+        assert ("does not fit there" in text) == bool(difference)
+        assert f"A {name} does not fit there: {difference}" in text or not difference
+
+
 @pytest.mark.parametrize("architecture", ["distilbert", "llama", "t5", "vit", "xlnet"])
 def test_what_has_no_cross_attention_cannot_decode(
     places: dict[str, Path], architecture: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,28 @@ def test_what_does_not_become_one(pairs: dict[str, tuple[Path, Any, Any]], tmp_p
         converter.compose(tmp_path / "larger", place / "decoder", tmp_path / "out")
     with pytest.raises(UnsupportedError, match="there is no flax class"):
         composed(place, tmp_path / "out", to=["flax"])
+    gemma(tmp_path / "untied", 4, tie_word_embeddings=False)
+    with pytest.raises(UnsupportedError, match="output layer of T5Gemma is that of its decoder"):
+        converter.compose(place / "encoder", tmp_path / "untied", tmp_path / "out")
+
+
+def test_an_encoder_whose_output_layer_is_left_out(
+    pairs: dict[str, tuple[Path, Any, Any]], tmp_path: Path
+) -> None:
+    """Untied, or that of a classifier, as of a reward model: an encoder needs neither."""
+    import torch
+    from transformers import Gemma2Config, Gemma2ForSequenceClassification
+
+    untied = gemma(tmp_path / "untied", 4, tie_word_embeddings=False)
+    classifier = Gemma2ForSequenceClassification(Gemma2Config(**SIZES))
+    classifier.save_pretrained(tmp_path / "classifier")
+    for name, model in (("untied", untied), ("classifier", classifier)):
+        out = tmp_path / f"{name}-out"
+        converter.compose(tmp_path / name, pairs["balanced"][0] / "decoder", out)
+        loaded = oracle_checks.load(out, "safetensors", CLASS, None)
+        assert not loaded.problems
+        stored = loaded.stored["model.encoder.layers.1.pre_self_attn_layernorm.weight"]
+        assert torch.from_numpy(stored).equal(model.model.layers[1].input_layernorm.weight.data)
 
 
 @pytest.fixture(scope="module")
@@ -329,3 +352,62 @@ def test_a_random_decoder_has_no_cross_attention_of_the_other(parts: Path, tmp_p
         parts / "encoder", parts / "decoder", tmp_path / "out", random=["decoder"], dry_run=True
     )
     assert sum(".cross_attn." in name for name in result.to_dict()["initialized"]) == 8
+
+
+@pytest.fixture(scope="module")
+def with_tokenizers(
+    pairs: dict[str, tuple[Path, Any, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return two Gemma 2 with the files that published ones have next to their weights."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import GemmaTokenizerFast, GenerationConfig
+
+    texts = ["<pad>", "<eos>", "<bos>", "<unk>", "<end_of_turn>", "▁", *map(chr, range(97, 123))]
+    vocabulary = {text: number for number, text in enumerate(texts)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Replace("▁", " ")
+    names = {f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk")}
+    fast = GemmaTokenizerFast(tokenizer_object=tokenizer, **names)
+    fast.chat_template = "{{ bos_token }}{{ messages[0].content }}"
+    settings = GenerationConfig(
+        bos_token_id=2, eos_token_id=[1, 4], pad_token_id=0, cache_implementation="hybrid"
+    )
+    home = tmp_path_factory.mktemp("published")
+    for submodel in ("encoder", "decoder"):
+        shutil.copytree(pairs["balanced"][0] / submodel, home / submodel)
+        fast.save_pretrained(home / submodel)
+        settings.save_pretrained(home / submodel)
+        (home / submodel / "README.md").write_text("---\nlicense: gemma\n---\nA model.\n")
+    return home
+
+
+def test_tokenizer_generation_settings_and_card(with_tokenizers: Path, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+    from transformers import AutoTokenizer
+
+    out = composed(with_tokenizers, tmp_path / "out")
+    card = ModelCard.load(out / "README.md")
+    assert (card.data.license, card.data.library_name) == ("gemma", "transformers")
+    assert card.data.tags == ["t5gemma"]
+    assert "T5Gemma, an encoder-decoder model made of two Gemma 2" in card.text
+    assert "transformers has its class for PyTorch only" in card.text
+    assert "8 tensors of cross-attention are copies of those of self-attention" in card.text
+    (call,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(call.replace("path/to/this-model", str(out)), names)
+    model = names["model"]
+    expected = AutoTokenizer.from_pretrained(with_tokenizers / "encoder")
+    converter.split(out, tmp_path / "parts")
+    for place in (out, tmp_path / "parts" / "encoder", tmp_path / "parts" / "decoder"):
+        tokenizer = AutoTokenizer.from_pretrained(place)
+        assert type(tokenizer) is type(expected)
+        assert tokenizer.chat_template == expected.chat_template
+        batch = tokenizer("ab c", return_tensors="pt")
+        assert batch["input_ids"].tolist() == [[2, 6, 7, 5, 8]]
+    assert model.generation_config.cache_implementation == "hybrid"
+    generated = model.generate(**batch, max_new_tokens=3, min_new_tokens=3)
+    assert generated.shape == (1, 4) and generated[0, 0] == 2
+    converter.convert(out, tmp_path / "half", dtype="bfloat16")
+    text = ModelCard.load(tmp_path / "half" / "README.md").text
+    assert "T5Gemma, an encoder-decoder model made of two Gemma 2" in text

@@ -206,7 +206,8 @@ def wrap(text: str, width: int, *, keep_words: bool = False) -> list[str]:
     if cell_width(text) <= width:
         return [text]
     indent = " " * (len(text) - len(text.lstrip()) + 2)
-    lines, last = [], ""
+    lines: list[str] = []
+    last = ""
     for word in _WORDS.findall(text):
         own = indent + word.lstrip() if last else word
         if cell_width(last + word) <= width:

@@ -186,17 +186,6 @@ def cell_width(text: str) -> int:
     )
 
 
-def terminal_width(stream: Any) -> int | None:
-    """Return the columns of a terminal; ``None`` if `stream` is not one."""
-    if stream is None or not stream.isatty():
-        return None
-    columns = os.environ.get("COLUMNS", "")
-    try:
-        return int(columns or 0) or os.get_terminal_size(stream.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
-
-
 def wrap(text: str, width: int, *, keep_words: bool = False) -> list[str]:
     """Break a line at spaces into lines of at most `width` columns, the further ones indented.
 

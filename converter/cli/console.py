@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converter.text import printable, redact_values, terminal_width, wrap
+from converter.system import terminal_width
+from converter.text import printable, redact_values, wrap
 
 if TYPE_CHECKING:
     from converter.progress import Progress

@@ -11,13 +11,13 @@ from io import StringIO
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from converter.system import terminal_width
 from converter.text import (
     cell_width,
     collapse_ranges,
     printable,
     split_layer_index,
     summarize_names,
-    terminal_width,
     wrap,
 )
 
@@ -164,13 +164,13 @@ def table(
 ) -> TextTable:
     """Return a table without borders, whose rows are stacked if the terminal is too narrow.
 
-    Titled columns without any cell are left out. `right` contains the indices of right-aligned
-    columns. On a terminal a last cell that is that of
-    the row before is shortened to `repeats`, if that is given and shorter.
+    Titled columns without content are left out. `right` contains the indices of right-aligned
+    columns. On a terminal a last cell that is that of the row before is shortened to `repeats`, if
+    that is given and shorter.
     """
     cells = [(*map(printable, row),) for row in rows]
-    kept = [n for n, _ in enumerate(header) if any(row[n] for row in cells)] if cells else []
-    if header and len(kept) < len(header):
+    kept = [n for n, _ in enumerate(header) if not cells or any(row[n] for row in cells)]
+    if len(kept) < len(header):
         cells = [tuple(row[n] for n in kept) for row in cells]
         header, right = [header[n] for n in kept], [kept.index(n) for n in right if n in kept]
     return TextTable(cells, tuple(header), tuple(right), repeats)

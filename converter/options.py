@@ -519,6 +519,27 @@ class CheckTableOptions(CheckedOptions):
     config: Reference | None = _config("the checkpoint")
 
 
+@dataclass(frozen=True)
+class AppOptions(CheckedOptions):
+    """Options of ``converter app``."""
+
+    _: KW_ONLY
+    port: int | None = option(
+        None,
+        "Port of the page; 0 for any free one.",
+        metavar="PORT",
+        minimum=0,
+        maximum=65535,
+        absent="7860",
+    )
+    closed: bool = option(
+        False,
+        "Open no paths of this machine and do nothing with its login: only Hub ids and uploads, as "
+        "in a Space.",
+    )
+    no_browser: bool = option(False, "Do not open a browser.")
+
+
 def parse_settings(settings: Iterable[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return settings such as ``["encoder.dropout=0.1", "pad_token_id=0"]`` by target and field.
 

@@ -12,7 +12,7 @@ import converter
 from converter.cli import COMMANDS, Commands
 from converter.cli.options import GENERAL
 
-FUNCTIONS = {name: name.replace("-", "_") for name in COMMANDS}
+FUNCTIONS = {name: name.replace("-", "_") for name in COMMANDS if name != "app"}
 SHELL_ONLY = {"json", "save_recipe", "push", "tensors", "html", "summary", "long"}
 SHELL_ONLY |= {str(each.name) for each in GENERAL}
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 TRANSFORMERS_5 = "transformers-5"
 HUB_1 = "huggingface-hub-1"
 HUB_2 = "huggingface-hub-2"
+GRADIO = "gradio-6"
 
 
 def interpreter(name: str) -> Path:

@@ -65,13 +65,18 @@ frame.addEventListener("load", () => {
 """
 
 
-def browse(profile: Path, *arguments: str) -> str:
-    """Run the browser once and return its output."""
+def executable() -> str:
+    """Return the browser; skip the test if there is none, unless NEED_BROWSER is set."""
     if BROWSER is None:
         missing = "no browser: install Debian's chromium"
         (pytest.fail if os.environ.get("NEED_BROWSER") else pytest.skip)(missing)
+    return str(BROWSER)
+
+
+def browse(profile: Path, *arguments: str) -> str:
+    """Run the browser once and return its output."""
     done = subprocess.run(
-        [str(BROWSER), *FLAGS, f"--user-data-dir={profile}", *arguments],
+        [executable(), *FLAGS, f"--user-data-dir={profile}", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

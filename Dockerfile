@@ -4,7 +4,7 @@ FROM python:3.11-slim
 # Extras to install as well, such as [torch] or [flax].
 ARG EXTRAS=""
 
-COPY setup.cfg pyproject.toml README.md LICENSE /src/
+COPY setup.cfg setup.py pyproject.toml README.md LICENSE /src/
 COPY converter /src/converter
 COPY mappings /src/mappings
 RUN pip install --no-cache-dir "/src${EXTRAS}" && rm -r /src

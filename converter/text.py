@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
@@ -169,9 +170,52 @@ def _secret_names(variables: int) -> list[str]:
     return [name for name in os.environ if name.upper().endswith(_SECRET_VARIABLES)]
 
 
+_WORDS = re.compile(r"\s*(?:`[^`]*`\S*|\S+)")
+"""Words with the spaces before them; what is quoted as code is one word."""
+_WORD_PARTS = re.compile(r"(?<=[./_,:;=|&?)\]}…-])(?=[\w({\[])")
+"""Where a long name, path or URL may be broken: after its separators."""
+
+
+def cell_width(text: str) -> int:
+    """Return the columns that a text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
+        for char in text
+    )
+
+
+def wrap(text: str, width: int, *, keep_words: bool = False) -> list[str]:
+    """Break a line at spaces into lines of at most `width` columns, the further ones indented.
+
+    A word that is too long is broken after a separator such as a dot, or left in one piece if
+    `keep_words`, so that it can be copied; one without separators is always left.
+    """
+    if cell_width(text) <= width:
+        return [text]
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    lines: list[str] = []
+    last = ""
+    for word in _WORDS.findall(text):
+        own = indent + word.lstrip() if last else word
+        if cell_width(last + word) <= width:
+            last += word
+        elif keep_words or cell_width(own) <= width:
+            lines, last = [*lines, *([last] if last else [])], own
+        else:
+            for part in _WORD_PARTS.split(word):
+                if last.strip() and cell_width(last + part) > width:
+                    lines, last = [*lines, last], indent + part.lstrip()
+                else:
+                    last += part
+    return [*lines, last]
+
+
 _NUMBER = re.compile(r"(?<=[._/])[0-9]{1,9}(?=[._/]|$)")
 
 _MAX_RUNS = 40
+_MAX_INLINE = 10
 
 
 def collapse_ranges(names: Iterable[str]) -> list[str]:
@@ -211,11 +255,15 @@ def _format_numbers(numbers: list[int]) -> str:
     return "{" + ",".join(parts) + "}"
 
 
-def summarize_names(names: Iterable[str], limit: int = 12) -> str:
-    """Return the collapsed names in one line, and the number of those over `limit`."""
-    collapsed = collapse_ranges(names)
-    text = ", ".join(collapsed[:limit])
-    return text if len(collapsed) <= limit else f"{text} and {len(collapsed) - limit} more"
+def summarize_names(names: Iterable[str]) -> str:
+    """Return the collapsed names in one line, and how many there are over ten."""
+    return inline(collapse_ranges(names))
+
+
+def inline(names: Sequence[str]) -> str:
+    """Return names in one line, and how many there are over ten."""
+    more = len(names) - _MAX_INLINE
+    return ", ".join(names[:_MAX_INLINE]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def natural_key(name: str) -> list[Any]:

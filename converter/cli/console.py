@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converter.text import printable, redact_values
+from converter.system import terminal_width
+from converter.text import printable, redact_values, wrap
 
 if TYPE_CHECKING:
     from converter.progress import Progress
@@ -116,7 +117,8 @@ def safe_messages() -> Iterator[None]:
 def print_report(text: str, *, styled: bool = False) -> None:
     """Print a report of what was done, as `print_result` does, unless the command is quiet."""
     if not is_quiet():
-        print_result(text, styled=styled)
+        lines = [text] if styled else [wrapped(line, sys.stdout) for line in text.split("\n")]
+        print_result("\n".join(lines), styled=styled)
 
 
 def print_result(text: str, *, styled: bool = False) -> None:
@@ -157,15 +159,25 @@ def _safe_lines(text: str) -> str:
 
 
 def print_message(text: str, style: str = "") -> None:
-    """Print a message to standard error, if that can be written, in one of the styles."""
-    head, colon, rest = text.partition(":") if style else (text, "", "")
-    styled = click.style(printable(head + colon), **_STYLES[style]) + printable(rest)
+    """Print a message to standard error, if that can be written, in one of the styles.
+
+    On a terminal it is wrapped between words; names, paths and commands stay in one piece.
+    """
+    text = wrapped(printable(text), sys.stderr)
+    head, colon, rest = text.partition(":") if style else ("", "", text)
+    styled = click.style(head + colon, **_STYLES[style]) + rest
     try:
         click.echo(styled, err=True, color=colors(sys.stderr))
     except BrokenPipeError:
         raise
     except OSError:
         return
+
+
+def wrapped(line: str, stream: Any) -> str:
+    """Return a line wrapped between words for `stream`, unless that is not a terminal."""
+    width = terminal_width(stream)
+    return line if width is None else "\n".join(wrap(line, width, keep_words=True))
 
 
 def warn(text: str) -> None:

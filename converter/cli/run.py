@@ -18,6 +18,7 @@ from converter.cli.console import (
     print_message,
     print_report,
     print_result,
+    wrapped,
 )
 from converter.cli.error_handling import error_lines
 from converter.cli.options import NEW_FILE, GroupedCommand, GroupedOption
@@ -146,7 +147,7 @@ def _show(
         prefix = f"[{result.number:{len(str(total))}}/{total}] "
         first, *more = map(printable, _lines(result))
         for line in (prefix + first, *(f"  {each}" for each in more)):
-            write(line)
+            write(wrapped(line, sys.stdout) if planning else line)
 
     try:
         yield progress, on_result

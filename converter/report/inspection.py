@@ -23,7 +23,7 @@ from converter.report.rich_text import (
     table,
     unwrapped,
 )
-from converter.text import collapse_ranges
+from converter.text import collapse_ranges, inline, summarize_names
 from converter.verification.result import NOTHING
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def describe_inspection(
         yield indented(table(provenance_rows(provenance)))
     if ignored := by_reason(model.key_match.ignored.items()):
         yield heading("Ignored")
-        yield indented(table((", ".join(names), reason) for reason, names in ignored.items()))
+        yield indented(table((names, reason) for reason, names in ignored.items()))
     if tensors:
         yield heading("Tensors")
         header = tensor_header(inspection)
@@ -90,7 +90,7 @@ def facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
     files = [f"{path.name}, {size(nbytes)}" for path, nbytes in checkpoint.sizes.items()]
     yield from (("file", each) for each in bounded(files))
     if checkpoint.others:
-        yield "other files", ", ".join(bounded(checkpoint.others))
+        yield "other files", inline(checkpoint.others)
     dialect = model.key_match.dialect if model else inspection.likely.dialect
     yield "format", checkpoint.file_format + (f", {dialect} names" if dialect else "")
     if model and (prefix := model.key_match.prefix):
@@ -164,12 +164,13 @@ def tensor_rows(inspection: Inspection, model: Model) -> Iterator[tuple[str, ...
 
     for names in group_layers((name for name in ordered if name in matched), key):
         specs = [matched[name].tensor.spec for name in names]
+        name, stored = summarize_names(names), summarize_names(spec.name for spec in specs)
         yield (
-            ", ".join(collapse_ranges(names)),
+            name,
             shape(specs[0].shape),
             specs[0].dtype,
             size(sum(spec.nbytes for spec in specs)),
-            ", ".join(collapse_ranges(spec.name for spec in specs)),
+            stored if stored != name else "",
             *([inspection.origin(names[0])] if inspection.manifest else []),
             *_statistics(inspection, names),
         )

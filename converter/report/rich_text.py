@@ -11,11 +11,18 @@ from io import StringIO
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from converter.text import collapse_ranges, printable, split_layer_index
+from converter.system import terminal_width
+from converter.text import (
+    cell_width,
+    collapse_ranges,
+    printable,
+    split_layer_index,
+    summarize_names,
+    wrap,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
-    from rich.table import Table
     from rich.text import Text
 
 K = TypeVar("K")
@@ -29,8 +36,11 @@ _UNBOUNDED = 10_000
 """Columns if the output is not a terminal, so that lines in a pipe are not wrapped."""
 
 
+_NARROWEST = 24
+"""Columns that longer text has at least; otherwise rows are stacked."""
+
 MAX_LISTED = 60
-"""Names or rows of one list that are printed, layers collapsed; rich takes 0.2 ms for each."""
+"""Names or rows of one list that are printed, layers collapsed."""
 
 
 def size(nbytes: int) -> str:
@@ -91,50 +101,79 @@ def group_layers(items: Iterable[T], key: Callable[[T], tuple[Any, ...]]) -> lis
     return list(grouped((without_index(item), item) for item in items).values())
 
 
-def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Group pairs of name and reason: reason → collapsed names."""
+def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Group pairs of name and reason: reason → collapsed names in one line."""
     groups = grouped((reason, name) for name, reason in reasons)
-    return {reason: bounded(collapse_ranges(names)) for reason, names in groups.items()}
+    return {reason: summarize_names(names) for reason, names in groups.items()}
 
 
-def line(text: str, style: str = "") -> Text:
-    """Return a line or a cell, never parsed as markup, wrapped anywhere if necessary."""
+@dataclass(frozen=True)
+class Lines:
+    """Lines that are never parsed as markup, and wrapped between words and parts of names."""
+
+    texts: tuple[str, ...]
+    style: str
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        """Yield each line of the terminal."""
+        for text in self.texts:
+            for piece in wrap(text, options.max_width):
+                yield _unbroken(piece, self.style)
+
+
+def _unbroken(text: str, style: str = "") -> Text:
+    from rich.text import Text
+
+    return Text(text, style=style, no_wrap=True, overflow="ignore")
+
+
+def line(text: str, style: str = "") -> Lines:
+    """Return a line."""
     return lines([text], style)
 
 
-def lines(texts: Iterable[str], style: str = "") -> Text:
+def lines(texts: Iterable[str], style: str = "") -> Lines:
     """Return several lines; a line break within one of them is escaped."""
-    from rich.text import Text
-
-    return Text("\n".join(map(printable, texts)), style=style, overflow="fold")
+    return Lines(tuple(map(printable, texts)), style)
 
 
-def more_lines(number: int) -> Iterator[Text]:
+def more_lines(number: int) -> Iterator[Lines]:
     """Yield a line that says how many rows are left out of a list of that `number`, if any."""
     if number > MAX_LISTED:
         yield line(f"  … and {number - MAX_LISTED:,} more; --json lists all")
 
 
-def heading(text: str) -> Text:
+def heading(text: str) -> Lines:
     """Return the heading of a section."""
     return lines(["", text], "bold")
 
 
 def unwrapped(text: str) -> Text:
     """Return a line that is never wrapped, so that it can be copied from any terminal."""
-    from rich.text import Text
-
-    return Text(printable(text, limit=sys.maxsize), no_wrap=True, overflow="ignore")
+    return _unbroken(printable(text, limit=sys.maxsize))
 
 
 def table(
-    rows: Iterable[Sequence[str]], header: Sequence[str] = (), right: Sequence[int] = ()
+    rows: Iterable[Sequence[str]],
+    header: Sequence[str] = (),
+    right: Sequence[int] = (),
+    *,
+    repeats: str = "",
 ) -> TextTable:
     """Return a table without borders, whose rows are stacked if the terminal is too narrow.
 
-    `right` contains the indices of right-aligned columns.
+    Titled columns without content are left out. `right` contains the indices of right-aligned
+    columns. On a terminal a last cell that is that of the row before is shortened to `repeats`, if
+    that is given and shorter.
     """
-    return TextTable([tuple(row) for row in rows], tuple(header), tuple(right))
+    cells = [(*map(printable, row),) for row in rows]
+    kept = [n for n, _ in enumerate(header) if not cells or any(row[n] for row in cells)]
+    if len(kept) < len(header):
+        cells = [tuple(row[n] for n in kept) for row in cells]
+        header, right = [header[n] for n in kept], [kept.index(n) for n in right if n in kept]
+    return TextTable(cells, tuple(header), tuple(right), repeats)
 
 
 @dataclass(frozen=True)
@@ -144,37 +183,79 @@ class TextTable:
     rows: Sequence[tuple[str, ...]]
     header: tuple[str, ...]
     right: tuple[int, ...]
+    repeats: str
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        """Yield columns, or two lines a row if the first column makes that too wide."""
-        columns = list(zip_longest(*([self.header] if self.header else []), *self.rows))
-        widths = [max(len(cell or "") for cell in column) + _GAP for column in columns]
-        if sum(widths) <= options.max_width or not widths or 2 * widths[0] <= options.max_width:
-            yield self._columns()
+        """Yield columns if no word is broken by that, or else several lines for each row."""
+        on_terminal = options.max_width < _UNBOUNDED // 2
+        rows = self._without_repetition() if on_terminal and self.repeats else self.rows
+        columns = list(zip_longest(*([self.header] if self.header else []), *rows, fillvalue=""))
+        widths = self._widths(columns, options.max_width)
+        if widths is None:
+            yield from (part for cells in rows for part in self._stacked(cells, options.max_width))
             return
-        for first, *rest in self.rows:
-            yield line(first)
-            yield indented(line("  ".join(cell for cell in rest if cell)))
+        if self.header:
+            yield from self._row(self.header, widths, "dim")
+        for cells in rows:
+            yield from self._row(cells, widths)
 
-    def _columns(self) -> Table:
-        from rich.table import Table
+    def _without_repetition(self) -> Sequence[tuple[str, ...]]:
+        before = ["", *(row[-1] for row in self.rows)]
+        return [
+            (*row[:-1], self.repeats) if row[-1] == last and len(last) > len(self.repeats) else row
+            for row, last in zip(self.rows, before, strict=False)
+        ]
 
-        count = len(self.header) or max(map(len, self.rows), default=0)
-        built = Table(
-            box=None, show_header=bool(self.header), padding=(0, _GAP, 0, 0), header_style="dim"
-        )
-        for number in range(count):
-            built.add_column(
-                line(self.header[number]) if self.header else "",
-                justify="right" if number in self.right else "left",
-                overflow="fold",
-                no_wrap=number == 0,  # at most half of the width, see above
+    def _widths(self, columns: Sequence[Sequence[str]], width: int) -> list[int] | None:
+        """Return the widths of columns; ``None`` if words would have to be broken."""
+        width -= _GAP * (len(columns) - 1)
+        most = [max(map(cell_width, column)) for column in columns]
+        if sum(most) <= width:
+            return most
+        least = [
+            full
+            if number == 0 or number in self.right
+            else max(
+                [
+                    _NARROWEST if full > _NARROWEST else 0,
+                    *(cell_width(word) for cell in column for word in cell.split()),
+                ]
             )
-        for cells in self.rows:
-            built.add_row(*(line(cell) for cell in cells))
-        return built
+            for number, (column, full) in enumerate(zip(columns, most, strict=True))
+        ]
+        spare, wanting = width - sum(least), sum(most) - sum(least)
+        if spare < 0:
+            return None
+        return [
+            low + spare * (full - low) // wanting for low, full in zip(least, most, strict=True)
+        ]
+
+    def _row(self, cells: Sequence[str], widths: Sequence[int], style: str = "") -> Iterator[Text]:
+        wrapped = [wrap(cell, width) for cell, width in zip(cells, widths, strict=False)]
+        for pieces in zip_longest(*wrapped, fillvalue=""):
+            padded = []
+            for number, piece in enumerate(pieces):
+                padding = " " * (widths[number] - cell_width(piece))
+                padded.append(padding + piece if number in self.right else piece + padding)
+            yield _unbroken((" " * _GAP).join(padded).rstrip(), style)
+
+    def _stacked(self, cells: Sequence[str], width: int) -> Iterator[Text]:
+        """Yield the first cell, and the others below it; numbers have the title of their column."""
+        yield from map(_unbroken, wrap(cells[0], width))
+        last = ""
+        for number, cell in enumerate(cells[1:], 1):
+            if not cell:
+                continue
+            text = f"{self.header[number]} {cell}" if self.header and number in self.right else cell
+            if last and cell_width(last) + _GAP + cell_width(text) <= width:
+                last += " " * _GAP + text
+                continue
+            if last:
+                yield from map(_unbroken, wrap(last, width))
+            last = "  " + text
+        yield from map(_unbroken, wrap(last, width) if last else ())
 
 
 def indented(part: RenderableType) -> RenderableType:
@@ -200,13 +281,14 @@ def render(parts: Iterable[RenderableType], stream: Any = None) -> str:
     from rich.text import Text
 
     stream = stream or sys.stdout or StringIO()
-    terminal = bool(stream.isatty())
+    width = terminal_width(stream)
     written = StringIO()  # `Console.capture` would write to the stream, which may fail
     console = Console(
         file=written,
-        width=None if terminal else _UNBOUNDED,
+        width=width or _UNBOUNDED,
+        height=25,  # rich measures dumb terminals itself unless both are given
         no_color=True if os.environ.get("NO_COLOR") else None,
-        force_terminal=terminal,
+        force_terminal=width is not None,
         markup=False,
         emoji=False,
         highlight=False,

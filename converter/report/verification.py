@@ -23,7 +23,7 @@ from converter.report.rich_text import (
     shape,
     table,
 )
-from converter.text import collapse_ranges
+from converter.text import collapse_ranges, inline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -125,19 +125,18 @@ def _verification(result: Verification) -> Iterator[RenderableType]:
 
 def origin_rows(result: Verification) -> Iterator[tuple[str, str]]:
     """Yield each source and verdict, with the collapsed names."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name, origin in result.origins.items():
         verdict = f"{origin.verdict} to {origin.source}"
         if origin.verdict != "equal":
             verdict = "initialized" if origin.source is None else f"differs from {origin.source}"
-        submodel, _, _ = name.partition(".")
-        groups.setdefault((verdict, submodel), []).append(name)
+        groups.setdefault(verdict, []).append(name)
     few = 4
-    for (verdict, _), names in groups.items():
+    for verdict, names in groups.items():
         shown = collapse_params(names)
         if verdict.startswith("equal") and len(shown) > few:
             shown[few - 1 :] = [f"{shown[few - 1]} …"]
-        yield verdict, f"{count(len(names), 'tensor')}: {', '.join(bounded(shown))}"
+        yield verdict, f"{count(len(names), 'tensor')}: {inline(shown)}"
 
 
 def merge_layers(problems: Sequence[Problem]) -> list[Problem]:

@@ -25,7 +25,7 @@ from converter.report.rich_text import (
     table,
     unwrapped,
 )
-from converter.text import collapse_ranges, split_layer_index
+from converter.text import split_layer_index, summarize_names
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,10 +39,10 @@ def describe_plan(result: WriteResult) -> Iterator[RenderableType]:
     plan = result.plan
     yield line(f"{result.output}: planned, nothing was written", "bold")
     yield heading(count_origins(plan.tensors))
-    yield indented(table(tensor_rows(plan), header=TENSOR_HEADER))
+    yield indented(table(tensor_rows(plan), header=TENSOR_HEADER, repeats="as above"))
     yield from _prefixes(result)
     yield from _ignored(result)
-    yield heading(f"Files, {size(plan.nbytes)} of tensors")
+    yield heading(f"Files: {size(plan.nbytes)} of tensors, and headers of weight files")
     files = [(file.path, size(file.nbytes), file.file_format) for file in plan.files]
     files += [(name, size(len(content)), "generated") for name, content in plan.documents.items()]
     files += [(name, size(result.sizes[name]), "copied") for name in plan.copied_files]
@@ -57,7 +57,7 @@ def tensor_rows(plan: Plan) -> Iterator[tuple[str, ...]]:
     """Yield the planned tensors, equal layers in one row."""
     for group in group_similar(plan.tensors):
         spec, source, change = group[0].spec, describe_source(group), describe_change(group[0])
-        name = ", ".join(collapse_ranges(tensor.spec.name for tensor in group))
+        name = summarize_names(tensor.spec.name for tensor in group)
         yield name, shape(spec.shape), spec.dtype, f"← {source}", change
 
 
@@ -147,7 +147,7 @@ def _prefixes(result: WriteResult) -> Iterator[RenderableType]:
 def _ignored(result: WriteResult) -> Iterator[RenderableType]:
     """List the ignored tensors of the sources by reason, collapsed."""
     rows = [
-        (label, ", ".join(names), reason)
+        (label, names, reason)
         for label, ignored in result.plan.ignored.items()
         for reason, names in by_reason(ignored.items()).items()
     ]
@@ -201,12 +201,14 @@ def describe_source(group: Sequence[TargetTensor]) -> str:
         if rule.rule == "constant":
             return f"{rule.scale:g}"
         return f"{rule.rule}({rule.scale:g}), seed {rule.seed}"
-    keys = collapse_ranges(
+    keys = summarize_names(
         tensor.origin.tensor.spec.name
         for tensor in group
         if isinstance(tensor.origin, SourceTensor)
     )
-    return f"{origin.source} {origin.tensor.path.name}: {', '.join(keys)}"
+    file = f"{origin.source} {origin.tensor.path.name}"
+    names = summarize_names(tensor.spec.name for tensor in group)
+    return file if names in (keys, f"{origin.source}.{keys}") else f"{file}: {keys}"
 
 
 def describe_change(tensor: TargetTensor) -> str:

@@ -90,8 +90,8 @@ def test_the_image_holds_what_installing_needs() -> None:
         assert (ROOT / name).exists()
         assert f"!{name}" in ignored
     setup = (ROOT / "setup.cfg").read_text()
-    needed = {"setup.cfg", "pyproject.toml", "converter", "mappings"}
-    needed |= set(re.findall(r"^(?:long_description = file: |license_files = )(\S+)", setup, re.M))
+    needed = {"setup.cfg", "setup.py", "pyproject.toml", "README.md", "converter", "mappings"}
+    needed |= set(re.findall(r"^license_files = (\S+)", setup, re.M))
     assert needed == set(copied)
     assert re.search(r"^USER converter$", text, re.MULTILINE)
     assert 'ENTRYPOINT ["converter"]' in text

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,13 +136,27 @@ class Checkpoint(Displayed, AbstractContextManager["Checkpoint"]):
         self._stack.__exit__(*details)
 
 
-def open_config(reference: str | Path, config: str | Path | None = None) -> Checkpoint:
+@contextmanager
+def _naming_option(flag: str) -> Iterator[None]:
+    """Let the remedies of errors in the block name the option that gives a configuration."""
+    try:
+        yield
+    except CheckpointError as error:
+        where = f"with {flag} FILE" if flag else "next to the weights"
+        error.remedy = error.remedy and error.remedy.replace("with --config FILE", where)
+        raise
+
+
+def open_config(
+    reference: str | Path, config: str | Path | None = None, *, option: str = "--config"
+) -> Checkpoint:
     """Open a checkpoint without its weights, for the config and the tokenizer.
 
     `reference` is a directory with ``config.json``, that file, a weight file next to it, a Hub id
-    or a URL; `config` is the configuration, if it is in another directory.
+    or a URL; `config` is the configuration, if it is in another directory. Errors name the `option`
+    that gives it.
     """
-    with ExitStack() as stack:
+    with _naming_option(option), ExitStack() as stack:
         source = stack.enter_context(open_source(reference, "none"))
         if config is None and source.file and source.file.suffix == ".json":
             config = source.file
@@ -159,16 +173,18 @@ def open_files(
     headers: bool = False,
     needs_config: bool = True,
     ignore: Sequence[str] = (),
+    option: str = "--config",
 ) -> Checkpoint:
     """Open a checkpoint, reading the headers of its weight files only.
 
     `reference` is a directory with ``config.json`` and weight files, one weight file, a Hub id
     ``org/name[@revision]``, or a URL; `config` is the configuration, if it is in another directory.
-    With `headers` the caller reads no values, so that remote weight files need not be downloaded.
-    Tensors whose names match a pattern of `ignore` are left out. Without a configuration, raise
-    CheckpointError, unless `needs_config` is false: then the result has an empty one.
+    Errors name the `option` that gives it, if there is one. With `headers` the caller reads no
+    values, so that remote weight files need not be downloaded. Tensors whose names match a pattern
+    of `ignore` are left out. Without a configuration, raise CheckpointError, unless `needs_config`
+    is false: then the result has an empty one.
     """
-    with ExitStack() as stack:
+    with _naming_option(option), ExitStack() as stack:
         source = stack.enter_context(open_source(reference, "headers" if headers else "preferred"))
         folder = source.folder
         chosen = WeightFiles((source.file,)) if source.file else find_weights(folder)

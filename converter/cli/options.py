@@ -5,7 +5,8 @@ Completion imports nothing that only the command itself needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import cleandoc
 from typing import Any
 
@@ -47,8 +48,42 @@ class GroupedOption(click.Option):
         self.group = group
 
 
+_FLAG = re.compile(r"(?<![\w/-])--[a-z][a-z-]+")
+_COMMAND_LINE = re.compile(r"`[^`]*`|^ *converter .*", re.MULTILINE)
+
+
 class GroupedCommand(click.Command):
-    """A command whose help lists its options by group."""
+    """A command whose help lists its options by group, and whose errors say whose others are."""
+
+    def invoke(self, ctx: Context) -> Any:
+        """Run the command; an error that names an option of other commands names those."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            from converter.errors import ConverterError, resource_error
+
+            known = error if isinstance(error, ConverterError) else resource_error(error)
+            if known is None:
+                raise
+            texts = [known.remedy or "", *(each.remedy or "" for each in known.problems)]
+            notes = [*self._options_of_others(ctx, "\n".join(texts))]
+            known.remedy = "\n".join(filter(None, (known.remedy, " ".join(notes)))) or None
+            if known is error:
+                raise
+            raise known from error
+
+    def _options_of_others(self, ctx: Context, text: str) -> Iterator[str]:
+        """Yield a sentence for each option in a text that other commands have, and not this one."""
+        flags = dict.fromkeys(_FLAG.findall(_COMMAND_LINE.sub("", text)))
+        other = set(flags) - {flag for each in self.get_params(ctx) for flag in each.opts}
+        group = ctx.find_root().command
+        if other and isinstance(group, click.Group):
+            commands = {name: group.get_command(ctx, name) for name in group.list_commands(ctx)}
+            opts = {n: {o for p in c.params for o in p.opts} for n, c in commands.items() if c}
+            for flag in (each for each in flags if each in other):
+                names = [name for name, each in opts.items() if flag in each]
+                if names:
+                    yield f"{flag} is an option of {', '.join(names)}."
 
     def format_options(self, ctx: Context, formatter: click.HelpFormatter) -> None:
         """Write one list for each group."""

@@ -89,8 +89,8 @@ def diff(options: DiffOptions) -> Comparison:
     first, second = options.first, options.second
     registry = ArchitectureRegistry(options.mapping)
     with (
-        open_files(first, options.first_config) as one,
-        open_files(second, options.second_config) as two,
+        open_files(first, options.first_config, option="--first-config") as one,
+        open_files(second, options.second_config, option="--second-config") as two,
     ):
         models = (
             resolve_model(one, registry, label="first"),

@@ -194,18 +194,32 @@ def open_configs(
     opened = {}
     for submodel, reference in settings.references.items():
         try:
-            checkpoint = stack.enter_context(open_config(reference, settings.configs[submodel]))
+            config = settings.configs[submodel]
+            option = f"--{submodel}-config"
+            checkpoint = stack.enter_context(open_config(reference, config, option=option))
         except CheckpointError:
             if submodel in settings.random or is_remote(reference):
                 raise
             continue  # opening the weights gives a better message
         stated = settings.changes[submodel].get("model_type")
-        checkpoint = detect_model_type(checkpoint, registry, stated)
+        checkpoint = _detect_model_type(checkpoint, submodel, registry, stated)
         if "model_type" in checkpoint.config:
             opened[submodel] = _select_submodel(checkpoint, submodel, registry)
         elif submodel in settings.random:
             opened[submodel] = checkpoint
     return opened
+
+
+def _detect_model_type(
+    checkpoint: Checkpoint, submodel: str, registry: ArchitectureRegistry, stated: object = None
+) -> Checkpoint:
+    """Return `checkpoint` with a ``model_type``; errors name the option of the submodel."""
+    try:
+        return detect_model_type(checkpoint, registry, stated)
+    except CheckpointError as error:
+        own = f"--set {submodel}.model_type="
+        error.remedy = error.remedy and error.remedy.replace("--set model_type=", own)
+        raise
 
 
 def join_closed_composite(
@@ -285,12 +299,15 @@ def open_sources(
                     settings.configs[submodel],
                     headers=headers,
                     ignore=settings.ignore[submodel],
+                    option=f"--{submodel}-config",
                 )
             )
             checkpoint = (
                 weights.with_config(checkpoint.config)
                 if checkpoint
-                else _select_submodel(detect_model_type(weights, registry), submodel, registry)
+                else _select_submodel(
+                    _detect_model_type(weights, submodel, registry), submodel, registry
+                )
             )
         raw = apply_overrides(checkpoint.config, settings.changes[submodel])
         source = SourceModel.from_checkpoint(submodel, checkpoint, registry, raw)

@@ -127,7 +127,7 @@ def _open_sources(
     sources: dict[str, tuple[str, SourceTensor]] = {}
     taken: set[str] = set()
     for reference in references:
-        checkpoint = stack.enter_context(open_files(reference))
+        checkpoint = stack.enter_context(open_files(reference, option=""))
         if model.composite:
             checkpoint = as_part_of(checkpoint, model.composite.name, registry) or checkpoint
         source = resolve_as_used(checkpoint, registry, label=display_name(reference))

@@ -101,7 +101,7 @@ def _assign_sources(
         for submodel in submodels
     }
     for reference in against:
-        with open_files(reference) as checkpoint:
+        with open_files(reference, option="") as checkpoint:
             model = resolve_model(checkpoint, registry, label=display_name(reference))
         if model.submodels:
             for references in assigned.values():
@@ -195,7 +195,7 @@ def _compare_joint(
     registry: ArchitectureRegistry,
 ) -> Findings:
     """Compare the tensors outside the submodels with a source, if it is a combined model."""
-    with open_files(reference) as checkpoint:
+    with open_files(reference, option="") as checkpoint:
         model = resolve_model(checkpoint, registry, label=display_name(reference))
         if not model.submodels:
             return Findings()

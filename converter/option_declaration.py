@@ -169,7 +169,10 @@ class Option:
 
     def _check_item(self, value: Any) -> None:
         if self.choices and value not in self.choices:
-            raise UsageError(f"{self.name}: {value!r} is not one of {', '.join(self.choices)}")
+            raise UsageError(
+                f"{self.name}: {value!r} is not one of {', '.join(self.choices)}",
+                remedy=closest_name(value, self.choices),
+            )
         if self.declared.kind == "size":
             parse_size(value)
         if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
@@ -272,10 +275,16 @@ def _documented(doc: str, command: type[Any]) -> str:
 
 def did_you_mean(name: str, names: Collection[str]) -> str | None:
     """Return a remedy that names the closest of some names, or all if they are few."""
-    close = get_close_matches(name, names, n=1)
-    if close:
-        return f"Did you mean {close[0]!r}?"
+    if close := closest_name(name, names):
+        return close
     return "One of: " + ", ".join(names) if len(names) <= _FEW else None
+
+
+def closest_name(name: object, names: Collection[str]) -> str | None:
+    """Return a remedy that names the closest of some names, if one is close."""
+    begun = [each for each in names if each.startswith(str(name))] if name else []
+    close = begun or get_close_matches(str(name), names, 1, 0.5 if len(names) <= _FEW else 0.6)
+    return f"Did you mean {close[0]!r}?" if close else None
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

@@ -553,8 +553,9 @@ def parse_settings(settings: Iterable[str], targets: Sequence[str]) -> dict[str,
         if not dot:
             target, name = "", key
         if not equals or not name or target not in by_target:
+            wrong = f"{target!r} in {setting!r} is not a submodel"
             raise UsageError(
-                f"set: {setting!r} is not KEY=VALUE",
+                f"set: {wrong if equals and name else f'{setting!r} is not KEY=VALUE'}",
                 remedy="With a submodel: " + " or ".join(f"{name}.KEY=VALUE" for name in targets)
                 if targets
                 else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any
 
 from msgspec import structs
@@ -381,5 +382,8 @@ def get_preset(name: str) -> Preset:
     """Return the preset called `name`; raise UsageError if it does not exist."""
     presets = load_presets()
     if name not in presets:
-        raise UsageError(f"preset: {name!r} is not a preset", remedy="Known: " + ", ".join(presets))
+        close = get_close_matches(name, presets, 1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        hint += "`converter families` lists the presets."
+        raise UsageError(f"preset: {name!r} is not a preset", remedy=hint)
     return presets[name]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from inspect import cleandoc
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click import Context, Parameter
@@ -18,7 +18,15 @@ from converter._version import __version__
 from converter.cli.console import LEVELS, set_quiet, show_logs
 from converter.errors import UsageError
 from converter.file_names import tables_directory
-from converter.option_declaration import EXECUTION, GROUPS, OTHER, Option, options_of, parse_size
+from converter.option_declaration import (
+    EXECUTION,
+    GROUPS,
+    OTHER,
+    Option,
+    closest_name,
+    options_of,
+    parse_size,
+)
 
 Completion = list[CompletionItem]
 
@@ -112,6 +120,28 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
         return value  # type: ignore[no-any-return]
 
 
+class Choice(click.Choice):  # type: ignore[type-arg]  # generic since click 8.2
+    """One of some names, of which the closest is suggested."""
+
+    def convert(self, value: Any, param: Parameter | None, ctx: Context | None) -> Any:
+        """Return the name."""
+        if value not in self.choices:
+            fail_choice(self, value, self.choices, param, ctx)
+        return value
+
+
+def fail_choice(
+    kind: click.ParamType,  # type: ignore[type-arg]  # generic since click 8.2
+    value: str,
+    choices: Sequence[str],
+    param: Parameter | None,
+    ctx: Context | None,
+) -> NoReturn:
+    """Fail for a value that is not one of the choices."""
+    hint = f" {closest}" if (closest := closest_name(value, choices)) else ""
+    kind.fail(f"{value!r} is not one of {', '.join(choices)}.{hint}", param, ctx)
+
+
 class Names(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
     """Some of `choices`, with commas between them."""
 
@@ -125,7 +155,7 @@ class Names(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
         names = tuple(name.strip() for name in value.split(","))
         for name in names:
             if name not in self.choices:
-                self.fail(f"{name!r} is not one of {', '.join(self.choices)}.", param, ctx)
+                fail_choice(self, name, self.choices, param, ctx)
         return names
 
     def shell_complete(self, ctx: Context, param: Parameter, incomplete: str) -> Completion:
@@ -196,7 +226,7 @@ def _type(option: Option) -> Any:
     if option.declared.kind == "list":
         return Names(option.choices)
     if option.choices:
-        return click.Choice(option.choices)
+        return Choice(option.choices)
     if any(isinstance(each, type) and issubclass(each, str) for each in option.items):
         return str
     if float in option.items:
@@ -289,7 +319,7 @@ _VERSION = click.Option(
 )
 _LOG_LEVEL = click.Option(
     ["--log-level"],
-    type=click.Choice(LEVELS),
+    type=Choice(LEVELS),
     envvar="CONVERTER_LOG_LEVEL",
     expose_value=False,
     is_eager=True,

@@ -33,5 +33,5 @@ def split(options: SplitOptions) -> WriteResult:
         options.source, options.config, headers=options.dry_run, ignore=options.ignore
     ) as checkpoint:
         model = resolve_as_used(checkpoint, registry, options.set)
-        plan = plan_split(model, options, registry, options.ignore)
+        plan = plan_split(model, options, registry, options.set, options.ignore)
         return write_checkpoint(plan, options.output, options, [model])

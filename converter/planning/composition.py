@@ -40,6 +40,7 @@ from converter.planning.configs import (
     generation_config,
     is_setting,
     submodel_config,
+    unknown_field_warnings,
 )
 from converter.planning.encoder_decoder import (
     EncoderDecoderPair,
@@ -382,6 +383,7 @@ def plan_composition(
             **auxiliary.documents,
         },
         warnings=(
+            *unknown_field_warnings(options.set, _known_fields(pair)),
             *skipped,
             *_preset_warnings(pair, settings.preset),
             *pair.notes,
@@ -392,6 +394,16 @@ def plan_composition(
             *pair_warnings(sources, tokens.ids, generation.settings),
         ),
     )
+
+
+def _known_fields(pair: EncoderDecoderPair) -> dict[str, set[str]]:
+    """Return submodel → the fields of its source and table; ``""`` → those of the pair."""
+    composite = pair.composite
+    derived = derived_fields(composite, pair.configs)
+    fields = {"": {*composite.config, composite.tied_by, *derived}}
+    for submodel, source in pair.sources.items():
+        fields[submodel] = {*source.checkpoint.config, *source.config.architecture.config}
+    return fields
 
 
 def _config(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from converter.architectures.expressions import Value
 from converter.architectures.schema import Composite, Role
 from converter.errors import ConfigError, Problem
 from converter.file_names import GENERATION_CONFIG
+from converter.options import parse_settings
 from converter.planning.tokenizer_files import non_negative_int
 from converter.safe_json import file_to_copy, read_config, to_json
 
@@ -139,6 +141,43 @@ class GenerationSettings:
 def is_setting(field: str) -> bool:
     """Return whether a field of a configuration is a setting for generation."""
     return field in DEFAULTS or field in _NEWER
+
+
+_CLOSE = 0.75
+"""The least similarity of a field that is suggested for another."""
+_COMMON_FIELDS = frozenset(
+    (
+        "_attn_implementation _name_or_path add_cross_attention architectures attn_implementation "
+        "bos_token_id chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id "
+        "dtype eos_token_id finetuning_task gradient_checkpointing id2label is_decoder "
+        "is_encoder_decoder label2id model_type num_labels output_attentions output_hidden_states "
+        "output_scores pad_token_id prefix problem_type pruned_heads return_dict "
+        "return_dict_in_generate sep_token_id task_specific_params tf_legacy_loss "
+        "tie_encoder_decoder tie_word_embeddings tokenizer_class torch_dtype torchscript "
+        "transformers_version use_bfloat16 use_cache"
+    ).split()
+)
+"""Fields of every configuration, but for settings for generation (``PretrainedConfig``)."""
+
+
+def unknown_field_warnings(settings: Sequence[str], fields: dict[str, set[str]]) -> Iterator[str]:
+    """Yield a warning for each field that is set and that no source is known to have.
+
+    `settings` are those of `parse_settings`; `fields` are target → names of fields, those of the
+    configuration itself under ``""``.
+    """
+    for target, changes in parse_settings(settings, [*filter(None, fields)]).items():
+        for name in changes:
+            own, prefix = fields.get(target, ()), f"{target}." if target else ""
+            if name in own or name in _COMMON_FIELDS or is_setting(name):
+                continue
+            close = [
+                f"{other}.{name}" for other in reversed(fields) if other and name in fields[other]
+            ]
+            close += [prefix + each for each in get_close_matches(name, own, 1, _CLOSE)]
+            hint = f"; did you mean {close[0]}?" if close else ""
+            field = prefix + name
+            yield f"set: {field} is not a field of the source's configuration, and is added{hint}"
 
 
 def _token_ids(value: Any) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from converter.models.model import Model
 from converter.models.stand_alone import StandAloneModel, stand_alone_model
 from converter.options import OutputOptions
 from converter.plan import OutputFile, Plan, TargetTensor
-from converter.planning.configs import with_dtype
+from converter.planning.configs import unknown_field_warnings, with_dtype
 from converter.planning.planner import OutputModel, build_plan, plan_files
 from converter.planning.tensor_origins import plan_tensors
 from converter.planning.tokenizer_files import (
@@ -74,16 +74,21 @@ def plan_conversion(
         options,
         settings={"seed": seed, "set": list(settings), "ignore": list(ignore)},
         copied_files=copied,
-        warnings=(*warnings, *model.notes),
+        warnings=(*unknown_field_warnings(settings, _known_fields(model)), *warnings, *model.notes),
     )
 
 
 def plan_split(
-    model: Model, options: OutputOptions, registry: ArchitectureRegistry, ignore: Sequence[str] = ()
+    model: Model,
+    options: OutputOptions,
+    registry: ArchitectureRegistry,
+    settings: Sequence[str] = (),
+    ignore: Sequence[str] = (),
 ) -> Plan:
     """Return the plan to write the submodels of a combined model as checkpoints of their own.
 
-    What belongs to neither, such as a projection between their widths, gets a file next to them.
+    What belongs to neither, such as a projection between their widths, gets a file next to them;
+    `settings` and `ignore` as for `plan_conversion`.
     Raise UnsupportedError if the model is not a combined one, MatchError if tensors are missing or
     unknown, or have wrong shapes.
     """
@@ -92,7 +97,7 @@ def plan_split(
             f"{model.checkpoint.reference}: is not a combined model; nothing to split"
         )
     tensors = _model_tensors(model, options.dtype, seed=0)
-    outputs, warnings = [], [*model.notes]
+    outputs, warnings = [], [*unknown_field_warnings(settings, _known_fields(model)), *model.notes]
     placed: dict[str, str] = {}
     for submodel, config in model.configs.items():
         own = stand_alone_model(model.composite, submodel, config, registry)
@@ -123,6 +128,17 @@ def plan_split(
         other_files=_joint_file(model, tensors, joint),
         warnings=warnings,
     )
+
+
+def _known_fields(model: Model) -> dict[str, set[str]]:
+    """Return submodel, or field that holds a configuration → the fields of source and table."""
+    stated = model.checkpoint.config
+    fields = {name: {*nested} for name, nested in stated.items() if isinstance(nested, dict)}
+    fields[""] = {*stated, *(model.composite.config if model.composite else ())}
+    for submodel, config in model.configs.items():
+        nested = stated.get(model.composite.configs[submodel]) if model.composite else {}
+        fields.setdefault(submodel, set()).update(nested or (), config.architecture.config)
+    return fields
 
 
 def _model_tensors(model: Model, dtype: str, seed: int) -> list[TargetTensor]:

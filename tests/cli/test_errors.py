@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import converter
 from converter.cli import commands
 from tests import factories
 
@@ -310,3 +312,74 @@ def test_a_wrong_user_table(shell: Shell) -> None:
     assert "encoder.layer.{layer}.output.LayerNorm" in stderr_text
     table.write_text("model_type = ")
     assert str(table) in shell.fail("families", "--mapping", table)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "closest"),
+    [
+        ("--dtype", "fp16", "float16"),
+        ("--dtype", "bf16", "bfloat16"),
+        ("--to", "pytroch", "pytorch"),
+        ("--init", "zero", "zero-output"),
+        ("--tokenizer", "encode", "encoder"),
+        ("--random", "decode", "decoder"),
+        ("--preset", "bert2ber", "bert2bert"),
+        ("--preset", "rnd2brt", "rnd2bert"),
+        ("--pytorch-format", "safetensor", "safetensors"),
+        ("--log-level", "inf", "info"),
+        ("--resize-with", "average", None),
+        ("--preset", "frobnicate", None),
+    ],
+)
+def test_the_closest_choice_is_suggested(
+    shell: Shell, option: str, value: str, closest: str | None
+) -> None:
+    args = ("compose", shell / "bert", shell / "gpt2", shell / "out", option, value)
+    text = shell.fail(*args, code=2)
+    suggested = re.findall(r"Did you mean '?([\w-]+)", text)
+    assert suggested == ([closest] if closest else [])
+
+
+def test_python_suggests_the_closest_choice_too(shell: Shell) -> None:
+    with pytest.raises(converter.UsageError, match="Did you mean 'float16'"):
+        converter.convert(shell / "bert", shell / "out", dtype="flot16")  # type: ignore[call-arg,arg-type,unused-ignore]
+
+
+KNOWN = {
+    "compose": ["decoder.n_layer=2", "encoder.initializer_range=0.1", "decoder.use_cache=false"],
+    "convert": ["initializer_range=0.1", "tie_word_embeddings=true"],
+}
+KNOWN["compose"] += ["num_beams=4", "tie_encoder_decoder=false", "max_new_tokens=9"]
+UNKNOWN: dict[str, dict[str, str | None]] = {
+    "compose": {
+        "decoder.nlayer": "decoder.n_layer",
+        "encoder.initializr_range": "encoder.initializer_range",
+        "encoder.hidden_dropout_prob": None,  # which the fixture lacks
+        "n_layer": "decoder.n_layer",
+        "frobnicate": None,
+    },
+    "convert": {"initializer_rnge": "initializer_range", "qwxyz": None},
+    "split": {"decoder.n_positons": "decoder.n_positions"},
+}
+
+
+@pytest.mark.parametrize("command", UNKNOWN)
+def test_a_field_that_no_source_has_is_set_with_a_warning(shell: Shell, command: str) -> None:
+    sources = {"compose": [shell / "bert", shell / "gpt2"], "convert": [shell / "bert"]}
+    if command == "split":
+        shell.run("compose", *sources["compose"], shell / "both")
+    given = [*sources.get(command, [shell / "both"]), shell / "out", "-q"]
+    for setting in KNOWN.get(command, ()):
+        given += ["--set", setting]
+    quiet = shell.run(command, *given, "--dry-run")
+    assert quiet.exit_code == 0 and " set: " not in quiet.stderr
+    for name in UNKNOWN[command]:
+        given += ["--set", f"{name}=3"]
+    result = shell.run(command, *given)
+    assert result.exit_code == 0
+    pattern = r"set: (\S+) is not a field of .*?(?:; did you mean (\S+)\?)?\n"
+    warned = re.findall(pattern, result.stderr)
+    assert {name: close or None for name, close in warned} == UNKNOWN[command]
+    written = {"split": "decoder/config.json"}.get(command, "config.json")
+    text = (shell / "out" / written).read_text()
+    assert all(f'"{name.rpartition(".")[2]}": 3' in text for name in UNKNOWN[command])

@@ -148,6 +148,15 @@ def _faults(architecture: Architecture) -> Iterator[str]:
     for role, entry in architecture.roles.items():
         if entry.reason:
             yield f"As {role}: {entry.reason}"
+        own = {*entry.frameworks} & {*architecture.models[entry.model].classes}
+        for name in sorted(own & {*entry.positions_as_types}):
+            yield (
+                f"As {role}, {_MARKS[name]}: `generate()` passes positions as token types, see "
+                "[what to pass](ready.md#generate-in-flax)"
+            )
+        for name in sorted(own & {*entry.cannot_generate}):
+            for composite, reason in entry.cannot_generate[name].items():
+                yield f"As {role} in {composite}, {_MARKS[name]}: `generate()` fails: {reason}"
     has = {framework for model in architecture.models.values() for framework in model.classes}
     for limit in architecture.unsupported.values():
         if where := ", ".join(_MARKS[name] for name in limit.frameworks if name in has):

@@ -53,7 +53,7 @@ def train(
     ids = model.generate(
         encoded.input_ids,
         attention_mask=encoded.attention_mask,
-        # transformers 4 hands positions to BERT as token types: without zeros, NaN without a word
+        # passed to BERT as token types, NaN without; the model card has the call of other encoders
         position_ids=np.zeros_like(encoded.input_ids),
         max_new_tokens=28,
     ).sequences

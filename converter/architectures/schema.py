@@ -235,6 +235,10 @@ class Role(Entry, frozen=True):
     note: str | None = None
     uncallable: Mapping[str, str] = {}
     """Composite → why its PyTorch class loads the model in this role, but cannot call it."""
+    positions_as_types: tuple[Framework, ...] = ()
+    """Frameworks whose composites pass positions as this encoder's token types in `generate`."""
+    cannot_generate: Mapping[Framework, Mapping[str, str]] = {}
+    """Framework → composite → why its class calls the model in this role, but cannot generate."""
 
 
 class Token(Entry, frozen=True):

@@ -48,6 +48,7 @@ from converter.planning.encoder_decoder import (
     ignored_bias_warnings,
     split_manifest,
 )
+from converter.planning.flax_generation import generation_warnings
 from converter.planning.layers_and_embeddings import (
     LAYER_LIST,
     LAYER_RULE,
@@ -392,6 +393,7 @@ def plan_composition(
             *(cross_attention.notes if options.init or cross_attention.copied else ()),
             *tokens.notes,
             *pair_warnings(sources, tokens.ids, generation.settings),
+            *generation_warnings(configs, pair.composite, frameworks),
         ),
     )
 

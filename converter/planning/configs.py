@@ -244,8 +244,7 @@ def with_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 def generation_config(tokens: Mapping[str, int], settings: Mapping[str, Any]) -> bytes:
     """Return the ``generation_config.json`` of an output.
 
-    Without any settings, the field is written with which transformers marks a file that only
-    repeats the model's configuration.
+    It lacks ``_from_model_config``, with which TensorFlow's and Flax's `generate()` ignore the file
+    and follow the decoder's configuration, with the defaults of its class: BART's force an end.
     """
-    derived = {} if settings else {"_from_model_config": True}
-    return to_json({**derived, **settings, **_token_fields(tokens)})
+    return to_json({**settings, **_token_fields(tokens)})

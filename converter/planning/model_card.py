@@ -18,6 +18,7 @@ from converter.errors import UsageError
 from converter.models.model import InputModel
 from converter.options import CardOptions, OutputOptions
 from converter.plan import InitializedTensor, Plan, SourceTensor
+from converter.planning.flax_generation import FlaxCalls
 from converter.safe_json import read_small_file
 from converter.storage.hub_card import PLACEHOLDER, is_generated, stated_license, with_checksum
 from converter.text import collapse_ranges, redact
@@ -61,7 +62,7 @@ def make_model_card(
         *_front_matter(plan, origins),
         *_introduction(plan, origins),
         *_new_weights(plan),
-        *_loading(plan, _first_positions(sources)),
+        *_loading(plan, _flax_calls(plan, sources)),
         *_making(plan, origins, options),
     )
     return with_checksum("\n".join(lines))
@@ -194,17 +195,13 @@ def _copies(plan: Plan) -> list[str]:
     return copies
 
 
-def _first_positions(sources: Sequence[InputModel]) -> dict[str, int]:
-    """Return each submodel's first position id; nothing if all count from 0."""
-    positions = {
-        submodel: int(str(config.attribute("first_position") or 0))
-        for source in sources
-        for submodel, config in source.configs.items()
-    }
-    return positions if any(positions.values()) else {}
+def _flax_calls(plan: Plan, sources: Sequence[InputModel]) -> FlaxCalls:
+    composites = [table for table in plan.tables if isinstance(table, Composite)]
+    configs = {name: config for source in sources for name, config in source.configs.items()}
+    return FlaxCalls.of(configs, composites[0] if composites else None)
 
 
-def _loading(plan: Plan, first_positions: Mapping[str, int]) -> Iterator[str]:
+def _loading(plan: Plan, flax_calls: FlaxCalls) -> Iterator[str]:
     classes = plan.classes[""]
     written = dict.fromkeys(file.framework for file in plan.files)
     shadowed = any(file.file_format == "safetensors" for file in plan.files)
@@ -214,34 +211,17 @@ def _loading(plan: Plan, first_positions: Mapping[str, int]) -> Iterator[str]:
         # transformers 4 prefers safetensors to h5, and fails on them
         more = ", use_safetensors=False" if framework == "tensorflow" and shadowed else ""
         older = "" if framework == "pytorch" else " (transformers before version 5)"
-        counted = framework == "flax" and first_positions
+        calls = flax_calls if framework == "flax" else FlaxCalls()
         name = classes[framework]
         yield f"{_TITLES[framework]}{older}:"
         yield ""
         yield "```python"
-        yield from ["import numpy as np"] if counted else ()
-        yield f"from transformers import {name}"
+        yield from calls.imports(name)
         yield ""
         yield f'model = {name}.from_pretrained("{PLACEHOLDER}"{more})'
-        yield from _flax_call(first_positions) if counted else ()
+        yield from calls.example()
         yield "```"
         yield ""
-
-
-def _flax_call(first_positions: Mapping[str, int]) -> Iterator[str]:
-    """Yield a call with position ids, which the Flax classes otherwise count from 0."""
-    combined = len(first_positions) > 1
-    yield ""
-    yield "# Flax counts positions from 0 unless they are given, which this model does not."
-    yield "ids = np.array([[0, 4, 2]])"
-    yield "positions = np.arange(ids.shape[1])[None]"
-    yield "outputs = model("
-    yield "    ids,"
-    yield from ["    decoder_input_ids=ids,"] if combined else ()
-    for submodel, first in first_positions.items():
-        prefix = "decoder_" if combined and submodel == "decoder" else ""
-        yield f"    {prefix}position_ids=positions" + (f" + {first}," if first else ",")
-    yield ")"
 
 
 def _making(plan: Plan, origins: Sequence[_CardSource], options: OutputOptions) -> Iterator[str]:

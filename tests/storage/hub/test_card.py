@@ -135,18 +135,43 @@ def test_initialized_weights_have_no_base_model(
     assert "its configuration; the weights are newly initialized" in text
 
 
-def test_the_flax_example_gives_position_ids(tmp_path: Path) -> None:
+def test_the_flax_example_passes_what_its_class_needs(tmp_path: Path) -> None:
+    """The calls themselves run in `tests/transformers/test_pairs.py`."""
     roberta = factories.make(tmp_path / "roberta", "roberta", pad_token_id=3).directory
+    writer = factories.make(
+        tmp_path / "writer", "roberta", "RobertaForCausalLM", pad_token_id=3
+    ).directory
+    bert, vit = (factories.make(tmp_path / name, name).directory for name in ("bert", "vit"))
     gpt2 = factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel").directory
-    for sources, expected in (
-        ((roberta, gpt2), ["position_ids=positions + 4", "decoder_position_ids=positions"]),
-        ((gpt2,), []),
-        ((roberta,), ["position_ids=positions + 4"]),
+    encoded = "encoder_outputs=FlaxBaseModelOutput(outputs.encoder_last_hidden_state)"
+    types = "position_ids=np.zeros_like(ids)"
+    for sources, expected, words in (
+        ((roberta, gpt2), ["position_ids=positions + 4", encoded], [" from 4, "]),
+        ((bert, gpt2), [types], ["gives NaN: pass it position_ids=np.zeros_like(input_ids)"]),
+        (
+            (bert, writer),
+            ["decoder_position_ids=positions + 4", types, "decoder_attention_mask=np.array([[5]])"],
+            ["gives NaN", "not 4: pass it decoder_attention_mask=np.array([[5]])"],
+        ),
+        ((vit, writer), ["decoder_position_ids=positions + 4"], ["generate() fails"]),
+        ((gpt2, gpt2), [], []),
+        ((gpt2,), [], []),
+        ((roberta,), [], []),
     ):
-        out = tmp_path / "-".join(source.name for source in sources)
-        made = out.with_name(f"{out.name}-made")
+        made = tmp_path / "-".join(["made", *(source.name for source in sources)])
         command: Any = converter.compose if len(sources) > 1 else converter.convert
-        command(*sources, made)
+        result = command(*sources, made)
+        again = converter.convert(made, tmp_path / f"again-{made.name}")
         card = (made / "README.md").read_text()
-        lines = [line.strip(" ,") for line in card.splitlines() if "position_ids=" in line]
-        assert lines == expected
+        lines = [line.strip(" ,") for line in card.splitlines()]
+        starts = ("position_ids=", "decoder_position", "encoder_outputs=", "decoder_attention")
+        assert [line for line in lines if line.startswith(starts)] == expected
+        for warned in (result.warnings, again.warnings):
+            own = [text for text in warned if text.startswith("flax: generate()")]
+            assert len(own) == len(words)
+            assert all(word in text for word, text in zip(words, own, strict=True))
+        assert not any(
+            "generate()" in text
+            for text in command(*sources, tmp_path / "no", to=["pytorch"], dry_run=True).warnings
+            if text.startswith("flax")
+        )

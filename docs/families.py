@@ -155,8 +155,8 @@ def _faults(architecture: Architecture) -> Iterator[str]:
                 "[what to pass](ready.md#generate-in-flax)"
             )
         for name in sorted(own & {*entry.cannot_generate}):
-            for composite, reason in entry.cannot_generate[name].items():
-                yield f"As {role} in {composite}, {_MARKS[name]}: `generate()` fails: {reason}"
+            for composite, why in entry.cannot_generate[name].items():
+                yield f"As {role} in {composite}, {_MARKS[name]}: `generate()` fails: {why}"
     has = {framework for model in architecture.models.values() for framework in model.classes}
     for limit in architecture.unsupported.values():
         if where := ", ".join(_MARKS[name] for name in limit.frameworks if name in has):

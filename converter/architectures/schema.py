@@ -234,7 +234,7 @@ class Role(Entry, frozen=True):
     composite: str = "encoder-decoder"
     note: str | None = None
     uncallable: Mapping[str, str] = {}
-    """Composite → why its PyTorch class loads the model in this role, but cannot call it."""
+    """Composite → why its PyTorch class loads the model in this role but cannot call it."""
     positions_as_types: tuple[Framework, ...] = ()
     """Frameworks whose composites pass positions as this encoder's token types in `generate`."""
     cannot_generate: Mapping[Framework, Mapping[str, str]] = {}
@@ -337,10 +337,7 @@ class DetectionRule(Entry, frozen=True):
 
 
 class Detection(DetectionRule, frozen=True):
-    """How checkpoints are recognized whose configuration has no usable ``model_type``.
-
-    The rule itself is that of the first release.
-    """
+    """How to recognize a config without ``model_type``: this is the rule of the first release."""
 
     alternatives: tuple[DetectionRule, ...] = ()
     """Rules for later releases, whose fields are those of the table."""
@@ -595,7 +592,7 @@ class Preset(Entry, frozen=True):
     """The ``model_type`` that the paper used."""
     decoder: str
     random: tuple[Literal["encoder", "decoder"], ...] = ()
-    """The submodels whose weights are all newly initialized."""
+    """Submodels whose weights are all newly initialized."""
     share: bool = False
     set: tuple[str, ...] = ()
     """Configuration fields, ``encoder.KEY=VALUE`` or ``decoder.KEY=VALUE``."""

@@ -38,6 +38,12 @@ class PathText(click.Path):
         """Return the path if it is valid."""
         try:
             return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            from converter.storage.references import similar_path
+
+            if self.exists and (hint := similar_path(value)):
+                return self.fail(f"{error.message} {hint}", param, ctx)
+            raise
         except ValueError:  # of `os.stat`, for a null character or an unpaired surrogate
             return self.fail(f"{value!r} is not a name that a file can have.", param, ctx)
 

@@ -141,7 +141,7 @@ def _explain(error: Exception, repo_id: str, writing: bool) -> tuple[str, str | 
     if isinstance(error, errors.RevisionNotFoundError):
         return "revision not found", f"Its branches and tags: {url}/tree/main"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return "the Hub cannot be reached in offline mode", "Unset HF_HUB_OFFLINE."
+        return "HF_HUB_OFFLINE=1 is set, which forbids it", "Unset HF_HUB_OFFLINE."
     if isinstance(error, errors.LocalTokenNotFoundError):
         return "not logged in", f"{_LOG_IN}, or give --token."
     if isinstance(error, errors.LocalEntryNotFoundError):
@@ -176,17 +176,23 @@ def _explain(error: Exception, repo_id: str, writing: bool) -> tuple[str, str | 
 def _explain_status(
     status: int, error: Exception, repo_id: str, writing: bool
 ) -> tuple[str, str | None]:
+    from huggingface_hub import constants
+
     if status == 401:
         return "the Hub does not recognize the token", f"{_LOG_IN} with a valid token."
     if status == 403:
         access = "write to" if writing else "read"
         return f"the token may not {access} {repo_id}", (
             f"Use a token whose scope lets it {access} this repository: "
-            "https://huggingface.co/settings/tokens"
+            f"{constants.ENDPOINT}/settings/tokens"
             + (", or propose the change with --create-pr." if writing else "")
         )
     if status == 429:
         return "too many requests to the Hub", "Wait some minutes, then try again."
+    if any("xet-" in str(each) for each in _chain(error)):
+        return f"{constants.ENDPOINT} answers with status {status} to a request of Xet", (
+            "If it is a mirror without Xet, set HF_HUB_DISABLE_XET=1."
+        )
     return f"the Hub answers with status {status}: {_summary(error)}", (
         "Try again later; uploaded files are not sent again." if status >= 500 else None
     )

@@ -23,7 +23,7 @@ from converter.storage.base import (
     shard_names,
 )
 from converter.storage.hub_client import HubRangeSource, list_repo, retry, translate_hub_errors
-from converter.storage.references import HubRepo
+from converter.storage.references import HubRepo, similar_path
 
 _log = logging.getLogger(__name__)
 
@@ -61,11 +61,17 @@ def download_repo(repository: HubRepo, reference: str, weights: WeightSelection)
     """
     from huggingface_hub import constants
 
-    action = f"{reference}: not a local path, and cannot be downloaded from the Hub"
-    with translate_hub_errors(CheckpointError, action, repository.repo_id):
-        if constants.HF_HUB_OFFLINE:
-            return _open_cached(repository, reference, weights)
-        return _download(repository, reference, weights)
+    local = "" if reference.startswith("hf://") else "not a local path, and "
+    action = f"{reference}: {local}cannot be downloaded from the Hub"
+    try:
+        with translate_hub_errors(CheckpointError, action, repository.repo_id):
+            if constants.HF_HUB_OFFLINE:
+                return _open_cached(repository, reference, weights)
+            return _download(repository, reference, weights)
+    except CheckpointError as error:
+        if error.message.startswith(action) and (hint := similar_path(reference)):
+            error.remedy = f"{hint}\n{error.remedy}" if error.remedy else hint
+        raise
 
 
 def _open_cached(repository: HubRepo, reference: str, weights: WeightSelection) -> HubSource:

@@ -27,7 +27,7 @@ from converter.storage.base import (
     is_inside,
     source_overlap_error,
 )
-from converter.storage.references import local_path
+from converter.storage.references import local_path, similar_path
 from converter.system import set_time
 
 
@@ -42,7 +42,8 @@ def local_source(reference: str | Path) -> Source:
     if file is None:
         raise CheckpointError(
             f"{reference}: no such file or directory",
-            remedy="Give a directory with config.json and weights, one weight file, a Hub id such "
+            remedy=similar_path(reference)
+            or "Give a directory with config.json and weights, one weight file, a Hub id such "
             "as org/name, or a URL such as s3://bucket/name.",
         )
     return Source(str(reference), CheckpointDirectory(path.parent), file)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
@@ -27,6 +30,9 @@ _URL = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]+::)*[A-Za-z][A-Za-z0-9+.-]+)://(.
 is a chain of fsspec."""
 
 _DRIVE = re.compile(r"/[A-Za-z]:")
+
+_MAX_NAMES = 2_000
+"""Names in a directory that a misspelt one is compared with."""
 
 _MAX_DIRECTORY_NAME = 60
 """Characters, each of which takes up to 4 of the 255 bytes of a file name."""
@@ -155,6 +161,20 @@ def local_path(reference: str | Path) -> Path:
     except ValueError as error:  # such as ``file://[``
         raise UsageError(f"{reference}: not a valid URL: {error}") from error
     return Path(path[1:] if IS_WINDOWS and _DRIVE.match(path) else path)
+
+
+def similar_path(reference: str | Path) -> str | None:
+    """Return a remedy with the existing path that a missing one is misspelt of, if there is one."""
+    path = local_path(reference)
+    try:
+        missing = next(each for each in reversed((path, *path.parents)) if not each.exists())
+        names = [each.name for each in islice(missing.parent.iterdir(), _MAX_NAMES)]
+        for name in get_close_matches(missing.name, names, n=3):
+            if (meant := missing.parent / name / path.relative_to(missing)).exists():
+                return f"Did you mean {shlex.quote(str(meant))}?"
+    except (OSError, ValueError, StopIteration):
+        pass
+    return None
 
 
 def location_text(location: Path | Url) -> str:

@@ -21,7 +21,10 @@ def arguments(steps: int) -> argparse.Namespace:
     parser.add_argument("model", type=Path, help="directory that `converter compose` wrote")
     parser.add_argument("output", type=Path, help="directory for the trained model")
     parser.add_argument("--steps", type=int, default=steps)
-    return parser.parse_args()
+    given = parser.parse_args()
+    if not (given.model / "config.json").is_file():
+        parser.error(f"{given.model} is not the directory of a model")
+    return given
 
 
 def texts(count: int, seed: int, words: int = 4) -> tuple[list[str], list[str]]:

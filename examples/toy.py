@@ -42,16 +42,19 @@ def tokenizers(directory: Path) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    if not (directory / "tokenizer_config.json").is_file():
+    alone = directory / "encoder_tokenizer"  # where converter puts it if the decoder has none
+    own = directory / "decoder_tokenizer"
+    place = alone if alone.is_dir() else directory
+    if not (place / "tokenizer_config.json").is_file():
         raise SystemExit(f"{directory} has no tokenizer of the encoder: save it there")
-    encoder = AutoTokenizer.from_pretrained(directory)
-    if (directory / "decoder_tokenizer").is_dir():
-        return encoder, AutoTokenizer.from_pretrained(directory / "decoder_tokenizer")
+    encoder = AutoTokenizer.from_pretrained(place)
+    if own.is_dir():
+        return encoder, AutoTokenizer.from_pretrained(own)
     config = AutoConfig.from_pretrained(directory)
-    if config.encoder.vocab_size != config.decoder.vocab_size:
+    if alone.is_dir() or config.encoder.vocab_size != config.decoder.vocab_size:
         raise SystemExit(
-            f"{directory} has no tokenizer of the decoder, and the encoder's has another "
-            f"vocabulary: save the decoder's in {directory / 'decoder_tokenizer'}"
+            f"{directory} has no tokenizer of the decoder, and the encoder's is another: save the "
+            f"decoder's in {own}"
         )
     return encoder, encoder
 

@@ -12,7 +12,12 @@ from converter.errors import UnsupportedError
 from converter.models.framework_support import pair_unsupported_reasons, select_frameworks
 from converter.models.source_model import SourceModel
 from converter.options import SUBMODELS
-from converter.planning.tokenizer_files import TokenizerFiles, non_negative_int
+from converter.planning.tokenizer_files import (
+    TOKENIZER_SETTINGS,
+    TokenizerFiles,
+    non_negative_int,
+    tokenizer_files,
+)
 
 _REASONS = {
     "encoder": "by its configuration, the frameworks find no class that only encodes",
@@ -293,10 +298,10 @@ def _tokenizer_warnings(
     if inputs is not None and outputs is not None and inputs != outputs:
         case = {True: "lower case only", False: "upper and lower case"}
         yield f"the encoder's tokenizer reads {case[inputs]}, the decoder's writes {case[outputs]}"
-    sizes = {submodel: tokenizer.size for submodel, tokenizer in tokenizers.items()}
-    for submodel, size in sizes.items():
-        if size is None and any(sizes.values()):
-            yield f"{submodel}: no vocabulary of a tokenizer is next to its weights"
+    for submodel, tokenizer in tokenizers.items():
+        files = {*tokenizer_files(tokenizer.directory)}
+        if files and files.issubset(TOKENIZER_SETTINGS):
+            yield f"{submodel}: its tokenizer files have no vocabulary"
     padding = non_negative_int(sources["encoder"].config.raw.get("pad_token_id"))
     padding = tokenizers["encoder"].special("pad") if padding is None else padding
     if padding is not None and padding != tokens["pad"]:

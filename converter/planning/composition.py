@@ -366,7 +366,7 @@ def plan_composition(
     tokens = resolve_tokens(configs["decoder"], directory, settings.tokens, generation)
     generation.check(configs["decoder"].attribute("vocabulary"))
     _log.info("tokens of the decoder: %s", ", ".join(f"{k} {v}" for k, v in tokens.ids.items()))
-    auxiliary = collect_auxiliary_files(sources, options.tokenizer)
+    auxiliary = collect_auxiliary_files(sources, options.tokenizer, one=pair.composite.closed)
     config = _config(pair, options, settings, tokens)
     return build_plan(
         "compose",
@@ -393,6 +393,7 @@ def plan_composition(
             *(cross_attention.notes if options.init or cross_attention.copied else ()),
             *tokens.notes,
             *pair_warnings(sources, tokens.ids, generation.settings),
+            *auxiliary.warnings,
             *generation_warnings(configs, pair.composite, frameworks),
         ),
     )

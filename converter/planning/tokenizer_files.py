@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from filecmp import cmp
 from pathlib import Path
@@ -171,12 +171,17 @@ def non_negative_int(value: Any) -> int | None:
 DECODER_TOKENIZER = "decoder_tokenizer"
 """Directory in an output with the decoder's tokenizer, if it differs from the encoder's."""
 
-TOKENIZER_FILES = (
-    TOKENIZER,
+TOKENIZER_SETTINGS = (
     TOKENIZER_CONFIG,
     SPECIAL_TOKENS_MAP,
     "added_tokens.json",
     "chat_template.jinja",
+)
+"""The files of a tokenizer that have no vocabulary."""
+
+TOKENIZER_FILES = (
+    TOKENIZER,
+    *TOKENIZER_SETTINGS,
     "vocab.txt",
     "vocab.json",
     "merges.txt",
@@ -291,47 +296,63 @@ class AuxiliaryFiles:
     """Path in the output → the file that is copied there."""
     documents: Mapping[str, bytes]
     """Path in the output → content that is written there instead of a copy."""
+    warnings: Sequence[str] = ()
+    """Which tokenizer is missing."""
 
 
-def collect_auxiliary_files(sources: Mapping[str, SourceModel], tokenizer: str) -> AuxiliaryFiles:
+def collect_auxiliary_files(
+    sources: Mapping[str, SourceModel], tokenizer: str, *, one: bool = False
+) -> AuxiliaryFiles:
     """Return the files that a composition copies: the encoder's processors, and the tokenizers.
 
     AutoTokenizer takes the class from ``tokenizer_config.json``, or else from the configuration
     next to it, which in a composition differs or is missing. So the class is written where the
-    tokenizer's own files leave it to the source's configuration or to its architecture.
+    tokenizer's own files leave it to the source's configuration or to its architecture. A model
+    with `one` vocabulary has one tokenizer.
     """
     copied = dict(processor_files(sources["encoder"].checkpoint.directory))
     documents = {}
-    for below, submodel in _tokenizer_directories(sources, tokenizer).items():
+    directories, warnings = _tokenizer_directories(sources, tokenizer, one)
+    for below, submodel in directories.items():
         source = sources[submodel]
         copied |= tokenizer_files(source.checkpoint.directory, below)
         stated = _with_class(source)
         if stated is not None:
             copied.pop(below + TOKENIZER_CONFIG, None)
             documents[below + TOKENIZER_CONFIG] = stated
-    return AuxiliaryFiles(copied, documents)
+    return AuxiliaryFiles(copied, documents, warnings)
 
 
-def _tokenizer_directories(sources: Mapping[str, SourceModel], choice: str) -> dict[str, str]:
-    """Return each directory in the output → the submodel whose tokenizer goes there.
+def _tokenizer_directories(
+    sources: Mapping[str, SourceModel], choice: str, one: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Return each directory in the output → the submodel whose tokenizer goes there, and warnings.
 
     An encoder of images or audio has none: tokenizer files next to it were for its former head.
+    The only tokenizer of two is not in the output itself, where AutoTokenizer takes it for both.
     """
-    if choice == "none":
-        return {}
     files = {
-        submodel: tokenizer_files(each.checkpoint.directory) for submodel, each in sources.items()
+        submodel: tokenizer_files(each.checkpoint.directory)
+        for submodel, each in sources.items()
+        if each.config.attribute("vocabulary") is not None
     }
-    if sources["encoder"].config.attribute("vocabulary") is None:
-        files["encoder"] = {}
     present = [submodel for submodel, names in files.items() if names]
-    if not present:
-        return {}
+    missing = [submodel for submodel in files if submodel not in present]
+    if choice == "none" or not present:
+        return {}, []
     if choice != "both":
-        return {"": choice} if choice in present else {}
+        warning = f"{choice}: no tokenizer files found next to its weights; none are copied"
+        return ({"": choice}, []) if choice in present else ({}, [warning])
+    if missing and not one:
+        [other], [absent] = present, missing
+        return {f"{other}_tokenizer/": other}, [
+            f"{absent}: no tokenizer files found next to its weights; the {other}'s are copied to "
+            f"{other}_tokenizer/: save the {absent}'s in {absent}_tokenizer/, or add "
+            f"--tokenizer {other} if both use the same"
+        ]
     if len(present) == 2 and not _is_same(sources, files):
-        return {"": "encoder", f"{DECODER_TOKENIZER}/": "decoder"}
-    return {"": present[0]}
+        return {"": "encoder", f"{DECODER_TOKENIZER}/": "decoder"}, []
+    return {"": present[0]}, []
 
 
 def _is_same(sources: Mapping[str, SourceModel], files: Mapping[str, Mapping[str, Path]]) -> bool:

@@ -309,7 +309,7 @@ def test_warnings_list_likely_problems(tmp_path: Path) -> None:
     warnings = compose(
         encoder, decoder, tmp_path / "out", dry_run=True, set=["max_length=30"]
     ).warnings
-    assert any("decoder: no vocabulary of a tokenizer" in warning for warning in warnings)
+    assert any("decoder: its tokenizer files have no vocabulary" in warning for warning in warnings)
     assert not any("max_length" in warning for warning in warnings)
 
 

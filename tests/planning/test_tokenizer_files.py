@@ -86,6 +86,35 @@ def test_whose_tokenizer_goes_where(
     assert (tmp_path / "out" / "decoder_tokenizer").is_dir() == own
 
 
+@pytest.mark.parametrize(("missing", "other"), [("decoder", "encoder"), ("encoder", "decoder")])
+def test_the_only_tokenizer_is_not_where_it_would_be_taken_for_both(
+    submodels: tuple[Path, Path], tmp_path: Path, missing: str, other: str
+) -> None:
+    for path in submodels[missing == "decoder"].iterdir():
+        if path.name.startswith(("vocab", "merges", "tokenizer")):
+            path.unlink()
+    result = compose(*submodels, tmp_path / "out", to=["pytorch"])
+    [warning] = [text for text in result.warnings if text.startswith(f"{missing}: no tokenizer")]
+    assert f"save the {missing}'s in {missing}_tokenizer/" in warning
+    assert f"--tokenizer {other} if both use the same" in warning
+    assert not _files(tmp_path / "out")
+    own = _files(tmp_path / "out" / f"{other}_tokenizer")
+    assert "tokenizer_config.json" in own
+    convert(tmp_path / "out", tmp_path / "again", to=["flax"])
+    assert _files(tmp_path / "again" / f"{other}_tokenizer") == own
+    split(tmp_path / "out", tmp_path / "parts")
+    assert _files(tmp_path / "parts" / other) == own
+    assert not _files(tmp_path / "parts" / missing)
+    one: TokenizerChoice = "encoder" if other == "encoder" else "decoder"
+    asked = compose(*submodels, tmp_path / "one", to=["pytorch"], tokenizer=one)
+    assert _files(tmp_path / "one") == own
+    assert not any("tokenizer files" in text for text in asked.warnings)
+    none: TokenizerChoice = "decoder" if other == "encoder" else "encoder"
+    refused = compose(*submodels, tmp_path / "none", to=["pytorch"], tokenizer=none)
+    assert not _files(tmp_path / "none")
+    assert any(text.endswith("none are copied") for text in refused.warnings)
+
+
 def test_both_tokenizers_stay_through_conversion_and_splitting(
     submodels: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -154,6 +154,19 @@ def test_an_example_says_which_tokenizer_is_missing(
         example("toy").tokenizers(tmp_path / "model")
 
 
+def test_a_decoder_without_tokenizer_never_gets_the_encoders(tmp_path: Path, example: Any) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = shutil.ignore_patterns("token*", "vocab*", "merges*", "special*")
+    shutil.copytree(ROOT / "fixtures/gpt2-tiny", tmp_path / "gpt2", ignore=tokenizer)
+    converter.compose(ROOT / "fixtures/bert-tiny", tmp_path / "gpt2", tmp_path / "out")
+    with pytest.raises(SystemExit, match="no tokenizer of the decoder"):
+        example("toy").tokenizers(tmp_path / "out")
+    with pytest.raises((OSError, TypeError)):
+        AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out/encoder_tokenizer").cls_token == "[CLS]"
+
+
 @pytest.mark.parametrize("submodel", ["encoder", "decoder"])
 def test_each_tokenizer_is_the_one_of_its_source(composed: Path, submodel: str) -> None:
     """The encoder's is in the root directory, the decoder's in a directory of its own."""

@@ -12,6 +12,7 @@ import pytest
 import converter
 from converter.errors import UnsupportedError
 from converter.options import Dtype
+from tests.transformers import oracle_checks
 from tests.transformers.models import Size, combined_pytorch, configuration, pytorch_model
 from tests.transformers.oracle import Loaded, check, compare, load
 from tests.transformers.source_cache import SourceCache
@@ -131,6 +132,44 @@ def test_thirteen_layers(source_cache: SourceCache, tmp_path: Path) -> None:
     )
     proof = check(tmp_path / "out", only=ALL)
     assert any(".layer.12." in key for key in proof["safetensors"].stored)
+
+
+SMALL = {"vocab_size": 61, "hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 40}
+PER_LAYER: dict[str, tuple[dict[str, Any], str, Any]] = {
+    "longformer": (
+        {"num_hidden_layers": 3, "attention_window": [2, 4, 6], "max_position_embeddings": 50},
+        "attention_window",
+        [6, 2],
+    ),
+    "gpt_neo": (
+        {"num_layers": 4, "num_heads": 4, "attention_types": [[["global", "local"], 2]]},
+        "attention_layers",
+        ["global", "global"],
+    ),
+    "qwen2": (
+        {"num_hidden_layers": 3, "layer_types": ["full_attention", *2 * ["sliding_attention"]]},
+        "layer_types",
+        ["sliding_attention", "full_attention"],
+    ),
+}
+"""Architecture → its configuration, and a field of layers 2 and 0."""
+
+
+@pytest.mark.parametrize("architecture", PER_LAYER)
+def test_selected_layers_keep_their_entries_in_the_configuration(
+    tmp_path: Path, architecture: str
+) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    fields, name, expected = PER_LAYER[architecture]
+    config = AutoConfig.for_model(architecture, **{**SMALL, **fields})
+    AutoModel.from_config(config).save_pretrained(tmp_path / "source")
+    gpt2 = Path(__file__).parents[2] / "fixtures" / "gpt2-tiny"
+    options: dict[str, Any] = {"layers": ["encoder=2,0"], "to": ["pytorch"]}
+    converter.compose(tmp_path / "source", gpt2, tmp_path / "out", **options)
+    loaded = oracle_checks.load(tmp_path / "out", "safetensors", "EncoderDecoderModel", None)
+    assert not loaded.problems
+    assert getattr(AutoConfig.from_pretrained(tmp_path / "out").encoder, name) == expected
 
 
 DEEP = Size(8, 2, 12, 48, 131, 16, 2, 4)

@@ -411,3 +411,34 @@ def test_tokenizer_generation_settings_and_card(with_tokenizers: Path, tmp_path:
     converter.convert(out, tmp_path / "half", dtype="bfloat16")
     text = ModelCard.load(tmp_path / "half" / "README.md").text
     assert "T5Gemma, an encoder-decoder model made of two Gemma 2" in text
+
+
+def test_shards_in_and_out(pairs: dict[str, tuple[Path, Any, Any]], tmp_path: Path) -> None:
+    import torch
+    from transformers import Gemma2ForCausalLM, T5GemmaForConditionalGeneration
+
+    for name in ("encoder", "decoder"):
+        model = Gemma2ForCausalLM.from_pretrained(
+            pairs["unbalanced"][0] / name, dtype=torch.bfloat16
+        )
+        model.save_pretrained(tmp_path / name, max_shard_size="20kB")
+        assert len(list((tmp_path / name).glob("model-*.safetensors"))) > 1
+    options: dict[str, Any] = {"max_shard_size": "30kB"}
+    out = composed(tmp_path, tmp_path / "out", **options)
+    complete = composed(tmp_path, tmp_path / "complete")
+    assert len(list(out.glob("model-*.safetensors"))) > 2
+    first, second = (
+        T5GemmaForConditionalGeneration.from_pretrained(
+            each, dtype="auto", output_loading_info=True
+        )
+        for each in (out, complete)
+    )
+    for _, report in (first, second):
+        assert not any(report.values())
+    new = second[0].state_dict()
+    assert all(value.equal(new[name]) for name, value in first[0].state_dict().items())
+    assert {value.dtype for value in new.values()} == {torch.bfloat16}
+    converter.split(out, tmp_path / "parts", **options)
+    again = composed(tmp_path / "parts", tmp_path / "again", **options)
+    for path in out.glob("model*"):
+        assert (again / path.name).read_bytes() == path.read_bytes()

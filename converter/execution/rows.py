@@ -81,8 +81,9 @@ def blocks(
         yield start, min(start + step, rows)
 
 
-_EXPONENT_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80}
-"""Exponent bits; all ones mean infinite or NaN."""
+_INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80}
+"""The bits of infinity, all of the exponent; larger ones without the sign are NaN."""
+_SIGN = 0x8000
 _CHUNK = 1 << 16
 """Elements processed at once, so that intermediate results stay in the cache."""
 
@@ -90,7 +91,9 @@ _CHUNK = 1 << 16
 def count_non_finite(values: Array) -> int:
     """Return the number of infinite or NaN elements; 0 for integer dtypes.
 
-    The usual case, none, takes one pass: a sum is finite only if all its terms are.
+    The usual case, none, takes no other memory: a sum is finite only if all its terms are. Of two
+    bytes, integers of the same bits are compared: the largest signed one is the largest positive
+    number, the largest unsigned one the negative number of largest magnitude.
     """
     name = values.dtype.name
     if name not in FLOATING or not values.size:
@@ -100,14 +103,16 @@ def count_non_finite(values: Array) -> int:
         with np.errstate(all="ignore"):
             if np.isfinite(np.add.reduce(flat)):
                 return 0
-    bits = _EXPONENT_BITS.get(name)
+    infinity = _INFINITY.get(name)
     count = 0
     for start in range(0, flat.size, _CHUNK):
         part = flat[start : start + _CHUNK]
-        if bits is None:
+        if infinity is None:
             count += part.size - int(np.count_nonzero(np.isfinite(part)))
-        else:
-            count += int(np.count_nonzero((part.view(np.uint16) & bits) == bits))
+            continue
+        bits = part.view(np.uint16)
+        if bits.view(np.int16).max() >= infinity or bits.max() >= infinity | _SIGN:
+            count += int(np.count_nonzero((bits & infinity) == infinity))
     return count
 
 

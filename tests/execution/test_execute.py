@@ -310,6 +310,18 @@ def test_non_finite_counts(dtype):
     assert count_non_finite(np.full(9, 3e38, np.float32)) == 0  # the sum overflows, no term does
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_pattern_of_two_bytes_is_finite_or_not(dtype: str) -> None:
+    infinity = 0x7C00 if dtype == "float16" else 0x7F80
+    near = [infinity + step for step in (-1, 0, 1)]
+    patterns = np.array([*range(0, 1 << 16, 37), *near, *(0x8000 | each for each in near)])
+    expected = ~np.isfinite(patterns.astype(np.uint16).view(numpy_dtype(dtype)).astype(np.float32))
+    values = np.zeros(3, numpy_dtype(dtype))
+    for pattern, count in zip(patterns, expected, strict=True):
+        values.view(np.uint16)[1] = pattern
+        assert count_non_finite(values) == count
+
+
 def test_casts_round_once_to_nearest_even():
     bf16 = numpy_dtype("bfloat16")
     # Just above a tie: rounding to float32 first would land on the tie and go to even, down.

@@ -102,6 +102,12 @@ class OutputOptions(CheckedOptions):
     checksums: bool = option(
         False, "Put the SHA-256 of every file in the manifest.", group=EXECUTION
     )
+    no_hash: bool = option(
+        False,
+        "Hash no tensors, which takes half of the processor time of PyTorch output.",
+        "The manifest states no hashes then, and verify cannot compare the values with it.",
+        group=EXECUTION,
+    )
     resume: bool = option(
         False,
         "Keep partial output if interrupted, and continue from the output of such a run.",

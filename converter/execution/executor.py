@@ -48,13 +48,14 @@ class Worker:
         outputs: Mapping[str, Sequence[Output]],
         block: int,
         stop: threading.Event,
+        hashed: bool = True,
         journal: Journal | None = None,
     ) -> None:
         self.results: dict[str, TensorResult] = {}
         self._outputs = outputs
         self._stop = stop
         self._journal = journal
-        self.copier = TensorCopier(outputs, block, self._check, number)
+        self.copier = TensorCopier(outputs, block, self._check, number, hashed)
 
     def run(self, tensors: Iterator[TargetTensor]) -> None:
         """Copy tensors until none are left; raise Stopped if another thread failed."""
@@ -127,6 +128,7 @@ def execute(
     jobs: int | None = None,
     memory: int = 512 << 20,
     progress: Progress | None = None,
+    hashed: bool = True,
     journal: Journal | None = None,
 ) -> Execution:
     """Write everything that `plan` describes into `directory`, which exists.
@@ -134,8 +136,8 @@ def execute(
     The result is the same, byte for byte, for any number of threads (`jobs`; default one per
     processor, at most 4) and any `memory` (bytes of all buffers together; at most 160 MB are used,
     at least one row of a tensor), and whether or not an earlier run has done a part. `progress` is
-    called at most ten times a second with the bytes written. With a `journal`, `directory` may
-    hold the files of the earlier run.
+    called at most ten times a second with the bytes written. Unless `hashed`, the hashes are empty.
+    With a `journal`, which needs them, `directory` may hold the files of the earlier run.
 
     Raise CheckpointError if a source cannot be read; MatchError if copies of a tensor differ;
     OutputError if a file cannot be written.
@@ -165,7 +167,9 @@ def execute(
         for writer, file in zip(writers, plan.files, strict=True):
             for entry in file.entries:
                 outputs[entry.tensor].append((writer, entry))
-        results = _run(plan, outputs, jobs, block, progress, journal)
+        stop = threading.Event()
+        workers = [Worker(n, outputs, block, stop, hashed, journal) for n in range(jobs)]
+        results = _run(plan, workers, stop, progress)
         if problems := [problem for result in results.values() for problem in result.problems]:
             raise MatchError("The sources contain contradictory copies of tensors.", problems)
         for writer in writers:
@@ -199,18 +203,11 @@ def _create(directory: Path, file: OutputFile, resuming: bool) -> FileWriter:
 
 
 def _run(
-    plan: Plan,
-    outputs: Mapping[str, Sequence[Output]],
-    jobs: int,
-    block: int,
-    progress: Progress | None,
-    journal: Journal | None,
+    plan: Plan, workers: Sequence[Worker], stop: threading.Event, progress: Progress | None
 ) -> dict[str, TensorResult]:
-    """Copy the tensors with `jobs` threads; return their results in plan order."""
-    stop = threading.Event()
+    """Copy the tensors, one thread a worker; return their results in plan order."""
     queue = _Queue(_reading_order(plan.tensors))
-    workers = [Worker(number, outputs, block, stop, journal) for number in range(jobs)]
-    with thread_pool(jobs, stop.set) as pool:
+    with thread_pool(len(workers), stop.set) as pool:
         pending = {pool.submit(worker.run, queue) for worker in workers}
         while pending:
             done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)

@@ -150,7 +150,7 @@ def write_checkpoint(
         written=False,
         sizes={name: files[path].nbytes for name, path in plan.copied_files.items()},
         sources=sources,
-        planned_manifest=planned_manifest(plan, sources),
+        planned_manifest=planned_manifest(plan, sources, options.no_hash),
     )
     if options.dry_run:
         return result
@@ -163,12 +163,14 @@ def write_checkpoint(
         ExitStack() as stack,
     ):
         require_space(directory, plan.nbytes + _OVERHEAD)
+        hashed = not options.no_hash or options.unchanged_sources or options.resume
         executed = execute(
             plan,
             directory,
             jobs=options.jobs,
             memory=options.memory_bytes,
             progress=options.progress,
+            hashed=hashed,
             journal=stack.enter_context(Journal(journal_path(directory), plan_id))
             if plan_id
             else None,
@@ -181,7 +183,7 @@ def write_checkpoint(
             sizes={**result.sizes, **written},
             non_finite=executed.non_finite,
             overflowed=executed.overflowed,
-            changed=[*changed_source_tensors(plan, sources, executed.sha256)],
+            changed=[*changed_source_tensors(plan, sources, executed.sha256)] if hashed else [],
         )
         check_unchanged(files)
         if result.changed and options.unchanged_sources:

@@ -55,12 +55,19 @@ def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:
     }
 
 
-def planned_manifest(plan: Plan, sources: Sequence[MatchedCheckpoint]) -> dict[str, Any]:
+NO_HASH = "no_hash"
+"""The key that says that no tensors were hashed."""
+
+
+def planned_manifest(
+    plan: Plan, sources: Sequence[MatchedCheckpoint], no_hash: bool = False
+) -> dict[str, Any]:
     """Return the part of the manifest that is known before anything is written."""
     return {
         "converter_version": __version__,
         "command": plan.command,
         **redact_values(plan.settings),
+        **({NO_HASH: True} if no_hash else {}),
         "sources": {
             source.label: {
                 **source.checkpoint.source.describe(),
@@ -94,7 +101,8 @@ def manifest_bytes(
     """Return the content of the manifest of the finished files in `directory`.
 
     It repeats `planned_manifest`, with the SHA-256 of each tensor in PyTorch layout by canonical
-    name. The files `weights` are hashed only with `checksums`, small files always.
+    name, unless that is without hashes. The files `weights` are hashed only with `checksums`,
+    small files always.
     """
     names = sorted(
         path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()
@@ -112,7 +120,7 @@ def manifest_bytes(
                 for source in sources
             },
             "tensors": {
-                name: {**entry, "sha256": sha256[name]}
+                name: entry if planned.get(NO_HASH) else {**entry, "sha256": sha256[name]}
                 for name, entry in planned["tensors"].items()
             },
             "files": {

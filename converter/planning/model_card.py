@@ -250,7 +250,8 @@ def _making(plan: Plan, origins: Sequence[_CardSource], options: OutputOptions) 
     yield ""
     yield (
         f"With encdec-converter {__version__}. "
-        "`converter-manifest.json` says where every tensor comes from, with its SHA-256."
+        "`converter-manifest.json` says where every tensor comes from"
+        f"{'' if options.no_hash else ', with its SHA-256'}."
     )
     yield ""
     yield "```sh"

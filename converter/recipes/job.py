@@ -13,6 +13,7 @@ from converter.display import Displayed
 from converter.errors import ConverterError, resource_error
 from converter.execution.write_checkpoint import WriteResult
 from converter.file_names import MANIFEST
+from converter.planning.manifest import NO_HASH
 from converter.progress import Progress
 from converter.recipes.parser import Job
 from converter.recipes.schema import COMMANDS
@@ -239,6 +240,8 @@ def _changed(job: Job, planned: WriteResult, output: OutputTarget, progress: Pro
     names = output.may_have_changed(_large_files(planned))
     if not names:
         return ""
+    if planned.planned_manifest.get(NO_HASH):
+        return f"{', '.join(names)} may have been changed, and its {MANIFEST} states no hashes"
     mapping = job.options.get("mapping", ())
     problems = verify(job.output, mapping=mapping, progress=progress).problems
     wrong = [name for name in names if any(name in str(each) for each in problems)] or names

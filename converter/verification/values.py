@@ -15,6 +15,7 @@ from converter.execution.rows import StoredTensorReader, cast, count_non_finite
 from converter.formats.base import Array
 from converter.models.model import Model
 from converter.plan import SourceTensor
+from converter.planning.manifest import NO_HASH
 from converter.progress import ProgressCounter
 from converter.tensors import Rearrangement, numpy_dtype
 from converter.verification.comparison import (
@@ -39,6 +40,8 @@ class TensorCheck:
     copies: Sequence[SourceTensor]
     """The first is the one that the others are compared with."""
     entry: Mapping[str, Any] | None
+    hashed: bool = True
+    """Whether the manifest states a hash."""
 
     @property
     def sha256(self) -> str | None:
@@ -47,7 +50,7 @@ class TensorCheck:
 
     @property
     def dtype(self) -> np.dtype[Any] | None:
-        """Return the dtype whose bytes the manifest hashed; ``None`` if it is not a dtype."""
+        """Return the dtype that the manifest states; ``None`` if it is not a dtype."""
         try:
             return numpy_dtype(str(self.entry.get("dtype"))) if self.entry else None
         except KeyError:
@@ -80,12 +83,13 @@ def check_values(
     Each file of `models` (weight file → model) is read once; tensors with a fault are read again.
     """
     entries = tensor_entries(manifest)
+    hashed = not (manifest and manifest.get(NO_HASH) is True)
     problems: list[Problem] = []
     if manifest is not None and not entries:
         problems.append(Problem("the manifest lists no tensors"))
     tensors = _copies(models)
     tasks = [
-        TensorCheck(name, copies, e if isinstance(e := entries.get(name), dict) else None)
+        TensorCheck(name, copies, e if isinstance(e := entries.get(name), dict) else None, hashed)
         for name, copies in tensors.items()
     ]
     count = progress.start_step(
@@ -107,9 +111,15 @@ def check_values(
     if len(models) > 1 or compared:
         equal = sum(result.equal_copies for result in results)
         checks["values equal in all files"] = f"{equal:,} of {compared:,} tensors compared"
-    if entries:
+    if entries and not hashed:
+        notes.append(
+            "its manifest states no hashes (--no-hash): whether the values are those that were "
+            "written is not checked"
+        )
+    elif entries:
         passed = f"{sum(result.matches_hash for result in results):,} of {len(entries):,}"
         checks["tensors with the hash that the manifest states"] = passed
+    if entries:
         absent = [name for name in entries if name not in tensors]
         problems += [Problem("listed in the manifest, but missing", tensor=n) for n in absent]
     problems += _missing_in_some(models)
@@ -140,11 +150,12 @@ def _check_tensor(task: TensorCheck) -> TensorCheckResult:
         if canonical_shape(each) != shape
     ]
     try:
-        agree, digest, non_finite = _read(first, others, task.dtype)
+        dtype = task.dtype if task.hashed else None
+        agree, digest, non_finite = _read(first, others, dtype)
     except ConverterError as error:
         return TensorCheckResult([*problems, *(error.problems or [Problem(error.message)])])
     problems += _compare_with_entry(task)
-    if agree and (task.entry is None or digest == task.sha256):
+    if agree and (task.entry is None or not task.hashed or digest == task.sha256):
         matches = digest is not None and digest == task.sha256
         return TensorCheckResult(problems, non_finite, (), len(others), matches)
     wrong, equal, more = _wrong_copies(replace(task, copies=[first, *others]))
@@ -243,7 +254,7 @@ def _wrong_copies(
     hashes = [tensor_sha256(copy, dtype) for copy in task.copies]
     (majority, votes), *_ = Counter(hashes).most_common()
     right = majority if votes > 1 else hashes[0]
-    if task.entry is not None:
+    if task.entry is not None and task.hashed:
         stated = str(task.entry.get("sha256", ""))
         matching = next((digest for digest in hashes if digest.hex() == stated), None)
         if matching is None:

@@ -97,6 +97,16 @@ def test_a_changed_tokenizer_file_is_copied_again() -> None:
     assert "word49" in Path("made/one/vocab.txt").read_text()
 
 
+def test_without_hashes_a_file_with_another_time_is_made_again() -> None:
+    recipe = write({"jobs": [both(no_hash=True), job("b", "made/a", to="pytorch", no_hash=True)]})
+    assert statuses(recipe) == {"a": "done", "b": "done"}
+    assert statuses(recipe) == {"a": "skipped", "b": "skipped"}
+    os.utime("made/b/model.safetensors", (0, 0))
+    printed = screen(recipe)
+    assert "b: done (model.safetensors may have been changed, and its" in printed
+    assert "a: skipped" in printed
+
+
 def test_a_copy_with_other_times_is_up_to_date() -> None:
     recipe = chain()
     statuses(recipe)

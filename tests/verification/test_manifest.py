@@ -12,6 +12,7 @@ import pytest
 
 import converter
 from tests import factories
+from tests.verification import damage
 from tests.verification.damage import copy_of
 from tests.verification.test_diff import run
 
@@ -110,3 +111,58 @@ def test_inspect_shows_how_it_was_made(sound: Path, tmp_path: Path) -> None:
         run("inspect", copy, "--tensors", code=0)
     (copy / "converter-manifest.json").unlink()
     assert json.loads(run("inspect", copy, "--json", code=0).stdout)["manifest"] is None
+
+
+def test_without_hashes_the_files_are_the_same(home: Path, tmp_path: Path) -> None:
+    for name, options in {
+        "hashed": {},
+        "plain": {"no_hash": True},
+        "one": {"no_hash": True},
+    }.items():
+        more = {"jobs": 1 if name == "one" else 3, **options}
+        converter.compose(home / "bert", home / "gpt2", tmp_path / name, **more)
+        converter.split(tmp_path / name, tmp_path / f"{name} split", **options)
+        converter.convert(
+            tmp_path / name, tmp_path / f"{name} converted", dtype="float16", **options
+        )
+    for kind in ("", " split", " converted"):
+        hashed, plain, one = (
+            prints(tmp_path / f"{name}{kind}") for name in ("hashed", "plain", "one")
+        )
+        changed = {name for name in hashed if hashed[name] != plain[name]}
+        assert changed <= {"converter-manifest.json", "README.md"}
+        assert one == plain or kind  # the manifest has the name of the source
+        text = (tmp_path / f"plain{kind}" / "converter-manifest.json").read_text()
+        manifest = json.loads(text)
+        assert manifest["no_hash"] is True
+        assert not any("sha256" in entry for entry in manifest["tensors"].values())
+    assert "SHA-256" not in (tmp_path / "plain" / "README.md").read_text()
+
+
+def test_verify_says_that_there_are_no_hashes(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("compose", home / "bert", home / "gpt2", out, "--no-hash", "--quiet", code=0)
+    assert "states no hashes (--no-hash)" in run("verify", out, code=0).stdout
+    against = (home / "bert", home / "gpt2")
+    result = converter.verify(out, against=against)
+    assert result.verified and result.checks["tensors equal to their source"].endswith(" of 83")
+    damage.alter(
+        out / "flax_model.msgpack", ["decoder/transformer/h/0/ln_1/scale"], damage.flip_bit
+    )
+    assert not converter.verify(out).verified  # the other files differ from it
+    entries = out / "converter-manifest.json"
+    manifest = json.loads(entries.read_text())
+    del manifest["no_hash"]  # hashes that were removed are missing
+    entries.write_text(json.dumps(manifest))
+    assert any("SHA-256" in str(problem.expected) for problem in converter.verify(out).problems)
+
+
+def test_split_parts_without_hashes_are_verified(home: Path, tmp_path: Path) -> None:
+    converter.compose(home / "bert", home / "gpt2", tmp_path / "out", no_hash=True)
+    converter.split(tmp_path / "out", tmp_path / "parts", no_hash=True)
+    result = converter.verify(tmp_path / "parts", against=[tmp_path / "out"])
+    assert result.verified, result.problems
+    joint = tmp_path / "parts" / "joint.safetensors"
+    damage.alter(joint, ["enc_to_dec_proj.weight"], damage.flip_bit)
+    problems = converter.verify(tmp_path / "parts", against=[tmp_path / "out"]).problems
+    assert [problem.tensor for problem in problems] == ["enc_to_dec_proj.weight"]

@@ -6,7 +6,8 @@ import json
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, product
@@ -19,13 +20,14 @@ import msgspec
 from converter.display import Displayed
 from converter.errors import OutputError, Problem, UsageError
 from converter.formats.file_handle import sanitize
-from converter.option_declaration import did_you_mean
+from converter.option_declaration import closest_name, did_you_mean
 from converter.recipes.schema import (
     COMMANDS,
     JOB_KEYS,
     SOURCES,
     TOP_LEVEL,
     VERSION,
+    choices_of,
     convert_value,
     expected_value,
     recipe_options,
@@ -62,8 +64,8 @@ class Job(Displayed):
     command: str
     options: Mapping[str, Any]
     push: Mapping[str, Any] | None
-    place: str = ""
-    """The recipe and the line."""
+    position: int = 0
+    """Its index in the list of jobs of its recipe."""
     follows_another: bool = False
     """If true, another job of the run writes a source of it, which must hold what that wrote."""
 
@@ -86,16 +88,16 @@ def read_recipes(paths: Iterable[Path], variables: Mapping[str, str] | None = No
     """
     given = dict(variables or {})
     parsers = [_Parser(path, _read(path), given) for path in paths]
-    jobs = [job for parser in parsers for job in parser.jobs()]
+    parsed = [(parser, job) for parser in parsers for job in parser.jobs()]
     problems = [problem for parser in parsers for problem in parser.problems]
     used = {name for parser in parsers for name in parser.used}
     problems += [
         Problem("is not used by any recipe", tensor=name) for name in given if name not in used
     ]
-    problems += _conflicts(jobs)
+    problems += islice(_conflicts(parsed), _MAX_PROBLEMS)
     if problems:
         raise UsageError("recipes: cannot be run; nothing was started", problems)
-    return jobs
+    return [job for _, job in parsed]
 
 
 def _read(path: Path) -> str:
@@ -113,26 +115,29 @@ def _outwards(location: str) -> Iterator[str]:
         location = location.rpartition("/")[0]
 
 
-def _conflicts(jobs: Iterable[Job]) -> list[Problem]:
-    """Return the problems of jobs with the same name or output, or one output inside another."""
-    problems = []
-    names: set[str] = set()
-    outputs: dict[str, str] = {}
-    for job in jobs:
-        if job.name in names:
-            problems.append(Problem("another job has the same name", tensor=job.name))
-        names.add(job.name)
+def _conflicts(jobs: Iterable[tuple[_Parser, Job]]) -> Iterator[Problem]:
+    """Yield the problems of jobs with the same name or output, or one output inside another."""
+    names: dict[str, tuple[_Parser, Job]] = {}
+    outputs: dict[str, tuple[_Parser, Job]] = {}
+    for parser, job in jobs:
         location = location_key(job.output)
-        if location in outputs:
-            problems.append(Problem("another job has the same output", tensor=job.name))
-        outputs[location] = job.name
-    for location, name in outputs.items():
+        for what, key, before in (("name", job.name, names), ("output", location, outputs)):
+            if key in before:
+                places = list(dict.fromkeys((_place(parser, job), _place(*before[key]))))
+                text = ": ".join((f"another job has the same {what}", *places[1:]))
+                yield Problem(text, places[0], job.name)
+            before.setdefault(key, (parser, job))
+    for location, (parser, job) in outputs.items():
         outwards = _outwards(location.rpartition("/")[0])
         outer = next((each for each in outwards if each in outputs), None)
         if outer:
-            what = f"its output is inside that of {outputs[outer]}"
-            problems.append(Problem(what, tensor=name, found=location))
-    return problems
+            what = f"its output is inside that of {outputs[outer][1].name}"
+            yield Problem(what, _place(parser, job), job.name, found=location)
+
+
+def _place(parser: _Parser, job: Job) -> str:
+    """Return the file and the line of a job."""
+    return parser.place(("jobs", job.position))
 
 
 @dataclass
@@ -158,8 +163,23 @@ class _Parser:
                 return _construct(self.root)
             return json.loads(self.text, object_pairs_hook=_unique, parse_int=_integer)
         except (ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UsageError(f"{self.path}: is not a recipe in {kind}: {reason}") from error
+            line, reason = self.line_and_reason(error)
+            reason = " ".join(reason.split())[:300]
+            place = f"{self.path}:{line}" if line else str(self.path)
+            raise UsageError(f"{place}: is not a recipe in {kind}: {reason}") from error
+
+    def line_and_reason(self, error: Exception) -> tuple[int | None, str]:
+        """Return the line that a parser names in an error, and what it says is wrong there."""
+        if isinstance(error, json.JSONDecodeError):
+            return error.lineno, error.msg
+        if self.path.suffix == ".json" and isinstance(error, ValueError) and self.root:
+            with suppress(RecursionError):
+                try:
+                    _count_values(self.root, {})
+                except ValueError as same:  # with the line
+                    error = same
+        mark, what = (getattr(error.__cause__, name, None) for name in ("problem_mark", "problem"))
+        return (mark.line + 1, str(what)) if mark and what else (None, str(error))
 
     def jobs(self) -> list[Job]:
         """Return the jobs of the recipe but for those with problems."""
@@ -172,7 +192,7 @@ class _Parser:
             self.add(f"has more than {_MAX_JOBS:,} jobs", "jobs", ("jobs",))
         if self.problems:
             return []
-        for key in recipe.keys() - set(TOP_LEVEL):
+        for key in (each for each in recipe if each not in TOP_LEVEL):
             self.add("is unknown", str(key), (key,), remedy=did_you_mean(str(key), TOP_LEVEL))
         if recipe.get("version", VERSION) != VERSION:
             self.add("is unknown", "version", ("version",), expected=str(VERSION))
@@ -185,7 +205,7 @@ class _Parser:
         self.variables |= self.given
         defaults = self.section(recipe, "defaults")
         names = {name: None for command in COMMANDS for name in recipe_options(command)}
-        for key in defaults.keys() - names.keys():
+        for key in (each for each in defaults if each not in names):
             remedy = did_you_mean(key, names)
             self.add("is not an option", f"defaults.{key}", ("defaults", key), remedy=remedy)
         repeated = (
@@ -257,11 +277,17 @@ class _Parser:
         at: tuple[Any, ...] = ("jobs", number)
         label = f"job {number + 1}"
         commands = [key for key in raw if key in COMMANDS] if isinstance(raw, dict) else []
+        others = [key for key in raw if key not in JOB_KEYS] if isinstance(raw, dict) else []
+        if others and not commands:
+            for key in others:
+                remedy = did_you_mean(str(key), COMMANDS)
+                self.add("is not a command", f"{label}.{key}", (*at, key), remedy=remedy)
+            return None
         if len(commands) != 1:
             self.add("must have exactly one command", label, at, expected=", ".join(COMMANDS))
             return None
         (command,) = commands
-        for key in raw.keys() - {*JOB_KEYS, command}:
+        for key in (each for each in raw if each not in (*JOB_KEYS, command)):
             remedy = did_you_mean(str(key), (*JOB_KEYS, *COMMANDS))
             self.add("is unknown", f"{label}.{key}", (*at, key), remedy=remedy)
         name, place = raw.get("name") or "", (f"{label}.name", (*at, "name"))
@@ -280,7 +306,8 @@ class _Parser:
             self.check_push(push, f"{name}.push", (*at, "push"))
         if len(self.problems) > before:
             return None
-        return Job(name or Path(str(options["output"])).name, command, options, push)
+        name = name or Path(str(options["output"])).name
+        return Job(name, command, options, push, number)
 
     def block(
         self, command: str, raw: Any, name: str, at: tuple[Any, ...], defaults: Mapping[str, Any]
@@ -295,7 +322,7 @@ class _Parser:
             label = f"{name}.{command}.{key}"
             location = (*at, key) if key in raw else ("defaults", key)
             if key not in declared:
-                remedy = did_you_mean(str(key), declared)
+                remedy = did_you_mean(str(key), declared) or f"see `converter {command} --help`"
                 self.add("is not an option", label, location, remedy=remedy)
                 continue
             filled = self.fill(value, label, location)
@@ -307,7 +334,8 @@ class _Parser:
                 self.check(options[key], location)
             except msgspec.ValidationError:
                 more = {"expected": expected_value(command, key), "found": _shown(filled)}
-                self.add("has a wrong value", label, location, **more)
+                hint = _meant(filled, choices_of(command, key))
+                self.add("has a wrong value", label, location, remedy=hint, **more)
         for key, option in declared.items():
             if option.is_required and key not in raw and key not in options:
                 self.add("is missing", f"{name}.{command}.{key}", at)
@@ -327,11 +355,13 @@ class _Parser:
             self.used |= set(template.get_identifiers())
             return template.substitute(self.variables)
         except LookupError as error:
-            remedy = f"set it with --var {error.args[0][:80]}=VALUE, or under variables"
+            name = str(error.args[0])[:80]
+            step = f"set it with --var {name}=VALUE, or under variables"
+            remedy = " Or ".join(filter(None, (_meant(name, self.variables), step)))
             self.add("uses an unknown variable", label, at, found=_shown(value), remedy=remedy)
         except ValueError:
-            remedy = "write $$ for a dollar sign"
-            self.add("has a $ without a variable", label, at, found=_shown(value), remedy=remedy)
+            step = "write $$ for a dollar sign"
+            self.add("has a $ without a variable", label, at, found=_shown(value), remedy=step)
         return value
 
     def count(self, amount: int) -> None:
@@ -353,12 +383,15 @@ class _Parser:
 
     def add(self, what: str, label: str, at: tuple[Any, ...], **more: str | None) -> None:
         """Add a problem of the value at a path of keys and list positions."""
-        line = self.line_of(at)
-        place = f"{self.path}:{line}" if line else str(self.path)
-        self.problems.append(Problem(what, place, sanitize(label), **more))
+        self.problems.append(Problem(what, self.place(at), sanitize(label), **more))
         if len(self.problems) == _MAX_PROBLEMS:
             message = f"{self.path}: has {_MAX_PROBLEMS} problems or more; nothing was started"
             raise UsageError(message, self.problems)
+
+    def place(self, at: tuple[Any, ...]) -> str:
+        """Return the file, and the line of the value at a path, if it is known."""
+        line = self.line_of(at)
+        return f"{self.path}:{line}" if line else str(self.path)
 
     @cached_property
     def root(self) -> Any:
@@ -399,6 +432,13 @@ _REPR.maxstring = _REPR.maxother = 100
 def _shown(value: Any) -> str:
     """Return the beginning of a value, without writing out all of it first."""
     return _REPR.repr(value)[:100]
+
+
+def _meant(value: Any, names: Collection[str]) -> str | None:
+    """Return a question for the name that a wrong value, or one in a list, is closest to."""
+    values = value if isinstance(value, list) else [value]
+    texts = [each[:80] for each in values[:80] if isinstance(each, str) and each not in names]
+    return next(filter(None, (closest_name(text, names) for text in texts)), None)
 
 
 def _integer(text: str) -> int:

@@ -75,10 +75,16 @@ def convert_value(command: str, name: str, value: Any, *, lax: bool) -> Any:
     return [converted] if repeats and not isinstance(converted, list) else converted
 
 
+def choices_of(command: str, name: str) -> tuple[str, ...]:
+    """Return the values to choose from, if there are only few."""
+    option = recipe_options(command)[name]
+    return (*load_presets(),) if option.declared.kind == "preset" else option.choices
+
+
 def expected_value(command: str, name: str) -> str:
     """Return what an option takes, in words."""
     option = recipe_options(command)[name]
-    choices = load_presets() if option.declared.kind == "preset" else option.choices
+    choices = choices_of(command, name)
     types = dict.fromkeys(_NAMES.get(each, "a string") for each in option.items)
     return " or ".join(choices or types) + (", or a list of such" if option.repeats else "")
 

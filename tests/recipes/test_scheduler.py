@@ -44,6 +44,22 @@ def job(name: str, source: str = "bert", **more: Any) -> dict[str, Any]:
     return {"name": name, "convert": {"source": source, "output": f"made/{name}", **more}}
 
 
+MISSPELT = """version: 1
+variabels: {a: 1}
+defaults: {too: [pytorch]}
+jobs:
+  - nmae: x
+    convert: {source: bert, output: a, lik: 3}
+  - name: a2
+    convrt: {source: bert, output: b}
+  - convert:
+      dtype: float17
+      to: [flax, pytroch]
+      source: bert
+      output: c
+"""
+
+
 def statuses(*args: object, code: int = 0) -> dict[str, str]:
     result = CliRunner().invoke(commands, ["run", *map(str, args), "--json"])
     assert result.exit_code == code, result.output
@@ -309,6 +325,80 @@ def test_a_summary_that_cannot_be_written_is_reported_before_any_job_runs(place:
     assert result.exit_code == 1
     assert "no/such/s.json: cannot be written: No such file" in result.stderr
     assert not Path("made").exists()
+
+
+def test_a_problem_has_its_line_and_what_was_probably_meant(place: Path) -> None:
+    Path("bad.yaml").write_text(MISSPELT)
+    with pytest.raises(UsageError) as caught:
+        read_recipes([Path("bad.yaml")])
+    printed = [str(problem) for problem in caught.value.problems]
+    expected = (
+        "2: variabels: is unknown (Did you mean 'variables'?)",
+        "3: defaults.too: is not an option (Did you mean 'to'?)",
+        "5: job 1.nmae: is unknown (Did you mean 'name'?)",
+        "6: job 1.convert.lik: is not an option (see `converter convert --help`)",
+        "8: job 2.convrt: is not a command (Did you mean 'convert'?)",
+        "10: job 3.convert.dtype: has a wrong value; expected keep or float32 or float16 or "
+        "bfloat16; found 'float17' (Did you mean 'float16'?)",
+        "11: job 3.convert.to: has a wrong value; expected pytorch or tensorflow or flax, or a "
+        "list of such; found ['flax', 'pytroch'] (Did you mean 'pytorch'?)",
+    )
+    assert printed == [f"bad.yaml:{each}" for each in expected]
+    content = yaml.safe_load(MISSPELT)
+    Path("bad.json").write_text(json.dumps(content, indent=1))
+    with pytest.raises(UsageError) as caught:
+        read_recipes([Path("bad.json")])
+    lines = [str(problem).split(": ", 1) for problem in caught.value.problems]
+    assert [text for _, text in lines] == [each.split(": ", 1)[1] for each in expected]
+    numbers = [int(line.removeprefix("bad.json:")) for line, _ in lines]
+    assert numbers == sorted(numbers)
+
+
+def test_a_variable_that_was_probably_meant(place: Path) -> None:
+    recipe = {"variables": {"results": "x"}, "jobs": [job("one", "${resuts}")]}
+    with pytest.raises(UsageError, match=r"Did you mean 'results'\? Or set it with --var resuts="):
+        read_recipes([Path(write(recipe))])
+
+
+def test_jobs_in_conflict_have_their_places(place: Path) -> None:
+    inner = {"name": "in", "convert": {"source": "bert", "output": "made/a/in"}}
+    first, second = (
+        write({"jobs": [job("a"), job("b")]}),
+        write({"jobs": [job("a"), inner]}, "2.yaml"),
+    )
+    with pytest.raises(UsageError) as caught:
+        read_recipes([Path(first), Path(second)])
+    assert [str(each).partition("; ")[0] for each in caught.value.problems] == [
+        "2.yaml:2: a: another job has the same name: recipe.yaml:2",
+        "2.yaml:2: a: another job has the same output: recipe.yaml:2",
+        "2.yaml:6: in: its output is inside that of a",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.yaml",
+            "jobs:\n  - name: a\n   convert: {}",
+            "a.yaml:3: is not a recipe in YAML: expect",
+        ),
+        (
+            "a.json",
+            '{"jobs": [\n{"name": "a",}\n]}',
+            "a.json:2: is not a recipe in JSON: Expecting",
+        ),
+        (
+            "a.json",
+            '{"jobs": [\n{"name": 1,\n"name": 2}]}',
+            "occurs twice, the second time in line 3",
+        ),
+    ],
+)
+def test_a_syntax_error_has_its_line(place: Path, name: str, text: str, message: str) -> None:
+    Path(name).write_text(text)
+    with pytest.raises(UsageError, match=message):
+        read_recipes([Path(name)])
 
 
 @pytest.mark.parametrize(

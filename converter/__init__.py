@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from converter.commands.convert import convert as convert
     from converter.commands.diff import Comparison as Comparison
     from converter.commands.diff import diff as diff
+    from converter.commands.env import Environment as Environment
+    from converter.commands.env import env as env
     from converter.commands.families import Families as Families
     from converter.commands.families import families as families
     from converter.commands.inspect import Inspection as Inspection
@@ -63,6 +65,7 @@ _PUBLIC = {
     "OutputError Problem TableError UnsupportedError UsageError VerificationError",
     "converter.storage.hub_upload": "PushResult",
     "converter.commands.push": "push",
+    "converter.commands.env": "Environment env",
     "converter.commands.families": "Families families",
     "converter.commands.check_table": "TableCheck check_table",
     "converter.commands.inspect": "Inspection inspect",

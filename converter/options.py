@@ -509,6 +509,11 @@ class FamiliesOptions(CheckedOptions):
 
 
 @dataclass(frozen=True)
+class EnvOptions(CheckedOptions):
+    """Arguments and options of `converter.env`: none."""
+
+
+@dataclass(frozen=True)
 class CheckTableOptions(CheckedOptions):
     """Arguments and options of `converter.check_table`."""
 

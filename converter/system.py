@@ -303,6 +303,29 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
+def memory_size() -> int | None:
+    """Return the bytes of memory of the machine; ``None`` if the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def filesystem_type(path: Path) -> str | None:
+    """Return the type of the file system of an absolute path, such as ``ext4``, on Linux."""
+    best: tuple[int, str | None] = (-1, None)
+    try:
+        mounts = Path("/proc/self/mounts").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    for line in mounts.splitlines():
+        _, place, kind, *_ = line.split(" ")
+        place = place.replace("\\040", " ")
+        if path.is_relative_to(place) and len(place) >= best[0]:
+            best = len(place), kind
+    return best[1]
+
+
 def terminal_width(stream: Any) -> int | None:
     """Return the columns of a terminal; ``None`` if `stream` is not one."""
     if stream is None or not stream.isatty():

@@ -167,7 +167,12 @@ def _secret_names(variables: int) -> list[str]:
     Looking through all of them for every text would take most of the time of a long report.
     """
     del variables
-    return [name for name in os.environ if name.upper().endswith(_SECRET_VARIABLES)]
+    return [name for name in os.environ if is_secret_variable(name)]
+
+
+def is_secret_variable(name: str) -> bool:
+    """Return whether an environment variable of this name holds a secret."""
+    return name.upper().endswith(_SECRET_VARIABLES)
 
 
 _WORDS = re.compile(r"\s*(?:`[^`]*`\S*|\S+)")

@@ -21,7 +21,7 @@ docstrings; [From Python](python.md) shows how to use them.
 """
 FUNCTIONS = (
     "compose", "convert", "split", "open_checkpoint", "inspect", "verify", "diff", "push", "run",
-    "families", "check_table",
+    "families", "check_table", "env",
 )  # fmt: skip
 _SECTION = re.compile(r"^(Args|Returns|Raises):$", re.MULTILINE)
 

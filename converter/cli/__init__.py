@@ -30,6 +30,7 @@ COMMANDS = {
     "run": "Run the jobs in recipe files.",
     "families": "List the supported models, or describe one.",
     "check-table": "Check mapping tables of your own.",
+    "env": "Print versions and settings, for the report of a bug.",
     "app": "Open a page in the browser to compose, convert and rescue.",
 }
 """Command → the first line of its help, which ``converter --help`` shows."""

@@ -98,8 +98,7 @@ def env() -> Environment:
         system=platform.platform(),
         packages={name: _version(name) for name in (*REQUIRED, *OPTIONAL)},
         machine={
-            "processors": os.cpu_count(),
-            "usable_processors": processors(),
+            "processors": processors(),
             "memory": memory_size(),
             "file_system": filesystem_type(here),
             "disk_free": shutil.disk_usage(here).free,

@@ -6,8 +6,6 @@ import re
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
-
 ROOT = Path(__file__).parent
 
 
@@ -28,4 +26,6 @@ def long_description() -> str:
 
 
 if __name__ == "__main__":  # build backends run it under this name, too
+    from setuptools import setup
+
     setup(long_description=long_description(), long_description_content_type="text/markdown")

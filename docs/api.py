@@ -69,7 +69,7 @@ def _argument(parameter: inspect.Parameter) -> str:
     end = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
     annotation = parameter.annotation
     kind = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    plain = re.sub(r"\b(?:[a-z]+\.)+([A-Z])", r"\1", kind)
+    plain = re.sub(r"\b(?:[a-z_]+\.)+([A-Z])", r"\1", kind)
     return f"{parameter.name}: {plain}{end}"
 
 

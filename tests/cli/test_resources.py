@@ -59,16 +59,16 @@ def test_threads_that_cannot_be_started(
     place: Path, command: str, allowed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by ``ulimit -u``, or the limit on the processes of a container."""
-    start, started = threading._start_new_thread, []  # type: ignore[attr-defined]
+    name = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
+    start, started = getattr(threading, name), []
 
-    def limited(*args: Any) -> int:
+    def limited(*args: Any, **kwargs: Any) -> Any:
         started.append(args)
         if len(started) > allowed:
             raise RuntimeError("can't start new thread")
-        number: int = start(*args)
-        return number
+        return start(*args, **kwargs)
 
-    monkeypatch.setattr(threading, "_start_new_thread", limited)
+    monkeypatch.setattr(threading, name, limited)
     jobs = [] if command in ("run", "diff", "verify") else ["--jobs", "9"]
     result = CliRunner().invoke(commands, [command, *COMMANDS[command], *jobs])
     if len(started) <= allowed:

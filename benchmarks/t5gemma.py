@@ -69,10 +69,11 @@ def measure(options: argparse.Namespace) -> None:
             forget(*sources, reference)
 
     job = Task("`converter compose`", [*compose, str(out), *shards], clean)
+    plain = Task("`converter compose --no-hash`", [*job.command, "--no-hash"], clean)
     copy = Task("`cp -r` of its output", ["cp", "-r", str(reference), str(out)], clean)
     description = machine(work)
     for turn in range(options.repeat):
-        for task in (job, copy) if turn % 2 else (copy, job):
+        for task in (job, plain, copy) if turn % 2 else (copy, plain, job):
             task.run({**os.environ})
     clean()
     read, written = (
@@ -82,8 +83,9 @@ def measure(options: argparse.Namespace) -> None:
     state = "cold" if options.cold else "as the last run left them"
     sizes = f"{read / 1e9:.2f} GB read, {written / 1e9:.2f} GB written"
     print(f"{sizes}, sources {state}; {description}\n")
-    print(HEADER, job.row(), copy.row(), sep="\n")
-    print(f"\ncompose / cp -r: {job.median('wall') / copy.median('wall'):.2f}")
+    print(HEADER, job.row(), plain.row(), copy.row(), sep="\n")
+    for task in (job, plain):
+        print(f"\n{task.name} / cp -r: {task.median('wall') / copy.median('wall'):.2f}")
 
 
 def write(directory: Path, layers: int, seed: int) -> None:

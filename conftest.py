@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import pytest
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("CONVERTER_MAPPINGS", None)  # mapping tables of the person who runs the tests
+os.environ["XDG_CONFIG_HOME"] = str(Path(tempfile.gettempdir(), "no-settings-in-tests"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # tests run side by side
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from unicodedata import normalize
+
+from converter.system import config_directory
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -179,6 +182,35 @@ def saved_model_index(holds: Callable[[str], bool]) -> str | None:
 def tf_checkpoint_prefix(name: str) -> str:
     """Return the checkpoint prefix of a TensorFlow index or data file, other names unchanged."""
     return _TF_DATA_SUFFIX.sub("", name.removesuffix(TF_INDEX_SUFFIX))
+
+
+TABLES_VARIABLE = "CONVERTER_MAPPINGS"
+"""The environment variable with files and directories of mapping tables of one's own."""
+
+
+def user_tables_directory() -> Path | None:
+    """Return the directory of a user's own mapping tables, which may not exist."""
+    settings = config_directory()
+    return settings / "converter" / "mappings" if settings else None
+
+
+def user_tables() -> tuple[list[Path], list[Path]]:
+    """Return a user's own mapping tables: those in the directory, and those of the variable.
+
+    The first in the variable come last, as they take precedence.
+    """
+    directory = user_tables_directory()
+    listed = [Path(path) for path in os.environ.get(TABLES_VARIABLE, "").split(os.pathsep) if path]
+    stated = [table for path in listed for table in (tables_in(path) if path.is_dir() else [path])]
+    return tables_in(directory) if directory else [], stated[::-1]
+
+
+def tables_in(directory: Path) -> list[Path]:
+    """Return the mapping tables in a directory; an empty file is none, a redirection leaves it."""
+    try:
+        return sorted(path for path in directory.glob("*.toml") if path.stat().st_size)
+    except OSError:
+        return []
 
 
 def tables_directory() -> Path:

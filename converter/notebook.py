@@ -345,13 +345,11 @@ def _(result: TableCheck) -> View:
     if result.draft is not None:
         lines = [line for line in result.draft.splitlines() if line][:8]
         return View("draft of a table", [("", line) for line in lines], (), ("print(….draft)",))
-    facts = [
-        (file, count(len(problems), "problem") if problems else "good")
-        for file, problems in result.problems.items()
-    ]
+    facts = [(file, catalog.table_verdict(result, file)) for file in result.problems]
     listed = ([file, str(each)] for file, problems in result.problems.items() for each in problems)
     title = "valid" if result.valid else "NOT valid"
-    return View(title, facts, [Table("Problems", listed)], (".valid", ".problems"))
+    calls = (".valid", ".problems", ".finished", ".marks")
+    return View(title, facts, [Table("Problems", listed)], calls)
 
 
 @view.register

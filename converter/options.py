@@ -527,6 +527,12 @@ class CheckTableOptions(CheckedOptions):
         metavar="CHECKPOINT",
         kind="checkpoint",
     )
+    output: Reference | None = option(
+        None,
+        "Write the draft to this new file instead, once it is complete.",
+        metavar="FILE",
+        kind="output",
+    )
     config: Reference | None = _config("the checkpoint")
 
 

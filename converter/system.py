@@ -290,6 +290,23 @@ def _sync(fd: int) -> None:
     os.fsync(fd)
 
 
+def config_directory() -> Path | None:
+    """Return where programs keep a user's settings; ``None`` if the user has no home directory.
+
+    That is ``$XDG_CONFIG_HOME`` where it is set; ``%APPDATA%`` on Windows, ``~/Library/Application
+    Support`` on macOS and ``~/.config`` elsewhere.
+    """
+    variables = ("XDG_CONFIG_HOME", *(["APPDATA"] if IS_WINDOWS else []))
+    for value in map(os.environ.get, variables):
+        if value and os.path.isabs(value):  # noqa: PTH117 - relative ones are to be ignored
+            return Path(value)
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home / ("Library/Application Support" if sys.platform == "darwin" else ".config")
+
+
 def call_after_fork(function: Callable[[], object]) -> None:
     """Let every process that is forked from this one call `function` first."""
     if hasattr(os, "register_at_fork"):

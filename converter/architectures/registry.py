@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping, Set
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
@@ -14,7 +15,13 @@ from converter.architectures.includes import INCLUDE, expand_includes
 from converter.architectures.loader import load_architecture, load_composite, load_conventions
 from converter.architectures.schema import Architecture, Composite, Conventions, ModelTypes, Role
 from converter.errors import Problem, TableError, UnsupportedError
-from converter.file_names import tables_directory
+from converter.file_names import (
+    TABLES_VARIABLE,
+    tables_directory,
+    tables_in,
+    user_tables,
+    user_tables_directory,
+)
 
 DIALECTS = "_dialects"
 """The table of what all others share."""
@@ -75,19 +82,48 @@ class ArchitectureRegistry:
 
     def __init__(self, extra: Iterable[str | Path] = ()) -> None:
         self._sources: dict[str, tuple[str, bytes | None]] = {
-            path.stem: (f"mappings/{path.name}", None)
-            for path in sorted(tables_directory().glob("*.toml"))
+            path.stem: (f"mappings/{path.name}", None) for path in tables_in(tables_directory())
         }
-        for path in map(Path, extra):
-            name, text = _read_own(path)
-            self._sources[name] = (str(path), text)
+        self._replaced: dict[str, str] = {}  # name → the table that one found by itself replaces
+        self._add(extra)
         self._architectures: dict[str, Architecture] = {}
         self._composites: dict[str, Composite] = {}
+
+    @classmethod
+    def for_user(cls, extra: Iterable[str | Path] = ()) -> ArchitectureRegistry:
+        """Return the bundled tables and a user's own, of which later ones take precedence.
+
+        They are in the user's directory, listed by the environment variable, and `extra`. A table
+        in the directory that is not valid TOML is left out with a warning, so that it stops no
+        command that does not need it. Raise TableError for others.
+        """
+        registry = cls()
+        directory, stated = user_tables()
+        for number, path in enumerate((*directory, *stated)):
+            try:
+                name, text = _read_own(path)
+            except TableError as error:
+                if number < len(directory):
+                    warnings.warn(f"{error.message}; it is left out", stacklevel=4)
+                    continue
+                remedy = f"{TABLES_VARIABLE} lists it."
+                raise TableError(error.message, error.problems, remedy) from error
+            if name in registry._sources:
+                registry._replaced[name] = registry._sources[name][0]
+            registry._sources[name] = (str(path), text)
+        registry._add(extra)
+        return registry
+
+    def _add(self, files: Iterable[str | Path]) -> None:
+        for path in map(Path, files):
+            name, text = _read_own(path)
+            self._sources[name] = (str(path), text)
+            self._replaced.pop(name, None)
 
     @cached_property
     def conventions(self) -> Conventions:
         """The dialects and layer types that all tables share."""
-        return _load_conventions(*self._text(DIALECTS))
+        return _load_conventions(*self._text(DIALECTS)[:2])
 
     @cached_property
     def model_types(self) -> ModelTypes:
@@ -111,6 +147,8 @@ class ArchitectureRegistry:
         name, text = _read_own(path)
         registry = ArchitectureRegistry()
         registry._sources = {**self._sources, name: (str(path), text)}
+        registry._replaced = {**self._replaced}
+        registry._replaced.pop(name, None)
         return registry, name
 
     def contents(self, name: str) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
@@ -121,8 +159,19 @@ class ArchitectureRegistry:
         data, _, _ = self._read(name)
         if "extends" not in data:
             return data, None
-        parent = self._read(str(data["extends"]), (name,))[0]
+        parent = self._read(str(data["extends"]), (name,), self.own_file(name) is None)[0]
         return data, _inherited(parent, data)
+
+    def own_file(self, name: str) -> str | None:
+        """Return the file of a table of the user's own; ``None`` for a bundled one."""
+        file, text = self._sources[name]
+        return None if text is None else file
+
+    def _warn_if_replaced(self, name: str) -> None:
+        """Warn, once, that a table found without ``--mapping`` is used instead of another."""
+        if other := self._replaced.pop(name, None):
+            text = f"{name}: {self._sources[name][0]} is used instead of {other}"
+            warnings.warn(text, stacklevel=3)
 
     def __contains__(self, name: str) -> bool:
         """Return whether there is a table of this name."""
@@ -192,6 +241,7 @@ class ArchitectureRegistry:
         """
         if name not in self._architectures:
             self._check_name(name, f"{stated_in}: " if stated_in else "")
+            self._warn_if_replaced(name)
             data, file, sha256 = self._read(name, chain=())
             bundled = self._sources[name][1] is None
             everything = sha256 + _sha256(self._text(DIALECTS)[0])
@@ -206,6 +256,8 @@ class ArchitectureRegistry:
     def composite(self, name: str) -> Composite:
         """Return the composite of the ``model_type`` `name`; raise like `architecture`."""
         if name not in self._composites:
+            self._check_name(name)
+            self._warn_if_replaced(name)
             data, file, sha256 = self._read(name)
             self._composites[name] = load_composite(data, file, self.conventions, sha256)
         return self._composites[name]
@@ -225,24 +277,28 @@ class ArchitectureRegistry:
         raise UnsupportedError(
             f"{prefix}there is no mapping table for model_type {name!r}",
             remedy=f"{hint}`converter families` lists what there is. A table of your own: "
-            "--mapping FILE.",
+            f"--mapping FILE, or a file in {user_tables_directory() or TABLES_VARIABLE}.",
         )
 
-    def _text(self, name: str) -> tuple[bytes, str]:
-        """Return the content of a table's file, and its name."""
+    def _text(self, name: str, bundled: bool = False) -> tuple[bytes, str, bool]:
+        """Return the content of a table's file, its name, and whether it is the bundled one."""
         file, own = self._sources[name]
-        return (tables_directory() / f"{name}.toml").read_bytes() if own is None else own, file
+        if own is not None and not bundled:
+            return own, file, False
+        return (tables_directory() / f"{name}.toml").read_bytes(), f"mappings/{name}.toml", True
 
-    def _read(self, name: str, chain: tuple[str, ...] | None = None) -> tuple[Any, str, str]:
-        """Return content, file and SHA-256 of a table.
+    def _read(
+        self, name: str, chain: tuple[str, ...] | None = None, bundled: bool = False
+    ) -> tuple[Any, str, str]:
+        """Return content, file and SHA-256 of a table; of the bundled one if it is to be `bundled`.
 
-        With a chain, ``extends`` and ``include`` are resolved. The SHA-256 covers the other tables
-        as well, since they affect the result as much.
+        With a chain, ``extends`` and ``include`` are resolved, in bundled tables to bundled ones.
+        The SHA-256 covers the other tables as well, since they affect the result as much.
         """
         self._check_name(name)
-        text, file = self._text(name)
+        text, file, bundled = self._text(name, bundled)
         digest = _sha256(text)
-        parse = _parse_bundled if self._sources[name][1] is None else _parse
+        parse = _parse_bundled if bundled else _parse
         data = dict(parse(text, file))
         if chain is None:
             return data, file, digest
@@ -255,7 +311,7 @@ class ArchitectureRegistry:
                 raise TableError(f"{file}: {key} {other!r}, which is not a table", [problem])
             if other in (*chain, name):
                 raise TableError(f"{file}: {key} itself by way of {' → '.join((*chain, name))}")
-            content, _, other_digest = self._read(other, (*chain, name))
+            content, _, other_digest = self._read(other, (*chain, name), bundled)
             digests.append(other_digest)
             return content
 
@@ -264,7 +320,7 @@ class ArchitectureRegistry:
             self.architecture(other)  # is it valid?
             return content
 
-        if INCLUDE in self._text(name)[0]:
+        if INCLUDE in text:
             data = expand_includes(data, file, read_included, lambda: self.conventions.dialects)
         if "extends" in data:
             parent = str(data.pop("extends"))

@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from converter._version import __version__
 from converter.cli.console import LEVELS, set_quiet, show_logs
 from converter.errors import UsageError
-from converter.file_names import tables_directory
+from converter.file_names import tables_directory, tables_in, user_tables
 from converter.option_declaration import (
     EXECUTION,
     GROUPS,
@@ -196,7 +196,8 @@ def _as_dict(ctx: Context, param: Parameter, values: tuple[tuple[str, str], ...]
 
 def _complete_table(ctx: Context, param: Parameter, incomplete: str) -> Completion:
     """Offer the architectures and composites by the file names of their tables."""
-    stems = (path.stem for path in tables_directory().glob("*.toml"))
+    own, stated = user_tables()
+    stems = (path.stem for path in (*tables_in(tables_directory()), *own, *stated))
     return _starting_with(incomplete, {stem: "" for stem in stems if not stem.startswith("_")})
 
 

@@ -32,7 +32,7 @@ def compose(options: ComposeOptions) -> WriteResult:
 
     """
     settings = ComposeSettings.of(options)
-    registry = ArchitectureRegistry(options.mapping)
+    registry = ArchitectureRegistry.for_user(options.mapping)
     with ExitStack() as stack:
         opened = open_configs(settings, registry, stack)
         opened = join_closed_composite(opened, settings, registry)

@@ -87,7 +87,7 @@ def diff(options: DiffOptions) -> Comparison:
 
     """
     first, second = options.first, options.second
-    registry = ArchitectureRegistry(options.mapping)
+    registry = ArchitectureRegistry.for_user(options.mapping)
     with (
         open_files(first, options.first_config, option="--first-config") as one,
         open_files(second, options.second_config, option="--second-config") as two,

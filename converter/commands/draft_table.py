@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,15 @@ _EMBEDDING = re.compile(r"embed|wte|wpe|token")
 _NORM = re.compile(r"norm|(^|[._])ln(_|$|\d)", re.IGNORECASE)
 _WORD = re.compile(r"[a-z]+")
 _MARK = "decide:"
+_CLASS_FILES = {"tensorflow": ("modeling_tf_*.py", "TF"), "flax": ("modeling_flax_*.py", "Flax")}
+"""Framework → files of transformers with its classes, and the start of their names."""
+
+
+def open_marks(text: str) -> dict[int, str]:
+    """Return the decisions that a draft still asks for: number of the line → what is to decide."""
+    lines = enumerate(text.splitlines(), 1)
+    marked = {number: line.partition(_MARK)[2] for number, line in lines if _MARK in line}
+    return {number: what.strip().rstrip('"') for number, what in marked.items()}
 
 
 @dataclass
@@ -71,6 +82,7 @@ def _table(checkpoint: Checkpoint) -> list[str]:
     text = [
         f"model_type = {_quoted(model_type)}",
         f"title      = {_quoted(model_type)}  # {_MARK} a common name, and the paper",
+        _frameworks(model_class),
         *([f"layers = {{ {', '.join(places)} }}  {fits}".rstrip()] if places else []),
         *([f"base_model_prefix = {_quoted(base)}"] if base else []),
         'init = "normal(initializer_range)"',
@@ -87,7 +99,7 @@ def _table(checkpoint: Checkpoint) -> list[str]:
         *attributes,
         'init_range = "initializer_range"',
         "",
-        f"[models]  # {_MARK} the classes, and the frameworks that have them",
+        f"[models]  # {_MARK} its other classes, of which some may have other frameworks",
         model_class + (' = { heads = ["lm"] }' if heads else " = {}"),
         "",
         f"[roles]  # {_MARK} encoder, decoder or both; a decoder needs [parts.cross_attention]",
@@ -259,6 +271,27 @@ def _model_class(config: Mapping[str, Any], model_type: str) -> str:
     return (
         first if isinstance(first, str) and first.isidentifier() else f"{model_type.title()}Model"
     )
+
+
+def _frameworks(model_class: str) -> str:
+    """Return the line with the frameworks in which the installed transformers has a class.
+
+    Its files are searched, not imported; its version 5 has PyTorch alone.
+    """
+    package = find_spec("transformers")
+    models = [
+        Path(each) / "models" for each in (package and package.submodule_search_locations) or ()
+    ]
+    names = ["pytorch"]
+    for framework, (files, prefix) in _CLASS_FILES.items():
+        start = f"class {prefix}{model_class}(".encode()
+        if any(start in file.read_bytes() for each in models for file in each.glob(f"*/{files}")):
+            names.append(framework)
+    installed = f"transformers {version('transformers')}" if models else "no transformers"
+    patterns = [f"*/{files}" for files, _ in _CLASS_FILES.values()]
+    doubtful = not any(any(each.glob(pattern)) for each in models for pattern in patterns)
+    why = f"{_MARK} {installed} is installed; 4.57 may have TensorFlow and Flax classes"
+    return f"frameworks = {json.dumps(names)}  # {why if doubtful else f'by {installed}'}"
 
 
 def _uses(line: str, name: str) -> bool:

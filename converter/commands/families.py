@@ -52,7 +52,7 @@ def families(options: FamiliesOptions) -> Families:
         UnsupportedError: if no table has this name, or a name that starts with or matches it.
 
     """
-    registry = ArchitectureRegistry(options.mapping)
+    registry = ArchitectureRegistry.for_user(options.mapping)
     name, rows = options.name, options.rows
     if name and name in registry.names and not (options.role or options.framework):
         if registry.is_composite(name):
@@ -199,12 +199,14 @@ def _summary(registry: ArchitectureRegistry, architecture: Architecture) -> dict
     """Return title, roles and frameworks; of a submodel without own checkpoints, its composite."""
     roles = architecture.roles
     has = {name for model in architecture.models.values() for name in model.classes}
+    own = registry.own_file(architecture.name)
     part_of = registry.is_part(architecture.name) and next(iter(roles.values())).composite
     return {
         "title": architecture.title,
         "roles": {name: _role(registry, architecture, name, role) for name, role in roles.items()},
         "frameworks": [name for name in FRAMEWORKS if name in has],
         **({"part_of": part_of} if part_of else {}),
+        **({"file": own} if own else {}),
     }
 
 

@@ -178,7 +178,7 @@ def inspect(options: InspectOptions) -> Inspection:
         UnsupportedError: if there is no table for it.
 
     """
-    registry = ArchitectureRegistry(options.mapping)
+    registry = ArchitectureRegistry.for_user(options.mapping)
     with open_files(
         options.source, options.config, headers=not options.stats, needs_config=False
     ) as checkpoint:

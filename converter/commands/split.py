@@ -28,7 +28,7 @@ def split(options: SplitOptions) -> WriteResult:
         ConverterError: see `converter.errors`; nothing is written then.
 
     """
-    registry = ArchitectureRegistry(options.mapping)
+    registry = ArchitectureRegistry.for_user(options.mapping)
     with open_files(
         options.source, options.config, headers=options.dry_run, ignore=options.ignore
     ) as checkpoint:

@@ -43,7 +43,7 @@ def verify(options: VerifyOptions) -> Verification:
         ConverterError: if a source cannot be opened or its architecture is not supported.
 
     """
-    registry = ArchitectureRegistry(options.mapping)
+    registry = ArchitectureRegistry.for_user(options.mapping)
     counter = ProgressCounter(options.progress)
 
     def verify_one(home: Path, label: str, against: Sequence[str | Path]) -> Verification:

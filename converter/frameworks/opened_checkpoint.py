@@ -294,7 +294,7 @@ def open_checkpoint(
         UnsupportedError: if no mapping table describes the model.
 
     """
-    registry = ArchitectureRegistry(mapping)
+    registry = ArchitectureRegistry.for_user(mapping)
     checkpoint = open_files(reference, config)
     try:
         return OpenedCheckpoint(resolve_as_used(checkpoint, registry))

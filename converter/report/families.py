@@ -1,4 +1,4 @@
-"""The supported architectures, composites and presets, as ``converter families`` prints them."""
+"""Mapping tables as ``converter families`` and ``converter check-table`` print them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from converter.report.rich_text import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from converter.commands.check_table import TableCheck
     from converter.commands.families import Families
 
 _NONE = "–"
@@ -43,6 +44,25 @@ def describe_families(families: Families, *, long: bool = False) -> Iterator[Ren
     yield from _row_parts(described.get("rows", ()))
 
 
+@rendered
+def describe_check(result: TableCheck) -> Iterator[RenderableType]:
+    """Return the text of ``converter check-table FILE``: per table the verdict, and the reasons."""
+    for file, problems in result.problems.items():
+        yield line(f"{file}: {table_verdict(result, file)}")
+        for problem in problems:
+            yield indented(line(f"- {problem}"))
+        for number, what in result.marks.get(file, {}).items():
+            yield indented(line(f"- line {number}: {what}"))
+
+
+def table_verdict(result: TableCheck, file: str) -> str:
+    """Return ``good``, or the number of problems and of marks that a draft leaves open."""
+    problems, marks = result.problems[file], result.marks.get(file, {})
+    verdict = [count(len(problems), "problem")] if problems else []
+    verdict += [f'not finished: {count(len(marks), "mark")} "decide:"'] if marks else []
+    return ", ".join(verdict) or "good"
+
+
 def _short_list(described: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield a row per architecture, with short names of frameworks, and the names of all else.
 
@@ -56,6 +76,10 @@ def _short_list(described: Mapping[str, Any]) -> Iterator[RenderableType]:
     for title in ("composites", "presets"):
         if names := described[title]:
             yield lines(["", f"{title.capitalize()}: {', '.join(names)}"])
+    own = [(name, each["file"]) for name, each in shown.items() if "file" in each]
+    if own:
+        yield heading("Tables of your own")
+        yield indented(table(own))
     legend = ", ".join(f"{_SHORT[name]}: {name}" for name in FRAMEWORKS if name in _SHORT)
     yield lines(
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import converter.file_names
 from converter.architectures import registry
 from converter.architectures.registry import ArchitectureRegistry
+from converter.errors import TableError
 from converter.file_names import tables_directory
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +90,80 @@ def test_a_table_of_the_user_s_own_leaves_the_bundled_ones_unchanged(tmp_path: P
     text = (ROOT / "mappings" / "bert.toml").read_text()
     (tmp_path / "own.toml").write_text(text.replace("= 768", "= 760"))
     own = ArchitectureRegistry([tmp_path / "own.toml"])
-    for name in ("bert", "roberta"):
-        assert own.architecture(name).config["hidden_size"] == 760
-        assert ArchitectureRegistry().architecture(name).config["hidden_size"] == 768
+    assert own.architecture("bert").config["hidden_size"] == 760
+    assert own.architecture("roberta").config["hidden_size"] == 768  # which extends the bundled one
+    assert ArchitectureRegistry().architecture("bert").config["hidden_size"] == 768
+
+
+TABLE = 'model_type = "NAME"\ntitle = "Own"\nextends = "bert"\n[config]\nhidden_size = SIZE\n'
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory for tables of the user's own, which is empty."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
+    directory = tmp_path / "settings" / "converter" / "mappings"
+    directory.mkdir(parents=True)
+    return directory
+
+
+def _write(path: Path, name: str, size: int) -> Path:
+    path.write_text(TABLE.replace("NAME", name).replace("SIZE", str(size)))
+    return path
+
+
+def _size(registry: ArchitectureRegistry, name: str = "pebble") -> Any:
+    return registry.architecture(name).config["hidden_size"]
+
+
+def test_tables_are_found_in_the_user_s_directory_and_by_the_variable(
+    user: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(user / "a.toml", "pebble", 1)
+    assert _size(ArchitectureRegistry.for_user()) == 1
+    assert "pebble" not in ArchitectureRegistry()
+    (tmp_path / "more").mkdir()
+    listed = (_write(tmp_path / "b.toml", "pebble", 2), tmp_path / "more")
+    _write(tmp_path / "more" / "c.toml", "pebble", 3)
+    _write(tmp_path / "more" / "d.toml", "boulder", 4)
+    monkeypatch.setenv("CONVERTER_MAPPINGS", os.pathsep.join(map(str, listed)))
+    with pytest.warns(UserWarning, match=r"pebble: .*b.toml is used instead of .*c.toml"):
+        assert _size(ArchitectureRegistry.for_user()) == 2  # the first in the variable
+    assert _size(ArchitectureRegistry.for_user(), "boulder") == 4
+    given = _write(tmp_path / "e.toml", "pebble", 5)
+    assert _size(ArchitectureRegistry.for_user([given])) == 5
+
+
+def test_a_table_that_replaces_a_bundled_one_is_named_when_it_is_used(user: Path) -> None:
+    path = user / "own.toml"
+    path.write_text((ROOT / "mappings" / "gpt2.toml").read_text().replace("= 768", "= 12"))
+    registry = ArchitectureRegistry.for_user()
+    assert registry.architecture("bert")
+    with pytest.warns(UserWarning, match="own.toml is used instead of mappings/gpt2.toml"):
+        assert registry.architecture("gpt2").config["n_embd"] == 12
+    assert registry.own_file("gpt2") == str(path) and registry.own_file("bert") is None
+
+
+def test_an_invalid_table_in_the_user_s_directory_stops_no_other(
+    user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (user / "empty.toml").touch()  # as a failed `converter check-table --draft … > FILE` leaves it
+    assert _size(ArchitectureRegistry.for_user(), "bert") == 768
+    broken = user / "broken.toml"
+    broken.write_text("model_type = ")
+    with pytest.warns(UserWarning, match=r"broken.toml: not a TOML file: .*; it is left out"):
+        assert _size(ArchitectureRegistry.for_user(), "bert") == 768
+    monkeypatch.setenv("CONVERTER_MAPPINGS", str(broken))  # which somebody has asked for
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(TableError, match=r"(?s)broken.toml: not a TOML.*CONVERTER_MAPPINGS lists"),
+    ):
+        ArchitectureRegistry.for_user()
+
+
+def test_an_empty_table_next_to_the_bundled_ones_is_ignored(
+    bundled: tuple[Path, list[str]],
+) -> None:
+    directory, _ = bundled
+    (directory / "pebble.toml").touch()
+    assert "pebble" not in ArchitectureRegistry()

@@ -190,7 +190,7 @@ SYSTEM_MODULES = set("ctypes fcntl grp mmap msvcrt pty pwd resource select termi
 PORTABLE = {
     "os": {
         *("PathLike", "_exit", "close", "environ", "fdopen", "fspath", "fstat", "ftruncate"),
-        *("getpid", "path", "strerror", "write"),
+        *("getpid", "path", "pathsep", "strerror", "write"),
     },
     "signal": set(
         "SIGINT SIGTERM SIG_DFL SIG_IGN Signals default_int_handler getsignal signal".split()

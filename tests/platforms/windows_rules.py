@@ -33,8 +33,6 @@ import h5py
 import huggingface_hub
 import numpy as np
 
-from converter.file_names import name_problem
-
 with suppress(ImportError):  # which has a plugin of pytest, and comes with Jupyter and MkDocs
     importlib.import_module("platformdirs.unix")
 IMPORTED = (
@@ -93,7 +91,7 @@ def guarded(call: Callable[..., Any], *, replaces: bool = True) -> Callable[...,
 def check_name(path: Any) -> None:
     """Raise OSError if the last part of `path` is not possible on Windows."""
     name = Path(os.fsdecode(path)).name
-    if name and name_problem(name):
+    if name and file_names.name_problem(name):
         raise OSError(errno.EINVAL, "Invalid argument", str(path))
 
 
@@ -154,4 +152,7 @@ os.rename = guarded(os.rename, replaces=False)
 for each in ("replace", "remove", "unlink", "rmdir"):
     setattr(os, each, guarded(getattr(os, each)))
 shutil._use_fd_functions = shutil._USE_CP_SENDFILE = False  # type: ignore[attr-defined]
+
+from converter import file_names  # noqa: E402 - it sees the system by these rules
+
 sys.addaudithook(on_open)

@@ -98,13 +98,13 @@ def build(gr: Any, workspace: Workspace) -> Any:
             buttons += _tab(gr, workspace, "convert", ConvertOptions)
         stop = gr.Button("Stop", elem_id="stop")
         report = gr.HTML(elem_classes="report", elem_id="report", min_height=120)
-        with gr.Column(visible=False) as pushing:
+        with gr.Accordion("Push the result to the Hub", open=False, elem_id="pushing"):
             push_inputs, push = _push_section(gr)
         pushed = gr.HTML(elem_classes="report", elem_id="pushed")
 
         how = {"api_visibility": "private", "concurrency_id": "work", "concurrency_limit": 1}
         for button, function, inputs in buttons:
-            button.click(_handler(gr, function), inputs, [report, pushing], **how)
+            button.click(_handler(gr, function), inputs, report, **how)
         push.click(
             _handler(gr, partial(_push, workspace)), push_inputs, [pushed, push_inputs[1]], **how
         )
@@ -156,8 +156,8 @@ def _tab(
 
     all_inputs = [*inputs, *(each.component for each in controls), output]
     return [
-        (plan, lambda *call: _plan(gr, workspace, job, *call), all_inputs),
-        (run, lambda *call: _run(gr, workspace, job, *call), all_inputs),
+        (plan, lambda *call: _plan(workspace, job, *call), all_inputs),
+        (run, lambda *call: _run(workspace, job, *call), all_inputs),
     ]
 
 
@@ -206,7 +206,6 @@ def _component(gr: Any, command: str, option: Option) -> Any:
 
 def _push_section(gr: Any) -> tuple[list[Any], Any]:
     """Add the inputs of the push; return them, the token second, and the button."""
-    gr.Markdown("### Push to the Hub")
     with gr.Row():
         repo_id = gr.Textbox(label="Repository", placeholder="org/name", elem_id="repo-id")
         token = gr.Textbox(
@@ -234,30 +233,28 @@ def _handler(gr: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     return handle
 
 
-def _plan(gr: Any, workspace: Workspace, job: Any, session: str, _: Any, *values: Any) -> Any:
-    """Return the report of a plan, and hide the push."""
+def _plan(workspace: Workspace, job: Any, session: str, _: Any, *values: Any) -> Any:
+    """Return the report of a plan."""
 
     def report() -> Iterator[str]:
         result = workspace.plan(session, job(values))
         yield from _warnings(result.warnings)
         yield _text(describe_plan(result), workspace)
 
-    return _reported(workspace, report), gr.update(visible=False)
+    return _reported(workspace, report)
 
 
-def _run(gr: Any, workspace: Workspace, job: Any, session: str, progress: Any, *values: Any) -> Any:
-    """Return the report of a run, and show the push if it succeeded."""
-    finished: list[Finished] = []
+def _run(workspace: Workspace, job: Any, session: str, progress: Any, *values: Any) -> Any:
+    """Return the report of a run."""
 
     def show(done: int, total: int, name: str) -> None:
         progress(done / max(total, 1), desc=f"{size(done)} of {size(total)}: {printable(name, 80)}")
 
     def report() -> Iterator[str]:
         progress(0.0, desc="Opening the checkpoints")
-        finished.append(workspace.run(session, job(values), show))
-        yield from _finished(finished[0], workspace)
+        yield from _finished(workspace.run(session, job(values), show), workspace)
 
-    return _reported(workspace, report), gr.update(visible=bool(finished))
+    return _reported(workspace, report)
 
 
 def _push(workspace: Workspace, session: str, progress: Any, *values: Any) -> tuple[str, str]:

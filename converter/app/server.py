@@ -6,11 +6,11 @@ import os
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import quote
 
-from converter.cleanup import TemporaryDirectory
+from converter.cleanup import EndingSignals, TemporaryDirectory
 from converter.errors import OutputError
 from converter.optional_imports import import_optional
 
@@ -34,6 +34,10 @@ _POLICY = (
     "connect-src 'self' blob: data:; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 """The page loads nothing from other hosts."""
+_FOREIGN = re.compile(
+    rb"""<script[^>]*\ssrc=["']https?://[^>]*></script>|<link[^>]*\shref=["']https?://[^>]*>"""
+)
+"""What pages of earlier versions of Gradio 6 load from other hosts, or connect to."""
 _REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'"
 _ENVIRONMENT = {
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -75,6 +79,10 @@ class Guard:
             await _refuse(send, 403)
         elif not _SERVED.fullmatch(scope["path"]):
             await _refuse(send, 404)
+        elif scope["path"] == "/" and scope["method"] == "GET":
+            plain = [(key, value) for key, value in scope["headers"] if key != b"accept-encoding"]
+            without = _without_foreign(_with_headers(send))
+            await self._app({**scope, "headers": plain}, receive, without)
         else:
             await self._app(scope, receive, _with_headers(send))
 
@@ -106,6 +114,26 @@ def _with_headers(send: _Send) -> _Send:
     return add
 
 
+def _without_foreign(send: _Send) -> _Send:
+    """Return a function that sends a page of HTML without what it loads from other hosts."""
+    start: dict[str, Any] = {}
+    body = bytearray()
+
+    async def collect(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            start.update(message)
+            return
+        body.extend(message.get("body", b""))
+        if not message.get("more_body"):
+            page = _FOREIGN.sub(b"", bytes(body))
+            other = [each for each in start["headers"] if each[0].lower() != b"content-length"]
+            length = (b"content-length", str(len(page)).encode())
+            await send({**start, "headers": [*other, length]})
+            await send({"type": "http.response.body", "body": page})
+
+    return collect
+
+
 async def _refuse(send: _Send, status: int) -> None:
     await send({"type": "http.response.start", "status": status, "headers": []})
     await send({"type": "http.response.body", "body": b""})
@@ -114,7 +142,7 @@ async def _refuse(send: _Send, status: int) -> None:
 def launch(
     port: int | None = None, closed: bool | None = None, on_ready: Callable[[str], object] = print
 ) -> None:
-    """Serve the page until the process is interrupted.
+    """Serve the page until Ctrl-C or SIGTERM; then stop what runs, and remove what is temporary.
 
     Args:
         port: 0 for any free one; ``None`` for that of the environment variable
@@ -155,7 +183,11 @@ def launch(
         )
         shown = "localhost" if host == "0.0.0.0" else host
         on_ready(f"http://{shown}:{actual_port}")
-        uvicorn.Server(config).run(sockets=[listener])
+        with EndingSignals(), suppress(KeyboardInterrupt):
+            try:
+                uvicorn.Server(config).run(sockets=[listener])
+            finally:
+                workspace.end()
 
 
 def _use_no_login() -> None:

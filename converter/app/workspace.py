@@ -31,6 +31,7 @@ MAX_RESULT_BYTES = 20 << 30
 """The largest result that a closed page writes."""
 GRACE_SECONDS = 600.0
 """How long a result stays after its page is closed, so that a download can end."""
+_SECONDS_TO_STOP = 5
 _BLOCK_BYTES = 1 << 20
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -180,6 +181,15 @@ class Workspace:
         self.stop(session_id)
         if session := self._sessions.get(session_id):
             session.closed_at = time.monotonic()
+
+    def end(self) -> None:
+        """Stop all sessions, and wait some seconds until nothing writes any more."""
+        sessions = [*self._sessions.values()]
+        for session in sessions:
+            session.stop.set()
+        for session in sessions:
+            if session.lock.acquire(timeout=_SECONDS_TO_STOP):
+                session.lock.release()
 
     def find(self, key: str) -> Finished | None:
         """Return the result with this key."""

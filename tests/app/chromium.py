@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.verification.browser import FLAGS, executable
 
-SECONDS = 60.0
+SECONDS = 40.0
 """To wait for what a page shows."""
 
 
@@ -64,11 +64,12 @@ class Chromium:
         return str(self.evaluate(f"document.querySelector({selector!r}).innerText"))
 
     def click(self, selector: str) -> None:
-        """Click in the middle of an element, as a person does."""
+        """Click in the middle of an element, as a person does who has scrolled to it."""
         self.wait_for(f"document.querySelector({selector!r})")
+        self.evaluate(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
+        time.sleep(0.3)  # until frames of other origins are known to have moved
         box = self.evaluate(
-            "(one => (one.scrollIntoView({block: 'center'}), one.getBoundingClientRect().toJSON()))"
-            f"(document.querySelector({selector!r}))"
+            f"document.querySelector({selector!r}).getBoundingClientRect().toJSON()"
         )
         at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
         for kind in ("mousePressed", "mouseReleased"):

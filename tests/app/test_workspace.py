@@ -199,27 +199,48 @@ def test_values_of_the_page_are_options_of_the_commands(root: Path, bert: Path, 
     assert Workspace(root, closed=False).plan("me", Job("compose", sources, options)).frameworks
 
 
-def status(path: str, headers: dict[str, str], port: int | None = 7860) -> int:
-    """Return the status that the guard or the application behind it answers with."""
+def answers(path: str, headers: dict[str, str], port: int | None, page: bytes = b"") -> list[Any]:
+    """Return what the guard sends, with an application behind it that answers with a page."""
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200})
+        length = (b"Content-Length", str(len(page)).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": page[:20], "more_body": True})
+        await send({"type": "http.response.body", "body": page[20:]})
 
-    answers: list[Any] = []
+    sent: list[Any] = []
 
     async def send(message: Any) -> None:
-        answers.append(message)
+        sent.append(message)
 
     async def receive() -> None:
         """Receive nothing."""
 
     given = [(key.encode(), value.encode()) for key, value in headers.items()]
-    scope = {"type": "http", "path": path, "headers": given}
+    scope = {"type": "http", "method": "GET", "path": path, "headers": given}
     asyncio.run(Guard(application, port)(scope, receive, send))
-    if answers[0]["status"] == 200:
-        policy = dict(answers[0]["headers"])[b"content-security-policy"]
+    return sent
+
+
+def status(path: str, headers: dict[str, str], port: int | None = 7860) -> int:
+    start = answers(path, headers, port)[0]
+    if start["status"] == 200:
+        policy = dict(start["headers"])[b"content-security-policy"]
         assert policy.startswith(b"default-src 'self';")
-    return int(answers[0]["status"])
+    return int(start["status"])
+
+
+def test_the_page_loads_nothing_from_other_hosts() -> None:
+    """As it would with the template of Gradio 6.9."""
+    page = (
+        b'<head><script type="module" src="./assets/a.js"></script><link href="./theme.css" />'
+        b'<link rel="preconnect" href="https://fonts.gstatic.com" crossorigin="anonymous" />'
+        b'<script src="https://cdnjs.example.org/a.js" async></script></head>'
+    )
+    start, body = answers("/", LOCAL, 7860, page)
+    kept = b'<head><script type="module" src="./assets/a.js"></script><link href="./theme.css" />'
+    assert body["body"] == kept + b"</head>"
+    assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
 
 
 LOCAL = {"host": "127.0.0.1:7860"}

@@ -40,8 +40,9 @@ _HELP = {"help": "Show the help of a command."}
 
 _EPILOG = """\b
 Examples:
-  converter compose fixtures/bert-tiny fixtures/gpt2-tiny bert2gpt2
+  converter compose google-bert/bert-base-uncased openai-community/gpt2 bert2gpt2
   converter inspect bert2gpt2
+  converter verify bert2gpt2
 
 A checkpoint is a directory with config.json and weights, a weight file, a Hub id
 org/name[@revision], or a URL such as s3://bucket/name.

@@ -10,10 +10,10 @@ from converter.options import CheckTableOptions
 
 _EPILOG = """\b
 Examples:
-  converter check-table mappings/bert.toml
-  converter check-table mappings/gpt2.toml mappings/electra.toml --json
-  converter check-table --draft fixtures/bert-tiny
-  converter check-table --draft fixtures/bert-tiny --output new.toml"""
+  converter check-table mine.toml
+  converter check-table mine.toml other.toml --json
+  converter check-table --draft bert
+  converter check-table --draft bert --output new.toml"""
 
 
 @make_command("check-table", CheckTableOptions, _EPILOG)

@@ -10,15 +10,16 @@ from converter.options import ComposeOptions
 
 _EPILOG = """\b
 Examples:
-  converter compose fixtures/bert-tiny fixtures/gpt2-tiny bert2gpt2
-  converter compose fixtures/bert-tiny fixtures/bert-tiny bert2bert --to pytorch,flax
-  converter compose fixtures/bert-tiny fixtures/gpt2-tiny fp16 --dtype float16 --seed 7
-  converter compose fixtures/bert-tiny fixtures/gpt2-tiny planned --dry-run
-  converter compose fixtures/bert-tiny fixtures/bert-tiny shared --preset bertshare
-  converter compose fixtures/bert-tiny fixtures/gpt2-tiny rnd2gpt --random encoder
-  converter compose fixtures/bert-tiny fixtures/gpt2-tiny short --layers decoder=last:1
+  converter compose google-bert/bert-base-uncased openai-community/gpt2 bert2gpt2
+  converter compose bert gpt2 planned --dry-run
+  converter compose bert gpt2 fp16 --dtype float16 --seed 7
+  converter compose bert bert bert2bert --to pytorch,flax
+  converter compose bert bert shared --preset bertshare
+  converter compose bert gpt2 rnd2gpt --random encoder
+  converter compose bert gpt2 short --layers decoder=last:1
 
-`converter families` lists the presets. The decoder's cross-attention is newly initialized, as is
+Here bert and gpt2 are directories with config.json and weights. `converter families` lists the
+presets. The decoder's cross-attention is newly initialized, as is
 the projection between different hidden sizes: train the result before you use it."""
 
 

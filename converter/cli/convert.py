@@ -10,9 +10,10 @@ from converter.options import ConvertOptions
 
 _EPILOG = """\b
 Examples:
-  converter convert fixtures/bert-tiny-tf bert --to pytorch,flax
-  converter convert fixtures/gpt2-tiny gpt2 --pytorch-format both --dtype bfloat16
-  converter convert fixtures/bert-gpt2-tiny-tf/tf_model.h5 combined --to pytorch"""
+  converter convert google-bert/bert-base-uncased bert-all --to pytorch,tensorflow,flax
+  converter convert tensorflow-only rescued --to pytorch
+  converter convert gpt2 gpt2-bf16 --pytorch-format both --dtype bfloat16
+  converter convert bert2gpt2/tf_model.h5 combined --to pytorch"""
 
 
 @make_command("convert", ConvertOptions, _EPILOG, (*PUSH, *WRITING))

@@ -10,9 +10,9 @@ from converter.options import DiffOptions
 
 _EPILOG = """\b
 Examples:
-  converter diff fixtures/bert-tiny fixtures/bert-tiny-tf
-  converter diff fixtures/bert-tiny/model.safetensors fixtures/bert-tiny-flax --json
-  converter diff gpt2/model.safetensors gpt2/pytorch_model.bin --tolerance 1e-3
+  converter diff bert rescued
+  converter diff bert/model.safetensors rescued --json
+  converter diff gpt2 gpt2-bf16/pytorch_model.bin --tolerance 1e-2
 
 A and B may have any formats, frameworks and dtypes; tensors are compared by canonical name."""
 

@@ -11,10 +11,10 @@ from converter.options import InspectOptions
 
 _EPILOG = """\b
 Examples:
-  converter inspect fixtures/bert-tiny
-  converter inspect fixtures/gpt2-tiny --tensors
-  converter inspect fixtures/bert-tiny --stats
-  converter inspect fixtures/bert-tiny-tf/tf_model.h5 --json"""
+  converter inspect google-bert/bert-base-uncased
+  converter inspect bert2gpt2 --tensors
+  converter inspect bert2gpt2 --stats
+  converter inspect bert2gpt2/tf_model.h5 --json"""
 
 _TENSORS = GroupedOption(["--tensors"], is_flag=True, help="List the tensors, layers folded.")
 

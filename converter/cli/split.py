@@ -10,8 +10,8 @@ from converter.options import SplitOptions
 
 _EPILOG = """\b
 Examples:
-  converter split fixtures/bert-gpt2-tiny-tf parts
-  converter split fixtures/bert-gpt2-tiny-tf parts16 --to pytorch --dtype float16"""
+  converter split bert2gpt2 parts
+  converter split bert2gpt2 parts16 --to pytorch --dtype float16"""
 
 
 @make_command("split", SplitOptions, _EPILOG, WRITING)

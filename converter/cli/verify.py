@@ -12,8 +12,8 @@ from converter.options import VerifyOptions
 
 _EPILOG = """\b
 Examples:
-  converter verify fixtures/bert-gpt2-tiny-tf
-  converter verify bert2gpt2 --against fixtures/bert-tiny --against fixtures/gpt2-tiny
+  converter verify bert2gpt2
+  converter verify bert2gpt2 --against bert --against gpt2
   converter verify bert2gpt2 --html bert2gpt2.html
   converter verify bert2bert --json
 

@@ -14,7 +14,7 @@ from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import Composite, Preset
 from converter.checkpoint.opening import Checkpoint, open_config, open_files
 from converter.errors import CheckpointError, UnsupportedError, UsageError
-from converter.file_names import GENERATION_CONFIG
+from converter.file_names import GENERATION_CONFIG, JOINT_WEIGHTS
 from converter.models.framework_support import attribute_lookup, derived_fields
 from converter.models.source_model import (
     SourceModel,
@@ -55,6 +55,7 @@ from converter.planning.layers_and_embeddings import (
     resize_embeddings,
     select_layers,
 )
+from converter.planning.manifest import dictionary
 from converter.planning.planner import OutputModel, build_plan
 from converter.planning.special_tokens import SpecialTokens, resolve_tokens
 from converter.planning.tensor_origins import init_cross_attention, plan_tensors
@@ -389,7 +390,7 @@ def plan_composition(
             *_preset_warnings(pair, settings.preset),
             *pair.notes,
             *ignored_bias_warnings(pair),
-            *_share_warnings(pair, settings),
+            *_split_warnings(pair, settings),
             *(cross_attention.notes if options.init or cross_attention.copied else ()),
             *tokens.notes,
             *pair_warnings(sources, tokens.ids, generation.settings),
@@ -481,10 +482,17 @@ def _preset_warnings(pair: EncoderDecoderPair, preset: Preset | None) -> Iterato
             )
 
 
-def _share_warnings(pair: EncoderDecoderPair, settings: ComposeSettings) -> Iterator[str]:
-    """Yield that submodels which `split` wrote shared their weights before."""
+def _split_warnings(pair: EncoderDecoderPair, settings: ComposeSettings) -> Iterator[str]:
+    """Yield what submodels that `split` wrote had in common before, and have not any more."""
     checkpoints = [submodel.source.checkpoint for submodel in pair.submodels]
-    if not settings.share and split_manifest(*checkpoints).get("share") is True:
+    manifest = split_manifest(*checkpoints)
+    joint = checkpoints[0].directory.resolve().parent / JOINT_WEIGHTS
+    if JOINT_WEIGHTS in dictionary(manifest.get("files")) and not joint.is_file():
+        yield (
+            f"{JOINT_WEIGHTS} is missing next to the two submodels that split wrote: what it held "
+            "is newly initialized"
+        )
+    if not settings.share and manifest.get("share") is True:
         yield (
             "encoder and decoder shared their weights before they were split, and do not any more: "
             f"--set {pair.composite.tied_by}=true, if neither was trained since"

@@ -144,6 +144,16 @@ def test_a_projection_of_other_submodels_is_not_used(tmp_path: Path) -> None:
     assert not any("split" in warning for warning in result.warnings)
 
 
+def test_a_missing_joint_file_is_reported(tmp_path: Path) -> None:
+    combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
+    split(combined, tmp_path / "split")
+    parts = (tmp_path / "split/encoder", tmp_path / "split/decoder")
+    (tmp_path / "split/joint.safetensors").unlink()
+    result = compose(*parts, tmp_path / "again")
+    assert "enc_to_dec_proj.weight" in result.to_dict()["initialized"]
+    assert any("joint.safetensors is missing next to" in each for each in result.warnings)
+
+
 def test_what_is_not_combined_cannot_be_split(tmp_path: Path) -> None:
     make(tmp_path / "encoder", "bert")
     with pytest.raises(UnsupportedError, match="not a combined model"):

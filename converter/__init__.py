@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from converter.errors import CheckpointError as CheckpointError
     from converter.errors import ConfigError as ConfigError
     from converter.errors import ConverterError as ConverterError
+    from converter.errors import ConverterWarning as ConverterWarning
     from converter.errors import FormatError as FormatError
     from converter.errors import MatchError as MatchError
     from converter.errors import OutputError as OutputError
@@ -61,8 +62,8 @@ _PUBLIC = {
     "converter.commands.convert": "convert",
     "converter.execution.write_checkpoint": "WriteResult",
     "converter.commands.split": "split",
-    "converter.errors": "CheckpointError ConfigError ConverterError FormatError MatchError "
-    "OutputError Problem TableError UnsupportedError UsageError VerificationError",
+    "converter.errors": "CheckpointError ConfigError ConverterError ConverterWarning FormatError "
+    "MatchError OutputError Problem TableError UnsupportedError UsageError VerificationError",
     "converter.storage.hub_upload": "PushResult",
     "converter.commands.push": "push",
     "converter.commands.env": "Environment env",

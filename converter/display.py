@@ -1,9 +1,29 @@
-"""How public values show themselves in Python: a short ``repr``, and tables in a notebook."""
+"""What is shown depends on where a call comes from; values show themselves in Python.
+
+Their ``repr`` is short, and a notebook shows tables.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal, TypeAlias
+
+Surface: TypeAlias = Literal["python", "command line", "recipe"]
+SURFACE: ContextVar[Surface] = ContextVar("surface", default="python")
+"""Where the public functions are called from, in this thread."""
+
+
+@contextmanager
+def calls_from(surface: Surface) -> Iterator[None]:
+    """Make calls of public functions within the block, in this thread, calls from there."""
+    token = SURFACE.set(surface)
+    try:
+        yield
+    finally:
+        SURFACE.reset(token)
 
 
 class Displayed:

@@ -20,7 +20,7 @@ it, and lists *all* problems, not only the first.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from converter.text import redact
@@ -48,6 +48,11 @@ class Problem:
     def redacted(self) -> Problem:
         """Return the problem without secrets."""
         return replace(self, **{key: redact(part) for key, part in self.to_dict().items()})
+
+    def reworded(self, change: Callable[[str], str]) -> Problem:
+        """Return the problem with `change` applied to what is wrong and to the remedy."""
+        remedy = None if self.remedy is None else change(self.remedy)
+        return replace(self, what=change(self.what), remedy=remedy)
 
     def to_dict(self) -> dict[str, str]:
         """Return the parts that are not ``None``, for ``--json``."""
@@ -88,6 +93,13 @@ class ConverterError(Exception):
         if self.remedy:
             lines.append(self.remedy)
         return "\n".join(lines)
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Apply `change` to the message, the problems and the remedy."""
+        self.message = change(self.message)
+        self.args = (self.message,)
+        self.problems = tuple(problem.reworded(change) for problem in self.problems)
+        self.remedy = self.remedy and change(self.remedy)
 
     def to_dict(self) -> dict[str, object]:
         """Return the error as ``--json`` prints it."""
@@ -137,6 +149,10 @@ class OutputError(ConverterError):
 
 class VerificationError(ConverterError):
     """A finished checkpoint is wrong."""
+
+
+class ConverterWarning(UserWarning):
+    """A likely problem of a result, which Python code is warned of; also in its ``warnings``."""
 
 
 _NO_THREAD = "can't start new thread"

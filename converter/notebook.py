@@ -23,6 +23,7 @@ from converter.commands.inspect import Inspection
 from converter.execution.write_checkpoint import WriteResult
 from converter.frameworks import KerasWeights, OpenedCheckpoint
 from converter.plan import Plan, TargetTensor
+from converter.python_calls import in_python
 from converter.recipes.job import STATUSES, JobResult, RunSummary
 from converter.report import families as catalog
 from converter.report import inspection as inspected
@@ -97,7 +98,7 @@ def text(value: Any) -> str:
 
 def _cut(text: str, limit: int) -> str:
     """Return a line that is safe to show, of at most that many characters."""
-    text = printable(text)
+    text = in_python(printable(text))
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

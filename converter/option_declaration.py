@@ -1,16 +1,15 @@
-"""How options are declared, and the Python functions that follow from a declaration."""
+"""How options are declared and checked."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from converter.errors import UsageError
 from converter.system import is_path
@@ -39,7 +38,6 @@ A ``checkpoint`` is a path, a Hub id or a URL; an ``output`` a path or a URL; a 
 _PATHS = ("checkpoint", "directory", "output", "file")
 
 _T = TypeVar("_T")
-_P = ParamSpec("_P")
 _OPTION = "option"
 _FEW = 8
 """The largest number of names that a remedy lists."""
@@ -215,62 +213,6 @@ class CheckedOptions:
     def __post_init__(self) -> None:
         for name, each in options_of(type(self)).items():
             each.check(getattr(self, name))
-
-
-def takes(command: Callable[_P, Any]) -> Callable[[Callable[[Any], _T]], Callable[_P, _T]]:
-    """Make a function of an options object one of its arguments and keyword options.
-
-    The signature and the section ``Args`` of the docstring, before ``Returns`` or ``Raises``, come
-    from `command`, a dataclass of this module.
-    """
-
-    def decorate(function: Callable[[Any], _T]) -> Callable[_P, _T]:
-        assert isinstance(command, type)
-        signature = _signature(command, inspect.signature(function).return_annotation)
-
-        @functools.wraps(function)
-        def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-            for name in kwargs:
-                if name not in signature.parameters:
-                    raise UsageError(
-                        f"{function.__name__}: {name!r} is not an option",
-                        remedy=did_you_mean(name, signature.parameters)
-                        or f"See help(converter.{function.__name__}).",
-                    )
-            return function(command(*args, **kwargs))
-
-        call.__doc__ = _documented(function.__doc__ or "", command)
-        call.__signature__ = signature  # type: ignore[attr-defined]
-        return call
-
-    return decorate
-
-
-def _signature(command: type[Any], returns: Any) -> inspect.Signature:
-    """Return the signature that the dataclass gives to a function, with resolved types."""
-    return inspect.Signature(
-        [
-            inspect.Parameter(
-                each.name,
-                inspect.Parameter.POSITIONAL_OR_KEYWORD
-                if each.is_argument
-                else inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if each.is_required else each.default,
-                annotation=each.type,
-            )
-            for each in options_of(command).values()
-        ],
-        return_annotation=returns,
-    )
-
-
-def _documented(doc: str, command: type[Any]) -> str:
-    """Return a docstring with the section ``Args`` that the dataclass gives."""
-    lines = [f"    {name}: {each.description}" for name, each in options_of(command).items()]
-    section = "\n".join(["Args:", *lines]) + "\n\n"
-    text = inspect.cleandoc(doc)
-    at = re.search(r"^(Returns|Raises):$", text, re.MULTILINE)
-    return text[: at.start()] + section + text[at.start() :] if at else f"{text}\n\n{section}"
 
 
 def did_you_mean(name: str, names: Collection[str]) -> str | None:

@@ -27,7 +27,7 @@ from converter.option_declaration import (
     option,
     parse_size,
 )
-from converter.progress import Progress
+from converter.progress import ProgressOption
 from converter.safe_json import parse_json
 
 Reference: TypeAlias = str | Path
@@ -58,6 +58,11 @@ def _jobs() -> int | None:
         envvar="CONVERTER_JOBS",
         absent="one per CPU, at most 4",
     )
+
+
+def _progress(help: str) -> ProgressOption:
+    bar = "True shows a bar, as notebooks do by default; False shows none."
+    return option(None, help, bar, kind="callback")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +131,9 @@ class OutputOptions(CheckedOptions):
         cli=False,
         recipe=False,
     )
-    progress: Progress | None = option(
-        None,
+    progress: ProgressOption = _progress(
         "Called at most ten times a second with the bytes written so far, the total, and the "
-        "tensor; an exception raised in it cancels.",
-        kind="callback",
+        "tensor; an exception raised in it cancels."
     )
 
     def __post_init__(self) -> None:
@@ -314,8 +317,8 @@ class InspectOptions(CheckedOptions):
     )
     config: Reference | None = _config("the source")
     mapping: Sequence[Reference] = _mapping()
-    progress: Progress | None = option(
-        None, "Called with the bytes read so far, the total, and the tensor.", kind="callback"
+    progress: ProgressOption = _progress(
+        "Called with the bytes read so far, the total, and the tensor."
     )
 
 
@@ -347,11 +350,9 @@ class VerifyOptions(CheckedOptions):
     )
     mapping: Sequence[Reference] = _mapping()
     jobs: int | None = _jobs()
-    progress: Progress | None = option(
-        None,
+    progress: ProgressOption = _progress(
         "Called with the bytes read so far, the total, and the tensor; further steps add to the "
-        "total. What the frameworks read themselves is not counted.",
-        kind="callback",
+        "total. What the frameworks read themselves is not counted."
     )
 
 
@@ -369,8 +370,8 @@ class DiffOptions(CheckedOptions):
     second_config: Reference | None = _config("B")
     mapping: Sequence[Reference] = _mapping()
     jobs: int | None = _jobs()
-    progress: Progress | None = option(
-        None, "Called with the bytes compared so far, the total, and the tensor.", kind="callback"
+    progress: ProgressOption = _progress(
+        "Called with the bytes compared so far, the total, and the tensor."
     )
 
 
@@ -467,11 +468,9 @@ class RunOptions(CheckedOptions):
         "Called several times a second; the run is interrupted once it returns true.",
         kind="callback",
     )
-    progress: Callable[[int, int, str], None] | None = option(
-        None,
+    progress: ProgressOption = _progress(
         "Called when a job starts or ends, with the number of ended jobs, the total, and the names "
-        "of running jobs.",
-        kind="callback",
+        "of running jobs."
     )
     on_result: Callable[[Any], None] | None = option(
         None, "Called with the `JobResult` of each job that ends.", kind="callback"
@@ -555,6 +554,21 @@ class AppOptions(CheckedOptions):
         "in a Space.",
     )
     no_browser: bool = option(False, "Do not open a browser.")
+
+
+COMMAND_OPTIONS: Mapping[str, type[CheckedOptions]] = {
+    "compose": ComposeOptions,
+    "convert": ConvertOptions,
+    "split": SplitOptions,
+    "inspect": InspectOptions,
+    "verify": VerifyOptions,
+    "diff": DiffOptions,
+    "push": PushOptions,
+    "run": RunOptions,
+    "families": FamiliesOptions,
+    "check_table": CheckTableOptions,
+}
+"""Public function → its arguments and options."""
 
 
 def parse_settings(settings: Iterable[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:

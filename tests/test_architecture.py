@@ -25,6 +25,7 @@ LAYERS = (
     {"safe_json"},
     {"option_declaration"},
     {"options"},
+    {"python_calls"},
     {"tensors"},
     {"mappings"},
     {"architectures"},

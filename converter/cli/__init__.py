@@ -108,15 +108,20 @@ class Commands(click.Group):
         # Looked for before anything is parsed, since a wrong option is reported as JSON as well.
         json = "--json" in takewhile(lambda argument: argument != "--", arguments)
         from converter.cli.error_handling import run_with_error_handling
+        from converter.display import SURFACE
         from converter.text import remember_secrets
 
         for url in (argument for argument in arguments if "://" in argument):
             remember_secrets(url.rpartition("=")[2] if url.startswith("--") else url)
 
         def call(signals: object) -> object:
-            return click.Group.main(
-                self, arguments, prog_name or "converter", complete_var, False, obj=signals, **extra
-            )
+            name, token = prog_name or "converter", SURFACE.set("command line")
+            try:
+                return click.Group.main(
+                    self, arguments, name, complete_var, False, obj=signals, **extra
+                )
+            finally:
+                SURFACE.reset(token)
 
         sys.exit(run_with_error_handling(call, json))
 

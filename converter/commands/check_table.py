@@ -14,8 +14,8 @@ from converter.architectures.registry import ArchitectureRegistry
 from converter.commands.draft_table import draft, open_marks
 from converter.display import Displayed
 from converter.errors import ConverterError, OutputError, Problem, UsageError
-from converter.option_declaration import takes
 from converter.options import CheckTableOptions
+from converter.python_calls import takes
 from converter.storage.atomic_directory import write_file
 
 

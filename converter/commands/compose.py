@@ -6,7 +6,6 @@ from contextlib import ExitStack
 
 from converter.architectures.registry import ArchitectureRegistry
 from converter.execution.write_checkpoint import WriteResult, write_checkpoint
-from converter.option_declaration import takes
 from converter.options import ComposeOptions
 from converter.planning.compatibility import check_compatibility, check_roles
 from converter.planning.composition import (
@@ -18,6 +17,7 @@ from converter.planning.composition import (
     plan_composition,
 )
 from converter.planning.encoder_decoder import add_joint_weights, pair_models
+from converter.python_calls import takes
 
 
 @takes(ComposeOptions)

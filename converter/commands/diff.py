@@ -11,9 +11,9 @@ from converter.checkpoint.opening import open_files
 from converter.display import Displayed
 from converter.errors import UnsupportedError
 from converter.models.model import Model, resolve_model
-from converter.option_declaration import takes
 from converter.options import DiffOptions
 from converter.progress import ProgressCounter
+from converter.python_calls import takes
 from converter.storage.references import display_name
 from converter.verification.comparison import canonical_shape, compare, thread_map
 from converter.verification.result import Difference

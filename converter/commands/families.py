@@ -14,8 +14,8 @@ from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import FRAMEWORKS, Architecture, Composite, ModuleEntry, Role
 from converter.display import Displayed
 from converter.errors import UsageError
-from converter.option_declaration import takes
 from converter.options import FamiliesOptions
+from converter.python_calls import takes
 from converter.text import natural_key
 
 

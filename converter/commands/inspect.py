@@ -18,10 +18,10 @@ from converter.errors import ConverterError
 from converter.models.likely_types import LikelyTypes, likely_types
 from converter.models.model import Model
 from converter.models.ties import resolve_as_used
-from converter.option_declaration import takes
 from converter.options import InspectOptions
 from converter.planning.manifest import find_manifest
-from converter.progress import Progress, ProgressCounter
+from converter.progress import ProgressCounter, ProgressOption
+from converter.python_calls import takes
 from converter.recognition import Recognition
 from converter.verification.manifest import is_initialized
 
@@ -202,7 +202,7 @@ def _manifest(home: Path) -> Mapping[str, Any]:
         return {}
 
 
-def _statistics(model: Model, progress: Progress | None) -> dict[str, Statistics]:
+def _statistics(model: Model, progress: ProgressOption) -> dict[str, Statistics]:
     from converter.verification.comparison import thread_map
     from converter.verification.value_report import measure
 

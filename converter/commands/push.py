@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from converter.option_declaration import takes
 from converter.options import PushOptions
+from converter.python_calls import takes
 from converter.storage.hub_upload import PushResult, upload
 
 

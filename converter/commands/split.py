@@ -6,9 +6,9 @@ from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
 from converter.execution.write_checkpoint import WriteResult, write_checkpoint
 from converter.models.ties import resolve_as_used
-from converter.option_declaration import takes
 from converter.options import SplitOptions
 from converter.planning.conversion import plan_split
+from converter.python_calls import takes
 
 
 @takes(SplitOptions)

@@ -14,9 +14,9 @@ from converter.errors import CheckpointError, ConverterError, Problem
 from converter.file_names import CONFIG, WEIGHT_FILES
 from converter.models.model import Model, resolve_model
 from converter.models.ties import resolve_as_used
-from converter.option_declaration import takes
 from converter.options import VerifyOptions
 from converter.progress import ProgressCounter
+from converter.python_calls import takes
 from converter.storage.resolve import open_source
 from converter.verification.loadability import check_configs, check_loadable
 from converter.verification.manifest import load_manifest

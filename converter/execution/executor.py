@@ -27,7 +27,7 @@ from converter.execution.tensor_copy import TensorCopier, TensorResult
 from converter.formats.base import PreallocatedFile
 from converter.formats.registry import get_format
 from converter.plan import FileEntry, OutputFile, Plan, SourceTensor, TargetTensor
-from converter.progress import Progress
+from converter.progress import ProgressOption
 from converter.safe_json import open_regular
 from converter.system import processors
 
@@ -127,7 +127,7 @@ def execute(
     *,
     jobs: int | None = None,
     memory: int = 512 << 20,
-    progress: Progress | None = None,
+    progress: ProgressOption = None,
     hashed: bool = True,
     journal: Journal | None = None,
 ) -> Execution:
@@ -203,7 +203,7 @@ def _create(directory: Path, file: OutputFile, resuming: bool) -> FileWriter:
 
 
 def _run(
-    plan: Plan, workers: Sequence[Worker], stop: threading.Event, progress: Progress | None
+    plan: Plan, workers: Sequence[Worker], stop: threading.Event, progress: ProgressOption
 ) -> dict[str, TensorResult]:
     """Copy the tensors, one thread a worker; return their results in plan order."""
     queue = _Queue(_reading_order(plan.tensors))
@@ -214,7 +214,7 @@ def _run(
             for error in (future.exception() for future in done):
                 if error is not None and not isinstance(error, Stopped):
                     raise error
-            if progress is not None:
+            if callable(progress):
                 progress(sum(w.copier.bytes_done for w in workers), plan.nbytes, queue.current)
     unordered = {name: result for worker in workers for name, result in worker.results.items()}
     return {tensor.spec.name: unordered[tensor.spec.name] for tensor in plan.tensors}

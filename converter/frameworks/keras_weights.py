@@ -11,7 +11,7 @@ from converter.display import Displayed
 from converter.errors import MatchError, Problem, UsageError
 from converter.execution.in_memory import InMemoryOutput
 from converter.formats.base import Array
-from converter.progress import Progress, ProgressCounter
+from converter.progress import ProgressCounter, ProgressOption, show_progress
 from converter.tensors import numpy_dtype
 from converter.text import collapse_ranges
 
@@ -45,7 +45,7 @@ class KerasWeights(Displayed, Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self._arrays)
 
-    def assign_to(self, model: Any, *, progress: Progress | None = None) -> None:
+    def assign_to(self, model: Any, *, progress: ProgressOption = None) -> None:
         """Set every variable of a Keras model, one after another.
 
         All names, shapes and dtypes are compared before the first is set.
@@ -80,13 +80,13 @@ class KerasWeights(Displayed, Mapping[str, Array]):
                 problems,
                 remedy=f"They are those of a {self.class_name} of this configuration.",
             )
-        count = ProgressCounter(progress).start_step(
-            {name: self._arrays.spec(name).nbytes for name in variables}
-        )
-        for name, variable in variables.items():
-            values = self._arrays[name]
-            variable.assign(values.astype(_dtype(variable), copy=False))
-            count(name)
+        nbytes = {name: self._arrays.spec(name).nbytes for name in variables}
+        with show_progress(progress, "loading") as shown:
+            count = ProgressCounter(shown).start_step(nbytes)
+            for name, variable in variables.items():
+                values = self._arrays[name]
+                variable.assign(values.astype(_dtype(variable), copy=False))
+                count(name)
 
     def _mismatches(self, name: str, variable: Any) -> Iterator[Problem]:
         if name not in self._arrays:

@@ -21,7 +21,8 @@ from converter.models.ties import resolve_as_used
 from converter.optional_imports import import_optional
 from converter.options import Dtype, Framework, OutputOptions
 from converter.planning.conversion import plan_conversion
-from converter.progress import Progress, ProgressCounter
+from converter.progress import ProgressCounter, ProgressOption, show_progress
+from converter.python_calls import errors_in_words
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,7 @@ _WIDE = frozenset({"float64", "int64", "uint64", "complex128"})
 """The dtypes that JAX has only in its 64-bit mode."""
 
 
-def state_dict(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, torch.Tensor]:
+def state_dict(arrays: InMemoryOutput, progress: ProgressOption) -> dict[str, torch.Tensor]:
     """Return the tensors as PyTorch's, without a copy; aliases are the same tensor."""
     torch = import_optional("torch", "torch", "to_torch()")
     tensors = {name: _tensor(torch, array) for name, array in _read(arrays, progress)}
@@ -52,7 +53,7 @@ def _tensor(torch: Any, array: Array) -> torch.Tensor:
     return bits.view(getattr(torch, array.dtype.name))
 
 
-def params(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, Any]:
+def params(arrays: InMemoryOutput, progress: ProgressOption) -> dict[str, Any]:
     """Return the tensors as nested dictionaries of JAX arrays."""
     jax = import_optional("jax", "flax", "to_flax()")
     wide = {arrays.spec(name).dtype for name in arrays} & _WIDE
@@ -71,14 +72,14 @@ def params(arrays: InMemoryOutput, progress: Progress | None) -> dict[str, Any]:
     return tree
 
 
-def _read(arrays: InMemoryOutput, progress: Progress | None) -> Iterator[tuple[str, Array]]:
+def _read(arrays: InMemoryOutput, progress: ProgressOption) -> Iterator[tuple[str, Array]]:
     """Yield one tensor after another, and report the progress."""
-    count = ProgressCounter(progress).start_step(
-        {name: arrays.spec(name).nbytes for name in arrays}
-    )
-    for name in arrays:
-        yield name, arrays[name]
-        count(name)
+    nbytes = {name: arrays.spec(name).nbytes for name in arrays}
+    with show_progress(progress, "loading") as shown:
+        count = ProgressCounter(shown).start_step(nbytes)
+        for name in arrays:
+            yield name, arrays[name]
+            count(name)
 
 
 class OpenedCheckpoint(Displayed, Mapping[str, LazyTensor]):
@@ -193,8 +194,9 @@ class OpenedCheckpoint(Displayed, Mapping[str, LazyTensor]):
         """What the user should know, such as a pooler that the checkpoint lacks."""
         return self._model.notes
 
+    @errors_in_words()
     def to_torch(
-        self, *, dtype: Dtype = "keep", seed: int = 0, progress: Progress | None = None
+        self, *, dtype: Dtype = "keep", seed: int = 0, progress: ProgressOption = None
     ) -> dict[str, torch.Tensor]:
         """Return the state dict that ``load_state_dict`` of the PyTorch class takes, on the CPU.
 
@@ -214,6 +216,7 @@ class OpenedCheckpoint(Displayed, Mapping[str, LazyTensor]):
         """
         return state_dict(self._arrays("pytorch", dtype, seed), progress)
 
+    @errors_in_words()
     def to_tensorflow(self, *, dtype: Dtype = "keep", seed: int = 0) -> KerasWeights:
         """Return the weights of the TensorFlow class by their Keras names.
 
@@ -230,8 +233,9 @@ class OpenedCheckpoint(Displayed, Mapping[str, LazyTensor]):
         """
         return KerasWeights(self._arrays("tensorflow", dtype, seed), self.classes["tensorflow"])
 
+    @errors_in_words()
     def to_flax(
-        self, *, dtype: Dtype = "keep", seed: int = 0, progress: Progress | None = None
+        self, *, dtype: Dtype = "keep", seed: int = 0, progress: ProgressOption = None
     ) -> dict[str, Any]:
         """Return the nested ``params`` of the Flax class, of JAX arrays on the default device.
 
@@ -275,6 +279,7 @@ class OpenedCheckpoint(Displayed, Mapping[str, LazyTensor]):
         return InMemoryOutput(plan, plan.files[0], self._require_open)
 
 
+@errors_in_words()
 def open_checkpoint(
     reference: str | Path, *, config: str | Path | None = None, mapping: Sequence[str | Path] = ()
 ) -> OpenedCheckpoint:

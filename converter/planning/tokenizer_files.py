@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from filecmp import cmp
 from pathlib import Path
@@ -149,13 +150,11 @@ class TokenizerFiles:
 
     def _lines(self) -> list[str]:
         if "vocab.txt" not in self._cache:
-            path = self.directory / "vocab.txt"
+            path, text = self.directory / "vocab.txt", ""
             if path.is_file():
                 check_fetched(path)
-            try:
-                text = read_small_file(path).decode("utf-8", "replace")
-            except CheckpointError:
-                text = ""
+                with suppress(CheckpointError):
+                    text = read_small_file(path).decode("utf-8", "replace")
             text = text.replace("\r\n", "\n").replace("\r", "\n")
             self._cache["vocab.txt"] = text.removesuffix("\n").split("\n") if text else []
         lines: list[str] = self._cache["vocab.txt"]

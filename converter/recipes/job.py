@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converter.commands.verify import verify
-from converter.display import Displayed
+from converter.display import Displayed, calls_from
 from converter.errors import ConverterError, resource_error
 from converter.execution.write_checkpoint import WriteResult
 from converter.file_names import MANIFEST
@@ -145,7 +145,8 @@ def run_job(job: Job, write: bool, stopped: Callable[[], bool]) -> JobResult:
         if job.push:
             result = result or _run_command(job, dry_run=True)
             mapping = job.options.get("mapping", ())
-            pushed = verify_for_push(result, mapping=mapping, **job.push).send().to_dict()
+            with calls_from("recipe"):
+                pushed = verify_for_push(result, mapping=mapping, **job.push).send().to_dict()
     except _Stopped:
         return JobResult(job, INTERRUPTED, time.monotonic() - start)
     except Exception as error:
@@ -155,8 +156,9 @@ def run_job(job: Job, write: bool, stopped: Callable[[], bool]) -> JobResult:
 
 
 def _run_command(job: Job, **more: Any) -> WriteResult:
-    result: WriteResult = COMMANDS[job.command](**job.options, **more)
-    return result
+    with calls_from("recipe"):
+        result: WriteResult = COMMANDS[job.command](**job.options, **more)
+        return result
 
 
 def _converted(job: Job, error: Exception) -> ConverterError:

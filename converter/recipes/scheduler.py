@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from converter.cleanup import thread_pool
 from converter.errors import ConverterError, UsageError
-from converter.option_declaration import did_you_mean, takes
+from converter.option_declaration import did_you_mean
 from converter.options import RunOptions
+from converter.progress import callback
+from converter.python_calls import takes
 from converter.recipes.job import (
     DONE,
     FAILED,
@@ -286,6 +288,6 @@ class _Scheduler:
 
     def show(self) -> None:
         """Report the progress of the run."""
-        if self.options.progress:
+        if progress := callback(self.options.progress):
             names = ", ".join(self.jobs[number].name for number in sorted(self.running))
-            self.options.progress(len(self.results), len(self.jobs), names)
+            progress(len(self.results), len(self.jobs), names)

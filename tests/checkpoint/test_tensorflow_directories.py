@@ -54,7 +54,7 @@ def test_the_configuration_of_a_saved_model_is_not_looked_for_anywhere(tmp_path:
     """Only ``saved_model`` and numbers may be between them."""
     values = saved_model(tmp_path / "in", "exported")
     config = tmp_path / "in/bert_config.json"
-    with pytest.raises(CheckpointError, match=r"configuration not found[\s\S]*--config FILE"):
+    with pytest.raises(CheckpointError, match=r"configuration not found[\s\S]*config=FILE"):
         convert(tmp_path / "in/exported", tmp_path / "out")
     same(tmp_path / "in/exported", tmp_path / "out", values, config=config)
 

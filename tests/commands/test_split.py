@@ -91,7 +91,7 @@ def test_shared_submodels_are_restored_with_a_warning(tmp_path: Path) -> None:
     compose(tmp_path / "bert", tmp_path / "bert", out, share=True)
     split(out, submodels)
     text = compose(submodels / "encoder", submodels / "decoder", again).warnings
-    assert any("--set tie_encoder_decoder=true" in warning for warning in text)
+    assert any('set=["tie_encoder_decoder=true"]' in warning for warning in text)
     tied = ["tie_encoder_decoder=true"]
     compose(submodels / "encoder", submodels / "decoder", again, set=tied, overwrite=True)
     for name in (*FILES, "config.json", "generation_config.json"):
@@ -163,7 +163,7 @@ def test_what_is_not_combined_cannot_be_split(tmp_path: Path) -> None:
 
 def test_compose_refuses_a_combined_checkpoint_and_names_the_way_out(tmp_path: Path) -> None:
     combined = _composed(tmp_path, "bert", "gpt2", "GPT2LMHeadModel")
-    with pytest.raises(UnsupportedError, match="converter split"):
+    with pytest.raises(UnsupportedError, match=r"converter\.split\(\)"):
         compose(combined, tmp_path / "decoder", tmp_path / "again")
 
 

@@ -72,7 +72,7 @@ def test_the_scope_of_the_model_is_removed_where_it_is(
     head = {"dense/kernel:0": np.zeros((3, 4), np.float32)}
     (tmp_path / "config.json").write_text(json.dumps(config))
     source = write(tmp_path / file, arrays, head)
-    with pytest.raises(MatchError, match=r"--ignore 'dense/\*'") as caught:
+    with pytest.raises(MatchError, match=r'ignore=\["dense/\*"\]') as caught:
         converter.convert(source, tmp_path / "out")
     assert len(caught.value.problems) == 1
     converter.convert(source, tmp_path / "out", ignore=["dense/*"])

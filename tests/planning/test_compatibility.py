@@ -117,7 +117,7 @@ def test_encoder_and_decoder_in_reverse_order(places: dict[str, Path]) -> None:
             "flax",
             "as encoder, FlaxDistilBertModel takes no position_ids",
             {"flax has albert, ", " as encoder"},
-            "--to pytorch,tensorflow.",
+            'to=["pytorch", "tensorflow"].',
         ),
         (
             "bert",
@@ -125,7 +125,7 @@ def test_encoder_and_decoder_in_reverse_order(places: dict[str, Path]) -> None:
             "pytorch,flax",
             "as decoder, TensorFlow has no causal ELECTRA, and Flax's cannot be called",
             {"flax has bart, bert, gpt2, ", " as decoder"},
-            "--to pytorch.",
+            'to=["pytorch"].',
         ),
         (
             "bert-generation",
@@ -133,7 +133,7 @@ def test_encoder_and_decoder_in_reverse_order(places: dict[str, Path]) -> None:
             "tensorflow",
             "there is no tensorflow class for BertGenerationEncoder",
             {"tensorflow has albert, bert, ", " as encoder"},
-            "--to pytorch.",
+            'to=["pytorch"].',
         ),
         (
             "wav2vec2",
@@ -141,7 +141,7 @@ def test_encoder_and_decoder_in_reverse_order(places: dict[str, Path]) -> None:
             "tensorflow",
             "there is no tensorflow class for speech-encoder-decoder",
             set(),
-            "--to pytorch.",
+            'to=["pytorch"].',
         ),
     ],
 )
@@ -241,7 +241,7 @@ def test_a_pair_that_loads_but_does_not_run(
     }
     message = refused(configs, encoder, decoder)
     assert f"this pair loads but does not run: {why}" in message
-    assert "--force" in message
+    assert "force=True" in message
     forced = compose(
         configs[encoder],
         configs[decoder],

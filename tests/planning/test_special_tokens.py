@@ -69,8 +69,8 @@ def test_configuration_and_tokenizer_that_disagree_are_refused(tmp_path: Path) -
     assert "the end token is ambiguous" in str(end)
     assert "3 by eos_token_id of the configuration" in str(end)
     assert "8 by the tokenizer" in str(end)
-    assert "--eos-token 3 or --eos-token 8" in str(end)
-    assert "--pad-token 3 or --pad-token 8" in str(pad)
+    assert "eos_token=3 or eos_token=8" in str(end)
+    assert "pad_token=3 or pad_token=8" in str(pad)
     assert not (tmp_path / "out").exists()
     chosen = _ids(tmp_path, eos_token="</s>", pad_token=3)
     assert (chosen["eos_token_id"], chosen["pad_token_id"]) == (8, 3)
@@ -83,7 +83,7 @@ def test_a_token_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="pad token is outside") as refused:
         _ids(tmp_path)
-    assert "--resize-embeddings" in str(refused.value)
+    assert "resize_embeddings=True" in str(refused.value)
 
 
 def _writer(
@@ -125,7 +125,7 @@ def test_outputs_start_with_the_code_of_the_target_language(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="start token is ambiguous") as refused:
         _written(tmp_path)
     assert "en_XX (31), fr_XX (32), ro_RO (30)" in str(refused.value)
-    assert "--decoder-start-token fr_XX or --decoder-start-token ro_RO" in str(refused.value)
+    assert 'decoder_start_token="fr_XX" or decoder_start_token="ro_RO"' in str(refused.value)
     _writer(tmp_path, architecture="plbart", model="PLBartForCausalLM", tgt_lang="java")
     assert _written(tmp_path)[0]["decoder_start_token_id"] == 33
 
@@ -141,7 +141,7 @@ def test_a_code_that_follows_the_start_is_forced(tmp_path: Path) -> None:
     _writer(tmp_path, tokenizer_class="MBart50TokenizerFast")
     written, warnings = _written(tmp_path)
     assert "forced_bos_token_id" not in written
-    assert any("--set forced_bos_token_id=ID" in warning for warning in warnings)
+    assert any('set=["forced_bos_token_id=ID"]' in warning for warning in warnings)
 
 
 def test_a_tokenizer_without_languages_has_the_usual_start_token(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_settings_that_name_no_token_of_the_decoder_are_refused(tmp_path: Path) 
     assert problems["bad_words_ids"].found == "61" and "below 61" in str(
         problems["bad_words_ids"].expected
     )
-    assert "--set suppress_tokens=null" in str(problems["suppress_tokens"])
+    assert 'set=["suppress_tokens=null"]' in str(problems["suppress_tokens"])
     _ids(tmp_path, set=[f"{field}=null" for field in wrong])
     assert not (tmp_path / "out" / "generation_config.json").read_text().count("bad_words")
 
@@ -245,7 +245,7 @@ def test_both_configurations_of_the_decoder_are_asked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="start token is ambiguous") as refused:
         _ids(tmp_path)
     assert "8 by decoder_start_token_id of the configuration" in str(refused.value)
-    assert "--decoder-start-token 8 or --decoder-start-token 9" in str(refused.value)
+    assert "decoder_start_token=8 or decoder_start_token=9" in str(refused.value)
 
 
 def test_a_token_that_is_set_as_a_field_is_set_everywhere(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def replace_output(home: Path, sources: tuple[Path, Path]) -> None:
     (home / ".replaced.partial-1").mkdir()
     (home / ".replaced.partial-1" / "tf_model.h5").write_text("")
     (home / ".replaced.lock").write_text("")
-    with pytest.raises(converter.OutputError, match="--overwrite"):
+    with pytest.raises(converter.OutputError, match="overwrite=True"):
         converter.compose(*sources, output, to=["pytorch"])
     converter.compose(*sources, output, to=["pytorch"], overwrite=True, sync=True)
 

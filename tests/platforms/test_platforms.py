@@ -69,6 +69,8 @@ SLOW = ("tests/execution", "tests/commands/test_split.py", "tests/checkpoint/tes
 def test_publishing_locking_and_resuming_by_the_rules(
     tmp_path: Path, paths: tuple[str, ...]
 ) -> None:
-    options = "-q -o addopts= -p no:cacheprovider -p tests.platforms.windows_rules".split()
+    # The plugin of platformdirs, which Jupyter needs, imports what the rules take away.
+    plugins = "-p no:cacheprovider -p no:platformdirs -p tests.platforms.windows_rules"
+    options = f"-q -o addopts= {plugins}".split()
     quick = ["-m", "not peer and not slow", "--basetemp", tmp_path / "home"]
     python("-m", "pytest", *options, *quick, *paths)

@@ -162,6 +162,20 @@ class CardOptions(OutputOptions):
         group=OUTPUT,
         kind="file",
     )
+    title: str | None = option(
+        None,
+        "Title of the generated model card.",
+        group=OUTPUT,
+        metavar="TEXT",
+        absent="the names of the sources",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.title is not None and not self.title.strip():
+            raise UsageError("title: is empty")
+        if self.title is not None and self.card is not None:
+            raise UsageError("title: a card of your own has its own title")
 
 
 def _mapping() -> Sequence[Reference]:

@@ -58,9 +58,10 @@ def make_model_card(
     if existing is not None and not is_generated(existing):
         return existing
     origins = [_card_source(source, plan) for source in sources]
+    title = options.title if isinstance(options, CardOptions) else None
     lines = (
         *_front_matter(plan, origins),
-        *_introduction(plan, origins),
+        *_introduction(plan, origins, title),
         *_new_weights(plan),
         *_loading(plan, _flax_calls(plan, sources)),
         *_making(plan, origins, options),
@@ -124,9 +125,9 @@ def _license(origins: Sequence[_CardSource]) -> Iterator[str]:
         yield f"license_name: {'-and-'.join(dict.fromkeys(map(str, stated)))}"
 
 
-def _introduction(plan: Plan, origins: Sequence[_CardSource]) -> Iterator[str]:
+def _introduction(plan: Plan, origins: Sequence[_CardSource], title: str | None) -> Iterator[str]:
     names = dict.fromkeys(_markdown(origin.display_name) for origin in origins)
-    yield f"# {' and '.join(names)}"
+    yield f"# {_markdown(title).strip() if title else ' and '.join(names)}"
     yield ""
     titles = [_markdown(each.title) for each in plan.tables if isinstance(each, Architecture)]
     composite = next((each for each in plan.tables if isinstance(each, Composite)), None)
@@ -232,6 +233,7 @@ def _making(plan: Plan, origins: Sequence[_CardSource], options: OutputOptions) 
         "dtype": options.dtype,
         "max_shard_size": options.max_shard_size,
         **plan.settings,
+        "title": options.title if isinstance(options, CardOptions) else None,
     }
     for name, value in decisive.items():
         flag = "--" + name.replace("_", "-")

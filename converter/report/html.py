@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
@@ -115,7 +116,8 @@ def _body(result: Verification) -> Iterator[str]:
         for section in report.sections:
             yield from _section(section, report, colors)
         yield from _tensors(report, colors)
-    made_by = f"Made by converter {__version__}. This page loads nothing and runs no scripts."
+    made_by = f"Made by converter {__version__} on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC."
+    made_by += " This page loads nothing and runs no scripts."
     yield f'<p class="dim">{made_by}</p>'
 
 
@@ -166,7 +168,11 @@ def _differences(result: Verification) -> Iterator[str]:
         if origin.difference and not origin.difference.exact
     }
     if differences:
-        yield "<h2>Differences from the sources</h2>"
+        yield (
+            '<h2>Differences from the sources</h2><p class="dim">max and mean are those of the'
+            " absolute differences of all values of a tensor. A cosine similarity of 1 means that"
+            " the tensors are equal up to a factor.</p>"
+        )
         rows = difference_rows(differences)
         cells = ((_name(name), *map(_text, rest)) for name, *rest in rows)
         yield from _table(cells, HEADER, right=(1, 2, 3, 4), escaped=True)
@@ -202,8 +208,7 @@ def _section(
     yield (
         '<p class="dim">Distributions of the values of the matrices in each layer, all on one'
         f" scale from {first.low:.3g} to {first.high:.3g}; outliers are counted in the first and"
-        " last bin. The dashed line is zero. Below each: mean ± standard deviation, minimum …"
-        ' maximum.</p><div class="grid">'
+        ' last bin. The dashed line is zero, std the standard deviation.</p><div class="grid">'
     )
     for layer in section.layers:
         values = layer.statistics
@@ -215,8 +220,8 @@ def _section(
             f"<figure>{histogram(layer.histogram, layer.low, layer.high, label, color)}"
             f'<div class="ends"><span>{layer.low:.3g}</span><span>{layer.high:.3g}</span></div>'
             f"<figcaption><b>{_name(layer.title)}</b>"
-            f'<span class="dim">{matrices}<br>{values.mean:.2g} ± {values.deviation:.3g}'
-            f"<br>{values.minimum:.3g} … {values.maximum:.3g}</span>"
+            f'<span class="dim">{matrices}<br>mean {values.mean:.2g}, std {values.deviation:.3g}'
+            f"<br>min {values.minimum:.3g}, max {values.maximum:.3g}</span>"
             "</figcaption></figure>"
         )
     yield "</div>"
@@ -238,7 +243,10 @@ def _tensors(report: ValueReport, colors: Mapping[ValueOrigin, str]) -> Iterator
         origin = f"{dot}{_name(first.origin.label)}"
         rows.append((_name(name), shape(spec.shape), spec.dtype, origin, *statistics))
     header = ("tensor", "shape", "dtype", "origin", "min", "max", "mean", "std")
-    yield "<h2>Tensors</h2>"
+    yield (
+        '<h2>Tensors</h2><p class="dim">Layers that differ only in their index are one row; min,'
+        " max, mean and std (standard deviation) are those of all of their values.</p>"
+    )
     yield from _table(rows, header, right=(4, 5, 6, 7), nowrap=(1, 2), escaped=True)
 
 

@@ -176,3 +176,13 @@ def test_long_words_are_broken_after_separators_or_kept() -> None:
     assert wrap("  - one two three", 12) == ["  - one two", "    three"]
     assert wrap("名前" * 4 + " 名前", 17) == ["名前" * 4, "  名前"]
     assert wrap("", 5) == [""]
+
+
+def test_the_page_says_what_its_numbers_are(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    screen(None, "verify", "changed", "--against", "bert", "--html", "page.html")
+    text = (place / "page.html").read_text()
+    assert re.search(r"mean -?[\d.e-]+, std [\d.e-]+<br>min -?[\d.e-]+, max -?[\d.e-]+<", text)
+    assert "std the standard deviation" in text and "±" not in text
+    assert "those of the absolute differences" in text and "cosine similarity of 1 means" in text
+    assert re.search(r"Made by converter \S+ on \d{4}-\d\d-\d\d at \d\d:\d\d UTC\.", text)

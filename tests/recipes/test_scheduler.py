@@ -473,7 +473,7 @@ SAMPLES: dict[str, list[str]] = {
 }
 """Option of compose → a value that differs from its default."""
 
-OTHERS: dict[str, list[str]] = {"preset": ["bert2rnd"], "random": ["encoder"]}
+OTHERS: dict[str, list[str]] = {"preset": ["bert2rnd"], "random": ["encoder"], "title": ["Mine"]}
 """The same for options that contradict the others."""
 
 NOT_SAVED = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,17 @@ def test_the_flax_example_passes_what_its_class_needs(tmp_path: Path) -> None:
             for text in command(*sources, tmp_path / "no", to=["pytorch"], dry_run=True).warnings
             if text.startswith("flax")
         )
+
+
+def test_the_title_of_a_card(submodels: tuple[Path, Path], tmp_path: Path) -> None:
+    bert, gpt2 = submodels
+    made = converter.compose(bert, gpt2, tmp_path / "both", title="News in short\n<b>[x](y)</b>")
+    text = (tmp_path / "both" / "README.md").read_text()
+    assert re.findall("^# (.*)", text, re.MULTILINE) == [r"News in short\<b\>\[x\](y)\</b\>"]
+    assert is_generated(text.encode()) and "--title 'News in short" in text
+    converter.convert(bert, tmp_path / "one", title="Mine")
+    assert "\n# Mine\n" in (tmp_path / "one" / "README.md").read_text()
+    assert made.written
+    for options in ({"title": " "}, {"title": "x", "card": tmp_path / "one" / "README.md"}):
+        with pytest.raises(UsageError, match="title: "):
+            converter.convert(bert, tmp_path / "no", **options)  # type: ignore[arg-type]

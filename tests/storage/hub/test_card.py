@@ -189,4 +189,4 @@ def test_the_title_of_a_card(submodels: tuple[Path, Path], tmp_path: Path) -> No
     assert made.written
     for options in ({"title": " "}, {"title": "x", "card": tmp_path / "one" / "README.md"}):
         with pytest.raises(UsageError, match="title: "):
-            converter.convert(bert, tmp_path / "no", **options)  # type: ignore[arg-type]
+            converter.convert(bert, tmp_path / "no", **options)

@@ -8,8 +8,7 @@ JSON Schema (`converter.recipes.schema`), and the reference pages of the documen
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -28,7 +27,6 @@ from converter.option_declaration import (
     parse_size,
 )
 from converter.progress import ProgressOption
-from converter.safe_json import parse_json
 
 Reference: TypeAlias = str | Path
 Framework = Literal["pytorch", "tensorflow", "flax"]
@@ -43,8 +41,6 @@ FRAMEWORKS: tuple[str, ...] = get_args(Framework)
 INIT_RULES: tuple[InitRule, ...] = get_args(InitRule)
 SUBMODELS: tuple[str, ...] = get_args(Submodel)
 MAX_JOBS = 1024
-_MAX_SETTING = 256 << 10
-"""Bytes of memory that the value of a field that is set may take."""
 
 
 def _jobs() -> int | None:
@@ -583,39 +579,3 @@ COMMAND_OPTIONS: Mapping[str, type[CheckedOptions]] = {
     "check_table": CheckTableOptions,
 }
 """Public function → its arguments and options."""
-
-
-def parse_settings(settings: Iterable[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return settings such as ``["encoder.dropout=0.1", "pad_token_id=0"]`` by target and field.
-
-    A value is JSON, or else a string; the target of a key without prefix is ``""``. Raise
-    UsageError for anything but ``KEY=VALUE`` and, with one of the `targets`, ``TARGET.KEY=VALUE``.
-    """
-    by_target: dict[str, dict[str, Any]] = {target: {} for target in ("", *targets)}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        target, dot, name = key.partition(".")
-        if not dot:
-            target, name = "", key
-        if not equals or not name or target not in by_target:
-            wrong = f"{target!r} in {setting!r} is not a submodel"
-            raise UsageError(
-                f"set: {wrong if equals and name else f'{setting!r} is not KEY=VALUE'}",
-                remedy="With a submodel: " + " or ".join(f"{name}.KEY=VALUE" for name in targets)
-                if targets
-                else None,
-            )
-        try:
-            value = parse_json(text, _MAX_SETTING)
-        except json.JSONDecodeError:
-            value = text
-        except ValueError as error:
-            raise UsageError(f"set: the value of {key[:80]!r} has {error}") from error
-        by_target[target][name] = value
-    return by_target
-
-
-def apply_overrides(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration with fields changed; a field set to null returns to its default."""
-    merged = {**raw, **changes}
-    return {key: value for key, value in merged.items() if value is not None or key not in changes}

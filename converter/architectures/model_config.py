@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from converter.architectures.expressions import Expression, ExpressionError, Value, is_number
 from converter.architectures.schema import Architecture, Init
-from converter.errors import ConfigError, Problem
+from converter.errors import ConfigError, Problem, UsageError
 from converter.file_names import CONFIG
+from converter.safe_json import parse_json
 
 Places: TypeAlias = Mapping[str, int | str]
 """Placeholder in a path → its value."""
@@ -19,6 +21,46 @@ MAX_LAYERS = 10_000
 
 MAX_SIZE = 2**40
 """No axis of a tensor is longer."""
+
+
+_MAX_SETTING = 256 << 10
+"""Bytes of memory that the value of a field that is set may take."""
+
+
+def parse_settings(settings: Iterable[str], targets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return settings such as ``["encoder.dropout=0.1", "pad_token_id=0"]`` by target and field.
+
+    A value is JSON, or else a string; the target of a key without prefix is ``""``. Raise
+    UsageError for anything but ``KEY=VALUE`` and, with one of the `targets`, ``TARGET.KEY=VALUE``.
+    """
+    by_target: dict[str, dict[str, Any]] = {target: {} for target in ("", *targets)}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        target, dot, name = key.partition(".")
+        if not dot:
+            target, name = "", key
+        if not equals or not name or target not in by_target:
+            wrong = f"{target!r} in {setting!r} is not a submodel"
+            raise UsageError(
+                f"set: {wrong if equals and name else f'{setting!r} is not KEY=VALUE'}",
+                remedy="With a submodel: " + " or ".join(f"{name}.KEY=VALUE" for name in targets)
+                if targets
+                else None,
+            )
+        try:
+            value = parse_json(text, _MAX_SETTING)
+        except json.JSONDecodeError:
+            value = text
+        except ValueError as error:
+            raise UsageError(f"set: the value of {key[:80]!r} has {error}") from error
+        by_target[target][name] = value
+    return by_target
+
+
+def apply_overrides(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration with fields changed; a field set to null returns to its default."""
+    merged = {**raw, **changes}
+    return {key: value for key, value in merged.items() if value is not None or key not in changes}
 
 
 def nest_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

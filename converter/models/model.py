@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from converter.architectures.model_config import ModelConfig
+from converter.architectures.model_config import ModelConfig, apply_overrides, parse_settings
 from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import (
@@ -35,7 +35,6 @@ from converter.models.source_model import (
     move_tied_values,
     required_params,
 )
-from converter.options import apply_overrides, parse_settings
 from converter.plan import SourceTensor
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converter.architectures.loader import get_preset
-from converter.architectures.model_config import ModelConfig
+from converter.architectures.model_config import ModelConfig, apply_overrides, parse_settings
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import Composite, Preset
 from converter.checkpoint.opening import Checkpoint, open_config, open_files
@@ -22,14 +22,7 @@ from converter.models.source_model import (
     detect_model_type,
     select_submodel,
 )
-from converter.options import (
-    SUBMODELS,
-    ComposeOptions,
-    InitRule,
-    Reference,
-    apply_overrides,
-    parse_settings,
-)
+from converter.options import SUBMODELS, ComposeOptions, InitRule, Reference
 from converter.plan import Plan
 from converter.planning.compatibility import pair_warnings, supported_frameworks
 from converter.planning.configs import (

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from converter.architectures.expressions import Value
+from converter.architectures.model_config import parse_settings
 from converter.architectures.schema import Composite, Role
 from converter.errors import ConfigError, Problem
 from converter.file_names import GENERATION_CONFIG
-from converter.options import parse_settings
 from converter.planning.tokenizer_files import non_negative_int
 from converter.safe_json import file_to_copy, read_config, to_json
 

@@ -18,10 +18,11 @@ from click.testing import CliRunner, Result
 from safetensors.numpy import save_file
 
 import converter
+from converter.architectures.model_config import parse_settings
 from converter.cli import commands
 from converter.errors import ConfigError, UsageError
 from converter.option_declaration import parse_size
-from converter.options import MAX_JOBS, parse_settings
+from converter.options import MAX_JOBS
 from converter.report.rich_text import MAX_LISTED
 from converter.safe_json import parse_json, read_json_object
 from converter.text import collapse_ranges

@@ -58,18 +58,26 @@ def write(function: Callable[..., WriteResult], values: dict[str, Any]) -> None:
     push = _pop_push_options(values)
     if recipe is not None:
         _save_recipe(Path(recipe), values, push)
+    finished = None
     with progress_bar() as progress:
-        result = function(**values, progress=progress)
-    pushed = verify_and_push(result, push, values["mapping"])
+        if push and not values["overwrite"] and not values["dry_run"]:
+            from converter.recipes.job import up_to_date_result
+
+            name = str(click.get_current_context().info_name)
+            finished = up_to_date_result(name, values, progress or (lambda *_: None))
+        result = finished or function(**values, progress=progress)
+    if finished:
+        print_message(f"{result.output}: is up to date, and not written again")
+    pushed = verify_and_push(result, push if finished or result.written else {}, values["mapping"])
     for warning in result.warnings:
         warn(warning)
     if json:
         emit_json({**result.to_dict(), **({"pushed": pushed.to_dict()} if pushed else {})})
-    elif not result.written:
+    elif not (finished or result.written):
         from converter.report.write_result import describe_plan
 
         print_result(describe_plan(result), styled=True)
-    elif not is_quiet():
+    elif not (finished or is_quiet()):
         from converter.report.write_result import describe_result
 
         print_report(describe_result(result), styled=True)
@@ -112,7 +120,7 @@ def verify_and_push(
     result: WriteResult, push: dict[str, Any], mapping: Sequence[str]
 ) -> PushResult | None:
     """Verify what was written and push it; raise VerificationError if it is not correct."""
-    if not push or not result.written:
+    if not push:
         return None
     from converter.verified_push import verify_for_push
 

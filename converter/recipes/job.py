@@ -16,7 +16,7 @@ from converter.file_names import MANIFEST
 from converter.planning.manifest import NO_HASH
 from converter.progress import Progress
 from converter.recipes.parser import Job
-from converter.recipes.schema import COMMANDS
+from converter.recipes.schema import COMMANDS, recipe_options
 from converter.safe_json import parse_json, to_json
 from converter.storage.base import OutputTarget
 from converter.storage.references import display_name, location_text
@@ -197,6 +197,20 @@ def check_output(job: Job, planned: WriteResult, progress: Progress) -> JobResul
         reason = f"its {MANIFEST} is damaged"
     files = {file.path: file.nbytes for file in planned.plan.files}
     return JobResult(job, PLANNED, reason=reason, files=files, warnings=planned.warnings)
+
+
+def up_to_date_result(
+    command: str, options: Mapping[str, Any], progress: Progress
+) -> WriteResult | None:
+    """Return the result of a dry run of a command if its output exists and is up to date."""
+    given = {name: options[name] for name in recipe_options(command) if name in options}
+    job = Job("", command, given, None)
+    if output_target(job.output).read(MANIFEST) is None:
+        return None
+    planned = plan_job(job)
+    if isinstance(planned, ConverterError):
+        return None
+    return planned if check_output(job, planned, progress).status == SKIPPED else None
 
 
 _REASONS = {

@@ -108,8 +108,18 @@ def test_a_recipe_rescues_as_the_command_does(stranded: HubSession) -> None:
     again = json.loads(stranded.converter("run", "rescue.json", "--json").stdout)["jobs"]["out"]
     assert again["status"] == "skipped" and again["pushed"]["sent"] == []
     assert again["pushed"]["pull_request"] == 1 and len(repo.pulls) == 1
-    again = rescue(stranded, "--overwrite")
-    assert again["continued"] and again["sent"] == [] and len(repo.pulls) == 1
+    written = (stranded.home / "out" / "model.safetensors").stat()
+    for more in ([], ["--quiet"], ["--overwrite"]):  # the same command again is enough
+        again = rescue(stranded, *more)
+        assert again["continued"] and again["sent"] == [] and len(repo.pulls) == 1
+        same = (stranded.home / "out" / "model.safetensors").stat().st_ino == written.st_ino
+        assert same == (more != ["--overwrite"])
+    args = ("convert", "other/tf", "out", "--push", "other/tf", "--create-pr")
+    done = stranded.converter(*args, "--to", "pytorch", "--dtype", "float16", code=1)
+    assert "out exists\nAdd --overwrite" in done.stderr  # it is not what would be written
+    done = stranded.converter(*args, "--to", "pytorch")
+    assert "out: is up to date, and not written again\n" in done.stderr
+    assert done.stdout.endswith("up to date; nothing was sent\n")
 
 
 def test_options_of_a_push_need_one(stranded: HubSession) -> None:

@@ -33,6 +33,8 @@ _LABELS = {
     "init": "Initialization of cross-attention",
 }
 """Labels of options whose names alone do not say what they are."""
+_HELP = {"overwrite": "Replace an existing checkpoint in the folder to write."}
+"""Help of options where that of the command line names an argument."""
 _FLAG = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
 _ALWAYS_SHOWN = ("to", "dtype")
 
@@ -92,7 +94,7 @@ def build(gr: Any, workspace: Workspace) -> Any:
             buttons += _tab(gr, workspace, "compose", ComposeOptions)
         with gr.Tab("Convert or rescue"):
             gr.Markdown(
-                "To rescue a repository that has only TensorFlow or Flax weights, choose PyTorch "
+                "To rescue a repository that has only TensorFlow or Flax weights, choose pytorch "
                 "below, and open a pull request with the result."
             )
             buttons += _tab(gr, workspace, "convert", ConvertOptions)
@@ -108,8 +110,8 @@ def build(gr: Any, workspace: Workspace) -> Any:
         push.click(
             _handler(gr, partial(_push, workspace)), push_inputs, [pushed, push_inputs[1]], **how
         )
-        free = {"queue": False, "api_visibility": "private"}
-        stop.click(_handler(gr, lambda session, _: workspace.stop(session)), None, None, **free)
+        free = {"api_visibility": "private", "concurrency_limit": None}
+        stop.click(_handler(gr, partial(_stop, gr, workspace)), **free)
         blocks.unload(_handler(gr, lambda session, _: workspace.close(session)))
     return blocks.queue(max_size=20, default_concurrency_limit=1)
 
@@ -164,7 +166,9 @@ def _tab(
 def _source(gr: Any, elem_id: str, name: str, closed: bool) -> list[Any]:
     """Add the two ways to choose a checkpoint."""
     reference = gr.Textbox(
-        label=name.capitalize(), placeholder=_CLOSED if closed else _LOCAL, elem_id=elem_id
+        label="Checkpoint" if name == "source" else name.capitalize(),
+        placeholder=_CLOSED if closed else _LOCAL,
+        elem_id=elem_id,
     )
     files = gr.File(
         label="or upload config.json, the weight files, and the tokenizer's files",
@@ -187,7 +191,7 @@ def _component(gr: Any, command: str, option: Option) -> Any:
     """Return the component that fits an option's type."""
     how = {
         "label": label_of(option.name),
-        "info": option.declared.help
+        "info": _HELP.get(option.name, option.declared.help)
         + (f" Default: {option.declared.absent}." if option.declared.absent else ""),
         "elem_id": f"{command}-{option.name}",
     }
@@ -255,6 +259,12 @@ def _run(workspace: Workspace, job: Any, session: str, progress: Any, *values: A
         yield from _finished(workspace.run(session, job(values), show), workspace)
 
     return _reported(workspace, report)
+
+
+def _stop(gr: Any, workspace: Workspace, session: str, _: Any) -> None:
+    """Stop the running job, and say so: it may take a moment."""
+    workspace.stop(session)
+    gr.Info("The running job ends at its next step.", title="Stopping")
 
 
 def _push(workspace: Workspace, session: str, progress: Any, *values: Any) -> tuple[str, str]:

@@ -135,6 +135,8 @@ def test_two_checkpoints_become_one_on_the_hub(hub: HubSession, tmp_path: Path) 
             " ask.send(), ask.responseText))(new XMLHttpRequest())"
         )
         assert "tensors equal to their source" in verification
+        reports = [each for each in tab.requests if each.endswith("/report")]
+        assert len(reports) == 2  # of the frame, and of the check above
         (hub.home / "saved").mkdir()
         with zipfile.ZipFile(tab.download("#download", hub.home / "saved")) as archive:
             archive.extractall(tmp_path / "unpacked")
@@ -172,6 +174,12 @@ def test_a_repository_is_rescued_by_a_pull_request_from_a_space(hub: HubSession)
         page.run("convert", source="acme/secret")
         assert "not found, or private" in page.error("acme/secret")
         page.tab.evaluate("document.querySelector('#convert-to input').click()")
+        with hub.hub.lock:  # which answers nothing meanwhile
+            page.run("convert", source="acme/tf")
+            page.tab.wait_for("document.body.innerText.includes('Opening the checkpoints')")
+            page.tab.click("#stop")
+            page.tab.wait_for("document.body.innerText.includes('ends at its next step')")
+        assert "there is no result" in page.error("Stopped")
         page.run("convert", source="acme/tf")
         assert "model.safetensors" in page.finish()
         page.tab.click("#pushing button")

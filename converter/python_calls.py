@@ -180,6 +180,8 @@ def _call(match: re.Match[str]) -> str:
     name, options = match[1].replace("-", "_"), (match[2] or "").strip()
     if name not in COMMAND_OPTIONS:
         return match[0]
+    if options == "--help":
+        return f"`help(converter.{name})`"
     return f"`converter.{name}({_with_keywords(options, _keyword)})`"
 
 

@@ -96,7 +96,7 @@ def test_a_draft_replaces_no_file_and_a_failed_one_leaves_none(tmp_path: Path) -
     with pytest.raises(OutputError, match=r"bert\.toml exists"):
         check_table(draft=tmp_path / "bert", output=table)
     assert table.read_text() == "decided"
-    with pytest.raises(UsageError, match="requires --draft"):
+    with pytest.raises(UsageError, match="requires draft=CHECKPOINT"):
         check_table(table, output=tmp_path / "other.toml")
 
 

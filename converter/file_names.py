@@ -67,8 +67,10 @@ SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffi
 """The name of a shard."""
 
 _AUXILIARY = re.compile(
-    r"(?:decoder_tokenizer/)?[^/]+\.(?:json|txt|model|jinja|spm|codes|bpe|tokenizer)"
+    r"(?:[a-z_]{1,40}_tokenizer/)?(?:additional_chat_templates/)?"
+    r"[^/]+\.(?:json|txt|model|jinja|spm|codes|bpe|tokenizer)"
     r"|[0-9]{1,2}_[A-Za-z0-9_-]+/config\.json|README\.md"  # the former: of SentenceTransformers
+    r"|LICENSE|NOTICE|(?:LICENSE|NOTICE|USE_POLICY)\.md"
 )
 _FORBIDDEN = frozenset('<>:"|?*')
 _DEVICE = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³]", re.IGNORECASE)
@@ -101,7 +103,7 @@ def name_key(name: str) -> str:
 
 
 def auxiliary_files(names: Iterable[str]) -> list[str]:
-    """Return configs, tokenizer files, processors and the model card, which states the license.
+    """Return configs, tokenizer files, processors, the model card and license files.
 
     Names that are not possible on every system are left out; no checkpoint needs one.
     """

@@ -140,9 +140,12 @@ def write_checkpoint(
     changed meanwhile; MatchError if duplicates of a tensor in the sources differ.
     """
     target = output_target(output)
-    if "" in plan.classes:
-        card = make_model_card(plan, target.read(MODEL_CARD), options, sources)
-        plan = replace(plan, documents={**plan.documents, MODEL_CARD: card})
+    cards = {
+        name: make_model_card(plan, target.read(name), options, sources, directory)
+        for directory in plan.classes
+        for name in (f"{directory}/{MODEL_CARD}" if directory else MODEL_CARD,)
+    }
+    plan = replace(plan, documents={**plan.documents, **cards})
     files = file_states(plan.copied_files.values())
     result = WriteResult(
         target.location,

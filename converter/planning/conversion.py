@@ -22,7 +22,9 @@ from converter.planning.flax_generation import generation_warnings
 from converter.planning.planner import OutputModel, build_plan, plan_files
 from converter.planning.tensor_origins import plan_tensors
 from converter.planning.tokenizer_files import (
+    TokenizerFiles,
     all_tokenizer_files,
+    license_files,
     processor_files,
     sentence_transformer_files,
     tokenizer_files,
@@ -60,7 +62,11 @@ def plan_conversion(
             for key, value in with_dtype(raw, options.dtype).items()
         }
     directory = model.checkpoint.directory
-    copied = {**processor_files(directory), **all_tokenizer_files(directory, model.submodels)}
+    copied = {
+        **processor_files(directory),
+        **license_files(directory),
+        **all_tokenizer_files(directory, model.submodels),
+    }
     if settings_file := file_to_copy(directory, GENERATION_CONFIG):
         copied[GENERATION_CONFIG] = settings_file
     if not model.submodels and "pytorch" in frameworks:
@@ -114,6 +120,7 @@ def plan_split(
     }
     if model.composite.closed:
         warnings += _closed_notes(model.composite, joint)
+    copied, missing = _submodel_files(model)
     return build_plan(
         "split",
         [model],
@@ -126,9 +133,9 @@ def plan_split(
         model.tables,
         options,
         settings={"share": model.shared, "ignore": list(ignore)},
-        copied_files=_submodel_files(model),
+        copied_files=copied,
         other_files=_joint_file(model, tensors, joint),
-        warnings=warnings,
+        warnings=(*warnings, *missing),
     )
 
 
@@ -197,20 +204,32 @@ def _closed_notes(composite: Composite, joint: Collection[str]) -> list[str]:
     ]
 
 
-def _submodel_files(model: Model) -> dict[str, Path]:
-    """Return the tokenizer, processor and generation files of the submodels.
+def _submodel_files(model: Model) -> tuple[dict[str, Path], list[str]]:
+    """Return the tokenizer, processor, license and generation files of the submodels, and warnings.
 
     A directory such as ``decoder_tokenizer`` has that of one submodel; another tokenizer is that of
-    both, or of the second if the first one's input is not text.
+    both, or of the second if the first one's input is not text. It is not that of a submodel with
+    fewer embeddings than tokens if the other one has enough.
     """
     directory = model.checkpoint.directory
     first, second = model.submodels
     copied = {f"{first}/{name}": path for name, path in processor_files(directory).items()}
+    size, warnings = TokenizerFiles(directory).size, list[str]()
+    embeddings = {name: config.attribute("vocabulary") for name, config in model.configs.items()}
+    rows = [number for number in embeddings.values() if isinstance(number, int)]
+    fits_one = size is not None and min(rows, default=0) < size <= max(rows, default=0)
     for submodel in model.submodels:
-        if submodel == second or model.configs[first].attribute("vocabulary") is not None:
-            own = f"{submodel}_tokenizer"
-            inner = f"{own}/" if (directory / own).is_dir() else ""
-            copied |= tokenizer_files(directory, f"{submodel}/", inner)
+        copied |= {f"{submodel}/{name}": path for name, path in license_files(directory).items()}
+        vocabulary, own = embeddings[submodel], f"{submodel}_tokenizer"
+        if (directory / own).is_dir():
+            copied |= tokenizer_files(directory, f"{submodel}/", f"{own}/")
+        elif fits_one and isinstance(vocabulary, int) and size and size > vocabulary:
+            warnings.append(
+                f"{submodel}: gets no tokenizer: {own}/ is missing, and the tokenizer next to the "
+                f"weights has {size:,} tokens, more than its {vocabulary:,} embeddings"
+            )
+        elif submodel == second or vocabulary is not None:
+            copied |= tokenizer_files(directory, f"{submodel}/")
     if settings_file := file_to_copy(directory, GENERATION_CONFIG):
         copied[f"{second}/{GENERATION_CONFIG}"] = settings_file
-    return copied
+    return copied, warnings

@@ -17,9 +17,12 @@ from converter.file_names import CONFIG, MANIFEST
 from converter.models.source_model import MatchedCheckpoint
 from converter.plan import Plan, ResizedTensor, SourceTensor, TargetTensor
 from converter.safe_json import read_json_object, to_json
-from converter.text import redact_values
+from converter.text import redact, redact_values
 
 Manifest: TypeAlias = Mapping[str, Any]
+
+_MAX_SOURCES, _MAX_TEXT = 20, 300
+"""What of a manifest is repeated in that of a model that is made of its own."""
 
 
 def provenance_entry(tensor: TargetTensor) -> dict[str, Any]:
@@ -72,6 +75,7 @@ def planned_manifest(
             source.label: {
                 **source.checkpoint.source.describe(),
                 **({"prefix": prefix} if (prefix := plan.prefixes.get(source.label)) else {}),
+                **({"made_by": made} if (made := lineage(source.checkpoint.directory)) else {}),
                 "files": {path.name: {"bytes": n} for path, n in source.checkpoint.sizes.items()},
             }
             for source in sources
@@ -138,6 +142,39 @@ def _file_entry(path: Path, checksum: bool) -> dict[str, Any]:
         with path.open("rb") as file:
             entry["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     return entry
+
+
+def lineage(home: Path, depth: int = 5) -> dict[str, Any]:
+    """Return what the manifest of a checkpoint says of how it was made, and of what, if anything.
+
+    The result has ``command``, ``converter_version`` and ``sources``: label → ``reference``,
+    ``revision`` and, again, its own ``made_by``, in `depth` steps at most.
+    """
+    try:
+        return _steps(find_manifest(home) or {}, depth)
+    except ConverterError:
+        return {}  # a damaged one says nothing
+
+
+def _steps(manifest: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    sources = {}
+    entries = [*dictionary(manifest.get("sources")).items()] if depth else []
+    for label, entry in entries[:_MAX_SOURCES]:
+        stated = dictionary(entry)
+        made = _steps(dictionary(stated.get("made_by")), depth - 1)
+        sources[label[:_MAX_TEXT]] = {
+            **_texts(stated, "reference", "revision"),
+            **({"made_by": made} if made else {}),
+        }
+    if not sources:
+        return {}
+    return {**_texts(manifest, "command", "converter_version"), "sources": sources}
+
+
+def _texts(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """Return the values of `keys` that are texts, shortened."""
+    texts = {key: value for key in keys if isinstance(value := values.get(key), str)}
+    return {key: redact(value[:_MAX_TEXT]) for key, value in texts.items()}
 
 
 def find_manifest(home: Path) -> Manifest | None:

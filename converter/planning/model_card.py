@@ -11,20 +11,32 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from converter._version import __version__
 from converter.architectures.schema import Architecture, Composite
 from converter.errors import UsageError
+from converter.file_names import CONFIG, MANIFEST
 from converter.models.model import InputModel
 from converter.options import CardOptions, OutputOptions
 from converter.plan import InitializedTensor, Plan, SourceTensor
 from converter.planning.flax_generation import FlaxCalls
+from converter.planning.manifest import dictionary, lineage
 from converter.safe_json import read_small_file
-from converter.storage.hub_card import PLACEHOLDER, is_generated, stated_license, with_checksum
+from converter.storage.hub_card import (
+    PLACEHOLDER,
+    is_generated,
+    stated_fields,
+    stated_license,
+    with_checksum,
+)
 from converter.text import collapse_ranges, redact
 
 _TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
 _OTHER = "other"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPOSITORY = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?", re.ASCII)
+_YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,10 @@ class _CardSource:
     license: str | None
     random: bool
     """Whether only its configuration was used."""
+    fields: Mapping[str, Sequence[str]]
+    """What its own card states."""
+    base_models: Sequence[str]
+    """The repositories that it is or comes from."""
 
     @property
     def reference(self) -> str:
@@ -46,31 +62,41 @@ class _CardSource:
 
 
 def make_model_card(
-    plan: Plan, existing: bytes | None, options: OutputOptions, sources: Sequence[InputModel]
+    plan: Plan,
+    existing: bytes | None,
+    options: OutputOptions,
+    sources: Sequence[InputModel],
+    directory: str = "",
 ) -> bytes:
     """Return the model card of an output: the user's, an existing handwritten one, or a new one.
 
-    The `existing` card of the directory is kept unless it was generated. Raise UsageError if the
+    `directory` is that of one of the output's models, the submodel's name if it is not ``""``.
+
+    The `existing` card there is kept unless it was generated. Raise UsageError if the
     user's card cannot be read.
     """
     if isinstance(options, CardOptions) and options.card is not None:
         return read_small_file(options.card, error=UsageError)
     if existing is not None and not is_generated(existing):
         return existing
-    origins = [_card_source(source, plan) for source in sources]
+    origins = [_card_source(source, plan, directory) for source in sources]
     title = options.title if isinstance(options, CardOptions) else None
     lines = (
-        *_front_matter(plan, origins),
-        *_introduction(plan, origins, title),
-        *_new_weights(plan),
-        *_loading(plan, _flax_calls(plan, sources)),
-        *_making(plan, origins, options),
+        *_front_matter(plan, origins, directory),
+        *_introduction(plan, origins, directory, title),
+        *(_new_weights(plan) if not directory else ()),
+        *_loading(plan, _flax_calls(plan, sources), directory),
+        *_making(plan, origins, options, directory),
     )
     return with_checksum("\n".join(lines))
 
 
-def _card_source(source: InputModel, plan: Plan) -> _CardSource:
+def _card_source(source: InputModel, plan: Plan, submodel: str) -> _CardSource:
     checkpoint = source.checkpoint
+    fields = stated_fields(checkpoint.directory)
+    made = dictionary(lineage(checkpoint.directory).get("sources"))
+    own = [*_repositories({submodel: made[submodel]})] if submodel in made else []
+    stated = own or [*fields.get("base_model", ())] or [*_repositories(made)]
     repo_id, described = checkpoint.source.repo_id, checkpoint.source.describe()
     name = described["reference"]
     return _CardSource(
@@ -80,7 +106,19 @@ def _card_source(source: InputModel, plan: Plan) -> _CardSource:
         repo_id or _plain(name),
         stated_license(checkpoint.directory),
         source.label in plan.settings.get("random", ()),
+        fields,
+        [repo_id] if repo_id and not own else stated,
     )
+
+
+def _repositories(sources: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the repositories of the Hub that the sources of a manifest are, or were made of."""
+    for source in sources.values():
+        name = source.get("reference", "")
+        if _COMMIT.fullmatch(source.get("revision", "")) and _REPOSITORY.fullmatch(name):
+            yield name
+        else:
+            yield from _repositories(dictionary(dictionary(source.get("made_by")).get("sources")))
 
 
 def _plain(text: str) -> str:
@@ -93,24 +131,40 @@ def _markdown(text: str) -> str:
     return re.sub(r"([\\\[\]<>|&])", r"\\\1", _plain(text))
 
 
-def _front_matter(plan: Plan, origins: Sequence[_CardSource]) -> Iterator[str]:
+def _front_matter(plan: Plan, origins: Sequence[_CardSource], submodel: str) -> Iterator[str]:
     yield "---"
-    parents = [o.repo_id for o in origins if o.repo_id and not o.random]
+    parents = [parent for origin in origins if not origin.random for parent in origin.base_models]
     if parents:
         yield "base_model:"
-        yield from (f"- {parent}" for parent in dict.fromkeys(parents))
+        yield from (f"- {_scalar(parent)}" for parent in dict.fromkeys(parents))
         if plan.command == "compose":
             yield "base_model_relation: merge"
+    [fields, *others] = [origin.fields for origin in origins]
+    for name in ("language", "datasets", "pipeline_tag") if not others else ():
+        values = fields.get(name, ())
+        if values and not (submodel and name == "pipeline_tag"):
+            one = len(values) == 1
+            yield f"{name}: {_scalar(values[0])}" if one else f"{name}:"
+            yield from (f"- {_scalar(value)}" for value in values if not one)
     yield "library_name: transformers"
     yield from _license(origins)
     yield "tags:"
-    closed = [each for each in plan.tables if isinstance(each, Composite) and each.closed]
-    yield from (
-        f"- {name}" if re.fullmatch(r"[A-Za-z][\w.-]*", name) else f"- {json.dumps(name)}"
-        for name in dict.fromkeys(table.name for table in closed or reversed(plan.tables))
+    names = (
+        [str(json.loads(plan.documents[f"{submodel}/{CONFIG}"]).get("model_type"))]
+        if submodel
+        else []
     )
+    closed = [each for each in plan.tables if isinstance(each, Composite) and each.closed]
+    tables = [table.name for table in closed or reversed(plan.tables)]
+    yield from (f"- {_scalar(name)}" for name in dict.fromkeys(names or tables))
     yield "---"
     yield ""
+
+
+def _scalar(text: str) -> str:
+    """Return a text as YAML, quoted unless it is a plain name."""
+    is_name = re.fullmatch(r"[A-Za-z][\w.-]*(/[\w.-]+)?", text, re.ASCII)
+    return text if is_name and text.lower() not in _YAML_WORDS else json.dumps(text)
 
 
 def _license(origins: Sequence[_CardSource]) -> Iterator[str]:
@@ -120,14 +174,20 @@ def _license(origins: Sequence[_CardSource]) -> Iterator[str]:
         return
     if len(set(stated)) == 1:
         yield f"license: {stated[0]}"
+        for name in ("license_name", "license_link") if stated[0] == _OTHER else ():
+            values = {origin.fields.get(name, ()) for origin in origins if not origin.random}
+            yield from (f"{name}: {_scalar(value)}" for value in values.pop() if not values)
     else:
         yield f"license: {_OTHER}"
         yield f"license_name: {'-and-'.join(dict.fromkeys(map(str, stated)))}"
 
 
-def _introduction(plan: Plan, origins: Sequence[_CardSource], title: str | None) -> Iterator[str]:
+def _introduction(
+    plan: Plan, origins: Sequence[_CardSource], submodel: str, title: str | None
+) -> Iterator[str]:
     names = dict.fromkeys(_markdown(origin.display_name) for origin in origins)
-    yield f"# {_markdown(title).strip() if title else ' and '.join(names)}"
+    own = f"{f'{submodel} of ' if submodel else ''}{' and '.join(names)}"
+    yield f"# {_markdown(title).strip() if title else own}"
     yield ""
     titles = [_markdown(each.title) for each in plan.tables if isinstance(each, Architecture)]
     composite = next((each for each in plan.tables if isinstance(each, Composite)), None)
@@ -138,10 +198,12 @@ def _introduction(plan: Plan, origins: Sequence[_CardSource], title: str | None)
             f"{what} {titles[0]} as encoder and {titles[1]} as decoder. **It was put together, not "
             "trained**: before it is fine-tuned it generates noise."
         )
+    elif submodel:
+        yield f"The {submodel} of a combined model, as a model of its own."
     else:
         what = composed or " and ".join(dict.fromkeys(titles))
         yield f"{what}: the same model for other frameworks or in other files."
-    if composite and len(composite.classes) == 1:
+    if composite and len(composite.classes) == 1 and not submodel:
         yield f"transformers has its class for {_TITLES[next(iter(composite.classes))]} only."
     yield ""
     yield "| part | from | commit | license |"
@@ -202,17 +264,19 @@ def _flax_calls(plan: Plan, sources: Sequence[InputModel]) -> FlaxCalls:
     return FlaxCalls.of(configs, composites[0] if composites else None)
 
 
-def _loading(plan: Plan, flax_calls: FlaxCalls) -> Iterator[str]:
-    classes = plan.classes[""]
-    written = dict.fromkeys(file.framework for file in plan.files)
-    shadowed = any(file.file_format == "safetensors" for file in plan.files)
+def _loading(plan: Plan, flax_calls: FlaxCalls, submodel: str) -> Iterator[str]:
+    classes = plan.classes[submodel]
+    own = f"{submodel}/" if submodel else ""
+    files = [file for file in plan.files if file.path.startswith(own)]
+    written = dict.fromkeys(file.framework for file in files)
+    shadowed = any(file.file_format == "safetensors" for file in files)
     yield "## Load it"
     yield ""
     for framework in (name for name in written if name in classes):
         # transformers 4 prefers safetensors to h5, and fails on them
         more = ", use_safetensors=False" if framework == "tensorflow" and shadowed else ""
         older = "" if framework == "pytorch" else " (transformers before version 5)"
-        calls = flax_calls if framework == "flax" else FlaxCalls()
+        calls = flax_calls if framework == "flax" and not submodel else FlaxCalls()
         name = classes[framework]
         yield f"{_TITLES[framework]}{older}:"
         yield ""
@@ -225,7 +289,9 @@ def _loading(plan: Plan, flax_calls: FlaxCalls) -> Iterator[str]:
         yield ""
 
 
-def _making(plan: Plan, origins: Sequence[_CardSource], options: OutputOptions) -> Iterator[str]:
+def _making(
+    plan: Plan, origins: Sequence[_CardSource], options: OutputOptions, submodel: str
+) -> Iterator[str]:
     words = ["converter", plan.command, *(origin.reference for origin in origins), "OUTPUT"]
     decisive = {
         "to": ",".join(options.to or ()),
@@ -252,7 +318,7 @@ def _making(plan: Plan, origins: Sequence[_CardSource], options: OutputOptions) 
     yield ""
     yield (
         f"With encdec-converter {__version__}. "
-        "`converter-manifest.json` says where every tensor comes from"
+        f"`{'../' if submodel else ''}{MANIFEST}` says where every tensor comes from"
         f"{'' if options.no_hash else ', with its SHA-256'}."
     )
     yield ""

@@ -208,10 +208,21 @@ _CLASS = "tokenizer_class"
 PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
+    "chat_template.json",
     "feature_extractor_config.json",
     "video_preprocessor_config.json",
 )
 """The files that define how images or audio become the encoder's input."""
+
+_TEMPLATES = "additional_chat_templates"
+"""Directory of the chat templates of a tokenizer with several."""
+_MAX_TEMPLATES = 100
+
+_LICENSE_FILES = tuple(
+    f"{name}{suffix}"
+    for name in ("LICENSE", "NOTICE", "USE_POLICY")
+    for suffix in ("", ".txt", ".md")
+)
 
 _ORIGINAL_NAMES = {
     "vocab.json": "encoder.json",
@@ -226,9 +237,11 @@ def tokenizer_files(directory: Path, below: str = "", inner: str = "") -> dict[s
 
     The target paths begin with `below`; in the checkpoint the files are in its `inner` directory.
     """
+    templates = sorted((directory / inner / _TEMPLATES).glob("*.jinja"))[:_MAX_TEMPLATES]
+    names = [f"{_TEMPLATES}/{path.name}" for path in templates]
     return {
         f"{below}{name}": path
-        for name in TOKENIZER_FILES
+        for name in (*TOKENIZER_FILES, *names)
         for stored in (_ORIGINAL_NAMES.get(name, name), name)  # transformers' own name wins
         if (path := file_to_copy(directory, f"{inner}{stored}"))
     }
@@ -245,7 +258,16 @@ def all_tokenizer_files(directory: Path, submodels: Iterable[str] = ()) -> dict[
 
 def processor_files(directory: Path) -> dict[str, Path]:
     """Return the files of image processors and feature extractors in `directory`: name → path."""
-    paths = {name: file_to_copy(directory, name) for name in PROCESSOR_FILES}
+    return _present(directory, PROCESSOR_FILES)
+
+
+def license_files(directory: Path) -> dict[str, Path]:
+    """Return the files with the terms of a checkpoint, which every copy must have: name → path."""
+    return _present(directory, _LICENSE_FILES)
+
+
+def _present(directory: Path, names: Iterable[str]) -> dict[str, Path]:
+    paths = {name: file_to_copy(directory, name) for name in names}
     return {name: path for name, path in paths.items() if path}
 
 
@@ -283,8 +305,7 @@ def sentence_transformer_files(directory: Path) -> tuple[dict[str, Path], list[s
             f"cannot be: the output is its encoder alone; copy {_MODULES} and them yourself"
         ]
     lengths = (path.name for path in sorted(directory.glob(_SEQUENCE_LENGTHS)))
-    paths = {name: file_to_copy(directory, name) for name in (_MODULES, _PROMPTS, *lengths)}
-    return {**copied, **{name: path for name, path in paths.items() if path}}, []
+    return {**copied, **_present(directory, (_MODULES, _PROMPTS, *lengths))}, []
 
 
 @dataclass(frozen=True)

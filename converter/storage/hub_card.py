@@ -26,11 +26,20 @@ _MAX_BYTES = 4 << 20
 # Not `huggingface_hub.metadata_load`: importing it takes longer than composing a small model, and
 # its YAML parser takes seconds and unbounded recursion for the front matter of a hostile card.
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
-_LICENSE = re.compile(
-    r"^license:[ \t]*(?:\n[ \t]*-[ \t]*|\[)?"  # a string, or a list of one
-    r"[\"']?([A-Za-z0-9][A-Za-z0-9.+-]{0,63})[\"']?\]?[ \t]*$",
-    re.MULTILINE,
+_FIELD = re.compile(r"([a-z_]+):[ \t]*(.*?)[ \t]*")
+_ITEM = re.compile(r"[ \t]*-[ \t]+(.*?)[ \t]*")
+_VALUE = re.compile(r"([\"']?)([A-Za-z0-9][A-Za-z0-9 ._/:+@-]{0,200})\1")
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
+_STATED = (
+    "license",
+    "license_name",
+    "license_link",
+    "base_model",
+    "language",
+    "datasets",
+    "pipeline_tag",
 )
+"""The fields of a card that a copy of the model has as well."""
 
 
 def with_checksum(text: str) -> bytes:
@@ -55,13 +64,42 @@ def for_repository(card: bytes, repo_id: str) -> bytes:
 
 def stated_license(directory: Path) -> str | None:
     """Return the license id in the card's front matter, such as ``apache-2.0``."""
+    stated = stated_fields(directory).get("license", ())
+    return stated[0].lower() if len(stated) == 1 and _LICENSE.fullmatch(stated[0]) else None
+
+
+def stated_fields(directory: Path) -> dict[str, tuple[str, ...]]:
+    """Return the fields of a card's front matter that hold for a copy of the model → the values.
+
+    A field is left out if one of its values is not plain text: this is no parser of YAML.
+    """
     path = directory / MODEL_CARD
     if not os.path.lexists(path):
-        return None
-    card = read_start(path, _MAX_BYTES)
-    front_matter = _FRONT_MATTER.match(card.decode(errors="replace").replace("\r\n", "\n"))
-    match = _LICENSE.search(front_matter[1]) if front_matter else None
-    return match[1].lower() if match else None
+        return {}
+    card = read_start(path, _MAX_BYTES).decode(errors="replace").replace("\r\n", "\n")
+    front_matter = _FRONT_MATTER.match(card)
+    fields: dict[str, list[str]] = {}
+    items: list[str] = []
+    for line in front_matter[1].split("\n") if front_matter else ():
+        if match := _FIELD.fullmatch(line):
+            value = match[2]
+            is_list = value.startswith("[") and value.endswith("]")
+            items = value[1:-1].split(",") if is_list else [value] if value else []
+            fields.setdefault(match[1], items)
+        elif match := _ITEM.fullmatch(line):
+            items.append(match[1])
+        elif line.strip():
+            items.append("")  # a value of several lines, which is not read
+    plain = {
+        name: [_VALUE.fullmatch(value.strip()) for value in fields[name]]
+        for name in _STATED
+        if fields.get(name)
+    }
+    return {
+        name: tuple(match[2] for match in matches if match)
+        for name, matches in plain.items()
+        if all(matches)
+    }
 
 
 def validate_card(path: Path, api: HfApi) -> None:

@@ -69,8 +69,13 @@ def plan_conversion(
     }
     if settings_file := file_to_copy(directory, GENERATION_CONFIG):
         copied[GENERATION_CONFIG] = settings_file
-    if not model.submodels and "pytorch" in frameworks:
+    if not model.submodels:
         modules, omitted = sentence_transformer_files(directory)
+        if modules and "pytorch" not in frameworks:
+            modules = {}
+            omitted = [
+                "the modules of the SentenceTransformer are not copied: PyTorch alone has them"
+            ]
         copied |= modules
         warnings += omitted
     return build_plan(

@@ -58,7 +58,8 @@ def test_its_files_travel_with_the_encoder(tmp_path: Path) -> None:
 def test_they_stay_behind_where_no_class_reads_them(tmp_path: Path) -> None:
     source = save(tmp_path / "source", "Transformer", "Pooling")
     decoder = make(tmp_path / "decoder", "gpt2", "GPT2LMHeadModel")
-    convert(source, tmp_path / "flax", to=["flax"])
+    result = convert(source, tmp_path / "flax", to=["flax"])
+    assert any("are not copied: PyTorch alone has them" in text for text in result.warnings)
     compose(source, decoder.directory, tmp_path / "pair", to=["pytorch"])
     for out in ("flax", "pair"):
         assert not (tmp_path / out / "modules.json").exists()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from converter import compose, convert, split
+from converter.file_names import auxiliary_files
 from converter.options import TokenizerChoice
 from tests.factories import make
 
@@ -96,7 +97,7 @@ def test_the_only_tokenizer_is_not_where_it_would_be_taken_for_both(
     result = compose(*submodels, tmp_path / "out", to=["pytorch"])
     [warning] = [text for text in result.warnings if text.startswith(f"{missing}: no tokenizer")]
     assert f"save the {missing}'s in {missing}_tokenizer/" in warning
-    assert f"--tokenizer {other} if both use the same" in warning
+    assert f'tokenizer="{other}" if both use the same' in warning
     assert not _files(tmp_path / "out")
     own = _files(tmp_path / "out" / f"{other}_tokenizer")
     assert "tokenizer_config.json" in own
@@ -139,3 +140,54 @@ def test_an_encoder_of_images_has_no_tokenizer_when_split_off(tmp_path: Path) ->
     assert not _files(tmp_path / "halves" / "encoder")
     assert (tmp_path / "halves" / "encoder" / "preprocessor_config.json").is_file()
     assert _files(tmp_path / "halves" / "decoder") == {"vocab.txt", "tokenizer_config.json"}
+
+
+def test_templates_of_chats_stay_through_conversion_and_splitting(
+    submodels: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source = submodels[1]
+    (source / "additional_chat_templates").mkdir()
+    names = ("chat_template.jinja", "additional_chat_templates/tools.jinja")
+    for name in names:
+        (source / name).write_text(name)
+    (source / "chat_template.json").write_text("{}")
+    convert(source, tmp_path / "again", to=["flax"])
+    compose(*submodels, tmp_path / "out", to=["pytorch"])
+    split(tmp_path / "out", tmp_path / "parts")
+    for directory in ("again", "out/decoder_tokenizer", "parts/decoder"):
+        for name in names:
+            assert (tmp_path / directory / name).read_text() == name
+    assert (tmp_path / "again/chat_template.json").read_text() == "{}"
+
+
+def test_a_remote_checkpoint_is_fetched_with_all_that_goes_along() -> None:
+    names = [
+        "encoder_tokenizer/vocab.txt",
+        "question_encoder_tokenizer/vocab.txt",
+        "additional_chat_templates/tools.jinja",
+        "decoder_tokenizer/additional_chat_templates/tools.jinja",
+        "LICENSE",
+        "LICENSE.txt",
+        "NOTICE",
+        "USE_POLICY.md",
+    ]
+    assert auxiliary_files([*names, "onnx/vocab.txt", "CONTRIBUTING.md", "LICENSE.pdf"]) == names
+
+
+def test_a_decoder_does_not_get_a_tokenizer_of_more_tokens_than_it_has(
+    submodels: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """As a model that was trained and saved without the tokenizer of its decoder."""
+    vocabularies = {"bert": 61, "gpt2": 41}
+    encoder = make(tmp_path / "large", "bert", vocab_size=vocabularies["bert"]).directory
+    (encoder / "vocab.txt").write_text(WORDS + "".join(f"w{number}\n" for number in range(50)))
+    decoder = make(
+        tmp_path / "small", "gpt2", "GPT2LMHeadModel", vocab_size=vocabularies["gpt2"]
+    ).directory
+    tokens: Any = {"decoder_start_token": 1, "eos_token": 2, "pad_token": 3}
+    compose(encoder, decoder, tmp_path / "out", to=["pytorch"], tokenizer="encoder", **tokens)
+    result = split(tmp_path / "out", tmp_path / "parts", to=["pytorch"])
+    [warning] = [text for text in result.warnings if "gets no tokenizer" in text]
+    assert warning.startswith("decoder: ") and "54 tokens, more than its 41" in warning
+    assert _files(tmp_path / "parts/encoder") == {"vocab.txt", "tokenizer_config.json"}
+    assert not _files(tmp_path / "parts/decoder")

@@ -12,7 +12,7 @@ import yaml
 
 import converter
 from converter.errors import UsageError
-from converter.storage.hub_card import is_generated, stated_license
+from converter.storage.hub_card import is_generated, stated_fields, stated_license
 from tests import factories
 from tests.storage.hub.conftest import HubSession
 
@@ -86,6 +86,123 @@ def test_the_license_of_results(submodels: tuple[Path, Path], tmp_path: Path) ->
     assert front((tmp_path / "both" / "README.md").read_text())["license"] == "mit"
     converter.convert(bert, tmp_path / "converted")
     assert front((tmp_path / "converted" / "README.md").read_text())["license"] == "mit"
+
+
+CARD = """---
+language: ["no", en]
+license: other
+license_name: "own terms"
+license_link: https://example.org/terms
+base_model:
+- org/base
+datasets: [org/data]
+pipeline_tag: fill-mask
+extra: |
+  text
+---
+"""
+
+
+def test_a_copy_states_what_the_card_of_its_source_does(
+    submodels: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bert, gpt2 = submodels
+    (bert / "README.md").write_text(CARD)
+    (gpt2 / "README.md").write_text("---\nlicense: mit\nbase_model: org/other\nlanguage: en\n---\n")
+    for name in ("LICENSE", "NOTICE.txt"):
+        (bert / name).write_text(name)
+    converter.convert(bert, tmp_path / "copy")
+    assert front((tmp_path / "copy" / "README.md").read_text()) == {
+        "base_model": ["org/base"],
+        "language": ["no", "en"],
+        "datasets": "org/data",
+        "pipeline_tag": "fill-mask",
+        "library_name": "transformers",
+        "license": "other",
+        "license_name": "own terms",
+        "license_link": "https://example.org/terms",
+        "tags": ["bert"],
+    }
+    assert (tmp_path / "copy/LICENSE").read_text() == "LICENSE"
+    assert (tmp_path / "copy/NOTICE.txt").read_text() == "NOTICE.txt"
+    converter.compose(bert, gpt2, tmp_path / "both")
+    composed = front((tmp_path / "both" / "README.md").read_text())
+    assert composed["base_model"] == ["org/base", "org/other"]
+    assert composed["license_name"] == "other-and-mit"
+    assert "language" not in composed
+    (tmp_path / "both/LICENSE.md").write_text("terms")
+    converter.split(tmp_path / "both", tmp_path / "parts")
+    for name, tag in (("encoder", "bert"), ("decoder", "gpt2")):
+        card = (tmp_path / "parts" / name / "README.md").read_text()
+        assert front(card)["base_model"] == ["org/base", "org/other"]
+        assert front(card)["license_name"] == "other-and-mit"
+        assert front(card)["tags"] == [tag]
+        assert f"# {name} of both" in card
+        assert "Model.from_pretrained" in card
+        assert (tmp_path / "parts" / name / "LICENSE.md").read_text() == "terms"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("language: en", ("en",)),
+        ("language:\n  - en\n  - 'no'\nlicense: mit", ("en", "no")),
+        ('language: [en, "de"]', ("en", "de")),
+        ("language: &anchor en", None),
+        ("language: [en, [de]]", None),
+        ("language: |\n  en", None),
+        ("language: en\nlanguage: de", ("en",)),
+        ("language: 'en", None),
+        ("language:", None),
+    ],
+)
+def test_only_plain_fields_of_a_card_are_repeated(
+    tmp_path: Path, lines: str, expected: tuple[str, ...] | None
+) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{lines}\n---\n")
+    assert stated_fields(tmp_path).get("language") == expected
+
+
+def test_the_parts_of_a_composed_model_state_their_own_repositories(
+    submodels: tuple[Path, Path], tmp_path: Path
+) -> None:
+    converter.compose(*submodels, tmp_path / "both", to=["pytorch"])
+    manifest = tmp_path / "both/converter-manifest.json"
+    made = json.loads(manifest.read_text())
+    for name, entry in made["sources"].items():
+        entry |= {"reference": f"org/{name}", "revision": "a" * 40}
+    manifest.write_text(json.dumps(made))
+    converter.split(tmp_path / "both", tmp_path / "parts", to=["pytorch"])
+    for name in ("encoder", "decoder"):
+        card = (tmp_path / "parts" / name / "README.md").read_text()
+        assert front(card)["base_model"] == [f"org/{name}"]
+    converter.convert(tmp_path / "parts/encoder", tmp_path / "again", to=["pytorch"])
+    written = json.loads((tmp_path / "again/converter-manifest.json").read_text())
+    split_off = written["sources"]["source"]["made_by"]
+    assert split_off["command"] == "split"
+    composed = split_off["sources"]["source"]["made_by"]
+    assert composed["command"] == "compose"
+    assert composed["sources"]["decoder"] == {"reference": "org/decoder", "revision": "a" * 40}
+    assert front((tmp_path / "again/README.md").read_text())["base_model"] == ["org/encoder"]
+
+
+def test_a_hostile_manifest_adds_little_to_another(
+    submodels: tuple[Path, Path], tmp_path: Path
+) -> None:
+    deep: dict[str, Any] = {"reference": "x" * 10**5, "revision": 7}
+    for _ in range(30):
+        deep = {"reference": ["a"], "made_by": {"sources": {"l" * 10**4: deep, "other": 3}}}
+    many = {str(number): deep for number in range(1000)}
+    contents: tuple[Any, ...] = (
+        {"sources": many},
+        {"sources": []},
+        {"sources": {"a": {"made_by": 5}}},
+        [],
+    )
+    for content in contents:
+        (submodels[0] / "converter-manifest.json").write_text(json.dumps(content))
+        converter.convert(submodels[0], tmp_path / "out", to=["pytorch"], overwrite=True)
+        assert (tmp_path / "out/converter-manifest.json").stat().st_size < 10**6
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,7 @@ class ComposeOptions(CardOptions):
         "truncated-normal has the same scale, cut at two standard deviations; xavier is Glorot's "
         "uniform rule; zero-output makes cross-attention add nothing at first; copy-self-attention "
         "copies the decoder's self-attention where shapes allow.",
+        metavar="RULE",
         group=COMPOSITION,
     )
     force: bool = option(

@@ -10,7 +10,7 @@ from converter.options import ConvertOptions
 
 _EPILOG = """\b
 Examples:
-  converter convert google-bert/bert-base-uncased bert-all --to pytorch,tensorflow,flax
+  converter convert google-bert/bert-base-uncased bert-tf --to tensorflow,flax
   converter convert tensorflow-only rescued --to pytorch
   converter convert gpt2 gpt2-bf16 --pytorch-format both --dtype bfloat16
   converter convert bert2gpt2/tf_model.h5 combined --to pytorch"""

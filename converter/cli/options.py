@@ -263,6 +263,8 @@ def click_option(option: Option) -> GroupedOption:
     kind = _type(option) if bool not in option.items else None
     repeats = option.repeats or isinstance(kind, Assignment)
     help = declared.help + (" May repeat." if repeats and declared.kind != "list" else "")
+    if option.choices and declared.metavar:  # which takes the place of the choices
+        help += f" One of {', '.join(option.choices)}."
     callbacks: dict[type, Callable[..., Any]] = {Names: _flatten, Assignment: _as_dict}
     attrs: dict[str, Any] = {"is_flag": True}
     if kind is not None:

@@ -8,11 +8,12 @@ import re
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
-from converter.cli import commands
+from converter.cli import COMMANDS, commands
 from converter.text import cell_width, wrap
 from tests import factories
 
@@ -186,3 +187,28 @@ def test_the_page_says_what_its_numbers_are(place: Path, monkeypatch: pytest.Mon
     assert "std the standard deviation" in text and "±" not in text
     assert "those of the absolute differences" in text and "cosine similarity of 1 means" in text
     assert re.search(r"Made by converter \S+ on \d{4}-\d\d-\d\d at \d\d:\d\d UTC\.", text)
+
+
+def test_help_fits_its_terminal_but_for_examples() -> None:
+    context = click.Context(commands, info_name="converter", **commands.context_settings)
+    texts = {"": lambda width: commands.get_help(click.Context(commands, terminal_width=width))}
+    for name in COMMANDS:
+        command = commands.get_command(context, name)
+        assert command is not None
+        texts[name] = lambda width, command=command: command.get_help(
+            click.Context(command, context, terminal_width=width, max_content_width=width)
+        )
+    for name, text in texts.items():
+        for width in (60, 80):
+            lines = text(width).splitlines()
+            wide = [line for line in lines if len(line) > width]
+            assert all(line.startswith("    converter ") for line in wide), (name, wide)
+
+
+def test_each_source_is_one_row_of_the_verification(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    lines = screen(None, *SCREENS["verify against"])
+    for row in ("equal to bert", "equal to gpt2", "initialized  "):
+        assert sum(line.startswith(f"  {row}") for line in lines) == 1

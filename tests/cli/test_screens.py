@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -189,20 +190,17 @@ def test_the_page_says_what_its_numbers_are(place: Path, monkeypatch: pytest.Mon
     assert re.search(r"Made by converter \S+ on \d{4}-\d\d-\d\d at \d\d:\d\d UTC\.", text)
 
 
-def test_help_fits_its_terminal_but_for_examples() -> None:
+@pytest.mark.parametrize("width", [60, 80])
+def test_help_fits_its_terminal_but_for_examples(width: int) -> None:
     context = click.Context(commands, info_name="converter", **commands.context_settings)
-    texts = {"": lambda width: commands.get_help(click.Context(commands, terminal_width=width))}
+    how: Any = {"terminal_width": width, "max_content_width": width}
+    texts = [commands.get_help(click.Context(commands, **how))]
     for name in COMMANDS:
         command = commands.get_command(context, name)
         assert command is not None
-        texts[name] = lambda width, command=command: command.get_help(
-            click.Context(command, context, terminal_width=width, max_content_width=width)
-        )
-    for name, text in texts.items():
-        for width in (60, 80):
-            lines = text(width).splitlines()
-            wide = [line for line in lines if len(line) > width]
-            assert all(line.startswith("    converter ") for line in wide), (name, wide)
+        texts.append(command.get_help(click.Context(command, context, **how)))
+    wide = [line for text in texts for line in text.splitlines() if len(line) > width]
+    assert all(line.startswith("    converter ") for line in wide), wide
 
 
 def test_each_source_is_one_row_of_the_verification(

@@ -156,6 +156,68 @@ def test_each_directory_holds_the_tokenizer_of_its_source(
         assert len(own[1]) > 8
 
 
+def test_what_training_saved_stays_through_conversion_and_splitting(
+    composed: dict[str, Path], tmp_path: Path
+) -> None:
+    """Processor, tokenizer with a template of chats, and generation settings."""
+    from transformers import (
+        AutoImageProcessor,
+        AutoProcessor,
+        AutoTokenizer,
+        GenerationConfig,
+        TrOCRProcessor,
+        VisionEncoderDecoderModel,
+        ViTImageProcessor,
+    )
+
+    trained, out, parts = tmp_path / "trained", tmp_path / "out", tmp_path / "parts"
+    model = VisionEncoderDecoderModel.from_pretrained(composed["image"])
+    model.generation_config.num_beams = 3
+    model.save_pretrained(trained)
+    tokenizer = AutoTokenizer.from_pretrained(composed["image"])
+    tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}"}
+    size = {"height": 30, "width": 20}
+    TrOCRProcessor(ViTImageProcessor(size=size), tokenizer).save_pretrained(trained)
+    own = AutoProcessor.from_pretrained(trained)
+    assert own.image_processor.size == size
+    assert isinstance(own.tokenizer.chat_template, dict)
+    converter.convert(trained, out, to=["tensorflow"])
+    converter.split(trained, parts, to=["pytorch"])
+    both = AutoProcessor.from_pretrained(out)
+    assert type(both) is type(own)
+    images = both.image_processor, AutoImageProcessor.from_pretrained(parts / "encoder")
+    for image_processor in images:
+        assert image_processor.to_dict() == own.image_processor.to_dict()
+    for copy in (both.tokenizer, AutoTokenizer.from_pretrained(parts / "decoder")):
+        assert copy(TEXT)["input_ids"] == own.tokenizer(TEXT)["input_ids"]
+        assert copy.chat_template == own.tokenizer.chat_template
+    for place in (out, parts / "decoder"):
+        settings = GenerationConfig.from_pretrained(place)
+        assert settings.to_dict() == model.generation_config.to_dict()
+
+
+def test_both_tokenizers_of_what_training_saved_are_converted_and_split(
+    sources: Path, composed: dict[str, Path], tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, EncoderDecoderModel
+
+    EncoderDecoderModel.from_pretrained(composed["two"]).save_pretrained(tmp_path / "trained")
+    for below in ("", "decoder_tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(composed["two"] / below)
+        tokenizer.save_pretrained(tmp_path / "trained" / below)
+    converter.convert(tmp_path / "trained", tmp_path / "out", to=["flax"])
+    converter.split(tmp_path / "out", tmp_path / "parts", to=["pytorch"])
+    for name, places in (
+        ("bert", ("out", "parts/encoder")),
+        ("gpt2", ("out/decoder_tokenizer", "parts/decoder")),
+    ):
+        own = AutoTokenizer.from_pretrained(sources / name)
+        for place in places:
+            copy = AutoTokenizer.from_pretrained(tmp_path / place)
+            assert type(copy) is type(own)
+            assert copy(TEXT)["input_ids"] == own(TEXT)["input_ids"]
+
+
 def test_the_tables_name_the_class_that_transformers_takes() -> None:
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 

@@ -19,7 +19,7 @@ from converter.progress import ProgressCounter
 from converter.python_calls import takes
 from converter.storage.resolve import open_source
 from converter.verification.loadability import check_configs, check_loadable
-from converter.verification.manifest import load_manifest
+from converter.verification.manifest import check_tables, load_manifest
 from converter.verification.result import Findings, Provenance, Verification
 from converter.verification.source_comparison import compare_with_sources
 from converter.verification.split_output import is_split, verify_split, weight_files
@@ -60,7 +60,8 @@ def verify(options: VerifyOptions) -> Verification:
             )
         else:
             result = verify_one(home, label, options.against)
-        return replace(result, problems=[source.rename(each) for each in result.problems])
+        problems = dict.fromkeys(source.rename(each) for each in result.problems)
+        return replace(result, problems=list(problems))
 
 
 def _verify(
@@ -74,10 +75,11 @@ def _verify(
     """Verify one checkpoint directory; its label is used in the report."""
     names = weight_files(home)
     with ExitStack() as stack:
+        manifest, manifest_findings = load_manifest(home)
         models, findings = _open_models(home, names, registry, stack, bool(against))
         _log.info("%s: comparing the values of %d file(s)", label, len(models))
-        manifest, manifest_findings = load_manifest(home)
         findings += manifest_findings
+        findings += check_tables(manifest, registry, bool(findings.problems))
         if not models:
             return Verification(label, names, findings.checks, findings.problems, findings.notes)
         model = next(iter(models.values()))
@@ -122,15 +124,17 @@ def _open_models(
     models: dict[str, Model] = {}
     problems: list[Problem] = []
     notes: list[str] = []
+    well_formed = 0
     for name in names:
         try:
             checkpoint = stack.enter_context(open_files(home / name, home / CONFIG))
+            well_formed += 1
             model = resolve(checkpoint, registry, label=name)
         except ConverterError as error:
-            problems += error.problems or [Problem(error.message)]
+            problems += error.problems or [Problem(error.message, remedy=error.remedy)]
             continue
         problems += model.key_match.problems(model.required)
         notes += [f"{name}: {note}" for note in model.notes]
         models[name] = model
-    checks = {"files that are well-formed": f"{len(models)} of {len(names)}"}
+    checks = {"files that are well-formed": f"{well_formed} of {len(names)}"}
     return models, Findings(problems, notes, checks)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converter.architectures.registry import ArchitectureRegistry
 from converter.errors import ConverterError, Problem
-from converter.file_names import MANIFEST, MODEL_CARD
+from converter.file_names import MANIFEST, MODEL_CARD, user_tables_directory
 from converter.initializers import Initializer
 from converter.plan import ResizedTensor, SourceTensor
 from converter.planning.manifest import Manifest, dictionary, find_manifest
 from converter.planning.tokenizer_files import non_negative_int
+from converter.text import summarize_names
 from converter.verification.result import Findings
 
 Sources = Mapping[str, tuple[str, SourceTensor]]
@@ -41,6 +44,36 @@ def check_manifest_files(home: Path, manifest: Manifest, title: str) -> Findings
         and (problem := _check_file(home, name, dictionary(entry)))
     ]
     return Findings(problems, checks={title: f"{len(entries) - len(problems)} of {len(entries)}"})
+
+
+def check_tables(
+    manifest: Manifest | None, registry: ArchitectureRegistry, doubt: bool
+) -> Findings:
+    """Compare the mapping tables that the manifest states with those that verify it.
+
+    Missing ones are noted, with what to do. Others are noted if they differ: a user's own, and in
+    `doubt` the bundled ones, which change with the version of converter.
+    """
+    stated = dictionary(manifest.get("mappings")) if manifest else {}
+    notes = []
+    if missing := [name for name in stated if name not in registry.names]:
+        notes.append(
+            f"the manifest names mapping tables that were not found ({summarize_names(missing)}): "
+            f"give them with --mapping FILE, or put them in {user_tables_directory()}"
+        )
+    for name in sorted(stated.keys() - {*missing}):
+        own = registry.own_file(name)
+        if not own and not doubt:
+            continue
+        with suppress(ConverterError):  # the table is wrong, which is among the problems
+            is_composite = registry.is_composite(name)
+            table = registry.composite(name) if is_composite else registry.architecture(name)
+            if table.sha256 != stated[name]:
+                notes.append(
+                    f"the manifest states another mapping table for {name} than "
+                    f"{own or 'the bundled one'}: if it is yours, give it with --mapping FILE"
+                )
+    return Findings(notes=notes)
 
 
 def _check_file(home: Path, name: str, entry: Mapping[str, Any]) -> Problem | None:

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import converter
+from converter import compose, verify
+from converter.file_names import tables_directory
 from tests import factories
+from tests.factories import make
 from tests.verification import damage
 from tests.verification.damage import copy_of
 from tests.verification.test_diff import run
@@ -166,3 +170,59 @@ def test_split_parts_without_hashes_are_verified(home: Path, tmp_path: Path) -> 
     damage.alter(joint, ["enc_to_dec_proj.weight"], damage.flip_bit)
     problems = converter.verify(tmp_path / "parts", against=[tmp_path / "out"]).problems
     assert [problem.tensor for problem in problems] == ["enc_to_dec_proj.weight"]
+
+
+def _composed_with_own_table(home: Path, name: str = "pebble") -> Path:
+    """Compose a checkpoint of two whose architecture has a table of its own; return the table."""
+    table = home / "pebble.toml"
+    text = (tables_directory() / "gpt2.toml").read_text("utf-8")
+    table.write_text(text.replace('"gpt2"', f'"{name}"', 1))
+    made = make(home / "decoder", "gpt2", "GPT2LMHeadModel")
+    config = json.loads((made.directory / "config.json").read_text())
+    (made.directory / "config.json").write_text(json.dumps({**config, "model_type": name}))
+    encoder = make(home / "encoder", "bert").directory
+    compose(encoder, made.directory, home / "out", mapping=[table])
+    return table
+
+
+def test_a_table_that_the_manifest_names_and_that_is_missing_is_asked_for(tmp_path: Path) -> None:
+    table = _composed_with_own_table(tmp_path)
+    result = verify(tmp_path / "out")
+    (problem,) = result.problems  # of three files
+    assert "no mapping table for model_type 'pebble'" in problem.what
+    assert problem.remedy and "--mapping FILE" in problem.remedy
+    (note,) = (note for note in result.notes if "pebble" in note)
+    assert "names mapping tables that were not found (pebble): give them with --mapping" in note
+    assert result.checks["files that are well-formed"] == "3 of 3"
+    result = verify(tmp_path / "out", mapping=[table])
+    assert result.verified and not any("mapping" in note for note in result.notes)
+
+
+def test_a_table_in_the_user_s_directory_verifies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = _composed_with_own_table(tmp_path)
+    monkeypatch.setenv("CONVERTER_MAPPINGS", str(table))
+    assert verify(tmp_path / "out").verified
+    table.write_text(table.read_text().replace("= 768", "= 760"))
+    (note,) = (note for note in verify(tmp_path / "out").notes if "pebble" in note)
+    assert f"states another mapping table for pebble than {table}" in note
+
+
+def test_a_replaced_table_that_is_missing_is_noted_if_the_tensors_do_not_fit(
+    tmp_path: Path,
+) -> None:
+    table = _composed_with_own_table(tmp_path, "gpt2")
+    assert not any("mapping" in note for note in verify(tmp_path / "out").notes)  # the same text
+    table.write_text(table.read_text().replace('"ln_f"', '"ln_g"'))
+    decoder = tmp_path / "decoder" / "model.safetensors"
+    tensors = {name.replace("ln_f", "ln_g"): value for name, value in load_file(decoder).items()}
+    save_file(tensors, decoder)
+    compose(
+        *(tmp_path / "encoder", tmp_path / "decoder", tmp_path / "out"),
+        mapping=[table],
+        overwrite=True,
+    )
+    result = verify(tmp_path / "out")
+    assert not result.verified
+    assert any("another mapping table for gpt2 than the bundled one" in n for n in result.notes)

@@ -192,7 +192,7 @@ def test_a_table_that_the_manifest_names_and_that_is_missing_is_asked_for(tmp_pa
     assert "no mapping table for model_type 'pebble'" in problem.what
     assert problem.remedy and "mapping=[FILE]" in problem.remedy
     (note,) = (note for note in result.notes if "pebble" in note)
-    assert "names mapping tables that were not found (pebble): give them with mapping=[FILE]" in note
+    assert "tables that were not found (pebble): give them with mapping=[FILE]" in note
     assert result.checks["files that are well-formed"] == "3 of 3"
     result = verify(tmp_path / "out", mapping=[table])
     assert result.verified and not any("mapping" in note for note in result.notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,19 @@ def fastest(*args: object, runs: int = 3) -> float:
     return min(taken)
 
 
+def cost(*args: object) -> dict[str, int]:
+    """Return the bytes that a command reads (`rchar`) and its memory in kB (`VmHWM`)."""
+    code = (
+        "import atexit, sys; from pathlib import Path; from converter.cli import main\n"
+        "atexit.register(lambda: print(*(Path(f'/proc/self/{name}').read_text() for name in"
+        " ('io', 'status')), file=sys.stderr)); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], capture_output=True, check=True, text=True
+    )
+    return {name: int(value) for name, value in re.findall(r"(rchar|VmHWM):\s+(\d+)", done.stderr)}
+
+
 def test_help_appears_fast() -> None:
     assert fastest("--help") < 0.25
 
@@ -101,7 +115,10 @@ def test_a_large_checkpoint_is_inspected_by_its_headers(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     get_format("safetensors").create(file, specs, metadata={"format": "pt"}).finalize({})
     assert file.stat().st_size > 1_000_000_000
-    assert fastest("inspect", tmp_path) < 0.5
+    factories.make(tmp_path / "small", "bert")
+    large, small = cost("inspect", tmp_path), cost("inspect", tmp_path / "small")
+    assert large["rchar"] < small["rchar"] + 100_000
+    assert large["VmHWM"] < small["VmHWM"] + 10_000
 
 
 def test_a_checkout_finds_its_tables_without_being_installed(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ from converter.storage.resolve import output_target
 
 _log = logging.getLogger(__name__)
 
-_OVERHEAD = 16 << 20
-"""Bytes beyond those of the tensors: headers, directories, documents."""
+_OVERHEAD, _TENSOR_OVERHEAD = 1 << 20, 4 << 10
+"""Bytes beyond those of tensors and copied files: directories; header and manifest of a tensor."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -165,7 +165,9 @@ def write_checkpoint(
         target.open_for_writing(options.overwrite, plan_id, options.sync) as directory,
         ExitStack() as stack,
     ):
-        require_space(directory, plan.nbytes + _OVERHEAD)
+        entries = sum(len(file.entries) for file in plan.files)
+        copied = sum(result.sizes.values())
+        require_space(directory, plan.nbytes + copied + _OVERHEAD + entries * _TENSOR_OVERHEAD)
         hashed = not options.no_hash or options.unchanged_sources or options.resume
         executed = execute(
             plan,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,10 +41,16 @@ def format_error(
     return FormatError(f"{path}: cannot be read", [problem])
 
 
+_REPEATED = re.compile(r"([\x00-\x1f\x7f-\uffff])\1{7,}")
+"""What a damaged file has many of, such as null bytes."""
+
+
 def sanitize(text: str, limit: int = 200) -> str:
     """Return `text` truncated and printable, whatever a hostile file put into it."""
     text = text if len(text) <= limit else f"{text[: limit - 1]}…"
-    return text if text.isprintable() else ascii(text)[1:-1]
+    if text.isprintable():
+        return text
+    return ascii(_REPEATED.sub(lambda run: f"{run[1]} ({len(run[0])} times)", text))[1:-1]
 
 
 class FileHandle(ABC):

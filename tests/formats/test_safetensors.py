@@ -110,6 +110,7 @@ BAD = {
     "not UTF-8": (raw(b'{"\xff": 1}'), "UTF-8"),
     "lone surrogate": (raw('{"\\ud800": {}}'), "malformed header"),
     "trailing text": (raw("{} x"), "malformed header"),
+    "zeros": (raw("{" + "\0" * 99), r"expected a string; found \\x00 \(40 times\)"),
     "trailing comma": (raw(f'{{"a":{ENTRY},}}', FOUR), "malformed header"),
     "key twice": (raw(f'{{"a":{ENTRY},"a":{ENTRY}}}', FOUR), "duplicate"),
     "field twice": (

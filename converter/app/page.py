@@ -252,7 +252,8 @@ def _run(workspace: Workspace, job: Any, session: str, progress: Any, *values: A
     """Return the report of a run."""
 
     def show(done: int, total: int, name: str) -> None:
-        progress(done / max(total, 1), desc=f"{size(done)} of {size(total)}: {printable(name, 80)}")
+        text = f"{printable(name, 80)}: {size(done)} of {size(total)}"
+        progress(done / max(total, 1), desc=text)
 
     def report() -> Iterator[str]:
         progress(0.0, desc="Opening the checkpoints")

@@ -109,7 +109,8 @@ class Workspace:
     def run(self, session_id: str, job: Job, progress: Progress | None = None) -> Finished:
         """Carry out a job and verify the result, which replaces the session's previous one.
 
-        Raise `StoppedError` if the session asks for it, and the errors of the command.
+        `progress` gets the step with the name of the tensor. Raise `StoppedError` if the session
+        asks for it, and the errors of the command.
         """
         with self._working(session_id) as session:
 
@@ -136,7 +137,11 @@ class Workspace:
         self, session: _Session, job: Job, references: Mapping[str, str], progress: Progress
     ) -> Finished:
         """Carry out a job and verify the result against its sources, unless values were cast."""
-        result = self._call(session, job, references, progress=progress)
+
+        def step(name: str) -> Progress:
+            return lambda done, total, tensor: progress(done, total, f"{name} {tensor}")
+
+        result = self._call(session, job, references, progress=step("Writing"))
         cast = any(
             isinstance(tensor.origin, SourceTensor)
             and tensor.origin.tensor.spec.dtype != tensor.spec.dtype
@@ -146,7 +151,7 @@ class Workspace:
             str(result.output),
             against=() if cast else [*references.values()],
             value_report=True,
-            progress=progress,
+            progress=step("Verifying"),
         )
         name = self.without_paths(verification.directory)
         report = self.without_paths(page(replace(verification, directory=name)))

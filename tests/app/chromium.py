@@ -97,8 +97,9 @@ class Chromium:
         self.click(selector)
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
-            files = [path for path in directory.glob("*") if path.suffix != ".crdownload"]
-            if files and not [*directory.glob("*.crdownload")]:
+            files = [*directory.iterdir()]
+            # While it is written, it has another name, which starts with a dot or ends so.
+            if files and not files[0].name.startswith(".") and files[0].suffix != ".crdownload":
                 return files[0]
             time.sleep(0.1)
         raise AssertionError("nothing was saved")

@@ -59,7 +59,9 @@ def test_a_result_is_that_of_the_command_and_is_verified(
     server = Workspace(root, closed=False)
     planned = server.plan("me", job)
     assert not planned.written
-    finished = server.run("me", job)
+    steps: list[str] = []
+    finished = server.run("me", job, lambda done, total, step: steps.append(step.split()[0]))
+    assert [*dict.fromkeys(steps)] == ["Writing", "Verifying"]
     assert finished.verification.verified
     assert finished.verification.origins
     assert finished.directory.name == "bert-gpt2"

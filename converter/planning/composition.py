@@ -388,7 +388,7 @@ def plan_composition(
             *tokens.notes,
             *pair_warnings(sources, tokens.ids, generation.settings),
             *auxiliary.warnings,
-            *generation_warnings(configs, pair.composite, frameworks),
+            *(generation_warnings(configs, pair.composite) if "flax" in frameworks else ()),
         ),
     )
 

@@ -53,7 +53,8 @@ def plan_conversion(
     frameworks, warnings = select_frameworks(options.to, model.unsupported_reasons)
     notes = model.composite.notes if model.composite else {}
     warnings += [f"{name}: {notes[name]}" for name in frameworks if name in notes]
-    warnings += generation_warnings(model.configs, model.composite, frameworks)
+    if "flax" in frameworks:
+        warnings += generation_warnings(model.configs, model.composite)
     raw = model.raw
     if options.dtype != "keep":
         nested = model.composite.configs.values() if model.composite else ()

@@ -8,7 +8,7 @@ positions from 0, or from the sum of ``decoder_attention_mask`` minus 1.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from converter.architectures.model_config import ModelConfig
@@ -125,7 +125,7 @@ class FlaxCalls:
 
 
 def generation_warnings(
-    configs: Mapping[str, ModelConfig], composite: Composite | None, frameworks: Collection[str]
+    configs: Mapping[str, ModelConfig], composite: Composite | None
 ) -> list[str]:
-    """Return what users have to pass to `generate`, if Flax is among the `frameworks` written."""
-    return FlaxCalls.of(configs, composite).warnings if _FLAX in frameworks else []
+    """Return what users have to pass to `generate`."""
+    return FlaxCalls.of(configs, composite).warnings

@@ -85,7 +85,7 @@ def make_model_card(
         *_front_matter(plan, origins, directory),
         *_introduction(plan, origins, directory, title),
         *(_new_weights(plan) if not directory else ()),
-        *_loading(plan, _flax_calls(plan, sources), directory),
+        *_loading(plan, sources, directory),
         *_making(plan, origins, options, directory),
     )
     return with_checksum("\n".join(lines))
@@ -238,8 +238,9 @@ def _new_weights(plan: Plan) -> Iterator[str]:
     if copies:
         yield f"{len(copies):,} tensors of cross-attention are copies of those of self-attention:"
         yield from ("", *(f"- `{name}`" for name in collapse_ranges(copies)), "")
-    yield f"{count:,} of {len(plan.tensors):,} tensors are in no source and are newly initialized."
-    yield ""
+    if count:
+        tensors = f"{count:,} of {len(plan.tensors):,} tensors"
+        yield from (f"{tensors} are in no source and are newly initialized.", "")
     for reason, names in reasons.items():
         yield f"- {reason}:"
         yield from (f"  - `{name}`" for name in collapse_ranges(names))
@@ -264,7 +265,7 @@ def _flax_calls(plan: Plan, sources: Sequence[InputModel]) -> FlaxCalls:
     return FlaxCalls.of(configs, composites[0] if composites else None)
 
 
-def _loading(plan: Plan, flax_calls: FlaxCalls, submodel: str) -> Iterator[str]:
+def _loading(plan: Plan, sources: Sequence[InputModel], submodel: str) -> Iterator[str]:
     classes = plan.classes[submodel]
     own = f"{submodel}/" if submodel else ""
     files = [file for file in plan.files if file.path.startswith(own)]
@@ -276,15 +277,16 @@ def _loading(plan: Plan, flax_calls: FlaxCalls, submodel: str) -> Iterator[str]:
         # transformers 4 prefers safetensors to h5, and fails on them
         more = ", use_safetensors=False" if framework == "tensorflow" and shadowed else ""
         older = "" if framework == "pytorch" else " (transformers before version 5)"
-        calls = flax_calls if framework == "flax" and not submodel else FlaxCalls()
+        has_calls = framework == "flax" and not submodel
+        calls = _flax_calls(plan, sources) if has_calls else None
         name = classes[framework]
         yield f"{_TITLES[framework]}{older}:"
         yield ""
         yield "```python"
-        yield from calls.imports(name)
+        yield from calls.imports(name) if calls else [f"from transformers import {name}"]
         yield ""
         yield f'model = {name}.from_pretrained("{PLACEHOLDER}"{more})'
-        yield from calls.example()
+        yield from calls.example() if calls else ()
         yield "```"
         yield ""
 

@@ -299,7 +299,7 @@ def test_counts_in_a_journal_that_are_none(run: Run, counts: str) -> None:
 def test_the_old_output_stays_until_then(run: Run) -> None:
     converter.compose(*run.sources, run.output, to=["flax"])
     old = content(run.output)
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="overwrite=True"):
         run()
     with pytest.raises(KeyboardInterrupt):
         run(20, overwrite=True)

@@ -141,11 +141,11 @@ def _show(
             bar.start()
 
     def on_result(result: JobResult) -> None:
-        if is_quiet() and not planning and not result.error:
-            return
         write = print_result if planning else print_message
         prefix = f"[{result.number:{len(str(total))}}/{total}] "
         first, *more = map(printable, _lines(result))
+        if is_quiet() and not planning and not more:  # neither an error nor a warning
+            return
         for line in (prefix + first, *(f"  {each}" for each in more)):
             write(wrapped(line, sys.stdout) if planning else line)
 

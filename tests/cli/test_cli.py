@@ -177,6 +177,11 @@ def test_every_command_can_be_quiet(before: bool, bert: Path, gpt2: Path, tmp_pa
         assert result.stdout == ""
         assert all(line.startswith("Warning: ") for line in result.stderr.splitlines())
     assert (tmp_path / "page.html").stat().st_size and (tmp_path / "ran").is_dir()
+    job = {"encoder": str(bert), "decoder": str(gpt2), "output": str(tmp_path / "warned")}
+    (tmp_path / "run.json").write_text(
+        json.dumps({"jobs": [{"compose": job | {"dtype": "bfloat16"}}]})
+    )
+    assert "bfloat16 is written as float32" in run("run", "-q", tmp_path / "run.json").stderr
     # What was asked for is not a report of what was done.
     planned = ("compose", bert, gpt2, tmp_path / "no", "--dry-run")
     for asked in (planned, ("families",), ("check-table", "--draft", bert), (*planned, "--json")):

@@ -104,10 +104,24 @@ def check_loadable(home: Path, models: Mapping[str, Model]) -> Findings:
     problems = [each for label, model in models.items() for each in _check_file(label, model)]
     weights = {path for model in models.values() for path in model.checkpoint.files}
     notes = list(_pickle_notes(home, weights))
-    submodels = next(iter(models.values())).submodels
-    if submodels and not any((home / name).is_file() for name in _TOKENIZERS):
-        notes.append("holds no tokenizer")
+    missing = _without_tokenizer(home, next(iter(models.values())))
+    if missing:
+        notes.append("holds no tokenizer" + (f" of the {missing[0]}" if len(missing) == 1 else ""))
     return Findings(problems, notes)
+
+
+def _without_tokenizer(home: Path, model: Model) -> list[str]:
+    """Return the submodels of texts for which there is no tokenizer."""
+
+    def has(place: Path) -> bool:
+        return any((place / name).is_file() for name in _TOKENIZERS)
+
+    return [
+        submodel
+        for submodel in model.submodels
+        if model.configs[submodel].attribute("vocabulary") is not None
+        if not has(home) and not has(home / f"{submodel}_tokenizer")
+    ]
 
 
 def _check_file(label: str, model: Model) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from converter import compose, convert, split
+from converter import compose, convert, split, verify
 from converter.file_names import auxiliary_files
 from converter.options import TokenizerChoice
 from tests.factories import make
@@ -99,6 +99,7 @@ def test_the_only_tokenizer_is_not_where_it_would_be_taken_for_both(
     assert f"save the {missing}'s in {missing}_tokenizer/" in warning
     assert f'tokenizer="{other}" if both use the same' in warning
     assert not _files(tmp_path / "out")
+    assert f"holds no tokenizer of the {missing}" in verify(tmp_path / "out").notes
     own = _files(tmp_path / "out" / f"{other}_tokenizer")
     assert "tokenizer_config.json" in own
     convert(tmp_path / "out", tmp_path / "again", to=["flax"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from converter.commands.verify import verify
 from converter.display import Displayed, calls_from
-from converter.errors import ConverterError, resource_error
+from converter.errors import ConverterError, OutputError, resource_error
 from converter.execution.write_checkpoint import WriteResult
 from converter.file_names import MANIFEST
 from converter.planning.manifest import NO_HASH
@@ -164,6 +164,8 @@ def _run_command(job: Job, **more: Any) -> WriteResult:
 def _converted(job: Job, error: Exception) -> ConverterError:
     """Return any error as a `ConverterError`, so that it ends this job only."""
     if isinstance(error, ConverterError):
+        if isinstance(error, OutputError) and "--overwrite" in (error.remedy or ""):
+            error.remedy = "An earlier run did not write it: remove it, or choose another output."
         return error
     text, remedy = " ".join(str(error).split())[:300], None
     if lacking := resource_error(error):

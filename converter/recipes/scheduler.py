@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
 from dataclasses import replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Self
 
 from converter.cleanup import thread_pool
-from converter.errors import ConverterError, UsageError
+from converter.errors import CheckpointError, ConverterError, UsageError
 from converter.option_declaration import did_you_mean
 from converter.options import RunOptions
 from converter.progress import callback
@@ -31,13 +32,17 @@ from converter.recipes.job import (
     run_job,
 )
 from converter.recipes.parser import Job, read_recipes
-from converter.storage.references import location_key
+from converter.recipes.schema import SOURCES
+from converter.storage.references import local_path, location_key
 
 if TYPE_CHECKING:
     from converter.recipes.dask_executor import DaskExecutor
 
 _POLL_SECONDS = 0.25
 """Time between two checks for free capacity or an interrupt."""
+
+_MAX_COMPARED = 200
+"""Outputs that a source is compared with, as each job may have to be."""
 
 _STOP_SECONDS = 60.0
 """Time that running jobs have to stop cleanly after an interrupt."""
@@ -226,12 +231,27 @@ class _Scheduler:
             return JobResult(job, FAILED, error=error)
         planned = plan_job(job)
         if isinstance(planned, ConverterError):
+            if isinstance(planned, CheckpointError) and (hint := self.meant_output(job)):
+                planned.remedy = "\n".join(filter(None, (hint, planned.remedy)))
             return JobResult(job, FAILED, error=planned)
         result = check_output(job, planned, lambda *_: self.check_stop())
         if result.status == SKIPPED and job.name in self.forced:
             return replace(result, status=PLANNED, reason="forced")
         made = ", ".join(each.job.name for each in before if each.status == DONE)
         return replace(result, reason=f"{made} ran again") if made and result.reason else result
+
+    def meant_output(self, job: Job) -> str | None:
+        """Return a remedy for a source that is missing, if another job writes it, or a like one."""
+        outputs = {each.output: each.name for each in self.jobs if each is not job}
+        for source in (str(job.options[name]) for name in SOURCES[job.command]):
+            if local_path(source).exists():
+                continue
+            if source in outputs:
+                return f"{outputs[source]} writes {source}: list that job before this one."
+            names = [*outputs] if len(outputs) <= _MAX_COMPARED else []
+            for output in get_close_matches(source, names, 1, 0.8):
+                return f"Did you mean {output}, the output of {outputs[output]}?"
+        return None
 
     def execute(self, executor: ThreadExecutor | DaskExecutor) -> None:
         """Give the executor every job that can start, until all have ended."""

@@ -167,6 +167,24 @@ def test_files_of_others_are_not_replaced(place: Path) -> None:
     assert Path("made/one/thesis.txt").read_text() == "years of work"
 
 
+def test_a_failed_job_names_a_step_that_recipes_have(place: Path) -> None:
+    Path("own").mkdir()
+    Path("own/config.json").write_text("{}")  # of another tool
+    Path("bare").mkdir()
+    Path("bare/model.safetensors").write_bytes(Path("bert/model.safetensors").read_bytes())
+    own = {"name": "own", "convert": {"source": "bert", "output": "own"}}
+    jobs = [job("early", "made/late"), job("late"), job("typo", "made/lat3"), own, job("x", "bare")]
+    result = CliRunner().invoke(commands, ["run", write({"jobs": jobs}), "--keep-going", "--json"])
+    outcomes = json.loads(result.stdout)["jobs"]
+    remedies = {name: each["error"]["remedy"] for name, each in outcomes.items() if "error" in each}
+    assert remedies.pop("early").startswith("late writes made/late: list that job before this one.")
+    assert remedies.pop("typo").startswith("Did you mean made/late, the output of late?")
+    assert remedies.pop("own").startswith("An earlier run did not write it: remove it, or choose")
+    assert remedies.pop("x").startswith("Give one with config: FILE")
+    assert not remedies
+    assert Path("own/config.json").read_text() == "{}"
+
+
 def test_all_problems_of_a_recipe_are_reported_at_once(place: Path) -> None:
     recipe = {
         "version": 2,

@@ -46,14 +46,15 @@ def takes(command: Callable[_P, Any]) -> Callable[[Callable[[Any], _T]], Callabl
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
             if SURFACE.get() != "python":
                 with errors_in_words():
-                    return function(command(*args, **kwargs))
+                    result = function(command(*args, **kwargs))
+                return _in_words(result, in_recipe) if SURFACE.get() == "recipe" else result
             _check_arguments(name, signature, args, kwargs)
             with errors_in_words(), ExitStack() as stack:
                 if "progress" in signature.parameters:
                     progress: Any = kwargs.get("progress")
                     shown = show_progress(progress, name, unit)
                     kwargs["progress"] = stack.enter_context(shown)
-                result = _in_python_words(function(command(*args, **kwargs)))
+                result = _in_words(function(command(*args, **kwargs)), in_python)
             for text in dict.fromkeys(getattr(result, "warnings", ())):
                 warnings.warn(printable(text), ConverterWarning, stacklevel=2)
             return result
@@ -118,21 +119,21 @@ def errors_in_words() -> Iterator[None]:
         raise
 
 
-def _in_python_words(result: _T) -> _T:
-    """Return a result whose warnings, notes and problems are in the words of Python."""
+def _in_words(result: _T, change: Callable[[str], str]) -> _T:
+    """Return a result with `change` applied to its warnings, notes and problems."""
     changes: dict[str, Any] = {}
     for name in ("plan", "warnings", "notes", "problems"):
         if name not in getattr(result, "__dataclass_fields__", ()):
             continue
         value = getattr(result, name)
         if name == "plan":
-            changed = _in_python_words(value)
+            changed = _in_words(value, change)
         elif not isinstance(value, Sequence):  # the problems of tables by file
             continue
         elif name == "problems":
-            changed = tuple(each.reworded(in_python) for each in value)
+            changed = tuple(each.reworded(change) for each in value)
         else:
-            changed = tuple(map(in_python, value))
+            changed = tuple(map(change, value))
         if changed is not value and (name == "plan" or changed != tuple(value)):
             changes[name] = changed
     return replace(result, **changes) if changes else result  # type: ignore[type-var]

@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import re
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,3 +232,34 @@ def test_help_is_in_the_words_of_python() -> None:
     for name in ("compose", "convert", "split", "inspect", "verify", "diff", "push", "families"):
         text = inspect.getdoc(getattr(converter, name)) or ""
         assert not re.search(r"(?<![\w-])--[a-z]|`converter ", text), name
+
+
+def test_the_traceback_of_a_client_is_not_shown_with_the_error() -> None:
+    from converter.errors import CheckpointError
+    from converter.storage.hub_client import translate_hub_errors
+    from converter.storage.references import parse_url
+    from converter.storage.url import translate_url_errors
+
+    url = parse_url("s3://a/b")
+    assert url
+    for translated in (
+        translate_hub_errors(CheckpointError, "a/b: cannot be downloaded", "a/b"),
+        translate_url_errors(CheckpointError, url, "cannot be read"),
+    ):
+        with pytest.raises(CheckpointError) as caught, translated:
+            try:
+                raise TimeoutError("too slow")
+            except TimeoutError as error:
+                raise ConnectionError("of the client") from error
+        shown = "".join(traceback.format_exception(caught.value))
+        assert "of the client" in str(caught.value) or "too slow" in str(caught.value)
+        assert "During handling" not in shown and "direct cause" not in shown
+
+
+def test_the_warnings_of_jobs_and_of_files_that_a_push_keeps_are_raised(tmp_path: Path) -> None:
+    recipe = tmp_path / "jobs.yaml"
+    options = {"encoder": str(BERT), "decoder": str(GPT2), "output": str(tmp_path / "out")}
+    recipe.write_text(json.dumps({"jobs": [{"name": "one", "compose": options}]}), "utf-8")
+    with pytest.warns(converter.ConverterWarning, match="^one: decoder_start_token_id"):
+        summary = converter.run(recipe)
+    assert summary.warnings == tuple(f"one: {text}" for text in summary.results[0].warnings)

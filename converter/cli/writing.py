@@ -134,8 +134,8 @@ def verify_and_push(
 
 def print_push_result(pushed: PushResult, *, json: bool = False) -> None:
     """Print what was pushed."""
-    for name in pushed.kept:
-        warn(f"{name}: the repository has its own, which was kept")
+    for text in pushed.warnings:
+        warn(text)
     if json:
         emit_json(pushed.to_dict())
     elif not pushed.sent:

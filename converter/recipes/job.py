@@ -86,6 +86,11 @@ class RunSummary(Displayed):
         return sum(result.status == status for result in self.results)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings of all jobs, each after the name of its job."""
+        return tuple(f"{each.job.name}: {text}" for each in self.results for text in each.warnings)
+
+    @property
     def succeeded(self) -> bool:
         """If every job is done, or in a dry run can be planned."""
         return all(result.status in (DONE, SKIPPED, PLANNED) for result in self.results)

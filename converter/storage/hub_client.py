@@ -60,7 +60,8 @@ def translate_hub_errors(
         if explanation is None:
             raise
         reason, remedy = explanation
-        raise kind(f"{action}: {reason}", remedy=remedy) from error
+        # The traceback of the client has thousands of characters, and says no more.
+        raise kind(f"{action}: {reason}", remedy=remedy) from None
 
 
 def retry(request: Callable[[], Response]) -> Response:

@@ -56,6 +56,11 @@ class PushResult(Displayed):
     kept: tuple[str, ...]
     """Files of the repository that were not replaced, since somebody else wrote them."""
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know: the files of the repository that were kept."""
+        return tuple(f"{name}: the repository has its own, which was kept" for name in self.kept)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as ``--json`` prints it."""
         files = {name: list(getattr(self, name)) for name in ("sent", "unchanged", "kept")}

@@ -69,7 +69,7 @@ def translate_url_errors(kind: type[ConverterError], url: Url, action: str) -> I
         unsupported = isinstance(error, ImportError) or "Protocol not known" in str(error)
         raise (UnsupportedError if unsupported else kind)(
             f"{url}: {action}: {reason}", remedy=remedy
-        ) from error
+        ) from None
 
 
 def _explain(error: Exception, url: Url) -> tuple[str, str | None] | None:

@@ -91,7 +91,7 @@ def test_the_new_family_converts_there_and_back(table: Path, pebble: Path, tmp_p
 
 
 def test_without_the_table_the_family_is_unknown(pebble: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"pebble.*\n.*--mapping FILE"):
+    with pytest.raises(UnsupportedError, match=r"pebble.*\n.*mapping=\[FILE\]"):
         inspect(pebble)
 
 

@@ -190,7 +190,11 @@ def _with_keywords(text: str, word: _Word) -> str:
     """Return a text with what `word` returns in place of an option and its values, if anything."""
     uses = list[tuple[int, int, Option, list[str]]]()
     for match in _FLAG.finditer(text):
-        if option := _by_flag().get(f"--{match[1]}"):
+        if options := _by_flag().get(f"--{match[1]}"):
+            # ``--force`` of compose has no value, that of run the name of a job
+            option = max(
+                options, key=lambda each: (_value(each, match) is not None, _is_flag(each))
+            )
             value = _value(option, match)
             start, end = match.start(), match.end(1) if value is None else match.end()
             values = [] if value is None else [value]
@@ -210,9 +214,13 @@ def _with_keywords(text: str, word: _Word) -> str:
     return "".join((*parts, text[done:]))
 
 
+def _is_flag(option: Option) -> bool:
+    return bool in option.items
+
+
 def _value(option: Option, match: re.Match[str]) -> str | None:
     """Return the value that follows a flag, if one does."""
-    if bool in option.items or match[2] is None:
+    if _is_flag(option) or match[2] is None:
         return None
     if match[2][0] in "'\"":
         return match[2][1:-1]
@@ -223,7 +231,7 @@ def _value(option: Option, match: re.Match[str]) -> str | None:
 
 def _keyword(option: Option, values: Sequence[str]) -> str:
     """Return a keyword argument, such as ``seed=1``, ``to=["flax"]`` or ``config=FILE``."""
-    if bool in option.items:
+    if _is_flag(option):
         return f"{option.name}=True"
     if not values:
         return f"`{option.name}`"
@@ -246,7 +254,7 @@ def _entry(option: Option, values: Sequence[str]) -> str | None:
         return None
     if not option.in_recipes:
         return None
-    if bool in option.items:
+    if _is_flag(option):
         return f"{option.name}: true"
     if not values:
         return f"`{option.name}`"
@@ -255,8 +263,11 @@ def _entry(option: Option, values: Sequence[str]) -> str | None:
 
 
 @functools.cache
-def _by_flag() -> Mapping[str, Option]:
-    """Return every option of the command line by its flag."""
-    commands = COMMAND_OPTIONS.values()
-    declared = [each for command in commands for each in options_of(command).values()]
-    return {each.flag: each for each in declared if each.in_cli and not each.is_argument}
+def _by_flag() -> Mapping[str, Sequence[Option]]:
+    """Return the options of all commands by their flags."""
+    by_flag = dict[str, list[Option]]()
+    for command in COMMAND_OPTIONS.values():
+        for option in options_of(command).values():
+            if option.in_cli and not option.is_argument:
+                by_flag.setdefault(option.flag, []).append(option)
+    return by_flag

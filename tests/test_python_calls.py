@@ -33,6 +33,8 @@ BERT, GPT2 = ROOT / "fixtures" / "bert-tiny", ROOT / "fixtures" / "gpt2-tiny"
             "to: [pytorch, flax].",
         ),
         ("try --jobs 1.", "try jobs=1.", "try jobs: 1."),
+        ("all the same: --force.", "all the same: force=True.", "all the same: force: true."),
+        ("again: --force JOB.", "again: force=[JOB].", "again: force: [JOB]."),  # of run
         ("a smaller --memory or fewer --jobs", "a smaller `memory` or fewer `jobs`", None),
         ("give it with --config FILE.", "give it with config=FILE.", "with config: FILE."),
         ("--config /tmp/a b", 'config="/tmp/a" b', None),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import converter
+from converter.display import calls_from
 from converter.errors import UsageError
 from converter.execution.write_checkpoint import WriteResult
 from converter.plan import SourceTensor
@@ -221,7 +222,8 @@ class Workspace:
                 directory.mkdir()
                 self._sessions[session_id] = _Session(directory)
             session = self._sessions[session_id]
-        with session.lock:
+        # Messages name the options by flags, which the page replaces by the labels of its fields.
+        with session.lock, calls_from("command line"):
             session.stop.clear()
             session.closed_at = None
             yield session

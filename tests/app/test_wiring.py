@@ -114,6 +114,9 @@ def test_the_values_of_the_fields_reach_the_commands(
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".md", ".msgpack"}
     key = re.search("result/([^/]+)/checkpoint", report)
     assert key and server.find(key[1])
+    again = gradio.click("compose-run", **given, output=str(tmp_path / "out"))
+    assert "Add “Overwrite” to replace it" in again
+    assert "Verified" in gradio.click("compose-run", **given, to=["flax"])
     assert "no checkpoint is chosen" in gradio.click("convert-run")
 
     calls: list[Any] = []
@@ -132,7 +135,7 @@ def test_the_values_of_the_fields_reach_the_commands(
     assert token == ""
     assert "1 file sent" in report and "README.md: the repository" in report
     ((directory, repo_id, options),) = calls
-    assert (directory, repo_id, options["token"]) == (tmp_path / "out", "me/mine", "secret-token")
+    assert (directory.name, repo_id, options["token"]) == ("bert-gpt2", "me/mine", "secret-token")
 
 
 def test_the_other_events(gradio: Gradio, server: Workspace, tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ PLANTED = {
     ),
     "a role of an unknown model": (
         "albert",
-        [('encoder = { model = "AlbertModel" }', 'encoder = { model = "AlbertModle" }')],
+        [('encoder = { model = "AlbertModel"', 'encoder = { model = "AlbertModle"')],
         ["roles.encoder.model", "'AlbertModle'"],
     ),
     "a role that no composite has": (
@@ -236,7 +236,7 @@ PLANTED = {
     ),
     "a role for some frameworks without a reason": (
         "albert",
-        [('model = "AlbertModel" }', 'model = "AlbertModel", frameworks = ["pytorch"] }')],
+        [('model = "AlbertModel",', 'model = "AlbertModel", frameworks = ["pytorch"],')],
         ["roles.encoder.frameworks", "without a reason"],
     ),
     "a decoder without cross-attention": (

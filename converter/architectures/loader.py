@@ -187,7 +187,7 @@ def _param(
         )
     if len({frozenset(layout.axes.names) for layout in layouts.values()}) > 1:
         decoder.add_problem(place, "its dialects name different axes")
-    return Param(name, options.init, layouts, options.dtype)
+    return Param(name, options.init, layouts, options.dtype, options.buffer)
 
 
 class _RowLoader:
@@ -270,6 +270,7 @@ class _RowLoader:
             param_names=options.param,
             aliases=options.aliases,
             not_in=frozenset(options.not_in),
+            buffer=options.buffer,
         )
 
     def _sizes(self, layer_type: LayerType, value: Any, place: str) -> tuple[Expression, ...]:

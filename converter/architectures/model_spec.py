@@ -182,6 +182,8 @@ class ParamSpec:
     """Dialects whose files may hold it as a further copy of what it is tied to."""
     dtype: str = ""
     """The dtype when newly initialized, if not that of the model."""
+    buffer: bool = False
+    """If true, it is a buffer of PyTorch's module, not a parameter in the narrow sense."""
 
     @property
     def canonical(self) -> FrameworkParam:
@@ -412,6 +414,7 @@ class ModelSpecBuilder:
                 overrides_in=tie.overrides_in if tie else frozenset(),
                 copied_in=tie.copied_in if tie else frozenset(),
                 dtype=param.dtype,
+                buffer=param.buffer or row.buffer,
             )
 
     def _ignored(

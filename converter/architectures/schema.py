@@ -106,6 +106,8 @@ class Param:
     layouts: Mapping[str, ParamLayout]
     dtype: str = ""
     """The dtype when newly initialized, if not that of the model."""
+    buffer: bool = False
+    """If true, PyTorch's module computes it or counts with it, and does not train it."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,8 @@ class ModuleEntry:
     aliases: Mapping[str, tuple[NamePattern, ...]] = field(default_factory=dict)
     """Dialect → other paths, read but never written."""
     not_in: frozenset[str] = frozenset()
+    buffer: bool = False
+    """If true, its parameters are buffers of PyTorch's module, whatever the layer type says."""
 
 
 class RowOptions(Entry, frozen=True):
@@ -162,6 +166,7 @@ class RowOptions(Entry, frozen=True):
     param: Mapping[DialectName, str] = {}
     aliases: Mapping[DialectName, tuple[NamePattern, ...]] = {}
     not_in: tuple[DialectName, ...] = ()
+    buffer: bool = False
 
 
 @dataclass(frozen=True)
@@ -431,6 +436,7 @@ class ParamOptions(Entry, frozen=True):
     init: Literal["normal", "zeros", "ones", "count"]
     axes: Axes | None = None
     dtype: Literal["", "int64"] = ""
+    buffer: bool = False
 
 
 class LayoutOptions(Entry, frozen=True):

@@ -66,6 +66,14 @@ class Inspection(Displayed):
             return False if self.state else None
         return not self.model.key_match.problems(self.model.required)
 
+    @property
+    def parameters(self) -> int:
+        """Return the number of parameters; of all values, if the tensors do not fit a model."""
+        if self.model and self.fits:
+            return self.model.parameters
+        tensors = self.checkpoint.tensors.values()
+        return sum({tensor.location: tensor.spec.size for tensor in tensors}.values())
+
     def origin(self, name: str) -> str:
         """Return where a tensor's values come from by the manifest, in few words."""
         entries = self.manifest.get("tensors")
@@ -105,10 +113,7 @@ class Inspection(Displayed):
             "other_files": list(checkpoint.others),
             "format": checkpoint.file_format,
             "tensors": len(specs),
-            "parameters": sum(
-                spec.size
-                for spec in {t.location: t.spec for t in checkpoint.tensors.values()}.values()
-            ),
+            "parameters": self.parameters,
             "bytes": sum(spec.nbytes for spec in specs),
             "dtypes": dict(Counter(spec.dtype for spec in specs)),
             "roles": list(self.roles),

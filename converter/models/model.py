@@ -68,6 +68,22 @@ class Model(MatchedCheckpoint):
     """Whether its submodels share their weights."""
 
     @property
+    def parameters(self) -> int:
+        """The number of parameters, as ``num_parameters`` of transformers: tied ones count once.
+
+        Buffers do not count, nor the parameters that the checkpoint lacks.
+        """
+        sizes = {}
+        for name, stored in self.key_match.matched.items():
+            param = self.spec.by_name.get(name)
+            if param is None or not param.buffer:
+                submodel, _, path = name.partition(".")
+                twins = self.shared and submodel in self.submodels
+                size = stored.tensor.spec.size
+                sizes[(path, size) if twins else (stored.tensor.location, 0)] = size
+        return sum(sizes.values())
+
+    @property
     def submodels(self) -> tuple[str, ...]:
         """The submodels of a combined model; empty for a stand-alone one."""
         return tuple(submodel for submodel in self.configs if submodel)

@@ -46,7 +46,7 @@ def describe_inspection(
     yield indented(table(facts(inspection)))
     dtypes = Counter(spec.dtype for spec in specs)
     totals = (
-        f"{count(len(specs), 'tensor')}, {count(sum(spec.size for spec in specs), 'parameter')}, "
+        f"{count(len(specs), 'tensor')}, {count(inspection.parameters, 'parameter')}, "
         f"{size(sum(spec.nbytes for spec in specs))}: "
         + ", ".join(f"{number:,} {dtype}" for dtype, number in dtypes.items())
     )

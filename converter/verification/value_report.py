@@ -112,7 +112,7 @@ def build_value_report(
         counts[origin] = counts.get(origin, 0) + stored.tensor.spec.size
     return ValueReport(
         model=model.name,
-        parameters=sum(stored.tensor.spec.size for stored in matched.values()),
+        parameters=model.parameters,
         origins=totals,
         tensors=tensors,
         sections=_sections(model.submodels, tensors, samples),

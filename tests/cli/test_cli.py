@@ -318,6 +318,18 @@ def test_inspect_names_the_state_of_weights_that_cannot_be_read(bert: Path) -> N
         (bert / "config.json").unlink(missing_ok=True)  # then without it
 
 
+def test_inspect_counts_a_tied_head_once_that_is_stored_twice(tmp_path: Path) -> None:
+    made = factories.make(tmp_path / "gpt2", "gpt2", "GPT2LMHeadModel")
+    file = made.directory / "model.safetensors"
+    tensors = load_file(file)
+    (words,) = (value for name, value in tensors.items() if name.endswith("wte.weight"))
+    save_file({**tensors, "lm_head.weight": words.copy()}, file)
+    after = json.loads(run("inspect", made.directory, "--json").stdout)
+    assert after["tensors"] == len(tensors) + 1 and after["fits"]
+    assert after["parameters"] == sum(value.size for value in tensors.values())
+    assert f"{after['parameters']:,} parameters" in run("inspect", made.directory).stdout
+
+
 def test_families_lists_every_table() -> None:
     text = run("families").stdout
     assert re.search(r"^distilbert +pt tf +– +pt tf flax$", text, re.MULTILINE)

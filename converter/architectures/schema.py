@@ -1,8 +1,7 @@
 """The schema of mapping tables.
 
-Each subclass of `Entry` is the schema of one section of a TOML file: a field is a key, its default
-makes the key optional, and an unknown key is an error. `Architecture`, `Composite` and
-`Conventions` are complete tables as the rest of the package sees them.
+Each subclass of `Entry` is the schema of one section of a TOML file: a field is a key, optional if
+it has a default. `Architecture`, `Composite` and `Conventions` are complete tables, as others see.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ CROSS_ATTENTION = "cross_attention"
 """The part that only a decoder with cross-attention has."""
 
 Framework = Annotated[str, "framework"]
-
 DialectName = Annotated[str, "dialect"]
 """One of the dialects of ``_dialects.toml``."""
 
@@ -101,8 +99,7 @@ class Param:
 
     name: str
     init: str
-    """``normal`` (the architecture's own rule), ``zeros``, ``ones``, or ``count``: zero,
-    which a file may lack."""
+    """``normal`` (the architecture's own rule), ``zeros``, ``ones``, ``count`` (zero if missing)."""
     layouts: Mapping[str, ParamLayout]
     dtype: str = ""
     """The dtype when newly initialized, if not that of the model."""
@@ -154,7 +151,6 @@ class ModuleEntry:
     """Dialect → other paths, read but never written."""
     not_in: frozenset[str] = frozenset()
     buffer: bool = False
-    """If true, its parameters are buffers of PyTorch's module, whatever the layer type says."""
 
 
 class RowOptions(Entry, frozen=True):

@@ -99,7 +99,7 @@ class Param:
 
     name: str
     init: str
-    """``normal`` (the architecture's own rule), ``zeros``, ``ones``, ``count`` (zero if missing)."""
+    """``normal`` (the architecture's rule), ``zeros``, ``ones``, ``count`` (zero if missing)."""
     layouts: Mapping[str, ParamLayout]
     dtype: str = ""
     """The dtype when newly initialized, if not that of the model."""

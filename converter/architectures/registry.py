@@ -14,7 +14,7 @@ from converter.architectures.decoding import Decoder, flat_fields, parse_toml, r
 from converter.architectures.includes import INCLUDE, expand_includes
 from converter.architectures.loader import load_architecture, load_composite, load_conventions
 from converter.architectures.schema import Architecture, Composite, Conventions, ModelTypes, Role
-from converter.errors import Problem, TableError, UnsupportedError
+from converter.errors import ConverterWarning, Problem, TableError, UnsupportedError
 from converter.file_names import (
     TABLES_VARIABLE,
     tables_directory,
@@ -104,7 +104,8 @@ class ArchitectureRegistry:
                 name, text = _read_own(path)
             except TableError as error:
                 if number < len(directory):
-                    warnings.warn(f"{error.message}; it is left out", stacklevel=4)
+                    left_out = f"{error.message}; it is left out"
+                    warnings.warn(left_out, ConverterWarning, stacklevel=4)
                     continue
                 remedy = f"{TABLES_VARIABLE} lists it."
                 raise TableError(error.message, error.problems, remedy) from error
@@ -171,7 +172,7 @@ class ArchitectureRegistry:
         """Warn, once, that a table found without ``--mapping`` is used instead of another."""
         if other := self._replaced.pop(name, None):
             text = f"{name}: {self._sources[name][0]} is used instead of {other}"
-            warnings.warn(text, stacklevel=3)
+            warnings.warn(text, ConverterWarning, stacklevel=3)
 
     def __contains__(self, name: str) -> bool:
         """Return whether there is a table of this name."""

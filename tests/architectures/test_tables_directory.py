@@ -14,7 +14,7 @@ import pytest
 import converter.file_names
 from converter.architectures import registry
 from converter.architectures.registry import ArchitectureRegistry
-from converter.errors import TableError
+from converter.errors import ConverterWarning, TableError
 from converter.file_names import tables_directory
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +127,7 @@ def test_tables_are_found_in_the_user_s_directory_and_by_the_variable(
     _write(tmp_path / "more" / "c.toml", "pebble", 3)
     _write(tmp_path / "more" / "d.toml", "boulder", 4)
     monkeypatch.setenv("CONVERTER_MAPPINGS", os.pathsep.join(map(str, listed)))
-    with pytest.warns(UserWarning, match=r"pebble: .*b.toml is used instead of .*c.toml"):
+    with pytest.warns(ConverterWarning, match=r"pebble: .*b.toml is used instead of .*c.toml"):
         assert _size(ArchitectureRegistry.for_user()) == 2  # the first in the variable
     assert _size(ArchitectureRegistry.for_user(), "boulder") == 4
     given = _write(tmp_path / "e.toml", "pebble", 5)
@@ -139,7 +139,7 @@ def test_a_table_that_replaces_a_bundled_one_is_named_when_it_is_used(user: Path
     path.write_text((ROOT / "mappings" / "gpt2.toml").read_text().replace("= 768", "= 12"))
     registry = ArchitectureRegistry.for_user()
     assert registry.architecture("bert")
-    with pytest.warns(UserWarning, match="own.toml is used instead of mappings/gpt2.toml"):
+    with pytest.warns(ConverterWarning, match="own.toml is used instead of mappings/gpt2.toml"):
         assert registry.architecture("gpt2").config["n_embd"] == 12
     assert registry.own_file("gpt2") == str(path) and registry.own_file("bert") is None
 
@@ -151,11 +151,11 @@ def test_an_invalid_table_in_the_user_s_directory_stops_no_other(
     assert _size(ArchitectureRegistry.for_user(), "bert") == 768
     broken = user / "broken.toml"
     broken.write_text("model_type = ")
-    with pytest.warns(UserWarning, match=r"broken.toml: not a TOML file: .*; it is left out"):
+    with pytest.warns(ConverterWarning, match=r"broken.toml: not a TOML file: .*; it is left out"):
         assert _size(ArchitectureRegistry.for_user(), "bert") == 768
     monkeypatch.setenv("CONVERTER_MAPPINGS", str(broken))  # which somebody has asked for
     with (
-        pytest.warns(UserWarning),
+        pytest.warns(ConverterWarning),
         pytest.raises(TableError, match=r"(?s)broken.toml: not a TOML.*CONVERTER_MAPPINGS lists"),
     ):
         ArchitectureRegistry.for_user()

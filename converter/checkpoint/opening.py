@@ -38,6 +38,7 @@ from converter.recognition import list_files, recognize_link
 from converter.safe_json import json_reader, read_config
 from converter.storage.base import CheckpointDirectory, Source, no_weights_error
 from converter.storage.local import FileState, file_states
+from converter.storage.references import similar_path
 from converter.storage.resolve import open_source
 from converter.text import summarize_names
 
@@ -248,7 +249,8 @@ def _config_path(
     """
     if config is not None:
         if not _is_there(Path(config)):
-            raise CheckpointError(f"{config}: configuration not found")
+            remedy = similar_path(config) or "Put it there."
+            raise CheckpointError(f"{config}: configuration not found", remedy=remedy)
         return Path(config)
     try:
         return find_config(folder.path)

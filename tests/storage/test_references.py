@@ -8,10 +8,12 @@ import pytest
 from click.testing import CliRunner
 from huggingface_hub import constants
 
+import converter
 from converter.cli import commands
 from converter.errors import CheckpointError, OutputError
 from converter.storage.hub_client import translate_hub_errors
 from converter.storage.resolve import open_source
+from tests import factories
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +48,15 @@ def test_a_misspelt_path_is_answered_with_the_one_that_was_meant(
         assert f"Did you mean {meant}?" in str(caught.value)
     else:
         assert "Did you mean" not in str(caught.value)
+
+
+def test_a_configuration_that_is_missing(tmp_path: Path) -> None:
+    factories.make(tmp_path / "bert", "bert")
+    Path("bert/config.json").rename("bert.json")
+    with pytest.raises(CheckpointError, match=r"Did you mean bert\.json"):
+        converter.convert("bert", "out", config="bert.jsn")
+    with pytest.raises(CheckpointError, match="Put it there"):
+        converter.convert("bert", "out", config="elsewhere.toml")
 
 
 def test_offline_is_the_reason() -> None:

@@ -70,8 +70,12 @@ def test_a_preset_loads_and_generates_in_every_framework(
 ) -> None:
     config = configuration(composed[name])
     ids = inputs(config)["input_ids"]
+    first = None
     for kind, loaded in check(composed[name], only=("safetensors", "h5", "msgpack")).items():
         written = _generate(kind, loaded.model, ids)
+        first = written if first is None else first
+        if not name.startswith("roberta"):  # Flax counts its positions from 0
+            assert written[:, :20].tolist() == first[:, :20].tolist()  # PyTorch writes one more
         assert written.shape[0] == len(ids)
         assert set(written[:, 0].tolist()) == {config["decoder_start_token_id"]}
         assert int(written.max()) < config["decoder"]["vocab_size"]
@@ -96,7 +100,8 @@ def _generate(kind: str, model: Any, ids: Any) -> Any:
         return model.generate(torch.from_numpy(ids)).numpy()
     if kind == "h5":
         return np.asarray(model.generate(ids))
-    return np.asarray(model.generate(ids).sequences)
+    # zeros: the encoders, BERT and RoBERTa, get these as token types; a loop is slow to compile
+    return np.asarray(model.generate(ids, position_ids=np.zeros_like(ids), trace=False).sequences)
 
 
 @pytest.mark.parametrize("name", NAMES)

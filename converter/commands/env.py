@@ -18,7 +18,7 @@ from converter.text import is_secret_variable, redact
 
 REQUIRED = (
     "click fsspec google-crc32c h5py huggingface_hub ml_dtypes msgpack msgspec numpy PyYAML rich "
-    "safetensors"
+    "safetensors tqdm"
 ).split()
 """Distributions that are installed with this package."""
 OPTIONAL = (

@@ -126,6 +126,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "families": ("nowhere",),
     "check-table": ("wrong.toml",),
     "app": ("--port", "65536"),
+    "env": ("nowhere",),
 }
 
 
@@ -140,7 +141,7 @@ def test_json_is_one_document_whatever_fails(command: str, tmp_path: Path) -> No
         assert done.returncode == 1
         assert document["tables"]["wrong.toml"]["problems"]
     else:
-        assert done.returncode == (2 if command in ("run", "app") else 1)
+        assert done.returncode == (2 if command in ("run", "app", "env") else 1)
         assert document["error"]["message"]
         assert document["error"]["message"] in done.stderr
     wrong = run(command, *WRONG[command], "--json", "--frobnicate", cwd=tmp_path)

@@ -401,11 +401,7 @@ def test_jobs_in_conflict_have_their_places(place: Path) -> None:
             "jobs:\n  - name: a\n   convert: {}",
             "a.yaml:3: is not a recipe in YAML: expect",
         ),
-        (
-            "a.json",
-            '{"jobs": [\n{"name": "a",}\n]}',
-            "a.json:2: is not a recipe in JSON: Expecting",
-        ),
+        ("a.json", '{"jobs": [\n{"name" "a"}\n]}', "a.json:2: is not a recipe in JSON: Expecting"),
         (
             "a.json",
             '{"jobs": [\n{"name": 1,\n"name": 2}]}',

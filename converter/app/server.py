@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from converter.cleanup import EndingSignals, TemporaryDirectory
-from converter.errors import OutputError
+from converter.errors import OutputError, UsageError
 from converter.optional_imports import import_optional
 
 LOOPBACK = "127.0.0.1"
@@ -154,10 +154,11 @@ def launch(
     Raises:
         UnsupportedError: if the extra ``app`` is not installed.
         OutputError: if the port is in use.
+        UsageError: if the variable is not a port.
 
     """
     closed = "SPACE_ID" in os.environ if closed is None else closed
-    port = int(os.environ.get("GRADIO_SERVER_PORT", DEFAULT_PORT)) if port is None else port
+    port = _port_of_environment() if port is None else port
     everywhere = "0.0.0.0" if "SPACE_ID" in os.environ else LOOPBACK
     host = os.environ.get("GRADIO_SERVER_NAME", everywhere) if closed else LOOPBACK
     with TemporaryDirectory() as temporary, closing(_listen(host, port)) as listener:
@@ -188,6 +189,16 @@ def launch(
                 uvicorn.Server(config).run(sockets=[listener])
             finally:
                 workspace.end()
+
+
+def _port_of_environment() -> int:
+    text = os.environ.get("GRADIO_SERVER_PORT", str(DEFAULT_PORT))
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) < 1 << 16):
+        raise UsageError(
+            f"GRADIO_SERVER_PORT must be a port from 0 to 65535, not {text[:20]!r}",
+            remedy="Correct the variable, or give a port with --port.",
+        )
+    return int(text)
 
 
 def _use_no_login() -> None:

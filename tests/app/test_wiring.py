@@ -20,6 +20,7 @@ import converter
 from converter.app import launch
 from converter.app.page import build
 from converter.app.workspace import Workspace
+from converter.errors import UsageError
 from tests import factories
 
 
@@ -223,3 +224,10 @@ def test_what_the_server_binds_and_keeps(
     assert (guard._hosts is None) is (closed is not False)
     request = SimpleNamespace(path_params={"key": "wrong", "name": "report"})
     assert served["/result/{key}/{name}"](request).status == 404
+
+
+@pytest.mark.parametrize("text", ["", "abc", "-1", "65536", "9" * 5000, "²", " 80"])
+def test_a_port_of_the_environment_is_checked(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_SERVER_PORT", text)
+    with pytest.raises(UsageError, match="GRADIO_SERVER_PORT must be a port from 0 to 65535"):
+        launch()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
 
-WORDS = range(5, 21)
+WORDS = range(5, 15)
 """Lengths of the sentences that are restored."""
 DROPPED = 0.15
 """Share of words that the first task drops."""
@@ -50,7 +50,7 @@ def restore(place: Path) -> Task:
         passages = [each["text"] for each in paper["pdf_parse"]["body_text"]]
         for sentence in sentences([paper["abstract"] or "", *passages]):
             parts[is_held_out(path.stem)].append((corrupt(sentence), sentence))
-    return Task(unique(parts[0]), unique(parts[1]), input_tokens=32, output_tokens=36)
+    return Task(unique(parts[0]), unique(parts[1]), input_tokens=28, output_tokens=32)
 
 
 def summarize(place: Path) -> Task:
@@ -63,7 +63,7 @@ def summarize(place: Path) -> Task:
             abstract = " ".join(paper["sentences"]["abstract"])
             for aspect, text in {"title": paper["title"], **paper["summary"]}.items():
                 parts[is_held_out(name)].append((f"{aspect}: {abstract}", text))
-    return Task(unique(parts[0]), unique(parts[1]), input_tokens=192, output_tokens=48)
+    return Task(unique(parts[0]), unique(parts[1]), input_tokens=128, output_tokens=48)
 
 
 TASKS = {"restore": restore, "summarize": summarize}

@@ -18,6 +18,8 @@ from benchmarks.warm_start.papers import Pair, Task
 
 START, END, PADDING = 101, 102, 0  # [CLS], [SEP] and [PAD] of BERT's vocabulary
 IGNORED = -100
+BUCKET = 50
+"""Batches among which pairs are sorted by length."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Budget:
     batch: int = 16
     rate: float = 5e-4
     warmup: int = 30
-    held_out: int = 256
+    held_out: int = 128
     """Pairs for the loss."""
     generated: int = 128
     """Pairs for the scores of generated text."""
@@ -42,7 +44,7 @@ def train(directory: Path, task: Task, budget: Budget, seed: int) -> dict[str, A
     model = EncoderDecoderModel.from_pretrained(directory).to(device)
     model.config.decoder_start_token_id, model.config.pad_token_id = START, PADDING
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=budget.rate)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=budget.rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, budget))
     encoded = Encoded(tokenizer, task, device)
     losses, held_out = [], []
@@ -137,13 +139,20 @@ def _rate(step: int, budget: Budget) -> float:
 
 
 def _batches(pairs: Sequence[Pair], size: int, seed: int) -> Iterator[list[Pair]]:
-    """Yield batches without end; each pair once before any comes again."""
+    """Yield batches without end; each pair once before any comes again.
+
+    Pairs of like lengths come together, which saves a third of the time.
+    """
     chance = random.Random(seed)
     while True:
         order = list(pairs)
         chance.shuffle(order)
-        for start in range(0, len(order) - size + 1, size):
-            yield order[start : start + size]
+        batches = []
+        for start in range(0, len(order), size * BUCKET):
+            bucket = sorted(order[start : start + size * BUCKET], key=lambda pair: len(pair[1]))
+            batches += [bucket[at : at + size] for at in range(0, len(bucket) - size + 1, size)]
+        chance.shuffle(batches)
+        yield from batches
 
 
 def _pad(rows: list[list[int]], value: int) -> Tensor:

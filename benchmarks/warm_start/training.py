@@ -15,26 +15,12 @@ from torch import Tensor
 from transformers import EncoderDecoderModel
 
 from benchmarks.warm_start.papers import Pair, Task
+from benchmarks.warm_start.runs import Budget
 
 START, END, PADDING = 101, 102, 0  # [CLS], [SEP] and [PAD] of BERT's vocabulary
 IGNORED = -100
 BUCKET = 50
 """Batches among which pairs are sorted by length."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The same for all setups. The learning rate was chosen for rnd2rnd on another seed."""
-
-    steps: int
-    evaluate_every: int
-    batch: int = 16
-    rate: float = 5e-4
-    warmup: int = 30
-    held_out: int = 128
-    """Pairs for the loss."""
-    generated: int = 128
-    """Pairs for the scores of generated text."""
 
 
 def train(directory: Path, task: Task, budget: Budget, seed: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.warm_start import papers, report, setups
+from benchmarks.warm_start import papers, report, runs, setups
 from tests.factories import make
 
 SENTENCE = "Existing methods use the words of a sentence but ignore their order."
@@ -108,3 +108,16 @@ def test_the_table_has_spread_and_steps(tmp_path: Path) -> None:
     assert "| bert2bert | 5.100 ± 0.141 | 50.0% ± 0.0% | 25.0% ± 0.0% | 25 |" in table
     assert "| bertshare | 7.000 ± 0.000 | 50.0% ± 0.0% | 25.0% ± 0.0% | not reached |" in table
     assert "50 steps of 16 pairs, 2 seeds" in table
+
+
+def test_finished_runs_are_kept_unless_their_settings_change(tmp_path: Path) -> None:
+    planned = list(runs.planned(runs.BUDGETS, seeds=2))
+    assert len({run.result(tmp_path) for run in planned}) == len(planned)
+    assert [run.seed for run in planned[:20]] == [0] * 10 + [1] * 10
+    first, second = planned[:2]
+    for run, settings in ((first, first.settings), (second, {**second.settings, "rate": 1})):
+        run.result(tmp_path).parent.mkdir(parents=True)
+        run.result(tmp_path).write_text(_result(5.0, settings=settings))
+    assert first.is_finished(tmp_path)
+    assert not second.is_finished(tmp_path)
+    assert not planned[2].is_finished(tmp_path)

@@ -1,0 +1,131 @@
+"""The runs that are compared: what each depends on, where its result is, and their execution."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.warm_start import papers, report, setups
+from benchmarks.warm_start.setups import Setup
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The same for all setups. The learning rate was chosen for rnd2rnd on another seed."""
+
+    steps: int
+    evaluate_every: int
+    batch: int = 16
+    rate: float = 5e-4
+    warmup: int = 30
+    held_out: int = 128
+    """Pairs for the loss."""
+    generated: int = 128
+    """Pairs for the scores of generated text."""
+
+
+BUDGETS = {
+    "restore": Budget(steps=300, evaluate_every=50),
+    "summarize": Budget(steps=100, evaluate_every=20),
+}
+QUICK = Budget(steps=2, evaluate_every=1, batch=4, held_out=8, generated=4)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model that is composed and trained."""
+
+    task: str
+    name: str
+    setup: Setup
+    budget: Budget
+    seed: int
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Return all that the result depends on."""
+        own = {"seed": self.seed, "task": self.task}
+        return {**asdict(self.setup), **asdict(self.budget), **own}
+
+    def result(self, work: Path) -> Path:
+        """Return the path of the result."""
+        return report.path_of(work, self.task, self.name, self.seed)
+
+    def is_finished(self, work: Path) -> bool:
+        """Return whether there is a result of the same settings."""
+        path = self.result(work)
+        return path.exists() and json.loads(path.read_text())["settings"] == self.settings
+
+    def execute(self, work: Path, task: papers.Task) -> None:
+        """Compose, train and write the result, which is there in full or not at all."""
+        from benchmarks.warm_start.training import train  # imports torch
+
+        began = time.perf_counter()
+        result = self.result(work)
+        result.parent.mkdir(parents=True, exist_ok=True)
+        model = result.with_suffix(".model")
+        self.setup.compose(setups.minilm(), model, self.seed)
+        measured = train(model, task, self.budget, self.seed)
+        shutil.rmtree(model)
+        seconds = round(time.perf_counter() - began, 1)
+        partial = result.with_suffix(".partial")
+        partial.write_text(json.dumps({"settings": self.settings, "seconds": seconds, **measured}))
+        partial.rename(result)
+
+
+def execute(self, work: Path, task: papers.Task) -> None:
+    """Compose, train and write the result, which is there in full or not at all."""
+    began = time.perf_counter()
+    result = self.result(work)
+    result.parent.mkdir(parents=True, exist_ok=True)
+    model = result.with_suffix(".model")
+    self.setup.compose(setups.minilm(), model, self.seed)
+    measured = train(model, task, self.budget, self.seed)
+    shutil.rmtree(model)
+    seconds = round(time.perf_counter() - began, 1)
+    partial = result.with_suffix(".partial")
+    partial.write_text(json.dumps({"settings": self.settings, "seconds": seconds, **measured}))
+    partial.rename(result)
+
+
+def planned(budgets: dict[str, Budget], seeds: int) -> Iterator[Run]:
+    """Yield the runs, the presets of all seeds first: they answer the question.
+
+    Rules and numbers of layers are compared on the first task only.
+    """
+    for group in setups.GROUPS.values():
+        for seed in range(seeds):
+            for task in papers.TASKS if group is setups.PRESETS else ("restore",):
+                for name, setup in group.items():
+                    yield Run(task, name, setup, budgets[task], seed)
+
+
+def execute(runs: Iterable[Run], work: Path, tasks: dict[str, papers.Task], processes: int) -> None:
+    """Execute the runs that have no result yet, several at once, each in one thread.
+
+    Sums do not depend on the number of processors then.
+    """
+    open_runs = [run for run in runs if not run.is_finished(work)]
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, spawning, _start) as pool:
+        futures = {pool.submit(run.execute, work, tasks[run.task]): run for run in open_runs}
+        for number, future in enumerate(as_completed(futures), 1):
+            future.result()
+            run = futures[future]
+            line = f"[{number}/{len(open_runs)}] {run.task}: {run.name}, seed {run.seed}"
+            print(line, file=sys.stderr, flush=True)
+
+
+def _start() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")

@@ -81,21 +81,6 @@ class Run:
         partial.rename(result)
 
 
-def execute(self, work: Path, task: papers.Task) -> None:
-    """Compose, train and write the result, which is there in full or not at all."""
-    began = time.perf_counter()
-    result = self.result(work)
-    result.parent.mkdir(parents=True, exist_ok=True)
-    model = result.with_suffix(".model")
-    self.setup.compose(setups.minilm(), model, self.seed)
-    measured = train(model, task, self.budget, self.seed)
-    shutil.rmtree(model)
-    seconds = round(time.perf_counter() - began, 1)
-    partial = result.with_suffix(".partial")
-    partial.write_text(json.dumps({"settings": self.settings, "seconds": seconds, **measured}))
-    partial.rename(result)
-
-
 def planned(budgets: dict[str, Budget], seeds: int) -> Iterator[Run]:
     """Yield the runs, the presets of all seeds first: they answer the question.
 

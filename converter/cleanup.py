@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -213,6 +210,8 @@ def _is_same(file: FileIO, path: Path) -> bool:
 def remove(path: Path) -> None:
     """Remove a directory or a file, ignoring errors."""
     if path.is_dir() and not path.is_symlink():
+        import shutil  # not needed to start
+
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):
@@ -232,9 +231,11 @@ class TemporaryDirectory:
     """
 
     def __init__(self) -> None:
+        import tempfile  # not needed to start
+
         parent = Path(tempfile.gettempdir())
         _remove_leftovers(parent)
-        self.path = parent / _NAME.format(secrets.token_hex(8))
+        self.path = parent / _NAME.format(os.urandom(8).hex())
         lock_file = LockFile(parent / f"{self.path.name}.lock")
         self._remove = partial(_remove, self.path, lock_file, os.getpid())
         self._finalizer = weakref.finalize(self, complete, self._remove)

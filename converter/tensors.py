@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-_ML_DTYPES = (
+ML_DTYPES = (
     "bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu"
 ).split()
 _NUMPY = (
@@ -23,8 +23,8 @@ _NUMPY = (
     "complex64 complex128"
 ).split()
 
-NAMES: tuple[str, ...] = (*_NUMPY, *_ML_DTYPES)
-FLOATING: frozenset[str] = frozenset({"float64", "float32", "float16", *_ML_DTYPES})
+NAMES: tuple[str, ...] = (*_NUMPY, *ML_DTYPES)
+FLOATING: frozenset[str] = frozenset({"float64", "float32", "float16", *ML_DTYPES})
 
 PACKED_BITS = {"float6_e3m2fn": 6, "float6_e2m3fn": 6, "float4_e2m1fn": 4}
 """Further dtypes → bits of one element in files; in memory it takes a byte."""
@@ -36,7 +36,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
     Raise KeyError if it is in neither `NAMES` nor `PACKED_BITS`.
     """
-    if name in _ML_DTYPES or name in PACKED_BITS:
+    if name in ML_DTYPES or name in PACKED_BITS:
         import ml_dtypes  # takes 10 ms, which float32 files do not need
 
         extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))

@@ -191,7 +191,7 @@ SYSTEM_MODULES = set("ctypes fcntl grp mmap msvcrt pty pwd resource select termi
 PORTABLE = {
     "os": {
         *("PathLike", "_exit", "close", "environ", "fdopen", "fspath", "fstat", "ftruncate"),
-        *("getpid", "path", "pathsep", "strerror", "write"),
+        *("getpid", "path", "pathsep", "strerror", "urandom", "write"),
     },
     "signal": set(
         "SIGINT SIGTERM SIG_DFL SIG_IGN Signals default_int_handler getsignal signal".split()

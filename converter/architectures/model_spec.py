@@ -54,6 +54,21 @@ class ParamNamer:
     prefixed: bool = True
     """If false, names in files lack the prefix."""
 
+    @cached_property
+    def prefixes(self) -> Mapping[str, Mapping[str, None]]:
+        """Dialect → what names in files may start with, that of written files first."""
+        return {name: self._prefixes(each) for name, each in self.conventions.dialects.items()}
+
+    def _prefixes(self, dialect: Dialect) -> Mapping[str, None]:
+        if not (self.in_base and self.architecture):
+            return {"": None}
+        first = dialect.path(self.base.get(dialect.name, ""))
+        if not first and (dialect.base_model_prefix == "always" or self.with_head):
+            first = self.architecture.base_model_prefix.get(dialect.name, "")
+        if not self.prefixed:
+            return {first: None}
+        return {first: None, **self.architecture.base_model_prefixes(dialect), "": None}
+
     def canonical(self, name: str) -> str:
         """Return a canonical name, with the prefix of the submodel that the model is."""
         return f"{self.prefix}.{name}" if self.prefix else name
@@ -83,14 +98,6 @@ class ParamNamer:
         last = layout.name
         if dialect.name in row.param_names and param is row.layer_type.params[0]:
             last = row.param_names[dialect.name]
-        prefixes = {"": None}
-        if self.in_base and self.architecture:
-            first = dialect.path(self.base.get(dialect.name, ""))
-            if not first and (dialect.base_model_prefix == "always" or self.with_head):
-                first = self.architecture.base_model_prefix.get(dialect.name, "")
-            prefixes = {first: None}
-            if self.prefixed:
-                prefixes |= {**self.architecture.base_model_prefixes(dialect), "": None}
         paths = [path, *(other.format(places) for other in row.aliases.get(dialect.name, ()))]
         own_name = path.removeprefix(OUTSIDE)
         in_base = self.in_base and own_name == path
@@ -107,7 +114,7 @@ class ParamNamer:
             + dialect.suffix
             for path in paths
             for name in (last, *layout.aliases)
-            for prefix in ([""] if path.startswith(OUTSIDE) else prefixes)
+            for prefix in ([""] if path.startswith(OUTSIDE) else self.prefixes[dialect.name])
         ]
         return names, layout.axes
 

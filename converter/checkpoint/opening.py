@@ -33,7 +33,6 @@ from converter.file_names import (
 )
 from converter.formats.base import Reader, StoredTensor
 from converter.formats.registry import detect_format
-from converter.formats.tensorflow_checkpoint.protobuf import read_checkpoint_state
 from converter.recognition import list_files, recognize_link
 from converter.safe_json import json_reader, read_config
 from converter.storage.base import CheckpointDirectory, Source, no_weights_error
@@ -370,6 +369,8 @@ def _find_tf_checkpoint(folder: CheckpointDirectory) -> Path | None:
     """
     indexes = sorted(name for name in folder.names() if name.endswith(TF_INDEX_SUFFIX))
     if len(indexes) > 1 and folder.holds(TF_CHECKPOINT_STATE):
+        from converter.formats.tensorflow_checkpoint.protobuf import read_checkpoint_state
+
         newest = read_checkpoint_state(folder.open(TF_CHECKPOINT_STATE))
         indexes = [name for name in indexes if name == newest + TF_INDEX_SUFFIX] or indexes
     if len(indexes) > 1:

@@ -41,7 +41,7 @@ def format_error(
     return FormatError(f"{path}: cannot be read", [problem])
 
 
-_REPEATED = re.compile(r"([\x00-\x1f\x7f-\uffff])\1{7,}")
+_REPEATED = re.compile(r"([^\x20-\x7e])\1{7,}")
 """What a damaged file has many of, such as null bytes."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Submodel:
     parts: tuple[str, ...]
     random: bool
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         """The dtype that most of its values have."""
         return dominant_dtype(self.source.key_match.matched)

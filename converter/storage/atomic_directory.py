@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -50,7 +49,7 @@ def atomic_directory(
     with _translate_os_errors(given):
         missing = [path for path in output.parents if not path.exists()]
     lock_file = LockFile(output.with_name(f".{output.name}.lock"))
-    token, keep = secrets.token_hex(4), False
+    token, keep = os.urandom(4).hex(), False
     partial = output.with_name(f".{output.name}.partial-{token}")
     previous = output.with_name(f".{output.name}.previous-{token}")
 
@@ -108,7 +107,7 @@ def write_file(path: Path, data: bytes | None) -> None:
                 path.write_bytes(data)
             return
         target = Path(os.path.realpath(path))
-        partial = target.with_name(f".{target.name}.partial-{secrets.token_hex(4)}")
+        partial = target.with_name(f".{target.name}.partial-{os.urandom(4).hex()}")
         partial.write_bytes(data or b"")
         if target.exists():
             partial.chmod(stat.S_IMODE(target.stat().st_mode))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from converter.errors import OutputError, Problem
 from converter.file_names import MODEL_CARD
 from converter.safe_json import read_small_file, read_start
-from converter.storage.hub_client import TIMEOUT
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -108,6 +107,8 @@ def validate_card(path: Path, api: HfApi) -> None:
     The client does the same when it commits, which is after the repository has been created.
     """
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
+
+    from converter.storage.hub_client import TIMEOUT
 
     session: Any = get_session()
     response = session.post(

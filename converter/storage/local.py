@@ -17,7 +17,6 @@ from converter.file_names import (
     tf_checkpoint_prefix,
 )
 from converter.formats.file_handle import LocalFile
-from converter.formats.tensorflow_checkpoint.protobuf import read_checkpoint_state
 from converter.safe_json import file_to_copy, read_small_file
 from converter.storage.atomic_directory import atomic_directory
 from converter.storage.base import (
@@ -56,6 +55,8 @@ def tf_checkpoint_index(path: Path) -> Path | None:
     the prefix of all its files: ``DIR/bert_model.ckpt``.
     """
     if path.name == TF_CHECKPOINT_STATE and path.is_file():
+        from converter.formats.tensorflow_checkpoint.protobuf import read_checkpoint_state
+
         newest = read_checkpoint_state(LocalFile(path))
         path = path.with_name(newest) if newest else path
     prefix = tf_checkpoint_prefix(path.name)

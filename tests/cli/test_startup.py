@@ -27,16 +27,21 @@ try:
 except SystemExit as leaving:
     assert not leaving.code, leaving.code
 import json
-print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+print(json.dumps(sorted(sys.modules)), file=sys.stderr)
 """
 
 
-def imported(*args: object) -> set[str]:
-    """Return the packages that a new interpreter imports to run one command."""
+def modules(*args: object) -> set[str]:
+    """Return the modules that a new interpreter imports to run one command."""
     done = subprocess.run(
         [sys.executable, "-c", _PROBE, *map(str, args)], capture_output=True, text=True, check=True
     )
     return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def imported(*args: object) -> set[str]:
+    """Return the packages that a new interpreter imports to run one command."""
+    return {name.partition(".")[0] for name in modules(*args)}
 
 
 def test_importing_the_package_imports_next_to_nothing() -> None:
@@ -62,6 +67,38 @@ def test_commands_import_no_framework(tmp_path: Path) -> None:
         ("families",),
     ):
         assert not FRAMEWORKS & imported(*args)
+
+
+REMOTE = {"hub_download", "hub_client", "hub_upload", "url", "url_download", "url_upload"}
+UNUSED = {
+    "--help": {"secrets", "tempfile", "random", "subprocess", "ssl", "email"},
+    "inspect": {"secrets", "tempfile", "ml_dtypes", "h5py", "google_crc32c", "converter.execution"},
+    "compose": {"tempfile", "ml_dtypes", "h5py", "google_crc32c", "rich", "ssl"},
+    "verify": {"secrets", "tempfile", "ml_dtypes", "google_crc32c", "ssl"},
+}
+"""Command → modules that it does not need for local files in float32, of PyTorch but for verify."""
+
+
+def test_commands_import_no_module_that_they_do_not_need(tmp_path: Path) -> None:
+    """An interpreter takes a millisecond for each, and ten for `secrets` or `ml_dtypes`."""
+    factories.make(tmp_path / "bert", "bert")
+    both, new = tmp_path / "both", [tmp_path / "bert"] * 2
+    lines: dict[str, list[object]] = {
+        "--help": [],
+        "inspect": [tmp_path / "bert"],
+        "compose": [*new, tmp_path / "torch", "--to", "pytorch", "--init", "zero-output", "-q"],
+        "verify": [both],
+    }
+    subprocess.run(
+        [sys.executable, "-m", "converter", "compose", *map(str, [*new, both])], check=True
+    )
+    for command, args in lines.items():
+        names = modules(command, *args)
+        assert UNUSED[command] & names == set(), command
+        remote = {name.removeprefix("converter.storage.") for name in names}
+        assert REMOTE & remote == set(), command
+        unpickler = "converter.formats.torch.unpickler"
+        assert unpickler not in names, f"{command}: {unpickler}"
 
 
 def test_inspect_imports_only_the_format_it_reads(tmp_path: Path) -> None:

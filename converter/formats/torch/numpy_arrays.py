@@ -17,15 +17,15 @@ from converter.formats.base import Array, StoredTensor
 from converter.formats.file_handle import FETCH_AGAIN, checked_spec, format_error
 from converter.formats.stored_tensors import check_target
 from converter.formats.torch.unpickler import Global, Opaque
-from converter.tensors import NAMES, numpy_dtype
+from converter.tensors import ML_DTYPES, NAMES, numpy_dtype
 
 _MODULES = ("numpy.core", "numpy._core")
 """Before numpy 2, and since."""
 _RECONSTRUCT = frozenset(f"{module}.multiarray._reconstruct" for module in _MODULES)
 _FROM_BUFFER = frozenset(f"{module}.numeric._frombuffer" for module in _MODULES)
 """What pickles of protocol 5 call."""
-_CODES = {np.dtype(name).str[1:]: name for name in NAMES if numpy_dtype(name).kind in "biufc"}
-_EXTENDED = {f"ml_dtypes.{name}": name for name in NAMES if numpy_dtype(name).kind not in "biufc"}
+_CODES = {np.dtype(name).str[1:]: name for name in NAMES if name not in ML_DTYPES}
+_EXTENDED = {f"ml_dtypes.{name}": name for name in ML_DTYPES}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

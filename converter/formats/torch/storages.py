@@ -28,9 +28,7 @@ _STORAGES = {
 _STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 STORAGE_OF = {dtype: f"torch\n{name}" for name, dtype in _STORAGES.items() if name[0] != "U"}
 """dtype → module and class of the storage that all versions of torch write for it."""
-DTYPES = frozenset(NAMES)
-"""torch has a dtype of the same name for each."""
-_DTYPE_NAMES = {f"torch.{name}": name for name in DTYPES}
+_DTYPE_NAMES = {f"torch.{name}": name for name in NAMES}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -231,6 +231,14 @@ class ComposeOptions(CardOptions):
         metavar="NAME",
         kind="preset",
     )
+    model_type: str | None = option(
+        None,
+        "Composite to write, if not an encoder-decoder model: vision-text-dual-encoder.",
+        "ENCODER is its image encoder then, and DECODER its text encoder.",
+        metavar="NAME",
+        group=COMPOSITION,
+        absent="the encoder-decoder model of the two",
+    )
     random: Sequence[Literal["encoder", "decoder", "both"]] = option(
         (),
         "Initialize all weights of the encoder, the decoder or both, from the configuration alone.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import structs
 
@@ -20,6 +20,7 @@ from converter.architectures.schema import (
     CompositeTable,
     Conventions,
     Dialect,
+    Entry,
     LanguageCodes,
     LayerType,
     LayoutOptions,
@@ -29,7 +30,6 @@ from converter.architectures.schema import (
     Param,
     ParamLayout,
     ParamOptions,
-    Preset,
     RowOptions,
     Tie,
     TieOptions,
@@ -89,9 +89,8 @@ def load_composite(
             "submodels", "must name two submodels", '["encoder", "decoder"]', submodels
         )
         submodels = ("encoder", "decoder")
-    by_submodel = {"roles": table.roles, "models": table.models, "configs": table.configs}
-    for key, names in by_submodel.items():
-        for name in names.keys() - {*submodels}:
+    for key in ("roles", "models", "configs", "accepts"):
+        for name in getattr(table, key).keys() - {*submodels}:
             decoder.unknown_key(key, name, submodels)
     composite = Composite(
         name=table.composite,
@@ -111,6 +110,7 @@ def load_composite(
             Wrapper(module, {each: _CLASS_PREFIX[each] + name for each in table.classes})
             for name, module in table.wrappers.items()
         ),
+        accepts=table.accepts,
         notes=table.notes,
         split_note=table.split_note,
         tied_by=table.tied_by,
@@ -365,6 +365,21 @@ def _check_languages(decoder: Decoder, languages: LanguageCodes) -> None:
     text = languages.format
     if text.count("{}") != 1 or set(text.replace("{}", "")) & {"{", "}"}:
         decoder.add_problem("languages.format", "must have one {} for the language", "{}", text)
+
+
+class Preset(Entry, frozen=True):
+    """A published setup."""
+
+    name: str
+    paper: str
+    encoder: str
+    """The ``model_type`` that the paper used."""
+    decoder: str
+    random: tuple[Literal["encoder", "decoder"], ...] = ()
+    """Submodels whose weights are all newly initialized."""
+    share: bool = False
+    set: tuple[str, ...] = ()
+    """Configuration fields, ``encoder.KEY=VALUE`` or ``decoder.KEY=VALUE``."""
 
 
 def load_presets() -> dict[str, Preset]:

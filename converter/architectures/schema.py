@@ -420,6 +420,7 @@ class CompositeTable(Entry, frozen=True):
     cross_attention_init: DefaultInit | None = None
     split_note: str = ""
     notes: Mapping[Framework, str] = {}
+    accepts: Mapping[str, tuple[str, ...]] = {}
     classes: Mapping[Framework, str] = {}
     modules: Mapping[str, Any] = {}
     tied_by: str = ""
@@ -564,6 +565,8 @@ class Composite(Displayed):
     """Submodel → the architectures that it may have → how they are used, where that is not as in
     one of their own roles."""
     wrappers: tuple[Wrapper, ...] = ()
+    accepts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Submodel → the architectures that it can have, if its classes cannot call all."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Framework → what users of its class should know, a warning."""
     split_note: str = ""
@@ -583,18 +586,3 @@ class Composite(Displayed):
     def generates(self) -> bool:
         """If true, one of the submodels is a decoder."""
         return "decoder" in self.roles.values()
-
-
-class Preset(Entry, frozen=True):
-    """A published setup."""
-
-    name: str
-    paper: str
-    encoder: str
-    """The ``model_type`` that the paper used."""
-    decoder: str
-    random: tuple[Literal["encoder", "decoder"], ...] = ()
-    """Submodels whose weights are all newly initialized."""
-    share: bool = False
-    set: tuple[str, ...] = ()
-    """Configuration fields, ``encoder.KEY=VALUE`` or ``decoder.KEY=VALUE``."""

@@ -16,6 +16,7 @@ from converter.planning.composition import (
     open_sources,
     plan_composition,
 )
+from converter.planning.dual_encoder import plan_dual_encoder
 from converter.planning.encoder_decoder import add_joint_weights, pair_models
 from converter.python_calls import takes
 
@@ -31,17 +32,20 @@ def compose(options: ComposeOptions) -> WriteResult:
         ConverterError: see `converter.errors`; nothing is written then.
 
     """
-    settings = ComposeSettings.of(options)
     registry = ArchitectureRegistry.for_user(options.mapping)
+    settings = ComposeSettings.of(options, registry)
+    composite = settings.composite
     with ExitStack() as stack:
         opened = open_configs(settings, registry, stack)
         opened = join_closed_composite(opened, settings, registry)
-        model_types = {name: checkpoint.architecture for name, checkpoint in opened.items()}
-        check_roles(model_types, registry, options.to)
+        if composite is None:
+            model_types = {name: checkpoint.architecture for name, checkpoint in opened.items()}
+            check_roles(model_types, registry, options.to)
         configs = model_configs(opened, settings, registry)
-        check_compatibility(configs, registry, options.to, options.force)
+        check_compatibility(configs, registry, options.to, options.force, composite)
         sources = open_sources(opened, settings, registry, stack, headers=options.dry_run)
-        pair = pair_models(sources["encoder"], sources["decoder"], registry, settings.random)
+        pair = pair_models(sources, registry, settings.random, composite, settings.fields)
         pair = add_joint_weights(pair, stack)
-        plan = plan_composition(pair, options, settings, registry)
+        make_plan = plan_dual_encoder if composite else plan_composition
+        plan = make_plan(pair, options, settings, registry)
         return write_checkpoint(plan, options.output, options, [*pair.sources.values()])

@@ -33,6 +33,7 @@ def check_compatibility(
     registry: ArchitectureRegistry,
     requested: Sequence[str] | None,
     force: bool = False,
+    composite: Composite | None = None,
 ) -> None:
     """Raise UnsupportedError for a pair that cannot be one model in a requested framework.
 
@@ -44,11 +45,13 @@ def check_compatibility(
         registry: the mapping tables.
         requested: the requested frameworks, ``None`` for every supported one.
         force: if true, a pair may be one that transformers cannot call.
+        composite: the one that is asked for, if not one with a decoder.
 
     """
-    check_roles(_names(configs), registry, requested)
+    if composite is None:
+        check_roles(_names(configs), registry, requested)
     if len(configs) == len(SUBMODELS):
-        supported_frameworks(configs, registry, requested, force)
+        supported_frameworks(configs, registry, requested, force, composite)
 
 
 def supported_frameworks(
@@ -56,19 +59,26 @@ def supported_frameworks(
     registry: ArchitectureRegistry,
     requested: Sequence[str] | None,
     force: bool = False,
+    composite: Composite | None = None,
 ) -> tuple[tuple[str, ...], list[str]]:
     """Return the frameworks to write a pair for, and warnings about the others.
 
     Args:
-        configs: ``encoder`` and ``decoder`` → the configuration.
+        configs: submodel → its configuration.
         registry: the mapping tables.
         requested: the requested frameworks, ``None`` for every supported one.
         force: if true, a pair that transformers cannot call gives a warning instead of an error.
+        composite: the one that is asked for, if not one with a decoder.
 
     Raises:
         UnsupportedError: if a submodel cannot play its role, or a framework is unsupported.
 
     """
+    if composite:
+        uncallable = _not_accepted(composite, configs, force)
+        unsupported = pair_unsupported_reasons(composite, configs)
+        frameworks, warnings = select_frameworks(requested, unsupported)
+        return frameworks, [*warnings, *uncallable]
     check_roles(_names(configs), registry, requested)
     composite = registry.composite(configs["encoder"].architecture.roles["encoder"].composite)
 
@@ -99,6 +109,32 @@ def supported_frameworks(
             remedy="Choose another submodel, or write it all the same: --force.",
         )
     return frameworks, [*warnings, *uncallable]
+
+
+def _not_accepted(
+    composite: Composite, configs: Mapping[str, ModelConfig], force: bool
+) -> list[str]:
+    """Return a warning for each submodel that the classes of `composite` cannot call.
+
+    Raise UnsupportedError for the first, unless `force`, or if it does not have the role at all.
+    """
+    warnings = []
+    for submodel, config in configs.items():
+        name, accepted = config.architecture.name, composite.accepts.get(submodel, ())
+        if not accepted or name in accepted:
+            continue
+        what = f"{name} cannot be the {submodel} of {composite.name}"
+        remedy = f"What can be the {submodel}: {', '.join(accepted)}."
+        has_role = composite.roles[submodel] in config.architecture.roles
+        if not has_role or not force:
+            others = [other for other in composite.submodels if other != submodel]
+            if any(name in composite.accepts.get(other, ()) for other in others):
+                remedy = f"It can be the {others[0]}: are the two in reverse order? {remedy}"
+            raise UnsupportedError(
+                f"{what}: its class does not return what it needs", remedy=remedy
+            )
+        warnings.append(f"{what}: it loads but does not run")
+    return warnings
 
 
 def _check_closed(
@@ -165,6 +201,10 @@ def _remedies(
     ):
         yield "They fit in the reverse order."
         return
+    for composite in map(registry.composite, filter(registry.is_composite, registry.names)):
+        both = zip(composite.submodels, model_types.values(), strict=False)
+        if all(name in composite.accepts.get(submodel, ()) for submodel, name in both):
+            yield f"Both can become a {composite.name}: --model-type {composite.name}."
     where = f" in {' and '.join(requested)}" if requested else ""
     if "decoder" in wrong:
         for name in (each for each in registry.names if not registry.is_composite(each)):
@@ -233,31 +273,40 @@ def pair_warnings(
 
     `tokens` are role → id of each special token, `settings` the generation settings to be written.
     """
-    vocabularies = {name: _int_attribute(source, "vocabulary") for name, source in sources.items()}
-    tokenizers = {
-        submodel: TokenizerFiles(source.checkpoint.directory)
-        for submodel, source in sources.items()
-        if vocabularies[submodel] is not None
-    }
-    for submodel, source in sources.items():
-        width, heads = (_int_attribute(source, name) for name in ("width", "heads"))
-        if width and heads and heads > 0 and width % heads:
-            yield f"{submodel}: its width {width} is not a multiple of its {heads} attention heads"
-    for submodel, tokenizer in tokenizers.items():
-        size, vocabulary = tokenizer.size, vocabularies[submodel]
-        if size is not None and vocabulary is not None and size > vocabulary:
-            yield (
-                f"{submodel}: its tokenizer has {size:,} tokens, the model {vocabulary:,} "
-                "embeddings; the others fail when they are used: --resize-embeddings"
-            )
+    yield from submodel_warnings(sources)
     yield from _length_warnings(sources, settings)
     if tokens["start"] == tokens["pad"]:
         yield (
             "decoder_start_token_id equals pad_token_id: pass decoder_attention_mask in training, "
             "or transformers masks the first token, and generate() differs from training"
         )
+    tokenizers = _tokenizers(sources)
     if len(tokenizers) == len(sources):
         yield from _tokenizer_warnings(sources, tokenizers, tokens)
+
+
+def _tokenizers(sources: Mapping[str, SourceModel]) -> dict[str, TokenizerFiles]:
+    """Return the tokenizer of each submodel that has a vocabulary."""
+    return {
+        submodel: TokenizerFiles(source.checkpoint.directory)
+        for submodel, source in sources.items()
+        if _int_attribute(source, "vocabulary") is not None
+    }
+
+
+def submodel_warnings(sources: Mapping[str, SourceModel]) -> Iterator[str]:
+    """Yield likely problems of each submodel by itself."""
+    for submodel, source in sources.items():
+        width, heads = (_int_attribute(source, name) for name in ("width", "heads"))
+        if width and heads and heads > 0 and width % heads:
+            yield f"{submodel}: its width {width} is not a multiple of its {heads} attention heads"
+    for submodel, tokenizer in _tokenizers(sources).items():
+        size, vocabulary = tokenizer.size, _int_attribute(sources[submodel], "vocabulary")
+        if size is not None and vocabulary is not None and size > vocabulary:
+            yield (
+                f"{submodel}: its tokenizer has {size:,} tokens, the model {vocabulary:,} "
+                "embeddings; the others fail when they are used: --resize-embeddings"
+            )
 
 
 def _int_attribute(source: SourceModel, name: str) -> int | None:

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from converter.architectures.loader import get_preset
+from converter.architectures.loader import Preset, get_preset
 from converter.architectures.model_config import ModelConfig, apply_overrides, parse_settings
 from converter.architectures.registry import ArchitectureRegistry
-from converter.architectures.schema import Composite, Preset
+from converter.architectures.schema import Composite
 from converter.checkpoint.opening import Checkpoint, open_config, open_files
 from converter.errors import CheckpointError, UnsupportedError, UsageError
 from converter.file_names import GENERATION_CONFIG, JOINT_WEIGHTS
@@ -22,6 +22,7 @@ from converter.models.source_model import (
     detect_model_type,
     select_submodel,
 )
+from converter.option_declaration import options_of
 from converter.options import SUBMODELS, ComposeOptions, InitRule, Reference
 from converter.plan import Plan
 from converter.planning.compatibility import pair_warnings, supported_frameworks
@@ -37,7 +38,6 @@ from converter.planning.configs import (
 )
 from converter.planning.encoder_decoder import (
     EncoderDecoderPair,
-    Submodel,
     ignored_bias_warnings,
     split_manifest,
 )
@@ -78,24 +78,30 @@ class ComposeSettings:
     tokens: Mapping[str, str | int | None]
     """Role → id or text of the special token that options or fields ask for."""
     preset: Preset | None = None
+    composite: Composite | None = None
+    """The composite that is asked for, if not one with a decoder."""
 
     @classmethod
-    def of(cls, options: ComposeOptions) -> ComposeSettings:
+    def of(cls, options: ComposeOptions, registry: ArchitectureRegistry) -> ComposeSettings:
         """Return what options ask for; raise UsageError if they contradict each other."""
         preset = get_preset(options.preset) if options.preset else None
+        composite = _requested_composite(options, registry)
+        names = composite.submodels if composite else SUBMODELS
         random = {*options.random, *(preset.random if preset else ())}
-        changes = parse_settings((*(preset.set if preset else ()), *options.set), SUBMODELS)
+        changes = parse_settings((*(preset.set if preset else ()), *options.set), names)
+        configs = (options.encoder_config, options.decoder_config)
         settings = cls(
-            references={"encoder": options.encoder, "decoder": options.decoder},
-            configs={"encoder": options.encoder_config, "decoder": options.decoder_config},
+            references=dict(zip(names, (options.encoder, options.decoder), strict=True)),
+            configs=dict(zip(names, configs, strict=True)),
             random=frozenset(SUBMODELS if "both" in random else random),
             share=options.share or bool(preset and preset.share),
-            layers=parse_layers(options.layers),
+            layers=parse_layers(options.layers, names),
             resized=options.resize_embeddings,
             changes=changes,
-            ignore=parse_patterns(options.ignore),
+            ignore=parse_patterns(options.ignore, names),
             tokens=_requested_tokens(options, changes[""]),
             preset=preset,
+            composite=composite,
         )
         if settings.share:
             settings._check_share()
@@ -112,6 +118,14 @@ class ComposeSettings:
         if len({self.layers.get(submodel) for submodel in SUBMODELS}) > 1:
             raise UsageError("share: encoder and decoder that share weights have the same layers")
 
+    def role(self, submodel: str) -> str:
+        """Return the role of a submodel."""
+        return self.composite.roles[submodel] if self.composite else submodel
+
+    def config_option(self, submodel: str) -> str:
+        """Return the option that names the configuration of a submodel."""
+        return f"--{SUBMODELS[[*self.references].index(submodel)]}-config"
+
     @property
     def generation(self) -> dict[str, Any]:
         """The fields that are set of ``generation_config.json``, without special tokens."""
@@ -124,7 +138,44 @@ class ComposeSettings:
         return {key: value for key, value in self.changes[""].items() if key not in others}
 
 
-def parse_layers(options: Iterable[str]) -> dict[str, str]:
+_OF_DECODERS = (
+    "preset",
+    "random",
+    "share",
+    "init",
+    "decoder_start_token",
+    "eos_token",
+    "pad_token",
+)
+"""Options that do not apply to a composite without a decoder."""
+
+
+def _requested_composite(
+    options: ComposeOptions, registry: ArchitectureRegistry
+) -> Composite | None:
+    """Return the composite without a decoder that is asked for, if one is.
+
+    Raise UsageError if there is none of this name, or an option does not apply to it.
+    """
+    if options.model_type is None:
+        return None
+    composites = map(registry.composite, filter(registry.is_composite, registry.names))
+    choices = {each.name: each for each in composites if each.accepts}
+    composite = choices.get(registry.current_name(options.model_type))
+    if composite is None:
+        raise UsageError(
+            f"model_type: {options.model_type!r} is not a composite without a decoder",
+            remedy=f"One of: {', '.join(choices)}. Others follow from encoder and decoder.",
+        )
+    declared = options_of(ComposeOptions)
+    if given := [name for name in _OF_DECODERS if getattr(options, name) != declared[name].default]:
+        raise UsageError(
+            f"--{given[0].replace('_', '-')} does not apply: {composite.name} has no decoder"
+        )
+    return composite
+
+
+def parse_layers(options: Iterable[str], submodels: Sequence[str] = SUBMODELS) -> dict[str, str]:
     """Return submodel → layers, from options such as ``decoder=0,2,4`` and ``encoder=even:6``.
 
     Raise UsageError for anything that is not of this form, and a submodel that is given twice.
@@ -133,12 +184,13 @@ def parse_layers(options: Iterable[str]) -> dict[str, str]:
     for option in options:
         submodel, _, selection = option.partition("=")
         selection = selection.replace(" ", "")
-        if submodel not in SUBMODELS or not (
+        if submodel not in submodels or not (
             LAYER_RULE.fullmatch(selection) or LAYER_LIST.fullmatch(selection)
         ):
+            name = submodels[1]
             raise UsageError(
                 f"layers: {option!r} does not select layers of a submodel",
-                remedy="Write decoder=0,2,4, or decoder=first:6, last:6 or even:6.",
+                remedy=f"Write {name}=0,2,4, or {name}=first:6, last:6 or even:6.",
             )
         if submodel in layers:
             raise UsageError(f"layers: those of the {submodel} are given twice")
@@ -146,13 +198,15 @@ def parse_layers(options: Iterable[str]) -> dict[str, str]:
     return layers
 
 
-def parse_patterns(options: Iterable[str]) -> dict[str, list[str]]:
+def parse_patterns(
+    options: Iterable[str], submodels: Sequence[str] = SUBMODELS
+) -> dict[str, list[str]]:
     """Return submodel → patterns, from options such as ``loss.*`` and ``encoder=classifier.*``."""
-    patterns: dict[str, list[str]] = {submodel: [] for submodel in SUBMODELS}
+    patterns: dict[str, list[str]] = {submodel: [] for submodel in submodels}
     for option in options:
         submodel, equals, pattern = option.partition("=")
-        one = bool(equals) and submodel in SUBMODELS
-        for each in (submodel,) if one else SUBMODELS:
+        one = bool(equals) and submodel in submodels
+        for each in (submodel,) if one else submodels:
             patterns[each].append(pattern if one else option)
     return patterns
 
@@ -191,7 +245,7 @@ def open_configs(
     for submodel, reference in settings.references.items():
         try:
             config = settings.configs[submodel]
-            option = f"--{submodel}-config"
+            option = settings.config_option(submodel)
             checkpoint = stack.enter_context(open_config(reference, config, option=option))
         except CheckpointError:
             if submodel in settings.random or is_remote(reference):
@@ -200,7 +254,7 @@ def open_configs(
         stated = settings.changes[submodel].get("model_type")
         checkpoint = _detect_model_type(checkpoint, submodel, registry, stated)
         if "model_type" in checkpoint.config:
-            opened[submodel] = _select_submodel(checkpoint, submodel, registry)
+            opened[submodel] = _select_submodel(checkpoint, settings.role(submodel), registry)
         elif submodel in settings.random:
             opened[submodel] = checkpoint
     return opened
@@ -295,14 +349,16 @@ def open_sources(
                     settings.configs[submodel],
                     headers=headers,
                     ignore=settings.ignore[submodel],
-                    option=f"--{submodel}-config",
+                    option=settings.config_option(submodel),
                 )
             )
             checkpoint = (
                 weights.with_config(checkpoint.config)
                 if checkpoint
                 else _select_submodel(
-                    _detect_model_type(weights, submodel, registry), submodel, registry
+                    _detect_model_type(weights, submodel, registry),
+                    settings.role(submodel),
+                    registry,
                 )
             )
         raw = apply_overrides(checkpoint.config, settings.changes[submodel])
@@ -316,10 +372,10 @@ def open_sources(
 
 
 def _select_submodel(
-    checkpoint: Checkpoint, submodel: str, registry: ArchitectureRegistry
+    checkpoint: Checkpoint, role: str, registry: ArchitectureRegistry
 ) -> Checkpoint:
-    """Return the checkpoint as the nested model that can play the submodel's role."""
-    checkpoint = select_submodel(checkpoint, registry, submodel)
+    """Return the checkpoint as the nested model that can play the role."""
+    checkpoint = select_submodel(checkpoint, registry, role)
     if registry.is_composite(checkpoint.architecture):
         raise UnsupportedError(
             f"{checkpoint.reference}: is a combined model itself",
@@ -410,12 +466,7 @@ def _config(
     tokens: SpecialTokens,
 ) -> dict[str, Any]:
     """Return the ``config.json`` of the pair."""
-
-    def config(submodel: Submodel) -> dict[str, Any]:
-        dtype = submodel.dtype if options.dtype == "keep" else options.dtype
-        return submodel_config(submodel.source.config.raw, submodel.role, dtype)
-
-    encoder, decoder = map(config, pair.submodels)
+    encoder, decoder = submodel_configs(pair, options).values()
     decoder = decoder_config(decoder, tokens.ids)
     tied = {pair.composite.tied_by: True} if settings.share else {}
     derived = derived_fields(pair.composite, pair.configs)
@@ -429,6 +480,18 @@ def _config(
             **settings.fields,
         },
     )
+
+
+def submodel_configs(pair: EncoderDecoderPair, options: ComposeOptions) -> dict[str, Any]:
+    """Return submodel → its configuration in the output."""
+    return {
+        submodel.name: submodel_config(
+            submodel.source.config.raw,
+            submodel.role,
+            submodel.dtype if options.dtype == "keep" else options.dtype,
+        )
+        for submodel in pair.submodels
+    }
 
 
 def default_init(pair: EncoderDecoderPair) -> InitRule:

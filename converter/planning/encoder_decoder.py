@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from converter.architectures.model_config import ModelConfig
@@ -42,7 +43,7 @@ class Submodel:
     """A source in its role."""
 
     name: str
-    """``encoder`` or ``decoder``: the role, the prefix of names, the field of the configuration."""
+    """``encoder`` or ``decoder``, or its name in another composite: the prefix of names."""
     source: SourceModel
     role: Role
     model: ModelClass
@@ -87,7 +88,9 @@ class EncoderDecoderPair:
         """Part of the composite → why its tensors are newly initialized."""
         reasons = {
             CROSS_ATTENTION: "cross-attention, which neither checkpoint has",
-            self.composite.name: "projects the encoder's hidden size to the decoder's",
+            self.composite.name: "projects the encoder's hidden size to the decoder's"
+            if self.composite.generates
+            else "compares both encoders, and is in neither checkpoint",
         }
         for submodel in self.submodels:
             if submodel.random:
@@ -125,24 +128,27 @@ class EncoderDecoderPair:
 
 
 def pair_models(
-    encoder: SourceModel,
-    decoder: SourceModel,
+    sources: Mapping[str, SourceModel],
     registry: ArchitectureRegistry,
     random: Collection[str] = (),
+    composite: Composite | None = None,
+    fields: Mapping[str, Any] = MappingProxyType({}),
 ) -> EncoderDecoderPair:
-    """Combine two sources to the composite that the encoder's architecture calls for.
+    """Combine two sources to a composite, by default what the encoder's architecture calls for.
 
-    The weights of the submodels in `random` are newly initialized. Raise UnsupportedError if an
+    The weights of the submodels in `random` are newly initialized; `fields` are those of the
+    composite's configuration that are set. Raise UnsupportedError if an
     architecture does not have the role, or the decoder's configuration prevents a projection of the
     encoder's states; MatchError if a source does not fit its mapping table and configuration.
     """
-    sources = {
-        "encoder": ignore_foreign_tensors(encoder),
-        "decoder": ignore_foreign_tensors(decoder),
-    }
-    first, second = (_submodel(*item, item[0] in random) for item in sources.items())
-    _check_widths(encoder, decoder)
-    composite = registry.composite(first.role.composite)
+    roles = composite.roles if composite else {name: name for name in sources}
+    sources = {name: ignore_foreign_tensors(source) for name, source in sources.items()}
+    first, second = (
+        _submodel(name, roles[name], source, name in random) for name, source in sources.items()
+    )
+    if composite is None:
+        _check_widths(first.source, second.source)
+        composite = registry.composite(first.role.composite)
     builder = ModelSpecBuilder(registry.conventions)
     spec = builder.composite(
         composite,
@@ -158,6 +164,7 @@ def pair_models(
             )
             for each in (first, second)
         },
+        fields,
     )
     matched: dict[str, SourceTensor] = {}
     duplicates: dict[str, tuple[SourceTensor, ...]] = {}
@@ -172,10 +179,10 @@ def pair_models(
     return EncoderDecoderPair(composite, (first, second), spec, matched, duplicates)
 
 
-def _submodel(name: str, source: SourceModel, random: bool) -> Submodel:
-    role_unsupported_reasons(source.config, name)  # raises if it does not have the role
-    model, parts = submodel_class(source.config, name)
-    return Submodel(name, source, source.architecture.roles[name], model, parts, random)
+def _submodel(name: str, role: str, source: SourceModel, random: bool) -> Submodel:
+    role_unsupported_reasons(source.config, role)  # raises if it does not have the role
+    model, parts = submodel_class(source.config, role)
+    return Submodel(name, source, source.architecture.roles[role], model, parts, random)
 
 
 def _submodel_params(spec: ModelSpec, submodel: str) -> dict[str, ParamSpec]:

@@ -192,7 +192,13 @@ def _introduction(
     titles = [_markdown(each.title) for each in plan.tables if isinstance(each, Architecture)]
     composite = next((each for each in plan.tables if isinstance(each, Composite)), None)
     composed = _markdown(composite.title) if composite and composite.closed else None
-    if plan.command == "compose":
+    generates = composite is None or composite.generates
+    if plan.command == "compose" and composite and not generates:
+        yield (
+            f"{_markdown(composite.title)}: {titles[0]}, and {titles[1]}. **They were put "
+            "together, not trained**: until they are, what compares their outputs returns noise."
+        )
+    elif plan.command == "compose":
         what = f"{composed}:" if composed else "One encoder-decoder model of"
         yield (
             f"{what} {titles[0]} as encoder and {titles[1]} as decoder. **It was put together, not "
@@ -217,7 +223,7 @@ def _introduction(
         license = origin.license or "not stated"
         yield f"| {origin.label} | {reference}{random} | {commit} | {license} |"
     yield ""
-    if plan.command == "compose":
+    if plan.command == "compose" and generates:
         yield from ("```mermaid", "flowchart LR")
         yield f'    text[input] --> encoder["encoder: {titles[0]}"]'
         yield f'    encoder -- cross-attention --> decoder["decoder: {titles[1]}"]'

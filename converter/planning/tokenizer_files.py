@@ -330,7 +330,8 @@ def collect_auxiliary_files(
     tokenizer's own files leave it to the source's configuration or to its architecture. A model
     with `one` vocabulary has one tokenizer.
     """
-    copied = dict(processor_files(sources["encoder"].checkpoint.directory))
+    first, *_ = sources.values()
+    copied = dict(processor_files(first.checkpoint.directory))
     documents = {}
     directories, warnings = _tokenizer_directories(sources, tokenizer, one)
     for below, submodel in directories.items():

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from converter.architectures.loader import load_presets
 from converter.cli import commands
 from converter.options import INIT_RULES
+from tests.factories import make
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "tutorial.md").read_text()
@@ -21,6 +22,7 @@ TEXT = (ROOT / "docs" / "tutorial.md").read_text()
 @pytest.mark.parametrize("page", ["tutorial", "ready"])
 def test_every_command_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
     (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
+    make(tmp_path / "path/to/vit", "vit")
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / f"{page}.md").read_text()
     printed = re.findall(r"^converter (.*)$", text, re.MULTILINE)

@@ -11,7 +11,7 @@ import pytest
 import converter
 from converter.errors import ConfigError
 from tests.transformers import oracle_checks
-from tests.transformers.tiny import add_noise, tiny
+from tests.transformers.tiny import FULL, LIBRARY, add_noise, tiny
 
 pytestmark = pytest.mark.peer
 
@@ -58,6 +58,64 @@ def test_both_encoders_and_their_projections_survive_every_framework(
         name: tuple(value.shape) for name, value in native.items()
     }
     assert all(np.array_equal(np.asarray(again[name]), native[name].numpy()) for name in native)
+
+
+@pytest.mark.parametrize("pair", [("vit", "bert"), ("clip", "roberta")], ids="-".join)
+def test_what_compose_makes_is_what_transformers_makes_of_the_two(
+    tmp_path: Path, pair: tuple[str, str]
+) -> None:
+    """``from_vision_text_pretrained`` takes the image side of a complete CLIP as well."""
+    import transformers
+
+    for name in pair:
+        model = transformers.AutoModel.from_config(tiny(name).transformers_config())
+        add_noise(model, seed=2)
+        model.save_pretrained(tmp_path / name)
+    own, *settings = [tmp_path / "own", "projection_dim=28"]
+    sources = tmp_path / pair[0], tmp_path / pair[1]
+    converter.compose(*sources, own, model_type="vision-text-dual-encoder", set=settings)
+    theirs = getattr(transformers, CLASS).from_vision_text_pretrained(
+        str(sources[0]), str(sources[1]), projection_dim=28
+    )
+    ours, info = getattr(transformers, CLASS).from_pretrained(own, output_loading_info=True)
+    assert not any(info.values()), info
+    native, values = theirs.state_dict(), ours.state_dict()
+    new = {"visual_projection.weight", "text_projection.weight"}
+    assert native.keys() == values.keys()
+    assert all(values[name].equal(native[name]) for name in native.keys() - new)
+    batch: dict[str, np.ndarray] = {}
+    for name in pair:
+        batch |= tiny(name).batch("pytorch")
+    expected = oracle_checks.load(own, "safetensors", CLASS, batch, ())
+    for kind, prefix in (("h5", "TF"), ("msgpack", "Flax")) if pair[0] == "vit" else ():
+        inputs = {**batch, **tiny(pair[1]).batch({"TF": "tensorflow", "Flax": "flax"}[prefix])}
+        loaded = oracle_checks.load(own, kind, prefix + CLASS, inputs, ())
+        assert not loaded.problems, loaded.problems
+        assert not oracle_checks.oracle.compare(expected, loaded, 1e-5)
+
+
+ACCEPTED = [
+    (submodel, name)
+    for submodel, names in LIBRARY.composite("vision-text-dual-encoder").accepts.items()
+    for name in names
+    if FULL or name in ("beit", "swin", "albert", "squeezebert")
+]
+
+
+@pytest.mark.parametrize(("submodel", "name"), ACCEPTED, ids=lambda value: str(value))
+def test_an_architecture_that_is_accepted_can_be_called(submodel: str, name: str) -> None:
+    import torch
+    import transformers
+
+    pair = {"vision_model": "vit", "text_model": "bert", submodel: name}.values()
+    vision, text = (tiny(each).transformers_config().to_dict() for each in pair)
+    config = transformers.VisionTextDualEncoderConfig(vision_config=vision, text_config=text)
+    batch: dict[str, np.ndarray] = {}
+    for each in pair:
+        batch |= tiny(each).batch("pytorch")
+    inputs = {key: torch.as_tensor(value) for key, value in batch.items()}
+    outputs = getattr(transformers, CLASS)(config).eval()(**inputs)
+    assert tuple(outputs.logits_per_text.shape) == (2, 2)
 
 
 def test_split_writes_each_encoder_as_its_own_class_loads_it(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import converter
-from converter.architectures.loader import load_presets
-from converter.architectures.schema import Preset
+from converter.architectures.loader import Preset, load_presets
 from tests.environments import TRANSFORMERS_5, interpreter
 from tests.reading import FILES, values
 from tests.transformers.oracle import check, inputs

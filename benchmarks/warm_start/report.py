@@ -52,13 +52,13 @@ class Report:
         lines = [
             f"**{TITLES[task]}** ({_budget(runs['rnd2rnd'])})",
             "",
-            "| | loss | ROUGE-L | exact match | steps to rnd2rnd's final loss |",
-            "|---|---|---|---|---|",
+            "| | seeds | loss | ROUGE-L | exact match | steps to rnd2rnd's final loss |",
+            "|---|---|---|---|---|---|",
         ]
         for group, names in self.groups.items():
             rows = [name for name in names if runs[name]]
             if rows:
-                lines.append(f"| *{group}* | | | | |")
+                lines.append(f"| *{group}* | | | | | |")
             for name in rows:
                 each = runs[name]
                 loss = "{:.3f} ± {:.3f}".format(*_final(each))
@@ -66,7 +66,8 @@ class Report:
                     " ± ".join(f"{value:.1%}" for value in _spread([run[key] for run in each]))
                     for key in ("rouge_l", "exact_match")
                 )
-                lines.append(f"| {name} | {loss} | {rouge} | {exact} | {_reached(each, goal)} |")
+                cells = (name, len(each), loss, rouge, exact, _reached(each, goal))
+                lines.append(f"| {' | '.join(map(str, cells))} |")
         return "\n".join(lines)
 
     def picture(self) -> str:
@@ -124,5 +125,4 @@ def _reached(runs: Sequence[Mapping[str, Any]], goal: float) -> str:
 
 def _budget(runs: Sequence[Mapping[str, Any]]) -> str:
     settings = runs[0]["settings"]
-    seeds = f"{len(runs)} seeds" if len(runs) > 1 else "1 seed"
-    return f"{settings['steps']} steps of {settings['batch']} pairs, {seeds}"
+    return f"{settings['steps']} steps of {settings['batch']} pairs"

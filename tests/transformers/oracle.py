@@ -8,6 +8,7 @@ initialized tensor) is a problem here, and so is any loaded value that differs f
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,14 @@ from typing import Any
 import numpy as np
 
 from tests.transformers.models import OFFSET_POSITIONS, PREFIXES
+from tests.transformers.rounding import (
+    TOLERANCE,
+    Measure,
+    Outputs,
+    difference,
+    is_rounding,
+    moved_outputs,
+)
 from tests.transformers.weight_files import (
     COMBINED,
     FILES,
@@ -28,9 +37,6 @@ from tests.transformers.weight_files import (
     read_h5,
     read_msgpack,
 )
-
-TOLERANCE = 1e-5
-"""Largest difference of two frameworks' outputs, relative to the largest output."""
 
 
 @dataclass
@@ -45,6 +51,13 @@ class Loaded:
     """The tensors in the file, in its names and layout; 16-bit values widened to float32."""
     dtypes: set[str] = field(default_factory=set)
     model: Any = None
+    run_again: Callable[[], Outputs] | None = None
+    """Returns the outputs once more, if PyTorch in this process computed them."""
+
+    @cached_property
+    def moved(self) -> list[Outputs]:
+        """Outputs of `moved_outputs`, by which `agree` judges."""
+        return moved_outputs(self.model, self.run_again) if self.run_again else []
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -141,11 +154,15 @@ def check(
     return loaded
 
 
-def difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the largest relative difference of two outputs; infinite if shapes differ."""
-    if first.shape != second.shape:
-        return float("inf")
-    return float(np.abs(first - second).max() / max(1.0, np.abs(first).max()))
+def agree(
+    first: Loaded, second: Loaded, key: str, tolerance: float, measure: Measure = difference
+) -> bool:
+    """Return whether two frameworks compute the same output, but for rounding."""
+    gap = measure(first.outputs[key], second.outputs[key])
+    return gap <= tolerance or any(
+        is_rounding(gap, tolerance, each.outputs[key], [run[key] for run in each.moved], measure)
+        for each in (first, second)
+    )
 
 
 def compare(
@@ -155,8 +172,8 @@ def compare(
     pair = f"{first.kind} and {second.kind}"
     problems = []
     for key in first.outputs.keys() & second.outputs.keys():
-        gap = difference(first.outputs[key], second.outputs[key])
-        if not gap <= tolerance:
+        if not agree(first, second, key, tolerance):
+            gap = difference(first.outputs[key], second.outputs[key])
             problems.append(f"{pair}: {key} differ by {gap:.1e}")
     if first.outputs and second.outputs and not first.outputs.keys() & second.outputs.keys():
         problems.append(f"{pair}: no output in common")
@@ -235,9 +252,22 @@ def _pytorch(loaded: Loaded, directory: Path, name: str, config: dict[str, Any])
         },
     )
     loaded.model = model.float().eval()
-    with torch.no_grad():
-        batch = {key: torch.from_numpy(value) for key, value in inputs(config).items()}
-        _keep_outputs(loaded, loaded.model(**batch))
+    run_pytorch(loaded, inputs(config))
+
+
+def run_pytorch(loaded: Loaded, batch: Mapping[str, np.ndarray]) -> None:
+    """Keep the outputs of a PyTorch model, and the means to compute them again."""
+    import torch
+
+    tensors = {key: torch.from_numpy(value) for key, value in batch.items()}
+
+    def run() -> Outputs:
+        again = Loaded(loaded.kind)
+        with torch.no_grad():
+            _keep_outputs(again, loaded.model(**tensors))
+        return again.outputs
+
+    loaded.run_again, loaded.outputs = run, {**run()}
 
 
 def _place(tensor: Any) -> tuple[int, tuple[int, ...]]:

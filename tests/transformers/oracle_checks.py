@@ -60,7 +60,6 @@ def load(
 def _pytorch(
     loaded: Loaded, path: Path, name: str, batch: Batch | None, computed: tuple[str, ...]
 ) -> None:
-    import torch
     import transformers
     from safetensors.torch import load_file
 
@@ -83,9 +82,7 @@ def _pytorch(
     )
     loaded.model = model.eval()
     if batch is not None:
-        with torch.no_grad():
-            tensors = {key: torch.from_numpy(value) for key, value in batch.items()}
-            oracle._keep_outputs(loaded, model(**tensors))
+        oracle.run_pytorch(loaded, batch)
 
 
 def _tensorflow(

@@ -3,7 +3,8 @@
 ``python -m tests.transformers.rescue [NAME…]`` runs the proof for every class, or for those of the
 given model types, folders of transformers, or class names. Of each class a tiny model
 (``tiny/*.json``) with noise on every weight is saved by the class, converted to PyTorch, loaded by
-transformers 4.57 and 5, and run on the same inputs; outputs may differ by 1e-5 of their scale.
+transformers 4.57 and 5, and run on the same inputs; outputs may differ by 1e-5 of their
+scale, or by what rounding explains (`rounding.py`).
 
 ``rescue.json`` lists every class by the folder of transformers that has it, with the reason where
 its file cannot become a PyTorch checkpoint, or ``""``. The command prints a line for each class and
@@ -37,6 +38,7 @@ from converter.architectures.schema import ModelClass
 from converter.models.framework_support import unsupported_reasons
 from tests.transformers import oracle, oracle_checks
 from tests.transformers.oracle import Loaded
+from tests.transformers.rounding import scaled_difference
 from tests.transformers.tiny import (
     DIRECTORY,
     LIBRARY,
@@ -337,7 +339,7 @@ def rescue(
     for output in common:
         gap = scaled_difference(own.outputs[output], loaded.outputs[output])
         result.difference = max(result.difference, gap)
-        if not gap <= spec.tolerance:
+        if not oracle.agree(own, loaded, output, spec.tolerance, scaled_difference):
             result.problems.append(f"{output} differs by {gap:.1e} of its scale")
     if not own.outputs and not result.problems:
         result.problems = _changed_values(saved.framework, room)
@@ -356,13 +358,6 @@ def _changed_values(framework: str, room: Path) -> list[str]:
     first, second = (read(room / each / oracle.FILES[kind]) for each in ("saved", "back"))
     equal = {n for n in first.keys() & second.keys() if np.array_equal(first[n], second[n])}
     return [f"{n} is not the same again" for n in sorted(({*first} | {*second}) - equal)]
-
-
-def scaled_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the largest difference of two outputs, by the largest value of the first."""
-    if first.shape != second.shape:
-        return float("inf")
-    return float(abs(first - second).max() / max(float(abs(first).max()), 1e-9))
 
 
 def verdict(saved: SavedClass, result: Result, variant: str = "") -> tuple[bool, str]:

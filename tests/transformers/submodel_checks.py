@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tests.transformers.models import STEMS, class_name, weights
-from tests.transformers.oracle import Loaded, difference, inputs
+from tests.transformers.oracle import Loaded, inputs
+from tests.transformers.rounding import assert_close
 from tests.transformers.source_cache import SourceCache
 from tests.transformers.weight_files import FRAMEWORKS
 
@@ -55,10 +56,12 @@ def check_encoder(loaded: Loaded, source: Any, config: dict[str, Any]) -> None:
     import torch
 
     ids = torch.from_numpy(inputs(config)["input_ids"])
-    with torch.no_grad():
-        own = source(input_ids=ids).last_hidden_state.numpy()
-    gap = difference(own, loaded.outputs["encoder_last_hidden_state"])
-    assert gap <= 1e-5, f"{loaded.kind}: encoder differs from its source by {gap:.1e}"
+
+    def run() -> np.ndarray:
+        with torch.no_grad():
+            return np.asarray(source(input_ids=ids).last_hidden_state)
+
+    assert_close(loaded.outputs["encoder_last_hidden_state"], source, run)
 
 
 def check_decoder(loaded: Loaded, source: Any, config: dict[str, Any]) -> None:
@@ -66,11 +69,12 @@ def check_decoder(loaded: Loaded, source: Any, config: dict[str, Any]) -> None:
     import torch
 
     ids = torch.from_numpy(inputs(config)["decoder_input_ids"])
-    with torch.no_grad():
-        own = source(input_ids=ids).logits.numpy()
-        new = loaded.model.decoder(input_ids=ids).logits.numpy()
-    gap = difference(own, new)
-    assert gap <= 1e-5, f"decoder differs from its source by {gap:.1e}"
+
+    def run(model: Any) -> np.ndarray:
+        with torch.no_grad():
+            return np.asarray(model(input_ids=ids).logits)
+
+    assert_close(run(loaded.model.decoder), source, lambda: run(source))
 
 
 def check_pytorch_values(loaded: Loaded, encoder: Any, decoder: Any) -> set[str]:

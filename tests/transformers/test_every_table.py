@@ -47,7 +47,8 @@ An architecture needs one file, ``tiny/<model_type>.json``:
     texts; parameters whose name contains one get no noise, and files may lack them (constants that
     a framework computes).
 ``tolerance`` (optional)
-    largest relative difference of outputs across frameworks, if 1e-5 is too strict.
+    largest relative difference of outputs across frameworks, if 1e-5 is too strict and rounding
+    (`rounding.py`) is not the reason.
 ``transformers_4`` (optional)
     why transformers 4.57 lacks the classes; transformers 5 builds the models then, and is the only
     judge.

@@ -14,6 +14,7 @@ import pytest
 import converter
 from converter.errors import MatchError, UsageError
 from tests.docs.reading_pages import ROOT, blocks
+from tests.transformers.rounding import assert_close
 from tests.transformers.tiny import build, single_models, source_fields, tiny
 
 pytestmark = pytest.mark.peer
@@ -125,15 +126,18 @@ def test_a_combined_model_in_three_frameworks(saved: Any, tmp_path: Path) -> Non
         "input_ids": np.array([[3, 4, 5, 6], [7, 8, 9, 3]]),
         "decoder_input_ids": np.array([[5, 4, 3], [5, 8, 9]]),
     }
+
+    def run() -> np.ndarray:
+        with torch.no_grad():
+            output = model(**{k: torch.from_numpy(v) for k, v in batch.items()})
+        return np.asarray(output.logits)
+
     logits = []
     for file in ("model.safetensors", "tf_model.h5", "flax_model.msgpack"):
         with converter.open_checkpoint(tmp_path / "both" / file) as checkpoint:
             model = transformers.EncoderDecoderModel(config).eval()
             model.load_state_dict(checkpoint.to_torch(), strict=True)
-            with torch.no_grad():
-                logits.append(
-                    model(**{k: torch.from_numpy(v) for k, v in batch.items()}).logits.numpy()
-                )
+            logits.append(run())
             if file != "model.safetensors":
                 continue
             keras = transformers.TFEncoderDecoderModel(config)
@@ -143,7 +147,7 @@ def test_a_combined_model_in_three_frameworks(saved: Any, tmp_path: Path) -> Non
             flax = transformers.FlaxEncoderDecoderModel(config, input_shape=((1, 2), (1, 2)))
             logits.append(np.asarray(flax(**batch, params=checkpoint.to_flax()).logits))
     for other in logits[1:]:
-        np.testing.assert_allclose(other, logits[0], rtol=1e-4, atol=1e-5)
+        assert_close(other, model, run)
     assert np.array_equal(logits[0], logits[-1])
     assert np.array_equal(logits[0], logits[-2])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.transformers import oracle_checks
 from tests.transformers.damage import break_flax, break_pytorch, break_tensorflow
 from tests.transformers.models import (
     EQUAL,
@@ -20,8 +21,10 @@ from tests.transformers.models import (
     configuration,
     has_class,
 )
-from tests.transformers.oracle import Loaded, check, compare, load
+from tests.transformers.oracle import Loaded, agree, check, compare, load
+from tests.transformers.rounding import LIMIT, TOLERANCE, scaled_difference
 from tests.transformers.source_cache import SourceCache
+from tests.transformers.tiny import build, source_fields, tiny
 from tests.transformers.weight_files import FRAMEWORKS
 
 pytestmark = pytest.mark.peer
@@ -131,3 +134,54 @@ def test_a_missing_tensor_is_found_in_each_framework(combined: Path) -> None:
     break_pytorch(combined, "encoder." + QUERY, "encoder." + KEY, drop)
     [problem] = [text for text in load(combined, "safetensors").problems if "missing_keys" in text]
     assert QUERY in problem
+
+
+@pytest.fixture(scope="module")
+def sam(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Run SAM, whose masks depend on rounding more than the outputs of other models."""
+    path, spec = tmp_path_factory.mktemp("sam"), tiny("sam")
+    model = spec.table.models["SamModel"]
+    name = model.classes["pytorch"]
+    build(spec, name, source_fields("sam", model, "")).save_pretrained(path)
+    batch = spec.batch("pytorch", model=model.name)
+    return oracle_checks.load(path, "safetensors", name, batch, spec.keep)
+
+
+def test_what_a_move_of_the_last_digit_explains_is_rounding(sam: Loaded) -> None:
+    first = sam.outputs["pred_masks"]
+    moved = max(scaled_difference(first, each["pred_masks"]) for each in sam.moved)
+    scale = float(np.abs(first).max())
+
+    def passes(gap: float, tolerance: float) -> bool:
+        other = Loaded("h5", outputs={"pred_masks": first + np.float32(gap * scale)})
+        return agree(other, sam, "pred_masks", tolerance, scaled_difference)
+
+    assert 2 * moved < TOLERANCE < 7 * moved < 50 * moved < LIMIT * 2
+    assert passes(7 * moved, TOLERANCE), "SAM's difference on another processor"
+    assert not passes(7 * moved, 0)
+    assert not passes(9 * moved, TOLERANCE)
+    assert passes(7 * moved, 6.9 * moved)
+    assert not passes(2 * LIMIT, TOLERANCE)
+    assert not passes(np.nan, TOLERANCE)
+
+
+@pytest.mark.parametrize("damage", ["rows exchanged", "noise of 0.001"])
+def test_a_wrong_weight_is_not_rounding(sam: Loaded, damage: str) -> None:
+    """Of the weights that change the outputs at all, a tenth changes them as little as rounding."""
+    import torch
+
+    assert sam.run_again
+    effective, accepted = 0, []
+    for name, weight in sam.model.named_parameters():
+        own = weight.detach().clone()
+        noise = torch.randn(own.shape, generator=torch.Generator().manual_seed(0)) * 1e-3
+        with torch.no_grad():
+            weight.copy_(own.roll(1, 0) if damage == "rows exchanged" else own + noise)
+            other = Loaded("h5", outputs={**sam.run_again()})
+            weight.copy_(own)
+        gaps = [scaled_difference(sam.outputs[key], other.outputs[key]) for key in sam.outputs]
+        effective += max(gaps) > TOLERANCE
+        if all(agree(sam, other, key, TOLERANCE, scaled_difference) for key in sam.outputs):
+            accepted += [name] if max(gaps) > TOLERANCE else []
+    assert effective > 90
+    assert len(accepted) < effective / 10, accepted

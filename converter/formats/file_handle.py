@@ -60,6 +60,10 @@ class FileHandle(ABC):
     """Its path if it is local; otherwise a name for messages."""
     size: int
     """Bytes of the file when it was opened."""
+    is_remote = False
+    """If true, each read may be a request: what only values need is to be read with the values."""
+    has_scattered_headers = False
+    """Set by formats with headers between the values, which helps if reads are slow."""
 
     @abstractmethod
     def close(self) -> None:

@@ -3,6 +3,10 @@
 `RangeSource` is the transport; `RangedFile` is a `FileHandle` on top of it that every format can
 read. It caches blocks in bounded memory, joins requests for neighboring ranges, and reads ahead
 where reads are sequential.
+
+A request takes about as long as a megabyte. So a file with headers between its values
+(`FileHandle.has_scattered_headers`) of up to `WHOLE` bytes is read by three requests, the last of
+which fetches the rest of it; a larger one by many short ones.
 """
 
 from __future__ import annotations
@@ -23,8 +27,14 @@ BLOCK = 4 << 10
 around it are of no use."""
 _FIRST = 32 << 10
 """Bytes requested at the start of a file, where most formats have their headers."""
-_AHEAD = 512 << 10
+_AHEAD = 1 << 20
 """The most bytes that are read ahead."""
+_GAP = 64 << 10
+"""The longest gap between two reads that is read as well; `_AHEAD` after the first request."""
+_SECOND = 256 << 10
+"""The least that is read ahead in a header at the start of the file that is longer than that."""
+WHOLE = 64 << 20
+"""The largest file with headers between its values that is read completely."""
 _CACHE = 64 << 20
 """Cached bytes of a file."""
 _REQUEST = 8 << 20
@@ -47,6 +57,8 @@ class RangeSource(Protocol):
 class RangedFile(FileHandle):
     """A file, called `path` in messages, that is read through a `RangeSource`."""
 
+    is_remote = True
+
     def __init__(
         self,
         path: Path,
@@ -59,6 +71,7 @@ class RangedFile(FileHandle):
         """Bytes requested so far."""
         self._ranges: RangeSource | None = ranges
         self._open_sibling = open_sibling
+        self._requests = 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -85,7 +98,7 @@ class RangedFile(FileHandle):
             if len(blocks) * BLOCK > _CACHE // 2:
                 break  # the rest would evict the first
         runs = list(_runs(self._missing(blocks)))
-        if len(runs) > 1:
+        if runs:
             with thread_pool(min(_CONCURRENT, len(runs))) as threads:
                 list(threads.map(lambda run: self._fetch(*run), runs))
 
@@ -111,27 +124,39 @@ class RangedFile(FileHandle):
             blocks = {index: self._blocks[index] for index in indices if index in self._blocks}
             for index in blocks:
                 self._blocks.move_to_end(index)
-        for first, stop in _runs([index for index in indices if index not in blocks]):
-            fetched = self._fetch(first, self._ahead(first, stop))
-            blocks |= {index: fetched[index] for index in range(first, stop)}
+        while missing := [index for index in indices if index not in blocks]:
+            fetched = self._fetch(*self._extended(*next(_runs(missing))))
+            blocks |= {index: fetched[index] for index in missing if index in fetched}
         return blocks
 
-    def _ahead(self, first: int, stop: int) -> int:
-        """Return where to stop reading, at `stop` or after it.
+    def _extended(self, first: int, stop: int) -> tuple[int, int]:
+        """Return the blocks to request where those from `first` to `stop` are missing.
 
-        Reads ahead as much as was read before `first` without a gap: a header of any length takes
-        few requests, and at most as much is read in vain as is needed.
+        Reads ahead as much as was read before `first`, more at the start of the file, and closes
+        short gaps: a header of any length takes few requests, and what is read in vain is in
+        proportion to what is needed.
         """
-        longest = _AHEAD // BLOCK
+        end, longest = -(-self.size // BLOCK), _AHEAD // BLOCK
         with self._lock:
+            if self.has_scattered_headers and self.size <= WHOLE and self._requests >= 2:
+                missing = [index for index in range(end) if index not in self._blocks]
+                return missing[0], missing[-1] + 1
+            begin = first
+            gap = (_GAP if self._requests > 1 else _AHEAD) // BLOCK
+            while begin > 0 and first - begin <= gap and begin - 1 not in self._blocks:
+                begin -= 1
             before = 0
-            while before < longest and first - before - 1 in self._blocks:
+            while before < min(longest, begin) and begin - before - 1 in self._blocks:
                 before += 1
-            ahead = _FIRST // BLOCK if first == 0 else before + (stop - first if before else 0)
-            limit = min(max(stop, first + min(ahead, longest)), -(-self.size // BLOCK))
+            if not before:  # too far from what was read
+                begin = first
+            ahead = _FIRST // BLOCK if first == 0 else before + (stop - begin if before else 0)
+            if before and before == begin:
+                ahead = max(2 * before, _SECOND // BLOCK)
+            limit = min(max(stop, begin + min(ahead, longest)), end)
             while stop < limit and stop not in self._blocks:
                 stop += 1
-        return stop
+        return begin, stop
 
     def _missing(self, indices: Collection[int]) -> list[int]:
         with self._lock:
@@ -140,7 +165,7 @@ class RangedFile(FileHandle):
     def _fetch(self, first: int, stop: int) -> dict[int, bytes]:
         """Request the blocks from `first` to `stop`, and cache them."""
         blocks: dict[int, bytes] = {}
-        step = _REQUEST // BLOCK
+        step = (WHOLE if self.has_scattered_headers else _REQUEST) // BLOCK
         for start in range(first, stop, step):
             offset = start * BLOCK
             end = min(min(start + step, stop) * BLOCK, self.size)
@@ -163,6 +188,7 @@ class RangedFile(FileHandle):
             raise EOFError(offset + len(data))
         with self._lock:
             self.bytes_fetched += nbytes
+            self._requests += 1
         return data
 
 

@@ -309,6 +309,7 @@ def open_msgpack(file: FileHandle) -> Reader:
     metadata: dict[str, str] = {}
     characters = 0
     with closed_on_error(file):
+        file.has_scattered_headers = True
         for name, leaf in _leaves(parse(file), ""):
             characters += len(name)
             if characters > MAX_NAME_CHARACTERS:

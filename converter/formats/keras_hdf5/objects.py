@@ -50,6 +50,7 @@ class Hdf5Objects:
     def __init__(self, handle: FileHandle) -> None:
         self.handle = handle
         self._error = handle.error
+        handle.has_scattered_headers = True
         check_superblock(handle)
         self._trees = TreeChecker(handle)
         self._group_addresses: set[int] = set()

@@ -8,7 +8,8 @@ and the elements, always little-endian. Source: ``_legacy_save`` and ``_legacy_l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from converter.formats.torch.numpy_arrays import NumpyArray, NumpyTensor
 from converter.formats.torch.state_dict import NamedTensors, name_tensors
 from converter.formats.torch.storages import Storage, Tensor, TorchUnpicklerHooks
 from converter.formats.torch.unpickler import MAX_BYTES, ByteSource, unpickle
-from converter.formats.torch.zip_archive import STORED, Record, read_directory, read_record
+from converter.formats.torch.zip_archive import STORED, Record, locate, read_directory, read_record
 from converter.tensors import itemsize
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -40,7 +41,10 @@ _COMPLEX = frozenset({"complex64", "complex128"})
 """The dtypes, with those above, for which torch implements the negative."""
 
 Extents = Mapping[str, tuple[int, int]]
-"""Storage key → offset in the file, and bytes."""
+"""Storage key → offset in the file, and bytes. Offsets in a remote file are estimates, in the right
+order: the header next to each storage would be a request, and is read with the values."""
+Locate = Callable[[str], int]
+"""Return the offset of the storage of a key, after checking the header next to it."""
 
 
 def open_zip(handle: FileHandle) -> Reader:
@@ -81,8 +85,12 @@ def open_zip(handle: FileHandle) -> Reader:
                 "uncompressed records, as torch writes them",
                 remedy="unpack the archive and load it with torch, then save it again",
             )
-        extents[key] = (record.data, record.size)
-    return _reader(handle, name_tensors(path, root), hooks, extents, byteorder, "zip")
+        extents[key] = (record.data or record.header, record.size)
+
+    def located(key: str) -> int:
+        return locate(handle, records[f"{prefix}/data/{key}"]).data
+
+    return _reader(handle, name_tensors(path, root), hooks, extents, located, byteorder, "zip")
 
 
 def _byteorder(handle: FileHandle, record: Record | None) -> str:
@@ -111,7 +119,20 @@ def open_legacy(handle: FileHandle) -> Reader:
     if len(keys) != len(items) or len(set(keys)) != len(keys):
         raise handle.error("the list of storages is malformed")
     extents = _locate_storages(handle, keys, hooks.storages, source.position)
-    return _reader(handle, named, hooks, extents, "little", "legacy")
+
+    def located(key: str) -> int:
+        offset, count = extents[key][0], hooks.storages[key].total
+        if (actual := _count(handle, key, offset - 8)) != count:
+            what = "a storage of another length"
+            raise handle.error(what, f"storage {key}", f"{count} elements", f"{actual} elements")
+        return offset
+
+    return _reader(handle, named, hooks, extents, located, "little", "legacy")
+
+
+def _count(handle: FileHandle, key: str, offset: int) -> int:
+    """Return the number of elements that is stored before those of a storage."""
+    return int.from_bytes(handle.read(offset, 8, f"storage {key}"), "little")
 
 
 def _locate_storages(
@@ -122,7 +143,7 @@ def _locate_storages(
     for key in keys:
         if key not in storages:
             raise handle.error("a storage that no tensor uses", f"storage {key}")
-        count = int.from_bytes(handle.read(position, 8, f"storage {key}"), "little")
+        count = storages[key].total if handle.is_remote else _count(handle, key, position)
         nbytes = count * itemsize(storages[key].dtype)
         if position + 8 + nbytes > handle.size:
             expected = f"{count} elements of {storages[key].dtype} from {position + 8}"
@@ -137,6 +158,7 @@ def _reader(
     named: NamedTensors,
     hooks: TorchUnpicklerHooks,
     extents: Extents,
+    located: Locate,
     byteorder: str,
     form: str,
 ) -> Reader:
@@ -158,8 +180,11 @@ def _reader(
             number = numbers.setdefault(id(tensor.data), len(numbers))
             tensors[name] = NumpyTensor(handle.path, name, tensor, number)
         else:
-            offset = extents[tensor.storage.key][0]
-            tensors[name] = _signed_tensor(handle, name, tensor, offset, byteorder)
+            key = tensor.storage.key
+            make = partial(_signed_tensor, handle, name, tensor, byteorder)
+            tensors[name] = make(extents[key][0])
+            if handle.is_remote:
+                tensors[name] = _UnlocatedTensor(tensors[name], make, partial(located, key))
     return Reader(
         path=handle.path,
         tensors=tensors,
@@ -202,8 +227,30 @@ class _SignedTensor(StoredTensor):
         numbers ^= np.array([sign << (8 * unit - 1) for sign in signs], numbers.dtype)
 
 
+class _UnlocatedTensor(StoredTensor):
+    """A tensor of a remote file: the header next to its values is read with them."""
+
+    def __init__(
+        self,
+        estimated: StoredTensor,
+        make: Callable[[int], StoredTensor],
+        located: Callable[[], int],
+    ) -> None:
+        self.spec, self.path = estimated.spec, estimated.path
+        self._estimated, self._make, self._located = estimated, make, located
+
+    @property
+    def location(self) -> tuple[object, ...]:
+        """That with the estimated offset."""
+        return self._estimated.location
+
+    def read_into(self, out: Array, axis: int = 0, start: int = 0) -> None:
+        """Read values along `axis`; see `StoredTensor.read_into`."""
+        self._make(self._located()).read_into(out, axis, start)
+
+
 def _signed_tensor(
-    handle: FileHandle, name: str, tensor: Tensor, storage_offset: int, byteorder: str
+    handle: FileHandle, name: str, tensor: Tensor, byteorder: str, storage_offset: int
 ) -> StoredTensor:
     """Return the tensor with its metadata, if torch supports them for its dtype."""
     stored = _stored_tensor(handle, name, tensor, storage_offset, byteorder)

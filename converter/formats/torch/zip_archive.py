@@ -16,6 +16,7 @@ import struct
 import zlib
 from dataclasses import dataclass, replace
 
+from converter.errors import FormatError
 from converter.formats.file_handle import FETCH_AGAIN, MAX_TENSORS, FileHandle
 
 STORED, DEFLATED = 0, 8
@@ -29,6 +30,8 @@ _ENCRYPTED, _DESCRIPTOR = 0x0001, 0x0008
 _MAX_COMMENT = 0xFFFF
 _MAX_DIRECTORY = 64 << 20
 """Bytes; an entry of torch takes about 120."""
+_TAIL = 256 << 10
+"""Bytes at the end of a remote archive that are requested together, or 1/64 of a small one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +49,38 @@ class Record:
     header: int
     """Offset of the local header."""
     data: int = 0
-    """Offset of the first byte."""
+    """Offset of the first byte, 0 while it is not located; see `locate`."""
+    limit: int = 0
+    """Offset of the next record or of the directory."""
 
 
 def read_directory(handle: FileHandle) -> dict[str, Record]:
-    """Return all records by name, in archive order, after checking that torch could write them."""
+    """Return all records by name, in archive order, after checking that torch could write them.
+
+    Those of a remote archive are not located: the header of each would be a request.
+    """
+    tail = max(min(_TAIL, handle.size // 64), 4 << 10)
+    handle.prefetch([(max(handle.size - tail, 0), min(tail, handle.size))])
     start, size, count = _find_directory(handle)
     listed = _parse_directory(handle, handle.read(start, size), count)
     # ``torch.serialization.set_crc32_options(False)`` writes zeros into every record.
     checked = any(record.crc32 for record in listed)
-    handle.prefetch(
-        (record.header, LOCAL_HEADER.size + len(record.name.encode())) for record in listed
-    )
+    ordered = sorted(listed, key=lambda record: record.header)
     records: dict[str, Record] = {}
-    position = 0
-    for record in sorted(listed, key=lambda record: record.header):
+    for record, limit in zip(ordered, [*(each.header for each in ordered[1:]), start], strict=True):
         if record.name in records:
             raise handle.error("duplicate record", record.name)
-        if record.header < position:
-            raise handle.error(
-                "record overlaps another", record.name, f"offset {position} or more", record.header
-            )
-        located = _locate(handle, record)
-        position = located.data + located.packed
-        if position > start:
-            expected, found = f"end at {start} or before", position
-            raise handle.error("record reaches into the directory", record.name, expected, found)
-        records[record.name] = located if checked else replace(located, crc32=None)
+        if record.header + LOCAL_HEADER.size + record.packed > limit:
+            raise _overlap(handle, record.name, limit)
+        crc32 = record.crc32 if checked else None
+        record = replace(record, crc32=crc32, limit=limit)
+        records[record.name] = record if handle.is_remote else locate(handle, record)
     return records
+
+
+def _overlap(handle: FileHandle, name: str, limit: int) -> FormatError:
+    what = "record overlaps another, or the directory"
+    return handle.error(what, name, f"end at {limit} or before")
 
 
 def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
@@ -81,7 +88,7 @@ def read_record(handle: FileHandle, record: Record, limit: int) -> bytes:
     if max(record.size, record.packed) > limit:
         expected, found = f"at most {limit} bytes", max(record.size, record.packed)
         raise handle.error("record too long", record.name, expected, found)
-    data = handle.read(record.data, record.packed, record.name)
+    data = handle.read(locate(handle, record).data, record.packed, record.name)
     if record.method == DEFLATED:
         decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
@@ -180,8 +187,10 @@ def _parse_directory(handle: FileHandle, data: bytes, count: int) -> list[Record
     return records
 
 
-def _locate(handle: FileHandle, record: Record) -> Record:
+def locate(handle: FileHandle, record: Record) -> Record:
     """Return the record with the offset of its data, after checking its local header."""
+    if record.data:
+        return record
     expected_name = record.name.encode()
     header = handle.read(record.header, LOCAL_HEADER.size + len(expected_name), record.name)
     signature, _, flags, method, _, _, crc32, packed, size, name_length, extra_length = (
@@ -199,13 +208,15 @@ def _locate(handle: FileHandle, record: Record) -> Record:
         if _FULL32 in (packed, size):
             extra = handle.read(data - extra_length, extra_length, record.name)
             size, packed = _widen(handle, record.name, extra, [size, packed])
-        agrees = (crc32, packed, size) == (record.crc32, record.packed, record.size)
+        agrees = (crc32, packed, size) == (record.crc32 or 0, record.packed, record.size)
     if not agrees:
         raise handle.error(
             "a record's own header disagrees with the zip directory",
             record.name,
             remedy=FETCH_AGAIN,
         )
+    if data + record.packed > record.limit:
+        raise _overlap(handle, record.name, record.limit)
     return replace(record, data=data)
 
 

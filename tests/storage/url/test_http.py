@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -68,6 +69,17 @@ def test_headers_are_read_by_ranges(web: WebServer) -> None:
     converter.inspect(f"{web.address}/bert")
     assert web.requests.count("GET /bert/config.json") == 1
     assert web.requests.count("HEAD /bert/model.safetensors") == 1
+
+
+@pytest.mark.parametrize("file_format", ["torch", "keras-hdf5", "flax-msgpack"])
+def test_headers_take_few_requests(web: WebServer, tmp_path: Path, file_format: str) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 64, "vocab_size": 5000, "num_hidden_layers": 4}
+    made = factories.make(tmp_path / "other", "bert", file_format=file_format, **sizes).directory
+    for path in made.iterdir():
+        web.files[f"other/{path.name}"] = path.read_bytes()
+    converter.inspect(f"{web.address}/other")
+    (weights,) = (path.name for path in made.iterdir() if path.name != "config.json")
+    assert sum(weights in request for request in web.requests) <= 4
 
 
 def endless(handler: Handler, path: str, data: bytes) -> None:

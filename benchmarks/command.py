@@ -44,7 +44,11 @@ def run(options: argparse.Namespace, measure: Callable[[Path, argparse.Namespace
 
 
 def sources(work: Path, size: str) -> tuple[Path, Path]:
-    """Write two random checkpoints, in a separate process so that this one stays small."""
-    numbers = [str(number) for number in SIZES[size]]
-    subprocess.run([sys.executable, "-c", _MAKE, work, "encoder", "decoder", *numbers], check=True)
-    return work / "encoder", work / "decoder"
+    """Write two random checkpoints, in a separate process so that this one stays small.
+
+    They are kept for further measurements in the same directory.
+    """
+    names, numbers = ("encoder", "decoder"), [str(number) for number in SIZES[size]]
+    if not (work / names[1]).exists():
+        subprocess.run([sys.executable, "-c", _MAKE, work, *names, *numbers], check=True)
+    return work / names[0], work / names[1]

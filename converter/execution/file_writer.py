@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -28,6 +29,7 @@ class FileWriter:
     """Writes tensors' bytes by offset, from any thread, and computes their CRC-32 where needed."""
 
     def __init__(self, output: PreallocatedFile, nbytes: int) -> None:
+        self.lock = threading.Lock()
         self._output = output
         self._nbytes = nbytes
         self._crc32: dict[str, int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -64,6 +65,7 @@ class _ArrayOutput:
     """An array with the interface of `RowWriter`."""
 
     def __init__(self, entry: FileEntry) -> None:
+        self.lock = threading.Lock()
         self.array = np.empty(entry.spec.shape, numpy_dtype(entry.spec.dtype))
 
     def write_rows(

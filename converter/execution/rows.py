@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ def squeeze_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(length for length in shape if length != 1)
 
 
+@lru_cache(4096)
 def squeezed_permutation(
     rearrangement: Rearrangement, source_shape: tuple[int, ...]
 ) -> Permutation:

@@ -165,9 +165,7 @@ class TensorCopier:
             groups[key].outputs.append((writer, entry))
         return list(groups.values())
 
-    def _write(
-        self, group: _Group, values: Array, start: int, stop: int, digest: _Digest
-    ) -> None:
+    def _write(self, group: _Group, values: Array, start: int, stop: int, digest: _Digest) -> None:
         """Write rows in the group's layout to each of its files, a free one first.
 
         The kernel lets one thread write to a file at a time; instead of waiting, hash.

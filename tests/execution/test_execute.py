@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converter import system
 from converter.errors import CheckpointError, FormatError, MatchError, OutputError
-from converter.execution import executor, file_writer
+from converter.execution import executor, file_writer, tensor_copy
 from converter.execution.executor import execute
 from converter.execution.rows import blocks, cast, count_non_finite
 from converter.formats.base import PreallocatedFile, Segment, StoredTensor
@@ -451,3 +452,52 @@ def test_real_formats_read_back(tmp_path, file_format):
     execute(plan, tmp_path)
     with open_file(tmp_path / "a.raw") as reader:
         assert np.array_equal(reader.tensors["f"].read(), values)
+
+
+def test_threads_write_to_a_file_in_turns(tmp_path, raw, monkeypatch):
+    plan, _ = case_plan()
+    writing, together = set(), []
+
+    def watched(fd: int, values: memoryview, offset: int) -> int:
+        together.append(fd in writing)
+        writing.add(fd)
+        time.sleep(1e-4)  # lets another thread run
+        writing.discard(fd)
+        return system.write_at(fd, values, offset)
+
+    monkeypatch.setattr(file_writer, "write_at", watched)
+    execute(plan, tmp_path, jobs=4)
+    assert together and not any(together)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_hashes_while_a_file_is_busy(monkeypatch, busy):
+    steps = []
+
+    class Lock:
+        def acquire(self, blocking: bool = True) -> bool:
+            return blocking or not busy
+
+        def release(self) -> None:
+            pass
+
+    class Writer:
+        lock = Lock()
+
+        def write_rows(self, name, values, rows, start, stop, check) -> None:
+            steps.append("write")
+
+    class Digest(tensor_copy._Digest):
+        def catch_up(self) -> bool:
+            if waited := super().catch_up():
+                steps.append("hash")
+            return waited
+
+    monkeypatch.setattr(tensor_copy, "_Digest", Digest)
+    plan, canonical = case_plan()
+    [tensor] = [each for each in plan.tensors if each.spec.name == "matrix"]
+    entry = plan.files[0].entries[0]
+    outputs: dict = {"matrix": [(Writer(), entry)]}
+    digest = tensor_copy.TensorCopier(outputs, 1 << 20).copy(tensor).sha256
+    assert steps == (["hash", "write"] if busy else ["write", "hash"])
+    assert digest == hashlib.sha256(canonical["matrix"].tobytes()).hexdigest()

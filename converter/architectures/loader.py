@@ -271,6 +271,7 @@ class _RowLoader:
             aliases=options.aliases,
             not_in=frozenset(options.not_in),
             buffer=options.buffer,
+            empty=options.empty,
         )
 
     def _sizes(self, layer_type: LayerType, value: Any, place: str) -> tuple[Expression, ...]:

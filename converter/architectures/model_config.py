@@ -160,11 +160,13 @@ class ModelConfig:
             raise self._error(str(expression), "a number", value)
         return value
 
-    def size(self, expression: Expression, places: Places = MappingProxyType({})) -> int:
+    def size(
+        self, expression: Expression, places: Places = MappingProxyType({}), least: int = 1
+    ) -> int:
         """Return the length of an axis; raise ConfigError if it is not a whole number in range."""
         value = self.number(expression, places)
-        if value != int(value) or not 1 <= value <= MAX_SIZE:
-            raise self._error(str(expression), f"a whole number from 1 to {MAX_SIZE}", value)
+        if value != int(value) or not least <= value <= MAX_SIZE:
+            raise self._error(str(expression), f"a whole number from {least} to {MAX_SIZE}", value)
         return int(value)
 
     def scale(self, init: Init, places: Places = MappingProxyType({})) -> float:

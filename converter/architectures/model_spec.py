@@ -375,7 +375,7 @@ class ModelSpecBuilder:
         for places in config.index_combinations(row.path.places, MAX_TENSORS):
             if config.is_true(row.when, places):
                 if varies or not sizes:
-                    sizes = [config.size(size, places) for size in row.sizes]
+                    sizes = [config.size(size, places, 0 if row.empty else 1) for size in row.sizes]
                 yield from self._params(row, places, sizes, part, namer, ties, scale, init)
 
     @staticmethod

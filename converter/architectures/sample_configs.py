@@ -227,7 +227,7 @@ class _Finder:
                     for places in config.index_combinations(row.path.places, _MAX_TRIALS):
                         if config.is_true(row.when, places) and sizes:
                             for size in sizes:
-                                config.size(size, places)
+                                config.size(size, places, 0 if row.empty else 1)
                             sizes = dict.fromkeys(
                                 size for size in sizes if size.fields.intersection(places)
                             )

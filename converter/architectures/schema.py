@@ -151,6 +151,8 @@ class ModuleEntry:
     """Dialect → other paths, read but never written."""
     not_in: frozenset[str] = frozenset()
     buffer: bool = False
+    empty: bool = False
+    """If true, an axis may have the length 0."""
 
 
 class RowOptions(Entry, frozen=True):
@@ -163,6 +165,7 @@ class RowOptions(Entry, frozen=True):
     aliases: Mapping[DialectName, tuple[NamePattern, ...]] = {}
     not_in: tuple[DialectName, ...] = ()
     buffer: bool = False
+    empty: bool = False
 
 
 @dataclass(frozen=True)

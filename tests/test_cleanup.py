@@ -5,9 +5,10 @@ from __future__ import annotations
 import dis
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ _POINTS = ("CALL", "RESUME", "JUMP_BACKWARD")
 
 
 class Interrupt:
-    """A trace function that raises KeyboardInterrupt at one of the points where Python may.
+    """Raises KeyboardInterrupt at one of the points of the main thread where Python may.
 
     Those in files whose path contains one of `places` are counted.
     """
@@ -34,37 +35,76 @@ class Interrupt:
     def __init__(self, step: int, places: tuple[str, ...]) -> None:
         self.step, self.places = step, places
         self.count = 0
+        self._last: dict[int, str] = {}
 
-    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
-        if not any(place in frame.f_code.co_filename for place in self.places):
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Count, and raise, in the block.
+
+        Python 3.12 and 3.13 trace the instructions of a function only from its second run on;
+        `sys.monitoring` reports all of them.
+        """
+        if sys.version_info >= (3, 12):
+            tool, events = 4, sys.monitoring.events
+            sys.monitoring.use_tool_id(tool, __name__)
+            sys.monitoring.register_callback(tool, events.INSTRUCTION, self._instruction)
+            sys.monitoring.restart_events()
+            sys.monitoring.set_events(tool, events.INSTRUCTION)
+            try:
+                yield
+            finally:
+                sys.monitoring.set_events(tool, 0)
+                sys.monitoring.register_callback(tool, events.INSTRUCTION, None)
+                sys.monitoring.free_tool_id(tool)
+        else:
+            before = sys.gettrace()
+            sys.settrace(self._call)
+            try:
+                yield
+            finally:
+                sys.settrace(before)
+
+    def _instruction(self, code: CodeType, offset: int) -> Any:
+        if not self._counts(code):
+            return sys.monitoring.DISABLE  # type: ignore[attr-defined]
+        if threading.current_thread() is threading.main_thread():
+            self._execute(sys._getframe(1), offset)
+        return None
+
+    def _call(self, frame: FrameType, event: str, arg: object) -> Any:
+        if not self._counts(frame.f_code):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        last = ""
+        return self._opcode
 
-        def trace(frame: FrameType, event: str, arg: object) -> Any:
-            nonlocal last
-            if event == "opcode":
-                is_point = last.startswith(_POINTS)
-                last = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-                if is_point:
-                    self.count += 1
-                    if self.count == self.step:
-                        raise KeyboardInterrupt
-            return trace
+    def _opcode(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event == "opcode":
+            self._execute(frame, frame.f_lasti)
+        elif event == "return":
+            self._last.pop(id(frame), None)
+        return self._opcode
 
-        return trace
+    def _counts(self, code: CodeType) -> bool:
+        return any(place in code.co_filename for place in self.places)
+
+    def _execute(self, frame: FrameType, offset: int) -> None:
+        """Note the instruction that follows; raise if the last one is the point of the step."""
+        last = self._last.get(id(frame), "")
+        self._last[id(frame)] = dis.opname[frame.f_code.co_code[offset]]
+        if last.startswith(_POINTS):
+            self.count += 1
+            if self.count == self.step:
+                raise KeyboardInterrupt
 
 
 def interrupted(step: int, run: Callable[[], object], *places: str) -> bool:
     """Interrupt `run` at a step; return false if it ended before."""
-    interrupt, before = Interrupt(step, places), sys.gettrace()
-    sys.settrace(interrupt)
+    interrupt = Interrupt(step, places)
     try:
-        run()
+        with interrupt.watching():
+            run()
     except KeyboardInterrupt:
         return True
-    finally:
-        sys.settrace(before)
     return interrupt.count >= step  # during the work of a finalizer
 
 
@@ -140,9 +180,8 @@ def test_a_command_at_many_steps(tmp_path: Path, where: int) -> None:
         converter.convert(made.directory, tmp_path / "out", overwrite=True)
 
     counter = Interrupt(-1, ("/converter/",))
-    sys.settrace(counter)
-    write()
-    sys.settrace(None)
+    with counter.watching():
+        write()
     new = digests(tmp_path / "out")
     converter.convert(made.directory, tmp_path / "out", to=["flax"], seed=1, overwrite=True)
     # Most of the steps are of planning; a third of the cases is of the end, which writes.

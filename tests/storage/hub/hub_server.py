@@ -7,8 +7,6 @@ only read. The attributes of `Hub` set what it refuses or breaks.
 from __future__ import annotations
 
 import base64
-import fnmatch
-import hashlib
 import json
 import re
 import socket
@@ -16,128 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.storage.hub.xet_server import Xet
-
-USERS = {
-    "hf_test": {"name": "me", "orgs": ["acme"], "role": "write"},
-    "hf_ro": {"name": "ro", "orgs": [], "role": "read"},
-}
-_LFS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.data-00000-of-00001")
-
-
-class RefusalError(Exception):
-    """An error response, with the codes by which the client distinguishes errors."""
-
-    def __init__(self, status: int, code: str | None, message: str) -> None:
-        self.status, self.code, self.message = status, code, message
-
-
-@dataclass
-class Repo:
-    """One repository; a commit is its files, each the SHA-256 of its bytes."""
-
-    private: bool = False
-    gated: bool = False
-    commits: dict[str, dict[str, Any]] = field(default_factory=dict)
-    refs: dict[str, str] = field(default_factory=dict)
-    pulls: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, files: dict[str, str], parent: str | None, head: dict[str, Any]) -> str:
-        known = json.dumps([files, parent, head, len(self.commits)], sort_keys=True)
-        commit = hashlib.sha1(known.encode()).hexdigest()
-        self.commits[commit] = {"files": files, "parent": parent, **head}
-        return commit
-
-    def commit_of(self, revision: str) -> str:
-        if revision in self.refs:
-            return self.refs[revision]
-        if revision in self.commits:
-            return revision
-        raise RefusalError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-
-    def files(self, revision: str = "main") -> dict[str, str]:
-        return dict(self.commits[self.commit_of(revision)]["files"])
-
-    def open_pull(self, title: str, author: str, commit: str) -> int:
-        number = len(self.pulls) + 1
-        self.pulls.append({"num": number, "title": title, "author": author, "status": "open"})
-        self.refs[f"refs/pr/{number}"] = commit
-        return number
-
-
-class Hub:
-    """The state of a server, to be filled and looked at by tests."""
-
-    def __init__(self, xet: bool = False) -> None:
-        self.xet = Xet() if xet else None
-        self.repos: dict[str, Repo] = {}
-        self.blobs: dict[str, bytes] = {}
-        self.log: list[str] = []
-        """Method and path of every request."""
-        self.served: list[tuple[str, str, int]] = []
-        """Path, token and bytes of every part of a file that was sent."""
-        self.failing: dict[str, int] = {}
-        """Part of a request → how many times it is still to be answered with status 503."""
-        self.dropping: dict[str, int] = {}
-        """Part of a request → how many times the connection is still to be cut in the middle."""
-        self.odd: dict[str, Callable[[Handler], None]] = {}
-        """Part of a request → how it is answered instead."""
-        self.expired = 0
-        """How many times the storage is still to say that an address is no longer valid."""
-        self.knows_ranges = True
-        self.tells_sizes = True
-        self.lock = threading.RLock()
-
-    def put(self, data: bytes) -> str:
-        digest = hashlib.sha256(data).hexdigest()
-        self.blobs[digest] = data
-        return digest
-
-    def publish(self, repo_id: str, files: dict[str, bytes], **how: Any) -> str:
-        """Make a repository with one commit, or add one to it; gives the commit."""
-        repo = self.repos.setdefault(repo_id, Repo(**how))
-        stored = {name: self.put(data) for name, data in files.items()}
-        previous = repo.files() if repo.refs else {}
-        repo.refs["main"] = repo.add(
-            {**previous, **stored}, repo.refs.get("main"), {"title": "files"}
-        )
-        return repo.refs["main"]
-
-    def read(self, repo_id: str, name: str, revision: str = "main") -> bytes:
-        return self.blobs[self.repos[repo_id].files(revision)[name]]
-
-    def requests(self, part: str) -> list[str]:
-        return [line for line in self.log if part in line]
-
-    def complete_model_types(self, name: str, digest: str) -> dict[str, Any]:
-        """Return an entry of a listing."""
-        data = self.blobs[digest]
-        entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data)}
-        if not _is_lfs(name):
-            return {**entry, "oid": _git(data)}
-        pointer = _pointer(digest, len(data))
-        large = {"oid": digest, "size": len(data), "pointerSize": len(pointer)}
-        known = self.xet.hashes if self.xet else {}
-        chunked = {"xetHash": known[digest]} if digest in known else {}
-        return {**entry, "oid": _git(pointer), "lfs": large, **chunked}
-
-
-def _is_lfs(name: str) -> bool:
-    return any(fnmatch.fnmatch(name, pattern) for pattern in _LFS)
-
-
-def _git(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
-def _pointer(digest: str, size: int) -> bytes:
-    spec = "version https://git-lfs.github.com/spec/v1"
-    return f"{spec}\noid sha256:{digest}\nsize {size}\n".encode()
+from tests.storage.hub.hub_state import USERS, Hub, RefusalError, Repo, is_lfs
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -200,10 +81,10 @@ class Handler(BaseHTTPRequestHandler):
                 if part in f"{self.command} {self.path}":
                     return odd_answer(self)
             for methods, pattern, function in ROUTES:
-                found = re.fullmatch(pattern, address.path)
-                if found and self.command in methods.split("|"):
+                matched = re.fullmatch(pattern, address.path)
+                if matched and self.command in methods.split("|"):
                     with nullcontext() if function in UNLOCKED else self.hub.lock:
-                        function(self, *[unquote(group or "") for group in found.groups()])
+                        function(self, *[unquote(group or "") for group in matched.groups()])
                     return
             raise RefusalError(404, None, f"no route: {self.command} {address.path}")
         except ConnectionError:
@@ -218,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_HEAD = serve  # noqa: N815
 
     def due(self, planned: dict[str, int]) -> bool:
-        """Whether something is planned for this request; it is counted then."""
+        """Return whether something is planned for this request; it is counted then."""
         for part, times in planned.items():
             if part in f"{self.command} {self.path}" and times:
                 planned[part] -= 1
@@ -320,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
     def sibling(self, name: str, digest: str) -> dict[str, Any]:
         if "blobs" not in self.query or not self.hub.tells_sizes:
             return {"rfilename": name}
-        entry = self.hub.complete_model_types(name, digest)
+        entry = self.hub.entry(name, digest)
         return {"rfilename": name, "size": entry["size"], "blobId": entry["oid"]}
 
     def branch(self, repo_id: str, name: str) -> None:
@@ -333,21 +214,21 @@ class Handler(BaseHTTPRequestHandler):
 
     def tree(self, repo_id: str, revision: str) -> None:
         files = self.repo(repo_id).files(revision)
-        self.answer([self.hub.complete_model_types(name, files[name]) for name in sorted(files)])
+        self.answer([self.hub.entry(name, files[name]) for name in sorted(files)])
 
     def below(self, repo_id: str, revision: str, path: str) -> None:
         files = self.repo(repo_id).files(revision)
         names = [name for name in sorted(files) if name.startswith(f"{unquote(path)}/")]
         if not names:
             raise RefusalError(404, "EntryNotFound", f"{path} does not exist")
-        self.answer([self.hub.complete_model_types(name, files[name]) for name in names])
+        self.answer([self.hub.entry(name, files[name]) for name in names])
 
     def paths_info(self, repo_id: str, revision: str) -> None:
         files = self.repo(repo_id).files(revision)
         data = self.body()
         asked = json.loads(data) if data[:1] == b"{" else parse_qs(data.decode())
         names = [name for name in asked.get("paths", []) if name in files]
-        self.answer([self.hub.complete_model_types(name, files[name]) for name in names])
+        self.answer([self.hub.entry(name, files[name]) for name in names])
 
     # --- uploads
 
@@ -365,11 +246,11 @@ class Handler(BaseHTTPRequestHandler):
         body = []
         for entry in json.loads(self.body())["files"]:
             name = entry["path"]
-            old = self.hub.complete_model_types(name, files[name]) if name in files else {}
+            old = self.hub.entry(name, files[name]) if name in files else {}
             body.append(
                 {
                     "path": name,
-                    "uploadMode": "lfs" if _is_lfs(name) else "regular",
+                    "uploadMode": "lfs" if is_lfs(name) else "regular",
                     "shouldIgnore": False,
                     "oid": old.get("lfs", old).get("oid"),
                 }
@@ -478,7 +359,7 @@ class Handler(BaseHTTPRequestHandler):
         if digest is None:
             missing = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"}
             return self.answer({"error": "Entry not found"}, 404, {**headers, **missing})
-        entry = self.hub.complete_model_types(name, digest)
+        entry = self.hub.entry(name, digest)
         headers["ETag"] = f'"{entry["oid"]}"'
         if "lfs" in entry:
             headers["X-Linked-Size"] = str(entry["size"])

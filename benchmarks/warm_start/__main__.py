@@ -54,7 +54,9 @@ def measure(options: argparse.Namespace) -> None:
         return
     budgets = dict.fromkeys(BUDGETS, QUICK) if options.quick else BUDGETS
     execute(planned(budgets, 1 if options.quick else options.seeds), work, tasks, options.processes)
-    shown = report.Report.read(work, setups.GROUPS, list(tasks))
+    results = report.collect(work)
+    (work / "results.json").write_text(json.dumps(results, indent=1))
+    shown = report.Report(results)
     (work / "warm-start.svg").write_text(shown.picture())
     (work / "warm-start.md").write_text(shown.table())
     print(shown.table())

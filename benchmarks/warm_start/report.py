@@ -1,4 +1,7 @@
-"""The table and the picture of what was measured."""
+"""The table and the picture of what was measured.
+
+``python -m benchmarks.warm_start.report`` writes both into ``docs/`` from ``results.json``.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +14,45 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.warm_start.setups import Setup
+from benchmarks.warm_start.setups import GROUPS, PRESETS, SETUPS
 
 TITLES = {"restore": "Restore sentences", "summarize": "Title and summaries from an abstract"}
 
 
+RESULTS = Path(__file__).with_name("results.json")
+"""The results that the documentation shows."""
+PAGE = Path(__file__).parents[2] / "docs" / "warm-start.md"
+_TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=\n<!-- end of table -->)", re.DOTALL)
+
+Result = Mapping[str, Any]
+"""Of one run: ``settings``, ``held_out`` (pairs of step and loss), ``rouge_l``, ``exact_match``."""
+
+
+def collect(work: Path) -> dict[str, dict[str, list[Result]]]:
+    """Return task → setup → the results of its finished runs by seed, without training losses."""
+    keys = ("settings", "seconds", "held_out", "rouge_l", "exact_match")
+    return {
+        task: {
+            name: [
+                {key: run[key] for key in keys if key in run}
+                for path in sorted(path_of(work, task, name, 0).parent.glob("*.json"))
+                for run in (json.loads(path.read_text()),)
+            ]
+            for name in SETUPS
+        }
+        for task in TITLES
+    }
+
+
 @dataclass(frozen=True)
 class Report:
-    """Runs by task and setup, one of each seed."""
+    """Results by task and setup, one of each seed."""
 
-    runs: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
-    groups: Mapping[str, Sequence[str]]
-
-    @classmethod
-    def read(
-        cls, work: Path, groups: Mapping[str, Mapping[str, Setup]], tasks: Sequence[str]
-    ) -> Report:
-        """Read the results of all finished runs."""
-        names = {group: list(setups) for group, setups in groups.items()}
-        runs = {
-            task: {
-                name: [
-                    json.loads(path.read_text())
-                    for path in sorted(path_of(work, task, name, 0).parent.glob("*.json"))
-                ]
-                for setups in names.values()
-                for name in setups
-            }
-            for task in tasks
-        }
-        return cls(runs, names)
+    runs: Mapping[str, Mapping[str, Sequence[Result]]]
 
     def table(self) -> str:
         """Return Markdown: a table for each task."""
-        return "\n\n".join(self._table(task) for task in self.runs)
+        return "\n\n".join(self._table(task) for task in self.runs if self.runs[task]["rnd2rnd"])
 
     def _table(self, task: str) -> str:
         runs = self.runs[task]
@@ -52,21 +60,18 @@ class Report:
         lines = [
             f"**{TITLES[task]}** ({_budget(runs['rnd2rnd'])})",
             "",
-            "| | seeds | loss | ROUGE-L | exact match | steps to rnd2rnd's final loss |",
-            "|---|---|---|---|---|---|",
+            "| | seeds | held-out loss | ROUGE-L | steps to rnd2rnd's final loss |",
+            "|---|---|---|---|---|",
         ]
-        for group, names in self.groups.items():
+        for group, names in GROUPS.items():
             rows = [name for name in names if runs[name]]
             if rows:
-                lines.append(f"| *{group}* | | | | | |")
+                lines.append(f"| *{group}* | | | | |")
             for name in rows:
                 each = runs[name]
                 loss = "{:.3f} ± {:.3f}".format(*_final(each))
-                rouge, exact = (
-                    " ± ".join(f"{value:.1%}" for value in _spread([run[key] for run in each]))
-                    for key in ("rouge_l", "exact_match")
-                )
-                cells = (name, len(each), loss, rouge, exact, _reached(each, goal))
+                rouge = " ± ".join(f"{v:.1%}" for v in _spread([run["rouge_l"] for run in each]))
+                cells = (name, len(each), loss, rouge, _reached(each, goal))
                 lines.append(f"| {' | '.join(map(str, cells))} |")
         return "\n".join(lines)
 
@@ -80,7 +85,7 @@ class Report:
 
         figure, panels = pyplot.subplots(1, len(self.runs), figsize=(9.6, 3.6), squeeze=False)
         for panel, (task, runs) in zip(panels[0], self.runs.items(), strict=True):
-            for name in self.groups["Presets"]:
+            for name in PRESETS:
                 curves = [dict(run["held_out"]) for run in runs[name]]
                 steps = sorted(set.intersection(*(set(curve) for curve in curves)))
                 middle = [statistics.mean(curve[step] for curve in curves) for step in steps]
@@ -105,7 +110,7 @@ def path_of(work: Path, task: str, name: str, seed: int) -> Path:
     return work / "runs" / task / re.sub(r"\W+", "-", name) / f"{seed}.json"
 
 
-def _final(runs: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+def _final(runs: Sequence[Result]) -> tuple[float, float]:
     return _spread([run["held_out"][-1][1] for run in runs])
 
 
@@ -114,7 +119,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _reached(runs: Sequence[Mapping[str, Any]], goal: float) -> str:
+def _reached(runs: Sequence[Result], goal: float) -> str:
     """Return after how many steps the mean curve has reached a loss, at the grid's accuracy."""
     curves = [dict(run["held_out"]) for run in runs]
     for step in sorted(set.intersection(*(set(curve) for curve in curves))):
@@ -123,6 +128,17 @@ def _reached(runs: Sequence[Mapping[str, Any]], goal: float) -> str:
     return "not reached"
 
 
-def _budget(runs: Sequence[Mapping[str, Any]]) -> str:
+def _budget(runs: Sequence[Result]) -> str:
     settings = runs[0]["settings"]
     return f"{settings['steps']} steps of {settings['batch']} pairs"
+
+
+def update_page() -> None:
+    """Write the committed results into the documentation: the table and the picture."""
+    report = Report(json.loads(RESULTS.read_text()))
+    PAGE.write_text(_TABLE.sub(lambda _: report.table(), PAGE.read_text()))
+    PAGE.with_suffix(".svg").write_text(report.picture())
+
+
+if __name__ == "__main__":
+    update_page()

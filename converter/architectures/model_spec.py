@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -23,6 +24,9 @@ from converter.architectures.schema import (
 from converter.display import Displayed
 from converter.errors import ConfigError, Problem, TableError
 from converter.tensors import Axes
+
+_MAX_BUILT = 8
+"""Specifications that are kept."""
 
 OUTSIDE = "/"
 """Start of the path of a module that a dialect stores outside the base model."""
@@ -257,6 +261,7 @@ class ModelSpecBuilder:
 
     def __init__(self, conventions: Conventions) -> None:
         self.conventions = conventions
+        self._built: dict[tuple[object, ...], tuple[Architecture, ModelSpec]] = {}
 
     def model(
         self,
@@ -267,7 +272,35 @@ class ModelSpecBuilder:
         base: Mapping[str, str] = MappingProxyType({}),
         prefixed: bool = True,
     ) -> ModelSpec:
-        """Return the specification of a model with some parts and heads of its table, or all.
+        """Return what `build` does, of the last few models without building it again.
+
+        The files of one checkpoint have the same configuration, and often so have two checkpoints.
+        """
+        parts = None if parts is None else tuple(parts)
+        heads = None if heads is None else tuple(heads)
+        try:
+            raw = json.dumps(config.raw)
+        except (TypeError, ValueError):
+            return self.build(config, parts, heads, prefix, base, prefixed)
+        key = (id(config.architecture), raw, parts, heads, prefix, *base.items(), prefixed)
+        if (kept := self._built.get(key)) is not None:
+            return kept[1]
+        built = self.build(config, parts, heads, prefix, base, prefixed)
+        for oldest in [*self._built][: 1 - _MAX_BUILT]:
+            self._built.pop(oldest, None)
+        self._built[key] = config.architecture, built
+        return built
+
+    def build(
+        self,
+        config: ModelConfig,
+        parts: Iterable[str] | None = None,
+        heads: Iterable[str] | None = None,
+        prefix: str = "",
+        base: Mapping[str, str] = MappingProxyType({}),
+        prefixed: bool = True,
+    ) -> ModelSpec:
+        """Build the specification of a model with some parts and heads of its table, or all.
 
         All heads are the first set of `Architecture.head_sets`. In a composite, `prefix` is the
         submodel, with which names in files start if `prefixed`; `base` is the base model prefix of

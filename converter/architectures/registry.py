@@ -13,6 +13,7 @@ from typing import Any
 from converter.architectures.decoding import Decoder, flat_fields, parse_toml, read_table
 from converter.architectures.includes import INCLUDE, expand_includes
 from converter.architectures.loader import load_architecture, load_composite, load_conventions
+from converter.architectures.model_spec import ModelSpecBuilder
 from converter.architectures.schema import Architecture, Composite, Conventions, ModelTypes, Role
 from converter.errors import ConverterWarning, Problem, TableError, UnsupportedError
 from converter.file_names import (
@@ -125,6 +126,11 @@ class ArchitectureRegistry:
     def conventions(self) -> Conventions:
         """The dialects and layer types that all tables share."""
         return _load_conventions(*self._text(DIALECTS)[:2])
+
+    @cached_property
+    def specs(self) -> ModelSpecBuilder:
+        """Builds the specifications of models, and keeps the last few."""
+        return ModelSpecBuilder(self.conventions)
 
     @cached_property
     def model_types(self) -> ModelTypes:

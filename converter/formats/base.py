@@ -47,6 +47,10 @@ class StoredTensor(ABC):
         except along `axis`. Raise FormatError if the file ends early or cannot be decoded.
         """
 
+    def prefetch(self, offset: int, nbytes: int) -> None:
+        """Announce that some of the C-order bytes will soon be read, where that helps."""
+        del offset, nbytes
+
     def read(self, axis: int = 0, start: int = 0, stop: int | None = None) -> Array:
         """Return the values, or those with index ``start .. stop`` along `axis`, as a new array."""
         shape = list(self.spec.shape)

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from converter.errors import FormatError, Problem
 from converter.formats.base import read_exactly
 from converter.safe_json import open_regular
+from converter.system import read_ahead
 from converter.tensors import TensorSpec, itemsize
 
 MAX_RANK = 32
@@ -150,6 +151,11 @@ class LocalFile(FileHandle):
     def as_file_argument(self) -> Path:
         """Return the path."""
         return self.path
+
+    def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Let the system read `ranges` ahead; see `FileHandle.prefetch`."""
+        for offset, nbytes in ranges:
+            read_ahead(self._fd, offset, nbytes)
 
     def _fill(self, buffer: memoryview, offset: int) -> None:
         if self._fd < 0:

@@ -77,6 +77,16 @@ class ContiguousTensor(StoredTensor):
         if self.byteorder != sys.byteorder:
             swap_bytes(out)
 
+    def prefetch(self, offset: int, nbytes: int) -> None:
+        """Announce that bytes will soon be read; see `FileHandle.prefetch`."""
+        ranges = []
+        for segment in self.segments:
+            first = max(0, offset - segment.tensor_offset)
+            length = min(segment.nbytes, offset + nbytes - segment.tensor_offset) - first
+            if length > 0:
+                ranges.append((segment.file_offset + first, length))
+        self._handle.prefetch(ranges)
+
     def _fill_across(self, rows: Array, stride: int, first: int) -> None:
         """Fill each row of bytes from `first + row * stride`, reading over the gaps between."""
         count, run = rows.shape

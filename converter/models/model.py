@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from converter.architectures.model_config import ModelConfig, apply_overrides, parse_settings
-from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder, ParamSpec
+from converter.architectures.model_spec import ModelSpec, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import (
     CROSS_ATTENTION,
@@ -130,9 +130,7 @@ def _stand_alone_model(
     source = SourceModel.from_checkpoint(label, checkpoint, registry, raw)
     model, architecture, stored = source.model, source.architecture, source.parts
     parts = dict.fromkeys((*model.parts, *({CROSS_ATTENTION} & stored)))
-    spec = ModelSpecBuilder(registry.conventions).model(
-        source.config, parts, model.heads, base=model.base_model_prefix
-    )
+    spec = registry.specs.model(source.config, parts, model.heads, base=model.base_model_prefix)
     spec = replace(spec, missing_parts=model.missing_parts)
     source = move_tied_values(source, spec.by_name)
     ignored_heads = sorted(source.parts & set(architecture.heads) - set(model.heads))
@@ -168,7 +166,7 @@ def _combined_model(
     composite = registry.composite(checkpoint.architecture)
     changes = parse_settings(settings, composite.submodels)
     raw = apply_overrides(checkpoint.config, changes[""])
-    builder = ModelSpecBuilder(registry.conventions)
+    builder = registry.specs
     configs, specs, notes = {}, {}, list[str]()
     for submodel in composite.submodels:
         field, role = composite.configs[submodel], composite.roles[submodel]

@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import Any
 
 from converter.architectures.model_config import ModelConfig
-from converter.architectures.model_spec import BODY, ModelSpec, ModelSpecBuilder, ParamSpec
+from converter.architectures.model_spec import BODY, ModelSpec, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import (
     Architecture,
@@ -74,7 +74,7 @@ class SourceModel(MatchedCheckpoint):
         models = architecture.named_models(class_names(checkpoint.config))
         sources = []
         for heads in architecture.head_sets(models):
-            spec = ModelSpecBuilder(registry.conventions).model(config, heads=heads)
+            spec = registry.specs.model(config, heads=heads)
             key_match = match_keys(checkpoint, spec, registry.conventions, label)
             sources.append(cls(label, checkpoint, key_match, config, spec))
             if not key_match.mismatched:

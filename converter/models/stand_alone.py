@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from converter.architectures.model_config import ModelConfig
-from converter.architectures.model_spec import ModelSpec, ModelSpecBuilder
+from converter.architectures.model_spec import ModelSpec
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import Composite, ModelClass
 from converter.errors import Problem, UnsupportedError
@@ -35,7 +35,7 @@ def stand_alone_model(
     or it has parameters that the submodel lacks.
     """
     model, parts = composite_class(composite, submodel, config)
-    builder = ModelSpecBuilder(registry.conventions)
+    builder = registry.specs
     if not composite.closed:
         spec = builder.model(config, parts, model.heads, base=model.base_model_prefix)
         return StandAloneModel(config, model, spec, {p.name: p.name for p in spec.params})

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from converter.architectures.model_config import ModelConfig
-from converter.architectures.model_spec import BODY, ModelSpec, ModelSpecBuilder, ParamSpec
+from converter.architectures.model_spec import BODY, ModelSpec, ParamSpec
 from converter.architectures.registry import ArchitectureRegistry
 from converter.architectures.schema import CROSS_ATTENTION, Composite, ModelClass, Role
 from converter.checkpoint.opening import Checkpoint
@@ -149,7 +149,7 @@ def pair_models(
     if composite is None:
         _check_widths(first.source, second.source)
         composite = registry.composite(first.role.composite)
-    builder = ModelSpecBuilder(registry.conventions)
+    builder = registry.specs
     spec = builder.composite(
         composite,
         {name: source.config for name, source in sources.items()},

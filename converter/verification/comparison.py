@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -30,14 +30,57 @@ _CHUNK = 1 << 16
 """Elements cast to float64 at once."""
 
 
-def ranges(stored: SourceTensor) -> Iterator[tuple[int, int]]:
-    """Yield start and stop of each block of canonical rows; equal for all copies of a tensor."""
+_AHEAD = 256 << 20
+"""Bytes that the system reads ahead of the threads."""
+
+
+class ReadAhead:
+    """Announces the tensors that threads will soon read: disks are slow if they hear of it late.
+
+    `items` holds the tensors of each item, in the order in which threads take them.
+    """
+
+    def __init__(self, items: Iterable[Sequence[SourceTensor]]) -> None:
+        self._items = iter(items)
+        self._ahead = 0
+        self._lock = threading.Lock()
+
+    def begin(self, item: Sequence[SourceTensor]) -> None:
+        """Announce what follows, as a thread begins to read `item`."""
+        due: list[SourceTensor] = []
+        with self._lock:
+            while self._ahead < _AHEAD and (following := next(self._items, None)) is not None:
+                self._ahead += _nbytes(following)
+                due += following
+            self._ahead -= _nbytes(item)
+        for stored in due:
+            stored.tensor.prefetch(0, _AHEAD)
+
+    @staticmethod
+    def advance(stored: SourceTensor, done: int, nbytes: int) -> None:
+        """Announce what follows in a tensor of which `done` bytes were read, and `nbytes` next."""
+        if stored.tensor.spec.nbytes > _AHEAD:
+            stored.tensor.prefetch(done + _AHEAD, nbytes)
+
+
+def _nbytes(item: Iterable[SourceTensor]) -> int:
+    return sum(stored.tensor.spec.nbytes for stored in item)
+
+
+def ranges(
+    stored: SourceTensor, within: tuple[int, int] | None = None, block: int | None = None
+) -> Iterator[tuple[int, int]]:
+    """Yield start and stop of each block of canonical rows, all or those `within` a range.
+
+    They are equal for all copies of a tensor.
+    """
     core = [length for length in canonical_shape(stored) if length != 1]
     count = core[0] if core else 1
     width = max(1, stored.tensor.spec.nbytes // max(1, count))
-    step = max(1, BLOCK // width)
-    for start in range(0, count, step):
-        yield start, min(count, start + step)
+    step = max(1, (BLOCK if block is None else block) // width)
+    first, last = within or (0, count)
+    for start in range(first, last, step):
+        yield start, min(last, start + step)
 
 
 def blocks(stored: SourceTensor, scratch: BufferPool, param: str) -> Iterator[Array]:

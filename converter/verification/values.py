@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from converter.errors import ConverterError, Problem
-from converter.execution.rows import StoredTensorReader, cast, count_non_finite
+from converter.execution.rows import BufferPool, StoredTensorReader, cast, count_non_finite
 from converter.formats.base import Array
 from converter.models.model import Model
 from converter.plan import SourceTensor
@@ -19,6 +19,7 @@ from converter.planning.manifest import NO_HASH
 from converter.progress import ProgressCounter
 from converter.tensors import Rearrangement, numpy_dtype
 from converter.verification.comparison import (
+    ReadAhead,
     as_float64,
     canonical_shape,
     compare,
@@ -95,7 +96,13 @@ def check_values(
     count = progress.start_step(
         {task.name: sum(copy.tensor.spec.nbytes for copy in task.copies) for task in tasks}
     )
-    results = thread_map(_check_tensor, tasks, jobs, lambda task: count(task.name))
+    ahead = ReadAhead(task.copies for task in tasks)
+
+    def check(task: TensorCheck) -> TensorCheckResult:
+        ahead.begin(task.copies)
+        return _check_tensor(task)
+
+    results = thread_map(check, tasks, jobs, lambda task: count(task.name))
     pairs = list(zip(tasks, results, strict=True))
     right = {t.name: result.wrong[0][1] if result.wrong else t.copies[0] for t, result in pairs}
     classifier = DifferenceClassifier(right)
@@ -162,57 +169,83 @@ def _check_tensor(task: TensorCheck) -> TensorCheckResult:
     return TensorCheckResult([*problems, *more], non_finite, wrong, equal)
 
 
+_PIECE = 1 << 20
+"""Bytes read, compared and hashed at once, so that they stay in the cache of a core."""
+
+
 def _read(
     first: SourceTensor, others: Sequence[SourceTensor], dtype: np.dtype[Any] | None
 ) -> tuple[bool, str | None, int]:
-    """Read all copies once, block by block.
+    """Read all copies once, piece by piece.
 
     Return whether all are equal, the SHA-256 of the first as `dtype` (if given), and its number of
     values that are not finite.
     """
     buffers = thread_buffers()
     rows, spans = StoredTensorReader(first), list(ranges(first))
-    readers = (
-        _readers(others) if len(spans) == 1 else [(StoredTensorReader(o), None) for o in others]
-    )
+    transposed, plain = _transposed(others, len(spans) == 1)
+    readers = [StoredTensorReader(other) for other in plain]
     digest = hashlib.sha256() if dtype is not None else None
     agree, non_finite = True, 0
-    for start, stop in spans:
-        block = rows.read(start, stop, buffers, "first")[1].reshape(-1)
-        non_finite += count_non_finite(block)
-        as_stored: list[Array] = []
-        for number, (other, twin) in enumerate(readers):
-            end = stop if twin is None else other.stored.tensor.spec.shape[0]
-            raw, theirs = other.read(start, end, buffers, f"other {number}")
-            as_stored.append(raw)
-            mine = block if twin is None else as_stored[twin].reshape(-1)
-            agree = agree and _equal(mine, theirs.reshape(-1))
-        if digest is not None and dtype is not None:
-            if block.dtype != dtype:
-                narrow = buffers.array("narrow", dtype, block.shape)
-                cast(block, narrow)
-                block = narrow
-            digest.update(block.view(np.uint8).data)
+    width = first.tensor.spec.nbytes // max(1, spans[-1][1]) if spans else 0
+    for span in spans:
+        for other in (first, *others):
+            ReadAhead.advance(other, span[0] * width, (span[1] - span[0]) * width)
+        blocks = []
+        for number, copies in enumerate(transposed):
+            raw, block = StoredTensorReader(copies[0]).read(*span, buffers, f"transposed {number}")
+            agree = agree and all(_equal_as_stored(raw, copy, buffers) for copy in copies[1:])
+            blocks.append(block.reshape(-1))
+        done = 0
+        pieces = ranges(first, span, _PIECE) if first.rearrangement.keeps_bytes else [span]
+        for start, stop in pieces:
+            mine = rows.read(start, stop, buffers, "first")[1].reshape(-1)
+            non_finite += count_non_finite(mine)
+            for number, reader in enumerate(readers):
+                theirs = reader.read(start, stop, buffers, f"other {number}")[1]
+                agree = agree and _equal(mine, theirs.reshape(-1))
+            for block in blocks:
+                agree = agree and _equal(mine, block[done : done + mine.size])
+            done += mine.size
+            if digest is not None and dtype is not None:
+                if mine.dtype != dtype:
+                    narrow = buffers.array("narrow", dtype, mine.shape)
+                    cast(mine, narrow)
+                    mine = narrow
+                digest.update(mine.view(np.uint8).data)
     return agree, digest.hexdigest() if digest else None, non_finite
 
 
-def _readers(others: Sequence[SourceTensor]) -> list[tuple[StoredTensorReader, int | None]]:
-    """Return a reader of each copy, and the number of an earlier copy with the same layout.
+def _transposed(
+    others: Sequence[SourceTensor], complete: bool
+) -> tuple[list[list[SourceTensor]], list[SourceTensor]]:
+    """Return the copies that are stored transposed, by layout, and those that are not.
 
     Files of other frameworks store most matrices in the same layout; comparing those with each
-    other as stored saves transposing all but one. Only for tensors of one block.
+    other as stored saves transposing all but one. That needs all rows of a tensor, `complete`.
     """
-    layouts: dict[tuple[object, ...], int] = {}
-    readers: list[tuple[StoredTensorReader, int | None]] = []
+    layouts: dict[tuple[object, ...], list[SourceTensor]] = {}
+    plain = []
     for number, other in enumerate(others):
         spec, way = other.tensor.spec, other.rearrangement
-        twin = layouts.setdefault((way, spec.dtype, spec.shape), number)
-        if twin == number or way.keeps_bytes or 1 in spec.shape:
-            readers.append((StoredTensorReader(other), None))
+        if way.keeps_bytes:
+            plain.append(other)
         else:
-            untransposed = replace(other, rearrangement=Rearrangement(way.source, way.source))
-            readers.append((StoredTensorReader(untransposed), twin))
-    return readers
+            key = (way, spec.dtype, spec.shape) if complete else (number,)
+            layouts.setdefault(key, []).append(other)
+    return list(layouts.values()), plain
+
+
+def _equal_as_stored(raw: Array, copy: SourceTensor, buffers: BufferPool) -> bool:
+    """Return whether a copy in the layout of `raw`, read piece by piece, holds the same bytes."""
+    way, done, agree = copy.rearrangement, 0, True
+    stored = replace(copy, rearrangement=Rearrangement(way.source, way.source))
+    reader, flat = StoredTensorReader(stored), raw.reshape(-1)
+    for start, stop in ranges(stored, block=_PIECE):
+        theirs = reader.read(start, stop, buffers, "as stored")[1].reshape(-1)
+        agree = agree and same_bits(flat[done : done + theirs.size], theirs)
+        done += theirs.size
+    return agree
 
 
 def _equal(mine: Array, theirs: Array) -> bool:

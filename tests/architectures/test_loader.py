@@ -12,7 +12,7 @@ from converter.architectures.model_config import ModelConfig
 from converter.architectures.model_spec import ModelSpecBuilder
 from converter.errors import TableError
 from tests.architectures.planting import MAPPINGS
-from tests.factories import bundled_registry
+from tests.factories import bundled_registry, tiny_config
 
 VOCABULARY = bundled_registry().conventions
 LOADERS = {
@@ -314,3 +314,21 @@ def test_languages_need_a_start_token_beside_them():
     assert not load("gpt2", data)
     del data["tokens"]["start"]
     assert "without a language code" in " ".join(load("gpt2", data))
+
+
+def test_a_specification_is_built_once_for_equal_configurations() -> None:
+    registry = bundled_registry()
+    architecture, raw = registry.architecture("bert"), tiny_config("bert")
+    specs = ModelSpecBuilder(registry.conventions)
+    first = specs.model(ModelConfig(architecture, raw))
+    assert specs.model(ModelConfig(architecture, dict(raw), "another file")) is first
+    larger = specs.model(ModelConfig(architecture, {**raw, "num_hidden_layers": 5}))
+    assert len(larger.params) > len(first.params)
+    assert specs.model(ModelConfig(architecture, raw), heads=[]) != first
+    prefixed = specs.model(ModelConfig(architecture, raw), prefix="encoder")
+    assert prefixed.params[0].name.startswith("encoder.")
+    for layers in range(4, 20):  # only the last few are kept
+        specs.model(ModelConfig(architecture, {**raw, "num_hidden_layers": layers}))
+    assert len(specs._built) <= 8
+    odd = specs.model(ModelConfig(architecture, {**raw, "unknown": {1, 2}}))  # not JSON
+    assert odd.params == first.params

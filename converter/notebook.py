@@ -29,7 +29,7 @@ from converter.report import families as catalog
 from converter.report import inspection as inspected
 from converter.report import verification as verified
 from converter.report import write_result as written
-from converter.report.rich_text import collapse_params, count, shape, size
+from converter.report.terminal_text import collapse_params, count, shape, size
 from converter.storage.hub_upload import PushResult
 from converter.storage.references import display_name
 from converter.text import printable

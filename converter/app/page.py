@@ -16,7 +16,7 @@ from converter.app.workspace import Finished, Job, SourceInput, StoppedError, Wo
 from converter.errors import ConverterError, UsageError, resource_error
 from converter.option_declaration import COMPOSITION, OUTPUT, TOKENS, Option, options_of
 from converter.options import ComposeOptions, ConvertOptions
-from converter.report.rich_text import count, size
+from converter.report.terminal_text import count, size
 from converter.report.write_result import describe_plan, describe_result
 from converter.text import printable
 

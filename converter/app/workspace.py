@@ -22,7 +22,7 @@ from converter.execution.write_checkpoint import WriteResult
 from converter.plan import SourceTensor
 from converter.progress import Progress
 from converter.report.html import page
-from converter.report.rich_text import size
+from converter.report.terminal_text import size
 from converter.storage.hub_upload import PushResult
 from converter.storage.references import parse_repo_id
 from converter.verification.result import Verification

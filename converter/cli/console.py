@@ -82,7 +82,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 _STYLE = re.compile("(\x1b\\[[0-9;]*m)")
-"""What rich writes for colors."""
+"""What reports have for styles."""
 _UNPRINTABLE = re.compile("[^\x00-\x7e]")  # a large range takes 8 ms to compile
 
 

@@ -20,7 +20,7 @@ from converter.cli.console import (
 from converter.cli.options import NEW_FILE, GroupedOption, click_option
 from converter.option_declaration import EXECUTION, HUB, options_of
 from converter.options import PushOptions
-from converter.report.rich_text import count
+from converter.report.terminal_text import count
 
 if TYPE_CHECKING:
     from converter.execution.write_checkpoint import WriteResult

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from converter.architectures.schema import FRAMEWORKS
-from converter.report.rich_text import (
+from converter.report.terminal_text import (
+    Part,
     count,
     grouped,
     heading,
@@ -19,8 +20,6 @@ from converter.report.rich_text import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from converter.commands.check_table import TableCheck
     from converter.commands.families import Families
 
@@ -29,7 +28,7 @@ _SHORT = {"pytorch": "pt", "tensorflow": "tf"}
 
 
 @rendered
-def describe_families(families: Families, *, long: bool = False) -> Iterator[RenderableType]:
+def describe_families(families: Families, *, long: bool = False) -> Iterator[Part]:
     """Return the text of ``converter families [NAME]``; a list is short unless `long`."""
     described = families.to_dict()
     if families.name is None:
@@ -45,7 +44,7 @@ def describe_families(families: Families, *, long: bool = False) -> Iterator[Ren
 
 
 @rendered
-def describe_check(result: TableCheck) -> Iterator[RenderableType]:
+def describe_check(result: TableCheck) -> Iterator[Part]:
     """Return the text of ``converter check-table FILE``: per table the verdict, and the reasons."""
     for file, problems in result.problems.items():
         yield line(f"{file}: {table_verdict(result, file)}")
@@ -63,7 +62,7 @@ def table_verdict(result: TableCheck, file: str) -> str:
     return ", ".join(verdict) or "good"
 
 
-def _short_list(described: Mapping[str, Any]) -> Iterator[RenderableType]:
+def _short_list(described: Mapping[str, Any]) -> Iterator[Part]:
     """Yield a row per architecture, with short names of frameworks, and the names of all else.
 
     Architectures that have no checkpoints of their own are left out.
@@ -104,7 +103,7 @@ def catalog_rows(
         yield name, *of_roles, text(summary["frameworks"])
 
 
-def _long_list(described: Mapping[str, Any]) -> Iterator[RenderableType]:
+def _long_list(described: Mapping[str, Any]) -> Iterator[Part]:
     yield table(catalog_rows(described["architectures"], ", ".join), header=CATALOG_HEADER)
     reasons = grouped(
         ((f"{name} as {role}", reason), framework)
@@ -134,7 +133,7 @@ def _preset_row(name: str, preset: Mapping[str, Any]) -> tuple[str, ...]:
     return name, encoder, decoder, "shared" if preset["share"] else "", preset["paper"]
 
 
-def _architecture_parts(described: Mapping[str, Any]) -> Iterator[RenderableType]:
+def _architecture_parts(described: Mapping[str, Any]) -> Iterator[Part]:
     yield heading("Roles")
     yield indented(table(role_rows(described["roles"])))
     yield heading("Models")
@@ -171,7 +170,7 @@ def _unsupported_row(entry: Mapping[str, Any]) -> tuple[str, str, str]:
     return f"{entry['when']}{where}", f"not {', '.join(entry['frameworks'])}", entry["reason"]
 
 
-def _row_parts(rows: Any) -> Iterator[RenderableType]:
+def _row_parts(rows: Any) -> Iterator[Part]:
     """Yield the parameters, grouped by section: name, axes and sizes in each dialect."""
     for section, params in grouped((row["section"], row) for row in rows).items():
         yield heading(f"Rows of {section}")

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from converter._version import __version__
-from converter.report.rich_text import count, group_layers, shape
+from converter.report.terminal_text import count, group_layers, shape
 from converter.report.verification import HEADER, difference_rows, merge_layers
 from converter.text import collapse_ranges, printable
 from converter.verification.result import (

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from converter.report.rich_text import (
+from converter.report.terminal_text import (
     MAX_LISTED,
+    Part,
     bounded,
     by_reason,
     count,
@@ -27,17 +28,13 @@ from converter.text import collapse_ranges, inline, summarize_names
 from converter.verification.result import NOTHING
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from converter.commands.inspect import Inspection
     from converter.models.model import Model
     from converter.tensors import TensorSpec
 
 
 @rendered
-def describe_inspection(
-    inspection: Inspection, *, tensors: bool = False
-) -> Iterator[RenderableType]:
+def describe_inspection(inspection: Inspection, *, tensors: bool = False) -> Iterator[Part]:
     """Return the report; with `tensors`, including every tensor, layers collapsed."""
     checkpoint, model = inspection.checkpoint, inspection.model
     specs = [tensor.spec for tensor in checkpoint.tensors.values()]
@@ -118,7 +115,7 @@ def provenance_rows(stated: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "warning", str(warning)
 
 
-def _problems(model: Model) -> Iterator[RenderableType]:
+def _problems(model: Model) -> Iterator[Part]:
     problems = model.key_match.problems(model.required)
     if not problems:
         yield line("Every tensor is accounted for.", "green")

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import Problem
-from converter.report.rich_text import (
+from converter.report.terminal_text import (
     MAX_LISTED,
+    Part,
     bounded,
     collapse_params,
     count,
@@ -26,8 +27,6 @@ from converter.report.rich_text import (
 from converter.text import collapse_ranges, inline
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from converter.commands.diff import Comparison
     from converter.verification.result import Difference, Verification
 
@@ -49,7 +48,7 @@ def summarize_comparison(result: Comparison) -> tuple[str, str]:
 
 
 @rendered
-def describe_comparison(result: Comparison) -> Iterator[RenderableType]:
+def describe_comparison(result: Comparison) -> Iterator[Part]:
     """Return the report of ``converter diff``."""
     title, counts = summarize_comparison(result)
     yield line(title, "bold")
@@ -73,7 +72,7 @@ def describe_comparison(result: Comparison) -> Iterator[RenderableType]:
         yield from _listed(f"Not compared, not in the mapping table, in {reference}", names)
 
 
-def _listed(title: str, names: Sequence[str]) -> Iterator[RenderableType]:
+def _listed(title: str, names: Sequence[str]) -> Iterator[Part]:
     if names:
         yield heading(title)
         yield indented(lines(bounded(collapse_params(names))))
@@ -101,7 +100,7 @@ def describe_verification(verification: Verification, stream: Any = None) -> str
     return render(_verification(verification), stream)
 
 
-def _verification(result: Verification) -> Iterator[RenderableType]:
+def _verification(result: Verification) -> Iterator[Part]:
     if result.verified:
         yield line(f"{result.directory}: verified", "bold green")
     else:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from converter.file_names import MANIFEST
 from converter.plan import InitializedTensor, Plan, SourceTensor, TargetTensor
-from converter.report.rich_text import (
+from converter.report.terminal_text import (
+    Part,
     bounded,
     by_reason,
     collapse_params,
@@ -28,13 +29,11 @@ from converter.report.rich_text import (
 from converter.text import split_layer_index, summarize_names
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from converter.execution.write_checkpoint import WriteResult
 
 
 @rendered
-def describe_plan(result: WriteResult) -> Iterator[RenderableType]:
+def describe_plan(result: WriteResult) -> Iterator[Part]:
     """Return the report of ``--dry-run``."""
     plan = result.plan
     yield line(f"{result.output}: planned, nothing was written", "bold")
@@ -65,7 +64,7 @@ _TITLES = {"pytorch": "PyTorch", "tensorflow": "TensorFlow", "flax": "Flax"}
 
 
 @rendered
-def describe_result(result: WriteResult) -> Iterator[RenderableType]:
+def describe_result(result: WriteResult) -> Iterator[Part]:
     """Return the report of a finished run."""
     yield line(f"{result.output}: {models_of(result)}", "bold")
     files = [
@@ -118,7 +117,7 @@ def count_origins(tensors: Iterable[TargetTensor]) -> str:
     return f"{count(origins.total(), 'tensor')}: {counts}" + (f"; {cast:,} cast" if cast else "")
 
 
-def _initialized(result: WriteResult) -> Iterator[RenderableType]:
+def _initialized(result: WriteResult) -> Iterator[Part]:
     """List the initialized tensors by reason, collapsed."""
     reasons = initialized_by_reason(result.plan)
     if reasons:
@@ -137,14 +136,14 @@ def initialized_by_reason(plan: Plan) -> dict[str, list[str]]:
     )
 
 
-def _prefixes(result: WriteResult) -> Iterator[RenderableType]:
+def _prefixes(result: WriteResult) -> Iterator[Part]:
     """List the prefixes of the names in the sources."""
     if prefixes := result.plan.prefixes:
         yield heading("Prefixes removed from the names in the source")
         yield indented(table(prefixes.items()))
 
 
-def _ignored(result: WriteResult) -> Iterator[RenderableType]:
+def _ignored(result: WriteResult) -> Iterator[Part]:
     """List the ignored tensors of the sources by reason, collapsed."""
     rows = [
         (label, names, reason)

@@ -72,9 +72,9 @@ def test_commands_import_no_framework(tmp_path: Path) -> None:
 REMOTE = {"hub_download", "hub_client", "hub_upload", "url", "url_download", "url_upload"}
 UNUSED = {
     "--help": {"secrets", "tempfile", "random", "subprocess", "ssl", "email"},
-    "inspect": {"secrets", "tempfile", "ml_dtypes", "h5py", "google_crc32c", "converter.execution"},
+    "inspect": {"secrets", "tempfile", "ml_dtypes", "h5py", "google_crc32c", "rich"},
     "compose": {"tempfile", "ml_dtypes", "h5py", "google_crc32c", "rich", "ssl"},
-    "verify": {"secrets", "tempfile", "ml_dtypes", "google_crc32c", "ssl"},
+    "verify": {"secrets", "tempfile", "ml_dtypes", "google_crc32c", "rich", "ssl"},
 }
 """Command → modules that it does not need for local files in float32, of PyTorch but for verify."""
 

@@ -23,7 +23,7 @@ from converter.cli import commands
 from converter.errors import ConfigError, UsageError
 from converter.option_declaration import parse_size
 from converter.options import MAX_JOBS
-from converter.report.rich_text import MAX_LISTED
+from converter.report.terminal_text import MAX_LISTED
 from converter.safe_json import parse_json, read_json_object
 from converter.text import collapse_ranges
 from tests import factories

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from io import StringIO
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 from converter.system import terminal_width
 from converter.text import (
@@ -20,10 +19,6 @@ from converter.text import (
     summarize_names,
     wrap,
 )
-
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType
-    from rich.text import Text
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -107,34 +102,45 @@ def by_reason(reasons: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {reason: summarize_names(names) for reason, names in groups.items()}
 
 
+Style = Literal["", "bold", "dim", "green", "bold green", "bold red"]
+_STYLES: Mapping[Style, str] = {
+    "bold": "1",
+    "dim": "2",
+    "green": "32",
+    "bold green": "1;32",
+    "bold red": "1;31",
+}
+"""Style → parameters of the control sequence Select Graphic Rendition (ECMA-48)."""
+
+
+class Part(Protocol):
+    """A part of a report, which chooses its layout when it is printed."""
+
+    def rows(self, width: int) -> Iterator[tuple[str, Style]]:
+        """Yield each line for a terminal of `width` columns, and its style."""
+
+
 @dataclass(frozen=True)
 class Lines:
-    """Lines that are never parsed as markup, and wrapped between words and parts of names."""
+    """Lines that are wrapped between words and parts of names, or never."""
 
     texts: tuple[str, ...]
-    style: str
+    style: Style = ""
+    wrapped: bool = True
 
-    def __rich_console__(
-        self, console: Console, options: ConsoleOptions
-    ) -> Iterator[RenderableType]:
+    def rows(self, width: int) -> Iterator[tuple[str, Style]]:
         """Yield each line of the terminal."""
         for text in self.texts:
-            for piece in wrap(text, options.max_width):
-                yield _unbroken(piece, self.style)
+            for piece in wrap(text, width) if self.wrapped else [text]:
+                yield piece, self.style
 
 
-def _unbroken(text: str, style: str = "") -> Text:
-    from rich.text import Text
-
-    return Text(text, style=style, no_wrap=True, overflow="ignore")
-
-
-def line(text: str, style: str = "") -> Lines:
+def line(text: str, style: Style = "") -> Lines:
     """Return a line."""
     return lines([text], style)
 
 
-def lines(texts: Iterable[str], style: str = "") -> Lines:
+def lines(texts: Iterable[str], style: Style = "") -> Lines:
     """Return several lines; a line break within one of them is escaped."""
     return Lines(tuple(map(printable, texts)), style)
 
@@ -150,9 +156,9 @@ def heading(text: str) -> Lines:
     return lines(["", text], "bold")
 
 
-def unwrapped(text: str) -> Text:
+def unwrapped(text: str) -> Lines:
     """Return a line that is never wrapped, so that it can be copied from any terminal."""
-    return _unbroken(printable(text, limit=sys.maxsize))
+    return Lines((printable(text, limit=sys.maxsize),), wrapped=False)
 
 
 def table(
@@ -180,32 +186,30 @@ def table(
 class TextTable:
     """A table that chooses its layout when it is printed."""
 
-    rows: Sequence[tuple[str, ...]]
+    cells: Sequence[tuple[str, ...]]
     header: tuple[str, ...]
     right: tuple[int, ...]
     repeats: str
 
-    def __rich_console__(
-        self, console: Console, options: ConsoleOptions
-    ) -> Iterator[RenderableType]:
+    def rows(self, width: int) -> Iterator[tuple[str, Style]]:
         """Yield columns if no word is broken by that, or else several lines for each row."""
-        on_terminal = options.max_width < _UNBOUNDED // 2
-        rows = self._without_repetition() if on_terminal and self.repeats else self.rows
+        on_terminal = width < _UNBOUNDED // 2
+        rows = self._without_repetition() if on_terminal and self.repeats else self.cells
         columns = list(zip_longest(*([self.header] if self.header else []), *rows, fillvalue=""))
-        widths = self._widths(columns, options.max_width)
+        widths = self._widths(columns, width)
         if widths is None:
-            yield from (part for cells in rows for part in self._stacked(cells, options.max_width))
+            yield from ((text, "") for cells in rows for text in self._stacked(cells, width))
             return
         if self.header:
-            yield from self._row(self.header, widths, "dim")
+            yield from ((text, "dim") for text in self._row(self.header, widths))
         for cells in rows:
-            yield from self._row(cells, widths)
+            yield from ((text, "") for text in self._row(cells, widths))
 
     def _without_repetition(self) -> Sequence[tuple[str, ...]]:
-        before = ["", *(row[-1] for row in self.rows)]
+        before = ["", *(row[-1] for row in self.cells)]
         return [
             (*row[:-1], self.repeats) if row[-1] == last and len(last) > len(self.repeats) else row
-            for row, last in zip(self.rows, before, strict=False)
+            for row, last in zip(self.cells, before, strict=False)
         ]
 
     def _widths(self, columns: Sequence[Sequence[str]], width: int) -> list[int] | None:
@@ -232,18 +236,18 @@ class TextTable:
             low + spare * (full - low) // wanting for low, full in zip(least, most, strict=True)
         ]
 
-    def _row(self, cells: Sequence[str], widths: Sequence[int], style: str = "") -> Iterator[Text]:
+    def _row(self, cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
         wrapped = [wrap(cell, width) for cell, width in zip(cells, widths, strict=False)]
         for pieces in zip_longest(*wrapped, fillvalue=""):
             padded = []
             for number, piece in enumerate(pieces):
                 padding = " " * (widths[number] - cell_width(piece))
                 padded.append(padding + piece if number in self.right else piece + padding)
-            yield _unbroken((" " * _GAP).join(padded).rstrip(), style)
+            yield (" " * _GAP).join(padded)
 
-    def _stacked(self, cells: Sequence[str], width: int) -> Iterator[Text]:
+    def _stacked(self, cells: Sequence[str], width: int) -> Iterator[str]:
         """Yield the first cell, and the others below it; numbers have the title of their column."""
-        yield from map(_unbroken, wrap(cells[0], width))
+        yield from wrap(cells[0], width)
         last = ""
         for number, cell in enumerate(cells[1:], 1):
             if not cell:
@@ -253,19 +257,29 @@ class TextTable:
                 last += " " * _GAP + text
                 continue
             if last:
-                yield from map(_unbroken, wrap(last, width))
+                yield from wrap(last, width)
             last = "  " + text
-        yield from map(_unbroken, wrap(last, width) if last else ())
+        yield from wrap(last, width) if last else ()
 
 
-def indented(part: RenderableType) -> RenderableType:
+@dataclass(frozen=True)
+class Indented:
+    """A part that is indented by two columns."""
+
+    part: Part
+
+    def rows(self, width: int) -> Iterator[tuple[str, Style]]:
+        """Yield the lines of the part."""
+        for text, style in self.part.rows(max(1, width - 2)):
+            yield f"  {text}", style
+
+
+def indented(part: Part) -> Indented:
     """Indent a part by two columns."""
-    from rich.padding import Padding
-
-    return Padding(part, (0, 0, 0, 2))
+    return Indented(part)
 
 
-def rendered(parts: Callable[_P, Iterator[RenderableType]]) -> Callable[_P, str]:
+def rendered(parts: Callable[_P, Iterator[Part]]) -> Callable[_P, str]:
     """Make a generator of parts a function that returns their text for standard output."""
 
     @wraps(parts)
@@ -275,25 +289,14 @@ def rendered(parts: Callable[_P, Iterator[RenderableType]]) -> Callable[_P, str]
     return text
 
 
-def render(parts: Iterable[RenderableType], stream: Any = None) -> str:
-    """Render `parts` for `stream` (default: stdout), with its width and colors if a terminal."""
-    from rich.console import Console
-    from rich.text import Text
-
-    stream = stream or sys.stdout or StringIO()
-    width = terminal_width(stream)
-    written = StringIO()  # `Console.capture` would write to the stream, which may fail
-    console = Console(
-        file=written,
-        width=width or _UNBOUNDED,
-        height=25,  # rich measures dumb terminals itself unless both are given
-        no_color=True if os.environ.get("NO_COLOR") else None,
-        force_terminal=width is not None,
-        markup=False,
-        emoji=False,
-        highlight=False,
-    )
+def render(parts: Iterable[Part], stream: Any = None) -> str:
+    """Render `parts` for `stream` (default: stdout), with its width and styles if a terminal."""
+    width = terminal_width(stream or sys.stdout or StringIO())
+    written = []
     for part in parts:
-        unbroken = isinstance(part, Text) and part.no_wrap
-        console.print(part, crop=False, soft_wrap=bool(unbroken))
-    return "\n".join(text.rstrip() for text in written.getvalue().splitlines()) + "\n"
+        for text, style in part.rows(width or _UNBOUNDED):
+            text = text.rstrip()
+            if style and text and width is not None:
+                text = f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+            written.append(f"{text}\n")
+    return "".join(written)

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.warm_start import papers, report, setups
-from benchmarks.warm_start.runs import BUDGETS, QUICK, Run, execute, planned
+from benchmarks.warm_start.runs import BUDGETS, QUICK, SOURCE, Run, execute, planned
+from benchmarks.warm_start.vocabulary import trim
 
 SEEDS = 3
 TUNING_SEED = 1000
@@ -49,8 +50,12 @@ def main() -> None:
 def measure(options: argparse.Namespace) -> None:
     work = options.directory
     tasks = {name: make(papers.directory()) for name, make in papers.TASKS.items()}
+    source = work / SOURCE
+    if not source.exists():
+        pairs = (pair for task in tasks.values() for pair in (*task.train, *task.held_out))
+        trim(setups.minilm(), source, (text for pair in pairs for text in pair))
     if options.tune:
-        tune(work / "tuning", tasks, options.processes)
+        tune(work, tasks, options.processes)
         return
     budgets = dict.fromkeys(BUDGETS, QUICK) if options.quick else BUDGETS
     execute(planned(budgets, 1 if options.quick else options.seeds), work, tasks, options.processes)
@@ -68,7 +73,7 @@ def tune(work: Path, tasks: dict[str, papers.Task], processes: int) -> None:
     runs = [
         Run(
             "restore",
-            f"{name} {rate:g}",
+            f"tuning {name} {rate:g}",
             setups.SETUPS[name],
             replace(budget, rate=rate),
             TUNING_SEED,

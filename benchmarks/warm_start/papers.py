@@ -63,7 +63,7 @@ def summarize(place: Path) -> Task:
             abstract = " ".join(paper["sentences"]["abstract"])
             for aspect, text in {"title": paper["title"], **paper["summary"]}.items():
                 parts[is_held_out(name)].append((f"{aspect}: {abstract}", text))
-    return Task(unique(parts[0]), unique(parts[1]), input_tokens=128, output_tokens=48)
+    return Task(unique(parts[0]), unique(parts[1]), input_tokens=96, output_tokens=48)
 
 
 TASKS = {"restore": restore, "summarize": summarize}

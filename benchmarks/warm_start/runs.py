@@ -33,9 +33,11 @@ class Budget:
 
 
 BUDGETS = {
-    "restore": Budget(steps=200, evaluate_every=20),
-    "summarize": Budget(steps=80, evaluate_every=20),
+    "restore": Budget(steps=400, evaluate_every=40),
+    "summarize": Budget(steps=60, evaluate_every=10, warmup=15),
 }
+SOURCE = "minilm"
+"""Name of the checkpoint that all models start from, in the directory of the runs."""
 QUICK = Budget(steps=2, evaluate_every=1, batch=4, held_out=8, generated=4)
 
 
@@ -72,7 +74,7 @@ class Run:
         result = self.result(work)
         result.parent.mkdir(parents=True, exist_ok=True)
         model = result.with_suffix(".model")
-        self.setup.compose(setups.minilm(), model, self.seed)
+        self.setup.compose(work / SOURCE, model, self.seed)
         measured = train(model, task, self.budget, self.seed)
         shutil.rmtree(model)
         seconds = round(time.perf_counter() - began, 1)
@@ -86,13 +88,13 @@ def planned(budgets: dict[str, Budget], seeds: int) -> Iterator[Run]:
 
     Rules and numbers of layers are compared on the first task only.
     """
-    compared = {**setups.RULES, **setups.LAYERS}
     for seed in range(seeds):
-        for task in papers.TASKS:
-            for name, setup in setups.PRESETS.items():
-                yield Run(task, name, setup, budgets[task], seed)
+        for name, setup in setups.PRESETS.items():
+            yield Run("restore", name, setup, budgets["restore"], seed)
     for seed in range(seeds):
-        for name, setup in compared.items():
+        for name, setup in setups.PRESETS.items():
+            yield Run("summarize", name, setup, budgets["summarize"], seed)
+        for name, setup in {**setups.RULES, **setups.DEPTHS}.items():
             yield Run("restore", name, setup, budgets["restore"], seed)
 
 

@@ -13,25 +13,28 @@ import converter
 Rule = Literal["normal", "truncated-normal", "xavier", "zero-output", "copy-self-attention"]
 NEW: tuple[Rule, ...] = ("truncated-normal", "xavier", "zero-output", "copy-self-attention")
 """All rules but the default."""
+LAYERS = 6
+"""Of MiniLM."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How a model is composed of MiniLM, as encoder and as decoder."""
+    """How a model is composed of MiniLM, as encoder and as decoder.
+
+    The encoder has all of its six layers.
+    """
 
     preset: str
     init: Rule | None = None
     decoder_layers: int = 3
-    encoder_layers: int = 3
 
     def compose(self, source: Path, output: Path, seed: int) -> None:
-        layers = [f"encoder=even:{self.encoder_layers}", f"decoder=even:{self.decoder_layers}"]
         converter.compose(
             source,
             source,
             output,
             preset=self.preset,
-            layers=layers,
+            layers=[f"decoder=even:{self.decoder_layers}"] if self.decoder_layers < LAYERS else [],
             seed=seed,
             to=["pytorch"],
             init=self.init,
@@ -39,18 +42,17 @@ class Setup:
         )
 
 
-PRESETS = {
-    name: Setup(name) for name in ("rnd2rnd", "rnd2bert", "bert2rnd", "bert2bert", "bertshare")
-}
+PRESETS = {name: Setup(name) for name in ("rnd2rnd", "rnd2bert", "bert2rnd", "bert2bert")}
+PRESETS["bertshare"] = Setup("bertshare", None, LAYERS)  # shared weights have equal layers
 RULES = {f"bert2bert, {rule}": Setup("bert2bert", rule) for rule in NEW}
-LAYERS = {f"bert2bert, {count} decoder layers": Setup("bert2bert", None, count) for count in (6, 2)}
+DEPTHS = {f"bert2bert, {count} decoder layers": Setup("bert2bert", None, count) for count in (6, 2)}
 
 GROUPS: Mapping[str, Mapping[str, Setup]] = {
     "Presets": PRESETS,
     "Rules of --init (bert2bert; normal is the default)": RULES,
-    "Decoder layers (bert2bert; 3 above)": LAYERS,
+    "Decoder layers (bert2bert; 3 above, 6 in bertshare)": DEPTHS,
 }
-SETUPS: Mapping[str, Setup] = PRESETS | RULES | LAYERS
+SETUPS: Mapping[str, Setup] = PRESETS | RULES | DEPTHS
 
 
 def minilm() -> Path:

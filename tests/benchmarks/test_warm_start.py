@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from benchmarks.warm_start import papers, report, runs, setups
 from tests.factories import make
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 SENTENCE = "Existing methods use the words of a sentence but ignore their order."
 
 
@@ -82,6 +84,25 @@ def test_every_setup_can_be_composed(name: str, bert: Path, tmp_path: Path) -> N
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["encoder"]["num_hidden_layers"] == setups.LAYERS
     assert config["decoder"]["num_hidden_layers"] == setup.decoder_layers
+
+
+def test_a_part_of_the_vocabulary_gives_the_same_tokens_and_embeddings(tmp_path: Path) -> None:
+    vocabulary = pytest.importorskip("benchmarks.warm_start.vocabulary")
+    source, texts = tmp_path / "bert", ("the words of a sentence", "their order")
+    shutil.copytree(FIXTURES / "bert-tiny", source)
+    vocabulary.trim(source, tmp_path / "trimmed", texts)
+    tokens, rows = [], []
+    for directory in (source, tmp_path / "trimmed"):
+        tokenizer = vocabulary.Tokenizer.from_file(str(directory / "tokenizer.json"))
+        encoded = [tokenizer.encode(text) for text in texts]
+        tokens.append([each.tokens for each in encoded])
+        embeddings = vocabulary.load_file(directory / "model.safetensors")[vocabulary.EMBEDDINGS]
+        rows.append([embeddings[each.ids].tolist() for each in encoded])
+        size = json.loads((directory / "config.json").read_text())["vocab_size"]
+        assert len(embeddings) == size == tokenizer.get_vocab_size()
+    assert tokens[0] == tokens[1]
+    assert rows[0] == rows[1]
+    assert len(embeddings) < 135
 
 
 def _result(loss: float, *, settings: dict[str, object] | None = None) -> str:

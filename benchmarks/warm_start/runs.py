@@ -83,19 +83,24 @@ class Run:
         partial.rename(result)
 
 
+_PARTS = (
+    (0.0, "restore", setups.PRESETS),
+    (2.5, "restore", setups.RULES),
+    (3.0, "summarize", setups.PRESETS),
+    (5.0, "restore", setups.DEPTHS),
+)
+"""When a part of the comparison begins, in halves of a round; its next seed follows in a round."""
+
+
 def planned(budgets: dict[str, Budget], seeds: int) -> Iterator[Run]:
-    """Yield the runs, those that answer the most first.
+    """Yield the runs, those that answer the most first: a run may be ended early.
 
     Rules and numbers of layers are compared on the first task only.
     """
-    for seed in range(seeds):
-        for name, setup in setups.PRESETS.items():
-            yield Run("restore", name, setup, budgets["restore"], seed)
-    for seed in range(seeds):
-        for name, setup in setups.PRESETS.items():
-            yield Run("summarize", name, setup, budgets["summarize"], seed)
-        for name, setup in {**setups.RULES, **setups.DEPTHS}.items():
-            yield Run("restore", name, setup, budgets["restore"], seed)
+    rounds = [(first + 2 * seed, *part, seed) for first, *part in _PARTS for seed in range(seeds)]
+    for _, task, group, seed in sorted(rounds, key=lambda each: each[0]):
+        for name, setup in group.items():
+            yield Run(task, name, setup, budgets[task], seed)
 
 
 def execute(runs: Iterable[Run], work: Path, tasks: dict[str, papers.Task], processes: int) -> None:

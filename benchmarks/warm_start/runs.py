@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ class Run:
         partial.rename(result)
 
 
-_PARTS = (
+_PARTS: tuple[tuple[float, str, Mapping[str, Setup]], ...] = (
     (0.0, "restore", setups.PRESETS),
     (2.5, "restore", setups.RULES),
     (3.0, "summarize", setups.PRESETS),
@@ -97,8 +97,12 @@ def planned(budgets: dict[str, Budget], seeds: int) -> Iterator[Run]:
 
     Rules and numbers of layers are compared on the first task only.
     """
-    rounds = [(first + 2 * seed, *part, seed) for first, *part in _PARTS for seed in range(seeds)]
-    for _, task, group, seed in sorted(rounds, key=lambda each: each[0]):
+    rounds = [
+        (first + 2 * seed, seed, (task, group))
+        for first, task, group in _PARTS
+        for seed in range(seeds)
+    ]
+    for _, seed, (task, group) in sorted(rounds, key=lambda each: each[:2]):
         for name, setup in group.items():
             yield Run(task, name, setup, budgets[task], seed)
 

@@ -85,11 +85,11 @@ class Run:
 
 _PARTS: tuple[tuple[float, str, Mapping[str, Setup]], ...] = (
     (0.0, "restore", setups.PRESETS),
-    (2.5, "restore", setups.RULES),
-    (3.0, "summarize", setups.PRESETS),
-    (5.0, "restore", setups.DEPTHS),
+    (1.25, "restore", setups.RULES),
+    (1.5, "summarize", setups.PRESETS),
+    (2.5, "restore", setups.DEPTHS),
 )
-"""When a part of the comparison begins, in halves of a round; its next seed follows in a round."""
+"""The round in which the first seed of a part is run; each further seed follows a round later."""
 
 
 def planned(budgets: dict[str, Budget], seeds: int) -> Iterator[Run]:
@@ -98,7 +98,7 @@ def planned(budgets: dict[str, Budget], seeds: int) -> Iterator[Run]:
     Rules and numbers of layers are compared on the first task only.
     """
     rounds = [
-        (first + 2 * seed, seed, (task, group))
+        (first + seed, seed, (task, group))
         for first, task, group in _PARTS
         for seed in range(seeds)
     ]

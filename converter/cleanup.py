@@ -35,6 +35,10 @@ def complete(cleanup: Callable[[], object]) -> None:
         raise
 
 
+class Stopped(Exception):  # noqa: N818 - not an error: another thread failed
+    """A request to end the work of a thread, for a reason in another one."""
+
+
 POOL = "converter"
 """Prefix of the names of threads."""
 

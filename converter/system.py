@@ -342,6 +342,18 @@ def memory_size() -> int | None:
         return None
 
 
+def open_files(directory: str) -> list[Path]:
+    """Return the files in `directory`, a real path, that this process has open, on Linux."""
+    paths = set()
+    with suppress(OSError):
+        for descriptor in os.listdir("/proc/self/fd"):  # noqa: PTH208 - faster than Path.iterdir
+            with suppress(OSError):  # that of this listing
+                path = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
+                if os.path.dirname(path) == directory:  # noqa: PTH120
+                    paths.add(path)
+    return [Path(path) for path in sorted(paths)]
+
+
 def filesystem_type(path: Path) -> str | None:
     """Return the type of the file system of an absolute path, such as ``ext4``, on Linux."""
     best: tuple[int, str | None] = (-1, None)

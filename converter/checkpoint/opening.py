@@ -35,7 +35,7 @@ from converter.formats.base import Reader, StoredTensor
 from converter.formats.registry import detect_format
 from converter.recognition import list_files, recognize_link
 from converter.safe_json import json_reader, read_config
-from converter.storage.base import CheckpointDirectory, Source, no_weights_error
+from converter.storage.base import CheckpointDirectory, Source, WeightSelection, no_weights_error
 from converter.storage.local import FileState, file_states
 from converter.storage.references import similar_path
 from converter.storage.resolve import open_source
@@ -171,6 +171,7 @@ def open_files(
     config: str | Path | None = None,
     *,
     headers: bool = False,
+    streamed: bool = False,
     needs_config: bool = True,
     ignore: Sequence[str] = (),
     option: str = "--config",
@@ -180,12 +181,14 @@ def open_files(
     `reference` is a directory with ``config.json`` and weight files, one weight file, a Hub id
     ``org/name[@revision]``, or a URL; `config` is the configuration, if it is in another directory.
     Errors name the `option` that gives it, if there is one. With `headers` the caller reads no
-    values, so that remote weight files need not be downloaded. Tensors whose names match a pattern
+    values, so that remote weight files need not be downloaded. If `streamed`, values are read while
+    the source's `downloads` run. Tensors whose names match a pattern
     of `ignore` are left out. Without a configuration, raise CheckpointError, unless `needs_config`
     is false: then the result has an empty one.
     """
     with _naming_option(option), ExitStack() as stack:
-        source = stack.enter_context(open_source(reference, "headers" if headers else "preferred"))
+        weights: WeightSelection = "streamed" if streamed else "preferred"
+        source = stack.enter_context(open_source(reference, "headers" if headers else weights))
         folder = source.folder
         chosen = WeightFiles((source.file,)) if source.file else find_weights(folder)
         config_path = _config_path(folder, chosen.paths[0], config, needs_config)

@@ -43,7 +43,8 @@ def compose(options: ComposeOptions) -> WriteResult:
             check_roles(model_types, registry, options.to)
         configs = model_configs(opened, settings, registry)
         check_compatibility(configs, registry, options.to, options.force, composite)
-        sources = open_sources(opened, settings, registry, stack, headers=options.dry_run)
+        access = {"headers": options.dry_run, "streamed": not options.resume}
+        sources = open_sources(opened, settings, registry, stack, **access)
         pair = pair_models(sources, registry, settings.random, composite, settings.fields)
         pair = add_joint_weights(pair, stack)
         make_plan = plan_dual_encoder if composite else plan_composition

@@ -24,7 +24,11 @@ def convert(options: ConvertOptions) -> WriteResult:
     """
     registry = ArchitectureRegistry.for_user(options.mapping)
     with open_files(
-        options.source, options.config, headers=options.dry_run, ignore=options.ignore
+        options.source,
+        options.config,
+        headers=options.dry_run,
+        streamed=not options.resume,
+        ignore=options.ignore,
     ) as checkpoint:
         model = resolve_as_used(checkpoint, registry, options.set)
         plan = plan_conversion(model, options, options.seed, options.set, options.ignore)

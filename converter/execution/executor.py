@@ -7,14 +7,15 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from converter.cleanup import thread_pool
+from converter.cleanup import Stopped, thread_pool
 from converter.errors import MatchError
 from converter.execution.file_writer import FileWriter, reporting_write_errors
 from converter.execution.resume import (
@@ -33,10 +34,9 @@ from converter.system import processors
 
 Output: TypeAlias = tuple[FileWriter, FileEntry]
 """A file, and a tensor's entry in it."""
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: another thread failed
-    """A request to end the work of a thread, for a reason in another one."""
+Arrivals: TypeAlias = Mapping[str, Callable[[], int]]
+"""Path of a file that is being downloaded → how many bytes from its start can be read."""
+_NOTHING: Arrivals = {}
 
 
 class Worker:
@@ -130,6 +130,8 @@ def execute(
     progress: ProgressOption = None,
     hashed: bool = True,
     journal: Journal | None = None,
+    arrived: Arrivals = _NOTHING,
+    stop: threading.Event | None = None,
 ) -> Execution:
     """Write everything that `plan` describes into `directory`, which exists.
 
@@ -137,7 +139,8 @@ def execute(
     processor, at most 4) and any `memory` (bytes of all buffers together; at most 160 MB are used,
     at least one row of a tensor), and whether or not an earlier run has done a part. `progress` is
     called at most ten times a second with the bytes written. Unless `hashed`, the hashes are empty.
-    With a `journal`, which needs them, `directory` may hold the files of the earlier run.
+    With a `journal`, which needs them, `directory` may hold the files of the earlier run. `arrived`
+    has the source files that are still being downloaded; `stop` is set to end all threads.
 
     Raise CheckpointError if a source cannot be read; MatchError if copies of a tensor differ;
     OutputError if a file cannot be written.
@@ -167,9 +170,9 @@ def execute(
         for writer, file in zip(writers, plan.files, strict=True):
             for entry in file.entries:
                 outputs[entry.tensor].append((writer, entry))
-        stop = threading.Event()
+        stop = stop or threading.Event()
         workers = [Worker(n, outputs, block, stop, hashed, journal) for n in range(jobs)]
-        results = _run(plan, workers, stop, progress)
+        results = _run(plan, workers, stop, progress, arrived)
         if problems := [problem for result in results.values() for problem in result.problems]:
             raise MatchError("The sources contain contradictory copies of tensors.", problems)
         for writer in writers:
@@ -203,10 +206,14 @@ def _create(directory: Path, file: OutputFile, resuming: bool) -> FileWriter:
 
 
 def _run(
-    plan: Plan, workers: Sequence[Worker], stop: threading.Event, progress: ProgressOption
+    plan: Plan,
+    workers: Sequence[Worker],
+    stop: threading.Event,
+    progress: ProgressOption,
+    arrived: Arrivals,
 ) -> dict[str, TensorResult]:
     """Copy the tensors, one thread a worker; return their results in plan order."""
-    queue = _Queue(_reading_order(plan.tensors))
+    queue = _Queue(_reading_order(plan.tensors, arrived), arrived)
     with thread_pool(len(workers), stop.set) as pool:
         pending = {pool.submit(worker.run, queue) for worker in workers}
         while pending:
@@ -221,30 +228,56 @@ def _run(
 
 
 class _Queue(Iterator[TargetTensor]):
-    """An iterator that several threads may share."""
+    """An iterator that several threads may share; first come tensors that have arrived."""
 
-    def __init__(self, tensors: Sequence[TargetTensor]) -> None:
-        self._tensors = iter(tensors)
+    def __init__(self, tensors: Sequence[TargetTensor], arrived: Arrivals) -> None:
+        self._queues: dict[str, deque[TargetTensor]] = {}
+        for tensor in tensors:
+            file = _position(tensor)[0]
+            self._queues.setdefault(file if file in arrived else "", deque()).append(tensor)
+        self._arrived = arrived
         self._lock = threading.Lock()
         self.current = ""
         """Canonical name of the last tensor."""
 
     def __next__(self) -> TargetTensor:
         with self._lock:
-            tensor = next(self._tensors)
+            queues = [file for file, tensors in self._queues.items() if tensors]
+            if not queues:
+                raise StopIteration
+            tensor = self._queues[min(queues, key=self._bytes_to_arrive)].popleft()
         self.current = tensor.spec.name
         return tensor
 
+    def _bytes_to_arrive(self, file: str) -> int:
+        """Return how many bytes of a file must arrive before its next tensor can be read."""
+        if not file:
+            return 0
+        tensor = self._queues[file][0]
+        return max(_position(tensor)[1] + tensor.spec.nbytes - self._arrived[file](), 0)
 
-def _reading_order(tensors: Sequence[TargetTensor]) -> list[TargetTensor]:
-    """Return big tensors first, then the others in file order, then newly initialized ones."""
+
+def _position(tensor: TargetTensor) -> tuple[str, int]:
+    """Return the file and the offset that a tensor is read from, if it is."""
+    if not isinstance(tensor.origin, SourceTensor):
+        return "", 0
+    file, offset = tensor.origin.tensor.location[:2]
+    return str(file), offset if isinstance(offset, int) else 0
+
+
+def _reading_order(tensors: Sequence[TargetTensor], arrived: Arrivals) -> list[TargetTensor]:
+    """Return big tensors first, then the others in file order, then newly initialized ones.
+
+    Those of a file that is being downloaded are in file order, big or not.
+    """
     big = sum(tensor.spec.nbytes for tensor in tensors) * _BIG
 
     def order(tensor: TargetTensor) -> tuple[bool, bool, str, str]:
         if isinstance(tensor.origin, SourceTensor):
             file, offset = tensor.origin.tensor.location[:2]
             position = f"{offset:020d}" if isinstance(offset, int) else str(offset)
-            return tensor.spec.nbytes < big, False, str(file), position
+            small = tensor.spec.nbytes < big or str(file) in arrived
+            return small, False, str(file), position
         return tensor.spec.nbytes < big, True, "", ""
 
     return sorted(tensors, key=order)

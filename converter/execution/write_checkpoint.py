@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 
 from converter.display import Displayed
 from converter.errors import CheckpointError, Problem
-from converter.execution.executor import execute
+from converter.execution.executor import Execution, execute
 from converter.execution.file_writer import reporting_write_errors
 from converter.execution.resume import Journal, plan_hash
 from converter.file_names import MANIFEST, MODEL_CARD
@@ -29,6 +30,7 @@ from converter.storage.atomic_directory import journal_path, require_space
 from converter.storage.local import check_unchanged, file_states, set_equal_times
 from converter.storage.references import Url
 from converter.storage.resolve import output_target
+from converter.storage.streaming import downloading
 
 _log = logging.getLogger(__name__)
 
@@ -169,17 +171,10 @@ def write_checkpoint(
         copied = sum(result.sizes.values())
         require_space(directory, plan.nbytes + copied + _OVERHEAD + entries * _TENSOR_OVERHEAD)
         hashed = not options.no_hash or options.unchanged_sources or options.resume
-        executed = execute(
-            plan,
-            directory,
-            jobs=options.jobs,
-            memory=options.memory_bytes,
-            progress=options.progress,
-            hashed=hashed,
-            journal=stack.enter_context(Journal(journal_path(directory), plan_id))
-            if plan_id
-            else None,
+        journal = (
+            stack.enter_context(Journal(journal_path(directory), plan_id)) if plan_id else None
         )
+        executed = _execute(plan, directory, options, sources, hashed, journal)
         written = {file.path: (directory / file.path).stat().st_size for file in plan.files}
         result = replace(
             result,
@@ -211,6 +206,32 @@ def write_checkpoint(
             set_equal_times(directory)
     _log.info("%s: complete after %.1f s", output, executed.seconds)
     return result
+
+
+def _execute(
+    plan: Plan,
+    directory: Path,
+    options: OutputOptions,
+    sources: Sequence[InputModel],
+    hashed: bool,
+    journal: Journal | None,
+) -> Execution:
+    """Carry out the plan, while sources that are not local are downloaded."""
+    opened = {id(source.checkpoint.source): source.checkpoint.source for source in sources}
+    downloads = [each for source in opened.values() for each in source.downloads]
+    stop = threading.Event()
+    with downloading(downloads, stop, quiet=callable(options.progress)):
+        return execute(
+            plan,
+            directory,
+            jobs=options.jobs,
+            memory=options.memory_bytes,
+            progress=options.progress,
+            hashed=hashed,
+            journal=journal,
+            arrived={str(download.path): download.arrived for download in downloads},
+            stop=stop,
+        )
 
 
 def _by_file(problems: Sequence[Problem]) -> dict[str, list[str]]:

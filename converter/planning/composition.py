@@ -333,11 +333,13 @@ def open_sources(
     registry: ArchitectureRegistry,
     stack: ExitStack,
     headers: bool,
+    streamed: bool,
 ) -> dict[str, SourceModel]:
     """Open the weights of each submodel, with the selected layers and resized embeddings.
 
     Of the submodels in `opened` the configurations are read already. If `headers`, no values will
-    be read. Raise UnsupportedError if layers cannot be selected or embeddings not be resized.
+    be read; if `streamed`, while they are downloaded. Raise UnsupportedError if layers cannot be
+    selected or embeddings not be resized.
     """
     sources = {}
     for submodel, reference in settings.references.items():
@@ -348,6 +350,7 @@ def open_sources(
                     reference,
                     settings.configs[submodel],
                     headers=headers,
+                    streamed=streamed,
                     ignore=settings.ignore[submodel],
                     option=settings.config_option(submodel),
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from converter.formats.range_reader import RangedFile, RangeSource
 from converter.recognition import Folder, recognize_folder
 from converter.safe_json import read_json_object
 from converter.storage.references import Url
+from converter.storage.streaming import Download, StreamedFile
 
 
 class CheckpointDirectory:
@@ -53,15 +54,21 @@ class CheckpointDirectory:
 class RemoteDirectory(CheckpointDirectory):
     """A remote directory; downloaded files, in `path`, take precedence over remote ones.
 
-    `sizes` holds the bytes of each remote file by name; `ranges` reads parts of it.
+    `sizes` holds the bytes of each remote file by name; `ranges` reads parts of it; `downloads`
+    has those that will be downloaded before their values are read.
     """
 
     def __init__(
-        self, path: Path, sizes: Mapping[str, int], ranges: Callable[[str], RangeSource]
+        self,
+        path: Path,
+        sizes: Mapping[str, int],
+        ranges: Callable[[str], RangeSource],
+        downloads: Mapping[str, Download] | None = None,
     ) -> None:
         super().__init__(path)
         self._sizes = sizes
         self._ranges = ranges
+        self._downloads = downloads or {}
 
     def names(self) -> Collection[str]:
         """Return the names of the files in it."""
@@ -89,13 +96,16 @@ class RemoteDirectory(CheckpointDirectory):
             other = self.name(path.with_name(sibling))
             return self.open(other) if self.holds(other) else None
 
+        if download := self._downloads.get(name):
+            return StreamedFile(path, self._ranges(name), open_sibling, download)
         return RangedFile(path, self._ranges(name), open_sibling)
 
 
-WeightSelection: TypeAlias = Literal["preferred", "all", "none", "headers"]
+WeightSelection: TypeAlias = Literal["preferred", "all", "none", "headers", "streamed"]
 """The weight files to download: those of the preferred format (safetensors before PyTorch,
 TensorFlow and Flax), of all formats, none, or only the headers of the preferred format, which are
-read remotely."""
+read remotely. ``streamed`` are those of the preferred format, if possible left to
+`Source.downloads`."""
 
 _MAX_NAME = 1_000
 """Characters of the path of a file in a checkpoint."""
@@ -118,6 +128,8 @@ class Source(AbstractContextManager["Source"]):
     """The file in `folder` that the reference names, ``None`` if it names the directory."""
     temporary: TemporaryDirectory | None = None
     """The directory of downloaded files, which `close` removes."""
+    downloads: Sequence[Download] = ()
+    """Files that are to be downloaded while their values are read."""
 
     @property
     def directory(self) -> Path:

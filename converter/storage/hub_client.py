@@ -6,6 +6,7 @@ requests in 0.36, httpx in 1.x, httpx2 in 2.x.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -14,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -83,7 +85,42 @@ def retry(request: Callable[[], Response]) -> Response:
 
 
 _limits = threading.local()
-"""``active`` in a thread whose requests of the client are limited."""
+"""``active`` in a thread whose requests of the client are limited, ``stop`` to end its download."""
+
+
+def download_file(
+    repo_id: str, name: str, revision: str | None, stop: threading.Event | None = None
+) -> Path:
+    """Return the path in the cache of a file, after downloading it if it is missing.
+
+    Once `stop` is set, a download ends at the next bytes that arrive, unless it uses Xet: raise
+    InterruptedError, and the errors of the client.
+    """
+    import huggingface_hub
+
+    options: dict[str, Any] = {}
+    utils: Any = huggingface_hub.utils
+    if "tqdm_class" in inspect.signature(huggingface_hub.hf_hub_download).parameters:
+        # since version 1, whose HTTP library has no hook for parts of a body
+        class StoppableBar(utils.tqdm):  # type: ignore[misc]
+            def update(self, *args: Any) -> Any:
+                _raise_if_set(stop)
+                return super().update(*args)
+
+        options["tqdm_class"] = StoppableBar
+    _limits.stop = stop
+    try:
+        path = retry(
+            lambda: huggingface_hub.hf_hub_download(repo_id, name, revision=revision, **options)
+        )
+    finally:
+        _limits.stop = None
+    return Path(path)
+
+
+def _raise_if_set(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise InterruptedError("cancelled")
 
 
 @contextmanager
@@ -109,10 +146,12 @@ def _limit_response(response: Any, *args: Any, **kwargs: Any) -> None:
     headers = response.headers
     is_bounded = "Content-Length" in headers and "Content-Encoding" not in headers
     limit = TransferLimit(sys.maxsize if is_bounded else MAX_ANSWER_BYTES)
+    stop = getattr(_limits, "stop", None)
 
     def stream(*args: Any, **kwargs: Any) -> Iterator[bytes]:
         for chunk in iter(lambda: raw.read1(1 << 16, decode_content=True), b""):
             limit.add(len(chunk))
+            _raise_if_set(stop)
             yield chunk
 
     raw.stream = stream
@@ -289,6 +328,7 @@ class HubRangeSource:
         self.size = size
         self._repo_id, self._name, self._url = repo_id, name, url
         self._storage_url: str | None = None
+        self._partial_name: str | None = None
         self._lock = threading.Lock()
 
     def read(self, offset: int, nbytes: int) -> bytes:
@@ -321,6 +361,7 @@ class HubRangeSource:
     def _resolve(self) -> str:
         """Return the URL that the Hub redirects to."""
         from huggingface_hub import get_hf_file_metadata
+        from huggingface_hub.file_download import is_xet_available  # type: ignore[attr-defined]
 
         with self._lock:
             if self._storage_url is None:
@@ -331,7 +372,20 @@ class HubRangeSource:
                         f"lists {self.size}"
                     )
                 self._storage_url = str(metadata.location)
+                if not (metadata.xet_file_data is not None and is_xet_available()):
+                    self._partial_name = metadata.etag
             return self._storage_url
+
+    def partial_name(self) -> str | None:
+        """Return the start of the name of the file that the client writes while it downloads.
+
+        ``None`` if it does not write it from the start to the end: with Xet, or by hf_transfer.
+        """
+        from huggingface_hub import constants
+
+        self._resolve()
+        by_parts = getattr(constants, "HF_HUB_ENABLE_HF_TRANSFER", False)
+        return None if by_parts else self._partial_name
 
     def _check_range(self, response: Any, offset: int, nbytes: int) -> None:
         """Refuse a response with the complete file, which may have any size."""

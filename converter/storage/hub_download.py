@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,22 @@ from converter.storage.base import (
     no_weights_error,
     shard_names,
 )
-from converter.storage.hub_client import HubRangeSource, list_repo, retry, translate_hub_errors
+from converter.storage.hub_client import (
+    HubRangeSource,
+    download_file,
+    list_repo,
+    retry,
+    translate_hub_errors,
+)
 from converter.storage.references import HubRepo, similar_path
+from converter.storage.streaming import THREADS, Download
 
 _log = logging.getLogger(__name__)
 
-_THREADS = 4
-"""Concurrent downloads."""
+MIN_STREAMED = 32 << 20
+"""Bytes of the weights of a repository below which they are downloaded before they are opened."""
+_STREAMED_SUFFIXES = (".safetensors", ".bin")
+"""Weight files whose headers take few requests; see `converter.formats.range_reader`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +57,39 @@ class HubSource(Source):
     def describe(self) -> dict[str, str]:
         """Return the repository id and the commit."""
         return {"reference": self.repo_id, "revision": self.commit}
+
+    def with_ranges(self, sizes: Mapping[str, int], streamed: Iterable[str]) -> HubSource:
+        """Return it with files that are read by ranges; `sizes` has the bytes of each.
+
+        Those in `streamed` are downloaded before their values are read, unless they are in the
+        cache.
+        """
+        from huggingface_hub import hf_hub_url
+
+        path = self.directory
+
+        def ranges(name: str) -> HubRangeSource:
+            url = hf_hub_url(self.repo_id, name, revision=self.commit)
+            return HubRangeSource(self.repo_id, name, url, sizes[name])
+
+        def download(name: str) -> Download:
+            def fetch(stop: threading.Event) -> None:
+                action = f"{self.reference}: {name} cannot be downloaded from the Hub"
+                with translate_hub_errors(CheckpointError, action, self.repo_id):
+                    download_file(self.repo_id, name, self.commit, stop)
+
+            def partial_file() -> tuple[Path, str] | None:
+                start = ranges(name).partial_name()
+                return (path.parents[1] / "blobs", start) if start else None
+
+            return Download(path / name, sizes[name], fetch, partial_file)
+
+        downloads = {name: download(name) for name in streamed if not (path / name).is_file()}
+        return replace(
+            self,
+            folder=RemoteDirectory(path, sizes, ranges, downloads),
+            downloads=tuple(downloads.values()),
+        )
 
     def modified_since(self, timestamp: float, files: Iterable[Path]) -> bool:
         """Return false: the content of a commit does not change."""
@@ -94,65 +137,58 @@ def _open_cached(repository: HubRepo, reference: str, weights: WeightSelection) 
 
 
 def _download(repository: HubRepo, reference: str, weights: WeightSelection) -> HubSource:
-    from huggingface_hub import hf_hub_url
-
-    headers = weights == "headers"
-    commit, listed = retry(lambda: list_repo(repository, sizes=headers))
-    if headers and None in listed.values():  # some mirrors do not list sizes
+    ranged = weights in ("headers", "streamed")
+    commit, listed = retry(lambda: list_repo(repository, sizes=ranged))
+    if ranged and None in listed.values():  # some mirrors do not list sizes
         return _download(repository, reference, "preferred")
     sizes = {name: size or 0 for name, size in listed.items()}
 
     def read(name: str) -> Any:
-        path = _download_file(repository.repo_id, name, commit)
+        path = download_file(repository.repo_id, name, commit)
         return json_reader(path.parent)(path.name)
 
-    files = _select_files(repository, sizes, weights, read)
-    _log.info("%s: commit %s; fetching %s", repository, commit, ", ".join(files))
+    files, weight_names = _select_files(repository, sizes, weights, read)
+    _log.info("%s: commit %s; fetching %s", repository, commit, ", ".join(files + weight_names))
+    first = (files + weight_names)[0]
     if not repository.is_pinned:  # makes the cache map the revision to its commit, for offline use
-        _download_file(repository.repo_id, files[0], repository.revision)
-    download = partial(_download_file, repository.repo_id, revision=commit)
-    with thread_pool(_THREADS, stop=None) as threads:
+        download_file(repository.repo_id, first, repository.revision)
+    download = partial(download_file, repository.repo_id, revision=commit)
+    with thread_pool(THREADS, stop=None) as threads:
         paths = dict(zip(files, threads.map(download, files), strict=True))
         indexes = [path for name, path in paths.items() if is_index(name)]
-        shards = [shard for index in indexes for shard in _shards(repository, index, sizes)]
-        if not headers:
-            list(threads.map(download, shards))
-    folder = CheckpointDirectory(paths[files[0]].parents[files[0].count("/")])
-    if headers:
-
-        def ranges(name: str) -> HubRangeSource:
-            url = hf_hub_url(repository.repo_id, name, revision=commit)
-            return HubRangeSource(repository.repo_id, name, url, sizes[name])
-
-        folder = RemoteDirectory(folder.path, sizes, ranges)
-    return HubSource(reference=reference, folder=folder, repository=repository, commit=commit)
+        for index in indexes:
+            weight_names += _shards(repository, index, sizes)
+        nbytes = sum(sizes[name] for name in weight_names)
+        streamed = weights == "streamed" and nbytes >= MIN_STREAMED
+        streamed = streamed and all(name.endswith(_STREAMED_SUFFIXES) for name in weight_names)
+        if not streamed and weights != "headers":
+            paths |= zip(weight_names, threads.map(download, weight_names), strict=True)
+            ranged = False
+    path = paths[first].parents[first.count("/")]
+    source = HubSource(
+        reference=reference, folder=CheckpointDirectory(path), repository=repository, commit=commit
+    )
+    return source.with_ranges(sizes, weight_names if streamed else ()) if ranged else source
 
 
 def _select_files(
     repository: HubRepo, names: Iterable[str], weights: WeightSelection, read: Callable[[str], Any]
-) -> list[str]:
-    """Return the files to download; shards follow from the indexes among them.
+) -> tuple[list[str], list[str]]:
+    """Return the files to download in any case, and the weight files that no index lists.
 
     `read` returns the content of a JSON file.
     """
     names = list(names)
     files = auxiliary_files(names)
-    if weights != "none":
-        selected = weight_files(names, all_formats=weights == "all")
-        if not selected:
-            raise no_weights_error(f"hf://{repository}", names, read)
-        files += [name for name in selected if is_index(name) or weights != "headers"]
-    if not files:
+    selected = weight_files(names, all_formats=weights == "all") if weights != "none" else []
+    if weights != "none" and not selected:
+        raise no_weights_error(f"hf://{repository}", names, read)
+    if not files and not selected:
         raise CheckpointError(f"{repository}: holds no configuration")
-    for name in files:
+    for name in (*files, *selected):
         check_file_name(name, repository)
-    return files
-
-
-def _download_file(repo_id: str, name: str, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    return Path(retry(lambda: hf_hub_download(repo_id, name, revision=revision)))
+    files += [name for name in selected if is_index(name)]
+    return files, [name for name in selected if not is_index(name)]
 
 
 def _shards(repository: HubRepo, index: Path, names: Iterable[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -220,7 +220,8 @@ def _execute(
     opened = {id(source.checkpoint.source): source.checkpoint.source for source in sources}
     downloads = [each for source in opened.values() for each in source.downloads]
     stop = threading.Event()
-    with downloading(downloads, stop, quiet=callable(options.progress)):
+    quiet = callable(options.progress)
+    with downloading(downloads, stop, quiet) if downloads else nullcontext():
         return execute(
             plan,
             directory,

@@ -145,9 +145,6 @@ def downloading(
     arrive; they are not waited for then. If `quiet`, the client shows no bars. Raise the error of a
     download.
     """
-    if not downloads:
-        yield
-        return
     for download in downloads:
         download.begin(stop)
     try:

@@ -113,6 +113,7 @@ def diff(options: DiffOptions) -> Comparison:
             names,
             options.jobs,
             ProgressCounter(options.progress).start_step(nbytes),
+            lambda name: (mine[name], theirs[name]),
         )
         return Comparison(
             first=display_name(first),

@@ -214,5 +214,7 @@ def _statistics(model: Model, progress: ProgressOption) -> dict[str, Statistics]
     matched = model.key_match.matched
     nbytes = {name: stored.tensor.spec.nbytes for name, stored in matched.items()}
     count = ProgressCounter(progress).start_step(nbytes)
-    statistics = thread_map(lambda name: measure(matched[name]), list(matched), after=count)
+    statistics = thread_map(
+        lambda name: measure(matched[name]), list(matched), None, count, lambda n: [matched[n]]
+    )
     return dict(zip(matched, statistics, strict=True))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from converter.architectures.registry import ArchitectureRegistry
 from converter.checkpoint.opening import open_files
+from converter.cleanup import thread_pool
 from converter.errors import CheckpointError, ConverterError, Problem
-from converter.file_names import CONFIG, WEIGHT_FILES
+from converter.file_names import CONFIG, WEIGHT_FILES, is_index
+from converter.formats.file_handle import LocalFile
 from converter.models.model import Model, resolve_model
 from converter.models.ties import resolve_as_used
 from converter.options import VerifyOptions
@@ -75,6 +77,7 @@ def _verify(
     """Verify one checkpoint directory; its label is used in the report."""
     names = weight_files(home)
     with ExitStack() as stack:
+        stack.enter_context(thread_pool(1)).submit(_read_ahead, home, names)
         manifest, manifest_findings = load_manifest(home)
         models, findings = _open_models(home, names, registry, stack, bool(against))
         _log.info("%s: comparing the values of %d file(s)", label, len(models))
@@ -107,6 +110,21 @@ def _verify(
     return Verification(
         label, names, findings.checks, findings.problems, findings.notes, origins, report
     )
+
+
+_FIRST = 256 << 20
+_STEP = 8 << 20
+"""Bytes that are read while the headers are parsed, of all files and of one at once."""
+
+
+def _read_ahead(home: Path, names: Sequence[str]) -> None:
+    """Let the system read the start of each weight file while the headers are parsed."""
+    with ExitStack() as stack, suppress(ConverterError):
+        paths = [home / name for name in names if not is_index(name)]
+        files = [stack.enter_context(closing(LocalFile(path))) for path in paths]
+        for start in range(0, _FIRST // max(1, len(files)), _STEP):
+            for file in files:
+                file.read_ahead(start, _STEP)
 
 
 def _open_models(

@@ -47,8 +47,8 @@ class StoredTensor(ABC):
         except along `axis`. Raise FormatError if the file ends early or cannot be decoded.
         """
 
-    def prefetch(self, offset: int, nbytes: int) -> None:
-        """Announce that some of the C-order bytes will soon be read, where that helps."""
+    def read_ahead(self, offset: int, nbytes: int) -> None:
+        """Announce that some of the C-order bytes will soon be read, if they are on a disk."""
         del offset, nbytes
 
     def read(self, axis: int = 0, start: int = 0, stop: int | None = None) -> Array:

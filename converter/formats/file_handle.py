@@ -105,6 +105,10 @@ class FileHandle(ABC):
         """Announce ranges (offset, bytes) that will soon be read, which helps if reads are slow."""
         del ranges
 
+    def read_ahead(self, offset: int, nbytes: int) -> None:
+        """Announce that values in a range will soon be read, if it is on a disk."""
+        del offset, nbytes
+
     def fill(self, buffer: memoryview, offset: int, tensor: str | None = None) -> None:
         """Fill `buffer`, one-dimensional and of bytes, from `offset` of the file.
 
@@ -152,10 +156,9 @@ class LocalFile(FileHandle):
         """Return the path."""
         return self.path
 
-    def prefetch(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Let the system read `ranges` ahead; see `FileHandle.prefetch`."""
-        for offset, nbytes in ranges:
-            read_ahead(self._fd, offset, nbytes)
+    def read_ahead(self, offset: int, nbytes: int) -> None:
+        """Let the system read a range ahead; see `FileHandle.read_ahead`."""
+        read_ahead(self._fd, offset, nbytes)
 
     def _fill(self, buffer: memoryview, offset: int) -> None:
         if self._fd < 0:

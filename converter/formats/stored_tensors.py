@@ -77,15 +77,13 @@ class ContiguousTensor(StoredTensor):
         if self.byteorder != sys.byteorder:
             swap_bytes(out)
 
-    def prefetch(self, offset: int, nbytes: int) -> None:
-        """Announce that bytes will soon be read; see `FileHandle.prefetch`."""
-        ranges = []
+    def read_ahead(self, offset: int, nbytes: int) -> None:
+        """Announce that bytes will soon be read; see `FileHandle.read_ahead`."""
         for segment in self.segments:
             first = max(0, offset - segment.tensor_offset)
             length = min(segment.nbytes, offset + nbytes - segment.tensor_offset) - first
             if length > 0:
-                ranges.append((segment.file_offset + first, length))
-        self._handle.prefetch(ranges)
+                self._handle.read_ahead(segment.file_offset + first, length)
 
     def _fill_across(self, rows: Array, stride: int, first: int) -> None:
         """Fill each row of bytes from `first + row * stride`, reading over the gaps between."""

@@ -54,13 +54,13 @@ class ReadAhead:
                 due += following
             self._ahead -= _nbytes(item)
         for stored in due:
-            stored.tensor.prefetch(0, _AHEAD)
+            stored.tensor.read_ahead(0, _AHEAD)
 
     @staticmethod
     def advance(stored: SourceTensor, done: int, nbytes: int) -> None:
         """Announce what follows in a tensor of which `done` bytes were read, and `nbytes` next."""
         if stored.tensor.spec.nbytes > _AHEAD:
-            stored.tensor.prefetch(done + _AHEAD, nbytes)
+            stored.tensor.read_ahead(done + _AHEAD, nbytes)
 
 
 def _nbytes(item: Iterable[SourceTensor]) -> int:
@@ -212,15 +212,22 @@ def thread_map(
     items: Sequence[T],
     jobs: int | None = None,
     after: Callable[[T], object] = lambda item: None,
+    reads: Callable[[T], Sequence[SourceTensor]] = lambda item: (),
 ) -> list[R]:
     """Return `function` of every item, in order, computed by a thread pool.
 
     There are `jobs` threads, by default one per CPU, at most 4. The calling thread calls `after`
-    with each finished item, in order.
+    with each finished item, in order. What an item `reads` is announced before its turn.
     """
     jobs = max(1, jobs or min(processors(), 4))
+    ahead = ReadAhead(map(reads, items))
+
+    def call(item: T) -> R:
+        ahead.begin(reads(item))
+        return function(item)
+
     with thread_pool(jobs) as pool:
-        futures = [pool.submit(function, item) for item in items]
+        futures = [pool.submit(call, item) for item in items]
         results = []
         for item, future in zip(items, futures, strict=True):
             results.append(future.result())

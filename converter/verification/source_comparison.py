@@ -97,7 +97,8 @@ def compare_with_sources(
     sources, matched = expected.sources, model.key_match.matched
     shared = [name for name in matched if name in sources]
     count = progress.start_step({n: 2 * matched[n].tensor.spec.nbytes for n in shared})
-    results = thread_map(lambda n: _compare(n, matched[n], sources[n][1]), shared, jobs, count)
+    pairs = {name: (matched[name], sources[name][1]) for name in shared}
+    results = thread_map(lambda n: _compare(n, *pairs[n]), shared, jobs, count, pairs.__getitem__)
     differences = dict(zip(shared, results, strict=True))
     verdicts = _verdicts(matched, sources, differences)
     new = [name for name in matched if name not in sources]
@@ -269,7 +270,8 @@ def _check_initialized(model: Model, names: Sequence[str], jobs: int | None) -> 
     in uninitialized memory.
     """
     matched, params = model.key_match.matched, model.spec.by_name
-    statistics = thread_map(measure, [matched[name] for name in names], jobs)
+    stored = [matched[name] for name in names]
+    statistics = thread_map(measure, stored, jobs, reads=lambda each: [each])
     problems, altered = [], []
     for name, values in zip(names, statistics, strict=True):
         largest = max(abs(values.minimum), abs(values.maximum)) if values.count else 0.0

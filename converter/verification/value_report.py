@@ -97,7 +97,11 @@ def build_value_report(
     matched = model.key_match.matched
     count = progress.start_step({n: stored.tensor.spec.nbytes for n, stored in matched.items()})
     results = thread_map(
-        lambda item: _look(item[1]), list(matched.items()), jobs, lambda item: count(item[0])
+        lambda item: _look(item[1]),
+        list(matched.items()),
+        jobs,
+        lambda item: count(item[0]),
+        lambda item: [item[1]],
     )
     entries = tensor_entries(manifest)
     tensors, samples = {}, {}

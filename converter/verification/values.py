@@ -96,13 +96,9 @@ def check_values(
     count = progress.start_step(
         {task.name: sum(copy.tensor.spec.nbytes for copy in task.copies) for task in tasks}
     )
-    ahead = ReadAhead(task.copies for task in tasks)
-
-    def check(task: TensorCheck) -> TensorCheckResult:
-        ahead.begin(task.copies)
-        return _check_tensor(task)
-
-    results = thread_map(check, tasks, jobs, lambda task: count(task.name))
+    results = thread_map(
+        _check_tensor, tasks, jobs, lambda task: count(task.name), lambda task: task.copies
+    )
     pairs = list(zip(tasks, results, strict=True))
     right = {t.name: result.wrong[0][1] if result.wrong else t.copies[0] for t, result in pairs}
     classifier = DifferenceClassifier(right)

@@ -118,7 +118,7 @@ class Announced:
         self.spec = TensorSpec(name, "uint8", (nbytes,))
         self._log = log
 
-    def prefetch(self, offset: int, nbytes: int) -> None:
+    def read_ahead(self, offset: int, nbytes: int) -> None:
         self._log.append((self.spec.name, offset, nbytes))
 
 
@@ -165,11 +165,12 @@ def test_the_system_is_asked_to_read_ahead_in_parts_that_it_reads(
     path = tmp_path / "file"
     path.write_bytes(bytes(100))
     file = LocalFile(path)
-    file.prefetch([(10, 3 << 20), (5 << 20, 7)])
+    file.read_ahead(10, 3 << 20)
+    file.read_ahead(5 << 20, 7)
     assert all(nbytes <= 1 << 20 for _, nbytes in asked)
     assert list(joined(asked)) == [(10, 3 << 20), (5 << 20, 7)]
     monkeypatch.delattr("os.posix_fadvise")
-    file.prefetch([(0, 100)])  # a system without the call
+    file.read_ahead(0, 100)  # a system without the call
     file.close()
 
 

@@ -157,6 +157,15 @@ def _faults(architecture: Architecture) -> Iterator[str]:
         for name in sorted(own & {*entry.cannot_generate}):
             for composite, why in entry.cannot_generate[name].items():
                 yield f"As {role} in {composite}, {_MARKS[name]}: `generate()` fails: {why}"
+        for name in sorted(own & {*entry.unmasked}):
+            for composite, why in entry.unmasked[name].items():
+                yield (
+                    f"As {role} in {composite}, {_MARKS[name]}: `generate()` needs "
+                    f"`encoder_outputs`: {why}"
+                )
+        for name in sorted(own & {*entry.uncached}):
+            why = entry.uncached[name]
+            yield f"As {role}, {_MARKS[name]}: `generate()` needs `use_cache=False`: {why}"
     has = {framework for model in architecture.models.values() for framework in model.classes}
     for limit in architecture.unsupported.values():
         if where := ", ".join(_MARKS[name] for name in limit.frameworks if name in has):

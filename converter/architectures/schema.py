@@ -243,6 +243,10 @@ class Role(Entry, frozen=True):
     """Frameworks whose composites pass positions as this encoder's token types in `generate`."""
     cannot_generate: Mapping[Framework, Mapping[str, str]] = {}
     """Framework → composite → why its class calls the model in this role, but cannot generate."""
+    uncached: Mapping[Framework, str] = {}
+    """Framework → why `generate` fails with the cache of this decoder."""
+    unmasked: Mapping[Framework, Mapping[str, str]] = {}
+    """Framework → composite → why `generate` fails with the encoder's mask, which it makes."""
 
 
 class Token(Entry, frozen=True):

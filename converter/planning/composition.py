@@ -41,7 +41,7 @@ from converter.planning.encoder_decoder import (
     ignored_bias_warnings,
     split_manifest,
 )
-from converter.planning.flax_generation import generation_warnings
+from converter.planning.generation_calls import generation_warnings
 from converter.planning.layers_and_embeddings import (
     LAYER_LIST,
     LAYER_RULE,
@@ -421,6 +421,7 @@ def plan_composition(
     _log.info("tokens of the decoder: %s", ", ".join(f"{k} {v}" for k, v in tokens.ids.items()))
     auxiliary = collect_auxiliary_files(sources, options.tokenizer, one=pair.composite.closed)
     config = _config(pair, options, settings, tokens)
+    decoder = configs["decoder"].architecture.roles["decoder"]
     return build_plan(
         "compose",
         [*sources.values()],
@@ -432,7 +433,11 @@ def plan_composition(
         copied_files=auxiliary.copied,
         documents={
             GENERATION_CONFIG: generation_config(
-                tokens.ids, tokens.with_forced(generation.settings)
+                tokens.ids,
+                {
+                    **tokens.with_forced(generation.settings),
+                    **({"use_cache": False} if decoder.uncached else {}),
+                },
             ),
             **auxiliary.documents,
         },
@@ -447,7 +452,7 @@ def plan_composition(
             *tokens.notes,
             *pair_warnings(sources, tokens.ids, generation.settings),
             *auxiliary.warnings,
-            *(generation_warnings(configs, pair.composite) if "flax" in frameworks else ()),
+            *generation_warnings(configs, pair.composite, frameworks),
         ),
     )
 

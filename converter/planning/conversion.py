@@ -18,7 +18,7 @@ from converter.models.stand_alone import StandAloneModel, stand_alone_model
 from converter.options import OutputOptions
 from converter.plan import OutputFile, Plan, TargetTensor
 from converter.planning.configs import unknown_field_warnings, with_dtype
-from converter.planning.flax_generation import generation_warnings
+from converter.planning.generation_calls import generation_warnings
 from converter.planning.planner import OutputModel, build_plan, plan_files
 from converter.planning.tensor_origins import plan_tensors
 from converter.planning.tokenizer_files import (
@@ -53,8 +53,7 @@ def plan_conversion(
     frameworks, warnings = select_frameworks(options.to, model.unsupported_reasons)
     notes = model.composite.notes if model.composite else {}
     warnings += [f"{name}: {notes[name]}" for name in frameworks if name in notes]
-    if "flax" in frameworks:
-        warnings += generation_warnings(model.configs, model.composite)
+    warnings += generation_warnings(model.configs, model.composite, frameworks)
     raw = model.raw
     if options.dtype != "keep":
         nested = model.composite.configs.values() if model.composite else ()

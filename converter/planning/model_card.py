@@ -20,7 +20,7 @@ from converter.file_names import CONFIG, MANIFEST
 from converter.models.model import InputModel
 from converter.options import CardOptions, OutputOptions
 from converter.plan import InitializedTensor, Plan, SourceTensor
-from converter.planning.flax_generation import FlaxCalls
+from converter.planning.generation_calls import CALLS, FlaxCalls, PytorchCalls
 from converter.planning.manifest import dictionary, lineage
 from converter.safe_json import read_small_file
 from converter.storage.hub_card import (
@@ -265,10 +265,10 @@ def _copies(plan: Plan) -> list[str]:
     return copies
 
 
-def _flax_calls(plan: Plan, sources: Sequence[InputModel]) -> FlaxCalls:
+def _calls(plan: Plan, sources: Sequence[InputModel], framework: str) -> FlaxCalls | PytorchCalls:
     composites = [table for table in plan.tables if isinstance(table, Composite)]
     configs = {name: config for source in sources for name, config in source.configs.items()}
-    return FlaxCalls.of(configs, composites[0] if composites else None)
+    return CALLS[framework].of(configs, composites[0] if composites else None)
 
 
 def _loading(plan: Plan, sources: Sequence[InputModel], submodel: str) -> Iterator[str]:
@@ -283,8 +283,8 @@ def _loading(plan: Plan, sources: Sequence[InputModel], submodel: str) -> Iterat
         # transformers 4 prefers safetensors to h5, and fails on them
         more = ", use_safetensors=False" if framework == "tensorflow" and shadowed else ""
         older = "" if framework == "pytorch" else " (transformers before version 5)"
-        has_calls = framework == "flax" and not submodel
-        calls = _flax_calls(plan, sources) if has_calls else None
+        has_calls = framework in CALLS and not submodel
+        calls = _calls(plan, sources, framework) if has_calls else None
         name = classes[framework]
         yield f"{_TITLES[framework]}{older}:"
         yield ""

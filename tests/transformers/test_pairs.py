@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable
@@ -204,6 +205,48 @@ def test_a_pair_is_one_model_in_every_framework(
     if runs and len(results) > 1:  # transformers fails to generate with some that PyTorch alone has
         card = (out / "README.md").read_text()
         generate_equally(card, result.warnings, specs["encoder"], results)
+
+
+NEED_ARGUMENTS = [
+    ("bert", "big_bird"),
+    ("bert", "mega"),
+    ("bert", "xlm-prophetnet"),
+    ("parakeet_encoder", "gpt2"),
+    ("wav2vec2", "mega"),
+]
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), NEED_ARGUMENTS, ids=map("-".join, NEED_ARGUMENTS))
+def test_pytorch_generates_as_the_card_says_and_in_no_other_way(
+    tmp_path: Path, encoder: str, decoder: str
+) -> None:
+    import torch
+    import transformers
+
+    for submodel, config in configurations(encoder, decoder, "equal").items():
+        (tmp_path / submodel).mkdir()
+        (tmp_path / submodel / "config.json").write_text(json.dumps(config))
+    composed, out = tmp_path / "composed", tmp_path / "out"
+    sources = (tmp_path / "encoder", tmp_path / "decoder")
+    result = converter.compose(*sources, composed, to=["pytorch"], random=["both"], **TOKENS)
+    assert any(text.startswith("pytorch: generate() needs ") for text in result.warnings)
+    again = converter.convert(composed, out, to=["pytorch"], pytorch_format="bin")
+    assert {*again.warnings} >= {text for text in result.warnings if "generate() needs" in text}
+    own = tiny(encoder).batch("pytorch")
+    inputs = {name: torch.from_numpy(value) for name, value in own.items()}
+    model = getattr(transformers, result.classes[""]["pytorch"]).from_pretrained(out).eval()
+    settings = model.generation_config
+    settings.max_new_tokens = 5
+    for directory in (composed, out):
+        card = (directory / "README.md").read_text()
+        [call] = re.findall(r"^written = model\.generate.*$", card, re.MULTILINE)
+        scope = {"model": model, "inputs": inputs}
+        exec(compile(call, "README.md", "exec"), scope)
+        assert np.asarray(scope["written"]).shape == (2, 6)
+    assert settings.use_cache != ("use_cache" in call)
+    settings.use_cache = True
+    with pytest.raises((AttributeError, TypeError, RuntimeError)):
+        model.generate(**inputs)
 
 
 def _can_be_called(composite: str, decoder: str) -> bool:

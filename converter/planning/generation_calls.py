@@ -1,20 +1,66 @@
-"""The calls with which transformers' Flax encoder-decoder classes generate as PyTorch's do.
+"""The calls with which transformers' encoder-decoder classes generate, and Flax's as PyTorch's do.
 
 Facts of transformers 4.57.6, the last release with Flax. `FlaxEncoderDecoderModel.encode` passes
 the positions as the encoder's third argument, which in some modules is ``token_type_ids``: the
 embedding of a type that does not exist is NaN. `generate` calls `encode`, and counts the decoder's
-positions from 0, or from the sum of ``decoder_attention_mask`` minus 1.
+positions from 0, or from the sum of ``decoder_attention_mask`` minus 1. In PyTorch, `generate`
+makes an ``attention_mask`` for the encoder if it gets no ``encoder_outputs``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from converter.architectures.model_config import ModelConfig
 from converter.architectures.schema import Composite
 
-_FLAX = "flax"
+_FLAX, _PYTORCH = "flax", "pytorch"
+
+
+@dataclass(frozen=True)
+class PytorchCalls:
+    """What has to be passed to `generate` of the PyTorch class of an encoder-decoder model."""
+
+    uncached: str | None = None
+    """Why it fails with a cache."""
+    unmasked: str | None = None
+    """Why it fails with the encoder's mask."""
+
+    @classmethod
+    def of(cls, configs: Mapping[str, ModelConfig], composite: Composite | None) -> PytorchCalls:
+        """Return the calls of the class of `composite` whose submodels have these configurations.
+
+        A stand-alone model, and one that does not generate, needs none.
+        """
+        if composite is None or not composite.generates or {*configs} != {*composite.roles}:
+            return cls()
+        roles = [
+            config.architecture.roles.get(composite.roles[name]) for name, config in configs.items()
+        ]
+        masks = [each.unmasked.get(_PYTORCH, {}).get(composite.name) for each in roles if each]
+        caches = [each.uncached.get(_PYTORCH) for each in roles if each]
+        return cls(next(filter(None, caches), None), next(filter(None, masks), None))
+
+    @property
+    def warnings(self) -> list[str]:
+        """The calls as warnings."""
+        needs = {
+            "use_cache=False": self.uncached,
+            "encoder_outputs=model.encoder(**inputs) instead of the inputs": self.unmasked,
+        }
+        return [f"pytorch: generate() needs {need}: {why}" for need, why in needs.items() if why]
+
+    def imports(self, name: str) -> Iterator[str]:
+        """Yield the line of Python that imports the class `name`."""
+        yield f"from transformers import {name}"
+
+    def example(self) -> Iterator[str]:
+        """Yield the lines of Python that call ``model``; none if nothing has to be passed."""
+        if self.uncached or self.unmasked:
+            inputs = "encoder_outputs=model.encoder(**inputs)" if self.unmasked else "**inputs"
+            yield "# `inputs` are what the tokenizer or processor returns."
+            yield f"written = model.generate({inputs}{', use_cache=False' * bool(self.uncached)})"
 
 
 @dataclass(frozen=True)
@@ -124,8 +170,20 @@ class FlaxCalls:
         yield ").sequences"
 
 
+CALLS: Mapping[str, type[PytorchCalls] | type[FlaxCalls]] = {
+    _PYTORCH: PytorchCalls,
+    _FLAX: FlaxCalls,
+}
+"""The frameworks in which some models need further arguments."""
+
+
 def generation_warnings(
-    configs: Mapping[str, ModelConfig], composite: Composite | None
+    configs: Mapping[str, ModelConfig], composite: Composite | None, frameworks: Collection[str]
 ) -> list[str]:
-    """Return what users have to pass to `generate`."""
-    return FlaxCalls.of(configs, composite).warnings
+    """Return what users have to pass to `generate` of each of the frameworks."""
+    return [
+        warning
+        for framework, each in CALLS.items()
+        if framework in frameworks
+        for warning in each.of(configs, composite).warnings
+    ]

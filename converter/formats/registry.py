@@ -22,6 +22,9 @@ FORMATS: dict[str, str] = {
 }
 """Format name → the module or package that implements it as its ``FORMAT``, in detection order."""
 
+_STARTS = {"torch": (b"PK", b"\x80", b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0")}
+"""Format that takes long to import → what each of its files starts with."""
+
 
 def get_format(name: str) -> FileFormat:
     """Return the format called `name`, imported on first use; raise KeyError if not found."""
@@ -38,9 +41,10 @@ def detect_format(source: Path | FileHandle) -> FileFormat:
             return detect_format(file)
     head = source.read(0, min(64, source.size))
     for name in FORMATS:
-        file_format = get_format(name)
-        if file_format.matches(source, head):
-            return file_format
+        if head.startswith(_STARTS.get(name, b"")):
+            file_format = get_format(name)
+            if file_format.matches(source, head):
+                return file_format
     head = source.read(0, min(HEAD_BYTES, source.size))
     if other := recognize_file(source.path, head, source.size):
         raise FormatError(f"{source.path}: {other.what}", remedy=other.step)

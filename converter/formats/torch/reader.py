@@ -13,8 +13,17 @@ from functools import partial
 
 import numpy as np
 
-from converter.formats.base import Array, Reader, Segment, StoredTensor
-from converter.formats.file_handle import FileHandle, checked_spec, sanitize
+from converter.errors import FormatError
+from converter.formats.base import (
+    Array,
+    FileFormat,
+    FileSpec,
+    PreallocatedFile,
+    Reader,
+    Segment,
+    StoredTensor,
+)
+from converter.formats.file_handle import FileHandle, checked_spec, closed_on_error, sanitize
 from converter.formats.stored_tensors import (
     ContiguousTensor,
     StridedTensor,
@@ -26,8 +35,11 @@ from converter.formats.torch.state_dict import NamedTensors, name_tensors
 from converter.formats.torch.storages import Storage, Tensor, TorchUnpicklerHooks
 from converter.formats.torch.unpickler import MAX_BYTES, ByteSource, unpickle
 from converter.formats.torch.zip_archive import STORED, Record, locate, read_directory, read_record
-from converter.tensors import itemsize
+from converter.tensors import NAMES, itemsize
 
+_MAGIC_OPCODE = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
+"""The opcode that pushes the magic number, near the start of every legacy file."""
+_TAR_RECORDS = (b"sys_info\0", b"pickle\0", b"tensors\0", b"storages\0")
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _ALWAYS_ALLOWED = 1 << 20
@@ -47,8 +59,49 @@ Locate = Callable[[str], int]
 """Return the offset of the storage of a key, after checking the header next to it."""
 
 
-def open_zip(handle: FileHandle) -> Reader:
-    """List the tensors of a zip archive; reads its directory and the pickle."""
+class TorchFormat(FileFormat):
+    """Reads every form of ``torch.save`` except the tar of 2016, writes the zip form.
+
+    The readers' metadata hold ``form`` (``zip`` or ``legacy``), and of a training checkpoint
+    ``wrapper`` (the key of the state dict) and ``ignored`` (other keys that hold tensors);
+    ``imports`` are names that a real unpickler would import, and no state dict needs.
+    """
+
+    name = "torch"
+    dtypes = frozenset(NAMES)  # torch has a dtype of the same name for each
+    supports_aliases = True
+
+    def matches(self, file: FileHandle, head: bytes) -> bool:
+        """Return whether it is a zip archive of a pickle, or starts with torch's magic number."""
+        if not head.startswith(b"PK"):
+            return (head[:1] == b"\x80" and _MAGIC_OPCODE in head[:32]) or _is_tar(file, head)
+        try:
+            return any(name.endswith("/data.pkl") for name in read_directory(file))
+        except FormatError:
+            return True  # it may be torch's: opening it reports the damage
+
+    def open(self, file: FileHandle) -> Reader:
+        """List the tensors; reads the zip directory and the pickle, or the legacy headers."""
+        with closed_on_error(file):
+            head = file.read(0, min(64, file.size))
+            if head.startswith(b"PK"):
+                return _open_zip(file)
+            if _is_tar(file, head):
+                raise file.error(
+                    "the tar form that torch wrote in 2016 is not supported",
+                    remedy="load it with torch.load(…, weights_only=False) where you trust it, "
+                    "and save it again with torch.save",
+                )
+            return _open_legacy(file)
+
+    def preallocate(self, spec: FileSpec) -> PreallocatedFile:
+        """Create a zip archive of a state dict; aliases share a storage, metadata are not kept."""
+        from converter.formats.torch.writer import create_archive
+
+        return create_archive(spec)
+
+
+def _open_zip(handle: FileHandle) -> Reader:
     path = handle.path
     records = read_directory(handle)
     prefix = next(iter(records), "").partition("/")[0]
@@ -103,8 +156,7 @@ def _byteorder(handle: FileHandle, record: Record | None) -> str:
     return order.decode()
 
 
-def open_legacy(handle: FileHandle) -> Reader:
-    """List the tensors of a legacy stream; reads its headers."""
+def _open_legacy(handle: FileHandle) -> Reader:
     hooks = TorchUnpicklerHooks(handle.size)
     source = ByteSource(handle.path, handle.read, 0, handle.size)
     magic, protocol = unpickle(source, hooks), unpickle(source, hooks)
@@ -297,3 +349,11 @@ def _stored_tensor(
     if is_contiguous(shape, strides):
         return ContiguousTensor(spec, handle, (Segment(0, start, spec.nbytes),), byteorder)
     return StridedTensor(spec, handle, start, strides, byteorder)
+
+
+def _is_tar(file: FileHandle, head: bytes) -> bool:
+    """Return whether it is the tar archive that torch wrote before version 0.1.10."""
+    return head.startswith(_TAR_RECORDS) and file.size >= 512 and file.read(257, 5) == b"ustar"
+
+
+FORMAT: FileFormat = TorchFormat()

@@ -7,8 +7,10 @@ one client does by one way happens in one process.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -17,6 +19,7 @@ from tests import factories
 from tests.environments import HUB_1, HUB_2, interpreter
 from tests.storage.hub.conftest import CommandResult, HubSession, contents
 from tests.storage.hub.hub_server import serving
+from tests.storage.hub.test_streaming import Storage
 
 CLIENTS = {"0.36": "", "1.33": HUB_1, "2.4": HUB_2}
 UP = {"lfs": "PUT /_lfs/", "xet": "POST /_cas/v1/xorbs"}
@@ -148,3 +151,37 @@ def check_refusals(session: HubSession, done: dict[str, CommandResult]) -> None:
     assert "ro/new" not in session.hub.repos
     repo = session.hub.repos["me/new"]
     assert [len(commit["files"]) for commit in repo.commits.values()] == [0, 3]
+
+
+@pytest.mark.slow
+def test_writes_while_each_client_downloads(session: HubSession, way: str, python: Path) -> None:
+    sizes: dict[str, Any] = {"hidden_size": 128, "vocab_size": 80_000}
+    made = factories.make(session.home / "large", "bert", **sizes).directory
+    session.hub.publish("other/large", contents(made))
+    if way == "xet":
+        command = ("push", "large", "me/large", "-q")
+        assert session.run_commands(command, python=python, HF_HUB_DISABLE_XET="0")[0].code == 0
+    storage = Storage(session.hub, 0.7)
+
+    def watch() -> None:
+        """Let the rest be sent once a part is in the output."""
+        while not storage.rest.wait(0.05):
+            files = [*session.home.glob(".down*/*"), *session.home.glob(".down*/*/*")]
+            if sum(file.stat().st_blocks for file in files) > 2000:
+                storage.rest.set()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    name = "me/large" if way == "xet" else "other/large"
+    command = ("convert", name, "down", "--to", "pytorch", "-q")
+    xet = "0" if way == "xet" else "1"
+    (done,) = session.run_commands(command, python=python, HF_HUB_DISABLE_XET=xet)
+    storage.rest.set()
+    watcher.join()
+    assert done.code == 0, done.stderr
+    weights = "model.safetensors"
+    assert (session.home / "down" / weights).read_bytes() == (made / weights).read_bytes()
+    assert not storage.came_too_late
+    assert len(storage.downloads) == (way == "lfs")
+    (cached,) = (session.home / "hf" / "hub").glob(f"models--*/snapshots/*/{weights}")
+    assert cached.read_bytes() == (made / weights).read_bytes()

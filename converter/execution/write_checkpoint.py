@@ -168,8 +168,15 @@ def write_checkpoint(
         ExitStack() as stack,
     ):
         entries = sum(len(file.entries) for file in plan.files)
-        copied = sum(result.sizes.values())
-        require_space(directory, plan.nbytes + copied + _OVERHEAD + entries * _TENSOR_OVERHEAD)
+        # Each file once: encoder and decoder may be the same repository.
+        downloaded = {
+            each.path: each.size
+            for source in sources
+            for each in source.checkpoint.source.downloads
+            if each.is_stored_next_to(directory)
+        }
+        others = sum(result.sizes.values()) + sum(downloaded.values())
+        require_space(directory, plan.nbytes + others + _OVERHEAD + entries * _TENSOR_OVERHEAD)
         hashed = not options.no_hash or options.unchanged_sources or options.resume
         journal = (
             stack.enter_context(Journal(journal_path(directory), plan_id)) if plan_id else None

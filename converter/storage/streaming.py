@@ -70,6 +70,10 @@ class Download:
         finally:
             self._done.set()
 
+    def is_stored_next_to(self, directory: Path) -> bool:
+        """Return whether the cache is on the same disk as `directory`."""
+        return self.path.parent.stat().st_dev == directory.stat().st_dev
+
     def arrived(self) -> int:
         """Return how many bytes from its start can be read without waiting."""
         if self._is_complete():

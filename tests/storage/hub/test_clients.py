@@ -159,8 +159,8 @@ def test_writes_while_each_client_downloads(session: HubSession, way: str, pytho
     made = factories.make(session.home / "large", "bert", **sizes).directory
     session.hub.publish("other/large", contents(made))
     if way == "xet":
-        command = ("push", "large", "me/large", "-q")
-        assert session.run_commands(command, python=python, HF_HUB_DISABLE_XET="0")[0].code == 0
+        push = ("push", "large", "me/large", "-q")
+        assert session.run_commands(push, python=python, HF_HUB_DISABLE_XET="0")[0].code == 0
     storage = Storage(session.hub, 0.7)
 
     def watch() -> None:

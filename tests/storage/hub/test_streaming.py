@@ -12,6 +12,7 @@ import pytest
 
 import converter
 from converter.errors import CheckpointError, MatchError
+from converter.execution import write_checkpoint
 from converter.storage import hub_client, hub_download, streaming
 from tests import factories
 from tests.storage.hub.conftest import contents
@@ -171,6 +172,21 @@ def test_weights_that_do_not_fit_are_not_downloaded(hub: Hub, models: dict[str, 
     with pytest.raises(MatchError):
         converter.compose("acme/other", "acme/gpt2", "out")
     assert not storage.downloads
+
+
+def test_space_for_the_cache_is_checked(
+    hub: Hub, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    required: list[int] = []
+    monkeypatch.setattr(
+        write_checkpoint, "require_space", lambda directory, nbytes: required.append(nbytes)
+    )
+    sources = ("acme/bert", "acme/bert", str(models["bert"]))  # the second time from the cache
+    for number, bert in enumerate(sources):
+        converter.compose(bert, bert, f"out{number}", to=["pytorch"])
+    once = (models["bert"] / "model.safetensors").stat().st_size
+    assert once <= required[0] - required[1] < once + 1000
+    assert abs(required[1] - required[2]) < 1000
 
 
 def test_a_repository_that_is_both_is_downloaded_once(hub: Hub, models: dict[str, Path]) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import mmap
+import pickle
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from converter.errors import FormatError
 from converter.formats import range_reader
 from converter.formats.base import Reader
+from converter.formats.file_handle import LocalFile
 from converter.formats.range_reader import RangedFile
 from converter.formats.registry import get_format, open_file
 from tests.formats.test_lazy import SMALL, VALUES, sparse
+from tests.formats.torch_files import archive, legacy, state
 
 MOST = 3
 LAYERS, SHAPE = 40, (256, 260)
@@ -61,6 +66,28 @@ def test_large_files_of_this_project(name: str, tmp_path: Path) -> None:
     with server.list_tensors("file") as reader:
         assert (reader.tensors[SMALL.name].read() == VALUES).all()
     assert sum(map(sum, server.requests.values())) < 1 << 20
+
+
+HEADER = {"name": (30, b"X"), "size": (22, b"\x11"), "length of the extra field": (28, b"\x40")}
+"""Part of the header of a record → its offset in it, and what is put there."""
+
+
+@pytest.mark.parametrize("part", HEADER)
+def test_headers_next_to_values_are_checked_when_these_are_read(part: str, tmp_path: Path) -> None:
+    data = bytearray(archive(tmp_path / "zip", state()).read_bytes())
+    offset, replacement = HEADER[part]
+    at = data.rindex(b"PK\3\4") + offset
+    data[at : at + len(replacement)] = replacement
+    (tmp_path / "zip").write_bytes(data)
+    tail = pickle.dumps(["0"], 2) + struct.pack("<q4f", 3, 1, 2, 3, 4)
+    legacy(tmp_path / "legacy", state(), tail)
+    for name in ("zip", "legacy"):
+        with pytest.raises(FormatError):
+            open_file(LocalFile(tmp_path / name))
+        with Server(tmp_path).list_tensors(name) as reader:
+            assert reader.tensors["w"].spec.shape == (4,)
+            with pytest.raises(FormatError, match=r"disagrees|overlaps|another length"):
+                reader.tensors["w"].read()
 
 
 def _torch(path: Path, **form: bool) -> None:

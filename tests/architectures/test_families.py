@@ -24,7 +24,7 @@ TABLES = sorted(
 MODEL_TYPES = [name for name in LIBRARY.names if not LIBRARY.is_composite(name)]
 
 
-@pytest.fixture(scope="module", params=quick_sample(MODEL_TYPES, 4))
+@pytest.fixture(scope="module", params=quick_sample(MODEL_TYPES, 12))
 def sampled(request) -> tuple[Architecture, dict[ModelConfig, list[ModelSpec]]]:
     """Return an architecture, and its specifications for each of the sample configurations."""
     architecture = LIBRARY.architecture(request.param)
@@ -37,7 +37,7 @@ def sampled(request) -> tuple[Architecture, dict[ModelConfig, list[ModelSpec]]]:
     }
 
 
-@pytest.mark.parametrize("path", quick_sample(TABLES, 4), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", quick_sample(TABLES, 12), ids=lambda path: path.stem)
 def test_lint_finds_nothing(path):
     assert [str(problem) for problem in lint(path)] == []
 

@@ -13,6 +13,7 @@ from converter.architectures.model_config import ModelConfig
 from converter.architectures.schema import CROSS_ATTENTION, FRAMEWORKS, ModuleEntry
 from converter.models.framework_support import unsupported_reasons
 from tests.factories import model_spec, stored, write
+from tests.sampling import quick_sample
 from tests.transformers.tiny import (
     DIRECTORY,
     LIBRARY,
@@ -51,7 +52,7 @@ def test_every_row_is_exercised(architecture: str) -> None:
     assert not idle, f"neither the configuration nor a variant has {idle}"
 
 
-@pytest.mark.parametrize("architecture", complete_model_types())
+@pytest.mark.parametrize("architecture", quick_sample(complete_model_types(), 4))
 def test_every_part_and_head_is_of_a_class(architecture: str) -> None:
     table = LIBRARY.architecture(architecture)
     used = {name for model in table.models.values() for name in (*model.parts, *model.heads)}
@@ -133,7 +134,7 @@ def _configs(architecture: str) -> list[ModelConfig]:
     return [ModelConfig(spec.table, each, architecture) for each in fields]
 
 
-@pytest.mark.parametrize("architecture", complete_model_types())
+@pytest.mark.parametrize("architecture", quick_sample(complete_model_types(), 4))
 def test_every_name_to_leave_out_is_left_out_with_its_reason(
     architecture: str, tmp_path: Path
 ) -> None:

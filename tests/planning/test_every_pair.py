@@ -11,6 +11,7 @@ import pytest
 from converter import compose
 from converter.architectures.schema import FRAMEWORKS
 from tests.factories import bundled_registry
+from tests.sampling import quick_sample
 from tests.transformers.tiny import tiny
 
 LIBRARY = bundled_registry()
@@ -35,13 +36,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: home / name for name in {*ENCODERS, *DECODERS}}
 
 
-@pytest.mark.parametrize(
-    "encoder",
-    [  # each with every decoder: a sample is among the quick tests
-        pytest.param(name, marks=[pytest.mark.slow] if number % 16 else [])
-        for number, name in enumerate(ENCODERS)
-    ],
-)
+@pytest.mark.parametrize("encoder", quick_sample(ENCODERS, 32))
 def test_every_decoder_goes_with_it(encoder: str, places: dict[str, Path], tmp_path: Path) -> None:
     composite = LIBRARY.composite(LIBRARY.architecture(encoder).roles["encoder"].composite)
     for decoder in DECODERS:

@@ -487,7 +487,12 @@ SAMPLES: dict[str, list[str]] = {
 }
 """Option of compose → a value that differs from its default."""
 
-OTHERS: dict[str, list[str]] = {"preset": ["bert2rnd"], "random": ["encoder"], "title": ["Mine"]}
+OTHERS: dict[str, list[str]] = {
+    "preset": ["bert2rnd"],
+    "random": ["encoder"],
+    "title": ["Mine"],
+    "model_type": ["vision-text-dual-encoder"],
+}
 """The same for options that contradict the others."""
 
 NOT_SAVED = {

@@ -36,6 +36,7 @@ def session(tmp_path: Path) -> Iterator[HubSession]:
 def loaded(session: HubSession, python: Path, count: int, *others: str) -> list[dict[str, Any]]:
     """Return the outputs of the models, loaded as the card says."""
     quiet = {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"}
+    quiet["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # most of the time goes to compiling
     done = subprocess.run(
         [
             str(python),

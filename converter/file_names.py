@@ -209,8 +209,15 @@ def user_tables() -> tuple[list[Path], list[Path]]:
 
 def tables_in(directory: Path) -> list[Path]:
     """Return the mapping tables in a directory; an empty file is none, a redirection leaves it."""
+
+    def is_empty(path: Path) -> bool:
+        try:
+            return not path.stat().st_size
+        except OSError:  # such as a link that leads nowhere, which reading it reports
+            return False
+
     try:
-        return sorted(path for path in directory.glob("*.toml") if path.stat().st_size)
+        return sorted(path for path in directory.glob("*.toml") if not is_empty(path))
     except OSError:
         return []
 

@@ -18,7 +18,10 @@ from converter.errors import Problem, TableError
 from converter.safe_json import read_small_file
 from converter.tensors import Axes
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 256 << 10
+_MAX_LINE = 1024
+"""Bytes of a line: for the parts of a key, `tomllib` takes quadratic time."""
+_MAX_PROBLEMS = 200
 _MAX_TEXT = 1000
 
 T = TypeVar("T")
@@ -44,11 +47,13 @@ def read_table(path: Path) -> bytes:
 def parse_toml(text: bytes, file: str) -> dict[str, Any]:
     """Parse a TOML file.
 
-    Raise TableError if it is too large, not UTF-8, not TOML (duplicate keys included), or holds a
-    number of more than 64 bits.
+    Raise TableError if it is too large, has too long a line, is not UTF-8, not TOML (duplicate keys
+    included), or holds a number of more than 64 bits.
     """
     if len(text) > _MAX_BYTES:
         raise TableError(f"{file}: a mapping table of more than {_MAX_BYTES} bytes")
+    if max(map(len, text.splitlines()), default=0) > _MAX_LINE:
+        raise TableError(f"{file}: a line of more than {_MAX_LINE} bytes")
     try:
         data = tomllib.loads(text.decode())
     except (ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, huge number
@@ -126,6 +131,9 @@ class Decoder:
         self.problems.append(
             Problem(_shorten(what), self.file, _shorten(place) or None, expected, shown, remedy)
         )
+        if len(self.problems) == _MAX_PROBLEMS:
+            message = f"{self.file}: the mapping table has {_MAX_PROBLEMS} problems or more"
+            raise TableError(message, self.problems)
 
     def raise_if_problems(self) -> None:
         """Raise a `TableError` if there are any problems."""

@@ -7,6 +7,7 @@ Supports what ``flax.serialization`` writes: maps, lists, plain values, and thre
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -196,13 +197,21 @@ class _Tree(MsgpackScanner):
     def __init__(self, handle: FileHandle) -> None:
         super().__init__(handle)
         self._entries = 0
+        self._name_at = 0
+        self._arrays: list[int] = []
+        """Offsets of the names of arrays so far."""
 
     def entries(self, token: Token, name: str, depth: int) -> dict[str, Node]:
         """Return the content of a map or a list."""
         self._check_size(token, name, depth)
         result: dict[str, Node] = {}
+        layer = None
         for index in range(token.size):
+            start = self.position
             key = self._key(name) if token.kind == "map" else str(index)
+            if layer is not None and key.isdecimal():
+                self._prefetch_like(layer, start)
+            layer = start if key.isdecimal() else None
             child = f"{name}/{key}" if name else key
             if key in result:
                 raise self.error(child, "duplicate key")
@@ -210,6 +219,15 @@ class _Tree(MsgpackScanner):
                 raise self.error(child, "a name is too long", f"{MAX_STRING} characters")
             result[key] = self._node(child, depth)
         return result
+
+    def _prefetch_like(self, start: int, end: int) -> None:
+        """Prefetch the headers of a layer at `end` that is like the one from `start` to `end`.
+
+        The place of each is known only when the one before it was read.
+        """
+        if self.handle.is_remote:
+            offsets = [*self._arrays[bisect_left(self._arrays, start) :], end]
+            self.handle.prefetch((offset + end - start, _WINDOW) for offset in offsets)
 
     def _check_size(self, token: Token, name: str, depth: int) -> None:
         """Check that a map or list of that many entries fits file, limit and depth."""
@@ -224,6 +242,7 @@ class _Tree(MsgpackScanner):
             raise self.error(name, "nested too deeply", f"up to {MAX_DEPTH} levels")
 
     def _key(self, name: str) -> str:
+        self._name_at = self.position
         token = self.next(name)
         if token.kind == "value" and type(token.value) is int:
             return str(token.value)
@@ -236,6 +255,7 @@ class _Tree(MsgpackScanner):
         if token.kind in ("map", "array"):
             return self.entries(token, name, depth + 1)
         if token.kind == "ext":
+            self._arrays.append(self._name_at)
             return self._extension(token, name)
         if token.kind == "str" and token.size <= MAX_STRING:
             return self.text(token, name)

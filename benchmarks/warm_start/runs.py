@@ -85,9 +85,9 @@ class Run:
 
 _PARTS: tuple[tuple[float, str, Mapping[str, Setup]], ...] = (
     (0.0, "restore", setups.PRESETS),
-    (1.1, "restore", setups.DEPTHS),
+    (1.1, "restore", setups.RULES),
+    (1.2, "restore", setups.DEPTHS),
     (1.3, "summarize", setups.PRESETS),
-    (1.5, "restore", setups.RULES),
 )
 """The round in which the first seed of a part is run; each further seed follows a round later."""
 

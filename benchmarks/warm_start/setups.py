@@ -26,7 +26,7 @@ class Setup:
 
     preset: str
     init: Rule | None = None
-    decoder_layers: int = 3
+    decoder_layers: int = LAYERS
 
     def compose(self, source: Path, output: Path, seed: int) -> None:
         converter.compose(
@@ -42,15 +42,16 @@ class Setup:
         )
 
 
-PRESETS = {name: Setup(name) for name in ("rnd2rnd", "rnd2bert", "bert2rnd", "bert2bert")}
-PRESETS["bertshare"] = Setup("bertshare", None, LAYERS)  # shared weights have equal layers
+PRESETS = {
+    name: Setup(name) for name in ("rnd2rnd", "rnd2bert", "bert2rnd", "bert2bert", "bertshare")
+}
 RULES = {f"bert2bert, {rule}": Setup("bert2bert", rule) for rule in NEW}
-DEPTHS = {f"bert2bert, {count} decoder layers": Setup("bert2bert", None, count) for count in (6, 2)}
+DEPTHS = {f"bert2bert, {count} decoder layers": Setup("bert2bert", None, count) for count in (3, 2)}
 
 GROUPS: Mapping[str, Mapping[str, Setup]] = {
     "Presets": PRESETS,
     "Rules of --init (bert2bert; normal is the default)": RULES,
-    "Decoder layers (bert2bert; 3 above, 6 in bertshare)": DEPTHS,
+    "Decoder layers (bert2bert; 6 above)": DEPTHS,
 }
 SETUPS: Mapping[str, Setup] = PRESETS | RULES | DEPTHS
 

@@ -49,9 +49,8 @@ from converter.planning.layers_and_embeddings import (
     select_layers,
 )
 from converter.planning.manifest import dictionary
-from converter.planning.planner import OutputModel, build_plan
+from converter.planning.planner import OutputModel, build_plan, init_cross_attention, plan_tensors
 from converter.planning.special_tokens import SpecialTokens, resolve_tokens
-from converter.planning.tensor_origins import init_cross_attention, plan_tensors
 from converter.planning.tokenizer_files import collect_auxiliary_files
 from converter.storage.references import is_remote, location_key
 

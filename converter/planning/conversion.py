@@ -19,8 +19,7 @@ from converter.options import OutputOptions
 from converter.plan import OutputFile, Plan, TargetTensor
 from converter.planning.configs import unknown_field_warnings, with_dtype
 from converter.planning.generation_calls import generation_warnings
-from converter.planning.planner import OutputModel, build_plan, plan_files
-from converter.planning.tensor_origins import plan_tensors
+from converter.planning.planner import OutputModel, build_plan, plan_files, plan_tensors
 from converter.planning.tokenizer_files import (
     TokenizerFiles,
     all_tokenizer_files,

@@ -11,8 +11,7 @@ from converter.planning.compatibility import submodel_warnings, supported_framew
 from converter.planning.composition import ComposeSettings, submodel_configs
 from converter.planning.configs import unknown_field_warnings
 from converter.planning.encoder_decoder import EncoderDecoderPair, ignored_bias_warnings
-from converter.planning.planner import OutputModel, build_plan
-from converter.planning.tensor_origins import plan_tensors
+from converter.planning.planner import OutputModel, build_plan, plan_tensors
 from converter.planning.tokenizer_files import collect_auxiliary_files
 
 

@@ -21,7 +21,7 @@ from types import CodeType, FrameType
 
 IMPORTS, OTHER, ENDS = "imports", "other Python code", "interpreter, its start and end"
 _STEPS = {
-    "SHA-256": r"\bdigest\w*\.(hex|update)|sha256\(",
+    "SHA-256": r"\bdigest\w*\.(hex|update)|sha256[.(]",
     "searching for NaN and infinity": r"count_non_finite",
     "initializing new values": r"^converter\.initializers:|^numpy\.random",
     "transposing": r":_?(permute|transpose|rearrange)\b|\b(permute|_transpose)\(",

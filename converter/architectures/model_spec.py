@@ -280,7 +280,7 @@ class ModelSpecBuilder:
         heads = None if heads is None else tuple(heads)
         try:
             raw = json.dumps(config.raw)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             return self.build(config, parts, heads, prefix, base, prefixed)
         key = (id(config.architecture), raw, parts, heads, prefix, *base.items(), prefixed)
         if (kept := self._built.get(key)) is not None:

@@ -27,7 +27,14 @@ from converter.execution.resume import (
 from converter.execution.tensor_copy import TensorCopier, TensorResult
 from converter.formats.base import PreallocatedFile
 from converter.formats.registry import get_format
-from converter.plan import FileEntry, OutputFile, Plan, SourceTensor, TargetTensor
+from converter.plan import (
+    FileEntry,
+    InitializedTensor,
+    OutputFile,
+    Plan,
+    SourceTensor,
+    TargetTensor,
+)
 from converter.progress import ProgressOption
 from converter.safe_json import open_regular
 from converter.system import processors
@@ -215,7 +222,9 @@ def _run(
     """Copy the tensors, one thread a worker; return their results in plan order."""
     queue = _Queue(_reading_order(plan.tensors, arrived), arrived)
     with thread_pool(len(workers), stop.set) as pool:
-        pending = {pool.submit(worker.run, queue) for worker in workers}
+        first, *others = workers
+        pending = {pool.submit(worker.run, queue) for worker in others}
+        pending.add(pool.submit(first.run, queue.from_end() if others else queue))
         while pending:
             done, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
             for error in (future.exception() for future in done):
@@ -241,11 +250,27 @@ class _Queue(Iterator[TargetTensor]):
         """Canonical name of the last tensor."""
 
     def __next__(self) -> TargetTensor:
+        tensor = self._take(from_end=False)
+        if tensor is None:
+            raise StopIteration
+        return tensor
+
+    def from_end(self) -> Iterator[TargetTensor]:
+        """Return an iterator for one of the threads, which begins with newly initialized tensors.
+
+        They take many short steps, for which two threads would wait in turns.
+        """
+        return iter(lambda: self._take(from_end=True), None)
+
+    def _take(self, *, from_end: bool) -> TargetTensor | None:
         with self._lock:
             queues = [file for file, tensors in self._queues.items() if tensors]
             if not queues:
-                raise StopIteration
-            tensor = self._queues[min(queues, key=self._bytes_to_arrive)].popleft()
+                return None
+            file = min(queues, key=self._bytes_to_arrive)
+            tensors = self._queues[file]
+            new = isinstance(tensors[-1].origin, InitializedTensor)
+            tensor = tensors.pop() if from_end and new else tensors.popleft()
         self.current = tensor.spec.name
         return tensor
 

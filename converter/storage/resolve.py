@@ -21,7 +21,7 @@ def open_source(reference: str | Path, weights: WeightSelection = "preferred") -
     if url := parse_url(reference):
         from converter.storage.url_download import download_url
 
-        return download_url(url, weights)
+        return download_url(url, "preferred" if weights == "streamed" else weights)
     repository = parse_repo_id(reference)
     if repository and not tf_checkpoint_index(local_path(reference)):
         from converter.storage.hub_download import download_repo

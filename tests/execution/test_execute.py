@@ -501,3 +501,18 @@ def test_hashes_while_a_file_is_busy(monkeypatch, busy):
     digest = tensor_copy.TensorCopier(outputs, 1 << 20).copy(tensor).sha256
     assert steps == (["hash", "write"] if busy else ["write", "hash"])
     assert digest == hashlib.sha256(canonical["matrix"].tobytes()).hexdigest()
+
+
+def test_one_thread_begins_with_newly_initialized_tensors():
+    plan, _ = case_plan()
+    stored, spec = plan.tensors[:3], TensorSpec("new", "float32", (2,))
+    new = [
+        TargetTensor(spec, InitializedTensor(Initializer("normal", 1.0, seed, "new"), "new"))
+        for seed in range(3)
+    ]
+    queue = executor._Queue([*stored, *new], {})
+    from_end = queue.from_end()
+    taken = [next(queue), next(from_end), next(from_end), next(queue)]
+    assert taken == [stored[0], new[2], new[1], stored[1]]
+    assert [*from_end] == [new[0], stored[2]]
+    assert [*queue] == []

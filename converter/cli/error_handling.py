@@ -20,6 +20,7 @@ MAX_PROBLEMS = 40
 """Problems that are printed; ``--json`` has all."""
 
 _TRACEBACK = "CONVERTER_TRACEBACK"
+_NO_MEMORY = "Error: not enough memory\nTry a smaller --memory or fewer --jobs.\n"
 
 
 def run_with_error_handling(call: Callable[[EndingSignals], object], json: bool) -> int:
@@ -64,6 +65,10 @@ def _run(call: Callable[[EndingSignals], object], json: bool, signals: EndingSig
             return _report(error, json, signals)
         except BrokenPipeError:
             return _close_streams()
+        except MemoryError:  # none is left for a message with a reason
+            if sys.stderr is not None:
+                sys.stderr.write(_NO_MEMORY)
+            return 1
 
 
 def _report(error: BaseException, json: bool, signals: EndingSignals) -> int:

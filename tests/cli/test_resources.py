@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import converter
-from converter.cli import commands
+from converter.cli import commands, error_handling
 from converter.errors import resource_error
 from tests import factories
 from tests.test_cleanup import working_threads
@@ -124,3 +124,17 @@ def test_errors_that_have_a_cause_in_memory() -> None:
         assert (lacking.kind, lacking.message) == ("memory", "not enough memory")
     for other in (ImportError("No module named x"), OSError(2, "No such file"), RuntimeError("x")):
         assert resource_error(other) is None
+
+
+def test_memory_that_ends_while_an_error_is_reported(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report(*_: object) -> int:
+        raise MemoryError
+
+    def fail(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(error_handling, "_report", report)
+    assert error_handling.run_with_error_handling(fail, json=False) == 1
+    assert capsys.readouterr().err.startswith("Error: not enough memory\n")

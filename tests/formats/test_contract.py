@@ -19,6 +19,7 @@ from converter.storage.base import RemoteDirectory
 from converter.storage.hub_client import HubRangeSource
 from converter.tensors import NAMES, TensorSpec
 from tests.formats.mutations import examine
+from tests.formats.work import without_old_objects
 from tests.formats.writing import (
     DIRECTORIES,
     FILE_FORMATS,
@@ -235,6 +236,7 @@ def test_targets_that_do_not_fit_are_refused(opened, arrays, path):
             tensor.read_into(np.empty((2, 2, 4), np.float32), 1, 2)
 
 
+@without_old_objects()
 def test_every_truncation_is_an_error(file_format, path, tmp_path):
     data = path.read_bytes()
     cuts = {*range(0, min(len(data), 300), 7), *range(0, len(data), max(1, len(data) // 150))}

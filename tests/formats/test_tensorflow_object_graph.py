@@ -26,7 +26,7 @@ from tests.formats.tensorflow_checkpoints import (
     varint,
     write_objects,
 )
-from tests.formats.work import work_at_most
+from tests.formats.work import without_old_objects, work_at_most
 
 GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
 
@@ -171,6 +171,7 @@ def test_refuses_impossible_string_tensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
+@without_old_objects()
 def test_a_damaged_graph_is_one_error_or_names(seed: int, tmp_path: Path) -> None:
     """The checksum is that of the damaged graph, so that its parser meets it."""
     nodes = [node({"w": 1, "optimizer": 2}), variable("m/w", "w"), node({"iter": 1, "decay": 1})]

@@ -17,6 +17,7 @@ from converter.formats.registry import detect_format
 from converter.formats.torch import FORMAT
 from converter.tensors import NAMES, TensorSpec
 from tests.formats.mutations import examine
+from tests.formats.work import without_old_objects
 from tests.formats.writing import values, write
 
 torch = pytest.importorskip("torch")
@@ -351,6 +352,7 @@ def test_many_tensors_need_a_zip64_directory(tmp_path: Path):
         assert len(archive.namelist()) == 66_003
 
 
+@without_old_objects()
 def test_every_truncation_of_a_legacy_file(tmp_path: Path):
     base = torch.randn(4, 6)
     state = {"a": base, "b": base.T, "c": torch.ones(3, dtype=torch.bfloat16)}

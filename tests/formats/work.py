@@ -8,18 +8,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+_is_frozen = False
+
 
 @contextmanager
 def without_old_objects() -> Iterator[None]:
     """Keep the garbage collector from the objects that exist already.
 
     A process that has imported the frameworks holds millions of them: a full collection takes
-    longer than what is bounded, and depends on what ran before.
+    longer than what is bounded, and depends on what ran before. Around many bounded blocks, this
+    is done once: each time costs the callbacks of the frameworks, a fifth of a second.
     """
+    global _is_frozen
+    if _is_frozen:
+        yield
+        return
     gc.freeze()
+    _is_frozen = True
     try:
         yield
     finally:
+        _is_frozen = False
         gc.collect()  # what the block made: it would count as old from now on
         gc.unfreeze()
 

@@ -56,7 +56,7 @@ class Report:
 
     def _table(self, task: str) -> str:
         runs = self.runs[task]
-        goal = _final(runs["rnd2rnd"])[0]
+        goal = statistics.mean(run["held_out"][-1][1] for run in runs["rnd2rnd"])
         lines = [
             f"**{TITLES[task]}** ({_budget(runs['rnd2rnd'])})",
             "",
@@ -69,8 +69,8 @@ class Report:
                 lines.append(f"| *{group}* | | | | |")
             for name in rows:
                 each = runs[name]
-                loss = "{:.3f} ± {:.3f}".format(*_final(each))
-                rouge = " ± ".join(f"{v:.1%}" for v in _spread([run["rouge_l"] for run in each]))
+                loss = _with_spread([run["held_out"][-1][1] for run in each], "{:.3f}")
+                rouge = _with_spread([run["rouge_l"] for run in each], "{:.1%}")
                 cells = (name, len(each), loss, rouge, _reached(each, goal))
                 lines.append(f"| {' | '.join(map(str, cells))} |")
         return "\n".join(lines)
@@ -83,8 +83,11 @@ class Report:
         mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "warm start", "font.size": 9})
         from matplotlib import pyplot
 
-        figure, panels = pyplot.subplots(1, len(self.runs), figsize=(9.6, 3.6), squeeze=False)
-        for panel, (task, runs) in zip(panels[0], self.runs.items(), strict=True):
+        tasks = [task for task, runs in self.runs.items() if all(runs[name] for name in PRESETS)]
+        size = (2 + 4.4 * len(tasks), 3.6)
+        figure, panels = pyplot.subplots(1, len(tasks), figsize=size, squeeze=False)
+        for panel, task in zip(panels[0], tasks, strict=True):
+            runs = self.runs[task]
             for name in PRESETS:
                 curves = [dict(run["held_out"]) for run in runs[name]]
                 steps = sorted(set.intersection(*(set(curve) for curve in curves)))
@@ -110,13 +113,10 @@ def path_of(work: Path, task: str, name: str, seed: int) -> Path:
     return work / "runs" / task / re.sub(r"\W+", "-", name) / f"{seed}.json"
 
 
-def _final(runs: Sequence[Result]) -> tuple[float, float]:
-    return _spread([run["held_out"][-1][1] for run in runs])
-
-
-def _spread(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and standard deviation, which is 0 for one value."""
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def _with_spread(values: Sequence[float], style: str) -> str:
+    """Return the mean, and the standard deviation of several values."""
+    mean = style.format(statistics.mean(values))
+    return f"{mean} ± {style.format(statistics.stdev(values))}" if len(values) > 1 else mean
 
 
 def _reached(runs: Sequence[Result], goal: float) -> str:
@@ -136,7 +136,7 @@ def _budget(runs: Sequence[Result]) -> str:
 def update_page() -> None:
     """Write the committed results into the documentation: the table and the picture."""
     report = Report(json.loads(RESULTS.read_text()))
-    PAGE.write_text(_TABLE.sub(lambda _: report.table(), PAGE.read_text()))
+    PAGE.write_text(_TABLE.sub(lambda _: f"\n{report.table()}\n", PAGE.read_text()))
     PAGE.with_suffix(".svg").write_text(report.picture())
 
 

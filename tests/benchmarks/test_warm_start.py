@@ -142,3 +142,9 @@ def test_finished_runs_are_kept_unless_their_settings_change(tmp_path: Path) -> 
     assert first.is_finished(tmp_path)
     assert not second.is_finished(tmp_path)
     assert not planned[2].is_finished(tmp_path)
+
+
+def test_the_documentation_shows_the_results() -> None:
+    results = report.Report(json.loads(report.RESULTS.read_text()))
+    assert results.table() in report.PAGE.read_text()
+    assert report.PAGE.with_suffix(".svg").read_text().startswith("<?xml")

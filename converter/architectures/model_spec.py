@@ -272,44 +272,41 @@ class ModelSpecBuilder:
         base: Mapping[str, str] = MappingProxyType({}),
         prefixed: bool = True,
     ) -> ModelSpec:
-        """Return what `build` does, of the last few models without building it again.
-
-        The files of one checkpoint have the same configuration, and often so have two checkpoints.
-        """
-        parts = None if parts is None else tuple(parts)
-        heads = None if heads is None else tuple(heads)
-        try:
-            raw = json.dumps(config.raw)
-        except (TypeError, ValueError, RecursionError):
-            return self.build(config, parts, heads, prefix, base, prefixed)
-        key = (id(config.architecture), raw, parts, heads, prefix, *base.items(), prefixed)
-        if (kept := self._built.get(key)) is not None:
-            return kept[1]
-        built = self.build(config, parts, heads, prefix, base, prefixed)
-        for oldest in [*self._built][: 1 - _MAX_BUILT]:
-            self._built.pop(oldest, None)
-        self._built[key] = config.architecture, built
-        return built
-
-    def build(
-        self,
-        config: ModelConfig,
-        parts: Iterable[str] | None = None,
-        heads: Iterable[str] | None = None,
-        prefix: str = "",
-        base: Mapping[str, str] = MappingProxyType({}),
-        prefixed: bool = True,
-    ) -> ModelSpec:
-        """Build the specification of a model with some parts and heads of its table, or all.
+        """Return the specification of a model with some parts and heads of its table, or all.
 
         All heads are the first set of `Architecture.head_sets`. In a composite, `prefix` is the
         submodel, with which names in files start if `prefixed`; `base` is the base model prefix of
-        its class. Raise ConfigError if a size is not
-        valid or there are too many tensors, TableError if a tie is invalid.
+        its class. The last few are kept: the files of one checkpoint have the same configuration,
+        and often so have two checkpoints. Raise ConfigError if a size is not valid or there are too
+        many tensors, TableError if a tie is invalid.
         """
         architecture = config.architecture
         parts = tuple(dict.fromkeys(architecture.parts if parts is None else parts))
         heads = architecture.head_sets()[0] if heads is None else tuple(heads)
+        try:
+            raw = json.dumps(config.raw)
+        except (TypeError, ValueError, RecursionError):
+            return self._build(config, parts, heads, prefix, base, prefixed)
+        key = (id(architecture), raw, parts, heads, prefix, *base.items(), prefixed)
+        if (kept := self._built.get(key)) is not None:
+            return kept[1]
+        built = self._build(config, parts, heads, prefix, base, prefixed)
+        for oldest in [*self._built][: 1 - _MAX_BUILT]:
+            self._built.pop(oldest, None)
+        self._built[key] = architecture, built
+        return built
+
+    def _build(
+        self,
+        config: ModelConfig,
+        parts: tuple[str, ...],
+        heads: tuple[str, ...],
+        prefix: str,
+        base: Mapping[str, str],
+        prefixed: bool,
+    ) -> ModelSpec:
+        """Build what `model` returns."""
+        architecture = config.architecture
         has = {*parts, *heads}
         ties = [
             (NamePattern(name), self._live(tie, config, has))

@@ -86,6 +86,7 @@ class Run:
 _PARTS: tuple[tuple[float, str, Mapping[str, Setup]], ...] = (
     (0.0, "restore", setups.PRESETS),
     (1.1, "restore", setups.RULES),
+    (1.15, "restore", setups.STRANGERS),
     (1.2, "restore", setups.DEPTHS),
     (1.3, "summarize", setups.PRESETS),
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import distribution
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import converter
@@ -29,9 +30,13 @@ class Setup:
     decoder_layers: int = LAYERS
 
     def compose(self, source: Path, output: Path, seed: int) -> None:
+        """Write the model that both submodels of `source` make."""
+        self._compose(source, source, output, seed)
+
+    def _compose(self, encoder: Path, decoder: Path, output: Path, seed: int) -> None:
         converter.compose(
-            source,
-            source,
+            encoder,
+            decoder,
             output,
             preset=self.preset,
             layers=[f"decoder=even:{self.decoder_layers}"] if self.decoder_layers < LAYERS else [],
@@ -42,18 +47,39 @@ class Setup:
         )
 
 
+@dataclass(frozen=True)
+class StrangerSetup(Setup):
+    """With an encoder that knows as much, but has no dimension in common with the decoder."""
+
+    permutation_seed: int = 1
+
+    def compose(self, source: Path, output: Path, seed: int) -> None:
+        from benchmarks.warm_start.permutation import permute  # imports numpy and safetensors
+
+        with TemporaryDirectory(dir=output.parent) as scratch:
+            encoder = Path(scratch) / "encoder"
+            permute(source, encoder, self.permutation_seed)
+            self._compose(encoder, source, output, seed)
+
+
 PRESETS = {
     name: Setup(name) for name in ("rnd2rnd", "rnd2bert", "bert2rnd", "bert2bert", "bertshare")
 }
 RULES = {f"bert2bert, {rule}": Setup("bert2bert", rule) for rule in NEW}
+STRANGERS = {
+    "bert2bert, copy-self-attention, permuted encoder": StrangerSetup(
+        "bert2bert", "copy-self-attention"
+    )
+}
 DEPTHS = {f"bert2bert, {count} decoder layers": Setup("bert2bert", None, count) for count in (3, 2)}
 
 GROUPS: Mapping[str, Mapping[str, Setup]] = {
     "Presets": PRESETS,
     "Rules of --init (bert2bert; normal is the default)": RULES,
+    "An encoder with other dimensions than the decoder": STRANGERS,
     "Decoder layers (bert2bert; 6 above)": DEPTHS,
 }
-SETUPS: Mapping[str, Setup] = PRESETS | RULES | DEPTHS
+SETUPS: Mapping[str, Setup] = PRESETS | RULES | STRANGERS | DEPTHS
 
 
 def minilm() -> Path:

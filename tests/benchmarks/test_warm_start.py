@@ -105,6 +105,21 @@ def test_a_part_of_the_vocabulary_gives_the_same_tokens_and_embeddings(tmp_path:
     assert len(embeddings) < 135
 
 
+def test_a_permuted_model_computes_the_same_in_another_order(bert: Path, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    permutation = pytest.importorskip("benchmarks.warm_start.permutation")
+    permutation.permute(bert, tmp_path / "permuted", 1)
+    ids = torch.tensor([[2, 7, 11, 5]])
+    before, after = (
+        transformers.BertModel.from_pretrained(each).eval()(ids).last_hidden_state[0].detach()
+        for each in (bert, tmp_path / "permuted")
+    )
+    order = permutation.order(before.shape[-1], 1)
+    assert torch.allclose(before[:, order], after, atol=1e-5)
+    assert not torch.allclose(before, after, atol=1e-1)
+
+
 def _result(loss: float, *, settings: dict[str, object] | None = None) -> str:
     measured = {
         "held_out": [(0, 9.0), (25, loss + 1), (50, loss)],

@@ -6,6 +6,7 @@ requests in 0.36, httpx in 1.x, httpx2 in 2.x.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
@@ -41,6 +42,7 @@ _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 _REQUEST_DETAILS = re.compile(r" (?:for url\b|For more information\b|\(Request ID)")
 """Start of the part of a client's error message that only describes the request."""
 _HTTP_LIBRARIES = frozenset({"requests", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3"})
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -94,9 +96,13 @@ def download_file(
     """Return the path in the cache of a file, after downloading it if it is missing.
 
     Once `stop` is set, a download ends at the next bytes that arrive, unless it uses Xet: raise
-    InterruptedError, and the errors of the client.
+    InterruptedError. Raise CheckpointError if what has arrived is damaged, and the client's errors.
     """
     import huggingface_hub
+
+    is_cached = isinstance(
+        huggingface_hub.try_to_load_from_cache(repo_id, name, revision=revision), str
+    )
 
     options: dict[str, Any] = {}
     utils: Any = huggingface_hub.utils
@@ -115,7 +121,30 @@ def download_file(
         )
     finally:
         _limits.stop = None
+    if not is_cached:
+        _check_content(Path(path), f"{repo_id}: {name}")
     return Path(path)
+
+
+def _check_content(path: Path, described: str) -> None:
+    """Compare a file of the cache with its SHA-256, as the Hub states it; the client does not.
+
+    It names the blob of a large file. Where the cache has no links there is no name, and other
+    names are of small files in Git, or of mirrors.
+    """
+    blob = path.resolve()
+    if not _SHA256.fullmatch(blob.name):
+        return
+    with blob.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != blob.name:
+        path.unlink()
+        blob.unlink()
+        raise CheckpointError(
+            f"{described} arrived damaged: its SHA-256 is {found[:12]}… where the Hub states "
+            f"{blob.name[:12]}…",
+            remedy="Run the command again; the damaged file was removed from the Hub cache.",
+        )
 
 
 def _raise_if_set(stop: threading.Event | None) -> None:

@@ -72,6 +72,8 @@ class Storage:
         """How many times the connection is still to be cut instead of sending the rest."""
         self.refused = ""
         """Part of the content of files that are not sent."""
+        self.damaged = 0
+        """How many files are still to be sent with another last byte."""
         hub.odd["GET /_blob/"] = self
 
     def __call__(self, handler: Any) -> None:
@@ -82,6 +84,9 @@ class Storage:
         self.downloads.append(digest)
         if self.refused and self.refused.encode() in data:
             return handler.answer({"error": "no"}, 403)
+        if self.damaged:
+            self.damaged -= 1
+            data = data[:-1] + bytes([data[-1] ^ 1])
         begin = int(span.strip("bytes=-") or 0)
         handler.send_response(206 if begin else 200)
         if begin:
@@ -145,6 +150,27 @@ def test_a_failed_download_leaves_no_output(hub: Hub, models: dict[str, Path]) -
         path.resolve() for path in Path("cache").rglob("blobs/*") if path.stat().st_size > 9000
     }
     assert {path.read_bytes() for path in blobs} <= {*contents(models["gpt2"]).values()}
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_damaged_download_is_neither_used_nor_kept(
+    hub: Hub, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    monkeypatch.setattr(hub_download, "MIN_STREAMED", 0 if streamed else 1 << 40)
+    storage = Storage(hub)
+    storage.damaged = 1
+    with pytest.raises(CheckpointError) as caught:
+        converter.convert("acme/bert", "out", to=["flax"])
+    assert "acme/bert: model.safetensors arrived damaged: its SHA-256 is" in caught.value.message
+    assert "Run the command again" in str(caught.value.remedy)
+    assert {path.name for path in Path().iterdir()} == {"cache"}
+    assert not [*Path("cache").rglob("model.safetensors")]
+    converter.convert("acme/bert", "out", to=["flax"])
+    converter.convert(models["bert"], "local", to=["flax"])
+    assert weights(Path("out")) == weights(Path("local"))
+    hub.log.clear()
+    converter.convert("acme/bert", "again", to=["flax"])
+    assert not hub.requests("GET /_blob/")
 
 
 def test_an_interrupt_does_not_wait_for_bytes(hub: Hub) -> None:

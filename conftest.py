@@ -18,6 +18,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -33,6 +34,11 @@ if hasattr(signal, "SIGHUP"):  # ignored under nohup, also in the commands that 
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")  # a slow machine is no failure
 
 _ALL_PEER = re.compile(r"^pytestmark = \[?pytest\.mark\.peer\b", re.MULTILINE)
 _NOT_QUICK = ("slow", "network")

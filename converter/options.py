@@ -258,10 +258,12 @@ class ComposeOptions(CardOptions):
     seed: int = option(0, "Seed of newly initialized weights.", group=COMPOSITION)
     init: InitRule | None = option(
         None,
-        "Initialization of new cross-attention; normal is the model's default.",
-        "truncated-normal has the same scale, cut at two standard deviations; xavier is Glorot's "
-        "uniform rule; zero-output makes cross-attention add nothing at first; copy-self-attention "
-        "copies the decoder's self-attention where shapes allow.",
+        "Initialization of new cross-attention; the default is the decoder's.",
+        "copy-self-attention copies the decoder's self-attention where shapes allow, the default "
+        "if the decoder's mapping table says so; normal begins as in transformers, the default of "
+        "the others and of presets. truncated-normal has the same scale, cut at two standard "
+        "deviations; xavier is Glorot's uniform rule; zero-output makes cross-attention add "
+        "nothing at first.",
         metavar="RULE",
         group=COMPOSITION,
     )

@@ -36,7 +36,7 @@ def layouts(draw: st.DrawFn) -> tuple[Rearrangement, tuple[int, ...]]:
 
 
 @given(layouts(), st.sampled_from(DTYPES))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_agrees_with_transpose_and_inverts(case, dtype):
     way, shape = case
     values = numbered(shape, dtype)

@@ -104,7 +104,6 @@ def load_composite(
         derived=table.derived,
         prefixed=table.prefixed,
         closed=table.closed,
-        cross_attention_init=table.cross_attention_init,
         models=table.models,
         wrappers=tuple(
             Wrapper(module, {each: _CLASS_PREFIX[each] + name for each in table.classes})

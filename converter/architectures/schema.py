@@ -297,6 +297,8 @@ class CrossAttentionInitRules(Entry, frozen=True):
     copy_self_attention: Mapping[str, str] = {}
     """Components of a cross-attention path → their replacement in the path of the self-attention
     tensor of the same use; the first match applies."""
+    default: Literal["normal", "copy-self-attention"] = "normal"
+    """The rule if none is requested; a copy only where it can be of every tensor."""
 
     def counterpart(self, name: str) -> str | None:
         """Return the name of the tensor that a cross-attention tensor copies."""
@@ -310,13 +312,6 @@ class CrossAttentionInitRules(Entry, frozen=True):
         """Return whether a tensor belongs to the branch's output module."""
         module = f".{name.rpartition('.')[0]}"
         return any(module.endswith(f".{path}") for path in self.zero_output)
-
-
-class DefaultInit(Entry, frozen=True):
-    """How a composite's new cross-attention is initialized by default."""
-
-    rule: Literal["truncated-normal", "xavier", "zero-output", "copy-self-attention"]
-    when: Expression
 
 
 class UnsupportedConfig(Entry, frozen=True):
@@ -424,7 +419,6 @@ class CompositeTable(Entry, frozen=True):
     derived: Mapping[str, Expression] = {}
     prefixed: bool = True
     closed: bool = False
-    cross_attention_init: DefaultInit | None = None
     split_note: str = ""
     notes: Mapping[Framework, str] = {}
     accepts: Mapping[str, tuple[str, ...]] = {}
@@ -566,8 +560,6 @@ class Composite(Displayed):
     """If false, names of tensors in files do not start with the submodel."""
     closed: bool = False
     """If true, both submodels' roles name this composite, and they fit no other."""
-    cross_attention_init: DefaultInit | None = None
-    """The initialization of cross-attention if none is requested, instead of ``normal``."""
     models: Mapping[str, Mapping[str, Role]] = field(default_factory=dict)
     """Submodel → the architectures that it may have → how they are used, where that is not as in
     one of their own roles."""

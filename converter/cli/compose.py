@@ -19,8 +19,9 @@ Examples:
   converter compose bert gpt2 short --layers decoder=last:1
 
 Here bert and gpt2 are directories with config.json and weights. `converter families` lists the
-presets. The decoder's cross-attention is newly initialized, as is
-the projection between different hidden sizes: train the result before you use it."""
+presets. The decoder's cross-attention is newly initialized, or a copy of its self-attention
+(BERT), and the projection between different hidden sizes is new as well: train the result
+before you use it."""
 
 
 @make_command("compose", ComposeOptions, _EPILOG, (*PUSH, *WRITING))

@@ -15,7 +15,7 @@ from converter.architectures.schema import Composite
 from converter.checkpoint.opening import Checkpoint, open_config, open_files
 from converter.errors import CheckpointError, UnsupportedError, UsageError
 from converter.file_names import GENERATION_CONFIG, JOINT_WEIGHTS
-from converter.models.framework_support import attribute_lookup, derived_fields
+from converter.models.framework_support import derived_fields
 from converter.models.source_model import (
     SourceModel,
     as_part_of,
@@ -399,8 +399,9 @@ def plan_composition(
     """
     sources, configs = pair.sources, pair.configs
     frameworks, skipped = supported_frameworks(configs, registry, options.to, options.force)
+    init = options.init or ("normal" if settings.preset else None)  # the presets are as published
     cross_attention = init_cross_attention(
-        options.init or default_init(pair), pair.spec, configs["decoder"].architecture, pair.matched
+        init, pair.spec, configs["decoder"].architecture, pair.matched
     )
     tensors = plan_tensors(
         pair.spec,
@@ -428,7 +429,7 @@ def plan_composition(
         [OutputModel(pair.spec, pair.composite.classes, frameworks, config)],
         [*(config.architecture for config in configs.values()), pair.composite],
         options,
-        settings=_recorded_options(pair, options, settings),
+        settings=_recorded_options(options, settings, cross_attention.rule),
         copied_files=auxiliary.copied,
         documents={
             GENERATION_CONFIG: generation_config(
@@ -447,7 +448,7 @@ def plan_composition(
             *pair.notes,
             *ignored_bias_warnings(pair),
             *_split_warnings(pair, settings),
-            *(cross_attention.notes if options.init or cross_attention.copied else ()),
+            *cross_attention.notes,
             *tokens.notes,
             *pair_warnings(sources, tokens.ids, generation.settings),
             *auxiliary.warnings,
@@ -501,16 +502,8 @@ def submodel_configs(pair: EncoderDecoderPair, options: ComposeOptions) -> dict[
     }
 
 
-def default_init(pair: EncoderDecoderPair) -> InitRule:
-    """Return the rule for new cross-attention where none is requested."""
-    rule = pair.composite.cross_attention_init
-    if rule and rule.when.evaluate(attribute_lookup(pair.configs)):
-        return rule.rule
-    return "normal"
-
-
 def _recorded_options(
-    pair: EncoderDecoderPair, options: ComposeOptions, settings: ComposeSettings
+    options: ComposeOptions, settings: ComposeSettings, init: InitRule
 ) -> dict[str, Any]:
     """Return the options that decide what is written, for the manifest and the model card."""
     tokens = {
@@ -518,7 +511,7 @@ def _recorded_options(
     }
     return {
         "ignore": list(options.ignore),
-        "init": options.init or default_init(pair),
+        "init": init,
         "layers": settings.layers,
         "preset": options.preset,
         "random": sorted(settings.random),

@@ -110,6 +110,7 @@ def plan_tensors(
 class CrossAttentionInit:
     """How new tensors of cross-attention are initialized, if not by their mapping table."""
 
+    rule: InitRule
     overrides: Mapping[str, InitOverride] = field(default_factory=dict)
     """Canonical name → how it is initialized."""
     copied: Mapping[str, SourceTensor] = field(default_factory=dict)
@@ -118,11 +119,15 @@ class CrossAttentionInit:
 
 
 def init_cross_attention(
-    init: InitRule, spec: ModelSpec, decoder: Architecture, matched: Mapping[str, SourceTensor]
+    init: InitRule | None,
+    spec: ModelSpec,
+    decoder: Architecture,
+    matched: Mapping[str, SourceTensor],
 ) -> CrossAttentionInit:
     """Return how new cross-attention is initialized by the rule `init`, ``normal`` as in the table.
 
-    The `matched` tensors of the complete model are by canonical name. Raise UnsupportedError if the
+    ``None`` is the default of the table, or ``normal`` where not every tensor can be a copy. The
+    `matched` tensors of the complete model are by canonical name. Raise UnsupportedError if the
     mapping table of the decoder lacks what the rule needs.
     """
     new = [
@@ -130,24 +135,34 @@ def init_cross_attention(
         for param in spec.params
         if param.part == CROSS_ATTENTION and not param.tied_to and param.name not in matched
     ]
+    rules = decoder.cross_attention_init
+    if init is None:
+        if new and rules and rules.default == "copy-self-attention":
+            copy = _self_attention_copy(new, spec, matched, rules)
+            if not copy.overrides:
+                notes = (
+                    f"{note}; --init normal starts as transformers does" for note in copy.notes
+                )
+                return replace(copy, notes=tuple(notes))
+        return CrossAttentionInit("normal")
     if init == "normal":
-        return CrossAttentionInit()
+        return CrossAttentionInit(init)
     if not new:
-        return CrossAttentionInit(notes=(f"init {init} has no effect: no cross-attention is new",))
+        note = f"init {init} has no effect: no cross-attention is new"
+        return CrossAttentionInit(init, notes=(note,))
+    random = [param for param in new if param.rule in RANDOM_RULES]
     if init == "truncated-normal":
-        return CrossAttentionInit(
-            {p.name: InitOverride(init, p.scale) for p in new if p.rule in RANDOM_RULES}
-        )
+        return CrossAttentionInit(init, {p.name: InitOverride(init, p.scale) for p in random})
     if init == "xavier":
-        return CrossAttentionInit({p.name: _xavier(p) for p in new if p.rule in RANDOM_RULES})
-    if decoder.cross_attention_init is None:
+        return CrossAttentionInit(init, {p.name: _xavier(p) for p in random})
+    if rules is None:
         raise UnsupportedError(
             f"{decoder.name}: its mapping table has no [cross_attention_init], for --init {init}",
             remedy="Write it, see docs/mapping-tables.md, or choose another --init.",
         )
     if init == "zero-output":
-        return _zero_output(new, decoder, decoder.cross_attention_init)
-    return _self_attention_copy(new, spec, matched, decoder.cross_attention_init)
+        return _zero_output(new, decoder, rules)
+    return _self_attention_copy(new, spec, matched, rules)
 
 
 def _xavier(param: ParamSpec) -> InitOverride:
@@ -166,8 +181,9 @@ def _zero_output(
     zero = InitOverride("constant", 0.0)
     overrides = {param.name: zero for param in new if table.is_output(param.name)}
     if table.norm == "pre":
-        return CrossAttentionInit(overrides)
+        return CrossAttentionInit("zero-output", overrides)
     return CrossAttentionInit(
+        "zero-output",
         overrides,
         notes=(
             f"zero-output: {decoder.name} normalizes the sum again after cross-attention, so that "
@@ -203,7 +219,7 @@ def _self_attention_copy(
         f"copy-self-attention: {len(copied)} tensors of cross-attention are copies"
         + (f", {len(overrides)} are newly initialized" if overrides else ""),
     )
-    return CrossAttentionInit(overrides, copied, notes)
+    return CrossAttentionInit("copy-self-attention", overrides, copied, notes)
 
 
 NOT_WRITTEN = "no class of the output has it"

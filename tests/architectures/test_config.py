@@ -130,7 +130,7 @@ ANYTHING = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(BERT.config)), ANYTHING))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_configuration_is_expanded_or_refused(raw):
     try:
         model_spec = draw(BERT, {"num_hidden_layers": 1} | raw)

@@ -247,7 +247,7 @@ def conditions(draw: st.DrawFn, depth: int = 2) -> tuple[str, bool | None]:
 
 
 @given(numbers() | conditions())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_agrees_with_a_second_evaluator(case):
     text, expected = case
     if len(text) > 300:
@@ -261,7 +261,7 @@ def test_agrees_with_a_second_evaluator(case):
 
 
 @given(st.text(alphabet="ab01.+-*/%()[]'=<>! andortslenqj_,:{}\\", max_size=40))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_text_is_parsed_or_refused(text):
     try:
         expression = Expression(text)

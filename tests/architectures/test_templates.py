@@ -25,14 +25,14 @@ def templates(draw: st.DrawFn) -> NamePattern:
 
 
 @given(templates(), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_matching_inverts_formatting(template, data):
     numbers = {place: data.draw(st.integers(0, 999_999_999)) for place in template.places}
     assert template.match(template.format(numbers)) == numbers
 
 
 @given(templates(), st.text(alphabet="ab./_0123456789", max_size=30))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_formatting_inverts_matching(template, name):
     numbers = template.match(name)
     if numbers is not None:

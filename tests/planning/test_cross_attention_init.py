@@ -134,6 +134,37 @@ def test_a_random_decoder_has_nothing_to_copy(tmp_path: Path) -> None:
     assert any("its counterpart is newly initialized" in reason for reason in reasons)
 
 
+@pytest.mark.parametrize(
+    ("decoder", "options", "rule"),
+    [
+        ("bert", {}, "copy-self-attention"),
+        ("bert", {"share": True}, "copy-self-attention"),
+        ("bert", {"preset": "bert2bert"}, "normal"),  # as published
+        ("bert", {"random": ["decoder"]}, "normal"),  # it has nothing to copy
+        ("bert", {"init": "xavier"}, "xavier"),
+        ("gpt2", {}, "normal"),  # not all of it can be a copy
+        ("roberta-prelayernorm", {}, "normal"),
+    ],
+)
+def test_the_default_is_that_of_the_decoder(
+    tmp_path: Path, decoder: str, options: dict[str, Any], rule: str
+) -> None:
+    make(tmp_path / "encoder", "bert")
+    model = LIBRARY.architecture(decoder).roles["decoder"].model
+    make(tmp_path / "decoder", decoder, model, seed=1)
+    one, other = tmp_path / ("decoder" if "share" in options else "encoder"), tmp_path / "decoder"
+    tokens: dict[str, Any] = {"decoder_start_token": 1}
+    warned = compose(one, other, tmp_path / "out", **options, **tokens).warnings
+    assert manifest_of(tmp_path / "out")["init"] == rule
+    assert any("are copies" in warning for warning in warned) == (rule == "copy-self-attention")
+    asked = {**options, "init": rule}
+    compose(one, other, tmp_path / "asked", **asked, **tokens)
+    for name in {*FILES} & {path.name for path in (tmp_path / "out").iterdir()}:
+        first, second = (values(tmp_path / each / name) for each in ("out", "asked"))
+        assert first.keys() == second.keys()
+        assert all(np.array_equal(first[key], second[key]) for key in first)
+
+
 def test_kept_cross_attention_is_left_alone(tmp_path: Path) -> None:
     make(tmp_path / "encoder", "bert")
     make(tmp_path / "decoder", "bert", "BertLMHeadModel", seed=1, cross_attention=True)

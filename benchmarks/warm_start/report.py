@@ -14,10 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.warm_start.setups import GROUPS, PRESETS, SETUPS
+from benchmarks.warm_start.setups import GROUPS, NEW, PRESETS, SETUPS
 
 TITLES = {"restore": "Restore sentences", "summarize": "Title and summaries from an abstract"}
-
+_PANELS: Sequence[tuple[str, str, Mapping[str, str]]] = (
+    ("restore", "Restore sentences: presets", {name: name for name in PRESETS}),
+    (
+        "restore",
+        "Restore sentences: bert2bert by --init",
+        {"normal": "bert2bert"} | {rule: f"bert2bert, {rule}" for rule in NEW},
+    ),
+    ("summarize", "Title and summaries: presets", {name: name for name in PRESETS}),
+)
+"""Of the picture: task, title, and label of a line → its setup."""
 
 RESULTS = Path(__file__).with_name("results.json")
 """The results that the documentation shows."""
@@ -76,31 +85,32 @@ class Report:
         return "\n".join(lines)
 
     def picture(self) -> str:
-        """Return an SVG: held-out loss over steps, with the range of seeds; a panel a task."""
+        """Return an SVG: held-out loss over steps, with the range of seeds."""
         import matplotlib as mpl
 
         mpl.use("svg")
         mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "warm start", "font.size": 9})
         from matplotlib import pyplot
 
-        tasks = [task for task, runs in self.runs.items() if all(runs[name] for name in PRESETS)]
-        size = (2 + 4.4 * len(tasks), 3.6)
-        figure, panels = pyplot.subplots(1, len(tasks), figsize=size, squeeze=False)
-        for panel, task in zip(panels[0], tasks, strict=True):
-            runs = self.runs[task]
-            for name in PRESETS:
-                curves = [dict(run["held_out"]) for run in runs[name]]
+        shown = [
+            each for each in _PANELS if all(self.runs[each[0]][name] for name in each[2].values())
+        ]
+        size = (1 + 3.7 * len(shown), 3.6)
+        figure, panels = pyplot.subplots(1, len(shown), figsize=size, squeeze=False)
+        for panel, (task, title, lines) in zip(panels[0], shown, strict=True):
+            for label, name in lines.items():
+                curves = [dict(run["held_out"]) for run in self.runs[task][name]]
                 steps = sorted(set.intersection(*(set(curve) for curve in curves)))
                 middle = [statistics.mean(curve[step] for curve in curves) for step in steps]
-                (line,) = panel.plot(steps, middle, label=name, linewidth=1.6)
+                (line,) = panel.plot(steps, middle, label=label, linewidth=1.6)
                 low = [min(curve[step] for curve in curves) for step in steps]
                 high = [max(curve[step] for curve in curves) for step in steps]
                 panel.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-            panel.set_title(TITLES[task])
+            panel.set_title(title)
             panel.set_xlabel("training steps")
             panel.spines[["top", "right"]].set_visible(False)
+            panel.legend(frameon=False)
         panels[0][0].set_ylabel("held-out loss per token")
-        panels[0][-1].legend(frameon=False)
         figure.tight_layout()
         output = io.StringIO()
         figure.savefig(output, format="svg", metadata={"Date": None})

@@ -13,7 +13,7 @@ import converter
 
 Rule = Literal["normal", "truncated-normal", "xavier", "zero-output", "copy-self-attention"]
 NEW: tuple[Rule, ...] = ("truncated-normal", "xavier", "zero-output", "copy-self-attention")
-"""All rules but the default."""
+"""All rules but that of the presets."""
 LAYERS = 6
 """Of MiniLM."""
 
@@ -75,9 +75,9 @@ DEPTHS = {f"bert2bert, {count} decoder layers": Setup("bert2bert", None, count) 
 
 GROUPS: Mapping[str, Mapping[str, Setup]] = {
     "Presets": PRESETS,
-    "Rules of --init (bert2bert; normal is the default)": RULES,
+    "Rules of --init (bert2bert above: normal, as published)": RULES,
     "An encoder with other dimensions than the decoder": STRANGERS,
-    "Decoder layers (bert2bert; 6 above)": DEPTHS,
+    "Decoder layers (bert2bert above: 6)": DEPTHS,
 }
 SETUPS: Mapping[str, Setup] = PRESETS | RULES | STRANGERS | DEPTHS
 

@@ -39,6 +39,7 @@ def measure(work: Path, options: argparse.Namespace) -> None:
     encoder, decoder = command.sources(work, options.size)
     reference, out = work / "reference", work / "out"
     compose = [python, "-m", "converter", "compose", str(encoder), str(decoder)]
+    compose += ["--init", "normal"]  # as transformers does
     subprocess.run([*compose, str(reference), "--quiet"], check=True, stderr=subprocess.DEVNULL)
 
     def clean() -> None:

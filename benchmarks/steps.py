@@ -36,7 +36,8 @@ def measure(work: Path, options: argparse.Namespace) -> None:
     print(f"{options.size}; {machine(work)}")
     for title, arguments in SETS.items():
         reference, out = work / "reference", work / "out"
-        line = ["compose", *map(str, sources), str(out), *arguments, "--quiet", "--jobs"]
+        line = ["compose", *map(str, sources), str(out), *arguments]
+        line += ["--init", "normal", "--quiet", "--jobs"]
 
         def clean(out: Path = out) -> None:
             shutil.rmtree(out, ignore_errors=True)

@@ -1,6 +1,7 @@
 """The table and the picture of what was measured.
 
-``python -m benchmarks.warm_start.report`` writes both into ``docs/`` from ``results.json``.
+``python -m benchmarks.warm_start.report`` writes both into ``docs/`` from ``results.json``, and
+some rows into ``README.md``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import io
 import json
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,14 @@ _PANELS: Sequence[tuple[str, str, Mapping[str, str]]] = (
 RESULTS = Path(__file__).with_name("results.json")
 """The results that the documentation shows."""
 PAGE = Path(__file__).parents[2] / "docs" / "warm-start.md"
+README = PAGE.parents[1] / "README.md"
 _TABLE = re.compile(r"(?<=<!-- table -->\n).*?(?=\n<!-- end of table -->)", re.DOTALL)
+
+_HEADER = (
+    "",
+    "| | seeds | held-out loss | ROUGE-L | steps to rnd2rnd's final loss |",
+    "|---|---|---|---|---|",
+)
 
 Result = Mapping[str, Any]
 """Of one run: ``settings``, ``held_out`` (pairs of step and loss), ``rouge_l``, ``exact_match``."""
@@ -61,28 +69,28 @@ class Report:
 
     def table(self) -> str:
         """Return Markdown: a table for each task."""
-        return "\n\n".join(self._table(task) for task in self.runs if self.runs[task]["rnd2rnd"])
+        return "\n\n".join(
+            "\n".join(
+                (f"**{TITLES[task]}** ({_budget(runs['rnd2rnd'])})", *_HEADER, *self.rows(task))
+            )
+            for task, runs in self.runs.items()
+            if runs["rnd2rnd"]
+        )
 
-    def _table(self, task: str) -> str:
+    def rows(self, task: str) -> Iterator[str]:
+        """Yield a row for each setup of which there are results, and one for each group."""
         runs = self.runs[task]
         goal = statistics.mean(run["held_out"][-1][1] for run in runs["rnd2rnd"])
-        lines = [
-            f"**{TITLES[task]}** ({_budget(runs['rnd2rnd'])})",
-            "",
-            "| | seeds | held-out loss | ROUGE-L | steps to rnd2rnd's final loss |",
-            "|---|---|---|---|---|",
-        ]
         for group, names in GROUPS.items():
-            rows = [name for name in names if runs[name]]
-            if rows:
-                lines.append(f"| *{group}* | | | | |")
-            for name in rows:
+            measured = [name for name in names if runs[name]]
+            if measured:
+                yield f"| *{group}* | | | | |"
+            for name in measured:
                 each = runs[name]
                 loss = _with_spread([run["held_out"][-1][1] for run in each], "{:.3f}")
                 rouge = _with_spread([run["rouge_l"] for run in each], "{:.1%}")
                 cells = (name, len(each), loss, rouge, _reached(each, goal))
-                lines.append(f"| {' | '.join(map(str, cells))} |")
-        return "\n".join(lines)
+                yield f"| {' | '.join(map(str, cells))} |"
 
     def picture(self) -> str:
         """Return an SVG: held-out loss over steps, with the range of seeds."""
@@ -143,12 +151,20 @@ def _budget(runs: Sequence[Result]) -> str:
     return f"{settings['steps']} steps of {settings['batch']} pairs"
 
 
-def update_page() -> None:
-    """Write the committed results into the documentation: the table and the picture."""
+def update_pages() -> None:
+    """Write the committed results into the documentation: the table, its rows, and the picture."""
     report = Report(json.loads(RESULTS.read_text()))
     PAGE.write_text(_TABLE.sub(lambda _: f"\n{report.table()}\n", PAGE.read_text()))
     PAGE.with_suffix(".svg").write_text(report.picture())
+    rows = {_name(row): row for row in report.rows("restore")}
+    lines = README.read_text().splitlines()
+    README.write_text("\n".join(rows.get(_name(line), line) for line in lines) + "\n")
+
+
+def _name(row: str) -> str:
+    """Return the first cell of a row of a table."""
+    return row.split("|")[1].strip() if row.startswith("| ") else ""
 
 
 if __name__ == "__main__":
-    update_page()
+    update_pages()

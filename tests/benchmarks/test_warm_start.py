@@ -162,4 +162,10 @@ def test_finished_runs_are_kept_unless_their_settings_change(tmp_path: Path) -> 
 def test_the_documentation_shows_the_results() -> None:
     results = report.Report(json.loads(report.RESULTS.read_text()))
     assert results.table() in report.PAGE.read_text()
+    rows = set(results.rows("restore"))
+    shown = [line for line in report.README.read_text().splitlines() if line in rows]
+    assert [line.split("|")[1].strip() for line in shown] == [
+        *setups.PRESETS,
+        "bert2bert, copy-self-attention",
+    ]
     assert report.PAGE.with_suffix(".svg").read_text().startswith("<?xml")

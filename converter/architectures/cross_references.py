@@ -260,6 +260,13 @@ def _check_cross_attention_init(architecture: Architecture, add_problem: Complai
             "the last modules of cross-attention",
             "Name them, such as crossattention.output.dense.",
         )
+    if rules and rules.default == "copy-self-attention" and not rules.copy_self_attention:
+        add_problem(
+            "cross_attention_init.default",
+            "is a copy, without copy_self_attention",
+            "what cross-attention copies",
+            "Write copy_self_attention, or leave the default out.",
+        )
 
 
 def _check_detection(architecture: Architecture, add_problem: Complain) -> None:

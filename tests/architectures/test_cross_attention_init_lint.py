@@ -25,6 +25,13 @@ MAPPINGS = Path(__file__).parents[2] / "mappings"
         ("gpt2", 'zero_output         = ["crossattention.c_proj"]', "", "zero_output: is empty"),
         ("gpt2", 'norm                = "pre"', 'norm = "around"', "'pre' or 'post'"),
         ("gpt2", 'norm                = "pre"', 'norms = "pre"', "unknown key 'norms'"),
+        (
+            "bert",
+            'copy_self_attention = { crossattention = "attention" }',
+            "",
+            "is a copy, without copy_self_attention",
+        ),
+        ("bert", '"copy-self-attention"', '"xavier"', "'normal' or 'copy-self-attention'"),
         ("mbart", 'norm = "pre"', 'norm = "post"', "changes nothing"),
         (
             "distilbert",

@@ -298,7 +298,7 @@ class CrossAttentionInitRules(Entry, frozen=True):
     """Components of a cross-attention path → their replacement in the path of the self-attention
     tensor of the same use; the first match applies."""
     default: Literal["normal", "copy-self-attention"] = "normal"
-    """The rule if none is requested; a copy only where it can be of every tensor."""
+    """The rule if none is requested; a copy only if every counterpart can be copied."""
 
     def counterpart(self, name: str) -> str | None:
         """Return the name of the tensor that a cross-attention tensor copies."""

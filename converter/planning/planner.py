@@ -126,9 +126,9 @@ def init_cross_attention(
 ) -> CrossAttentionInit:
     """Return how new cross-attention is initialized by the rule `init`, ``normal`` as in the table.
 
-    ``None`` is the default of the table, or ``normal`` where not every tensor can be a copy. The
-    `matched` tensors of the complete model are by canonical name. Raise UnsupportedError if the
-    mapping table of the decoder lacks what the rule needs.
+    ``None`` is the default of the table, or ``normal`` where something that has a counterpart can
+    not be a copy of it. The `matched` tensors of the complete model are by canonical name. Raise
+    UnsupportedError if the mapping table of the decoder lacks what the rule needs.
     """
     new = [
         param
@@ -139,7 +139,7 @@ def init_cross_attention(
     if init is None:
         if new and rules and rules.default == "copy-self-attention":
             copy = _self_attention_copy(new, spec, matched, rules)
-            if not copy.overrides:
+            if not any(rules.counterpart(name) for name in copy.overrides):
                 notes = (
                     f"{note}; --init normal starts as transformers does" for note in copy.notes
                 )

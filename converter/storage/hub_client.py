@@ -129,20 +129,20 @@ def download_file(
 def _check_content(path: Path, described: str) -> None:
     """Compare a file of the cache with its SHA-256, as the Hub states it; the client does not.
 
-    It names the blob of a large file. Where the cache has no links there is no name, and other
-    names are of small files in Git, or of mirrors.
+    It names the blob of a large file, which may be a link to one that repositories share. Where the
+    cache has no links there is no name, and other names are of small files in Git, or of mirrors.
     """
-    blob = path.resolve()
-    if not _SHA256.fullmatch(blob.name):
+    stated = path.readlink().name if path.is_symlink() else ""
+    if not _SHA256.fullmatch(stated):
         return
-    with blob.open("rb") as file:
+    with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != blob.name:
-        path.unlink()
-        blob.unlink()
+    if found != stated:
+        for each in (path.resolve(), path.parent / path.readlink(), path):
+            each.unlink(missing_ok=True)
         raise CheckpointError(
             f"{described} arrived damaged: its SHA-256 is {found[:12]}… where the Hub states "
-            f"{blob.name[:12]}…",
+            f"{stated[:12]}…",
             remedy="Run the command again; the damaged file was removed from the Hub cache.",
         )
 

@@ -140,6 +140,7 @@ def test_initialized_tensors_follow_the_initializer_of_their_architecture(
         source_cache.source(decoder, "causal", initializer_range=0.05),
         tmp_path / "composed",
         to=["pytorch"],
+        init="normal",
     )
     stored = load(tmp_path / "composed", "safetensors").stored
     layers = 2

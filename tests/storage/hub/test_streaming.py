@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,28 @@ def test_a_damaged_download_is_neither_used_nor_kept(
     hub.log.clear()
     converter.convert("acme/bert", "again", to=["flax"])
     assert not hub.requests("GET /_blob/")
+
+
+@pytest.mark.parametrize("damage", [b"", b"!"])
+def test_a_blob_that_repositories_share_has_another_name(tmp_path: Path, damage: bytes) -> None:
+    """Clients since 1.x keep what came by Xet in one place, by the hash that Xet has for it."""
+    shared, blob = (
+        tmp_path / "shared" / ("5" * 64),
+        tmp_path / "blobs" / sha256(b"data").hexdigest(),
+    )
+    link = tmp_path / "snapshots" / "commit" / "model.bin"
+    for path in (shared, blob, link):
+        path.parent.mkdir(parents=True)
+    shared.write_bytes(b"data" + damage)
+    blob.symlink_to(shared)
+    link.symlink_to(Path("..", "..", "blobs", blob.name))
+    if not damage:
+        hub_client._check_content(link, "acme/bert: model.bin")
+        assert link.read_bytes() == b"data"
+        return
+    with pytest.raises(CheckpointError, match="arrived damaged"):
+        hub_client._check_content(link, "acme/bert: model.bin")
+    assert not any(path.is_symlink() or path.exists() for path in (shared, blob, link))
 
 
 def test_an_interrupt_does_not_wait_for_bytes(hub: Hub) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,20 @@ def _submodel_path(key: str) -> str:
         if name in parts[:2]:
             return "/".join(parts[parts.index(name) :])
     return key
+
+
+def new_tensors(directory: Path) -> list[str]:
+    """Return the tensors of a composed model that are in none of the submodels.
+
+    They are initialized, or copies in cross-attention of what self-attention has.
+    """
+    tensors = json.loads((directory / "converter-manifest.json").read_text())["tensors"]
+    return [
+        name
+        for name, entry in tensors.items()
+        if entry["origin"] == "initialized"
+        or ("crossattention" in name and "crossattention" not in entry.get("key", name))
+    ]
 
 
 def without_source(names: set[str]) -> bool:

@@ -76,6 +76,7 @@ import converter
 from converter.architectures.schema import FRAMEWORKS, ModelClass
 from tests.transformers import oracle, oracle_checks, transformers_5_checks
 from tests.transformers.oracle import Loaded
+from tests.transformers.submodel_checks import new_tensors
 from tests.transformers.tiny import (
     LIBRARY,
     Tiny,
@@ -319,17 +320,8 @@ def _back(directory: Path, framework: str, path: Path, keep: tuple[str, ...]) ->
 
 
 def _submodels_equal_sources(loaded: Loaded, submodels: dict[str, Any], out: Path) -> None:
-    """Assert that every source value is in its submodel, and that all others are new.
-
-    They are initialized, or copies in cross-attention of what self-attention has.
-    """
-    manifest = json.loads((out / "converter-manifest.json").read_text())
-    new = [
-        name
-        for name, entry in manifest["tensors"].items()
-        if entry["origin"] == "initialized"
-        or ("crossattention" in name and "crossattention" not in entry.get("key", name))
-    ]
+    """Assert that every source value is in its submodel, and that all others are new."""
+    new = new_tensors(out)
     native = loaded.model.state_dict()
     left = set(native)
     for submodel, source in submodels.items():

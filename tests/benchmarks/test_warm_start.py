@@ -105,6 +105,7 @@ def test_a_part_of_the_vocabulary_gives_the_same_tokens_and_embeddings(tmp_path:
     assert len(embeddings) < 135
 
 
+@pytest.mark.peer
 def test_a_permuted_model_computes_the_same_in_another_order(bert: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -166,6 +166,7 @@ def test_the_reports_have_a_document() -> None:
         assert callable(getattr(converter, name).to_dict)
 
 
+@pytest.mark.slow
 def test_mypy_sees_the_types_of_the_installed_package(tmp_path: Path) -> None:
     """Installed as by a user, so that ``py.typed`` counts, and checked with ``--strict``."""
     venv.create(tmp_path / "venv", with_pip=False)

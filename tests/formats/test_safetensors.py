@@ -196,6 +196,7 @@ def test_large_headers_take_little_memory(case: str, tmp_path: Path):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_headers_longer_than_what_is_read_at_once(tmp_path: Path):
     rng = np.random.default_rng(0)
     names = ["ü" * int(n) + str(k) for k, n in enumerate(rng.integers(0, 40, 60_000))]

@@ -54,6 +54,7 @@ def test_weight_files_are_those_that_linux_writes(home: Path) -> None:
 
 
 @only_linux
+@pytest.mark.slow
 def test_every_command_writes_the_same_bytes_by_the_rules(home: Path, tmp_path: Path) -> None:
     (tmp_path / home.name).mkdir()
     python("-c", RUN, tmp_path / home.name)
@@ -66,6 +67,7 @@ SLOW = ("tests/execution", "tests/commands/test_split.py", "tests/checkpoint/tes
 
 @only_linux
 @pytest.mark.parametrize("paths", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)], ids=" ".join)
+@pytest.mark.slow
 def test_publishing_locking_and_resuming_by_the_rules(
     tmp_path: Path, paths: tuple[str, ...]
 ) -> None:

@@ -136,6 +136,7 @@ def test_the_reason_names_what_has_changed() -> None:
         assert f"one: done ({reason}" in screen(recipe)
 
 
+@pytest.mark.slow
 def test_a_job_is_forced_or_run_alone() -> None:
     recipe = chain()
     assert statuses(recipe, "--only", "b") == {"a": "done", "b": "done"}
@@ -181,6 +182,7 @@ def test_the_warnings_of_jobs_are_shown() -> None:
     assert json.loads(Path("s.json").read_text())["jobs"]["a"]["warnings"] == warnings
 
 
+@pytest.mark.slow
 def test_values_changed_in_secret_are_reported_by_whoever_reads_them() -> None:
     recipe = chain()
     statuses(recipe)

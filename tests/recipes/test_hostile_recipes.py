@@ -185,6 +185,7 @@ def test_damaged_recipes_are_jobs_or_one_usage_error(tmp_path: Path, kind: str) 
                 assert "\0" not in job.output
 
 
+@pytest.mark.slow
 def test_the_work_of_many_jobs_is_in_proportion(tmp_path: Path) -> None:
     path = tmp_path / "many.json"
     chain = [{"convert": {"source": f"$o/{n - 1}", "output": f"$o/{n}"}} for n in range(9000)]

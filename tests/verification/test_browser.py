@@ -129,6 +129,7 @@ def test_the_page_of_an_unreadable_checkpoint(tmp_path: Path) -> None:
     assert statistics["beyond"] == statistics["plots"] == []
 
 
+@pytest.mark.slow
 def test_print_and_screenshot(sound: Path, tmp_path: Path) -> None:
     at = written(tmp_path / "page.html", verify(sound, value_report=True))
     paper, picture = tmp_path / "page.pdf", tmp_path / "page.png"

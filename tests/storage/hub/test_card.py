@@ -186,6 +186,7 @@ def test_the_parts_of_a_composed_model_state_their_own_repositories(
     assert front((tmp_path / "again/README.md").read_text())["base_model"] == ["org/encoder"]
 
 
+@pytest.mark.slow
 def test_a_hostile_manifest_adds_little_to_another(
     submodels: tuple[Path, Path], tmp_path: Path
 ) -> None:

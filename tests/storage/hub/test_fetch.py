@@ -208,6 +208,7 @@ def test_variant_is_read_if_there_is_no_other(session: HubSession, bert: dict[st
     assert list(inspected(session, "acme/fp16")["files"]) == ["model.fp16.safetensors"]
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_is_reported(session: HubSession) -> None:
     done = session.converter("inspect", "acme/bert", code=1, HF_ENDPOINT="http://127.0.0.1:9")
     assert "no connection" in done.stderr and "HF_HUB_OFFLINE=1" in done.stderr
@@ -226,6 +227,7 @@ def test_an_unsupported_pair_is_refused_before_downloading_weights(session: HubS
     assert not session.hub.requests("GET /_blob/")
 
 
+@pytest.mark.slow
 def test_a_directory_in_a_repository(session: HubSession, bert: dict[str, bytes]) -> None:
     session.hub.publish("acme/many", {f"models/bert/{name}": data for name, data in bert.items()})
     report = json.loads(session.converter("inspect", "hf://acme/many/models/bert", "--json").stdout)

@@ -36,6 +36,7 @@ def org(session: HubSession) -> HubSession:
     return session
 
 
+@pytest.mark.slow
 def test_the_page_on_the_hub(org: HubSession) -> None:
     done = run(org, "hub.md")
     assert len(done) == 8
@@ -47,6 +48,7 @@ def test_the_page_on_the_hub(org: HubSession) -> None:
     assert (org.home / "carded" / "README.md").read_text() == "# By hand\n"
 
 
+@pytest.mark.slow
 def test_a_whole_account(org: HubSession) -> None:
     """The script lists what is stranded, and the recipe opens one pull request for each."""
     files = {name: org.hub.read("org/name", name) for name in ("config.json", "tf_model.h5")}

@@ -62,6 +62,7 @@ def test_only_some_files_to_a_branch(session: HubSession) -> None:
     assert session.hub.repos["me/mine"].refs["fp16"] == session.hub.repos["me/mine"].refs["main"]
 
 
+@pytest.mark.slow
 def test_a_pull_request_is_opened_once_and_continued(session: HubSession) -> None:
     session.hub.publish("other/theirs", {"config.json": b"{}"})
     main = session.hub.repos["other/theirs"].refs["main"]
@@ -107,6 +108,7 @@ def test_server_errors_are_retried_then_reported(
     assert session.hub.read("me/mine", "config.json") == bert["config.json"]
 
 
+@pytest.mark.slow
 def test_an_edited_card_is_not_replaced(session: HubSession) -> None:
     card = with_checksum('# Made here\n\nfrom_pretrained("path/to/this-model")\n')
     (session.home / "bert" / "README.md").write_bytes(card)
@@ -180,6 +182,7 @@ def test_wrong_calls(session: HubSession) -> None:
         push(session.home / "nothing", "me/mine")
 
 
+@pytest.mark.slow
 def test_an_output_that_is_a_repository(session: HubSession, bert: dict[str, bytes]) -> None:
     session.converter("convert", "hf://acme/bert", "hf://acme/copy", "--to", "pytorch", "-q")
     assert session.hub.read("acme/copy", "model.safetensors") == bert["model.safetensors"]

@@ -93,6 +93,7 @@ def test_a_configuration_with_which_the_weights_do_not_fit_is_replaced(session: 
     assert sent == {**config, "tie_word_embeddings": True}
 
 
+@pytest.mark.slow
 def test_a_recipe_rescues_as_the_command_does(stranded: HubSession) -> None:
     job = {
         "convert": {"source": "other/tf", "output": "out", "to": ["pytorch"]},

@@ -87,6 +87,7 @@ def test_a_file_that_is_not_there_is_a_finding(tmp_path):
         "_dialects",
     ],
 )
+@pytest.mark.slow
 def test_mutated_tables_give_findings_and_never_an_error(table, tmp_path):
     """Lines lost, doubled, mixed up; words and numbers exchanged: lint must cope with all."""
     random_ = random.Random(table)

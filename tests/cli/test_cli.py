@@ -477,6 +477,7 @@ def on_a_terminal(columns: int, *args: object, **environment: str) -> str:
     return text.decode()
 
 
+@pytest.mark.slow
 def test_a_narrow_terminal(bert: Path, gpt2: Path, tmp_path: Path) -> None:
     for number, args in enumerate(
         (

@@ -79,6 +79,7 @@ UNUSED = {
 """Command → modules that it does not need for local files in float32, of PyTorch but for verify."""
 
 
+@pytest.mark.slow
 def test_commands_import_no_module_that_they_do_not_need(tmp_path: Path) -> None:
     """An interpreter takes a millisecond for each, and ten for `secrets` or `ml_dtypes`."""
     factories.make(tmp_path / "bert", "bert")

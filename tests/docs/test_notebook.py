@@ -71,6 +71,7 @@ def test_it_is_kept_without_outputs() -> None:
             assert not cell.outputs and cell.execution_count is None
 
 
+@pytest.mark.slow
 def test_results_fit_a_screen_and_are_tables(cells: list[Any]) -> None:
     tables = [shown(cell, "text/html") for cell in cells]
     assert sum("<table" in each for each in tables) >= 5

@@ -115,6 +115,7 @@ def test_shards_lie_flat(tmp_path):
             assert same(reader.tensors[s.name].read(), array)
 
 
+@pytest.mark.slow
 def test_same_bytes_at_another_time(tmp_path):
     arrays = {s: values(s) for s in (spec("a/b/c:0"), spec("a/d:0", ()))}
     write(FORMAT, tmp_path / "one", arrays)

@@ -29,6 +29,7 @@ def submodels(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.usefixtures("bert", "gpt2")
+@pytest.mark.slow
 def test_sources_from_the_hub_are_the_lineage(session: HubSession) -> None:
     session.converter("compose", "acme/bert", "acme/gpt2", "both", "--seed", "3", "-q")
     text = (session.home / "both" / "README.md").read_text()
@@ -254,6 +255,7 @@ def test_initialized_weights_have_no_base_model(
     assert "its configuration; the weights are newly initialized" in text
 
 
+@pytest.mark.slow
 def test_the_flax_example_passes_what_its_class_needs(tmp_path: Path) -> None:
     """The calls themselves run in `tests/transformers/test_pairs.py`."""
     roberta = factories.make(tmp_path / "roberta", "roberta", pad_token_id=3).directory

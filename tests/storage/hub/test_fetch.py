@@ -71,6 +71,7 @@ def inspected(session: HubSession, *args: object, **env: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_only_needed_files_are_downloaded(session: HubSession) -> None:
     for _ in range(2):  # the second time from the cache
         session.converter("convert", "acme/bert", "out", "--overwrite", "-q", token=None)
@@ -82,6 +83,7 @@ def test_only_needed_files_are_downloaded(session: HubSession) -> None:
     assert len(session.hub.requests("GET /_blob/")) == 1  # the cache is used for headers, too
 
 
+@pytest.mark.slow
 def test_composing_from_the_hub_equals_composing_from_disk(
     session: HubSession, bert: dict[str, bytes], gpt2: dict[str, bytes]
 ) -> None:
@@ -113,6 +115,7 @@ def test_a_commit_keeps_its_content(session: HubSession, bert: dict[str, bytes])
     assert not inspected(session, "acme/bert", code=1)["fits"]
 
 
+@pytest.mark.slow
 def test_shards_are_downloaded_by_their_index(session: HubSession) -> None:
     session.converter("convert", "bert", "cut", "--to", "pytorch", "--max-shard-size", "20kB", "-q")
     files = contents(session.home / "cut")
@@ -215,6 +218,7 @@ def test_an_unreachable_hub_is_reported(session: HubSession) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_unsupported_pair_is_refused_before_downloading_weights(session: HubSession) -> None:
     made = factories.make(session.home / "distilbert", "distilbert").directory
     session.hub.publish("acme/distilbert", contents(made))

@@ -42,6 +42,7 @@ def test_a_repository_is_made_and_holds_every_byte(
     assert report["commit"] == repo.refs["main"]
 
 
+@pytest.mark.slow
 def test_unchanged_files_are_not_sent(session: HubSession) -> None:
     pushed(session, "bert", "me/mine")
     before = session.hub.repos["me/mine"].refs["main"]

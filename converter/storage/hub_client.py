@@ -42,6 +42,8 @@ _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 _REQUEST_DETAILS = re.compile(r" (?:for url\b|For more information\b|\(Request ID)")
 """Start of the part of a client's error message that only describes the request."""
 _HTTP_LIBRARIES = frozenset({"requests", "httpx", "httpx2", "httpcore", "httpcore2", "urllib3"})
+_HASHED_AT_ONCE = 1 << 20
+"""Bytes between two looks at whether a download is to end."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN"
 
@@ -122,29 +124,40 @@ def download_file(
     finally:
         _limits.stop = None
     if not is_cached:
-        _check_content(Path(path), f"{repo_id}: {name}")
+        _check_content(Path(path), f"{repo_id}: {name}", stop)
     return Path(path)
 
 
-def _check_content(path: Path, described: str) -> None:
-    """Compare a file of the cache with its SHA-256, as the Hub states it; the client does not.
+def _check_content(path: Path, described: str, stop: threading.Event | None) -> None:
+    """Compare the SHA-256 of a file in the cache with the one that the Hub states.
 
-    It names the blob of a large file, which may be a link to one that repositories share. Where the
-    cache has no links there is no name, and other names are of small files in Git, or of mirrors.
+    The client does not. It names the blob of a large file by it, and that may be a link to a blob
+    that repositories share. Where the cache has no links there is no such name, and other names are
+    those of small files in Git, or of mirrors. Raise CheckpointError after removing a damaged file;
+    InterruptedError once `stop` is set.
     """
+    from huggingface_hub import constants
+
     stated = path.readlink().name if path.is_symlink() else ""
     if not _SHA256.fullmatch(stated):
         return
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != stated:
-        for each in (path.resolve(), path.parent / path.readlink(), path):
-            each.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{described} arrived damaged: its SHA-256 is {found[:12]}… where the Hub states "
-            f"{stated[:12]}…",
-            remedy="Run the command again; the damaged file was removed from the Hub cache.",
-        )
+        while chunk := file.read(_HASHED_AT_ONCE):
+            _raise_if_set(stop)
+            digest.update(chunk)
+    if (found := digest.hexdigest()) == stated:
+        return
+    content, cache = path.resolve(), Path(constants.HF_HUB_CACHE).resolve()
+    if content.is_relative_to(cache):  # a link that the user made may lead anywhere
+        content.unlink()
+    for link in (path.parent / path.readlink(), path):
+        link.unlink(missing_ok=True)
+    raise CheckpointError(
+        f"{described} arrived damaged: its SHA-256 is {found[:12]}… where the Hub states "
+        f"{stated[:12]}…",
+        remedy="Run the command again; the damaged file was removed from the Hub cache.",
+    )
 
 
 def _raise_if_set(stop: threading.Event | None) -> None:

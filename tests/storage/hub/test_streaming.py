@@ -175,8 +175,15 @@ def test_a_damaged_download_is_neither_used_nor_kept(
 
 
 @pytest.mark.parametrize("damage", [b"", b"!"])
-def test_a_blob_that_repositories_share_has_another_name(tmp_path: Path, damage: bytes) -> None:
+@pytest.mark.parametrize("is_in_cache", [True, False])
+def test_a_blob_that_repositories_share_has_another_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_in_cache: bool, damage: bytes
+) -> None:
     """Clients since 1.x keep what came by Xet in one place, by the hash that Xet has for it."""
+    from huggingface_hub import constants
+
+    cache = tmp_path if is_in_cache else tmp_path / "other"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     shared, blob = (
         tmp_path / "shared" / ("5" * 64),
         tmp_path / "blobs" / sha256(b"data").hexdigest(),
@@ -188,12 +195,24 @@ def test_a_blob_that_repositories_share_has_another_name(tmp_path: Path, damage:
     blob.symlink_to(shared)
     link.symlink_to(Path("..", "..", "blobs", blob.name))
     if not damage:
-        hub_client._check_content(link, "acme/bert: model.bin")
+        hub_client._check_content(link, "acme/bert: model.bin", None)
         assert link.read_bytes() == b"data"
         return
     with pytest.raises(CheckpointError, match="arrived damaged"):
-        hub_client._check_content(link, "acme/bert: model.bin")
-    assert not any(path.is_symlink() or path.exists() for path in (shared, blob, link))
+        hub_client._check_content(link, "acme/bert: model.bin", None)
+    assert not any(path.is_symlink() or path.exists() for path in (blob, link))
+    assert shared.exists() != is_in_cache, "files of the user are not removed"
+
+
+def test_an_interrupt_does_not_wait_for_a_hash(tmp_path: Path) -> None:
+    blob, link = tmp_path / ("5" * 64), tmp_path / "model.bin"
+    blob.write_bytes(b"data")
+    link.symlink_to(blob.name)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(InterruptedError):
+        hub_client._check_content(link, "acme/bert: model.bin", stop)
+    assert blob.exists() and link.is_symlink()
 
 
 def test_an_interrupt_does_not_wait_for_bytes(hub: Hub) -> None:
